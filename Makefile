@@ -1,0 +1,64 @@
+# The verbs of the project. `make drill` and `make test` set up what they need.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUNBOOK ?= runbooks/drill-monthly-verification.ipynb
+STAMP := $(VENV)/.installed
+
+export JUPYTER_PLATFORM_DIRS := 1
+
+.PHONY: help setup drill test test-notebooks test-long lint lab bench docs clean
+.DEFAULT_GOAL := help
+
+help: ## show the verbs
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "%-22s%s\n", $$1, $$2 }'
+
+setup: $(STAMP) ## install everything, pinned and with hashes, into .venv
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Python 3.11 or newer is needed.' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo 'Python lacks its venv module. On Debian: sudo apt-get install -y make python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+drill: setup ## the monthly verification, on the running lab or on one of its own
+	@if $(BIN)/drillbook lab status >/dev/null 2>&1; then \
+	  eval "$$($(BIN)/drillbook lab env)" && exec $(BIN)/drillbook run $(RUNBOOK) --mode apply; \
+	else \
+	  exec $(BIN)/drillbook lab run -- $(abspath $(BIN))/drillbook run $(RUNBOOK) --mode apply; \
+	fi
+
+test: setup lint ## lint, every test that is not long, and the runbooks in plan mode
+	$(BIN)/pytest -m "not long"
+	$(MAKE) --no-print-directory test-notebooks
+
+test-notebooks: setup ## every runbook as it stands, in plan mode, against a lab of its own
+	@outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
+	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider runbooks
+
+test-long: setup ## kills, repetitions, large data, the browser
+	$(BIN)/pytest -m long
+
+lint: setup ## ruff, mypy, import contracts, notebooks without outputs
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/nbstripout --verify --keep-id runbooks/*.ipynb
+
+lab: setup ## start the embedded lab and say how to reach it
+	$(BIN)/drillbook lab up
+	@echo 'Reach it with: eval "$$($(BIN)/drillbook lab env)"    Stop it with: $(BIN)/drillbook lab down'
+
+bench: setup ## the figures of the README, measured on this machine
+	$(BIN)/python tests/bench/run.py
+
+docs: setup ## prove that README, index and records of decisions say what is there
+	$(BIN)/pytest tests/unit/test_docs.py tests/unit/test_frame.py tests/unit/test_deploy.py
+
+clean: ## remove the environment and the caches; evidence stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

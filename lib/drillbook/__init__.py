@@ -1,0 +1,1 @@
+"""Executable runbooks that prove a PostgreSQL on CloudNativePG can be restored."""

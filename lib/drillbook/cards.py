@@ -1,0 +1,275 @@
+"""What a notebook shows: pure functions from plain data to mime bundles (``text/html`` and ``text/plain``).
+
+A card carries its styles inline, so it looks the same in JupyterLab (light or dark), in ``executed.html`` and on paper.
+Text takes the page's own colour; a verdict is told by its word and its shape, never by colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from drillbook.model import show_seconds
+
+Bundle = dict[str, str]
+Rows = Sequence[tuple[str, str]]
+
+MOST_ROWS = 12
+RECOVERY_PHASES = ("provision", "fetch", "replay", "promote")
+_RANK = {"FAILED": 0, "UNPROVEN": 1}
+_EFFECT_WORDS = {"reads": "reads only", "creates": "creates", "changes": "changes", "destroys": "destroys"}
+
+
+def show_instant(text: str | None) -> str:
+    """An RFC 3339 instant as people read it, in UTC; text that is none stays as it is."""
+    if not text:
+        return "–"
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    fraction = f".{at.microsecond // 1000:03d}" if at.microsecond else ""
+    return f"{at:%Y-%m-%d %H:%M:%S}{fraction} UTC"
+
+
+def show_bytes(count: float | None) -> str:
+    """A size as people read it, in binary units."""
+    if count is None:
+        return "–"
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if abs(size) < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+
+
+def show_yaml(value: Any) -> str:
+    """A manifest as YAML, keys in the order in which they were given."""
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)).rstrip()
+
+
+@cache
+def environment() -> Environment:
+    """The package's templates, with escaping on and unknown names refused."""
+    found = Environment(
+        loader=PackageLoader("drillbook"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {"seconds": show_seconds, "bytes": show_bytes, "instant": show_instant, "yaml": show_yaml}
+    found.filters["clock"] = _clock
+    return found
+
+
+def _draw(card: str, lines: Sequence[str], **values: Any) -> Bundle:
+    html = environment().get_template("cards.html.j2").render(card=card, **values)
+    return {"text/html": html.strip(), "text/plain": "\n".join(line for line in lines if line)}
+
+
+def _plain_rows(rows: Rows) -> list[str]:
+    width = max((len(name) for name, _ in rows), default=0)
+    return [f"  {name:<{width}}  {value}" for name, value in rows]
+
+
+def _cut(rows: Sequence[Any], most: int = MOST_ROWS) -> tuple[list[Any], int]:
+    """At most ``most`` rows, and how many were left out."""
+    return list(rows[:most]), max(0, len(rows) - most)
+
+
+def run_card(opened: Mapping[str, Any]) -> Bundle:
+    """Where, who, and in which mode, from a journal's ``opened`` event."""
+    site, cluster, actor = (opened.get(key) or {} for key in ("site", "cluster", "actor"))
+    goals = opened.get("objectives") or {}
+    named = [("recovery time", goals.get("rto_seconds")), ("recovery point", goals.get("rpo_seconds"))]
+    promised = ", ".join(f"{name} {show_seconds(goal)}" for name, goal in named if goal is not None)
+    rows = [
+        ("Cluster", f"{cluster.get('namespace', '')}/{cluster.get('name', '')}"),
+        ("Site", f"{site.get('name', '')} ({site.get('environment', '')})"),
+        ("Who", f"{actor.get('username', '')} on {actor.get('host', '')}, known by {actor.get('strength', 'nothing')}"),
+        ("Objectives", promised),
+        ("Run", str(opened.get("run_id", ""))),
+    ]
+    rows = [(name, value) for name, value in rows if value]
+    plan = opened.get("mode") == "plan"
+    says = "Plan: nothing will be changed" if plan else "Apply: steps are carried out"
+    caveats = list(site.get("caveats") or [])
+    text = [f"{opened.get('runbook', '')} · {says}", *_plain_rows(rows)]
+    return _draw("run", text, title=opened.get("runbook", ""), says=says, plan=plan, rows=rows, caveats=caveats)
+
+
+def step_card(
+    *,
+    n: int,
+    title: str,
+    why: str = "",
+    effect: str = "reads",
+    status: str = "done",
+    seconds: float = 0.0,
+    rows: Rows = (),
+    checks: Sequence[Mapping[str, Any]] = (),
+    plan: Mapping[str, Any] | None = None,
+    error: Mapping[str, Any] | None = None,
+    reason: str = "",
+) -> Bundle:
+    """A step and how it ended. ``status`` is done, planned, failed, refused or not run; tables hold 12 rows at most."""
+    shown, left_out = _cut(rows)
+    ordered = sorted(checks, key=lambda check: _RANK.get(check["verdict"], 2))
+    shown_checks, checks_left_out = _cut(ordered)
+    text = [f"{n}  {title}: {status}" + (f" in {show_seconds(seconds)}" if seconds else ""), *_plain_rows(shown)]
+    text += [line for check in shown_checks for line in _plain_check(check)]
+    if plan:
+        text += [f"  {plan['summary']}", *(f"  - {note}" for note in plan.get("notes", ()))]
+    text += [f"  {line}" for line in _plain_error(error)] + [f"  {reason}" if reason else ""]
+    return _draw(
+        "step", text, n=n, title=title, why=why, effect=effect, effect_word=_EFFECT_WORDS.get(effect, effect),
+        status=status, seconds=seconds, rows=shown, left_out=left_out, checks=shown_checks,
+        checks_left_out=checks_left_out, plan=plan, error=error, reason=reason,
+    )  # fmt: skip
+
+
+def plan_card(
+    *,
+    title: str,
+    summary: str,
+    objects: Sequence[Mapping[str, Any]] = (),
+    sql: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Bundle:
+    """What would be done: each object as YAML, each statement as SQL."""
+    plan = {"summary": summary, "objects": list(objects), "sql": list(sql), "notes": list(notes)}
+    text = [f"{title}: {summary}", *(f"  - {note}" for note in notes), *(f"  {line}" for line in sql)]
+    text += [line for item in objects for line in ("---", show_yaml(item))]
+    return _draw("plan", text, title=title, plan=plan)
+
+
+def check_card(checks: Sequence[Mapping[str, Any]]) -> Bundle:
+    """Checks with what was expected and observed, the worst first."""
+    ordered = sorted(checks, key=lambda check: _RANK.get(check["verdict"], 2))
+    shown, left_out = _cut(ordered)
+    return _draw("checks", [line for check in shown for line in _plain_check(check)], checks=shown, left_out=left_out)
+
+
+def progress_card(title: str, text: str, *, fraction: float | None = None, rows: Rows = ()) -> Bundle:
+    """What is going on now; ``fraction`` is from 0 to 1, None while the end isn't known."""
+    share = None if fraction is None else min(1.0, max(0.0, fraction))
+    shown, _ = _cut(rows)
+    percent = "" if share is None else f" {share:.0%}"
+    return _draw("progress", [f"{title}: {text}{percent}", *_plain_rows(shown)], title=title, text=text, share=share,
+                 rows=shown)  # fmt: skip
+
+
+def verdict_card(record: Mapping[str, Any]) -> Bundle:
+    """How a run ended, from its record: the verdict, its causes, the figures beside their objectives."""
+    said = record["verdict"]
+    word = said["verdict"] or str(said["outcome"]).upper()
+    measured = record["objectives"]["measured"]
+    causes, left_out = _cut(said["reasons"], 6)
+    text = [f"{word}: {said['headline']}"]
+    text += [f"  - {cause}" for cause in causes if len(causes) > 1]
+    text += _plain_rows([(item["name"], _plain_figure(item)) for item in measured])
+    return _draw(
+        "verdict", text, word=word, headline=said["headline"], causes=causes if len(causes) > 1 else [],
+        left_out=left_out, figures=[figure(item) for item in measured], run_id=record["record"]["id"],
+    )  # fmt: skip
+
+
+def figure(item: Mapping[str, Any]) -> dict[str, Any]:
+    """One objective as a figure: achieved, objective, met, and which share of the objective was used."""
+    goal, achieved = item["objective_seconds"], item["achieved_seconds"]
+    return {
+        "name": item["name"],
+        "value": "not measured" if achieved is None else show_seconds(achieved),
+        "objective": None if goal is None else show_seconds(goal),
+        "met": item["met"],
+        "share": None if not goal or achieved is None else achieved / goal,
+        "says": "",
+    }
+
+
+def phase_bars(phases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The phases on one time axis: offset and width in percent of the whole. A phase seen twice is two bars."""
+    begins = [datetime.fromisoformat(item["started_at"]).timestamp() for item in phases]
+    if not begins:
+        return []
+    first = min(begins)
+    whole = max(begin + item["seconds"] for begin, item in zip(begins, phases, strict=True)) - first or 1.0
+    return [
+        {
+            "name": item["name"],
+            "seconds": item["seconds"],
+            "how": item.get("how", ""),
+            "offset": 100 * (begin - first) / whole,
+            "width": 100 * item["seconds"] / whole,
+            "recovery": item["name"] in RECOVERY_PHASES,
+        }
+        for begin, item in sorted(zip(begins, phases, strict=True), key=lambda pair: pair[0])
+    ]
+
+
+def phase_chart(phases: Sequence[Mapping[str, Any]]) -> Bundle:
+    """How long each phase took, on one time axis; those that make up the recovery time are filled."""
+    text = _plain_rows([(str(item["name"]), show_seconds(item["seconds"])) for item in phases])
+    return _draw("phases", text, bars=phase_bars(phases))
+
+
+def marks(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Points in time in their order, each with the time since the one before."""
+    found: list[dict[str, Any]] = []
+    before: datetime | None = None
+    for point in points:
+        at = datetime.fromisoformat(point["at"])
+        gap = None if before is None else (at - before).total_seconds()
+        # The target's time is the last commit's own time: a gap of nothing is not worth a label.
+        found.append({"detail": "", **point, "gap": _show_gap(gap) if gap else ""})
+        before = at
+    return found
+
+
+def time_line(points: Sequence[Mapping[str, Any]]) -> Bundle:
+    """The boundary: points with ``label``, ``at``, ``kind`` (kept, target, mistake or left) and perhaps ``detail``.
+
+    Everything up to the target is kept; what comes after it must not be in the copy.
+    """
+    text = _plain_rows([(str(point["label"]), show_instant(point["at"])) for point in points])
+    return _draw("time line", text, marks=marks(points))
+
+
+def render_macro(name: str, *values: Any) -> Markup:
+    """One figure of the cards for use in a page, such as ``phases`` or ``rail``."""
+    macro = getattr(environment().get_template("parts.html.j2").module, name)
+    return Markup(macro(*values))  # noqa: S704  # the template escapes what it is given
+
+
+def _show_gap(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if 0 < seconds < 0.095 else show_seconds(seconds)
+
+
+def _clock(text: str) -> str:
+    at = datetime.fromisoformat(text)
+    return f"{at:%H:%M:%S}" + (f".{at.microsecond // 1000:03d}" if at.microsecond else "")
+
+
+def _plain_figure(item: Mapping[str, Any]) -> str:
+    shown = figure(item)
+    met = {True: ", met", False: ", MISSED", None: ""}[shown["met"]]
+    return str(shown["value"]) + (f" (objective {shown['objective']}{met})" if shown["objective"] else "")
+
+
+def _plain_check(check: Mapping[str, Any]) -> list[str]:
+    told = [f"            {key} {check[key]}" for key in ("expected", "observed", "reason") if check.get(key)]
+    return [f"  {check['verdict']:<9} {check['name']}", *told]
+
+
+def _plain_error(error: Mapping[str, Any] | None) -> list[str]:
+    if not error:
+        return []
+    return [f"{error['type']}: {error['what']}", f"Changed so far: {error['changed']}", f"What to do: {error['todo']}"]

@@ -1,0 +1,214 @@
+"""The command line: starts a runbook, settles what one left, and shows and verifies its evidence.
+
+Exit status: 0 verified (or planned) · 1 failed · 2 unproven · 3 waiting for approval · 4 bad usage, parameters, site
+or target, nothing touched · 5 evidence can't be written, nothing touched · 6 stopped midway, state in ``list`` ·
+70 a bug of ours.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.exceptions import TyperException
+
+from drillbook import doctor as health
+from drillbook import evidence, headless
+from drillbook import run as places
+from drillbook.errors import ParameterError, RunbookError
+from drillbook.terminal import VERDICT_STYLES, Narrator, show_outcome
+
+BAD_USAGE = 4
+STOPPED_MIDWAY = 6
+OUR_BUG = 70
+
+app = typer.Typer(
+    name="drillbook",
+    help="Executable runbooks that prove your PostgreSQL can be restored.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+class Mode(StrEnum):
+    """Whether a runbook only shows what it would do, or does it."""
+
+    PLAN = "plan"
+    APPLY = "apply"
+
+
+SiteOption = Annotated[
+    str, typer.Option("--site", help="A profile's name or path; otherwise $DRILLBOOK_SITE, otherwise lab.")
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or its folder.")]
+
+
+@app.command()
+def run(
+    notebook: Annotated[Path, typer.Argument(metavar="NOTEBOOK", help="The runbook.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME VALUE", help="A parameter of the notebook; may be repeated."),
+    ] = None,
+    mode: Annotated[Mode, typer.Option(help="plan changes nothing; apply does what the runbook says.")] = Mode.PLAN,
+    site: SiteOption = "",
+) -> int:
+    """Run a runbook headless, clean up after it, seal its evidence and write its report."""
+    if not notebook.is_file():
+        raise ParameterError([f"there is no notebook {notebook}"], where="drillbook run")
+    given = _parameters(parameter or [])
+    outcome = headless.execute(notebook, given, mode=str(mode), site=site, progress=Narrator(out).tell)
+    show_outcome(out, outcome)
+    return int(outcome.exit_code)
+
+
+@app.command()
+def finish(
+    run_id: RunArgument,
+    notebook: Annotated[Path, typer.Option(help="The executed notebook to keep with the run.")],
+) -> int:
+    """Seal a run that was stepped through in JupyterLab or by plain papermill: clean up, keep the notebook, report."""
+    if not notebook.is_file():
+        raise ParameterError([f"there is no notebook {notebook}"], where="drillbook finish")
+    outcome = headless.finish(places.find_run(run_id), notebook)
+    show_outcome(out, outcome)
+    return int(outcome.exit_code)
+
+
+@app.command()
+def cleanup(site: SiteOption = "") -> int:
+    """Settle what killed runs left: remove their copies in an order that works, prove them gone, seal the record."""
+    lines = headless.cleanup(site, say=lambda text: out.print(Text(text, style="dim")))
+    for line in lines or ["nothing was left behind"]:
+        out.print(Text(line))
+    return 0
+
+
+@app.command()
+def verify(
+    run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="One run; without it every run and the ledger.")] = "",
+) -> int:
+    """Compute every digest, record and link again, and name the file, line or link that is wrong."""
+    findings = evidence.verify(places.outputs_dir(), places.find_run(run_id) if run_id else None)
+    for finding in findings:
+        err.print(Text(str(finding), style="red" if finding.tampered else "yellow"))
+    tampered = sum(finding.tampered for finding in findings)
+    if not findings:
+        out.print(Text("intact", style="bold green"))
+    return 1 if tampered else 2 if findings else 0
+
+
+@app.command(name="list")
+def list_runs() -> int:
+    """Show every run with its verdict; one that was never sealed is shown as open."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "runbook", "site", "started", "state", "verdict"):
+        table.add_column(heading, no_wrap=True)
+    summaries = headless.runs()
+    for item in summaries:
+        row = (item.run_id, item.runbook, item.site, item.started_at, item.state)
+        table.add_row(*row, Text(item.verdict, style=VERDICT_STYLES.get(item.verdict, "")))
+    out.print(table if summaries else "no run yet: drillbook run runbooks/drill-monthly-verification.ipynb")
+    return 0
+
+
+@app.command()
+def doctor(site: SiteOption = "") -> int:
+    """Say whether this machine, site and cluster are ready for a drill, and what to do if not. Changes nothing."""
+    ready = True
+    for item in health.examine(site, places.outputs_dir()):
+        mark, style = {True: ("ok", "green"), False: ("no", "bold red"), None: ("--", "yellow")}[item.ok]
+        out.print(Text.assemble((f"{mark}  ", style), (f"{item.what:<18}", "bold"), item.found))
+        if item.todo:
+            out.print(Text(f"    → {item.todo}"))
+        ready = ready and item.ok is not False
+    out.print(Text("ready", style="bold green") if ready else Text("not ready", style="bold red"))
+    return 0 if ready else BAD_USAGE
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+    add_help_option=False,
+)
+def lab(context: typer.Context) -> None:
+    """The embedded lab: up, down, status, env, run -- COMMAND, fault NAME."""
+    if importlib.util.find_spec("drillbook_lab") is None:
+        raise ParameterError(["the lab is not installed"], where="drillbook lab", todo="Install drillbook[lab].")
+    # Another program takes this process's place: its signals and its exit status are its own.
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "drillbook_lab", *context.args])  # noqa: S606 - no shell is wanted
+
+
+def _parameters(given: Sequence[str]) -> dict[str, Any]:
+    faults = [f"{item!r} is not NAME VALUE" for item in given if "=" not in item or item.startswith("=")]
+    pairs = [item.partition("=")[::2] for item in given]
+    names = [name for name, _ in pairs]
+    faults += [f"parameter {name} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    if "mode" in names:
+        faults.append("mode is given with --mode")
+    if faults:
+        raise ParameterError(faults, where="parameters")
+    return {name: _typed(value) for name, value in pairs}
+
+
+def _typed(text: str) -> str | int | bool:
+    # As papermill reads -p, but for decimals: no parameter of a runbook is one, and a version such as 16.10 is text.
+    if text in {"true", "True", "false", "False"}:
+        return text.lower() == "true"
+    return int(text) if text.isdecimal() and text == str(int(text)) else text
+
+
+def _pairs_joined(arguments: Sequence[str]) -> list[str]:
+    """``-p NAME VALUE``, as papermill writes it, becomes ``-p NAME=VALUE``; both may be written."""
+    joined: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        joined.append(argument)
+        if argument == "lab":
+            break
+        if argument in {"-p", "--parameter"}:
+            name = next(rest, "")
+            joined.append(
+                name if "=" in name else f"{name}={value}" if (value := next(rest, None)) is not None else name
+            )
+    return [*joined, *rest]
+
+
+def status(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit status; every failure is told on stderr."""
+    try:
+        return int(app(_pairs_joined(arguments), prog_name="drillbook", standalone_mode=False) or 0)
+    except TyperException as error:
+        err.print(f"drillbook: {error.format_message()}", markup=False)
+        err.print("drillbook --help shows what there is.")
+        return BAD_USAGE
+    except RunbookError as error:
+        err.print("\n".join(error.lines()), markup=False)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("stopped; drillbook list shows what is open, drillbook cleanup removes what is left")
+        return STOPPED_MIDWAY
+    except Exception:  # the last line of defence: whatever else comes here is a bug of ours
+        err.print(traceback.format_exc(), markup=False)
+        err.print(
+            "This is a bug in Drillbook. drillbook list shows what is open, drillbook cleanup removes what is left."
+        )
+        return OUR_BUG
+
+
+def main() -> None:
+    """The ``drillbook`` program."""
+    sys.exit(status(sys.argv[1:]))

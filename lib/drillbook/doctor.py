@@ -1,0 +1,160 @@
+"""Is this machine, site and cluster ready for a drill, and what to do if not. Reads only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from drillbook import cleanup, objectstore
+from drillbook import kube as k8s
+from drillbook.errors import ParameterError, RunbookError
+from drillbook.model import Check
+from drillbook.procedures.preflight import CheckReadiness
+from drillbook.site import load_site
+from drillbook.step import Context, Obligation
+
+# A run keeps its journal, logs, notebook and report: megabytes. Less free space than this is a machine in trouble.
+FREE_BYTES = 200 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that was looked at: ``ok`` is None where it only ought to be known."""
+
+    what: str
+    ok: bool | None
+    found: str
+    todo: str = ""
+
+
+class _Silent:
+    """A recorder that keeps nothing: a look at a cluster is not a run."""
+
+    def check(self, check: Check) -> None: ...
+    def fact(self, name: str, value: Any) -> None: ...
+    def phase(self, name: str, started_at: datetime, seconds: float, how: str) -> None: ...
+    def obligation(self, obligation: Obligation) -> None: ...
+    def settled(self, obligation: Obligation, how: str, proof: str) -> None: ...
+    def log(self, name: str, text: str) -> None: ...
+    def progress(self, text: str, *, fraction: float | None = None, rows: Sequence[tuple[str, str]] = ()) -> None: ...
+    def unmet(self) -> list[Check]:
+        return []
+
+    def seen(self, name: str) -> Any:
+        return None
+
+
+def examine(site: str, outputs: Path) -> Iterator[Item]:
+    """Looks at machine, profile, cluster, rights, passwords and archive, in this order, and goes on where it can."""
+    yield _python()
+    yield _writable(outputs)
+    try:
+        profile = load_site(site)
+    except ParameterError as error:
+        yield Item("site profile", False, error.what, error.todo)
+        return
+    pinned = profile.identity.pinned
+    yield Item("site profile", True, f"{profile.name} ({profile.environment}), digest {profile.digest[:12]}")
+    ctx = Context(site=profile, run_id="", mode="plan", recorder=_Silent(), mask=lambda secret: None)
+    try:
+        try:
+            actor = ctx.kube.whoami()
+            yield Item("API server", True, f"{actor.username}, Kubernetes {ctx.kube.server_version()}")
+        except RunbookError as error:
+            yield Item("API server", False, error.what, error.todo)
+            return
+        if not pinned:
+            yield _pin(ctx)
+        yield _readiness(ctx)
+        yield from _passwords(ctx)
+        yield _archive(ctx)
+        yield _left_behind(ctx)
+    finally:
+        ctx.close()
+
+
+def _python() -> Item:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    enough = sys.version_info >= (3, 11)
+    return Item("Python", enough, version, "" if enough else "Use Python 3.11 or newer.")
+
+
+def _writable(outputs: Path) -> Item:
+    existing = next(folder for folder in (outputs, *outputs.resolve().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        found = f"{outputs} can't be written ({error.strerror})"
+        return Item("evidence", False, found, "Make it writable: no run begins without it.")
+    free = shutil.disk_usage(existing).free
+    enough = free >= FREE_BYTES
+    return Item("evidence", enough, f"{outputs}, {free // 1024**2} MiB free", "" if enough else "Free some space.")
+
+
+def _pin(ctx: Context) -> Item:
+    try:
+        namespace = ctx.kube.get(k8s.NAMESPACE, "", "kube-system") or {"metadata": {"uid": ""}}
+        system_id = ctx.cluster_object(ctx.source_ref).get("status", {}).get("systemID", "")
+    except RunbookError as error:
+        return Item("identity pin", None, error.what, error.todo)
+    pin = f'identity: {{kube_system_uid: "{namespace["metadata"]["uid"]}", system_identifier: "{system_id}"}}'
+    return Item("identity pin", None, "the profile pins no identity", f"If this is the right cluster, write {pin}")
+
+
+def _readiness(ctx: Context) -> Item:
+    try:
+        found = CheckReadiness().do(ctx)
+    except RunbookError as error:
+        return Item("cluster", False, error.what, error.todo)
+    return Item("cluster", True, f"{found.ref}, PostgreSQL {found.server_version // 10000}, timeline {found.timeline}")
+
+
+def _passwords(ctx: Context) -> Iterator[Item]:
+    for tenant in ctx.site.tenants:
+        if tenant.app_login is None:
+            yield Item(f"login {tenant.database}", None, "not in the profile: the application's login is not tested")
+            continue
+        where = f"Secret {tenant.app_login.namespace}/{tenant.app_login.name}"
+        try:
+            secret = ctx.kube.secret(tenant.app_login.namespace, tenant.app_login.name)
+        except RunbookError as error:
+            yield Item(f"login {tenant.database}", False, error.what, error.todo)
+            continue
+        complete = {"username", "password"} <= set(secret)
+        todo = "" if complete else "Make it a basic-auth Secret with username and password."
+        yield Item(f"login {tenant.database}", complete, where if complete else f"{where} is incomplete", todo)
+
+
+def _archive(ctx: Context) -> Item:
+    try:
+        catalogue = objectstore.catalogue(ctx.store, ctx.server_name)
+    except RunbookError as error:
+        return Item("archive", False, error.what, error.todo)
+    if not catalogue.usable:
+        return Item("archive", False, f"no usable base backup of {ctx.server_name}", "Take a base backup first.")
+    newest = catalogue.usable[-1]
+    age = newest.age_seconds(datetime.now(UTC)) / 3600
+    fresh = age <= ctx.site.freshness.backup_age.total_seconds() / 3600
+    found = f"{len(catalogue.usable)} usable base backups, the newest {newest.backup_id} is {age:.1f} h old"
+    return Item("archive", fresh, found, "" if fresh else "Find out why the schedule made none.")
+
+
+def _left_behind(ctx: Context) -> Item:
+    try:
+        left = cleanup.left_of(ctx.kube, ctx.site.drill_namespace)
+    except RunbookError as error:
+        return Item("left behind", False, error.what, error.todo)
+    if not left:
+        return Item("left behind", True, f"nothing in {ctx.site.drill_namespace}")
+    names = ", ".join(f"{item['kind']}/{item['metadata']['name']}" for item in left[:4])
+    return Item("left behind", None, f"{len(left)} objects of earlier runs: {names}", "drillbook cleanup removes them.")

@@ -1,0 +1,243 @@
+"""What a journal's events add up to: the verdict, computed from what was seen and from nothing else.
+
+The verdict is the worst of
+
+1. every required check, where a required rung that was never seen is UNPROVEN;
+2. every step that failed (its error's verdict) or was started and not seen to finish (UNPROVEN);
+3. every obligation that is not proven settled (UNPROVEN), and every attempt that did not complete (UNPROVEN);
+4. the objectives, where the profile enforces them: missed is FAILED, not measured is UNPROVEN.
+
+A run that asserts nothing is UNPROVEN. A plan, a run that was refused before anything changed, and a run that waits for
+a confirmation have no verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from drillbook.model import Verdict, show_seconds
+
+Event = Mapping[str, Any]
+
+_WAITING = "ConfirmationRequired"
+_CONSEQUENCE = "PreconditionsNotMet"  # a step that was not started because of checks, which speak for themselves
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One thing that keeps a run from being VERIFIED; ``rank`` orders causes of the same verdict."""
+
+    verdict: Verdict
+    what: str
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """``outcome`` is verified, failed or unproven; or planned, refused or waiting, and then ``verdict`` is None."""
+
+    verdict: Verdict | None
+    outcome: str
+    headline: str
+    causes: tuple[Cause, ...] = ()
+
+    @property
+    def reasons(self) -> list[str]:
+        """The causes in words, the worst first."""
+        return [cause.what for cause in self.causes]
+
+
+def of_type(events: Iterable[Event], type: str) -> list[Event]:
+    """The events of one type, in order."""
+    return [event for event in events if event["type"] == type]
+
+
+def facts(events: Iterable[Event]) -> dict[str, Any]:
+    """The facts that were noted; of a name noted twice the later one."""
+    return {event["name"]: event["value"] for event in of_type(events, "fact")}
+
+
+def unsettled(events: Sequence[Event]) -> list[Event]:
+    """The obligations that no later event settles, in order."""
+    open_ones: dict[str, Event] = {}
+    for event in events:
+        if event["type"] == "obligation":
+            open_ones[event["id"]] = event
+        elif event["type"] == "settled":
+            open_ones.pop(event["id"], None)
+    return list(open_ones.values())
+
+
+def belongs(check: Event, rung: str) -> bool:
+    """Whether a check is one of the rung's: by its ``rung``, its name, or a name that begins ``<rung>:``."""
+    return rung in (check.get("rung"), check["name"]) or str(check["name"]).startswith(f"{rung}:")
+
+
+def not_run(events: Sequence[Event]) -> list[str]:
+    """The required rungs of which no check was seen."""
+    required = (of_type(events, "opened") or [{}])[-1].get("required") or []
+    checks = of_type(events, "check")
+    return [rung for rung in required if not any(belongs(check, rung) for check in checks)]
+
+
+def objectives(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """Each objective beside what was achieved, in seconds; ``met`` is None if there is nothing to compare."""
+    goals = (of_type(events, "opened") or [{}])[-1].get("objectives") or {}
+    achieved = facts(events).get("achieved") or {}
+    recovery = achieved.get("recovery_seconds")
+    pairs = [
+        ("recovery time", goals.get("rto_seconds"), recovery),
+        ("recovery point", goals.get("rpo_seconds"), achieved.get("recovery_point_seconds")),
+        ("point-in-time recovery", goals.get("pitr_seconds"), achieved.get("pitr_seconds", recovery)),
+    ]
+    return [
+        {
+            "name": name,
+            "objective_seconds": goal,
+            "achieved_seconds": seconds,
+            "met": None if goal is None or seconds is None else seconds <= goal,
+        }
+        for name, goal, seconds in pairs
+        if goal is not None or seconds is not None
+    ]
+
+
+def judge(events: Sequence[Event]) -> Judgement:
+    """The verdict of a run whose journal holds ``events``; pure, and never raises on a journal that ends early."""
+    opened = (of_type(events, "opened") or [{}])[-1]
+    if opened.get("mode") == "plan":
+        return _judge_plan(events)
+    failures = [event for event in of_type(events, "step_finished") if event["status"] in ("failed", "refused")]
+    errors = [event.get("error") or {} for event in failures]
+    if errors and errors[-1].get("type") == _WAITING:
+        return Judgement(None, "waiting", f"Waiting for a confirmation: {errors[-1].get('what', '')}")
+    refusals = [error for error in errors if "verdict" in error and error["verdict"] is None]
+    if refusals and not _changed_anything(events):
+        return Judgement(None, "refused", f"Refused, and nothing was changed: {_first_line(refusals[0])}")
+
+    checks = [check for check in of_type(events, "check") if check.get("required", True)]
+    verdicts = [Verdict(check["verdict"]) for check in checks]
+    causes = [*_causes_of_checks(checks), *_causes_of_steps(events), *_causes_of_ends(events)]
+    causes += _causes_of_objectives(events, bool((opened.get("objectives") or {}).get("enforce")))
+    if missing := not_run(events):
+        causes.append(Cause(Verdict.UNPROVEN, f"not run: {', '.join(missing)}", 5))
+    verdict = Verdict.worst(verdicts + [cause.verdict for cause in causes])
+    if verdict is Verdict.UNPROVEN and not causes:
+        causes.append(Cause(Verdict.UNPROVEN, "no required check was seen: nothing is asserted about the data"))
+    causes.sort(key=lambda cause: (cause.verdict is not Verdict.FAILED, cause.rank))
+    headline = (
+        _verified(events, opened, verdicts.count(Verdict.VERIFIED))
+        if verdict is Verdict.VERIFIED
+        else _headline(causes)
+    )
+    return Judgement(verdict, str(verdict).lower(), headline, tuple(causes))
+
+
+def _judge_plan(events: Sequence[Event]) -> Judgement:
+    finished = of_type(events, "step_finished")
+    broken = [event for event in finished if event["status"] in ("failed", "refused")]
+    if broken:
+        error = broken[0].get("error") or {}
+        return Judgement(None, "refused", f"The plan stops at step {broken[0]['n']}: {_first_line(error)}")
+    planned = sum(event["status"] == "planned" for event in finished)
+    return Judgement(None, "planned", f"{len(finished)} steps, {planned} of them planned only; nothing was changed")
+
+
+def _changed_anything(events: Sequence[Event]) -> bool:
+    if of_type(events, "obligation"):
+        return True
+    effects = {event["n"]: event.get("effect") for event in of_type(events, "step_started")}
+    for event in of_type(events, "step_finished"):
+        changes = effects.get(event["n"], "reads") != "reads"
+        if event["status"] == "done" and changes:
+            return True
+        if event["status"] == "failed" and (event.get("error") or {}).get("changed", "nothing") != "nothing":
+            return True
+    return False
+
+
+def _causes_of_checks(checks: Iterable[Event]) -> Iterator[Cause]:
+    for check in checks:
+        verdict = Verdict(check["verdict"])
+        if verdict in (Verdict.FAILED, Verdict.UNPROVEN):
+            yield Cause(verdict, f"{check['name']}: {show_difference(check)}")
+
+
+def show_difference(check: Mapping[str, Any]) -> str:
+    """What a check expected and observed, or why it did not."""
+    expected, observed, reason = (str(check.get(key) or "") for key in ("expected", "observed", "reason"))
+    if check["verdict"] == Verdict.UNPROVEN and reason and not observed:
+        return reason
+    both = f"expected {expected}, observed {observed}" if expected and observed else ""
+    seen = both or observed or expected or "no details"
+    return f"{seen} ({reason})" if reason else seen
+
+
+def _causes_of_steps(events: Sequence[Event]) -> Iterator[Cause]:
+    finished = {event["n"] for event in of_type(events, "step_finished")}
+    for event in of_type(events, "step_finished"):
+        if event["status"] in ("failed", "refused"):
+            error = event.get("error") or {}
+            known = error.get("verdict") in (Verdict.FAILED, Verdict.UNPROVEN)
+            verdict = Verdict(error["verdict"]) if known else Verdict.UNPROVEN
+            rank = 4 if error.get("type") == _CONSEQUENCE else 1
+            # Step 0 is the opening itself: who asks, and the Lease.
+            where = f"step {event['n']}" if event["n"] else "opening the run"
+            yield Cause(verdict, f"{where}: {_first_line(error)}", rank)
+    for event in of_type(events, "step_started"):
+        if event["n"] not in finished:
+            yield Cause(Verdict.UNPROVEN, f"step {event['n']} ({event['title']}) was started and not seen to finish", 1)
+
+
+def _causes_of_ends(events: Sequence[Event]) -> Iterator[Cause]:
+    left = [event["id"] for event in unsettled(events)]
+    if left:
+        yield Cause(Verdict.UNPROVEN, f"clean-up not proven: {', '.join(left)}", 2)
+    attempts = of_type(events, "attempt")
+    # A notebook ends with an error too when a step failed, or when its last cell closed a run that isn't VERIFIED.
+    told = any(event["status"] in ("failed", "refused") for event in of_type(events, "step_finished"))
+    told = told or any(event.get("by") == "notebook" for event in of_type(events, "closed"))
+    how = attempts[-1]["how"] if attempts else ""
+    if how in ("kernel died", "timeout") or (how == "error" and not told):
+        detail = f": {attempts[-1]['error']}" if attempts[-1].get("error") else ""
+        yield Cause(Verdict.UNPROVEN, f"the notebook did not complete ({how}{detail})", 3)
+    if of_type(events, "closed") and of_type(events, "closed")[-1].get("by") == "cleanup":
+        yield Cause(Verdict.UNPROVEN, "the run did not end by itself; clean-up closed it", 3)
+
+
+def _causes_of_objectives(events: Sequence[Event], enforced: bool) -> Iterator[Cause]:
+    for item in objectives(events) if enforced else []:
+        if item["objective_seconds"] is None:
+            continue
+        goal = show_seconds(item["objective_seconds"])
+        if item["met"] is None:
+            yield Cause(Verdict.UNPROVEN, f"{item['name']} was not measured, its objective is {goal}", 3)
+        elif not item["met"]:
+            achieved = show_seconds(item["achieved_seconds"])
+            yield Cause(Verdict.FAILED, f"{item['name']} was {achieved}, its objective is {goal}", 2)
+
+
+def _first_line(error: Mapping[str, Any]) -> str:
+    return " ".join(str(error.get("what") or error.get("type") or "no message").split())
+
+
+def _headline(causes: Sequence[Cause]) -> str:
+    first, *more = causes
+    worst = [cause for cause in more if cause.verdict is first.verdict and cause.rank < 4]
+    also = f" ({len(worst)} more {'cause' if len(worst) == 1 else 'causes'})" if worst else ""
+    return f"{first.what[:1].upper()}{first.what[1:]}{also}"
+
+
+def _verified(events: Sequence[Event], opened: Event, checks: int) -> str:
+    noted = facts(events)
+    cluster = (noted.get("cluster") or opened.get("cluster") or {}).get("name") or "The cluster"
+    time = ((noted.get("target") or {}).get("target") or {}).get("target_time")
+    seconds = (noted.get("achieved") or {}).get("recovery_seconds")
+    restored = f"{cluster} was restored" + (f" to {str(time)[:19].replace('T', ' ')} UTC" if time else "")
+    restored += f" in {show_seconds(seconds)}" if seconds is not None else ""
+    missed = [item["name"] for item in objectives(events) if item["met"] is False]
+    but = f", but missed its objective: {', '.join(missed)}" if missed else ""
+    hold = "the one required check holds" if checks == 1 else f"all {checks} required checks hold"
+    return f"{restored}; {hold}{but}"

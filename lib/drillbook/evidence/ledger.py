@@ -1,0 +1,61 @@
+"""The ledger of a site: every run is written down when it opens and when it is sealed, so that a missing one shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from drillbook.evidence.canonical import now
+from drillbook.evidence.chain import ChainFile, Tail
+from drillbook.model import Verdict
+
+
+class Ledger:
+    """``outputs/ledger/<site>.jsonl``: one entry a line, naming the entries before it by digest.
+
+    ``previous`` is a list because two copies of a ledger may be brought together: the entry that does so names both
+    ends. A broken line is noted by the next entry (``torn``).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = ChainFile(path, "ledger")
+
+    @classmethod
+    def of(cls, outputs: Path, site: str) -> Ledger:
+        """The ledger of ``site`` below the outputs folder."""
+        return cls(outputs / "ledger" / f"{site}.jsonl")
+
+    def open(self, run_id: str, runbook: str) -> dict[str, Any]:
+        """Note that a run has opened; raises :class:`EvidenceUnwritable`."""
+        return self._append({"kind": "open", "run_id": run_id, "runbook": runbook})
+
+    def seal(
+        self, run_id: str, runbook: str, verdict: Verdict | None, *, record_sha256: str, sums_sha256: str
+    ) -> dict[str, Any]:
+        """Note that a run is sealed, with the digests of its record and of its ``SHA256SUMS``."""
+        digests = {"record_sha256": record_sha256, "sums_sha256": sums_sha256}
+        shown = None if verdict is None else str(verdict)
+        return self._append({"kind": "seal", "run_id": run_id, "runbook": runbook, "verdict": shown} | digests)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The entries on the disk, oldest first."""
+        return [line.value for line in self._file.lines() if line.value is not None]
+
+    def opening(self, run_id: str) -> tuple[dict[str, Any], str] | None:
+        """The entry that opened a run and the digest of its line, which stands for everything before it."""
+        for line in self._file.lines():
+            if line.value is not None and line.value.get("kind") == "open" and line.value.get("run_id") == run_id:
+                return line.value, line.sha256
+        return None
+
+    def _append(self, entry: dict[str, Any]) -> dict[str, Any]:
+        def make(tail: Tail) -> list[dict[str, Any]]:
+            entry["at"] = now()
+            if tail.torn:
+                entry["torn"] = {"after": tail.after, "lines": len(tail.torn), "bytes": sum(map(len, tail.torn))}
+            return [entry]
+
+        self._file.create()
+        self._file.append(make, lambda head: {"previous": [head] if head else []})
+        return entry

@@ -1,0 +1,224 @@
+"""The record of a run: what an auditor asks of a restore test, computed from the journal and from nothing else.
+
+Its groups are always the same. A field that this run has nothing for is ``null``, and ``absent`` says why by the
+field's path, so that nothing is left out silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from drillbook.evidence.canonical import SCHEMA, canonical, sha256
+from drillbook.evidence.judge import Event, Judgement, facts, judge, not_run, objectives, of_type, unsettled
+
+_GROUPED = {
+    "achieved", "archive_lag", "backup", "chain", "clocks", "cluster", "copy", "quarantine", "reached", "target",
+    "versions", "window",
+}  # fmt: skip
+
+ABSENT = {
+    "who.approver": "this procedure has no destructive section, so nothing was approved",
+    "when.planned_at": "the run was not started by a schedule",
+    "backup": "no base backup was chosen",
+    "target.requested": "no recovery target was proven",
+    "target.reached": "no recovery was seen to end",
+    "target.window": "the recovery window was not read",
+    "target.chain": "the WAL chain was not read",
+    "copy.cluster": "no copy was made",
+    "copy.quarantine": "no copy was made",
+    "system.owner": "the profile names no owner",
+    "system.data_class": "the profile names no data class",
+    "deviations.ticket": "no corrective action is linked",
+    "deviations.retest": "no retest is linked",
+    "controls.valid_until": "the profile sets no validity",
+    "controls.next_due": "the schedule is not known to the run",
+    "artefacts.signature": "this version seals by digest and ledger; it does not sign",
+    "circumstances.clocks": "the clocks were not compared",
+    "circumstances.archive_lag": "the archive lag was not measured",
+    "circumstances.sampling": "nothing was sampled: the chosen tables were read in full",
+    "circumstances.git": "the runbooks do not lie in a git repository",
+    "circumstances.lock_sha256": "the environment's lock file was not found",
+    "circumstances.paused_reconcilers": "no other controller was paused",
+}
+
+
+def record(events: Sequence[Event]) -> dict[str, Any]:
+    """The record as JSON; pure: equal events give an equal record, whoever computes it and whenever.
+
+    Works on a journal that ends early too: the verdict then says what was not seen.
+    """
+    opened = (of_type(events, "opened") or [{}])[-1]
+    closed = next(reversed(of_type(events, "closed")), None)
+    judgement = judge(events)
+    noted = facts(events)
+    found: dict[str, Any] = {
+        "record": {
+            "id": opened.get("run_id"),
+            "schema": SCHEMA,
+            "previous": opened.get("previous") or None,
+            "journal": {"events": len(events), "head_sha256": sha256(canonical(events[-1]) + b"\n") if events else ""},
+        },
+        "test": {
+            "type": (noted.get("test") or {}).get("type") or "point-in-time recovery on a throwaway copy",
+            "runbook": opened.get("runbook"),
+            "mode": opened.get("mode"),
+            "parameters": opened.get("parameters") or {},
+            "notebook_sha256": opened.get("notebook_sha256") or None,
+            "profile_sha256": (opened.get("site") or {}).get("profile_sha256"),
+        },
+        "who": {"actor": opened.get("actor"), "approver": noted.get("approver")},
+        "when": _when(events, opened, closed),
+        "system": {
+            "site": (opened.get("site") or {}).get("name"),
+            "environment": (opened.get("site") or {}).get("environment"),
+            "caveats": (opened.get("site") or {}).get("caveats") or [],
+            "cluster": (opened.get("cluster") or {}) | (noted.get("cluster") or {}),
+            "owner": (opened.get("site") or {}).get("owner"),
+            "data_class": (opened.get("site") or {}).get("data_class"),
+        },
+        "backup": noted.get("backup"),
+        "target": {
+            "requested": noted.get("target"),
+            "reached": noted.get("reached"),
+            "window": noted.get("window"),
+            "chain": noted.get("chain"),
+        },
+        "copy": {"cluster": noted.get("copy"), "quarantine": noted.get("quarantine")},
+        "versions": (opened.get("versions") or {}) | (noted.get("versions") or {}),
+        "objectives": {
+            "enforced": bool((opened.get("objectives") or {}).get("enforce")),
+            "measured": objectives(events),
+        },
+        "checks": _checks(events),
+        "verdict": _verdict(events, judgement, closed),
+        "deviations": _deviations(events, opened, closed, judgement),
+        "cleanup": _cleanup(events, opened),
+        "controls": {"references": opened.get("controls") or [], "valid_until": None, "next_due": None},
+        "artefacts": _artefacts(events),
+        "not_tested": opened.get("not_tested") or [],
+        "circumstances": {
+            "identity_strength": (opened.get("actor") or {}).get("strength"),
+            "clocks": noted.get("clocks"),
+            "archive_lag": noted.get("archive_lag"),
+            "git": opened.get("git") or None,
+            "lock_sha256": opened.get("lock_sha256"),
+            "waiting_at_gates_seconds": sum(p["seconds"] for p in _phases(events) if p["name"] == "waiting at gates"),
+            "sampling": noted.get("sampling"),
+            "paused_reconcilers": noted.get("paused_reconcilers"),
+        },
+        "steps": _steps(events),
+        "facts": {name: value for name, value in sorted(noted.items()) if name not in _GROUPED},
+    }
+    found["absent"] = {path: reason for path, reason in sorted(ABSENT.items()) if _at(found, path) is None}
+    return found
+
+
+def _at(found: Mapping[str, Any], path: str) -> Any:
+    value: Any = found
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _without(event: Event, *more: str) -> dict[str, Any]:
+    """An event's data without what belongs to the journal."""
+    return {key: value for key, value in event.items() if key not in {"seq", "prev", "type", *more}}
+
+
+def _phases(events: Sequence[Event]) -> list[dict[str, Any]]:
+    return [_without(event, "at") for event in of_type(events, "phase")]
+
+
+def _when(events: Sequence[Event], opened: Event, closed: Event | None) -> dict[str, Any]:
+    started, ended = opened.get("at"), closed["at"] if closed else None
+    seconds = None
+    if started and ended:
+        seconds = (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
+    return {
+        "planned_at": opened.get("planned_at") or None,
+        "started_at": started,
+        "finished_at": ended,
+        "seconds": seconds,
+        "phases": _phases(events),
+        "attempts": [_without(event) for event in of_type(events, "attempt")],
+    }
+
+
+def _checks(events: Sequence[Event]) -> list[dict[str, Any]]:
+    seen = [_without(event) for event in of_type(events, "check")]
+    missing = [
+        {"name": rung, "proves": "", "verdict": "UNPROVEN", "required": True, "expected": "", "observed": "",
+         "reason": "not run", "seconds": 0.0, "details": []}
+        for rung in not_run(events)
+    ]  # fmt: skip
+    return seen + (missing if (of_type(events, "opened") or [{}])[-1].get("mode") != "plan" else [])
+
+
+def _verdict(events: Sequence[Event], judgement: Judgement, closed: Event | None) -> dict[str, Any]:
+    errors = [{"n": event["n"]} | event["error"] for event in of_type(events, "step_finished") if event.get("error")]
+    return {
+        "verdict": None if judgement.verdict is None else str(judgement.verdict),
+        "outcome": judgement.outcome,
+        "headline": judgement.headline,
+        "reasons": judgement.reasons,
+        "closed_by": closed.get("by") if closed else None,
+        "errors": errors,
+    }
+
+
+def _deviations(events: Sequence[Event], opened: Event, closed: Event | None, judgement: Judgement) -> dict[str, Any]:
+    findings = [
+        f"a writer died midway: {event['bytes']} bytes of a broken line before event {event['seq']}"
+        for event in of_type(events, "torn")
+    ]
+    said, shown = (closed or {}).get("verdict"), None if judgement.verdict is None else str(judgement.verdict)
+    if closed and said != shown:
+        findings.append(f"the run was closed as {said or 'no verdict'}; the whole journal shows {shown or 'none'}")
+    for event in of_type(events, "attempt"):
+        digest, source = event.get("notebook_sha256"), opened.get("notebook_sha256")
+        if digest and source and digest != source:
+            findings.append(f"attempt {event['n']} ran a notebook that differs from the one that was opened")
+    if (opened.get("git") or {}).get("dirty"):
+        findings.append("the working tree had changes that are in no commit")
+    suppressed = [
+        {"name": event["name"], "reason": event.get("reason") or "no reason given"}
+        for event in of_type(events, "check")
+        if event["verdict"] == "n/a" or not event.get("required", True)
+    ]
+    return {"findings": findings, "not_counted": suppressed, "ticket": None, "retest": None}
+
+
+def _cleanup(events: Sequence[Event], opened: Event) -> dict[str, Any]:
+    settled = {event["id"]: event for event in of_type(events, "settled")}
+    rows = []
+    for event in {event["id"]: event for event in of_type(events, "obligation")}.values():
+        end = settled.get(event["id"])
+        rows.append(
+            {key: event.get(key) for key in ("id", "what", "kind", "namespace", "name", "uid")}
+            | {"made_at": event["at"], "settled_at": end["at"] if end else None}
+            | {"how": end.get("how") if end else None, "proof": end.get("proof") if end else None}
+        )
+    return {"proven": not unsettled(events), "obligations": rows, "expires_at": opened.get("expires_at") or None}
+
+
+def _artefacts(events: Sequence[Event]) -> dict[str, Any]:
+    notebooks = [
+        {"file": event.get("notebook"), "sha256": event.get("sha256"), "notebook_sha256": event.get("notebook_sha256")}
+        for event in of_type(events, "attempt")
+    ]
+    logs = [_without(event) for event in of_type(events, "log")]
+    return {"sums": "SHA256SUMS", "logs": logs, "notebooks": notebooks, "signature": None}
+
+
+def _steps(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """Each step once, as it ended last; one that did not end has the status ``open``."""
+    steps: dict[Any, dict[str, Any]] = {}
+    for event in events:
+        if event["type"] == "step_started":
+            begun = {"started_at": event["at"], "status": "open", "seconds": None, "result": None, "error": None}
+            steps[event["n"]] = _without(event, "at") | begun
+        elif event["type"] == "step_finished" and event["n"] in steps:
+            steps[event["n"]] |= _without(event, "at", "n")
+    return list(steps.values())

@@ -1,0 +1,276 @@
+"""Whether evidence is what was sealed. What must be true, and the code carries the same numbers:
+
+1. ``journal.jsonl``: every line ends in a newline and is an object; ``seq`` counts from 1; ``prev`` is the digest of
+   the line before. A broken line is allowed only where a ``torn`` event behind it says so.
+2. The journal begins with ``opened``, whose run id and runbook name the folder that it lies in.
+3. ``record.json`` is, byte for byte, what the journal gives.
+4. ``SHA256SUMS`` lists every file of the folder, and each has the digest that is listed.
+5. Each attempt's notebook is the one whose digests the journal holds.
+6. The ledger: every line is an entry and names the digest of the line before it.
+7. Every run that the ledger sealed has its folder; its record, its sums and its verdict are the ledger's.
+8. Every run that the ledger opened has its folder. Open without a seal is unfinished, not tampered.
+9. Every run in a folder that isn't a plan is in its site's ledger.
+
+One thing can't be seen from one copy alone: that the *end* of the ledger was cut off together with the folders of those
+runs. So the report shows the digest of the ledger's line before the run: keep it elsewhere, in a ticket for instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drillbook.errors import EvidenceTampered
+from drillbook.evidence.canonical import SCHEMA, canonical, notebook_digest, sha256_file
+from drillbook.evidence.chain import parse, read_lines
+from drillbook.evidence.links import journal_problems, ledger_problems
+from drillbook.evidence.record import record
+from drillbook.evidence.seal import JOURNAL, RECORD, SUMS, files_of, read_sums
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it must be: the rule's number, where (file, line or link), and what was found.
+
+    ``tampered`` is false for what a killed run leaves: that is unfinished, not altered.
+    """
+
+    rule: int
+    where: str
+    what: str
+    tampered: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+def verify(outputs: Path, run_dir: Path | None = None) -> list[Finding]:
+    """Check every run below ``outputs``, or only ``run_dir`` with its site's ledger; an empty list means all is well.
+
+    Reads only. Never raises for what it finds: a file that can't be read is a finding too.
+    """
+    found: list[Finding] = []
+    folders = [run_dir] if run_dir else sorted(path.parent for path in outputs.glob(f"*/*/{JOURNAL}"))
+    runs = [_Run(outputs, folder, found) for folder in folders]
+    ledgers = {path.stem: _LedgerFile(outputs, path, found) for path in sorted((outputs / "ledger").glob("*.jsonl"))}
+    for run in runs:
+        run.check()
+        ledger = ledgers.get(run.site)
+        if run.mode != "plan":
+            if ledger is None:
+                what = f"run {run.run_id or run.folder.name} is there, but not its ledger"
+                found.append(Finding(9, f"ledger/{run.site}.jsonl", what))
+            else:
+                ledger.check_run(run)
+    if run_dir is None:
+        for ledger in ledgers.values():
+            ledger.check_missing({run.run_id for run in runs})
+    return found
+
+
+def require_intact(findings: Sequence[Finding]) -> None:
+    """Raise :class:`EvidenceTampered` naming everything that was altered; what is only unfinished passes."""
+    altered = [str(finding) for finding in findings if finding.tampered]
+    if altered:
+        raise EvidenceTampered(
+            "the evidence is not what was sealed\n" + "\n".join(f"  - {line}" for line in altered),
+            todo="Compare with the copy that is kept elsewhere; treat the run as not proven.",
+        )
+
+
+class _Run:
+    """A run's folder, read once."""
+
+    def __init__(self, outputs: Path, folder: Path, found: list[Finding]) -> None:
+        self.folder, self._found = folder, found
+        inside = folder.resolve().is_relative_to(outputs.resolve())
+        self.shown = str(folder.resolve().relative_to(outputs.resolve())) if inside else str(folder)
+        self.run_id, self.site, self.mode = folder.name, "", ""
+        self.events: list[dict[str, Any]] = []
+
+    def tell(self, rule: int, name: str, what: str, *, tampered: bool = True) -> None:
+        self._found.append(Finding(rule, f"{self.shown}/{name}", what, tampered))
+
+    def check(self) -> None:
+        sealed = (self.folder / SUMS).exists()
+        data = self._read(1, JOURNAL)
+        lines, rest = read_lines(data)
+        self.events = [line.value for line in lines if line.value is not None]
+        # 1
+        problems = list(journal_problems(lines, rest, sealed=sealed))
+        for number, what in problems:
+            self.tell(1, f"{JOURNAL} line {number}", what, tampered=sealed or number <= len(lines))
+        # 2
+        opened = self.events[0] if self.events else {}
+        if opened.get("type") != "opened":
+            self.tell(2, f"{JOURNAL} line 1", "is not the event `opened`", tampered=bool(self.events))
+        self.site = str((opened.get("site") or {}).get("name", ""))
+        self.mode = str(opened.get("mode", ""))
+        for key, name in (("run_id", self.folder.name), ("runbook", self.folder.parent.name)):
+            if key in opened and opened[key] != name:
+                self.tell(2, f"{JOURNAL} line 1", f"{key} is {opened[key]!r}, the folder says {name!r}")
+        if sealed:
+            self._check_record()
+            self._check_sums()
+            self._check_notebooks()
+
+    def _check_record(self) -> None:
+        # 3
+        stored = self._read(3, RECORD)
+        kept = parse(stored) or {}
+        schema = (kept.get("record") or {}).get("schema")
+        if stored and schema not in (None, SCHEMA):
+            self.tell(3, RECORD, f"has schema {schema}, this version computes {SCHEMA}: not recomputed", tampered=False)
+            return
+        try:
+            shown = record(self.events)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self.tell(3, RECORD, f"the journal gives no record: {type(error).__name__} {error}")
+            return
+        if stored and stored != canonical(shown) + b"\n":
+            self._check_end((kept.get("record") or {}).get("journal") or {}, shown["record"]["journal"])
+            self.tell(3, RECORD, f"is not what the journal shows: {_first_difference(kept, shown)}")
+
+    def _check_end(self, kept: dict[str, Any], shown: dict[str, Any]) -> None:
+        # 1: the chain alone can't tell that its end was changed or cut off; the record can.
+        there, sealed = shown["events"], kept.get("events")
+        if isinstance(sealed, int) and there < sealed:
+            lost = f"event {sealed} is" if sealed == there + 1 else f"events {there + 1} to {sealed} are"
+            self.tell(1, f"{JOURNAL} line {there + 1}", f"{lost} missing: the journal was truncated")
+        elif isinstance(sealed, int) and there > sealed:
+            self.tell(1, f"{JOURNAL} line {sealed + 1}", f"was added: {sealed} events were sealed")
+        elif kept.get("head_sha256") != shown["head_sha256"]:
+            self.tell(1, f"{JOURNAL} line {there}", "was edited, or a line before it with all links made anew")
+
+    def _check_sums(self) -> None:
+        # 4
+        listed = read_sums(self._read(4, SUMS).decode("utf-8", errors="replace"))
+        present = set(files_of(self.folder))
+        for name in sorted(listed.keys() | present):
+            if name not in present:
+                self.tell(4, name, f"is listed in {SUMS} and missing")
+            elif name not in listed:
+                self.tell(4, name, f"is not listed in {SUMS}: it was added after the seal")
+            elif sha256_file(self.folder / name) != listed[name]:
+                self.tell(4, name, f"was changed: its digest is not the one in {SUMS}")
+
+    def _check_notebooks(self) -> None:
+        # 5
+        for event in self.events:
+            name = event.get("notebook") if event.get("type") == "attempt" else ""
+            if not name:
+                continue
+            path = self.folder / str(name)
+            if not path.is_file():
+                self.tell(5, str(name), f"attempt {event.get('n')} ran it, and it is missing")
+                continue
+            if event.get("sha256") and sha256_file(path) != event["sha256"]:
+                self.tell(5, str(name), f"is not the notebook that attempt {event.get('n')} left")
+            if event.get("notebook_sha256"):
+                try:
+                    same = notebook_digest(path) == event["notebook_sha256"]
+                except (ValueError, KeyError, TypeError):
+                    same = False
+                if not same:
+                    self.tell(5, str(name), f"its prose or code is not what attempt {event.get('n')} ran")
+
+    def digest(self, name: str) -> str:
+        """The digest of a file of this run, ``""`` if it is missing."""
+        path = self.folder / name
+        return sha256_file(path) if path.is_file() else ""
+
+    def _read(self, rule: int, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as error:
+            self.tell(rule, name, "is missing" if isinstance(error, FileNotFoundError) else str(error.strerror))
+            return b""
+
+
+class _LedgerFile:
+    """A site's ledger, read once."""
+
+    def __init__(self, outputs: Path, path: Path, found: list[Finding]) -> None:
+        self._found, self._outputs = found, outputs
+        self.shown = f"ledger/{path.name}"
+        lines, rest = read_lines(path.read_bytes())
+        self.entries = [(line.number, line.value) for line in lines if line.value is not None]
+        self._opens: dict[str, int] = {}
+        self._seals: dict[str, tuple[int, dict[str, Any]]] = {}
+        for number, entry in self.entries:
+            run_id = str(entry.get("run_id"))
+            if entry.get("kind") == "seal":
+                self._seals.setdefault(run_id, (number, entry))
+            else:
+                self._opens.setdefault(run_id, number)
+        # 6
+        for number, what in ledger_problems(lines, rest):
+            self._tell(6, number, what, tampered=number <= len(lines))
+
+    def _tell(self, rule: int, number: int, what: str, *, tampered: bool = True) -> None:
+        self._found.append(Finding(rule, f"{self.shown} line {number}", what, tampered))
+
+    def check_run(self, run: _Run) -> None:
+        seal = self._seals.get(run.run_id)
+        # 9
+        if run.run_id not in self._opens:
+            self._found.append(Finding(9, self.shown, f"has no entry for the opening of run {run.run_id}"))
+        if seal is None:
+            if (run.folder / SUMS).exists():
+                self._found.append(Finding(9, self.shown, f"has no entry for the seal of run {run.run_id}"))
+            elif run.run_id in self._opens:
+                run.tell(8, SUMS, "is not there yet: the run is unfinished (`drillbook finish` or `cleanup` ends it)",
+                         tampered=False)  # fmt: skip
+            return
+        # 7
+        number, entry = seal
+        for name, key in ((RECORD, "record_sha256"), (SUMS, "sums_sha256")):
+            if run.digest(name) != entry.get(key):
+                run.tell(7, name, f"is not the one that {self.shown} line {number} sealed")
+        try:
+            verdict = record(run.events)["verdict"]["verdict"]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return  # rule 3 has told
+        if verdict != entry.get("verdict"):
+            self._tell(7, number, f"says {entry.get('verdict')} of run {run.run_id}, its journal shows {verdict}")
+
+    def check_missing(self, present: set[str]) -> None:
+        """Name every run of this ledger whose folder is not there."""
+        for run_id, number in {**{k: v[0] for k, v in self._seals.items()}, **self._opens}.items():
+            if run_id in present:
+                continue
+            runbook = next(e.get("runbook") for n, e in self.entries if n == number)
+            gone = f"its folder {runbook}/{run_id} or its journal is missing"
+            sealed = self._seals.get(run_id)
+            # 7, 8
+            if sealed:
+                verdict = sealed[1].get("verdict")
+                self._tell(7, sealed[0], f"run {run_id} was sealed as {verdict}, and {gone}")
+            else:
+                self._tell(8, number, f"run {run_id} was opened, and {gone}")
+
+
+def _first_difference(stored: Any, shown: Any, path: str = "") -> str:
+    """Where two JSON values differ first, and how; long values are cut."""
+    if isinstance(stored, dict) and isinstance(shown, dict):
+        for key in sorted(stored.keys() | shown.keys()):
+            if stored.get(key) != shown.get(key) or (key in stored) != (key in shown):
+                return _first_difference(stored.get(key), shown.get(key), f"{path}.{key}".lstrip("."))
+    if isinstance(stored, list) and isinstance(shown, list):
+        for index, (one, other) in enumerate(zip(stored, shown, strict=False)):
+            if one != other:
+                return _first_difference(one, other, f"{path}[{index}]")
+        return f"{path} has {len(stored)} items, the journal gives {len(shown)}"
+    if stored == shown:
+        return "its bytes are written otherwise"
+    return f"{path or 'it'} is {_cut(stored)}, the journal gives {_cut(shown)}"
+
+
+def _cut(value: Any) -> str:
+    text = canonical(value).decode()
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+__all__ = ["Finding", "require_intact", "verify"]

@@ -1,0 +1,23 @@
+"""executed.html: the executed notebook as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def write_page(path: Path) -> None:
+    """Render the executed notebook, if it is there, as a page beside it that needs nothing from elsewhere."""
+    if not path.is_file():
+        return
+    folder = path.parent
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)  # type: ignore[no-untyped-call]
+    # Nothing is fetched when the page is read: no script from elsewhere.
+    resources = {"metadata": {"name": folder.name}}
+    exporter.mathjax_url = ""
+    exporter.require_js_url = ""
+    exporter.jquery_url = ""
+    exporter.mermaid_js_url = ""
+    body, _ = exporter.from_filename(str(path), resources=resources)
+    (folder / "executed.html").write_text(body, encoding="utf-8")

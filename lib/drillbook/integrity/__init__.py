@@ -1,0 +1,44 @@
+"""The ladder: what "restored" means, asked of a real database. Functions on a ``Database``; no Kubernetes.
+
+Every check says what was expected and observed. FAILED: something observed contradicts the claim (SQLSTATE classes XX and
+58 among it). UNPROVEN: it was not observed. Rows never leave the server.
+"""
+
+from drillbook.integrity.boundary import AtBoundary, digests_at_boundary
+from drillbook.integrity.catalogue import (
+    catalogue_checks,
+    collations_fit,
+    constraints_hold,
+    extensions_fit,
+    matviews_filled,
+)
+from drillbook.integrity.login import app_login
+from drillbook.integrity.physical import amcheck, page_checksums
+from drillbook.integrity.quarantine import quarantined
+from drillbook.integrity.questions import questions
+from drillbook.integrity.rows import TableDigest, digest_tables, rows_equal
+from drillbook.integrity.sequences import sequences_ahead
+from drillbook.integrity.structure import Structure, cluster_structure, structure, structure_equal
+
+__all__ = [
+    "AtBoundary",
+    "Structure",
+    "TableDigest",
+    "amcheck",
+    "app_login",
+    "catalogue_checks",
+    "cluster_structure",
+    "collations_fit",
+    "constraints_hold",
+    "digest_tables",
+    "digests_at_boundary",
+    "extensions_fit",
+    "matviews_filled",
+    "page_checksums",
+    "quarantined",
+    "questions",
+    "rows_equal",
+    "sequences_ahead",
+    "structure",
+    "structure_equal",
+]

@@ -1,0 +1,54 @@
+"""Quarantine: a restored copy is live software; this asks the server what it could do to the world outside by itself."""
+
+from __future__ import annotations
+
+from drillbook.errors import PostgresError
+from drillbook.integrity.common import Rung, counted
+from drillbook.model import Check, Verdict
+from drillbook.postgres import Database
+
+# Archive commands that write nowhere.
+_IDLE_COMMANDS = {"", "true", "/bin/true", "/usr/bin/true", ":"}
+# CloudNativePG's own, which does nothing while the Cluster has neither spec.backup nor an archiving plugin: that is for
+# the Cluster object and the archive to show, the server can't say.
+_OPERATORS_COMMAND = "/controller/manager wal-archive"
+
+
+def quarantined(db: Database) -> Check:
+    """Whether the copy keeps to itself: no archiving, no logical replication, no standby, no launcher of jobs.
+
+    Needs a role with ``pg_monitor`` and ``pg_read_all_settings``. Foreign servers are counted only: a query opens their
+    connections, and only the network can forbid that.
+    """
+    rung = Rung("quarantine", "the copy does nothing outside by itself", "no archiving, no subscription worker, no foreign process")
+    try:
+        row = db.ask_one("integrity_quarantine")
+    except PostgresError as error:
+        return rung.error(error)
+    faults: list[tuple[str, str]] = []
+    command = row["archive_command"].strip()
+    if row["archive_library"]:
+        faults.append(("archive_library", row["archive_library"]))
+    if command not in _IDLE_COMMANDS and not command.startswith(_OPERATORS_COMMAND):
+        # The command itself may hold credentials.
+        faults.append(("archive_command", "archives somewhere"))
+    if row["logical_workers"] > 0:
+        faults.append(("max_logical_replication_workers", f"{row['logical_workers']}, must be 0"))
+    if row["subscription_workers"]:
+        faults.append(("subscription workers", str(row["subscription_workers"])))
+    if row["walsenders"]:
+        faults.append(("standbys connected", str(row["walsenders"])))
+    if row["primary_conninfo"]:
+        faults.append(("primary_conninfo", "is set"))
+    if row["other_processes"]:
+        faults.append(("processes that are not PostgreSQL's own", row["other_processes"]))
+    quiet = [
+        ("archive_mode", row["archive_mode"]),
+        ("subscriptions enabled, without a worker", str(row["subscriptions_enabled"])),
+        ("foreign servers, reached only by a query", str(row["foreign_servers"])),
+        ("shared_preload_libraries", row["preloaded"] or "none"),
+    ]
+    if faults:
+        names = ", ".join(name for name, _ in faults)
+        return rung.verdict(Verdict.FAILED, f"{counted(len(faults), 'way')} out: {names}", details=[*faults, *quiet])
+    return rung.verdict(Verdict.VERIFIED, "nothing that acts outside", details=quiet)

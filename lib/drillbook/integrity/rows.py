@@ -1,0 +1,149 @@
+"""Rows: keyed digests of whole tables that don't depend on the order of their rows.
+
+How a digest is made. The server writes each row as text (under fixed session settings, so that no role's or database's
+setting shows), takes SHA-256 of key and text, and adds these 256-bit numbers up. A sum doesn't depend on the order and,
+unlike an exclusive or, it sees a row that is there twice, or a pair of rows in the place of another pair. Count and sum
+leave the server; what is kept is their HMAC-SHA-256 under the same key.
+
+The key. A plain digest of a small table can be guessed by trying values, so the key is made for one run, is never
+written down, and is gone with the run: after it, that run's digests compare with each other and with nothing else.
+(A server that logs statements with their parameters has the key in its log, where the rows' own values stand as well.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from drillbook.errors import PostgresError
+from drillbook.integrity.common import Rung, counted, pinned, said
+from drillbook.model import Check, Frozen, Verdict
+from drillbook.postgres import Database
+
+# Hexadecimal input to numeric, which the sum needs.
+OLDEST_VERSION = 160000
+# Shorter keys could be found by trying.
+SHORTEST_KEY = 16
+
+# The relations that hold rows of their own: tables, partitioned tables, materialised views.
+_HOLDS_ROWS = {"r", "p", "m"}
+
+
+class TableDigest(Frozen):
+    """What a table held: its rows and their digest (64 hexadecimal digits), or why that isn't known."""
+
+    rows: int | None = None
+    digest: str = ""
+    exists: bool = True
+    damaged: bool = False  # the server itself said so: SQLSTATE XX or 58
+    reason: str = ""  # why there is no digest
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a digest to compare."""
+        return bool(self.digest)
+
+    def __str__(self) -> str:
+        return f"{counted(self.rows or 0, 'row')}, digest {self.digest[:12]}" if self.known else self.reason
+
+
+class Table(Frozen):
+    """A table that was found: its name as the profile writes it and as the server quotes it."""
+
+    name: str
+    quoted: str
+
+
+def find_table(db: Database, name: str) -> Table | TableDigest:
+    """The table called ``name`` (``schema.table``, quoted like in SQL), or why it can't be digested.
+
+    Raises ``PostgresError``; 42601 and 22023 where ``name`` is no identifier.
+    """
+    found = db.ask("integrity_table", name=name)
+    if not found:
+        return TableDigest(exists=False, reason="there is no such table")
+    row = found[0]
+    if row["has_foreign_rows"]:
+        return TableDigest(reason="some of its rows live on another server: they are not in the backup")
+    if row["kind"] not in _HOLDS_ROWS:
+        return TableDigest(reason="it is a view: name the tables behind it")
+    if row["version"] < OLDEST_VERSION:
+        return TableDigest(reason="a digest needs PostgreSQL 16 or newer")
+    return Table(name=name, quoted=row["quoted"])
+
+
+def digest_table(db: Database, table: Table, key: bytes) -> TableDigest:
+    """The digest of ``table`` in the open, pinned snapshot. One pass in the server; raises ``PostgresError``."""
+    if len(key) < SHORTEST_KEY:
+        raise ValueError(f"the digest's key has {len(key)} bytes: at least {SHORTEST_KEY} are needed")
+    # The row as text is the same for equal rows only: record output quotes what could be mistaken, and NULL is not ''.
+    # convert_to with the server's own encoding changes nothing; textsend would depend on the client's.
+    statement = (
+        "select pg_catalog.count(*), pg_catalog.sum(('0x' || pg_catalog.encode(pg_catalog.sha256(%s::pg_catalog.bytea || "  # noqa: S608 - the server quoted the name
+        "pg_catalog.convert_to(t::pg_catalog.text, pg_catalog.getdatabaseencoding())), 'hex'))::pg_catalog.numeric) "
+        f"from {table.quoted.replace('%', '%%')} t"
+    )
+    ((rows, total),) = db.ask_text(statement, (key,))
+    message = f"{table.quoted}\n{rows}\n{total or 0}".encode()
+    return TableDigest(rows=rows, digest=hmac.new(key, message, hashlib.sha256).hexdigest())
+
+
+def unknown(error: PostgresError) -> TableDigest:
+    """What an error leaves of a table's digest."""
+    return TableDigest(damaged=error.contradicts, reason=said(error))
+
+
+def digest_tables(db: Database, tables: Iterable[str], key: bytes) -> dict[str, TableDigest]:
+    """Digest each of ``tables`` (``schema.table``, quoted like in SQL), one pass over each; rows never leave.
+
+    Each table is read in a snapshot of its own: this is for a database that nobody writes to. A table that can't be
+    read says why and doesn't hide the others.
+    """
+    digests: dict[str, TableDigest] = {}
+    for name in tables:
+        try:
+            with pinned(db):
+                found = find_table(db, name)
+                digests[name] = digest_table(db, found, key) if isinstance(found, Table) else found
+        except PostgresError as error:
+            digests[name] = unknown(error)
+            if db.closed:
+                break
+    return {name: digests.get(name, TableDigest(reason="not read: the connection was lost before")) for name in tables}
+
+
+def rows_equal(expected: Mapping[str, TableDigest], observed: Mapping[str, TableDigest]) -> Check:
+    """Compare the source's digests at the target with the copy's. FAILED names the tables that differ.
+
+    A table that the copy lacks, or whose pages its server calls damaged, contradicts the claim; one that couldn't be
+    read on either side leaves it unproven.
+    """
+    rung = Rung(
+        "rows",
+        "the chosen tables hold exactly the rows of the target",
+        f"{counted(len(expected), 'table')} equal to the source",
+    )
+    wrong: dict[str, str] = {}
+    unseen: dict[str, str] = {}
+    for name, source in expected.items():
+        copy = observed.get(name, TableDigest(reason="not digested on the copy"))
+        if not source.known:
+            unseen[name] = f"on the source: {source.reason}"
+        elif not copy.exists:
+            wrong[name] = f"source: {source}; copy: {copy.reason}"
+        elif not copy.known:
+            (wrong if copy.damaged else unseen)[name] = f"on the copy: {copy.reason}"
+        elif (copy.rows, copy.digest) != (source.rows, source.digest):
+            wrong[name] = f"source: {source}; copy: {copy}"
+    equal = [name for name in expected if name not in wrong and name not in unseen]
+    details: list[tuple[str, Any]] = [*wrong.items(), *unseen.items()]
+    details += [(name, str(expected[name])) for name in equal]
+    observed_text = f"{len(equal)} of {counted(len(expected), 'table')} equal"
+    if wrong:
+        return rung.verdict(Verdict.FAILED, f"{observed_text}; different: {', '.join(wrong)}", details=details)
+    if unseen or not expected:
+        reason = "; ".join(f"{name}: {why}" for name, why in unseen.items()) or "no table was named"
+        return rung.verdict(Verdict.UNPROVEN, observed_text, reason=reason, details=details)
+    return rung.verdict(Verdict.VERIFIED, observed_text, details=details)

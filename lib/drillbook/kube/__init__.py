@@ -1,0 +1,61 @@
+"""Kubernetes: the only user of the official client (REST, watch, logs) and of aiohttp (exec, port-forward).
+
+The official client's own streams patch the shared client, lose exit codes and output, and run a thread for every
+forward; one event loop on one thread does both instead.
+"""
+
+from drillbook.kube.client import Kube
+from drillbook.kube.execution import ExecResult
+from drillbook.kube.forwarding import Forward
+from drillbook.kube.kinds import (
+    BACKUP,
+    CLUSTER,
+    CONFIG_MAP,
+    EVENT,
+    JOB,
+    KINDS,
+    LEASE,
+    NAMESPACE,
+    NETWORK_POLICY,
+    OBJECT_STORE,
+    POD,
+    PVC,
+    SCHEDULED_BACKUP,
+    SECRET,
+    SERVICE,
+    STORAGE_CLASS,
+    Kind,
+    kind_of,
+)
+from drillbook.kube.lease import Lease
+from drillbook.kube.logs import LogStream
+from drillbook.kube.watching import describe
+from drillbook.model import Actor
+
+__all__ = [
+    "BACKUP",
+    "CLUSTER",
+    "CONFIG_MAP",
+    "EVENT",
+    "JOB",
+    "KINDS",
+    "LEASE",
+    "NAMESPACE",
+    "NETWORK_POLICY",
+    "OBJECT_STORE",
+    "POD",
+    "PVC",
+    "SCHEDULED_BACKUP",
+    "SECRET",
+    "SERVICE",
+    "STORAGE_CLASS",
+    "Actor",
+    "ExecResult",
+    "Forward",
+    "Kind",
+    "Kube",
+    "Lease",
+    "LogStream",
+    "describe",
+    "kind_of",
+]

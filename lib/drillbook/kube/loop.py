@@ -1,0 +1,141 @@
+"""One event loop on one thread for everything that goes over WebSockets.
+
+Callers stay synchronous and may have an event loop of their own, as a notebook's kernel has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import aiohttp
+from aiohttp import AddrInfoType
+
+from drillbook.errors import KubernetesError
+from drillbook.kube.transport import Answer, Transport
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 20.0
+
+
+def _kept_alive(address: AddrInfoType) -> socket.socket:
+    """A socket whose peer is asked now and then whether it is still there.
+
+    WebSocket pings would do it too, but a COPY that pauses does not answer them and would be cut.
+    """
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 6)):
+        if hasattr(socket, option):  # not everywhere under these names
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return made
+
+
+class LoopThread:
+    """The thread, its loop and its HTTP session; started by the first call, ended by ``close``."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._ssl: ssl.SSLContext | bool | None = None
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="drillbook-streams", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    def run(self, work: Coroutine[Any, Any, T], timeout_seconds: float | None = None) -> T:
+        """Do ``work`` on the loop and wait for it; TimeoutError after ``timeout_seconds``, and it is cancelled."""
+        future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout_seconds), self._started())
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C in the notebook ends the work as well
+            raise
+
+    async def session(self) -> aiohttp.ClientSession:
+        """The HTTP session; to be used on the loop only."""
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0, socket_factory=_kept_alive, force_close=True)
+            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        return self._session
+
+    async def connect(
+        self, path: str, query: dict[str, Any], protocols: tuple[str, ...], *, what: str
+    ) -> aiohttp.ClientWebSocketResponse[bool]:
+        """Open a WebSocket to ``path``. Raises KubernetesError in the API server's own words."""
+        transport = self.transport
+        session = await self.session()
+        if self._ssl is None:
+            self._ssl = transport.ssl_context()
+        try:
+            return await asyncio.wait_for(
+                session.ws_connect(
+                    transport.url(path, query),
+                    protocols=protocols,
+                    headers=await asyncio.to_thread(transport.headers),
+                    proxy=transport.proxy(),
+                    proxy_headers=transport.configuration.proxy_headers,
+                    ssl=self._ssl,
+                    server_hostname=transport.configuration.tls_server_name or None,
+                    autoclose=True,
+                    autoping=True,
+                    heartbeat=None,
+                    max_msg_size=0,
+                ),
+                CONNECT_SECONDS,
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            raise await self._refusal(path, query, error, what) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise transport.no_answer(what, error, True) from error
+
+    async def _refusal(
+        self, path: str, query: dict[str, Any], error: aiohttp.WSServerHandshakeError, what: str
+    ) -> KubernetesError:
+        """A refused handshake has no body; the same address read without an upgrade has, and starts nothing."""
+        try:
+            await asyncio.to_thread(self.transport.call, "GET", path, what=what, query=query)
+        except KubernetesError as again:
+            if again.status == error.status:
+                return again
+        return self.transport.refused(what, Answer(error.status, error.message, b""), False)
+
+    async def _end(self) -> None:
+        mine = asyncio.current_task()
+        others = [task for task in asyncio.all_tasks() if task is not mine]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+        await asyncio.sleep(0)  # transports close on the loop's next turn
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+    def close(self) -> None:
+        """End all work, the session, the loop and the thread; safe to call twice."""
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None:
+            return
+        with contextlib.suppress(RuntimeError):
+            asyncio.run_coroutine_threadsafe(self._end(), loop).result(CONNECT_SECONDS)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -1,0 +1,300 @@
+"""HTTP to the API server: configuration, authentication, bounded retries of reads, and our errors.
+
+The official client reads the kubeconfig and carries the requests; its exceptions stop here. What is raised says only
+what the API's own ``Status`` says, cut short: any other body may hold secrets and is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import tenacity
+import urllib3
+import yaml
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+from kubernetes.client.rest import should_bypass_proxies
+
+from drillbook.errors import Changed, KubernetesError, ParameterError
+from drillbook.kube.redaction import Redactor
+
+MESSAGE_LIMIT = 256
+REQUEST_SECONDS = 30.0
+_BUSY = frozenset({429, 500, 502, 503, 504})
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+_TODO = {
+    400: "Correct the object or the request; the API server names the field.",
+    401: "Log in again: the kubeconfig's credentials are missing, wrong or expired.",
+    403: "Grant the right (deploy/rbac/ has the roles that Drillbook needs), or use another context.",
+    404: "Check namespace and name, and that the custom resource definitions are installed.",
+    409: "Read the object again: someone else has made, changed or replaced it.",
+    422: "Correct the object; the API server names the field.",
+    0: "Check that the API server can be reached from here (kubectl version), then start again.",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of the API server, read to its end."""
+
+    status: int
+    reason: str
+    data: bytes
+
+    def json(self) -> dict[str, Any]:
+        """The body as an object."""
+        found: dict[str, Any] = json.loads(self.data)
+        return found
+
+
+def load_configuration(kubeconfig: str, context: str) -> client.Configuration:
+    """How to reach the API server: the named kubeconfig, else $KUBECONFIG, else ~/.kube/config, else in-cluster.
+
+    Raises ParameterError if nothing usable is found.
+    """
+    configuration = client.Configuration()
+    configuration.retries = 2  # of connections only: nothing has been sent yet
+    configuration.connection_pool_maxsize = 16
+    chosen = kubeconfig or os.environ.get("KUBECONFIG", "")
+    home = Path("~/.kube/config").expanduser()
+    try:
+        if not chosen and not home.is_file() and _SERVICE_ACCOUNT.is_file():
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        else:
+            config.load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=str(Path(chosen).expanduser()) if chosen else str(home),
+                context=context or None,
+                client_configuration=configuration,
+                persist_config=False,
+            )
+    except (config.ConfigException, OSError) as error:
+        raise _unusable(cut(str(error))) from error
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError) as error:
+        # The loader stumbles over what is no kubeconfig; its words may quote the file, and with it a token.
+        raise _unusable(f"{chosen or home} can't be read as a kubeconfig ({type(error).__name__})") from None
+    return configuration
+
+
+def _unusable(fault: str) -> ParameterError:
+    return ParameterError(
+        [fault],
+        where="The way to the Kubernetes API",
+        todo="Name a kubeconfig and a context in the profile (kubernetes:), or set KUBECONFIG.",
+    )
+
+
+class Transport:
+    """Requests to one API server; safe to use from several threads."""
+
+    def __init__(self, configuration: client.Configuration, redactor: Redactor) -> None:
+        self.configuration = configuration
+        self.redactor = redactor
+        self._rest: Any = client.ApiClient(configuration).rest_client
+        self._auth = threading.Lock()
+        self._offset: float | None = None
+
+    @property
+    def server(self) -> str:
+        """Host and port of the API server, for messages."""
+        return urlsplit(self.configuration.host).netloc
+
+    @property
+    def offset_seconds(self) -> float | None:
+        """By how much the API server's clock is ahead of ours, to about a second; None before the first answer."""
+        return self._offset
+
+    def headers(self) -> dict[str, str]:
+        """The headers that say who we are; an expiring token is renewed here."""
+        with self._auth:
+            bearer = self.configuration.auth_settings().get("BearerToken", {}).get("value")
+        if not bearer:
+            return {"User-Agent": "drillbook"}
+        self.redactor.add(str(bearer).partition(" ")[2])
+        return {"User-Agent": "drillbook", "Authorization": str(bearer)}
+
+    def url(self, path: str, query: Mapping[str, Any] | None = None) -> str:
+        """The absolute URL; a value that is None is left out, a list is repeated."""
+        given = {key: value for key, value in (query or {}).items() if value is not None and value != ""}
+        return self.configuration.host.rstrip("/") + path + (f"?{urlencode(given, doseq=True)}" if given else "")
+
+    def proxy(self) -> str | None:
+        """The HTTP proxy on the way to the API server, if any."""
+        found = self.configuration.proxy
+        if not found or should_bypass_proxies(self.configuration.host, self.configuration.no_proxy or ""):
+            return None
+        return str(found)
+
+    def ssl_context(self) -> ssl.SSLContext | bool:
+        """TLS as the kubeconfig asks for it, for clients other than the official one."""
+        if not self.configuration.host.startswith("https:"):
+            return True
+        made = ssl.create_default_context(
+            cafile=self.configuration.ssl_ca_cert, cadata=self.configuration.ca_cert_data or None
+        )
+        # Newer Pythons set this, urllib3 does not: many clusters' own CAs lack a key identifier.
+        made.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if not self.configuration.verify_ssl:
+            made.check_hostname = False
+            made.verify_mode = ssl.CERT_NONE
+        if self.configuration.cert_file:
+            made.load_cert_chain(self.configuration.cert_file, self.configuration.key_file)
+        return made
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> Answer:
+        """One request with a bounded wait; only reads are tried again. Raises KubernetesError unless it is 2xx.
+
+        ``what`` says the action in words for the error. Where a change was asked for and no answer came, the error's
+        ``changed`` is unknown.
+        """
+        if method == "GET":
+            return self._read_again(lambda: self._once(method, path, what, query, body, content_type))
+        return self._once(method, path, what, query, body, content_type)
+
+    def _read_again(self, attempt: Any) -> Answer:
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: is_passing(error)),
+            stop=tenacity.stop_after_attempt(4),
+            wait=tenacity.wait_exponential(multiplier=0.1, max=1.0),
+            reraise=True,
+        )
+        answer: Answer = retrying(attempt)
+        return answer
+
+    def _once(
+        self, method: str, path: str, what: str, query: Mapping[str, Any] | None, body: Any, content_type: str
+    ) -> Answer:
+        started = time.time()
+        changes = method != "GET"
+        response = self._send(method, path, what, query, body, content_type, REQUEST_SECONDS, changes)
+        try:
+            data = response.read()
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self.no_answer(what, error, changes) from error
+        self._note_time(response.headers.get("Date"), started, time.time())
+        answer = Answer(response.status, str(response.reason or ""), data or b"")
+        if not 200 <= answer.status < 300:
+            raise self.refused(what, answer, changes)
+        return answer
+
+    def stream(
+        self, path: str, *, what: str, query: Mapping[str, Any] | None, read_seconds: float
+    ) -> urllib3.response.BaseHTTPResponse:
+        """Start a GET whose body is read as it comes; ``read_seconds`` bounds the wait for each piece of it."""
+        response = self._send("GET", path, what, query, None, "application/json", read_seconds, False)
+        raw: urllib3.response.BaseHTTPResponse = response.response
+        if not 200 <= response.status < 300:
+            answer = Answer(response.status, str(response.reason or ""), response.read() or b"")
+            raise self.refused(what, answer, False)
+        return raw
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        what: str,
+        query: Mapping[str, Any] | None,
+        body: Any,
+        content_type: str,
+        read_seconds: float,
+        changes: bool,
+    ) -> Any:
+        headers = {**self.headers(), "Accept": "application/json", "Content-Type": content_type}
+        try:
+            return self._rest.request(
+                method, self.url(path, query), headers=headers, body=body, _request_timeout=(10.0, read_seconds)
+            )
+        except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
+            raise self.no_answer(what, error, changes) from error
+
+    def _note_time(self, date: str | None, started: float, ended: float) -> None:
+        if not date:
+            return
+        try:
+            # The header is cut to whole seconds: half a second more is the best guess.
+            self._offset = parsedate_to_datetime(date).timestamp() + 0.5 - (started + ended) / 2
+        except ValueError:
+            pass
+
+    def no_answer(self, what: str, error: Exception, changes: bool) -> KubernetesError:
+        """The error for a request that was not answered."""
+        why = self.redactor.clean(_innermost(error))[:MESSAGE_LIMIT]
+        changed = Changed.UNKNOWN if changes else Changed.NOTHING
+        return KubernetesError(f"{what}: no answer from {self.server}: {why}", todo=_TODO[0], changed=changed)
+
+    def refused(self, what: str, answer: Answer, changes: bool) -> KubernetesError:
+        """The error for an answer that is not 2xx: the Status' own words, or only the code."""
+        message, reason = status_text(answer.data)
+        shown = message or f"HTTP {answer.status} {answer.reason} (the body is not a Status and is not shown)"
+        gateway = answer.status in {500, 502, 504}
+        return KubernetesError(
+            f"{what}: {cut(self.redactor.clean(shown))}",
+            status=answer.status,
+            reason=reason,
+            todo=_TODO.get(answer.status, "Try again; if it stays, look at the API server's own health."),
+            changed=Changed.UNKNOWN if changes and gateway else Changed.NOTHING,
+        )
+
+    def close(self) -> None:
+        """Close the connections; safe to call twice."""
+        self._rest.close()
+
+
+def cut(text: str) -> str:
+    """At most MESSAGE_LIMIT characters."""
+    return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+
+
+def status_text(data: bytes) -> tuple[str, str]:
+    """Message and reason of a ``Status`` body; empty for any other body."""
+    try:
+        body = json.loads(data)
+    except ValueError:
+        return "", ""
+    if not isinstance(body, dict) or body.get("kind") != "Status":
+        return "", ""
+    return str(body.get("message", "")), str(body.get("reason", ""))
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether a read that failed so may succeed when tried again."""
+    return isinstance(error, KubernetesError) and (error.status == 0 or error.status in _BUSY)
+
+
+def _innermost(error: BaseException) -> str:
+    """The reason at the bottom of a chain of exceptions, without the URL and object addresses on the way."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        reason = getattr(current, "reason", None)
+        following = reason if isinstance(reason, BaseException) else current.__cause__ or current.__context__
+        current = following
+    for found in reversed(seen):
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return f"TLS: {found.verify_message}"
+        if isinstance(found, socket.gaierror | OSError) and found.strerror:
+            return found.strerror
+        if isinstance(found, TimeoutError | urllib3.exceptions.TimeoutError):
+            return "timed out"
+    return type(seen[-1]).__name__

@@ -1,0 +1,248 @@
+"""The words of the domain as frozen types; no I/O."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import total_ordering
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
+from pydantic_core import core_schema
+
+
+class Frozen(BaseModel):
+    """An immutable value that goes to the journal as JSON and comes back equal; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+
+class Verdict(StrEnum):
+    """What a check, or a run, has shown. ``NOT_APPLICABLE`` needs a reason and never counts as green."""
+
+    VERIFIED = "VERIFIED"
+    UNPROVEN = "UNPROVEN"
+    FAILED = "FAILED"
+    NOT_APPLICABLE = "n/a"
+
+    @staticmethod
+    def worst(verdicts: list[Verdict]) -> Verdict:
+        """The worst of ``verdicts``; FAILED outranks UNPROVEN; nothing seen is UNPROVEN."""
+        seen = [v for v in verdicts if v is not Verdict.NOT_APPLICABLE]
+        if Verdict.FAILED in seen:
+            return Verdict.FAILED
+        return Verdict.UNPROVEN if Verdict.UNPROVEN in seen or not seen else Verdict.VERIFIED
+
+
+@total_ordering
+class Lsn:
+    """A log sequence number: a byte position in the WAL, written ``X/Y`` in hexadecimal."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: int | str | Lsn) -> None:
+        if isinstance(value, Lsn):
+            value = value.value
+        if isinstance(value, str):
+            high, slash, low = value.partition("/")
+            if not slash:
+                raise ValueError(f"not an LSN: {value!r} (expected X/Y in hexadecimal)")
+            value = (int(high, 16) << 32) | int(low, 16)
+        if not 0 <= value < 1 << 64:
+            raise ValueError(f"not an LSN: {value}")
+        object.__setattr__(self, "value", value)
+
+    value: int
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("Lsn is immutable")
+
+    def __str__(self) -> str:
+        return f"{self.value >> 32:X}/{self.value & 0xFFFFFFFF:X}"
+
+    def __repr__(self) -> str:
+        return f"Lsn('{self}')"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lsn) and self.value == other.value
+
+    def __lt__(self, other: Lsn) -> bool:
+        return self.value < other.value
+
+    def __sub__(self, other: Lsn) -> int:
+        return self.value - other.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls, serialization=core_schema.plain_serializer_function_ser_schema(str, when_used="always")
+        )
+
+
+def parse_instant(value: Any) -> datetime:
+    """An aware instant in UTC from a datetime or text; text without a zone is refused and its UTC reading shown."""
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            value = datetime.fromisoformat(text)
+        except ValueError as error:
+            raise ValueError(f"not an instant: {text!r} (expected e.g. 2026-11-01T10:15:00Z)") from error
+    if not isinstance(value, datetime):
+        raise ValueError(f"not an instant: {value!r}")
+    if value.tzinfo is None:
+        reading = value.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
+        found = value.isoformat(sep=" ")
+        raise ValueError(f"{found} has no time zone; read as UTC it is {reading}: write it with a zone")
+    return value.astimezone(UTC)
+
+
+def show_instant(value: datetime) -> str:
+    """RFC 3339 in UTC with microseconds where they matter."""
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration as a person says it: ``0.4 s``, ``42 s``, ``4 min 12 s``, ``1 h 05 min``, ``2 d 3 h``."""
+    if seconds < 0:
+        return f"−{show_seconds(-seconds)}"
+    if seconds < 9.95:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60:02d} s" if whole % 60 else "")
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h" + (f" {minutes % 60:02d} min" if minutes % 60 else "")
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d" + (f" {hours % 24} h" if hours % 24 else "")
+
+
+Instant = Annotated[datetime, BeforeValidator(parse_instant), PlainSerializer(show_instant, return_type=str)]
+Timeline = Annotated[int, "a PostgreSQL timeline id, from 1"]
+
+
+class ClusterRef(Frozen):
+    """A CloudNativePG Cluster by namespace and name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class BaseBackup(Frozen):
+    """A base backup as its ``backup.info`` in the bucket describes it; sizes in bytes."""
+
+    backup_id: str
+    server_name: str
+    status: str
+    begin_time: Instant
+    end_time: Instant
+    begin_wal: str
+    end_wal: str
+    begin_lsn: Lsn
+    end_lsn: Lsn
+    timeline: Timeline
+    system_id: str
+    pg_version: int  # major * 10000, as server_version_num
+    segment_bytes: int
+    size_bytes: int  # stored in the bucket
+    cluster_size_bytes: int  # the data directory's, 0 if unknown
+    compression: str
+    location: str  # s3://bucket/prefix, no credentials
+    backup_name: str = ""
+    objects: int = 0
+
+    def age_seconds(self, now: datetime) -> float:
+        """Seconds since the backup ended."""
+        return (now - self.end_time).total_seconds()
+
+
+class RecoveryTarget(Frozen):
+    """Where recovery stops. At most one of time, LSN, XID, name and immediate; none means the end of the archive."""
+
+    target_time: Instant | None = None
+    target_lsn: Lsn | None = None
+    target_xid: int | None = None
+    target_name: str | None = None
+    target_immediate: bool = False
+    exclusive: bool = False
+    timeline: Timeline | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = [self.target_time, self.target_lsn, self.target_xid, self.target_name, self.target_immediate or None]
+        if sum(kind is not None for kind in kinds) > 1:
+            raise ValueError("give one of target_time, target_lsn, target_xid, target_name, target_immediate")
+        return self
+
+    def __str__(self) -> str:
+        if self.target_time is not None:
+            return f"time {show_instant(self.target_time)}"
+        if self.target_lsn is not None:
+            return f"LSN {self.target_lsn}"
+        if self.target_xid is not None:
+            return f"XID {self.target_xid}"
+        if self.target_name is not None:
+            return f"restore point {self.target_name!r}"
+        return "end of the base backup" if self.target_immediate else "end of the archive"
+
+
+class ArchivedCommit(Frozen):
+    """A commit record read from the archive's WAL."""
+
+    committed_at: Instant
+    xid: int
+    lsn: Lsn  # where the record starts
+    end_lsn: Lsn
+    segment: str
+
+
+class RecoveryWindow(Frozen):
+    """What recovery can reach now. ``last_time`` is 1 µs before the newest archived commit, which LSN or XID reach."""
+
+    first_time: Instant
+    last_time: Instant
+    newest_commit: ArchivedCommit
+
+
+class Effect(StrEnum):
+    """What a step does to the world."""
+
+    READS = "reads"
+    CREATES = "creates"
+    CHANGES = "changes"
+    DESTROYS = "destroys"
+
+
+class Check(Frozen):
+    """One rung or precondition: what it proves, what was expected and observed, and the verdict."""
+
+    name: str
+    proves: str
+    verdict: Verdict
+    expected: str = ""
+    observed: str = ""
+    reason: str = ""  # why it is UNPROVEN or n/a
+    required: bool = True
+    seconds: float = 0.0
+    details: tuple[tuple[str, str], ...] = ()  # at most a dozen (what, value) rows; never a row of the database
+
+
+class Actor(Frozen):
+    """Who acts, and how that is known: ``api`` (the API server said so), ``os`` (the machine's account), ``declared``."""
+
+    username: str
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    strength: str = "api"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As evidence keeps it."""
+        return self.model_dump(mode="json")

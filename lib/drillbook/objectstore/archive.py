@@ -1,0 +1,79 @@
+"""Reading the archived WAL: segments, history files, and the chain from a base backup."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from drillbook.errors import ObjectStoreError, WalGap
+from drillbook.model import BaseBackup
+from drillbook.objectstore.compression import decompress
+from drillbook.objectstore.layout import PARALLEL, ArchivedSegment, HistoryObject, WalListing
+from drillbook.objectstore.protocol import ObjectStore
+from drillbook.wal import MAX_SEGMENT_BYTES, Chain, Switch, WalFormatError, chain, parse_history, segment_header
+
+_HISTORY_LIMIT = 1 << 20
+STOPS = "Recovery stops at this segment. Take a new base backup, and find out what damaged the object."
+
+
+def read_segment(store: ObjectStore, segment: ArchivedSegment) -> bytes:
+    """The segment decompressed and whole.
+
+    WalGap: it is there, but torn, damaged or no WAL of PostgreSQL 14 to 18, and the message names it. ObjectStoreError:
+    the store's own answer, or a compression whose package is not installed.
+    """
+    data = decompress(
+        store.get(segment.key), segment.compression, name=f"segment {segment.name}", limit=MAX_SEGMENT_BYTES
+    )
+    try:
+        header = segment_header(data, f"segment {segment.name}")
+    except WalFormatError as error:
+        raise WalGap(f"{error}, in the archive", todo=STOPS) from error
+    if len(data) != header.segment_bytes:
+        raise WalGap(
+            f"segment {segment.name} in the archive is torn: {len(data)} of {header.segment_bytes} bytes", todo=STOPS
+        )
+    return data
+
+
+def histories(store: ObjectStore, listing: WalListing) -> dict[int, tuple[Switch, ...]]:
+    """Every timeline history file of the listing, read and parsed; WalGap names one that is damaged."""
+
+    def read(item: HistoryObject) -> tuple[Switch, ...]:
+        name = f"{item.timeline:08X}.history"
+        data = decompress(store.get(item.key), item.compression, name=name, limit=_HISTORY_LIMIT)
+        try:
+            switches = parse_history(data.decode())
+            if not switches or switches[-1].timeline >= item.timeline:
+                raise ValueError("it names no ancestor" if not switches else "it names a later timeline")
+        except (ValueError, UnicodeDecodeError) as error:
+            raise WalGap(
+                f"{name} in the archive can't be read: {error}",
+                todo="Recovery to this timeline can't find its way: archive the file again from pg_wal.",
+            ) from error
+        return switches
+
+    with ThreadPoolExecutor(PARALLEL, thread_name_prefix="histories") as pool:
+        return dict(zip(listing.histories, pool.map(read, listing.histories.values()), strict=True))
+
+
+def archive_chain(store: ObjectStore, backup: BaseBackup, listing: WalListing, *, timeline: int = 0) -> Chain:
+    """The WAL chain from ``backup`` to the newest segment on the way to ``timeline`` (0: the newest timeline).
+
+    ``listing`` must go back at least to the backup's begin WAL. Segments that the listing already shows to be torn
+    (empty, or stored without compression in another size) count as missing. Raises what `histories` raises.
+    """
+    if listing.since > backup.begin_wal:
+        raise ObjectStoreError(
+            f"the listing begins at {listing.since}, after the base backup's {backup.begin_wal}",
+            reason="ListingTooShort",
+            todo="List the WAL since the base backup's begin WAL.",
+        )
+    return chain(
+        backup.begin_wal,
+        timeline,
+        listing.names(),
+        histories(store, listing),
+        backup.segment_bytes,
+        begin_lsn=backup.begin_lsn,
+        torn=listing.torn(backup.segment_bytes),
+    )

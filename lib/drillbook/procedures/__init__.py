@@ -1,0 +1,1 @@
+"""The Step classes, one module a part of a procedure; what a notebook imports."""

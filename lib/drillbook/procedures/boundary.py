@@ -1,0 +1,300 @@
+"""The boundary: a marker before, a simulated mistake, a marker after; WAL seen in the archive; the target proven.
+
+Everything is written into Drillbook's own database on the source, never into a tenant's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from drillbook import integrity, objectstore
+from drillbook.errors import Changed, PreconditionError, StepTimeoutError, VerificationError
+from drillbook.model import ArchivedCommit, BaseBackup, Effect, Frozen, Instant, Lsn, RecoveryTarget, show_instant
+from drillbook.procedures.preflight import ArchivedWal, SourceCluster
+from drillbook.step import Context, Plan, Step
+from drillbook.wal import segment_name
+
+SCRATCH_ROWS = 1000
+
+
+class Marker(Frozen):
+    """A marker row: its transaction and the server's clock when it was written."""
+
+    name: str
+    xid: int
+    written_at: Instant
+
+
+class Baseline(Frozen):
+    """The source as it was at the marker before the mistake; structures stay in memory only."""
+
+    marker: Marker
+    lsn: Lsn  # where the WAL was just before the marker
+    digests: dict[str, dict[str, integrity.TableDigest]]
+    unproven: dict[str, str]
+    attempts: int
+    scratch_rows: int
+    structures: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+
+
+class Mistake(Frozen):
+    """The simulated mistake: rows of Drillbook's own scratch table, deleted and committed."""
+
+    xid: int
+    rows_deleted: int
+    at: Instant
+    after: Marker
+
+
+class SwitchedWal(Frozen):
+    """The segment that holds the boundary, seen in the archive."""
+
+    segment: str
+    waited_seconds: float
+
+
+class ProvenTarget(Frozen):
+    """A recovery target that the archived WAL is known to reach, and the commits on both sides of it."""
+
+    target: RecoveryTarget
+    last_before: ArchivedCommit
+    first_after: ArchivedCommit
+    newest: ArchivedCommit
+    own_marker: bool
+    digests_hold: bool
+
+
+@dataclass(frozen=True)
+class MarkBefore(Step[Baseline]):
+    """Write the marker that must be restored, and digest the chosen tables around it.
+
+    Two snapshots stand just before and just after the marker's commit; where their digests are equal, they are the
+    digest at the target. Rows stay in the database: only counts and keyed digests leave it.
+    """
+
+    effect: ClassVar[Effect] = Effect.CREATES
+    cluster: SourceCluster
+    archived: ArchivedWal
+
+    def check(self, ctx: Context) -> None:
+        ctx.require_preconditions()
+
+    def plan(self, ctx: Context) -> Plan:
+        return Plan(
+            summary=f"One marker row and {SCRATCH_ROWS} scratch rows in database {ctx.site.sql.database}",
+            sql=("INSERT INTO drillbook.scratch …", "INSERT INTO drillbook.marker … 'before'"),
+            notes=tuple(
+                f"digest {tenant.database}: {', '.join(tenant.digest_tables)}"
+                for tenant in ctx.site.tenants
+                if tenant.digest_tables
+            ),
+        )
+
+    def do(self, ctx: Context) -> Baseline:
+        tables = {tenant.database: list(tenant.digest_tables) for tenant in ctx.site.tenants if tenant.digest_tables}
+        with ctx.source(read_only=False) as own:
+            own.run("ensure_scratch")
+            own.run("insert_scratch", run_id=ctx.run_id, rows=SCRATCH_ROWS)
+            lsn = Lsn(own.ask_one("wal_position")["lsn"])
+
+            def write_marker() -> Marker:
+                row = own.run_one("write_marker", run_id=ctx.run_id, name="before")
+                return Marker(name="before", xid=int(row["xid"]), written_at=row["written_at"])
+
+            ctx.recorder.progress("digesting the chosen tables around the marker")
+            found = integrity.digests_at_boundary(ctx.source, write_marker, tables, ctx.digest_key)
+        structures: dict[str, Any] = {}
+        for tenant in ctx.site.tenants:
+            ctx.recorder.progress(f"reading the structure of {tenant.database}")
+            with ctx.source(tenant.database) as db:
+                structures[tenant.database] = integrity.structure(db)
+        return Baseline(
+            marker=found.marker,
+            lsn=lsn,
+            digests=found.digests,
+            unproven=found.unproven,
+            attempts=found.attempts,
+            scratch_rows=SCRATCH_ROWS,
+            structures=structures,
+        )
+
+    def verify(self, ctx: Context, result: Baseline) -> None:
+        with ctx.source() as db:
+            seen = db.ask_one("boundary", run_id=ctx.run_id)
+        if not seen["before"] or seen["after"] or seen["scratch_rows"] != SCRATCH_ROWS:
+            raise VerificationError(
+                "the source does not show the marker as written",
+                expected=f"marker before, none after, {SCRATCH_ROWS} scratch rows",
+                observed=f"before={seen['before']}, after={seen['after']}, {seen['scratch_rows']} scratch rows",
+                todo="Look at database drillbook on the source; start a new run.",
+            )
+
+
+@dataclass(frozen=True)
+class SimulateMistake(Step[Mistake]):
+    """Simulate the mistake: delete this run's scratch rows in Drillbook's own database, then write a second marker.
+
+    The rows are the damage that the recovery must undo; no tenant's row is ever touched. The marker must not come
+    back: without it a copy that ran on past the target would look as good as one that stopped there.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    cluster: SourceCluster
+    baseline: Baseline
+
+    def plan(self, ctx: Context) -> Plan:
+        return Plan(
+            summary=f"Delete the {SCRATCH_ROWS} scratch rows of this run from {ctx.site.sql.database}",
+            sql=(
+                f"DELETE FROM drillbook.scratch WHERE run_id = '{ctx.run_id}'",
+                "INSERT INTO drillbook.marker … 'after'",
+            ),
+        )
+
+    def do(self, ctx: Context) -> Mistake:
+        with ctx.source(read_only=False) as own:
+            row = own.run_one("delete_scratch", run_id=ctx.run_id)
+            after = own.run_one("write_marker", run_id=ctx.run_id, name="after")
+        marker = Marker(name="after", xid=int(after["xid"]), written_at=after["written_at"])
+        return Mistake(xid=int(row["xid"]), rows_deleted=int(row["rows"]), at=row["at"], after=marker)
+
+    def verify(self, ctx: Context, result: Mistake) -> None:
+        with ctx.source() as db:
+            left = db.ask_one("boundary", run_id=ctx.run_id)["scratch_rows"]
+        if left or result.rows_deleted != self.baseline.scratch_rows:
+            raise VerificationError(
+                "the mistake did not delete this run's scratch rows",
+                expected=f"{self.baseline.scratch_rows} deleted, 0 left",
+                observed=f"{result.rows_deleted} deleted, {left} left",
+                todo="Look at drillbook.scratch on the source; start a new run.",
+            )
+        if result.after.written_at <= self.baseline.marker.written_at:
+            raise VerificationError(
+                "the source's clock ran backwards between the markers",
+                expected=f"later than {show_instant(self.baseline.marker.written_at)}",
+                observed=show_instant(result.after.written_at),
+                todo="Mend the clock of the source's node: recovery to a time can't be trusted.",
+            )
+
+
+@dataclass(frozen=True)
+class SwitchWal(Step[SwitchedWal]):
+    """Switch one WAL segment and see it in the archive.
+
+    The commit after the marker lands before the switch, in a transaction of its own, so that it is archived with it.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    cluster: SourceCluster
+    backup: BaseBackup
+    mistake: Mistake
+
+    def plan(self, ctx: Context) -> Plan:
+        return Plan(
+            summary="One later commit, then one WAL switch on the source; wait until the segment is in the bucket",
+            sql=("INSERT INTO drillbook.marker … 'later'", "SELECT pg_switch_wal()"),
+        )
+
+    def do(self, ctx: Context) -> SwitchedWal:
+        started = datetime.now(UTC)
+        with ctx.source(read_only=False) as own:
+            own.run_one("write_marker", run_id=ctx.run_id, name="later")
+            switched = own.run_one("switch_wal")
+        # pg_switch_wal answers with the end of the switched segment's used part; one byte less lies within it.
+        inside = Lsn(Lsn(str(switched["lsn"])).value - 1)
+        segment = segment_name(self.cluster.timeline, inside, self.backup.segment_bytes)
+        deadline = started + timedelta(seconds=ctx.site.limits.step.total_seconds())
+        while True:
+            waited = (datetime.now(UTC) - started).total_seconds()
+            if objectstore.is_archived(ctx.store, self.cluster.server_name, segment):
+                return SwitchedWal(segment=segment, waited_seconds=waited)
+            ctx.recorder.progress(
+                f"waiting for {segment} in the archive", fraction=None, rows=(("waited", f"{waited:.0f} s"),)
+            )
+            self._stop_on_failure(ctx, started, segment)
+            if datetime.now(UTC) > deadline:
+                raise StepTimeoutError(
+                    f"segment {segment} was not seen in the archive within {waited:.0f} s",
+                    todo="Look at pg_stat_archiver and the Cluster's ContinuousArchiving condition.",
+                )
+            ctx.pause(0.25)
+
+    def _stop_on_failure(self, ctx: Context, started: datetime, segment: str) -> None:
+        with ctx.source() as db:
+            archiver = db.ask_one("archiver")
+        failed = archiver["last_failed_time"]
+        if failed is not None and failed > started and archiver["last_failed_wal"] == segment:
+            raise PreconditionError(
+                f"archiving of {segment} failed at {show_instant(failed)}",
+                changed=Changed.DONE,
+                todo="Mend the archiver (the Cluster's ContinuousArchiving condition has its message), then start again.",
+            )
+
+
+@dataclass(frozen=True)
+class ProveTargetReachable(Step[ProvenTarget]):
+    """Prove from the archived WAL itself that the target is reachable.
+
+    The commits on both sides of the target are read from the archive, not guessed from the times of objects.
+    """
+
+    cluster: SourceCluster
+    backup: BaseBackup
+    archived: ArchivedWal
+    baseline: Baseline
+    mistake: Mistake
+    switched: SwitchedWal
+
+    def do(self, ctx: Context) -> ProvenTarget:
+        listing = objectstore.wal_names(ctx.store, self.cluster.server_name, since=self.backup.begin_wal)
+        chain = objectstore.archive_chain(ctx.store, self.backup, listing)
+        commits = objectstore.commits_since(
+            ctx.store, listing, chain, lsn=self.baseline.lsn, at=self.archived.asked, system_id=self.cluster.system_id
+        )
+        before = next((c for c in commits if c.xid == self.baseline.marker.xid & 0xFFFFFFFF), None)
+        after = next((c for c in commits if c.xid == self.mistake.after.xid & 0xFFFFFFFF), None)
+        if before is None or after is None:
+            raise PreconditionError(
+                f"the commits of the markers (XID {self.baseline.marker.xid}, {self.mistake.after.xid}) are not in the archived "
+                f"WAL up to {self.switched.segment}",
+                changed=Changed.DONE,
+                todo="Read the archive with pg_waldump of the source's major version; start a new run.",
+            )
+        at = self.archived.asked or before.committed_at
+        earlier = [c for c in commits if c.committed_at <= at]
+        later = [c for c in commits if c.committed_at > at]
+        last = earlier[-1] if earlier else before
+        # Recovery stops at the first commit with a later time, in the order of the WAL.
+        first_after = later[0]
+        # A commit that follows the marker in the WAL but carries an earlier time would be replayed too.
+        holds = self.archived.asked is None and not any(
+            c.lsn > before.lsn and c.lsn < first_after.lsn and c.committed_at <= at for c in commits
+        )
+        found = ProvenTarget(
+            target=RecoveryTarget(target_time=at, timeline=self.cluster.timeline),
+            last_before=last,
+            first_after=first_after,
+            newest=commits[-1],
+            own_marker=self.archived.asked is None,
+            digests_hold=holds,
+        )
+        ctx.recorder.fact("target", found.model_dump(mode="json"))
+        return found
+
+
+__all__ = [
+    "ArchivedWal",
+    "Baseline",
+    "MarkBefore",
+    "Marker",
+    "Mistake",
+    "ProveTargetReachable",
+    "ProvenTarget",
+    "SimulateMistake",
+    "SwitchWal",
+    "SwitchedWal",
+]

@@ -1,0 +1,374 @@
+"""The recovery copy: made from a pinned base backup, watched until it is up, removed and proven gone."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from drillbook import cleanup, manifests
+from drillbook import kube as k8s
+from drillbook.errors import Changed, RecoveryFailed, RunbookError, StepTimeoutError, VerificationError
+from drillbook.manifests import Copy
+from drillbook.model import BaseBackup, ClusterRef, Effect, Frozen, Instant, show_instant
+from drillbook.procedures.boundary import ProvenTarget
+from drillbook.procedures.preflight import HEALTHY, SourceCluster
+from drillbook.recoverylog import RecoveryLog
+from drillbook.step import Context, Obligation, Plan, Step
+
+UNRECOVERABLE = "Cluster is unrecoverable and needs manual intervention"
+
+
+class RecoveryCopy(Frozen):
+    """The copy's Cluster as it was created."""
+
+    ref: ClusterRef
+    uid: str
+    created_at: Instant
+    objects: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+class Recovered(Frozen):
+    """How the copy came up. Times in seconds; ``recovery_seconds`` from creation to accepting connections again."""
+
+    ref: ClusterRef
+    timeline: int
+    stopped: str
+    stopped_xid: int
+    stopped_at: Instant | None
+    last_completed_at: Instant | None
+    segments: int
+    provision_seconds: float
+    fetch_seconds: float
+    replay_seconds: float
+    promote_seconds: float
+    recovery_seconds: float
+    log: str
+
+
+@dataclass(frozen=True)
+class CreateRecoveryCluster(Step[RecoveryCopy]):
+    """Create the recovery cluster in the drill namespace, from the pinned base backup.
+
+    It is quarantined before its first start: it can't archive, reads the archive with read-only credentials, and
+    runs no subscription and no scheduled job. Database, owner and secret are named so that no password changes.
+    """
+
+    effect: ClassVar[Effect] = Effect.CREATES
+    cluster: SourceCluster
+    backup: BaseBackup
+    target: ProvenTarget
+
+    def check(self, ctx: Context) -> None:
+        ctx.require_preconditions()
+
+    def plan(self, ctx: Context) -> Plan:
+        copy = Copy.named(ctx.site, ctx.run_id, datetime.now(UTC))
+        notes = [f"in namespace {ctx.site.drill_namespace}; expires after {ctx.site.limits.copy_expires}"]
+        if self.unknown is not None:
+            return Plan(summary=f"Cluster {copy.ref.name} (its target is {self.unknown})", notes=tuple(notes))
+        objects, left_out = self._objects(ctx, copy, owner_uid="")
+        notes += [f"left out: {name} ({reason})" for name, reason in left_out]
+        return Plan(summary=f"Cluster {copy.ref}", objects=tuple(objects), notes=tuple(notes))
+
+    def _objects(self, ctx: Context, copy: Copy, owner_uid: str) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+        source = ctx.cluster_object(self.cluster.ref)
+        cluster, left_out = manifests.recovery_cluster(
+            copy, ctx.site, source, backup=self.backup, target=self.target.target, owner_uid=owner_uid
+        )
+        store = ctx.object_store
+        objects = [
+            manifests.object_store(copy, ctx.site, store, owner_uid=owner_uid),
+            manifests.network_policy(copy, store, owner_uid=owner_uid),
+            cluster,
+        ]
+        return objects, left_out
+
+    def do(self, ctx: Context) -> RecoveryCopy:
+        now = datetime.now(UTC)
+        copy = Copy.named(ctx.site, ctx.run_id, now)
+        owner = manifests.owner_object(copy, source=self.cluster.ref, expires_at=now + ctx.site.limits.copy_expires)
+        objects, left_out = self._objects(ctx, copy, owner_uid="")
+        # Everything is tried as a dry run first, so that a refusal leaves nothing behind.
+        for item in (owner, *objects):
+            ctx.kube.create(item, dry_run=True)
+        self._promise(ctx, owner)
+        owner_uid = ctx.kube.create(owner)["metadata"]["uid"]
+        secret = ctx.kube.secret(ctx.site.sql.secret.namespace, ctx.site.sql.secret.name)
+        password = manifests.password_secret(
+            copy, username=secret["username"], password=secret["password"], owner_uid=owner_uid
+        )
+        objects, left_out = self._objects(ctx, copy, owner_uid=owner_uid)
+        created_at = datetime.now(UTC)
+        created: dict[str, Any] = {}
+        for item in (password, *objects):
+            self._promise(ctx, item)
+            created = ctx.kube.create(item)
+        names = [f"{item['kind']}/{item['metadata']['name']}" for item in (owner, password, *objects)]
+        spec = created["spec"]
+        quarantine = {
+            "plugins": spec.get("plugins", []),
+            "backup": spec.get("backup"),
+            "managed": spec.get("managed"),
+            "namespace": copy.ref.namespace,
+            "left_out": left_out,
+        }
+        ctx.recorder.fact("quarantine", quarantine)
+        found = RecoveryCopy(
+            ref=copy.ref,
+            uid=created["metadata"]["uid"],
+            created_at=created_at,
+            objects=tuple(names),
+            left_out=tuple(left_out),
+        )
+        ctx.recorder.fact(
+            "copy",
+            found.model_dump(mode="json")
+            | {
+                "image": spec.get("imageName", ""),
+                "storage": spec.get("storage", {}),
+                "resources": spec.get("resources", {}),
+            },
+        )
+        return found
+
+    def _promise(self, ctx: Context, item: dict[str, Any]) -> None:
+        metadata = item["metadata"]
+        ctx.recorder.obligation(Obligation(item["kind"], metadata["namespace"], metadata["name"], "made by this run"))
+
+    def verify(self, ctx: Context, result: RecoveryCopy) -> None:
+        spec = ctx.cluster_object(result.ref)["spec"]
+        archiving = [name for name in ("plugins", "backup") if spec.get(name)]
+        if archiving:
+            raise VerificationError(
+                f"the copy {result.ref} could archive",
+                expected="no spec.plugins and no spec.backup",
+                observed=", ".join(archiving),
+                todo="Remove it with `drillbook cleanup` at once: it would write to the archive.",
+            )
+
+
+@dataclass(frozen=True)
+class WaitForRecovery(Step[Recovered]):
+    """Wait for fetch, replay and promotion, and keep the job's log.
+
+    CloudNativePG deletes the job, and its log with it, once the cluster is healthy. A failed attempt ends the wait at
+    once: the job's own retries would repeat it for minutes.
+    """
+
+    cluster: SourceCluster
+    copy: RecoveryCopy
+
+    def plan(self, ctx: Context) -> Plan:
+        return Plan(summary=f"Wait at most {ctx.site.limits.recovery} for the copy; keep the job's log")
+
+    def do(self, ctx: Context) -> Recovered:
+        job = f"{self.copy.ref.name}-1-full-recovery"
+        follower = _Follower(ctx, self.copy.ref.namespace, job)
+        try:
+            self._wait(ctx, job, follower)
+        finally:
+            log_name = follower.keep(ctx)
+        return self._result(ctx, follower.log, log_name)
+
+    def _wait(self, ctx: Context, job: str, follower: _Follower) -> None:
+        started = time.monotonic()
+        limit = ctx.site.limits.recovery.total_seconds()
+        while True:
+            follower.step()
+            cluster = ctx.kube.get(k8s.CLUSTER, self.copy.ref.namespace, self.copy.ref.name) or {}
+            status = cluster.get("status", {})
+            if status.get("phase") == HEALTHY:
+                return
+            found = ctx.kube.get(k8s.JOB, self.copy.ref.namespace, job)
+            failed = int((found or {}).get("status", {}).get("failed", 0) or 0)
+            if failed or status.get("phase") == UNRECOVERABLE:
+                follower.finish()
+                raise RecoveryFailed(
+                    f"the recovery job {job} failed: {follower.log.cause or status.get('phaseReason') or 'it left no message'}",
+                    changed=Changed.DONE,
+                    todo="Read the recovery log kept with this run; the copy is removed by this run's clean-up.",
+                )
+            waited = time.monotonic() - started
+            if waited > limit:
+                raise StepTimeoutError(
+                    f"the copy was not up within {limit:.0f} s; last seen: {status.get('phase') or 'no phase'}, {follower.log.doing}",
+                    todo="Read the recovery log kept with this run; raise limits.recovery if the archive is large.",
+                )
+            rows = (
+                ("phase", status.get("phase") or "none yet"),
+                ("now", follower.log.doing),
+                ("waited", f"{waited:.0f} s"),
+            )
+            ctx.recorder.progress("recovering", rows=rows)
+            ctx.pause(0.5)
+
+    def _result(self, ctx: Context, log: RecoveryLog, log_name: str) -> Recovered:
+        healthy_at = datetime.now(UTC)
+        created = self.copy.created_at
+        marks = [created, log.first_at or created]
+        for mark in (log.server_started_at, log.redo_ended_at or log.ready_at, healthy_at):
+            marks.append(max(mark or marks[-1], marks[-1]))
+        seconds = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(marks)]
+        how = "PostgreSQL's own log records; ends when the Cluster is healthy"
+        for name, start, length in zip(("provision", "fetch", "replay", "promote"), marks, seconds, strict=False):
+            ctx.recorder.phase(name, start, length, how)
+        ctx.recorder.fact(
+            "reached",
+            {
+                "timeline": log.timeline,
+                "stopped": log.stopped,
+                "stopped_xid": log.stopped_xid,
+                "stopped_at": show_instant(log.stopped_at) if log.stopped_at else None,
+                "last_completed_at": show_instant(log.last_completed_at) if log.last_completed_at else None,
+                "segments": log.segments,
+                "last_segment": log.last_segment,
+            },
+        )
+        return Recovered(
+            ref=self.copy.ref,
+            timeline=log.timeline,
+            stopped=log.stopped,
+            stopped_xid=log.stopped_xid,
+            stopped_at=log.stopped_at,
+            last_completed_at=log.last_completed_at,
+            segments=log.segments,
+            provision_seconds=seconds[0],
+            fetch_seconds=seconds[1],
+            replay_seconds=seconds[2],
+            promote_seconds=seconds[3],
+            recovery_seconds=(healthy_at - created).total_seconds(),
+            log=log_name,
+        )
+
+    def verify(self, ctx: Context, result: Recovered) -> None:
+        with ctx.copy(result.ref, "postgres", read_only=True) as db:
+            facts = db.ask_one("server_facts")
+        if facts["in_recovery"]:
+            raise VerificationError(
+                "the copy is still in recovery",
+                expected="promoted",
+                observed="in recovery",
+                todo="Read the recovery log kept with this run.",
+            )
+
+
+class _Follower:
+    """Reads the recovery pod's log as it grows, and once more when it ends.
+
+    A thread follows the stream; a stream that breaks is begun again and lines already seen are skipped by count.
+    """
+
+    def __init__(self, ctx: Context, namespace: str, job: str) -> None:
+        self.ctx, self.namespace, self.job = ctx, namespace, job
+        self.log = RecoveryLog()
+        self.lines: list[str] = []
+        self._pod = ""
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._fed = 0
+
+    def step(self) -> None:
+        """Start following the newest pod once it runs, and take in what has come."""
+        if self._thread is None or not self._thread.is_alive():
+            pods = self.ctx.kube.list(k8s.POD, self.namespace, labels=f"job-name={self.job}")
+            running = [pod for pod in pods if pod.get("status", {}).get("phase") not in (None, "", "Pending")]
+            if running:
+                pod = max(running, key=lambda item: item["metadata"]["creationTimestamp"])["metadata"]["name"]
+                if pod != self._pod or self._thread is not None:
+                    self._follow(pod)
+        with self._lock:
+            fresh = self.lines[self._fed :]
+            self._fed = len(self.lines)
+        for line in fresh:
+            self.log.feed(line)
+
+    def _follow(self, pod: str) -> None:
+        known = len(self.lines) if pod == self._pod else 0
+        self._pod = pod
+
+        def work() -> None:
+            try:
+                with self.ctx.kube.follow_log(self.namespace, pod, "full-recovery") as stream:
+                    for number, line in enumerate(stream):
+                        if number >= known:
+                            with self._lock:
+                                self.lines.append(line)
+            except RunbookError:
+                return  # the pod is gone, or the stream broke: step() begins again while the pod is there
+
+        self._thread = threading.Thread(target=work, name=f"log of {pod}", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait a moment for the end of the stream and take in the rest."""
+        if self._thread is None:
+            self.step()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+        self.step()
+
+    def keep(self, ctx: Context) -> str:
+        """Write the log to the run's folder; returns its name."""
+        self.finish()
+        ctx.recorder.log("recovery.log", "\n".join(self.lines) + "\n")
+        return "logs/recovery.log"
+
+
+class Removal(Frozen):
+    """What was removed, and how it was seen to be gone."""
+
+    removed: tuple[tuple[str, str], ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RemoveRecoveryCluster(Step[Removal]):
+    """Remove the copy, and prove it gone with its volume.
+
+    It settles what this run promised when it made it: found by this run's label and UID, so it needs no gate.
+    """
+
+    effect: ClassVar[Effect] = Effect.DESTROYS
+    settles: ClassVar[bool] = True
+    copy: RecoveryCopy
+
+    def plan(self, ctx: Context) -> Plan:
+        return Plan(
+            summary=f"Remove every object labelled {manifests.RUN_LABEL}={ctx.run_id} in {ctx.site.drill_namespace}",
+            notes=("Cluster first, then its pods, jobs and volumes are waited for, then ObjectStore and Secrets",),
+        )
+
+    def do(self, ctx: Context) -> Removal:
+        started = time.monotonic()
+        at = datetime.now(UTC)
+        ctx.forget_pods(ctx.site.drill_namespace)
+        removed = cleanup.remove_run(
+            ctx.kube,
+            ctx.site.drill_namespace,
+            ctx.run_id,
+            timeout_seconds=ctx.site.limits.step.total_seconds(),
+            say=ctx.recorder.progress,
+        )
+        for item in removed:
+            ctx.recorder.settled(Obligation(item.kind, item.namespace, item.name, ""), "removed", item.proof)
+        seconds = time.monotonic() - started
+        ctx.recorder.phase("remove", at, seconds, "until every object of the copy was gone")
+        return Removal(removed=tuple((item.id, item.proof) for item in removed), seconds=seconds)
+
+    def verify(self, ctx: Context, result: Removal) -> None:
+        left = cleanup.left_of(ctx.kube, ctx.site.drill_namespace, ctx.run_id)
+        if left:
+            raise VerificationError(
+                "objects of this run are still there",
+                expected="none",
+                observed=", ".join(f"{item['kind']}/{item['metadata']['name']}" for item in left),
+                todo="Run `drillbook cleanup`.",
+            )
+
+
+__all__ = ["CreateRecoveryCluster", "Recovered", "RecoveryCopy", "Removal", "RemoveRecoveryCluster", "WaitForRecovery"]

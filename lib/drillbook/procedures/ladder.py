@@ -1,0 +1,322 @@
+"""What "restored" means: the rungs on the recovered copy. Each observes and judges; none stops the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from drillbook import integrity
+from drillbook.errors import RunbookError
+from drillbook.model import Check, Verdict, show_instant
+from drillbook.procedures.boundary import Baseline, ProvenTarget
+from drillbook.procedures.copy import Recovered
+from drillbook.procedures.preflight import SourceCluster
+from drillbook.step import Context, Rung, Rungs
+
+
+def _judge(holds: bool) -> Verdict:
+    return Verdict.VERIFIED if holds else Verdict.FAILED
+
+
+@dataclass(frozen=True)
+class ReachedTarget(Rung):
+    """The copy stopped at the target, was promoted, and is on a new timeline.
+
+    A healthy restored cluster proves nothing about this: with a WAL segment missing CloudNativePG can promote early.
+    """
+
+    cluster: SourceCluster
+    target: ProvenTarget
+    recovered: Recovered
+    name: ClassVar[str] = "target and timeline"
+    proves: ClassVar[str] = "recovery stopped where it should, and promoted"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        expected_xid, log = self.target.first_after.xid, self.recovered
+        with ctx.copy(log.ref, "postgres", read_only=True) as db:
+            facts = db.ask_one("server_facts")
+        expected = f"stopped before transaction {expected_xid}, timeline {self.cluster.timeline + 1}, promoted"
+        where = (
+            f"stopped {log.stopped} transaction {log.stopped_xid}" if log.stopped else "stopped without naming a commit"
+        )
+        promoted = "in recovery" if facts["in_recovery"] else "promoted"
+        holds = (
+            log.stopped == "before"
+            and log.stopped_xid == expected_xid
+            and not facts["in_recovery"]
+            and int(facts["timeline"]) == self.cluster.timeline + 1
+            and str(facts["system_identifier"]) == self.cluster.system_id
+        )
+        last = show_instant(log.last_completed_at) if log.last_completed_at else "not said"
+        return [
+            self.result(
+                _judge(holds),
+                expected=expected,
+                observed=f"{where}, timeline {facts['timeline']}, {promoted}",
+                details=(
+                    ("target", str(self.target.target)),
+                    ("last completed transaction", last),
+                    ("system identifier", str(facts["system_identifier"])),
+                ),
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class BoundaryHolds(Rung):
+    """Both halves of the boundary: what was committed before is there, what came after is not.
+
+    The deleted rows are back: the mistake is undone.
+    """
+
+    baseline: Baseline
+    target: ProvenTarget
+    recovered: Recovered
+    name: ClassVar[str] = "boundary"
+    proves: ClassVar[str] = "nothing before the target is lost and nothing after it came along"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        with ctx.copy(self.recovered.ref, ctx.site.sql.database, read_only=True) as db:
+            seen = db.ask_one("boundary", run_id=ctx.run_id)
+        if not self.target.own_marker:
+            # An older target was asked for: this drill's own marker must not be there.
+            observed = (
+                f"before: {bool(seen['before'])}, after: {bool(seen['after'])}, log: {self.recovered.stopped_xid}"
+            )
+            holds = (
+                not seen["before"] and not seen["after"] and self.recovered.stopped_xid == self.target.first_after.xid
+            )
+            return [
+                self.result(_judge(holds), expected="neither marker; the log names the next commit", observed=observed)
+            ]
+        rows = self.baseline.scratch_rows
+        holds = bool(seen["before"]) and not seen["after"] and seen["scratch_rows"] == rows
+        return [
+            self.result(
+                _judge(holds),
+                expected=f"marker before there, marker after absent, {rows} deleted rows back",
+                observed=f"marker before {'there' if seen['before'] else 'absent'}, marker after "
+                f"{'there' if seen['after'] else 'absent'}, {seen['scratch_rows']} rows",
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class RowsEqual(Rung):
+    """The chosen tables hold the rows that they held at the target.
+
+    Order-independent keyed digests, compared with those taken on the source around the marker.
+    """
+
+    baseline: Baseline
+    target: ProvenTarget
+    recovered: Recovered
+    name: ClassVar[str] = "rows"
+    proves: ClassVar[str] = "the chosen tables hold exactly the rows of the target"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        if not self.target.own_marker:
+            reason = "no digest exists of an instant that was asked for afterwards"
+            return [self.result(Verdict.NOT_APPLICABLE, reason=reason)]
+        if not self.target.digests_hold:
+            reason = (
+                "a commit with an earlier time follows the marker in the WAL: the digests aren't those of the target"
+            )
+            return [self.result(Verdict.UNPROVEN, reason=reason)]
+        checks = [
+            self.result(Verdict.UNPROVEN, observed=table, reason=reason)
+            for table, reason in self.baseline.unproven.items()
+        ]
+        for database, expected in self.baseline.digests.items():
+            with ctx.copy(self.recovered.ref, database, read_only=True) as db:
+                ctx.recorder.progress(f"digesting {len(expected)} tables of {database} on the copy")
+                observed = integrity.digest_tables(db, list(expected), ctx.digest_key)
+            check = integrity.rows_equal(expected, observed)
+            checks.append(check.model_copy(update={"name": f"{self.name}: {database}", "proves": self.proves}))
+        return checks or [self.result(Verdict.UNPROVEN, reason="the profile names no digest_tables")]
+
+
+@dataclass(frozen=True)
+class StructureEqual(Rung):
+    """Schemas, tables, indexes, constraints, functions, roles, grants and extensions are the source's."""
+
+    baseline: Baseline
+    recovered: Recovered
+    name: ClassVar[str] = "structure"
+    proves: ClassVar[str] = "no object of the source is missing or different"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        checks: list[Check] = []
+        for database, source in self.baseline.structures.items():
+            with ctx.copy(self.recovered.ref, database, read_only=True) as db:
+                check = integrity.structure_equal(source, integrity.structure(db))
+            checks.append(check.model_copy(update={"name": f"{self.name}: {database}", "proves": self.proves}))
+        return checks or [self.result(Verdict.UNPROVEN, reason="the profile names no tenant")]
+
+
+@dataclass(frozen=True)
+class AmcheckClean(Rung):
+    """PostgreSQL's amcheck finds heaps and B-tree indexes sound.
+
+    A physical backup carries the source's damage with it: this is where it shows.
+    """
+
+    recovered: Recovered
+    name: ClassVar[str] = "amcheck"
+    proves: ClassVar[str] = "heaps and B-tree indexes are not corrupt"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        if not ctx.site.checks.amcheck:
+            return [
+                self.result(
+                    Verdict.NOT_APPLICABLE, reason="switched off by the profile (checks.amcheck)", required=False
+                )
+            ]
+        checks: list[Check] = []
+        for tenant in ctx.site.tenants:
+            ctx.recorder.progress(f"amcheck on {tenant.database}")
+            with ctx.copy(self.recovered.ref, tenant.database) as db:
+                check = integrity.amcheck(db)
+            checks.append(check.model_copy(update={"name": f"{self.name}: {tenant.database}", "proves": self.proves}))
+        return checks
+
+
+@dataclass(frozen=True)
+class CatalogueSound(Rung):
+    """Sequences are ahead of their columns; constraints, views, extensions and collations are in order."""
+
+    recovered: Recovered
+    name: ClassVar[str] = "sequences and catalogue"
+    proves: ClassVar[str] = "the next insert works and nothing is left half-made"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        checks: list[Check] = []
+        for tenant in ctx.site.tenants:
+            with ctx.copy(self.recovered.ref, tenant.database, read_only=True) as db:
+                found = [integrity.sequences_ahead(db), *integrity.catalogue_checks(db)]
+            checks += [check.model_copy(update={"name": f"{check.name}: {tenant.database}"}) for check in found]
+        return checks
+
+
+@dataclass(frozen=True)
+class QuestionsAnswered(Rung):
+    """The site's own questions get the expected answers.
+
+    Read-only SQL from the profile: what the business would ask first.
+    """
+
+    recovered: Recovered
+    name: ClassVar[str] = "site questions"
+    proves: ClassVar[str] = "the data answers the site's own questions"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        checks: list[Check] = []
+        for tenant in ctx.site.tenants:
+            if tenant.questions:
+                with ctx.copy(self.recovered.ref, tenant.database, read_only=True) as db:
+                    found = integrity.questions(db, tenant.questions)
+                checks += [
+                    check.model_copy(update={"name": f"{self.name}: {question.name}"})
+                    for check, question in zip(found, tenant.questions, strict=True)
+                ]
+        return checks or [self.result(Verdict.NOT_APPLICABLE, reason="the profile asks none", required=False)]
+
+
+@dataclass(frozen=True)
+class AppCanLogIn(Rung):
+    """The application's own role logs in to the copy with its own password.
+
+    A recovery that names no secret would have changed a password.
+    """
+
+    recovered: Recovered
+    name: ClassVar[str] = "app login"
+    proves: ClassVar[str] = "the application could connect as it does today"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        checks: list[Check] = []
+        for tenant in ctx.site.tenants:
+            if tenant.app_login is None:
+                continue
+            try:
+                secret = ctx.kube.secret(tenant.app_login.namespace, tenant.app_login.name)
+                check = integrity.app_login(
+                    ctx.copy_address(self.recovered.ref),
+                    user=secret["username"],
+                    password=secret["password"],
+                    dbname=tenant.database,
+                )
+            except RunbookError as error:
+                check = self.from_error(error)
+            checks.append(check.model_copy(update={"name": f"{self.name}: {tenant.database}", "proves": self.proves}))
+        return checks or [self.result(Verdict.UNPROVEN, reason="no tenant of the profile names an app_login")]
+
+
+@dataclass(frozen=True)
+class CopyQuarantined(Rung):
+    """The copy keeps to itself: no archiving, no subscription, no connection out.
+
+    Asked of the server, not assumed from the manifest.
+    """
+
+    recovered: Recovered
+    name: ClassVar[str] = "quarantine"
+    proves: ClassVar[str] = "the copy can't act on anything outside"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        checks: list[Check] = []
+        for database in dict.fromkeys([ctx.site.sql.database, *(tenant.database for tenant in ctx.site.tenants)]):
+            with ctx.copy(self.recovered.ref, database, read_only=True) as db:
+                check = integrity.quarantined(db)
+            checks.append(check.model_copy(update={"name": f"{self.name}: {database}", "proves": self.proves}))
+        return checks
+
+
+@dataclass(frozen=True)
+class TargetAndBoundary(Rungs):
+    """Recovery stopped at the target, and both halves of the boundary hold.
+
+    A healthy restored cluster proves nothing about this: with WAL that can't be fetched CloudNativePG may promote
+    early, without a word.
+    """
+
+    cluster: SourceCluster
+    baseline: Baseline
+    target: ProvenTarget
+    recovered: Recovered
+
+    def rungs(self) -> Sequence[Rung]:
+        return [
+            ReachedTarget(self.cluster, self.target, self.recovered),
+            BoundaryHolds(self.baseline, self.target, self.recovered),
+        ]
+
+
+@dataclass(frozen=True)
+class SoundInside(Rungs):
+    """Heaps and indexes are sound by amcheck; sequences, constraints, views, extensions and collations are in order.
+
+    A physical backup carries the source's damage with it: this is where it shows.
+    """
+
+    recovered: Recovered
+
+    def rungs(self) -> Sequence[Rung]:
+        return [AmcheckClean(self.recovered), CatalogueSound(self.recovered)]
+
+
+@dataclass(frozen=True)
+class SiteAgrees(Rungs):
+    """The site's own questions get the expected answers, and the applications' roles can log in.
+
+    A recovery that names no secret would have changed a password.
+    """
+
+    recovered: Recovered
+
+    def rungs(self) -> Sequence[Rung]:
+        return [QuestionsAnswered(self.recovered), AppCanLogIn(self.recovered)]
+
+
+__all__ = ["CopyQuarantined", "RowsEqual", "SiteAgrees", "SoundInside", "StructureEqual", "TargetAndBoundary"]

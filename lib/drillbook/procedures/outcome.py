@@ -1,0 +1,63 @@
+"""What was achieved, beside what was promised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from drillbook.model import Check, Verdict
+from drillbook.procedures.copy import Recovered
+from drillbook.step import Context, Rung
+
+
+@dataclass(frozen=True)
+class CompareWithObjectives(Rung):
+    """The achieved recovery time and point, beside the objectives.
+
+    Times are technical recovery times on this hardware. An objective missed is told in the headline; it is a failure
+    where the profile enforces objectives.
+    """
+
+    recovered: Recovered
+    name: ClassVar[str] = "objectives"
+    proves: ClassVar[str] = "the promised recovery time and point can be kept"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        goals = ctx.site.objectives
+        lag = ctx.recorder.seen("archive_lag")
+        achieved = {
+            "recovery_seconds": self.recovered.recovery_seconds,
+            "recovery_point_seconds": lag["seconds"] if lag else None,
+        }
+        ctx.recorder.fact("achieved", achieved)
+        rows = [
+            ("point-in-time recovery", self.recovered.recovery_seconds, goals.point_in_time_recovery.total_seconds())
+        ]
+        rows.append(("recovery time", self.recovered.recovery_seconds, goals.recovery_time.total_seconds()))
+        if lag:
+            rows.append(("recovery point", lag["seconds"], goals.recovery_point.total_seconds()))
+        checks = []
+        for what, seconds, limit in rows:
+            checks.append(
+                self.result(
+                    Verdict.VERIFIED if seconds <= limit else Verdict.FAILED,
+                    name=f"objective: {what}",
+                    required=goals.enforce,
+                    expected=f"at most {limit:g} s",
+                    observed=f"{seconds:.1f} s",
+                )
+            )
+        if not lag:
+            checks.append(
+                self.result(
+                    Verdict.UNPROVEN,
+                    name="objective: recovery point",
+                    required=goals.enforce,
+                    reason="the archive lag was not measured",
+                )
+            )
+        return checks
+
+
+__all__ = ["CompareWithObjectives"]

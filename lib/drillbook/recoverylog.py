@@ -1,0 +1,120 @@
+"""Reading a recovery job's log: pure, from lines to phases and the point reached.
+
+Only PostgreSQL's own messages are relied on (``logger: postgres``, ``msg: record``), and the exit of the container;
+other lines are kept for the reader. Sources: CloudNativePG's JSON log format; PostgreSQL's xlogrecovery messages.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from drillbook.model import parse_instant
+
+_STOPPING = re.compile(r"recovery stopping (before|after) commit of transaction (\d+), time (.+)$")
+_LAST_DONE = re.compile(r"last completed transaction was at log time (.+)$")
+_TIMELINE = re.compile(r"selected new timeline ID: (\d+)")
+_RESTORED = re.compile(r'restored log file "([0-9A-F]{24})" from archive')
+
+
+def _log_instant(text: str) -> datetime:
+    """PostgreSQL's timestamp text, e.g. ``2026-11-01 10:15:00.123456+00``; the copy's server logs in UTC."""
+    text = text.strip().removesuffix(" UTC")
+    if re.search(r"[+-]\d\d$", text):
+        text += ":00"
+    elif re.search(r"\d$", text) and not re.search(r"[+-]\d\d:\d\d$", text):
+        text += "+00:00"
+    return parse_instant(text)
+
+
+@dataclass
+class RecoveryLog:
+    """What the log has said so far; ``feed`` it lines in order."""
+
+    first_at: datetime | None = None
+    server_started_at: datetime | None = None
+    redo_started_at: datetime | None = None
+    redo_ended_at: datetime | None = None
+    promoted_at: datetime | None = None
+    ready_at: datetime | None = None
+    last_at: datetime | None = None
+    segments: int = 0
+    last_segment: str = ""
+    timeline: int = 0
+    stopped: str = ""  # before | after
+    stopped_xid: int = 0
+    stopped_at: datetime | None = None
+    last_completed_at: datetime | None = None
+    fatal: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def feed(self, line: str) -> None:
+        """Take one line; a line that isn't JSON is skipped."""
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(entry, dict):
+            return
+        at = self._when(entry)
+        if at is not None:
+            self.first_at = self.first_at or at
+            self.last_at = at
+        record = entry.get("record")
+        if entry.get("logger") == "postgres" and isinstance(record, dict):
+            self._record(str(record.get("message", "")), str(record.get("error_severity", "")), at)
+        elif entry.get("level") in ("error", "fatal"):
+            error = str(entry.get("error", "")) or str(entry.get("msg", ""))
+            if error and error not in self.errors:
+                self.errors.append(error)
+
+    def _when(self, entry: dict[str, object]) -> datetime | None:
+        text = entry.get("ts")
+        if not isinstance(text, str):
+            return None
+        try:
+            return datetime.fromisoformat(text).astimezone(UTC)
+        except ValueError:
+            return None
+
+    def _record(self, message: str, severity: str, at: datetime | None) -> None:
+        if severity in ("FATAL", "PANIC") and "the database system is" not in message:
+            self.fatal.append(message)
+        if self.server_started_at is None:
+            self.server_started_at = at
+        if message.startswith("redo starts at"):
+            self.redo_started_at = at
+        elif message.startswith("redo done at"):
+            self.redo_ended_at = at
+        elif message.startswith("archive recovery complete"):
+            self.promoted_at = at
+        elif message.startswith("database system is ready to accept connections"):
+            self.ready_at = at
+        if found := _RESTORED.search(message):
+            self.segments += 1
+            self.last_segment = found[1]
+        if found := _TIMELINE.search(message):
+            self.timeline = int(found[1])
+        if found := _STOPPING.search(message):
+            self.stopped, self.stopped_xid, self.stopped_at = found[1], int(found[2]), _log_instant(found[3])
+        if found := _LAST_DONE.search(message):
+            self.last_completed_at = _log_instant(found[1])
+
+    @property
+    def cause(self) -> str:
+        """Why the recovery failed, in its own words; ``""`` if it has not said."""
+        said = self.fatal or self.errors
+        return said[-1] if said else ""
+
+    @property
+    def doing(self) -> str:
+        """Where the recovery is, for a person who waits."""
+        if self.promoted_at:
+            return "promoted; CloudNativePG finishes the job"
+        if self.redo_ended_at:
+            return "promoting"
+        if self.server_started_at:
+            return f"replaying WAL: {self.segments} segments, {self.last_segment or 'the first one is being fetched'}"
+        return "fetching the base backup" if self.first_at else "waiting for the recovery job's pod"

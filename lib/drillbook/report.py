@@ -1,0 +1,212 @@
+"""A run as a page: one self-contained file that an engineer reads at night and an auditor files.
+
+It says first what was shown, then how long it took, where the boundary ran and what was not tested; then every check,
+every step and every circumstance. It is computed from the journal like the record, and loads nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from drillbook import cards
+from drillbook.cards import show_bytes, show_instant
+from drillbook.errors import Changed, EvidenceError, EvidenceUnwritable
+from drillbook.evidence import Journal, Ledger, record
+from drillbook.model import show_seconds
+
+REPORT = "report.html"
+
+_MEANING = {
+    "verified": "Every required check was seen to hold, and what the run created is proven gone.",
+    "failed": "Something that was observed contradicts the claim that this cluster can be restored as promised.",
+    "unproven": "Not everything that the claim needs was observed: this run neither proves nor disproves it.",
+    "planned": "A plan changes nothing and claims nothing.",
+    "refused": "The run ended before anything was changed, and claims nothing.",
+    "waiting": "The run stands at a gate and has no verdict yet.",
+}
+_WORDS = {"planned": "PLAN", "refused": "REFUSED", "waiting": "WAITING"}
+_SIGNS = {"planned": "planned", "refused": "refused", "waiting": "open"}
+_ACRONYMS = {"Id": "ID", "Lsn": "LSN", "Wal": "WAL", "Xid": "XID", "Uid": "UID", "Pg": "PG", "Uids": "UIDs"}
+
+Section = tuple[str, list[tuple[str, str]]]
+
+
+def render(run_dir: Path) -> Path:
+    """Write ``report.html`` into the run's folder and answer its path.
+
+    Works for a run that is not closed yet, and says so. Raises :class:`EvidenceError` if there is no journal,
+    :class:`EvidenceUnwritable` if the page can't be written.
+    """
+    events = Journal(run_dir / "journal.jsonl").events()
+    if not events or events[0]["type"] != "opened":
+        raise EvidenceError(
+            f"{run_dir} holds no journal of a run", todo="Name the folder of a run: `drillbook list` shows them."
+        )
+    opened = events[0]
+    ledger = Ledger.of(run_dir.resolve().parent.parent, str((opened.get("site") or {}).get("name", "")))
+    page = html(record(events), ledger=ledger.opening(str(opened.get("run_id"))))
+    path = run_dir / REPORT
+    part = path.with_name(f".{REPORT}.part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise EvidenceUnwritable(
+            f"{path} can't be written: {error.strerror}",
+            todo="Make room for it, then run `drillbook finish`.",
+            changed=Changed.UNKNOWN,
+        ) from error
+    return path
+
+
+def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | None = None) -> str:
+    """The page of a record; pure. ``ledger`` is the entry that opened the run with its line's digest, if there is one."""
+    said = found["verdict"]
+    outcome = said["outcome"]
+    word = said["verdict"] or _WORDS[outcome]
+    closed = said["closed_by"] is not None
+    return cards.environment().get_template("report.html.j2").render(
+        word=word, sign=said["verdict"] or _SIGNS[outcome], headline=said["headline"],
+        meaning=_MEANING[outcome] if closed else "This run is not closed: what follows is what was seen so far.",
+        causes=said["reasons"] if len(said["reasons"]) > 1 else [], record=found, title=_title(found, word),
+        runbook=str(found["test"]["runbook"]).replace("-", " ").capitalize(), where=_where(found), tally=_tally(found),
+        figures=[cards.figure(item) for item in found["objectives"]["measured"]],
+        bars=cards.phase_bars(found["when"]["phases"]), marks=cards.marks(boundary(found)),
+        recovery=sum(p["seconds"] for p in found["when"]["phases"] if p["name"] in cards.RECOVERY_PHASES),
+        sections=sections(found), ledger=ledger[0] if ledger else None, ledger_sha256=ledger[1] if ledger else "",
+    )  # fmt: skip
+
+
+def boundary(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The points of the boundary's time line, in the order in which they happened; those not seen are left out."""
+    points: list[dict[str, str]] = []
+
+    def add(label: str, at: Any, kind: str, detail: str = "") -> None:
+        if at:
+            points.append({"label": label, "at": str(at), "kind": kind, "detail": detail})
+
+    target = found["target"]["requested"] or {}
+    before, after, newest = (target.get(key) or {} for key in ("last_before", "first_after", "newest"))
+    own = target.get("own_marker", False)
+    add("Base backup ends", (found["backup"] or {}).get("end_time"), "kept")
+    add("Marker before" if own else "Last commit before", before.get("committed_at"), "kept", _xid(before))
+    add("Target", (target.get("target") or {}).get("target_time"), "target")
+    mistake: Mapping[str, Any] = next(
+        (s["result"] for s in found["steps"] if s.get("step") == "SimulateMistake" and s["result"]), {}
+    )
+    rows = mistake.get("rows_deleted")
+    add("Mistake", mistake.get("at"), "mistake", f"{rows:,} rows deleted" if rows is not None else "")
+    add("Marker after" if own else "First commit after", after.get("committed_at"), "left", _xid(after))
+    add("Newest archived commit", newest.get("committed_at"), "left", _xid(newest))
+    if not target:
+        return []
+    return sorted(points, key=lambda point: datetime.fromisoformat(point["at"]))
+
+
+def sections(found: Mapping[str, Any]) -> list[Section]:
+    """The details behind the verdict, each a heading and its rows; groups that the run has nothing for are left out."""
+    target, copy, around = found["target"], found["copy"], found["circumstances"]
+    wanted = (target["requested"] or {}).get("target") or {}
+    pages: list[tuple[str, Any]] = [
+        ("Base backup", found["backup"]),
+        ("WAL chain", target["chain"]),
+        ("Recovery target", {key: value for key, value in wanted.items() if value not in (None, False)}),
+        ("Point reached", target["reached"]),
+        ("Recovery window", target["window"]),
+        ("Archive lag before the run", around["archive_lag"]),
+        ("Recovery copy", copy["cluster"]),
+        ("Quarantine of the copy", copy["quarantine"]),
+        ("Source", found["system"]["cluster"]),
+        ("Who", found["who"]["actor"]),
+        ("When", _when(found)),
+        ("Test", {key: value for key, value in found["test"].items() if key not in ("runbook", "mode")}),
+        ("Versions", found["versions"]),
+        ("Controls", {"references": found["controls"]["references"]} if found["controls"]["references"] else None),
+        ("Clocks", around["clocks"]),
+        ("Git", around["git"]),
+        *((name.replace("_", " ").capitalize(), value) for name, value in found["facts"].items()),
+    ]
+    return [(heading, rows) for heading, value in pages if (rows := rows_of(value))]
+
+
+def rows_of(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """A JSON value as rows of name and text, units and instants written for people; empty values are left out."""
+    if not isinstance(value, Mapping):
+        return [] if value in (None, "", [], {}) else [("Value", _text("", value))]
+    rows: list[tuple[str, str]] = []
+    for key, item in value.items():
+        name = f"{prefix} {_name(key).lower()}".strip() if prefix else _name(key)
+        if isinstance(item, Mapping):
+            short = set(item) == {"namespace", "name"}
+            rows += [(name, f"{item['namespace']}/{item['name']}")] if short else rows_of(item, name)
+        elif item not in (None, "", []):
+            rows.append((name, _text(key, item)))
+    return rows
+
+
+def _name(key: str) -> str:
+    words = key.removesuffix("_seconds").removesuffix("_bytes").replace("_", " ").strip().split() or [key]
+    shown = [_ACRONYMS.get(word.capitalize(), word) for word in words]
+    return " ".join([shown[0][:1].upper() + shown[0][1:], *shown[1:]])
+
+
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if (isinstance(value, int | float) and key.endswith("_seconds")) or key == "seconds":
+        return show_seconds(value)
+    if isinstance(value, int | float) and key.endswith("_bytes"):
+        return show_bytes(value)
+    if isinstance(value, str) and (key.endswith(("_at", "_time")) or key == "at"):
+        return show_instant(value)
+    if isinstance(value, list):
+        plain = [": ".join(map(str, item)) if isinstance(item, list) else _flat(item) for item in value]
+        return "; ".join(plain)
+    return str(value)
+
+
+def _flat(item: Any) -> str:
+    return ", ".join(f"{key} {value}" for key, value in item.items()) if isinstance(item, Mapping) else str(item)
+
+
+def _xid(commit: Mapping[str, Any]) -> str:
+    return f"XID {commit['xid']}" if commit.get("xid") else ""
+
+
+def _title(found: Mapping[str, Any], word: str) -> str:
+    started = str(found["when"]["started_at"] or "")[:10]
+    return f"{word} · {found['system']['cluster'].get('name', '')} · {started} · Drillbook"
+
+
+def _where(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    system, when = found["system"], found["when"]
+    cluster = system["cluster"]
+    actor = found["who"]["actor"] or {}
+    took = f", {show_seconds(when['seconds'])} in all" if when["seconds"] is not None else ""
+    return [
+        ("Cluster", f"{cluster.get('namespace', '')}/{cluster.get('name', '')}"),
+        ("Site", f"{system['site']} ({system['environment']})"),
+        ("Started", (show_instant(when["started_at"])[:16] + " UTC" + took) if when["started_at"] else "–"),
+        ("By", str(actor.get("username", "–"))),
+    ]
+
+
+def _tally(found: Mapping[str, Any]) -> dict[str, int]:
+    required = [check for check in found["checks"] if check.get("required", True)]
+    count = {word: sum(check["verdict"] == word for check in required) for word in ("VERIFIED", "FAILED", "UNPROVEN")}
+    counted = sum(check["verdict"] != "n/a" for check in required)
+    return count | {"n/a": sum(check["verdict"] == "n/a" for check in found["checks"]), "required": counted}
+
+
+def _when(found: Mapping[str, Any]) -> dict[str, Any]:
+    when = found["when"]
+    keys = ("planned_at", "started_at", "finished_at", "seconds")
+    attempts = [f"{item['n']}: {item['how']}" for item in when["attempts"]]
+    return {key.replace("seconds", "took_seconds"): when[key] for key in keys} | {"attempts": attempts}
+
+
+__all__ = ["REPORT", "boundary", "html", "render", "rows_of", "sections"]

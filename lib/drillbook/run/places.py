@@ -1,0 +1,68 @@
+"""Where runs lie and what they are called."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from drillbook.errors import EvidenceUnwritable, ParameterError
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The nearest folder upwards that holds ``runbooks/``; the working directory if there is none."""
+    here = (start or Path.cwd()).resolve()
+    return next((folder for folder in (here, *here.parents) if (folder / "runbooks").is_dir()), here)
+
+
+def outputs_dir() -> Path:
+    """``$DRILLBOOK_OUTPUTS``, else ``outputs/`` of the project."""
+    given = os.environ.get("DRILLBOOK_OUTPUTS", "")
+    return Path(given).resolve() if given else project_root() / "outputs"
+
+
+def notebook_path(runbook: str) -> Path | None:
+    """The runbook's notebook: the one that a runner names, else ``runbooks/<runbook>.ipynb`` if it is there."""
+    given = os.environ.get("DRILLBOOK_NOTEBOOK", "")
+    path = Path(given) if given else project_root() / "runbooks" / f"{runbook}.ipynb"
+    return path if path.is_file() else None
+
+
+def new_run_id(now: datetime | None = None) -> str:
+    """``20261101T101500Z-1a2b3c``: sorts by time, fits a Kubernetes label, and is drawn, so that two never meet."""
+    return f"{(now or datetime.now(UTC)).strftime('%Y%m%dT%H%M%SZ')}-{secrets.token_hex(3)}"
+
+
+def make_run_dir(runbook: str, run_id: str) -> Path:
+    """Make the run's folder, readable by its owner only; EvidenceUnwritable before anything is touched."""
+    folder = outputs_dir() / runbook / run_id
+    try:
+        (folder / "logs").mkdir(parents=True, mode=0o750)
+    except FileExistsError as error:
+        raise EvidenceUnwritable(f"run {run_id} exists already", todo="Start a new run.") from error
+    except OSError as error:
+        raise EvidenceUnwritable(
+            f"the evidence folder {folder} can't be made: {error.strerror}",
+            todo="Make outputs/ writable, free some space, or name another place in DRILLBOOK_OUTPUTS.",
+        ) from error
+    return folder
+
+
+def run_dirs(outputs: Path | None = None) -> Iterator[Path]:
+    """Every run's folder, oldest first by run id."""
+    found = (outputs or outputs_dir()).glob("*/*/journal.jsonl")
+    yield from sorted((path.parent for path in found), key=lambda folder: folder.name)
+
+
+def find_run(run: str) -> Path:
+    """A run's folder from its path, its id, or the start of its id; ParameterError if there is none or several."""
+    path = Path(run)
+    if (path / "journal.jsonl").is_file():
+        return path.resolve()
+    found = [folder for folder in run_dirs() if folder.name.startswith(run)]
+    if len(found) == 1:
+        return found[0]
+    fault = f"{run!r} fits {len(found)} runs" if found else f"there is no run {run!r} under outputs/"
+    raise ParameterError([fault], where="run", todo="`drillbook list` shows the runs.")

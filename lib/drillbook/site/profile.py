@@ -1,0 +1,318 @@
+"""What a site's profile says, key by key: everything that differs between one site and the next."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from drillbook.model import ClusterRef, Frozen
+from drillbook.site.units import Duration, Size, show_duration
+
+
+def _matches(pattern: str, what: str) -> BeforeValidator:
+    compiled = re.compile(pattern)
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and not compiled.fullmatch(value):
+            raise ValueError(f"{value!r} is not {what}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _digits_as_text(value: Any) -> Any:
+    # Written without quotes, a system identifier is a number to YAML; no digit is lost by taking it as text.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+ObjectName = Annotated[
+    str, _matches(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", "a Kubernetes name (lower-case letters, digits, '-', '.')")
+]
+NamespaceName = Annotated[
+    str, _matches(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a namespace (at most 63 lower-case letters, digits and '-')")
+]
+# CloudNativePG appends suffixes such as -1-full-recovery: it accepts 50 characters.
+ClusterName = Annotated[
+    str,
+    _matches(r"[a-z]([-a-z0-9]{0,48}[a-z0-9])?", "a Cluster's name (up to 50 lower-case letters, digits, '-')"),
+]
+TableName = Annotated[str, _matches(r"[^.\s]+\.[^.\s]+", "a table as schema.table")]
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=63)]
+SystemIdentifier = Annotated[
+    str, BeforeValidator(_digits_as_text), _matches(r"[0-9]{0,20}", "a system identifier (up to 20 digits)")
+]
+HttpUrl = Annotated[str, _matches(r"(https?://[^\s/]+.*)?", "an http:// or https:// address")]
+
+
+class Kubernetes(Frozen):
+    """How to reach the API server; all empty: in a pod its own account, elsewhere kubectl's rules.
+
+    A kubeconfig is written relative to the profile's folder and read here as an absolute path.
+    """
+
+    kubeconfig: str = ""
+    context: str = ""
+
+
+class SourceCluster(Frozen):
+    """The source: the Cluster whose backups are proven."""
+
+    namespace: NamespaceName
+    name: ClusterName
+
+
+class Identity(Frozen):
+    """The pin: what the cluster must answer for a run to begin; empty is not pinned, and reports say so."""
+
+    kube_system_uid: Annotated[str, _matches(r"([0-9a-fA-F-]{36})?", "a UID (36 characters)")] = ""
+    system_identifier: SystemIdentifier = ""
+
+    @property
+    def pinned(self) -> bool:
+        """Whether both the Kubernetes cluster and the database cluster are pinned."""
+        return bool(self.kube_system_uid and self.system_identifier)
+
+
+class SecretRef(Frozen):
+    """A Secret by namespace and name; never its content."""
+
+    namespace: NamespaceName
+    name: ObjectName
+
+
+class ArchiveReader(Frozen):
+    """The Secret in the drill namespace with a read-only key to the archive, and the names of its keys."""
+
+    name: ObjectName = "drillbook-archive-reader"
+    access_key_id: Text = "AWS_ACCESS_KEY_ID"
+    secret_access_key: Text = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the name of a key in a Secret
+    session_token: str = ""
+    region: str = ""
+
+
+class Archive(Frozen):
+    """The archive as a drill reads it; empty values are taken from the source's ObjectStore."""
+
+    reader_secret: ArchiveReader = ArchiveReader()
+    endpoint_url: HttpUrl = ""
+    server_name: str = ""
+
+
+class Sql(Frozen):
+    """Drillbook's own database and role on the source, and the Secret (basic-auth) with the role's password."""
+
+    database: Identifier = "drillbook"
+    role: Identifier = "drillbook"
+    secret: SecretRef = SecretRef(namespace="drillbook", name="drillbook-sql")
+
+
+class Objectives(Frozen):
+    """What was promised; missed objectives fail a run only where ``enforce`` says so."""
+
+    recovery_time: Duration = timedelta(hours=1)
+    recovery_point: Duration = timedelta(hours=1)
+    point_in_time_recovery: Duration = timedelta(minutes=45)
+    enforce: StrictBool = False
+
+
+class Freshness(Frozen):
+    """How old the newest base backup and the newest archived WAL may be."""
+
+    backup_age: Duration = timedelta(hours=24)
+    archive_lag: Duration = timedelta(minutes=10)
+
+
+class Limits(Frozen):
+    """How long a run waits before it stops and cleans up."""
+
+    recovery: Duration = timedelta(minutes=45)
+    step: Duration = timedelta(minutes=10)
+    total: Duration = timedelta(hours=2)
+    copy_expires: Duration = timedelta(hours=6)
+
+    @model_validator(mode="after")
+    def _fit_into_each_other(self) -> Self:
+        for name, value in (("recovery", self.recovery), ("step", self.step)):
+            if value > self.total:
+                raise ValueError(f"{name} ({show_duration(value)}) is longer than total ({show_duration(self.total)})")
+        if self.copy_expires < self.total:
+            raise ValueError(
+                f"copy_expires ({show_duration(self.copy_expires)}) is shorter than total "
+                f"({show_duration(self.total)}): a copy would expire under its own run"
+            )
+        return self
+
+
+class CopySettings(Frozen):
+    """How the copy differs from the source; empty is as the source."""
+
+    storage_class: str = ""
+    storage_size: Size = ""
+    image: str = ""
+
+
+class Expectation(Frozen):
+    """The expected answer of a question: exactly one of the three. A question answers with one row of one column."""
+
+    equals: Any = None
+    at_least: Any = None
+    at_most: Any = None
+
+    @field_validator("equals")
+    @classmethod
+    def _a_scalar(cls, value: Any) -> Any:
+        if not isinstance(value, bool | int | float | str):
+            raise ValueError(f"{value!r} is not a number, text, true or false")
+        return value
+
+    @field_validator("at_least", "at_most")
+    @classmethod
+    def _a_number(cls, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{value!r} is not a number")
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("give exactly one of equals, at_least, at_most")
+        return self
+
+    def met_by(self, answer: Any) -> bool:
+        """Whether ``answer`` is as expected; an answer that can't be compared is not."""
+        if self.equals is not None:
+            # True == 1 in Python, not in a profile.
+            return bool(answer == self.equals) and isinstance(answer, bool) == isinstance(self.equals, bool)
+        try:
+            return bool(answer >= self.at_least) if self.at_least is not None else bool(answer <= self.at_most)
+        except TypeError:
+            return False
+
+    def __str__(self) -> str:
+        if self.equals is not None:
+            return f"{self.equals}"
+        return f"at least {self.at_least}" if self.at_least is not None else f"at most {self.at_most}"
+
+
+class Question(Frozen):
+    """One read-only SQL query of the site's own with its expected answer."""
+
+    name: Text
+    sql: Text
+    expect: Expectation
+
+    @field_validator("sql")
+    @classmethod
+    def _reads(cls, value: str) -> str:
+        # The server enforces it (READ ONLY); here a slip is told before a run has begun.
+        lines = [line for line in value.splitlines() if line.strip() and not line.lstrip().startswith("--")]
+        first = lines[0].split(maxsplit=1)[0].lower() if lines else ""
+        if not first.startswith(("select", "with", "values", "table", "(")):
+            raise ValueError(f"begins with {first!r}: a question is one SELECT, WITH, VALUES or TABLE")
+        return value
+
+
+def _unique(values: list[str], what: str) -> None:
+    doubles = sorted({value for value in values if values.count(value) > 1})
+    if doubles:
+        raise ValueError(f"{what} given twice: {', '.join(doubles)}")
+
+
+class Tenant(Frozen):
+    """One database of the cluster, its application role, and what is asked of its restored data."""
+
+    database: Identifier
+    app_role: Identifier
+    app_login: SecretRef | None = None
+    digest_tables: tuple[TableName, ...] = ()
+    questions: tuple[Question, ...] = ()
+
+    @field_validator("digest_tables")
+    @classmethod
+    def _each_table_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        _unique(list(value), "table")
+        return value
+
+    @field_validator("questions")
+    @classmethod
+    def _each_question_once(cls, value: tuple[Question, ...]) -> tuple[Question, ...]:
+        _unique([question.name for question in value], "question")
+        return value
+
+
+class Checks(Frozen):
+    """Rungs that a site may switch off. The floor (boundary, structure, one assertion about data) is not among them."""
+
+    amcheck: StrictBool = True
+
+
+class Site(Frozen):
+    """A site's resolved profile."""
+
+    name: Annotated[str, _matches(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a site's name (letters, digits and '-')")]
+    environment: Text
+    caveats: tuple[Text, ...] = ()
+    kubernetes: Kubernetes = Kubernetes()
+    cluster: SourceCluster
+    identity: Identity = Identity()
+    drillbook_namespace: NamespaceName = "drillbook"
+    drill_namespace: NamespaceName = "drillbook-drills"
+    archive: Archive = Archive()
+    sql: Sql = Sql()
+    objectives: Objectives = Objectives()
+    freshness: Freshness = Freshness()
+    limits: Limits = Limits()
+    # ``copy`` is what a pydantic model is copied with: the attribute has another name than the key.
+    copy_: CopySettings = Field(default=CopySettings(), alias="copy")
+    tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)]
+    checks: Checks = Checks()
+    controls: tuple[Text, ...] = ()
+
+    @field_validator("drill_namespace")
+    @classmethod
+    def _stands_apart(cls, value: str, info: ValidationInfo) -> str:
+        source = info.data.get("cluster")
+        if source is not None and value == source.namespace:
+            raise ValueError(f"{value!r} is the source's namespace: a copy needs one of its own")
+        if value == info.data.get("drillbook_namespace"):
+            raise ValueError(f"{value!r} is Drillbook's own namespace: a copy needs one of its own")
+        return value
+
+    @field_validator("tenants")
+    @classmethod
+    def _each_database_once(cls, value: tuple[Tenant, ...]) -> tuple[Tenant, ...]:
+        _unique([tenant.database for tenant in value], "database")
+        return value
+
+    @property
+    def source(self) -> ClusterRef:
+        """The Cluster whose backups are proven."""
+        return ClusterRef(namespace=self.cluster.namespace, name=self.cluster.name)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the resolved profile in canonical JSON: equal profiles have equal digests, wherever they lie."""
+        # Where a machine keeps its kubeconfig says nothing about the site; the identity pin does.
+        values = self.model_dump(mode="json", by_alias=True, exclude={"kubernetes": {"kubeconfig"}})
+        return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    def tenant(self, database: str) -> Tenant:
+        """The tenant of ``database``; KeyError if the profile has none."""
+        for tenant in self.tenants:
+            if tenant.database == database:
+                return tenant
+        raise KeyError(database)

@@ -1,0 +1,2 @@
+-- Who we are here.
+select pg_catalog.current_database()::text as database, session_user::text as role;

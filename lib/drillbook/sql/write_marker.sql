@@ -1,0 +1,5 @@
+-- Writes a marker row; its transaction id is the boundary that recovery is tested against. The commit comes after
+-- written_at, so a recovery to written_at does not bring it back.
+insert into drillbook.marker (run_id, name)
+values (%(run_id)s, %(name)s)
+returning name, xid::text::bigint as xid, written_at;

@@ -1,0 +1,360 @@
+"""Step, Effect, Plan and Later, and the Context that gives a step its clients.
+
+A step knows nothing of Jupyter, papermill or evidence: it is handed a :class:`Context` and tells it what it saw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, cast
+
+from drillbook import kube as k8s
+from drillbook.errors import Changed, KubernetesError, PreconditionError, RunbookError
+from drillbook.model import Check, ClusterRef, Effect, Frozen, Verdict
+from drillbook.objectstore import ObjectStore, S3Store
+from drillbook.postgres import Address, Database
+from drillbook.site import Site
+
+T = TypeVar("T")
+
+
+class Later:
+    """A result that isn't known yet: its attributes are ``Later`` too; it prints why; its truth can't be asked."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def __getattr__(self, name: str) -> Later:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return Later(self._why)
+
+    def __str__(self) -> str:
+        return self._why
+
+    __repr__ = __str__
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise TypeError(f"this value is {self._why}; it can't be decided on now")
+
+    __bool__ = __iter__ = __len__ = __int__ = __float__ = __lt__ = __gt__ = __le__ = __ge__ = _refuse
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a step would do: in a sentence, as objects for the API server, as SQL, and what else is worth knowing."""
+
+    summary: str
+    objects: tuple[dict[str, Any], ...] = ()
+    sql: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Obligation:
+    """Something that this run must undo. ``id`` is ``kind/namespace/name``."""
+
+    kind: str
+    namespace: str
+    name: str
+    what: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.kind}/{self.namespace}/{self.name}"
+
+
+class Recorder(Protocol):
+    """Where a step's observations go; the run implements it on its journal."""
+
+    def check(self, check: Check) -> None: ...
+    def fact(self, name: str, value: Any) -> None: ...
+    def phase(self, name: str, started_at: datetime, seconds: float, how: str) -> None: ...
+    def obligation(self, obligation: Obligation) -> None: ...
+    def settled(self, obligation: Obligation, how: str, proof: str) -> None: ...
+    def log(self, name: str, text: str) -> None: ...
+    def progress(self, text: str, *, fraction: float | None = None, rows: Sequence[tuple[str, str]] = ()) -> None: ...
+    def unmet(self) -> list[Check]: ...
+    def seen(self, name: str) -> Any: ...
+
+
+def pod_of(cluster: dict[str, Any]) -> str:
+    """The name of the Cluster's current primary pod, or ``""`` while there is none."""
+    return str(cluster.get("status", {}).get("currentPrimary", ""))
+
+
+@dataclass
+class Context:
+    """The site, the run's identity and the clients, each opened when first used and closed with the run."""
+
+    site: Site
+    run_id: str
+    mode: str
+    recorder: Recorder
+    mask: Callable[[str], None]
+    target_time: str = ""
+    digest_key: bytes = b""
+    results: dict[str, Any] = field(default_factory=dict)
+    _open: list[Any] = field(default_factory=list)
+    _forwards: dict[tuple[str, str], k8s.Forward] = field(default_factory=dict)
+
+    @cached_property
+    def kube(self) -> k8s.Kube:
+        """The Kubernetes API that the profile (or the machine's kubeconfig) names."""
+        api = k8s.Kube.open(self.site.kubernetes.kubeconfig, self.site.kubernetes.context, mask=self.mask)
+        self._open.append(api)
+        return api
+
+    @property
+    def source_ref(self) -> ClusterRef:
+        return ClusterRef(namespace=self.site.cluster.namespace, name=self.site.cluster.name)
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The source's archive, with the read-only credentials that the drill namespace holds."""
+        reader = self.site.archive.reader_secret
+        destination = self.object_store["spec"]["configuration"]
+        secret = self.kube.secret(self.site.drill_namespace, reader.name)
+        missing = [key for key in (reader.access_key_id, reader.secret_access_key) if key not in secret]
+        if missing:
+            raise PreconditionError(
+                f"Secret {self.site.drill_namespace}/{reader.name} has no key {', '.join(missing)}",
+                todo="Add the read-only credentials of the archive under the keys that the profile names.",
+            )
+        return S3Store.open(
+            destination["destinationPath"],
+            endpoint_url=self.site.archive.endpoint_url or destination.get("endpointURL", ""),
+            access_key_id=secret[reader.access_key_id],
+            secret_access_key=secret[reader.secret_access_key],
+        )
+
+    @cached_property
+    def archiver_plugin(self) -> dict[str, Any]:
+        """Parameters of the Barman Cloud Plugin entry that archives the source's WAL."""
+        plugins = self.cluster_object(self.source_ref).get("spec", {}).get("plugins", [])
+        for plugin in plugins:
+            if plugin.get("name") == BARMAN_PLUGIN and plugin.get("isWALArchiver") and plugin.get("enabled", True):
+                return dict(plugin.get("parameters", {}))
+        raise PreconditionError(
+            f"Cluster {self.source_ref} archives no WAL through {BARMAN_PLUGIN}: spec.plugins has no enabled entry "
+            "with isWALArchiver",
+            todo="Configure the plugin and an ObjectStore (in-tree barmanObjectStore is deprecated since CNPG 1.26).",
+        )
+
+    @cached_property
+    def object_store(self) -> dict[str, Any]:
+        """The ObjectStore that the source's WAL archiver uses."""
+        name = self.archiver_plugin.get("barmanObjectName", "")
+        found = self.kube.get(k8s.OBJECT_STORE, self.site.cluster.namespace, name)
+        if found is None:
+            raise PreconditionError(
+                f"ObjectStore {self.site.cluster.namespace}/{name} does not exist, though the Cluster names it",
+                todo="Create it: while it is missing CloudNativePG stalls without a word.",
+            )
+        return found
+
+    @property
+    def server_name(self) -> str:
+        """The folder of the source's archive: the profile's, else the plugin's parameter, else the Cluster's name."""
+        given = self.site.archive.server_name or self.archiver_plugin.get("serverName", "")
+        return str(given or self.site.cluster.name)
+
+    def cluster_object(self, ref: ClusterRef) -> dict[str, Any]:
+        """The Cluster as the API server has it now."""
+        found = self.kube.get(k8s.CLUSTER, ref.namespace, ref.name)
+        if found is None:
+            raise PreconditionError(f"Cluster {ref} does not exist", todo="Check the profile's cluster and context.")
+        return found
+
+    def forward(self, namespace: str, pod: str) -> Address:
+        """A local address of the pod's PostgreSQL; one forward a pod for the whole run."""
+        key = (namespace, pod)
+        if key not in self._forwards:
+            self._forwards[key] = self.kube.forward(namespace, pod, 5432).__enter__()
+        forward = self._forwards[key]
+        return Address(forward.host, forward.port, why=forward.why)
+
+    def source(self, dbname: str = "", *, read_only: bool = True) -> Database:
+        """A session on the source's primary as Drillbook's least-privilege role; the caller closes it."""
+        secret = self.kube.secret(self.site.sql.secret.namespace, self.site.sql.secret.name)
+        primary = pod_of(self.cluster_object(self.source_ref))
+        if not primary:
+            raise KubernetesError(f"Cluster {self.source_ref} has no primary", todo="Wait until it is healthy.")
+        return Database.connect(
+            self.forward(self.source_ref.namespace, primary),
+            user=secret["username"],
+            password=secret["password"],
+            dbname=dbname or self.site.sql.database,
+            read_only=read_only,
+        )
+
+    def copy_address(self, copy: ClusterRef) -> Address:
+        """Where the copy's PostgreSQL is reached from here."""
+        return self.forward(copy.namespace, pod_of(self.cluster_object(copy)))
+
+    def copy(self, copy: ClusterRef, dbname: str, *, read_only: bool = False) -> Database:
+        """A session on a copy that this run made, as its superuser; the caller closes it."""
+        secret = self.kube.secret(copy.namespace, f"{copy.name}-superuser")
+        return Database.connect(
+            self.copy_address(copy),
+            user=secret["username"],
+            password=secret["password"],
+            dbname=dbname,
+            read_only=read_only,
+        )
+
+    def forget_pod(self, namespace: str, pod: str) -> None:
+        """Close the forward to a pod that is about to go."""
+        forward = self._forwards.pop((namespace, pod), None)
+        if forward is not None:
+            forward.__exit__(None, None, None)
+
+    def forget_pods(self, namespace: str) -> None:
+        """Close the forwards into a namespace whose pods are about to go."""
+        for place, pod in list(self._forwards):
+            if place == namespace:
+                self.forget_pod(place, pod)
+
+    def pause(self, seconds: float) -> None:
+        """Wait before looking again."""
+        time.sleep(seconds)
+
+    def close(self) -> None:
+        """Close what was opened; safe to call twice."""
+        for namespace, pod in list(self._forwards):
+            self.forget_pod(namespace, pod)
+        while self._open:
+            self._open.pop().close()
+
+    def require_preconditions(self) -> None:
+        """Raise unless every required check so far is VERIFIED: nothing is created on a doubtful ground."""
+        unmet = self.recorder.unmet()
+        if not unmet:
+            return
+        causes = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in unmet)
+        raise PreconditionsNotMet(causes, failed=any(check.verdict is Verdict.FAILED for check in unmet))
+
+
+class PreconditionsNotMet(PreconditionError):
+    """A step that changes something was reached while an earlier check is not VERIFIED."""
+
+    def __init__(self, causes: str, *, failed: bool) -> None:
+        super().__init__(f"not started, because of {causes}", todo="Mend the cause, then start a new run.")
+        self.verdict = Verdict.FAILED if failed else Verdict.UNPROVEN  # type: ignore[misc]
+        self.exit_code = 1 if failed else 2  # type: ignore[misc]
+        self.changed = Changed.NOTHING
+
+
+BARMAN_PLUGIN = "barman-cloud.cloudnative-pg.io"
+
+
+@dataclass(frozen=True)
+class Step(Generic[T]):
+    """One step of a procedure: the docstring's first line is its title, the rest says why."""
+
+    effect: ClassVar[Effect] = Effect.READS
+    settles: ClassVar[bool] = False
+    """Whether the step only removes what this run made, so that it also runs after a failure."""
+
+    @property
+    def title(self) -> str:
+        return (type(self).__doc__ or type(self).__name__).strip().partition("\n")[0].rstrip(".")
+
+    @property
+    def why(self) -> str:
+        rest = (type(self).__doc__ or "").strip().partition("\n")[2]
+        return " ".join(rest.split())
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+
+    @property
+    def unknown(self) -> Later | None:
+        """The first input that isn't known yet."""
+        return next((value for value in self.inputs.values() if isinstance(value, Later)), None)
+
+    def check(self, ctx: Context) -> None:
+        """Precondition: raises if the world isn't as the step needs it."""
+
+    def plan(self, ctx: Context) -> Plan:
+        """What would happen. Works with inputs that are ``Later`` and changes nothing."""
+        return Plan(summary=self.title)
+
+    def do(self, ctx: Context) -> T:
+        """The work; its typed result goes to the journal."""
+        raise TypeError(f"{type(self).__name__} has no do()")
+
+    def verify(self, ctx: Context, result: T) -> None:
+        """Postcondition, read back from the world."""
+
+
+class Checks(Frozen):
+    """What a rung observed."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        return Verdict.worst([check.verdict for check in self.checks if check.required])
+
+
+@dataclass(frozen=True)
+class Rung(Step[Checks]):
+    """A step that only observes and judges: it never stops a run, its verdict counts in the run's."""
+
+    name: ClassVar[str]
+    proves: ClassVar[str]
+    required: ClassVar[bool] = True
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        """The checks; an error becomes a check of its own with the error's verdict."""
+        raise TypeError(f"{type(self).__name__} has no observe()")
+
+    def do(self, ctx: Context) -> Checks:
+        started = datetime.now(UTC)
+        try:
+            checks = list(self.observe(ctx))
+        except RunbookError as error:
+            if error.verdict is None:
+                raise
+            checks = [self.from_error(error)]
+        seconds = (datetime.now(UTC) - started).total_seconds()
+        timed = tuple(check if check.seconds else check.model_copy(update={"seconds": seconds}) for check in checks)
+        return Checks(checks=timed)
+
+    def from_error(self, error: RunbookError) -> Check:
+        """What an error says about this rung's claim: contradicted, or only not observed."""
+        contradicts = getattr(error, "contradicts", None)
+        verdict = Verdict.FAILED if contradicts else cast(Verdict, error.verdict)
+        return self.result(verdict, expected="an answer", observed=error.what, reason=type(error).__name__)
+
+    def not_run(self, reason: str) -> list[Check]:
+        """The rung as not observed."""
+        return [self.result(Verdict.UNPROVEN, reason=f"not run: {reason}")]
+
+    def result(self, verdict: Verdict, **fields: Any) -> Check:
+        """A check of this rung."""
+        values: dict[str, Any] = {"name": self.name, "proves": self.proves, "required": self.required} | fields
+        return Check(verdict=verdict, **values)
+
+
+@dataclass(frozen=True)
+class Rungs(Step[Checks]):
+    """Rungs that are read together: each observes and judges for itself."""
+
+    def rungs(self) -> Sequence[Rung]:
+        """The rungs, in order."""
+        raise TypeError(f"{type(self).__name__} has no rungs()")
+
+    def do(self, ctx: Context) -> Checks:
+        return Checks(checks=tuple(check for rung in self.rungs() for check in rung.do(ctx).checks))
+
+    def not_run(self, reason: str) -> list[Check]:
+        """Every rung as not observed."""
+        return [check for rung in self.rungs() for check in rung.not_run(reason)]

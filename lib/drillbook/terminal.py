@@ -1,0 +1,94 @@
+"""A run on a terminal: its journal's events as lines while they land, and how it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from drillbook.headless import RunOutcome
+from drillbook.model import show_seconds
+
+VERDICT_STYLES = {"VERIFIED": "bold green", "FAILED": "bold red", "UNPROVEN": "bold yellow"}
+_STATUS_STYLES = {"done": "green", "failed": "red", "refused": "red", "planned": "cyan"}
+
+
+class Narrator:
+    """Tells a run's events on ``console``: a line a step, and beneath it the checks that are not VERIFIED."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._titles: dict[int, str] = {}
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Shows one event of the journal; events that say nothing to a watcher are passed over."""
+        teller = getattr(self, f"_tell_{event['type']}", None)
+        if teller is not None:
+            teller(event)
+
+    def _say(self, *parts: str | tuple[str, str]) -> None:
+        self._console.print(Text.assemble(*parts))
+
+    def _tell_opened(self, event: Mapping[str, Any]) -> None:
+        cluster = event.get("cluster") or {}
+        where = f"{cluster.get('namespace', '')}/{cluster.get('name', '')}".strip("/")
+        site = event["site"]
+        self._say(
+            (event["run_id"], "bold"), f"  {event['runbook']}, {event['mode']}, ", f"{where} ({site['environment']})"
+        )
+
+    def _tell_step_started(self, event: Mapping[str, Any]) -> None:
+        self._titles[event["n"]] = event["title"]
+
+    def _tell_step_finished(self, event: Mapping[str, Any]) -> None:
+        status = event["status"]
+        title = self._titles.get(event["n"], "open the run")
+        took = "" if status == "planned" else f"  {show_seconds(event['seconds'])}"
+        self._say((f"{status:<8}", _STATUS_STYLES.get(status, "")), f"{event['n']:>3}  {title}", (took, "dim"))
+        error = event.get("error")
+        if error:
+            for line in str(error["what"]).splitlines():
+                self._say(" " * 13, (line, "red"))
+            self._say(" " * 13, f"→ {error['todo']}")
+
+    def _tell_check(self, event: Mapping[str, Any]) -> None:
+        verdict = event["verdict"]
+        if verdict in {"FAILED", "UNPROVEN"}:
+            seen = event.get("observed") or event.get("reason") or "not observed"
+            expected = f"; expected {event['expected']}" if event.get("expected") else ""
+            self._say((f"{verdict:<12} ", VERDICT_STYLES[verdict]), f"{event['name']}: {seen}{expected}")
+
+    def _tell_settled(self, event: Mapping[str, Any]) -> None:
+        self._say((f"{'settled':<13}", "dim"), (f"{event['id']}: {event['how']}", "dim"))
+
+
+def show_outcome(console: Console, outcome: RunOutcome) -> None:
+    """The verdict, the figures beside their objectives, and where the report is."""
+    verdict = str(outcome.verdict) if outcome.verdict is not None else ""
+    console.print()
+    headline = outcome.headline.removeprefix(verdict).lstrip(" :—–-") if verdict else outcome.headline
+    console.print(Text.assemble((verdict, VERDICT_STYLES.get(verdict, "bold")), "  " if verdict else "", headline))
+    record = outcome.folder / "record.json"
+    if record.is_file():
+        measured = json.loads(record.read_text(encoding="utf-8")).get("objectives", {}).get("measured", [])
+        if measured and verdict:
+            console.print(_figures(measured))
+    for label, name in (("report", "report.html"), ("notebook", "executed.html"), ("record", "record.json")):
+        path = outcome.folder / name
+        if path.is_file():
+            console.print(Text.assemble((f"{label:<10}", "bold"), str(path)))
+
+
+def _figures(measured: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("", "achieved", "objective", ""):
+        table.add_column(heading)
+    for item in measured:
+        met = {True: "met", False: "missed", None: "not measured"}[item["met"]]
+        pair = [item[f"{name}_seconds"] for name in ("achieved", "objective")]
+        table.add_row(item["name"], *("–" if value is None else show_seconds(value) for value in pair), met)
+    return table

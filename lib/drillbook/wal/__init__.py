@@ -1,0 +1,46 @@
+"""The write-ahead log as arithmetic and bytes; no I/O.
+
+`arithmetic`: LSN, segment number and file name. `history`: timeline history files. `chain`: is the archive's WAL
+unbroken from a base backup to its newest segment. `records`: the commits that a segment holds.
+"""
+
+from drillbook.wal.arithmetic import (
+    MAX_SEGMENT_BYTES,
+    MIN_SEGMENT_BYTES,
+    SegmentName,
+    check_segment_bytes,
+    first_lsn,
+    next_segment,
+    segment_name,
+    segment_names,
+)
+from drillbook.wal.chain import Chain, Gap, chain
+from drillbook.wal.history import Branch, Histories, Switch, branches, newest_timeline, parse_history
+from drillbook.wal.pages import PageHeader, SegmentHeader, WalFormatError, segment_header
+from drillbook.wal.records import WalReader, commits
+
+__all__ = [
+    "MAX_SEGMENT_BYTES",
+    "MIN_SEGMENT_BYTES",
+    "Branch",
+    "Chain",
+    "Gap",
+    "Histories",
+    "PageHeader",
+    "SegmentHeader",
+    "SegmentName",
+    "Switch",
+    "WalFormatError",
+    "WalReader",
+    "branches",
+    "chain",
+    "check_segment_bytes",
+    "commits",
+    "first_lsn",
+    "newest_timeline",
+    "next_segment",
+    "parse_history",
+    "segment_header",
+    "segment_name",
+    "segment_names",
+]

@@ -1,0 +1,1 @@
+"""The programs that run inside a lab pod: initdb, instance, recovery, backup, and the two WAL commands."""

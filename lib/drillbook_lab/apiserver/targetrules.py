@@ -1,0 +1,91 @@
+"""The rules of a recovery target: which may stand together, and how each is written."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+from drillbook_lab.apiserver.errors import Fault, Object
+from drillbook_lab.apiserver.schema import bad_value
+
+_PATH = "spec.bootstrap.recovery.recoveryTarget"
+_EXCLUSIVE = ("targetTime", "targetLSN", "targetName", "targetXID", "targetImmediate")
+_NEEDS_BACKUP = ("targetName", "targetXID", "targetImmediate")
+
+_LSN = re.compile(r"^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$")
+_TIME = re.compile(
+    r"^(?P<date>\d{4}-\d{2}-\d{2})(?P<t>[T ])(?P<clock>\d{2}:\d{2}:\d{2})(\.\d{1,9})?"
+    r"(?P<zone>Z|[+-]\d{2}(:?\d{2})?)?$"
+)
+
+
+def faults(cluster: Object) -> list[Fault]:
+    """Everything wrong with a Cluster's recovery target."""
+    recovery = (cluster["spec"].get("bootstrap") or {}).get("recovery") or {}
+    target = recovery.get("recoveryTarget")
+    if target is None:
+        return []
+    found: list[Fault] = []
+    # `targetImmediate: false` counts as given, too.
+    given = [name for name in _EXCLUSIVE if name in target]
+    if len(given) > 1:
+        found.append(bad_value(_PATH, target, f"recovery target options are mutually exclusive: {', '.join(given)}"))
+    snapshots = recovery.get("volumeSnapshots") is not None
+    backup = target.get("backupID")
+    if backup and snapshots:
+        found.append(bad_value(f"{_PATH}.backupID", backup, "cannot be used with volumeSnapshots"))
+    needing = [name for name in given if name in _NEEDS_BACKUP]
+    if needing and not backup and not snapshots:
+        why = f"Required value: backupID must be given with {', '.join(needing)}"
+        found.append(Fault(f"{_PATH}.backupID", why, "FieldValueRequired"))
+    for name, check in _CHECKS.items():
+        if name in target:
+            why = check(str(target[name]))
+            if why:
+                found.append(bad_value(f"{_PATH}.{name}", target[name], why))
+    return found
+
+
+def _time(text: str) -> str:
+    form = "not a time: RFC 3339 or PostgreSQL's YYYY-MM-DD HH:MM:SS[.ffffff][±TZ] is needed"
+    found = _TIME.match(text)
+    if not found:
+        return form
+    # With a T the zone is RFC 3339's: Z or ±HH:MM.
+    if found["t"] == "T" and found["zone"] not in (None, "Z") and ":" not in found["zone"]:
+        return form
+    try:
+        datetime.strptime(f"{found['date']} {found['clock']}", "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007  (only parsed)
+    except ValueError:
+        return "no such date or time of day"
+    return ""
+
+
+def _lsn(text: str) -> str:
+    return "" if _LSN.match(text) else "not an LSN: two hexadecimal numbers, as in 0/3000060, are needed"
+
+
+def _xid(text: str) -> str:
+    valid = text.isascii() and text.isdigit() and int(text) < 2**32
+    return "" if valid else "not a transaction id: a decimal number below 2^32 is needed"
+
+
+def _name(text: str) -> str:
+    if len(text.encode()) >= 64:
+        return "a restore point's name has fewer than 64 bytes"
+    return "control characters can't be used" if any(ord(c) < 32 or ord(c) == 127 for c in text) else ""
+
+
+def _timeline(text: str) -> str:
+    valid = text in ("", "latest") or (text.isascii() and text.isdigit() and int(text) >= 1)
+    return "" if valid else "recovery target timeline can be set to 'latest' or a positive integer"
+
+
+_CHECKS: dict[str, Any] = {
+    "targetTime": _time,
+    "targetLSN": _lsn,
+    "targetXID": _xid,
+    "targetName": _name,
+    "targetTLI": _timeline,
+}

@@ -1,0 +1,136 @@
+"""The history of changes, and those who follow it.
+
+Events are kept for a while, so that a client can go on from the version it has seen; a
+watcher that falls too far behind is cut off with 410 and has to list again, as etcd's
+compaction does to it on a real cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from drillbook_lab.apiserver.errors import ApiError, Object, expired
+from drillbook_lab.apiserver.selectors import Predicate
+
+
+@dataclass(frozen=True)
+class Change:
+    """One stored change; objects in it are shared and never written to again."""
+
+    version: int
+    kind: str
+    namespace: str
+    type: str
+    object: Object
+    before: Object | None
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The object as JSON, encoded once however many watch it."""
+        return json.dumps(self.object, separators=(",", ":")).encode()
+
+
+class Watch(AsyncIterator[tuple[str, Change]]):
+    """One follower. Iterating gives (event type as this follower sees it, change)."""
+
+    def __init__(self, history: History, kind: str, namespace: str | None, wanted: Predicate, limit: int) -> None:
+        self._history = history
+        self._kind = kind
+        self._namespace = namespace
+        self._wanted = wanted
+        self._limit = limit
+        self._pending: deque[tuple[str, Change]] = deque()
+        self._wake = asyncio.Event()
+        self._overrun = False
+        self._closed = False
+
+    def offer(self, change: Change) -> None:
+        """Queue a change if it concerns this follower."""
+        if change.kind != self._kind or (self._namespace is not None and change.namespace != self._namespace):
+            return
+        if self._overrun or self._closed:
+            return
+        # An object that leaves the selection is gone for this follower, one that enters it is new.
+        now = change.type != "DELETED" and self._wanted(change.object)
+        was = change.before is not None and self._wanted(change.before)
+        if not now and not was:
+            return
+        if len(self._pending) >= self._limit:
+            self._overrun = True
+            self._pending.clear()
+        else:
+            self._pending.append(("MODIFIED" if now and was else "ADDED" if now else "DELETED", change))
+        self._wake.set()
+
+    async def __anext__(self) -> tuple[str, Change]:
+        while True:
+            if self._overrun:
+                self.close()
+                raise expired(0, self._history.version)
+            if self._pending:
+                return self._pending.popleft()
+            if self._closed:
+                raise StopAsyncIteration
+            self._wake.clear()
+            await self._wake.wait()
+
+    def close(self) -> None:
+        """Stop following; an iteration that waits ends."""
+        self._closed = True
+        self._history.forget(self)
+        self._wake.set()
+
+
+class History:
+    """The server's one counter of versions, its recent changes and its followers."""
+
+    def __init__(self, *, keep: int = 8192, watcher_limit: int = 4096) -> None:
+        self.version = 1
+        self._changes: deque[Change] = deque(maxlen=keep)
+        self._dropped_up_to = 0
+        self._watches: list[Watch] = []
+        self._watcher_limit = watcher_limit
+
+    def next_version(self) -> int:
+        """Take the next resource version."""
+        self.version += 1
+        return self.version
+
+    def record(self, change: Change) -> None:
+        """Keep a change and tell everybody who follows."""
+        if len(self._changes) == self._changes.maxlen:
+            self._dropped_up_to = self._changes[0].version
+        self._changes.append(change)
+        for watch in tuple(self._watches):
+            watch.offer(change)
+
+    def follow(self, kind: str, namespace: str | None, wanted: Predicate, since: int) -> Watch:
+        """Follow from just after a version on; 410 when the history no longer reaches back that far."""
+        if since < self._dropped_up_to:
+            raise expired(since, self._dropped_up_to)
+        if since > self.version:
+            raise ApiError(
+                504, "Timeout", f"Too large resource version: {since}, current: {self.version}",
+                {"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+                 "retryAfterSeconds": 1},
+            )  # fmt: skip
+        watch = Watch(self, kind, namespace, wanted, self._watcher_limit)
+        self._watches.append(watch)
+        # A history longer than the queue is replayed whole: the limit is there for slow readers.
+        late = itertools.dropwhile(lambda change: change.version <= since, self._changes)
+        watch._limit, limit = len(self._changes) + 1, watch._limit
+        for change in late:
+            watch.offer(change)
+        watch._limit = max(limit, len(watch._pending) + 1)
+        return watch
+
+    def forget(self, watch: Watch) -> None:
+        """Drop a follower."""
+        if watch in self._watches:
+            self._watches.remove(watch)

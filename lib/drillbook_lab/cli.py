@@ -1,0 +1,288 @@
+"""The lab's command line: `up down status env run fault writer`. Exit status: 0 ok, 1 failed, 4 bad usage."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from drillbook_lab import faults, supervise
+from drillbook_lab.agent.procs import tied
+from drillbook_lab.errors import LabError
+from drillbook_lab.firstsite.site import load
+from drillbook_lab.home import LabHome, default_home
+from drillbook_lab.view import Client
+
+FAILED = 1
+USAGE = 4
+
+app = typer.Typer(
+    help="The embedded lab: real PostgreSQL, barman and S3 behind a Kubernetes-shaped API, on this machine only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="The lab's folder; else $DRILLBOOK_LAB_HOME, else the state directory.")
+]
+ProfileOption = Annotated[str, typer.Option("--profile", help="Which site to build: first or second.")]
+DataOption = Annotated[float, typer.Option("--data-mb", min=0.0, help="Size of the tenants' data in megabytes.")]
+SiteOption = Annotated[Path | None, typer.Option("--site", help="A site profile to export as DRILLBOOK_SITE.")]
+
+
+def _home(chosen: Path | None) -> LabHome:
+    return LabHome(chosen.absolute() if chosen is not None else default_home())
+
+
+@app.command()
+def up(home: HomeOption = None, profile: ProfileOption = "first", data_mb: DataOption = 60.0) -> None:
+    """Start the lab and build its site; a lab that is up already is left as it is."""
+    load(profile)  # an unknown one is bad usage, and said before anything starts
+    lab = _home(home)
+    began = time.monotonic()
+    if lab.is_running() and lab.state().get("ready"):
+        state = lab.state()
+        if state.get("profile") != profile:
+            raise LabError(
+                "another site's lab is up", f"profile {state.get('profile')} in {lab.root}", "drillbook lab down"
+            )
+        out.print(f"The lab is up already: {state['namespace']}/{state['cluster']} at {state['url']}")
+        return
+    daemon = None
+    if not lab.is_running():
+        lab.clear()
+        daemon = supervise.start(lab, supervise.daemon_command(lab, profile, data_mb), detached=True)
+    try:
+        state = supervise.follow(lab, daemon, _stage)
+    except (LabError, KeyboardInterrupt):
+        if daemon is not None and daemon.poll() is None:
+            daemon.send_signal(signal.SIGTERM)
+            daemon.wait(30)
+        raise
+    out.print(f"The lab is up after {time.monotonic() - began:.1f} s: {state['namespace']}/{state['cluster']}")
+    out.print('To use it in this shell: eval "$(drillbook lab env)"', markup=False)
+
+
+def _stage(line: dict[str, Any]) -> None:
+    if line["state"] == "done":
+        note = f"  {line['note']}" if line["note"] else ""
+        out.print(f"  {line['stage']:<32} {line['seconds']:5.1f} s{note}", markup=False)
+    elif line["state"] == "failed":
+        err.print(f"  {line['stage']:<32} failed: {line['note']}", markup=False)
+
+
+@app.command()
+def down(home: HomeOption = None) -> None:
+    """End the lab and remove everything of it: processes, sockets, data."""
+    lab = _home(home)
+    out.print("The lab is gone." if supervise.down(lab) else f"There is no lab in {lab.root}.", markup=False)
+
+
+@app.command()
+def status(
+    home: HomeOption = None, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False
+) -> None:
+    """Show the cluster, its backups, the processes and the addresses; 1 if no lab is up."""
+    lab = _home(home)
+    state = lab.state()
+    if not lab.is_running() or not state.get("ready"):
+        known = "is being built" if lab.is_running() else "is not up"
+        raise LabError(f"the lab {known}", str(lab.root), "drillbook lab up")
+    found = _status(lab, state)
+    if as_json:
+        out.print_json(json.dumps(found))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in (
+        ("API server", found["url"]),
+        ("Object store", found["endpoint"]),
+        ("Site", f"{found['profile']} ({found['namespace']}/{found['cluster']})"),
+        ("Cluster", f"{found['phase']}, timeline {found['timeline']}, system {found['system_id']}"),
+        ("WAL archiving", found["archiving"]),
+        ("Faults in force", ", ".join(found["faults"]) or "none"),
+        ("Kubeconfig", str(lab.kubeconfig)),
+    ):
+        table.add_row(name, value)
+    out.print(table)
+    backups = Table("Backup", "Phase", "Id", "Ended", title="Backups", title_justify="left", box=None)
+    for backup in found["backups"]:
+        backups.add_row(backup["name"], backup["phase"], backup["id"], backup["stopped_at"])
+    out.print(backups)
+    processes = Table("Process", "Pid", title="Processes", title_justify="left", box=None)
+    for process in found["processes"]:
+        processes.add_row(process["what"], str(process["pid"] or "not running"))
+    out.print(processes)
+
+
+def _status(lab: LabHome, state: dict[str, Any]) -> dict[str, Any]:
+    client = Client(lab)
+    namespace, name = state["namespace"], state["cluster"]
+    cluster = client.get(f"/apis/postgresql.cnpg.io/v1/namespaces/{namespace}/clusters/{name}")
+    backups = client.get(f"/apis/postgresql.cnpg.io/v1/namespaces/{namespace}/backups")["items"]
+    told = cluster.get("status") or {}
+    conditions = {entry["type"]: entry for entry in told.get("conditions") or ()}
+    archiving = conditions.get("ContinuousArchiving") or {"status": "Unknown", "message": "no attempt yet"}
+    return {
+        **{key: state[key] for key in ("url", "endpoint", "profile", "namespace", "cluster", "pid")},
+        "home": str(lab.root),
+        "phase": told.get("phase", ""),
+        "timeline": told.get("timelineID"),
+        "system_id": told.get("systemID"),
+        "archiving": archiving["message"] if archiving["status"] == "True" else f"failing: {archiving['message']}",
+        "faults": faults.in_force(lab),
+        "backups": [
+            {
+                "name": backup["metadata"]["name"],
+                "phase": (backup.get("status") or {}).get("phase", ""),
+                "id": (backup.get("status") or {}).get("backupId", ""),
+                "stopped_at": (backup.get("status") or {}).get("stoppedAt", ""),
+            }
+            for backup in backups
+        ],
+        "processes": faults.control(lab, {"op": "status"})["processes"],
+    }
+
+
+def environment(lab: LabHome, site: Path | None) -> dict[str, str]:
+    """What a program needs to find the lab, and nothing that says that it is one."""
+    found = {"KUBECONFIG": str(lab.kubeconfig)}
+    if site is not None:
+        found["DRILLBOOK_SITE"] = str(site.absolute())
+    return found
+
+
+@app.command()
+def env(home: HomeOption = None, site: SiteOption = None) -> None:
+    """Print `export` lines: KUBECONFIG with the contexts `lab` (least privilege) and `lab-admin`."""
+    lab = _home(home)
+    if not lab.is_running():
+        raise LabError("the lab is not up", str(lab.root), "drillbook lab up")
+    for name, value in environment(lab, site).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def run(
+    command: Annotated[list[str], typer.Argument(help="The command, after --.")],
+    profile: ProfileOption = "first",
+    data_mb: DataOption = 60.0,
+    site: SiteOption = None,
+) -> None:
+    """Run a command against a lab of its own, which dies with it; the exit status is the command's."""
+    load(profile)
+    if shutil.which(command[0]) is None:
+        raise LabError("there is no such command", command[0])
+    lab = LabHome(Path(tempfile.mkdtemp(prefix="drillbook-lab-")))
+    argv = supervise.daemon_command(lab, profile, data_mb, "--throwaway")
+    daemon = supervise.start(lab, argv, detached=False)
+    try:
+        supervise.follow(lab, daemon, _stage_to_stderr)
+        code = _command(command, {**os.environ, **environment(lab, site)})
+    finally:
+        if daemon.poll() is None:
+            daemon.send_signal(signal.SIGTERM)
+        try:
+            daemon.wait(30)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+        lab.clear()
+        shutil.rmtree(lab.root, ignore_errors=True)
+    raise typer.Exit(code)
+
+
+def _stage_to_stderr(line: dict[str, Any]) -> None:
+    # The command's own output is the only thing on stdout.
+    if line["state"] == "done":
+        err.print(f"  {line['stage']:<32} {line['seconds']:5.1f} s", markup=False)
+
+
+def _command(command: list[str], env: dict[str, str]) -> int:
+    """Run it to its end; a signal to us is passed on, and its exit status is ours."""
+    child = subprocess.Popen(command, env=env, preexec_fn=tied(signal.SIGTERM))  # noqa: PLW1509
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, lambda received, _: child.send_signal(received))
+    while True:
+        try:
+            code = child.wait()
+            return code if code >= 0 else 128 - code
+        except KeyboardInterrupt:
+            continue  # the terminal has sent it to the command as well
+
+
+@app.command()
+def fault(
+    name: Annotated[str | None, typer.Argument(help="The fault; see --list.")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Put it back as it was.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="Show the faults, and which are in force.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Break something for real, or mend it again."""
+    lab = _home(home)
+    if listing or name is None:
+        active = faults.in_force(lab)
+        table = Table("Fault", "What it does", "In force", box=None)
+        for entry in faults.catalogue():
+            table.add_row(entry.name, entry.about, "yes" if entry.name in active else "")
+        out.print(table)
+        return
+    if name not in {entry.name for entry in faults.catalogue()}:
+        faults.inject(lab, name)  # says which there are
+    if not lab.is_running():
+        raise LabError("the lab is not up", str(lab.root), "drillbook lab up")
+    if undo:
+        faults.mend(lab, name)
+        out.print(f"{name}: undone", markup=False)
+    else:
+        out.print(f"{name}: {faults.inject(lab, name)}", markup=False)
+
+
+@app.command()
+def writer(
+    action: Annotated[str, typer.Argument(help="start or stop")], home: HomeOption = None
+) -> None:
+    """Start or stop the tenants' writer."""
+    if action not in ("start", "stop"):
+        raise LabError("the writer can be started or stopped", repr(action), "lab writer start | lab writer stop")
+    faults.control(_home(home), {"op": "writer", "run": action == "start"})
+    out.print(f"The writer is {'running' if action == 'start' else 'stopped'}.", markup=False)
+
+
+def main() -> int:
+    """Run the command line; every way to end has its exit status."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        return FAILED
+    except click.ClickException as fault_:
+        fault_.show()
+        return USAGE
+    except LabError as fault_:
+        err.print(f"{fault_.what}: {fault_.found}" if fault_.found else fault_.what, markup=False)
+        if fault_.to_do:
+            err.print(f"To do: {fault_.to_do}", markup=False)
+        usage = fault_.what.startswith(("there is no such", "the writer can be", "this fault is", "another site's"))
+        return USAGE if usage else FAILED
+    except KeyboardInterrupt:
+        return FAILED
+    return int(code or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

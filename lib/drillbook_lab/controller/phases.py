@@ -1,0 +1,10 @@
+"""The phases of a Cluster, in CNPG's words: clients match on them."""
+
+HEALTHY = "Cluster in healthy state"
+SETTING_UP_PRIMARY = "Setting up primary"
+CREATING_REPLICA = "Creating a new replica"
+WAITING_FOR_INSTANCES = "Waiting for the instances to become active"
+APPLYING_CONFIGURATION = "Applying configuration"
+UNKNOWN_PLUGIN = "Cluster cannot proceed to reconciliation due to an unknown plugin being required"
+CANNOT_CREATE_OBJECTS = "Unable to create required cluster objects"
+UNRECOVERABLE = "Cluster is unrecoverable and needs manual intervention"

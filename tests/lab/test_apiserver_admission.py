@@ -1,0 +1,209 @@
+"""The webhook rules of CloudNativePG (contract section 3): each refused, and each told with all the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from drillbook_lab.apiserver import ApiError, Registry, cnpg_registry
+from drillbook_lab.apiserver.clusterrules import quantity
+from fix_apiserver import cluster
+
+Object = dict[str, Any]
+
+PLUGIN = {"name": "barman-cloud.cloudnative-pg.io", "parameters": {"barmanObjectName": "store", "serverName": "a"}}
+SOURCE = [{"name": "src", "plugin": PLUGIN}]
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """A registry with CloudNativePG's kinds."""
+    return cnpg_registry()
+
+
+def denial(registry: Registry, obj: Object) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        registry.create(obj)
+    assert (caught.value.code, caught.value.reason) == (422, "Invalid")
+    return caught.value
+
+
+def fields(error: ApiError) -> set[str]:
+    return {cause["field"] for cause in error.details["causes"]}
+
+
+def recovery(target: Object | None = None, **more: Any) -> Object:
+    section: Object = {"source": "src", **more}
+    if target is not None:
+        section["recoveryTarget"] = target
+    return cluster(bootstrap={"recovery": section}, externalClusters=SOURCE)
+
+
+def s3(**credentials: Any) -> Object:
+    return {"destinationPath": "s3://b/p", "s3Credentials": credentials}
+
+
+KEY = {"name": "k", "key": "v"}
+
+
+@pytest.mark.parametrize(
+    ("obj", "field"),
+    [
+        (cluster("9lives"), "metadata.name"),
+        (cluster("with.dot"), "metadata.name"),
+        (cluster("a" * 51), "metadata.name"),
+        (cluster(bootstrap={"initdb": {}, "recovery": {"source": "src"}}, externalClusters=SOURCE), "spec.bootstrap"),
+        (cluster(bootstrap={"recovery": {"source": "elsewhere"}}), "spec.bootstrap.recovery.source"),
+        (cluster(bootstrap={"initdb": {"owner": "orders"}}), "spec.bootstrap.initdb.database"),
+        (recovery(owner="orders"), "spec.bootstrap.recovery.database"),
+        (cluster(storage={}), "spec.storage.size"),
+        (cluster(storage={"size": "ten"}), "spec.storage.size"),
+        (cluster(postgresql={"parameters": {"restore_command": "cp"}}), "spec.postgresql.parameters.restore_command"),
+        (cluster(postgresql={"parameters": {"archive_mode": "off"}}), "spec.postgresql.parameters.archive_mode"),
+        (cluster(plugins=[{**PLUGIN, "isWALArchiver": True}, {"name": "b", "isWALArchiver": True}]), "spec.plugins"),
+        (cluster(plugins=[{**PLUGIN, "isWALArchiver": True}],
+                 backup={"barmanObjectStore": s3(accessKeyId=KEY, secretAccessKey=KEY)}), "spec.plugins"),
+        (cluster(backup={"barmanObjectStore": s3(accessKeyId=KEY)}), "spec.backup.barmanObjectStore.s3Credentials"),
+        (cluster(backup={"barmanObjectStore": s3(accessKeyId=KEY, inheritFromIAMRole=True)}),
+         "spec.backup.barmanObjectStore.s3Credentials"),
+        (cluster(replica={"source": "src", "enabled": True}, externalClusters=SOURCE), "spec.replica"),
+    ],
+)  # fmt: skip
+def test_a_cluster_is_refused_for(registry: Registry, obj: Object, field: str) -> None:
+    error = denial(registry, obj)
+    assert error.message.startswith('admission webhook "vcluster.cnpg.io" denied the request: ')
+    assert field in fields(error)
+
+
+@pytest.mark.parametrize(
+    ("target", "field"),
+    [
+        ({"targetTime": "2026-08-01T10:15:00Z", "targetLSN": "0/1"}, ""),
+        ({"targetTime": "2026-08-01T10:15:00Z", "targetImmediate": False, "backupID": "x"}, ""),
+        ({"targetName": "before"}, ".backupID"),
+        ({"targetXID": "7"}, ".backupID"),
+        ({"targetImmediate": True}, ".backupID"),
+        ({"targetTime": "yesterday"}, ".targetTime"),
+        ({"targetTime": "2026-13-01T10:15:00Z"}, ".targetTime"),
+        ({"targetLSN": "3000060"}, ".targetLSN"),
+        ({"targetXID": str(2**32), "backupID": "x"}, ".targetXID"),
+        ({"targetName": "n" * 64, "backupID": "x"}, ".targetName"),
+        ({"targetTLI": "current"}, ".targetTLI"),
+        ({"targetTLI": "0"}, ".targetTLI"),
+    ],
+)
+def test_a_recovery_target_is_refused_for(registry: Registry, target: Object, field: str) -> None:
+    assert f"spec.bootstrap.recovery.recoveryTarget{field}" in fields(denial(registry, recovery(target)))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"targetTime": "2026-08-01T10:15:00Z"},
+        {"targetTime": "2026-08-01T10:15:00.123456+02:00", "backupID": "20260801T000000", "exclusive": True},
+        {"targetTime": "2026-08-01 10:15:00.123456+00"},
+        {"targetTime": "2026-08-01T10:15:00", "targetTLI": "latest"},
+        {"targetLSN": "0/3000060", "targetTLI": "2"},
+        {"targetXID": "4294967295", "backupID": "x"},
+        {"targetImmediate": True, "backupID": "x"},
+        {},
+    ],
+)
+def test_a_recovery_target_is_taken(registry: Registry, target: Object) -> None:
+    made = registry.create(recovery(target))
+    assert made["spec"]["bootstrap"]["recovery"]["recoveryTarget"] == target
+
+
+def test_all_faults_come_at_once(registry: Registry) -> None:
+    wrong = recovery({"targetTime": "soon", "targetName": "n"}, source="nowhere", owner="o")
+    wrong["metadata"] |= {"name": "9", "annotations": {"cnpg.io/hibernation": "maybe"}}
+    path = "spec.bootstrap.recovery"
+    assert fields(denial(registry, wrong)) == {
+        "metadata.name", f"{path}.source", f"{path}.database", f"{path}.recoveryTarget",
+        f"{path}.recoveryTarget.targetTime", f"{path}.recoveryTarget.backupID",
+        "metadata.annotations.cnpg.io/hibernation",
+    }  # fmt: skip
+
+
+def test_the_webhook_can_be_switched_off_but_not_the_schema(registry: Registry) -> None:
+    unchecked = cluster(bootstrap={"recovery": {"source": "elsewhere"}})
+    unchecked["metadata"]["annotations"] = {"cnpg.io/validation": "disabled"}
+    registry.create(unchecked)
+    with pytest.raises(ApiError, match=r"spec\.instances"):
+        registry.patch("Cluster", "default", "orders", {"spec": {"instances": 0}})
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"storage": {"size": "512Mi"}}, "spec.storage.size"),
+        ({"walStorage": None}, "spec.walStorage"),
+        ({"tablespaces": []}, "spec.tablespaces"),
+        ({"postgresUID": 27}, "spec.postgresUID"),
+        ({"imageName": "ghcr.io/cloudnative-pg/postgresql:15.2"}, "spec.imageName"),
+    ],
+)
+def test_what_cannot_change(registry: Registry, change: Object, field: str) -> None:
+    registry.create(cluster(walStorage={"size": "1Gi"}, tablespaces=[{"name": "t", "storage": {"size": "1Gi"}}],
+                            imageName="ghcr.io/cloudnative-pg/postgresql:16.8"))  # fmt: skip
+    with pytest.raises(ApiError) as caught:
+        registry.patch("Cluster", "default", "orders", {"spec": change})
+    assert fields(caught.value) == {field}
+    registry.patch("Cluster", "default", "orders", {"spec": {"storage": {"size": "1.5Gi"}, "instances": 3}})
+
+
+def test_a_spec_read_back_can_be_sent_again(registry: Registry) -> None:
+    """The operator's own settings, which defaulting wrote into the spec, are no fault when they come back."""
+    spec = registry.create(cluster())["spec"]
+    assert spec["postgresql"]["parameters"]["archive_mode"] == "on"
+    registry.create({**cluster("copy"), "spec": spec})
+
+
+def test_warnings_for_what_is_going_away(registry: Registry) -> None:
+    warnings: list[str] = []
+    registry.create(
+        cluster(backup={"barmanObjectStore": s3(accessKeyId=KEY, secretAccessKey=KEY)}), warnings=warnings
+    )
+    assert len(warnings) == 1 and "will be completely removed in CloudNativePG 1.31.0" in warnings[0]
+    warnings.clear()
+    registry.create(cluster("other", backup={"retentionPolicy": "30d"}), warnings=warnings)
+    assert len(warnings) == 1 and "retentionPolicy" in warnings[0]
+
+
+def scheduled(schedule: str) -> Object:
+    return {"apiVersion": "postgresql.cnpg.io/v1", "kind": "ScheduledBackup",
+            "metadata": {"name": "s", "namespace": "default"},
+            "spec": {"cluster": {"name": "orders"}, "schedule": schedule}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "schedule", ["0 0 2 * * *", "@daily", "@every 1h30m", "0 */5 8-18 1,15 JAN-mar Mon-fri", "0 0 0 ? * ?"]
+)
+def test_schedules_are_taken(registry: Registry, schedule: str) -> None:
+    warnings: list[str] = []
+    registry.create(scheduled(schedule), warnings=warnings)
+    assert warnings == []
+
+
+@pytest.mark.parametrize("schedule", ["", "* * *", "0 0 25 * * *", "0 0 2 * * * *", "@sometimes", "0 0 2 * * */0"])
+def test_schedules_are_refused(registry: Registry, schedule: str) -> None:
+    assert fields(denial(registry, scheduled(schedule))) == {"spec.schedule"}
+
+
+def test_a_crontab_line_is_taken_with_a_warning(registry: Registry) -> None:
+    warnings: list[str] = []
+    registry.create(scheduled("0 2 * * *"), warnings=warnings)
+    assert len(warnings) == 1 and "six" in warnings[0]
+
+
+def test_a_plugin_backup_names_its_plugin(registry: Registry) -> None:
+    obj = {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Backup", "metadata": {"name": "b", "namespace": "default"},
+           "spec": {"cluster": {"name": "orders"}, "method": "plugin"}}  # fmt: skip
+    assert fields(denial(registry, obj)) == {"spec.pluginConfiguration"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1Gi", 2**30), ("1.5Ki", 1536), ("100m", 0.1), ("2e3", 2000), ("1E", 10**18)]
+)
+def test_quantities(text: str, value: float) -> None:
+    assert float(quantity(text) or 0) == value

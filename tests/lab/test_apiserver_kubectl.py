@@ -1,0 +1,166 @@
+"""kubectl, the real program, against the server: what an engineer does by hand works here too."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import yaml
+from fix_apiserver import Api, Kubectl, cluster
+
+
+def test_get_shows_the_printer_columns(api: Api, kubectl: Kubectl) -> None:
+    api.do(api.registry.create, cluster())
+    api.do(api.registry.patch, "Cluster", "default", "orders",
+           {"status": {"phase": "Cluster in healthy state", "instances": 1, "readyInstances": 1,
+                       "currentPrimary": "orders-1"}}, subresource="status")  # fmt: skip
+    shown = kubectl("get", "clusters.postgresql.cnpg.io", "-n", "default").splitlines()
+    assert shown[0].split() == ["NAME", "AGE", "INSTANCES", "READY", "STATUS", "PRIMARY"]
+    assert shown[1].startswith("orders ") and shown[1].endswith("orders-1")
+    assert "Cluster in healthy state" in shown[1]
+
+
+def test_apply_twice_creates_then_changes(api: Api, kubectl: Kubectl) -> None:
+    wanted = cluster()
+    assert "created" in kubectl("apply", "-f", "-", stdin=yaml.safe_dump(wanted))
+    assert "unchanged" in kubectl("apply", "-f", "-", stdin=yaml.safe_dump(wanted))
+    wanted["spec"]["instances"] = 2
+    assert "configured" in kubectl("apply", "-f", "-", stdin=yaml.safe_dump(wanted))
+    stored = api.do(api.registry.get, "Cluster", "default", "orders")
+    assert stored["spec"]["instances"] == 2
+    assert stored["metadata"]["generation"] == 2
+
+
+def test_apply_refuses_an_unknown_field_by_name(kubectl: Kubectl) -> None:
+    wrong = cluster(barmanObjectStore={"destinationPath": "s3://b/p"})
+    said = kubectl("apply", "-f", "-", stdin=yaml.safe_dump(wrong), code=1)
+    assert 'unknown field "spec.barmanObjectStore"' in said
+
+
+def test_apply_and_patch_of_built_in_kinds(api: Api, kubectl: Kubectl) -> None:
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "default"},
+              "data": {"a": "1"}}  # fmt: skip
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump(config))
+    config["data"] = {"b": "2"}
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump(config))
+    kubectl("patch", "configmap", "c", "-n", "default", "-p", '{"data": {"c": "3"}}')
+    kubectl("label", "configmap", "c", "-n", "default", "kept=yes")
+    stored = api.do(api.registry.get, "ConfigMap", "default", "c")
+    assert stored["data"] == {"b": "2", "c": "3"}
+    assert stored["metadata"]["labels"] == {"kept": "yes"}
+
+
+def test_dry_run_changes_nothing(api: Api, kubectl: Kubectl) -> None:
+    said = kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(cluster()))
+    assert "created (server dry run)" in said
+    assert api.do(api.registry.list, "Cluster") == []
+    changing = [line for line in api.audited() if line["verb"] in ("create", "update", "patch", "delete")]
+    assert changing and all(line["dry_run"] for line in changing)
+
+
+def test_watch_prints_each_change(api: Api, kubectl: Kubectl) -> None:
+    api.do(api.registry.create, cluster())
+    watching = kubectl.start("get", "clusters.postgresql.cnpg.io", "-n", "default", "-w")
+    try:
+        assert watching.stdout is not None
+        assert watching.stdout.readline().startswith("NAME")
+        assert watching.stdout.readline().startswith("orders")
+        api.do(api.registry.patch, "Cluster", "default", "orders",
+               {"status": {"phase": "Setting up primary"}}, subresource="status")  # fmt: skip
+        assert "Setting up primary" in watching.stdout.readline()
+    finally:
+        watching.kill()
+        watching.communicate()
+
+
+def test_wait_ends_when_the_condition_comes_true(api: Api, kubectl: Kubectl) -> None:
+    api.do(api.registry.create, cluster())
+    waiting = kubectl.start("wait", "--for=condition=Ready", "cluster/orders", "-n", "default", "--timeout=30s")
+    ready = {"type": "Ready", "status": "True", "reason": "ClusterIsReady", "message": "ready",
+             "lastTransitionTime": "2026-01-01T00:00:00Z"}  # fmt: skip
+    api.do(api.registry.patch, "Cluster", "default", "orders", {"status": {"conditions": [ready]}},
+           subresource="status")  # fmt: skip
+    said, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, said
+    assert "condition met" in said
+
+
+def test_delete_waits_until_the_finalizer_is_gone(api: Api, kubectl: Kubectl) -> None:
+    pod = api.pod("p")
+    api.do(api.registry.patch, "Pod", "default", "p", {"metadata": {"finalizers": ["lab.drillbook/processes"]}})
+    deleting = kubectl.start("delete", "pod", "p", "-n", "default")
+    assert deleting.stdout is not None
+    assert "deleted" in deleting.stdout.readline()
+    marked = api.do(api.registry.get, "Pod", "default", "p")
+    assert marked["metadata"]["deletionTimestamp"] and marked["metadata"]["uid"] == pod["metadata"]["uid"]
+    api.do(api.registry.patch, "Pod", "default", "p", {"metadata": {"finalizers": None}})
+    said, _ = deleting.communicate(timeout=60)
+    assert deleting.returncode == 0, said
+    assert api.do(api.registry.list, "Pod") == []
+
+
+def test_logs_tail_and_follow(api: Api, kubectl: Kubectl) -> None:
+    api.pod("p", log=b"one\ntwo\nthree\n")
+    assert kubectl("logs", "p", "-n", "default") == "one\ntwo\nthree\n"
+    assert kubectl("logs", "p", "-n", "default", "--tail=2") == "two\nthree\n"
+    following = kubectl.start("logs", "-f", "p", "-n", "default")
+    assert following.stdout is not None
+    assert [following.stdout.readline() for _ in range(3)] == ["one\n", "two\n", "three\n"]
+    with (api.folder / "default.p.main.log").open("ab") as log:
+        log.write(b"four\n")
+    assert following.stdout.readline() == "four\n"
+    api.pod_phase("p", "Succeeded")
+    rest, _ = following.communicate(timeout=60)
+    assert (rest, following.returncode) == ("", 0)
+
+
+def test_exec_carries_streams_and_exit_code(api: Api, kubectl: Kubectl) -> None:
+    api.pod("p")
+    said = kubectl("exec", "-i", "p", "-n", "default", "--", "sh", "-c", "cat; echo lost >&2", stdin="in and out\n")
+    assert said == "in and out\nlost\n"
+    assert "exit code 7" in kubectl("exec", "p", "-n", "default", "--", "sh", "-c", "exit 7", code=7)
+    assert "No such file" in kubectl("exec", "p", "-n", "default", "--", "no-such-program", code=1)
+
+
+def test_port_forward_says_that_it_is_not_offered(api: Api, kubectl: Kubectl) -> None:
+    api.pod("p")
+    said = kubectl("port-forward", "p", "-n", "default", ":5432", code=1)
+    assert "unable to upgrade" in said
+
+
+def test_discovery_names_every_kind(kubectl: Kubectl) -> None:
+    named = kubectl("api-resources", "--no-headers")
+    for kind in ("Cluster", "Backup", "ScheduledBackup", "ObjectStore", "Pod", "Lease", "NetworkPolicy", "RoleBinding"):
+        assert f" {kind}\n" in named + "\n" or f"{kind}\n" in named
+    assert "instances" in kubectl("explain", "clusters.postgresql.cnpg.io.spec")
+
+
+def test_can_i_and_who_am_i(api: Api, kubectl: Kubectl) -> None:
+    assert kubectl("auth", "can-i", "delete", "clusters.postgresql.cnpg.io", "-n", "default") == "yes\n"
+    drill = ("--context", "lab")
+    assert kubectl(*drill, "auth", "can-i", "delete", "pods", "-n", "default", code=1).startswith("no")
+    assert "system:serviceaccount:drillbook:drillbook" in kubectl(*drill, "auth", "whoami")
+    assert "cannot list resource" in kubectl(*drill, "get", "pods", "-n", "default", code=1)
+
+
+def test_get_as_json_round_trips(api: Api, kubectl: Kubectl) -> None:
+    api.do(api.registry.create, cluster())
+    got = json.loads(kubectl("get", "cluster", "orders", "-n", "default", "-o", "json"))
+    assert got == api.do(api.registry.get, "Cluster", "default", "orders")
+    kubectl("replace", "-f", "-", stdin=json.dumps(got))
+    old = {**got, "metadata": {**got["metadata"], "resourceVersion": "1"}}
+    assert "the object has been modified" in kubectl("replace", "-f", "-", stdin=json.dumps(old), code=1)
+
+
+def test_imperative_commands_send_protobuf_and_are_read(api: Api, kubectl: Kubectl) -> None:
+    kubectl("create", "namespace", "drills")
+    kubectl("create", "secret", "generic", "s", "-n", "drills", "--from-literal=password=ünlike")
+    kubectl("create", "configmap", "c", "-n", "drills", "--from-literal=a=1")
+    kubectl("create", "serviceaccount", "drillbook", "-n", "drills")
+    kubectl("create", "role", "r", "-n", "drills", "--verb=get,list", "--resource=pods,pods/log")
+    kubectl("create", "rolebinding", "b", "-n", "drills", "--role=r", "--serviceaccount=drillbook:drillbook")
+    secret = api.do(api.registry.get, "Secret", "drills", "s")
+    assert base64.b64decode(secret["data"]["password"]).decode() == "ünlike"
+    assert kubectl("--context", "lab", "auth", "can-i", "get", "pods", "--subresource=log", "-n", "drills") == "yes\n"
+    said = kubectl("create", "deployment", "d", "-n", "drills", "--image=x", code=1)
+    assert "kubectl apply -f" in said

@@ -1,0 +1,140 @@
+"""The digests at a marker belong to that marker, or there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from tests.library.fix_integrity import Server, run
+
+from drillbook.integrity import AtBoundary, digest_tables, digests_at_boundary
+from drillbook.integrity.common import pinned
+from drillbook.postgres import Database
+
+KEY = bytes(range(32))
+TABLES = ("create table quiet as select g from generate_series(1, 100) g", "create table busy (k int)")
+NAMES = ["public.quiet", "public.busy"]
+
+
+class Source:
+    """A source with a marker table, and something that happens while each marker is written."""
+
+    def __init__(self, server: Server, meanwhile: Callable[[int, str], None]) -> None:
+        self.server = server
+        self.database = server.new_database(*TABLES)
+        self.own = server.new_database("create table marker (n int)")
+        self.meanwhile = meanwhile
+        self.markers = 0
+
+    def write_marker(self) -> int:
+        self.markers += 1
+        self.meanwhile(self.markers, self.database)
+        self.server.sql(self.own, f"insert into marker values ({self.markers})")
+        return self.markers
+
+    def digest(self, open_db: Callable[[str], Database], *names: str) -> AtBoundary[int]:
+        return digests_at_boundary(open_db, self.write_marker, {self.database: list(names)}, KEY)
+
+
+def test_a_quiet_source_needs_one_marker(server: Server) -> None:
+    """The digests at the marker are those that anyone reads while nobody writes."""
+    source = Source(server, lambda marker, database: None)
+    found = source.digest(server.reader, *NAMES)
+    assert (found.marker, found.attempts, source.markers) == (1, 1, 1)
+    assert not found.unproven
+    with server.superuser(source.database, read_only=True) as db:
+        assert found.digests[source.database] == digest_tables(db, NAMES, KEY)
+
+
+def test_a_write_around_the_marker_costs_another_marker(server: Server) -> None:
+    """Two markers are spoilt; all digests are those of the third, which becomes the target."""
+
+    def meanwhile(marker: int, database: str) -> None:
+        if marker < 3:
+            server.sql(database, f"insert into busy values ({marker})")
+
+    source = Source(server, meanwhile)
+    found = source.digest(server.reader, *NAMES)
+    assert (found.marker, found.attempts) == (3, 3)
+    assert found.digests[source.database]["public.busy"].rows == 2
+
+
+def test_a_change_that_is_undone_is_seen(server: Server) -> None:
+    """Equal rows before and after prove nothing about the marker between them if they are other row versions."""
+
+    def meanwhile(marker: int, database: str) -> None:
+        if marker == 1:
+            server.sql(database, "update quiet set g = g + 1", "update quiet set g = g - 1")
+
+    assert Source(server, meanwhile).digest(server.reader, *NAMES).attempts == 2
+
+
+def test_a_table_that_never_rests_is_unproven(server: Server) -> None:
+    """After five markers the busy table has no digest, and the quiet one has that of the last marker."""
+    source = Source(server, lambda marker, database: server.sql(database, "insert into busy values (0)"))
+    found = source.digest(server.reader, *NAMES)
+    assert (found.marker, found.attempts, source.markers) == (5, 5, 5)
+    assert list(found.digests[source.database]) == ["public.quiet"]
+    assert found.unproven == {
+        f"{source.database} public.busy": "it was written to while the marker was, in each of 5 attempts"
+    }
+
+
+def test_what_another_marker_cannot_mend_costs_none(server: Server) -> None:
+    """A missing table and one that may not be read are unproven at the first marker, and hide no other."""
+    source = Source(server, lambda marker, database: None)
+    server.sql(source.database, "alter table busy enable row level security")
+    found = source.digest(server.reader, "public.missing", "public.busy", "public.quiet")
+    assert found.attempts == 1
+    assert list(found.digests[source.database]) == ["public.quiet"]
+    assert found.unproven[f"{source.database} public.missing"] == "there is no such table"
+    assert "row-level security" in found.unproven[f"{source.database} public.busy"]
+
+
+def test_no_tables_still_give_a_marker(server: Server) -> None:
+    """A site that names no table gets its marker and no digest."""
+    found = digests_at_boundary(server.reader, lambda: "marker", {}, KEY)
+    assert (found.marker, found.digests, found.unproven) == ("marker", {}, {})
+
+
+def test_several_databases_share_the_marker(server: Server) -> None:
+    """A write in one of two databases costs both a new marker."""
+    source = Source(server, lambda marker, database: server.sql(database, "insert into busy values (0)") if marker == 1 else None)
+    other = server.new_database(*TABLES)
+    tables = {source.database: ["public.busy"], other: ["public.quiet"]}
+    found = digests_at_boundary(server.reader, source.write_marker, tables, KEY)
+    assert (found.marker, found.attempts) == (2, 2)
+    assert found.digests[source.database]["public.busy"].rows == 1
+    assert found.digests[other]["public.quiet"].rows == 100
+
+
+def test_an_open_transaction_does_not_disturb(server: Server) -> None:
+    """Someone's long transaction that has written to the table and doesn't commit is not at the target either."""
+    source = Source(server, lambda marker, database: None)
+    with server.superuser(source.database) as writer:
+        run(writer, "begin")
+        run(writer, "insert into busy values (1)")
+        found = source.digest(server.reader, *NAMES)
+        run(writer, "rollback")
+    assert found.attempts == 1
+    assert found.digests[source.database]["public.busy"].rows == 0
+
+
+def test_a_commit_under_way_at_the_snapshot_is_recognised(server: Server) -> None:
+    """A transaction that was under way and has committed since may stand before the marker in the WAL."""
+    source = Source(server, lambda marker, database: None)
+    with ExitStack() as stack:
+        writer = stack.enter_context(server.superuser(source.database))
+        idle = stack.enter_context(server.superuser(source.database))
+        reader = stack.enter_context(server.reader(source.database))
+        for session in (writer, idle):
+            run(session, "begin")
+            run(session, "insert into busy values (1)")
+        xids = reader.ask_one("integrity_under_way")["xids"]
+        assert len(xids) == 2
+        stack.enter_context(pinned(reader))
+        assert reader.ask_one("integrity_still_committing", xids=xids)["committed"] == 0
+        run(writer, "commit")
+        assert reader.ask_one("integrity_still_committing", xids=xids)["committed"] == 1
+        run(idle, "rollback")
+        assert reader.ask_one("integrity_still_committing", xids=xids)["committed"] == 1

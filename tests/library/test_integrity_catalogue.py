@@ -1,0 +1,118 @@
+"""Constraints, materialised views, extensions and collations: each broken in a real database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from drillbook.integrity import catalogue_checks, collations_fit, constraints_hold, extensions_fit, matviews_filled
+from drillbook.model import Check, Verdict
+from drillbook.postgres import Database
+from tests.library.fix_integrity import Server, run
+
+TABLES = (
+    "create function good(int) returns bool immutable language sql as 'select $1 < 100'",
+    'create table parent (a int, "b%" text, primary key (a, "b%"))',
+    "create table child (x int, y text, constraint of_parent foreign key (x, y) references parent, constraint is_good check (good(x)))",
+    "create table tree (id int primary key, above int references tree not null)",
+    "create table part (a int, b text, foreign key (a, b) references parent) partition by list (a)",
+    "create table part_1 partition of part for values in (1)",
+    "insert into parent values (1, 'one'), (2, 'two')",
+    "insert into child values (1, 'one'), (null, 'nobody'), (7, null)",
+    "insert into tree values (1, 1), (2, 1)",
+    "insert into part values (1, 'one')",
+    "create materialized view one as select 1 as one",
+    "create collation german (provider = icu, locale = 'de')",
+    "create table text_ (t text collate german)",
+)
+
+
+@pytest.fixture(scope="module")
+def healthy(server: Server) -> str:
+    return server.new_database(*TABLES)
+
+
+def observe(server: Server, database: str, check: Callable[[Database], Check]) -> Check:
+    with server.superuser(database, read_only=True, timeout=2) as db:
+        return check(db)
+
+
+def test_a_healthy_database_is_verified(server: Server, healthy: str) -> None:
+    with server.superuser(healthy, read_only=True) as db:
+        checks = catalogue_checks(db)
+    assert [check.name for check in checks] == ["constraints", "materialised views", "extensions", "collations"]
+    assert [check.verdict for check in checks] == [Verdict.VERIFIED] * 4, checks
+
+
+def test_an_empty_database_has_nothing_to_show(server: Server) -> None:
+    database = server.new_database()
+    assert observe(server, database, constraints_hold).verdict is Verdict.NOT_APPLICABLE
+    assert observe(server, database, matviews_filled).verdict is Verdict.NOT_APPLICABLE
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (("alter table parent disable trigger all", "delete from parent where a = 1"), "foreign key public.child.of_parent"),
+        (("alter table tree disable trigger all", "delete from tree where id = 1"), "foreign key public.tree.tree_above_fkey"),
+        (("alter table parent disable trigger all", "delete from parent where a = 1"), "foreign key public.part_1.part_a_b_fkey"),
+        (("create or replace function good(int) returns bool immutable language sql as 'select $1 < 5'",), "check public.child.is_good"),
+        (("insert into child values (null, null)", "update pg_attribute set attnotnull = true where attrelid = 'child'::regclass and attname = 'x'"),
+         "not null public.child"),
+    ],
+)  # fmt: skip
+def test_a_broken_constraint_is_named(server: Server, healthy: str, damage: tuple[str, ...], named: str) -> None:
+    database = server.new_database(*damage, like=healthy)
+    check = observe(server, database, constraints_hold)
+    assert check.verdict is Verdict.FAILED
+    assert dict(check.details)[named] == "at least one row breaks it"
+
+
+def test_an_unvalidated_constraint_promises_nothing(server: Server, healthy: str) -> None:
+    database = server.new_database("alter table child add constraint late check (x < 5) not valid", like=healthy)
+    assert observe(server, database, constraints_hold).verdict is Verdict.VERIFIED
+
+
+def test_a_constraint_that_cannot_be_read_is_unproven(server: Server, healthy: str) -> None:
+    database = server.new_database(like=healthy)
+    with server.superuser(database) as holder:
+        run(holder, "begin")
+        run(holder, "lock table tree in access exclusive mode")
+        check = observe(server, database, constraints_hold)
+        run(holder, "rollback")
+    assert check.verdict is Verdict.UNPROVEN
+    assert "57014" in check.reason
+
+
+def test_an_unfilled_view_is_named(server: Server, healthy: str) -> None:
+    database = server.new_database("refresh materialized view one with no data", like=healthy)
+    check = observe(server, database, matviews_filled)
+    assert check.verdict is Verdict.FAILED
+    assert "public.one" in check.observed
+
+
+def test_an_extension_without_files_is_named(server: Server, healthy: str) -> None:
+    database = server.new_database("update pg_extension set extversion = '0.1' where extname = 'plpgsql'", like=healthy)
+    check = observe(server, database, extensions_fit)
+    assert check.verdict is Verdict.FAILED
+    assert dict(check.details)["plpgsql"] == "0.1 is installed; this server has 1.0"
+
+
+def test_another_collation_version_is_named(server: Server, healthy: str) -> None:
+    database = server.new_database("update pg_collation set collversion = '1.0' where collname = 'german'", like=healthy)
+    check = observe(server, database, collations_fit)
+    assert check.verdict is Verdict.FAILED
+    assert check.observed == "1 collation of another version: public.german"
+
+
+def test_a_version_that_this_server_cannot_say_is_unproven(server: Server, healthy: str) -> None:
+    database = server.new_database(like=healthy)
+    server.sql("postgres", f"update pg_database set datcollversion = '2.36' where datname = '{database}'")
+    assert observe(server, database, collations_fit).verdict is Verdict.UNPROVEN
+
+
+def test_a_lost_connection_is_unproven(server: Server, healthy: str) -> None:
+    with server.superuser(healthy, read_only=True) as db:
+        db.close()
+        assert {check.verdict for check in catalogue_checks(db)} == {Verdict.UNPROVEN}

@@ -1,0 +1,373 @@
+"""Reading a real archive: PostgreSQL's WAL and base backup as barman-cloud-* put them into S3."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import itertools
+import re
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from drillbook.errors import BaseBackupMissing, ObjectStoreError, PreconditionError, WalGap
+from drillbook.model import ArchivedCommit, BaseBackup, Lsn
+from drillbook.objectstore import (
+    S3Store,
+    archive_chain,
+    catalogue,
+    commit_of,
+    histories,
+    newest_commit,
+    read_segment,
+    wal_names,
+    window,
+)
+from drillbook.wal import Chain, WalFormatError, WalReader, commits
+from drillbook_lab import pgbin
+from fix_archive import ACCESS_KEY, S3, SECRET_KEY, Server, running_s3
+
+DESTINATION, NAME = "s3://archive/site/a", "pg"
+DROP_ALL = "DO $$ BEGIN FOR i IN 1..120 LOOP EXECUTE format('DROP TABLE m%s', i); END LOOP;"
+BEFORE_THE_END = "((2097152 - 20480 - (pg_current_wal_insert_lsn() - '0/0') % 1048576) % 1048576)"
+WALS = f"site/a/{NAME}/wals"
+
+
+@dataclasses.dataclass
+class Site:
+    """A server's archive with two timelines, two base backups, and a workload of every kind of commit."""
+
+    s3: S3
+    server: Server
+    store: S3Store
+    prepared_xid: int
+    savepoint_xid: int
+    last_xid: int
+    idle: list[str]
+
+    def chain(self, which: int = 0) -> Chain:
+        backup = catalogue(self.store, NAME).usable[which]
+        return archive_chain(self.store, backup, wal_names(self.store, NAME))
+
+    def key(self, segment: str) -> str:
+        return f"{WALS}/{segment[:16]}/{segment}.gz"
+
+    def read(self, names: list[str]) -> Iterator[tuple[str, bytes]]:
+        listing = wal_names(self.store, NAME)
+        for name in names:
+            segment = listing.segment(name)
+            assert segment is not None
+            yield name, read_segment(self.store, segment)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with running_s3() as s3:
+        server = Server(s3, DESTINATION, NAME)
+        try:
+            yield lived(server, s3)
+        finally:
+            server.remove()
+
+
+def lived(server: Server, s3: S3) -> Site:
+    server.start()
+    (server.root / "ts").mkdir()
+    server.sql(
+        "CREATE TABLE t (a int)",
+        "DO $$ BEGIN FOR i IN 1..120 LOOP EXECUTE format('CREATE TABLE m%s (a int PRIMARY KEY)', i); END LOOP; END $$",
+    )
+    server.backup("--name", "backup-1", "--gzip")
+    savepoint_xid = server.sql(
+        "INSERT INTO t SELECT generate_series(1, 1000)",
+        "SELECT pg_logical_emit_message(true, 'x', repeat('y', 3500000))",  # a record over several segments
+        # Dropped tables make a commit record of many KiB, and the message before it puts it at a segment's end.
+        f"{DROP_ALL} PERFORM pg_logical_emit_message(false, 'x', repeat('y', {BEFORE_THE_END}::int)); END $$",
+        "DO $$ BEGIN INSERT INTO t VALUES (1); BEGIN INSERT INTO t VALUES (2); EXCEPTION WHEN others THEN END; END $$",
+        "SELECT max(xmin::text::bigint) - 1 FROM t WHERE a = 2",
+    )
+    with server.connect() as connection:
+        connection.autocommit = False
+        connection.execute("CREATE TABLE u (a int)")
+        connection.execute("SAVEPOINT s")
+        connection.execute("DROP TABLE t")
+        connection.execute("CREATE TABLE t (a int)")
+        row = connection.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
+        connection.execute("PREPARE TRANSACTION 'two phases'")
+        connection.commit()
+    server.sql("COMMIT PREPARED 'two phases'", "INSERT INTO t VALUES (3)", "BEGIN; INSERT INTO t VALUES (4); ROLLBACK")
+    server.sql(
+        "SELECT pg_replication_origin_create('elsewhere')",
+        "DO $$ BEGIN PERFORM pg_replication_origin_session_setup('elsewhere'); INSERT INTO t VALUES (5); END $$",
+    )
+    server.switch()
+    server.promote_to_new_timeline()
+    server.sql("INSERT INTO t VALUES (6)")
+    server.backup("--name", "backup-2")
+    with server.connect() as connection:
+        for n in range(300):
+            connection.execute("INSERT INTO t VALUES (%s)", (n,))
+    last_xid = server.sql(
+        "WITH x AS (INSERT INTO t VALUES (7) RETURNING 1) SELECT pg_current_xact_id()::text::bigint FROM x"
+    )
+    server.switch()
+    idle = [server.sql("SELECT pg_create_restore_point('idle')") and server.switch() for _ in range(3)]
+    store = S3Store.open(
+        DESTINATION, access_key_id=ACCESS_KEY, secret_access_key=SECRET_KEY, endpoint_url=s3.endpoint_url
+    )
+    assert row is not None
+    return Site(s3, server, store, int(row[0]), int(savepoint_xid), int(last_xid), idle)
+
+
+LINE = re.compile(
+    r"tx: +(\d+), lsn: ([0-9A-F/]+), .*desc: (COMMIT|COMMIT_PREPARED) (?:(\d+): )?(\d{4}-[0-9-]+ [0-9:.]+) UTC"
+)
+
+
+def waldump(folder: Path, first: str, last: str) -> list[tuple[datetime, int, Lsn]]:
+    """The commits that PostgreSQL's own pg_waldump sees."""
+    done = subprocess.run(
+        [pgbin.program("pg_waldump"), "--rmgr=Transaction", f"--path={folder}", first, last],
+        capture_output=True,
+        text=True,
+        env={"TZ": "UTC"},
+        check=False,
+    )
+    found = [match.groups() for match in map(LINE.search, done.stdout.splitlines()) if match]
+    assert found, done.stderr
+    return [
+        (datetime.fromisoformat(f"{at}+00:00"), int(prepared or xid), Lsn(lsn)) for xid, lsn, _, prepared, at in found
+    ]
+
+
+@pytest.mark.parametrize("timeline", [1, 2])
+def test_the_commits_are_those_that_pg_waldump_sees(site: Site, tmp_path: Path, timeline: int) -> None:
+    names = [name for name in wal_names(site.store, NAME).names() if name.startswith(f"{timeline:08X}")]
+    for name, data in site.read(names):
+        (tmp_path / name).write_bytes(data)
+    stopped: list[str] = []
+    ours = list(commits(site.read(names), stopped=stopped))
+    assert [(c.committed_at, c.xid, c.lsn) for c in ours] == waldump(tmp_path, names[0], names[-1])
+    assert not stopped
+    assert all(a.end_lsn <= b.lsn for a, b in itertools.pairwise(ours))
+    if timeline == 1:
+        over_two_segments = [c for c in ours if c.lsn.value >> 20 != c.end_lsn.value >> 20]
+        assert over_two_segments, "no commit record lies in two segments: the workload has lost its point"
+        assert site.prepared_xid in {c.xid for c in ours}
+
+
+def test_reading_may_begin_at_any_segment(site: Site) -> None:
+    names = [name for name in wal_names(site.store, NAME).names() if name.startswith("00000001")]
+    read = dict(site.read(names))
+    everything = list(commits(read.items()))
+    for at in range(len(names)):
+        run = list(commits((name, read[name]) for name in names[at:]))
+        assert run == [commit for commit in everything if commit.segment >= names[at]]
+
+
+def test_reading_stops_where_a_record_or_a_page_is_damaged(site: Site) -> None:
+    name = newest_commit(site.store, wal_names(site.store, NAME), site.chain()).segment
+    data = dict(site.read([name]))[name]
+    whole = list(commits([(name, data)]))
+    victim = whole[len(whole) // 2]
+    at = victim.lsn.value % len(data)
+    for offset, why in [(at + 27, "checksum"), (at + 9, "not linked"), (at + 3, "a record of")]:
+        damaged = bytearray(data)
+        damaged[offset] ^= 0x55
+        stopped: list[str] = []
+        assert list(commits([(name, bytes(damaged))], stopped=stopped)) == whole[: whole.index(victim)]
+        assert why in stopped[0] and str(victim.lsn) in stopped[0]
+    zeroed = data[:16384] + bytes(len(data) - 16384)
+    stopped = []
+    assert list(commits([(name, zeroed)], stopped=stopped)) == [
+        c for c in whole if c.end_lsn.value % len(data) <= 16384
+    ]
+    assert stopped
+
+
+def test_what_is_not_the_named_segment_is_refused(site: Site) -> None:
+    names = list(wal_names(site.store, NAME).names())[:3]
+    read = dict(site.read(names))
+    with pytest.raises(WalFormatError, match="holds the WAL from"):
+        WalReader().feed(names[1], read[names[0]])
+    with pytest.raises(WalFormatError, match="is torn"):
+        WalReader().feed(names[0], read[names[0]][:-1])
+    with pytest.raises(WalFormatError, match="page magic"):
+        WalReader().feed(names[0], bytes(1 << 20))
+    with pytest.raises(WalFormatError, match="expected 42"):
+        WalReader(expected_system_id="42").feed(names[0], read[names[0]])
+    reader = WalReader()
+    reader.feed(names[0], read[names[0]])
+    with pytest.raises(WalFormatError, match="does not adjoin"):
+        reader.feed(names[2], read[names[2]])
+
+
+def test_the_catalogue_is_what_barman_wrote(site: Site) -> None:
+    found = catalogue(site.store, NAME)
+    first, second = found.usable
+    assert not found.unusable and found.newest == second and found.find(first.backup_id) == first
+    assert (first.backup_name, first.timeline, first.compression) == ("backup-1", 1, "gzip")
+    assert (second.backup_name, second.timeline, second.compression) == ("backup-2", 2, "")
+    assert first.system_id == str(site.server.sql("SELECT system_identifier FROM pg_control_system()"))
+    assert first.segment_bytes == 1 << 20
+    assert first.pg_version == site.server.sql("SELECT current_setting('server_version_num')::int")
+    assert first.begin_lsn < first.end_lsn and first.begin_time < first.end_time
+    assert first.location == f"s3://archive/site/a/pg/base/{first.backup_id}"
+    assert first.size_bytes > 1_000_000 and first.cluster_size_bytes > first.size_bytes
+    assert BaseBackup.model_validate_json(first.model_dump_json()) == first
+
+
+def test_each_unusable_backup_is_named_with_its_reason(site: Site) -> None:
+    first, second = catalogue(site.store, NAME).usable
+    base = f"site/a/{NAME}/base"
+    info = site.s3.client.get_object(Bucket="archive", Key=f"{base}/{second.backup_id}/backup.info")["Body"].read()
+
+    def reason(backup_id: str, **more: str) -> str:
+        return dict(catalogue(site.store, NAME, **more).unusable)[backup_id]
+
+    foreign = catalogue(site.store, NAME, system_id="42")
+    assert not foreign.usable and all("foreign" in why and first.system_id in why for _, why in foreign.unusable)
+    with site.s3.without(f"{base}/{second.backup_id}/backup.info"):
+        assert "no backup.info" in reason(second.backup_id)
+        assert catalogue(site.store, NAME).usable == [first]
+    with site.s3.without(f"{base}/{second.backup_id}/data.tar"):
+        assert reason(second.backup_id) == "missing data: no data.tar"
+    for old, new, told in [
+        (b"status=DONE", b"status=STARTED", "unfinished: its status is STARTED"),
+        (b"status=DONE", b"status=FAILED\nerror=disk full", "failed: "),
+        (b"systemid=", b"other=", "unreadable: it has no systemid"),
+        (b"+00:00", b"", "no time zone"),
+        (b"xlog_segment_size=1048576", b"xlog_segment_size=3", "power of two"),
+        (b"tablespaces=None", b"tablespaces=[('ts', 16999, '/ts')]", "missing data: no 16999.tar"),
+        (b"timeline=2", b"timeline=7", "does not hold"),
+    ]:
+        assert old in info
+        with site.s3.without(f"{base}/{second.backup_id}/backup.info"):
+            site.s3.put(f"{base}/{second.backup_id}/backup.info", info.replace(old, new))
+            assert told in reason(second.backup_id)
+    site.s3.put(f"{base}/{second.backup_id}/data_0002.tar", b"x")
+    try:
+        assert reason(second.backup_id) == "missing data: no data_0001.tar"
+    finally:
+        site.s3.take(f"{base}/{second.backup_id}/data_0002.tar")
+
+
+def test_the_chain_goes_over_the_switch_of_timelines(site: Site) -> None:
+    listing = wal_names(site.store, NAME)
+    assert listing.timelines == (1, 2) and listing.newest and listing.newest.name == site.idle[-1]
+    assert not listing.unknown and not listing.empty
+    (switch,) = histories(site.store, listing)[2]
+    found = site.chain()
+    assert found.unbroken and found.timelines == (1, 2) and found.last_segment == site.idle[-1]
+    assert list(found.backwards())[-1] == catalogue(site.store, NAME).usable[0].begin_wal
+    at_the_switch = found.name_at(switch.lsn.value >> 20)
+    assert at_the_switch.startswith("00000002")
+    assert any(key.endswith(f"{at_the_switch[8:]}.partial.gz") for key in site.s3.keys(WALS))
+    assert site.chain(1).timelines == (2,)
+
+
+def test_a_later_listing_holds_only_what_can_be_new(site: Site) -> None:
+    later = wal_names(site.store, NAME, since=site.idle[0])
+    assert later.timelines == (2,) and 2 in later.histories
+    assert later.segment(site.idle[-1]) == wal_names(site.store, NAME).segment(site.idle[-1])
+    with pytest.raises(ObjectStoreError, match="after the base backup's"):
+        archive_chain(site.store, catalogue(site.store, NAME).usable[0], later)
+
+
+def test_the_newest_commit_is_found_behind_idle_segments(site: Site) -> None:
+    found = newest_commit(site.store, wal_names(site.store, NAME), site.chain())
+    assert found.xid == site.last_xid & 0xFFFFFFFF and found.segment < site.idle[0]
+    with pytest.raises(ObjectStoreError, match=f"newest 2 archived segments, back to {site.idle[1]}") as error:
+        newest_commit(site.store, wal_names(site.store, NAME), site.chain(), look_back=2)
+    assert error.value.reason == "NoCommitSeen"
+
+
+def test_a_chain_without_any_commit_says_so(site: Site) -> None:
+    whole = site.chain(1)
+    from_the_idle = dataclasses.replace(whole, begin_wal=site.idle[0])
+    with pytest.raises(PreconditionError, match="where the base backup begins"):
+        newest_commit(site.store, wal_names(site.store, NAME), from_the_idle)
+
+
+def test_a_transaction_is_found_by_its_id(site: Site) -> None:
+    listing, reach = wal_names(site.store, NAME), site.chain()
+
+    def of(xid: int, since: Lsn | None = None) -> ArchivedCommit | None:
+        return commit_of(site.store, listing, reach, xid, since=since)
+
+    prepared = of(site.prepared_xid)
+    assert prepared and prepared.xid == site.prepared_xid and prepared.segment.startswith("00000001")
+    assert of(site.prepared_xid + (5 << 32)) == prepared
+    assert of(site.prepared_xid, since=prepared.lsn) == prepared
+    assert of(site.prepared_xid, since=newest_commit(site.store, listing, reach).lsn) is None
+    assert of(site.last_xid + 1000) is None
+
+
+def test_the_window_reaches_from_the_oldest_backup_to_just_before_the_newest_commit(site: Site) -> None:
+    backups = catalogue(site.store, NAME).usable
+    found = window(site.store, wal_names(site.store, NAME), backups)
+    assert found.first_time == backups[0].end_time
+    assert found.newest_commit.xid == site.last_xid & 0xFFFFFFFF
+    assert found.last_time == found.newest_commit.committed_at - timedelta(microseconds=1)
+    assert abs(datetime.now(UTC) - found.last_time) < timedelta(minutes=10)
+    with pytest.raises(BaseBackupMissing):
+        window(site.store, wal_names(site.store, NAME), [])
+
+
+def test_a_lost_segment_breaks_the_chain_and_narrows_the_window(site: Site) -> None:
+    backups = catalogue(site.store, NAME).usable
+    first, second = (list(site.chain(which).backwards()) for which in (0, 1))
+    between = next(name for name in first if name not in second)
+    with site.s3.without(site.key(between)):
+        assert site.chain().problem == f"segment {between} is missing"
+        assert window(site.store, wal_names(site.store, NAME), backups).first_time == backups[1].end_time
+        both = rf"{backups[1].backup_id}: segment {second[1]} is missing"
+        with site.s3.without(site.key(second[1])), pytest.raises(WalGap, match=both):
+            window(site.store, wal_names(site.store, NAME), backups)
+
+
+def test_torn_segments_are_named(site: Site) -> None:
+    backups = catalogue(site.store, NAME).usable
+    commit = newest_commit(site.store, wal_names(site.store, NAME), site.chain())
+    name, key = commit.segment, site.key(commit.segment)
+    with site.s3.without(key) as body:
+        site.s3.put(key, b"")
+        assert f"{name}: there, but torn or empty" in site.chain().problem
+        for wrong, told in [
+            (body[: len(body) // 2], "damaged: gzip says EOFError"),
+            (b"not gzip", "damaged: gzip says"),
+            (gzip.compress(gzip.decompress(body)[:-5000]), "is torn"),
+            (gzip.compress(bytes(1 << 20)), "page magic 0000"),
+        ]:
+            site.s3.put(key, wrong)
+            with pytest.raises(WalGap, match=name) as error:
+                window(site.store, wal_names(site.store, NAME), backups)
+            assert told in error.value.what
+        hole = bytearray(gzip.decompress(body))
+        hole[8192:16384] = bytes(8192)
+        site.s3.put(key, gzip.compress(hole))
+        with pytest.raises(WalGap, match=f"{name} in the archive is damaged: valid WAL ends at"):
+            newest_commit(site.store, wal_names(site.store, NAME), site.chain())
+
+
+def test_a_damaged_history_file_is_named(site: Site) -> None:
+    key = f"{WALS}/00000002.history.gz"
+    with site.s3.without(key):
+        assert site.chain().unlinked == (2,)
+        site.s3.put(key, gzip.compress(b"nonsense"))
+        with pytest.raises(WalGap, match=r"00000002\.history in the archive can't be read: line 1"):
+            site.chain()
+
+
+@pytest.mark.parametrize(("option", "ending"), [("", ""), ("--bzip2", "bz2"), ("--xz", "xz"), ("--gzip", "gz")])
+def test_each_compression_reads_to_the_same_bytes(site: Site, option: str, ending: str) -> None:
+    name = site.idle[0]
+    site.server.archive_by_hand(name, *filter(None, [option]), name=f"by-hand-{ending}")
+    segment = wal_names(site.store, f"by-hand-{ending}").segment(name)
+    assert segment and segment.key.endswith(f"{name}.{ending}" if ending else name)
+    assert read_segment(site.store, segment) == (site.server.data / "pg_wal" / name).read_bytes()
+    if not ending:
+        site.s3.put(f"site/a/{segment.key}", b"short")
+        assert wal_names(site.store, "by-hand-").torn(1 << 20) == [name]

@@ -1,0 +1,130 @@
+"""What an operator applies: rights that can do little, SQL that a server accepts, a schedule that means it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+NAMES = {
+    "SOURCE_NAMESPACE": "databases",
+    "DRILL_NAMESPACE": "copies",
+    "DRILLBOOK_NAMESPACE": "proof",
+    "DRILLBOOK_IMAGE": "registry.example/drillbook:0.1.0",
+}
+FILES = sorted(DEPLOY.rglob("*.yaml"))
+
+
+def objects(*paths: Path) -> list[dict[str, Any]]:
+    # Concatenated, as the README pipes them into kubectl: a file without its separator would merge with its neighbour.
+    text = "".join(path.read_text(encoding="utf-8") for path in paths)
+    text = re.sub(r"\$\{(\w+)\}", lambda found: NAMES[found[1]], text)
+    return [item for item in yaml.safe_load_all(text) if item]
+
+
+def rules(namespace: str = "") -> Iterator[dict[str, Any]]:
+    kind = "Role" if namespace else "ClusterRole"
+    for item in objects(*sorted((DEPLOY / "rbac").glob("*.yaml"))):
+        if item["kind"] == kind and item["metadata"].get("namespace", "") == namespace:
+            yield from item["rules"]
+
+
+def verbs(resource: str, namespace: str = "") -> set[str]:
+    return {verb for rule in rules(namespace) if resource in rule["resources"] for verb in rule["verbs"]}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(DEPLOY)))
+def test_only_known_placeholders_are_left_open(path: Path) -> None:
+    assert set(re.findall(r"\$\{(\w+)\}", path.read_text(encoding="utf-8"))) <= set(NAMES)
+
+
+def test_the_files_can_be_applied_in_one_stream() -> None:
+    paths = [DEPLOY / "namespaces.yaml", *sorted((DEPLOY / "rbac").glob("*.yaml"))]
+    together = objects(*paths)
+    assert len(together) == sum(len(objects(path)) for path in paths)
+    assert all(item["metadata"]["name"] for item in together)
+
+
+def test_no_right_is_given_by_a_wildcard() -> None:
+    for item in objects(*sorted((DEPLOY / "rbac").glob("*.yaml"))):
+        for rule in item.get("rules", []):
+            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+
+
+def test_every_binding_leads_to_a_role_and_to_the_one_account() -> None:
+    items = objects(*sorted((DEPLOY / "rbac").glob("*.yaml")))
+    roles = {(item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]) for item in items}
+    for item in items:
+        if item["kind"].endswith("Binding"):
+            reference = item["roleRef"]
+            assert (reference["kind"], item["metadata"].get("namespace"), reference["name"]) in roles
+            assert item["subjects"] == [{"kind": "ServiceAccount", "name": "drillbook", "namespace": "proof"}]
+
+
+def test_in_the_sources_namespace_a_drill_reads_and_forwards_and_nothing_else() -> None:
+    for rule in rules("databases"):
+        changing = set(rule["verbs"]) - {"get", "list", "watch"}
+        assert not changing or rule["resources"] == ["pods/portforward"]
+    assert not verbs("secrets", "databases")
+    assert not verbs("pods/exec", "databases")
+
+
+def test_no_secret_can_be_read_across_namespaces_or_listed_beside_the_drills() -> None:
+    assert not verbs("secrets")
+    assert verbs("secrets", "proof") == {"get"}
+
+
+def test_no_volume_is_deleted_by_hand() -> None:
+    assert "delete" not in verbs("persistentvolumeclaims", "copies")
+
+
+def test_the_managed_role_can_do_nothing_but_log_in() -> None:
+    (role,) = objects(DEPLOY / "sql" / "managed-role.yaml")[0]["spec"]["managed"]["roles"]
+    assert role["name"] == "drillbook"
+    assert role["login"] is True
+    assert not any(role[right] for right in ("superuser", "createdb", "createrole", "replication", "bypassrls"))
+    assert not role.get("inRoles")
+
+
+# -- the schedule -------------------------------------------------------------------------------------------------
+
+
+def cronjob() -> dict[str, Any]:
+    return next(item for item in objects(DEPLOY / "schedule" / "cronjob.yaml") if item["kind"] == "CronJob")
+
+
+def test_the_schedule_is_sundays_at_ten_utc() -> None:
+    spec = cronjob()["spec"]
+    assert (spec["schedule"], spec["timeZone"], spec["concurrencyPolicy"]) == ("0 10 * * 0", "Etc/UTC", "Forbid")
+    assert spec["jobTemplate"]["spec"]["backoffLimit"] == 0
+
+
+def test_only_the_months_first_sunday_gets_past_the_guard() -> None:
+    """The container's own script, with a stand-in for `date`, and `echo` for the drill."""
+    script = cronjob()["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["command"][2]
+    script = script.replace("exec .venv/bin/drillbook", "echo drill:")
+    sundays = [date(2026, 1, 4) + timedelta(weeks=week) for week in range(104)]
+    ran = []
+    for day in sundays:
+        told = subprocess.run(
+            ["sh", "-ec", f"date() {{ echo {day:%d}; }}\n{script}"], capture_output=True, text=True, check=True
+        ).stdout
+        if told.startswith("drill:"):
+            ran.append(day)
+    assert len(ran) == 24
+    assert len({(day.year, day.month) for day in ran}) == 24
+    assert all(day.day <= 7 for day in ran)
+
+
+def test_the_scheduled_command_is_one_that_exists() -> None:
+    script = cronjob()["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["command"][2]
+    notebook = re.search(r"drillbook run (\S+)", script)
+    assert notebook
+    assert (DEPLOY.parent / notebook[1]).is_file()

@@ -1,0 +1,167 @@
+"""README, index and decisions say what is there: a table, a command or a link that is not true fails here."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from drillbook import cli
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "runbooks" / "README.md", ROOT / "outputs" / "README.md"]
+)
+
+
+def section(title: str, text: str = README) -> str:
+    """The text under a heading, up to the next one of the same level."""
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"no section {title!r}"
+    return found[1]
+
+
+def first_column(text: str) -> list[str]:
+    """The code-quoted names in the first column of the tables in ``text``."""
+    return re.findall(r"^\| \[?`([^`]+)`", text, re.MULTILINE)
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def shell_lines(text: str) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_the_sections_stand_in_their_order() -> None:
+    assert re.findall(r"^## (.*)$", README, re.MULTILINE) == [
+        "Try it", "What you see", "On your cluster", "Runbooks", "Evidence", "The lab, and what it can't show",
+        "How the code is laid out", "Limits",
+    ]  # fmt: skip
+
+
+def test_the_readme_says_that_no_real_cluster_has_been_drilled() -> None:
+    assert "not yet run on a real cluster" in README.lower()
+
+
+def test_make_targets_that_are_named_exist() -> None:
+    named = {target for page in PAGES for target in re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)\b", page.read_text())}
+    # "make python3-venv" is Debian's package list, "make it" and the like are prose outside of code.
+    in_code = {
+        target
+        for page in PAGES
+        for code in re.findall(r"`([^`\n]+)`", page.read_text()) + shell_lines(page.read_text())
+        if not code.startswith("sudo apt-get")
+        for target in re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)\b", code)
+    }
+    assert {"drill", "test"} <= in_code <= named
+    assert in_code <= make_targets()
+
+
+def test_every_verb_of_the_project_has_a_target() -> None:
+    assert {"setup", "drill", "test", "test-long", "lint", "lab", "bench", "docs"} <= make_targets()
+
+
+def test_the_commands_listed_are_the_commands_there_are() -> None:
+    listed = [name.removeprefix("drillbook ") for name in first_column(section("What you see")) if "drillbook " in name]
+    real = {command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    assert sorted(listed) == sorted(real)
+    for command in cli.app.registered_commands:
+        assert command.callback is not None
+        assert command.callback.__doc__, f"{command.callback.__name__} has no help"
+
+
+def test_drillbook_commands_in_the_pages_exist() -> None:
+    real = {command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    for page in PAGES:
+        text = page.read_text()
+        for code in re.findall(r"`([^`\n]+)`", text) + shell_lines(text):
+            for name in re.findall(r"(?:^|[ /])drillbook ([a-z]+)\b(?! role)", code.partition("#")[0]):
+                assert name in real, f"{page.name}: drillbook {name}"
+
+
+def test_the_exit_statuses_are_those_of_the_command_line() -> None:
+    listed = dict(re.findall(r"^\| (\d+) \| (.*) \|$", section("What you see"), re.MULTILINE))
+    said = " ".join((cli.__doc__ or "").split())
+    assert [int(status) for status in listed] == [0, 1, 2, 3, 4, 5, 6, 70]
+    assert re.findall(r"(?<![\w-])(\d+) [a-z]", said) == list(listed)
+    assert (cli.BAD_USAGE, cli.STOPPED_MIDWAY, cli.OUR_BUG) == (4, 6, 70)
+
+
+def test_the_runbooks_listed_are_the_files() -> None:
+    files = sorted(path.stem for path in (ROOT / "runbooks").glob("*.ipynb"))
+    assert sorted(first_column(section("Runbooks"))) == files
+    index = (ROOT / "runbooks" / "README.md").read_text(encoding="utf-8")
+    assert sorted(name for name in first_column(index) if not name.endswith("-")) == files
+
+
+def test_a_runbook_has_a_prefix_that_the_index_explains() -> None:
+    index = (ROOT / "runbooks" / "README.md").read_text(encoding="utf-8")
+    prefixes = {name for name in first_column(index) if name.endswith("-")}
+    assert all(f"`{prefix}`" in section("Runbooks") for prefix in prefixes)
+    for path in (ROOT / "runbooks").glob("*.ipynb"):
+        assert path.stem.partition("-")[0] + "-" in prefixes
+
+
+def test_the_modules_listed_are_the_modules_there_are() -> None:
+    library = ROOT / "lib" / "drillbook"
+    modules = {path.stem for path in library.glob("*.py")} | {
+        path.parent.name for path in library.glob("*/__init__.py")
+    }
+    assert sorted(first_column(section("How the code is laid out"))) == sorted(modules - {"__init__", "__main__"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_link_leads_to_a_file(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), target
+
+
+def test_paths_that_the_readme_names_exist() -> None:
+    for name in re.findall(r"`((?:sites|deploy|docs|lib|tests|outputs|runbooks)/[^`<*]*)`", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_decisions_are_numbered_without_a_gap_and_have_the_same_parts() -> None:
+    records = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert [int(path.name[:4]) for path in records] == list(range(1, len(records) + 1))
+    for path in records:
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith(f"# {int(path.name[:4])}. "), path.name
+        assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Context", "Options", "Decision", "Price"], path.name
+        assert len(text.split()) <= 400, f"{path.name} is longer than a page"
+
+
+def test_the_change_log_keeps_its_form() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "## [Unreleased]" in text
+    kinds = set(re.findall(r"^### (.*)$", text, re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_the_record_can_be_followed_with_the_commands_of_the_readme(tmp_path: Path) -> None:
+    """``sed -n 7p journal.jsonl | sha256sum`` is ``prev`` of line 8, on a journal as the library writes it."""
+    from drillbook.evidence import Journal
+
+    path = tmp_path / "journal.jsonl"
+    journal = Journal.open(path)
+    for number in range(9):
+        journal.append("fact", name=f"n{number}", value=number)
+    digest = subprocess.run(
+        ["sh", "-c", "sed -n 7p journal.jsonl | sha256sum"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout.split()[0]
+    assert json.loads(path.read_text().splitlines()[7])["prev"] == digest
+
+
+def test_the_help_of_every_command_can_be_read() -> None:
+    for command in ["", "run", "finish", "cleanup", "verify", "list", "doctor"]:
+        argv = [sys.executable, "-m", "drillbook", *([command] if command else []), "--help"]
+        shown = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        assert "Usage: drillbook" in shown
