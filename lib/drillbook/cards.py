@@ -6,6 +6,7 @@ Text takes the page's own colour; a verdict is told by its word and its shape, n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from drillbook.model import show_seconds
 
@@ -22,6 +23,7 @@ Rows = Sequence[tuple[str, str]]
 
 MOST_ROWS = 12
 RECOVERY_PHASES = ("provision", "fetch", "replay", "promote")
+_WHOLE = re.compile(r"\d{4}-\d\d-\d\d(?: [\d:.]+(?: UTC)?)?|\d+(?:\.\d+)? (?:s|min|h|d)\b(?: \d+ (?:s|min|h)\b)?")
 _RANK = {"FAILED": 0, "UNPROVEN": 1}
 _EFFECT_WORDS = {"reads": "reads only", "creates": "creates", "changes": "changes", "destroys": "destroys"}
 
@@ -66,7 +68,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {"seconds": show_seconds, "bytes": show_bytes, "instant": show_instant, "yaml": show_yaml}
-    found.filters["clock"] = _clock
+    found.filters |= {"clock": _clock, "together": _together}
     return found
 
 
@@ -94,7 +96,10 @@ def run_card(opened: Mapping[str, Any]) -> Bundle:
     rows = [
         ("Cluster", f"{cluster.get('namespace', '')}/{cluster.get('name', '')}"),
         ("Site", f"{site.get('name', '')} ({site.get('environment', '')})"),
-        ("Who", f"{actor.get('username', '')} on {actor.get('host', '')}, known by {actor.get('strength', 'nothing')}"),
+        (
+            "Who",
+            f"{actor.get('username', '')} on {actor.get('host', '')} (identity: {actor.get('strength', 'unknown')})",
+        ),
         ("Objectives", promised),
         ("Run", str(opened.get("run_id", ""))),
     ]
@@ -172,12 +177,12 @@ def verdict_card(record: Mapping[str, Any]) -> Bundle:
     said = record["verdict"]
     word = said["verdict"] or str(said["outcome"]).upper()
     measured = record["objectives"]["measured"]
-    causes, left_out = _cut(said["reasons"], 6)
+    causes, left_out = _cut(said["reasons"][1:], 6)  # the headline tells the first
     text = [f"{word}: {said['headline']}"]
-    text += [f"  - {cause}" for cause in causes if len(causes) > 1]
+    text += [f"  - {cause}" for cause in causes]
     text += _plain_rows([(item["name"], _plain_figure(item)) for item in measured])
     return _draw(
-        "verdict", text, word=word, headline=said["headline"], causes=causes if len(causes) > 1 else [],
+        "verdict", text, word=word, headline=(said["reasons"] or [said["headline"]])[0], causes=causes,
         left_out=left_out, figures=[figure(item) for item in measured], run_id=record["record"]["id"],
     )  # fmt: skip
 
@@ -243,14 +248,13 @@ def time_line(points: Sequence[Mapping[str, Any]]) -> Bundle:
     return _draw("time line", text, marks=marks(points))
 
 
-def render_macro(name: str, *values: Any) -> Markup:
-    """One figure of the cards for use in a page, such as ``phases`` or ``rail``."""
-    macro = getattr(environment().get_template("parts.html.j2").module, name)
-    return Markup(macro(*values))  # noqa: S704  # the template escapes what it is given
-
-
 def _show_gap(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if 0 < seconds < 0.095 else show_seconds(seconds)
+
+
+def _together(text: str) -> Markup:
+    """``text`` escaped, with its instants and durations kept on one line."""
+    return Markup(_WHOLE.sub(r'<span style="white-space:nowrap">\g<0></span>', str(escape(text))))  # noqa: S704
 
 
 def _clock(text: str) -> str:

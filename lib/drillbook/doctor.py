@@ -16,7 +16,7 @@ from drillbook import cleanup, objectstore
 from drillbook import kube as k8s
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.model import Check
-from drillbook.procedures.preflight import CheckReadiness
+from drillbook.procedures.readiness import CheckReadiness
 from drillbook.site import load_site
 from drillbook.step import Context, Obligation
 

@@ -215,14 +215,18 @@ def _postgresql(source: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str,
     parameters["max_logical_replication_workers"] = "0"
     found: dict[str, Any] = {"parameters": parameters}
     preload = [name for name in source.get("shared_preload_libraries", []) if name not in JOB_LAUNCHERS]
-    for name in source.get("shared_preload_libraries", []):
-        if name in JOB_LAUNCHERS:
-            left_out.append((f"postgresql.shared_preload_libraries: {name}", "starts jobs as soon as the server is up"))
+    left_out += [
+        (f"postgresql.shared_preload_libraries: {name}", "starts jobs as soon as the server is up")
+        for name in source.get("shared_preload_libraries", [])
+        if name in JOB_LAUNCHERS
+    ]
     if preload:
         found["shared_preload_libraries"] = preload
-    for name in source:
-        if name not in ("parameters", "shared_preload_libraries"):
-            left_out.append((f"postgresql.{name}", "not needed for a copy that only the drill reaches"))
+    left_out += [
+        (f"postgresql.{name}", "not needed for a copy that only the drill reaches")
+        for name in source
+        if name not in ("parameters", "shared_preload_libraries")
+    ]
     return found, left_out
 
 

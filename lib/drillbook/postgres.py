@@ -190,7 +190,8 @@ class Database:
 
     @contextmanager
     def _transaction(self, begin: LiteralString) -> Iterator[None]:
-        if self._connection.info.transaction_status is not TransactionStatus.IDLE:
+        # UNKNOWN is a connection that is gone: BEGIN will say so as a PostgresError.
+        if self._connection.info.transaction_status not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN):
             raise RuntimeError("this connection is in a transaction already")
         with self._errors("BEGIN"):
             self._connection.execute(begin)

@@ -29,7 +29,10 @@ _MEANING = {
 }
 _WORDS = {"planned": "PLAN", "refused": "REFUSED", "waiting": "WAITING"}
 _SIGNS = {"planned": "planned", "refused": "refused", "waiting": "open"}
-_ACRONYMS = {"Id": "ID", "Lsn": "LSN", "Wal": "WAL", "Xid": "XID", "Uid": "UID", "Pg": "PG", "Uids": "UIDs"}
+_ACRONYMS = {
+    "id": "ID", "lsn": "LSN", "wal": "WAL", "xid": "XID", "uid": "UID", "pg": "PostgreSQL", "sha256": "SHA-256",
+    "postgresql": "PostgreSQL", "cnpg": "CloudNativePG", "storageclass": "storage class", "storageClass": "storage class",
+}  # fmt: skip
 
 Section = tuple[str, list[tuple[str, str]]]
 
@@ -70,13 +73,13 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
     word = said["verdict"] or _WORDS[outcome]
     closed = said["closed_by"] is not None
     return cards.environment().get_template("report.html.j2").render(
-        word=word, sign=said["verdict"] or _SIGNS[outcome], headline=said["headline"],
+        word=word, sign=said["verdict"] or _SIGNS[outcome], headline=(said["reasons"] or [said["headline"]])[0],
         meaning=_MEANING[outcome] if closed else "This run is not closed: what follows is what was seen so far.",
-        causes=said["reasons"] if len(said["reasons"]) > 1 else [], record=found, title=_title(found, word),
+        causes=said["reasons"][1:], record=found, title=_title(found, word),
         runbook=str(found["test"]["runbook"]).replace("-", " ").capitalize(), where=_where(found), tally=_tally(found),
         figures=[cards.figure(item) for item in found["objectives"]["measured"]],
         bars=cards.phase_bars(found["when"]["phases"]), marks=cards.marks(boundary(found)),
-        recovery=sum(p["seconds"] for p in found["when"]["phases"] if p["name"] in cards.RECOVERY_PHASES),
+        recovery=(found["facts"].get("achieved") or {}).get("recovery_seconds"),
         sections=sections(found), ledger=ledger[0] if ledger else None, ledger_sha256=ledger[1] if ledger else "",
     )  # fmt: skip
 
@@ -128,7 +131,7 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         ("Controls", {"references": found["controls"]["references"]} if found["controls"]["references"] else None),
         ("Clocks", around["clocks"]),
         ("Git", around["git"]),
-        *((name.replace("_", " ").capitalize(), value) for name, value in found["facts"].items()),
+        *((_name(name), value) for name, value in found["facts"].items() if name != "achieved"),
     ]
     return [(heading, rows) for heading, value in pages if (rows := rows_of(value))]
 
@@ -139,7 +142,7 @@ def rows_of(value: Any, prefix: str = "") -> list[tuple[str, str]]:
         return [] if value in (None, "", [], {}) else [("Value", _text("", value))]
     rows: list[tuple[str, str]] = []
     for key, item in value.items():
-        name = f"{prefix} {_name(key).lower()}".strip() if prefix else _name(key)
+        name = _name(f"{prefix} {key}".strip())
         if isinstance(item, Mapping):
             short = set(item) == {"namespace", "name"}
             rows += [(name, f"{item['namespace']}/{item['name']}")] if short else rows_of(item, name)
@@ -149,8 +152,9 @@ def rows_of(value: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _name(key: str) -> str:
-    words = key.removesuffix("_seconds").removesuffix("_bytes").replace("_", " ").strip().split() or [key]
-    shown = [_ACRONYMS.get(word.capitalize(), word) for word in words]
+    key = {"seconds": "duration", "segment_bytes": "segment_size"}.get(key, key)
+    words = key.removesuffix("_seconds").removesuffix("_bytes").replace("_", " ").split() or [key]
+    shown = [_ACRONYMS.get(word.lower(), word) for word in words]
     return " ".join([shown[0][:1].upper() + shown[0][1:], *shown[1:]])
 
 
@@ -163,6 +167,9 @@ def _text(key: str, value: Any) -> str:
         return show_bytes(value)
     if isinstance(value, str) and (key.endswith(("_at", "_time")) or key == "at"):
         return show_instant(value)
+    if key in ("postgresql", "pg_version") and str(value).isdigit():
+        major, minor = divmod(int(value), 10000)
+        return f"{major}.{minor}" if minor else str(major)
     if isinstance(value, list):
         plain = [": ".join(map(str, item)) if isinstance(item, list) else _flat(item) for item in value]
         return "; ".join(plain)

@@ -39,6 +39,9 @@ class Later:
 
     __repr__ = __str__
 
+    def _ipython_display_(self) -> None:
+        """Nothing: the step's card has said it."""
+
     def _refuse(self, *_: object) -> NoReturn:
         raise TypeError(f"this value is {self._why}; it can't be decided on now")
 
@@ -298,6 +301,9 @@ class Checks(Frozen):
     """What a rung observed."""
 
     checks: tuple[Check, ...]
+
+    def _ipython_display_(self) -> None:
+        """Nothing: the step's card shows the checks."""
 
     @property
     def verdict(self) -> Verdict:

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +23,8 @@ from drillbook_lab.agent.procs import tied
 from drillbook_lab.errors import LabError
 from drillbook_lab.firstsite.site import load
 from drillbook_lab.home import LabHome, default_home
+from drillbook_lab.pinning import write_site
+from drillbook_lab.usage import UsageFault
 from drillbook_lab.view import Client
 
 FAILED = 1
@@ -35,7 +36,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False, soft_wrap=True)
+# A pipe has no width: tables are not to be squeezed for it.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 HomeOption = Annotated[
@@ -43,7 +45,7 @@ HomeOption = Annotated[
 ]
 ProfileOption = Annotated[str, typer.Option("--profile", help="Which site to build: first or second.")]
 DataOption = Annotated[float, typer.Option("--data-mb", min=0.0, help="Size of the tenants' data in megabytes.")]
-SiteOption = Annotated[Path | None, typer.Option("--site", help="A site profile to export as DRILLBOOK_SITE.")]
+SiteOption = Annotated[Path | None, typer.Option("--site", help="The site profile to pin and export; else the one in sites/.")]
 
 
 def _home(chosen: Path | None) -> LabHome:
@@ -59,7 +61,7 @@ def up(home: HomeOption = None, profile: ProfileOption = "first", data_mb: DataO
     if lab.is_running() and lab.state().get("ready"):
         state = lab.state()
         if state.get("profile") != profile:
-            raise LabError(
+            raise UsageFault(
                 "another site's lab is up", f"profile {state.get('profile')} in {lab.root}", "drillbook lab down"
             )
         out.print(f"The lab is up already: {state['namespace']}/{state['cluster']} at {state['url']}")
@@ -162,8 +164,9 @@ def _status(lab: LabHome, state: dict[str, Any]) -> dict[str, Any]:
 def environment(lab: LabHome, site: Path | None) -> dict[str, str]:
     """What a program needs to find the lab, and nothing that says that it is one."""
     found = {"KUBECONFIG": str(lab.kubeconfig)}
-    if site is not None:
-        found["DRILLBOOK_SITE"] = str(site.absolute())
+    pinned = write_site(lab, site)
+    if pinned is not None:
+        found["DRILLBOOK_SITE"] = str(pinned)
     return found
 
 
@@ -187,13 +190,15 @@ def run(
     """Run a command against a lab of its own, which dies with it; the exit status is the command's."""
     load(profile)
     if shutil.which(command[0]) is None:
-        raise LabError("there is no such command", command[0])
+        raise UsageFault("there is no such command", command[0])
     lab = LabHome(Path(tempfile.mkdtemp(prefix="drillbook-lab-")))
     argv = supervise.daemon_command(lab, profile, data_mb, "--throwaway")
     daemon = supervise.start(lab, argv, detached=False)
     try:
         supervise.follow(lab, daemon, _stage_to_stderr)
         code = _command(command, {**os.environ, **environment(lab, site)})
+    except LabError as fault_:
+        raise LabError(fault_.what, fault_.found) from fault_  # its log goes with the lab: no use in naming it
     finally:
         if daemon.poll() is None:
             daemon.send_signal(signal.SIGTERM)
@@ -204,7 +209,7 @@ def run(
             daemon.wait()
         lab.clear()
         shutil.rmtree(lab.root, ignore_errors=True)
-    raise typer.Exit(code)
+    raise _Ended(code)
 
 
 def _stage_to_stderr(line: dict[str, Any]) -> None:
@@ -215,7 +220,7 @@ def _stage_to_stderr(line: dict[str, Any]) -> None:
 
 def _command(command: list[str], env: dict[str, str]) -> int:
     """Run it to its end; a signal to us is passed on, and its exit status is ours."""
-    child = subprocess.Popen(command, env=env, preexec_fn=tied(signal.SIGTERM))  # noqa: PLW1509
+    child = subprocess.Popen(command, env=env, preexec_fn=tied(signal.SIGTERM))
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda received, _: child.send_signal(received))
     while True:
@@ -254,34 +259,38 @@ def fault(
 
 
 @app.command()
-def writer(
-    action: Annotated[str, typer.Argument(help="start or stop")], home: HomeOption = None
-) -> None:
+def writer(action: Annotated[str, typer.Argument(help="start or stop")], home: HomeOption = None) -> None:
     """Start or stop the tenants' writer."""
     if action not in ("start", "stop"):
-        raise LabError("the writer can be started or stopped", repr(action), "lab writer start | lab writer stop")
+        raise UsageFault("the writer can be started or stopped", repr(action), "lab writer start | lab writer stop")
     faults.control(_home(home), {"op": "writer", "run": action == "start"})
     out.print(f"The writer is {'running' if action == 'start' else 'stopped'}.", markup=False)
+
+
+class _Ended(Exception):
+    """A command of `lab run` has ended: its exit status is ours, whatever it is."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
 
 
 def main() -> int:
     """Run the command line; every way to end has its exit status."""
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Abort:
-        return FAILED
-    except click.ClickException as fault_:
-        fault_.show()
-        return USAGE
+        app()
+    except SystemExit as end:
+        # typer itself ends a usage error with 2 and an interruption with 130.
+        return {0: 0, None: 0, 2: USAGE}.get(end.code if isinstance(end.code, int | None) else FAILED, FAILED)
+    except _Ended as end:
+        return end.code
     except LabError as fault_:
         err.print(f"{fault_.what}: {fault_.found}" if fault_.found else fault_.what, markup=False)
         if fault_.to_do:
             err.print(f"To do: {fault_.to_do}", markup=False)
-        usage = fault_.what.startswith(("there is no such", "the writer can be", "this fault is", "another site's"))
-        return USAGE if usage else FAILED
+        return USAGE if isinstance(fault_, UsageFault) else FAILED
     except KeyboardInterrupt:
         return FAILED
-    return int(code or 0)
+    return 0
 
 
 if __name__ == "__main__":

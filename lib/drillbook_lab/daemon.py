@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -199,6 +200,7 @@ class Lab:
             await self._serving.close()
         if self._store is not None:
             await stop(self._store, 3.0)
+        shutil.rmtree(self._socket_dir, ignore_errors=True)
 
     # -- control -----------------------------------------------------------------------------------------------
 
@@ -221,9 +223,10 @@ class Lab:
         for what, process in (("object store", self._store), ("writer", self._writer)):
             alive = process is not None and process.returncode is None
             found.append({"what": what, "pid": process.pid if process is not None and alive else None})
-        for worker in self.kubelet.workers():
-            found.append({"what": f"pod {worker.namespace}/{worker.name}", "pid": worker.pid})
-        return found
+        pods = [
+            {"what": f"pod {worker.namespace}/{worker.name}", "pid": worker.pid} for worker in self.kubelet.workers()
+        ]
+        return found + pods
 
     def _tell(self, **facts: Any) -> None:
         self._state.update(facts)
@@ -280,9 +283,9 @@ def main() -> int:
         options = Options(chosen.profile, chosen.data_mb, chosen.job_retry_seconds)
         code = asyncio.run(run(home, options))
     except LabError as fault:
-        log.error("%s", fault)  # noqa: TRY400 - a reason for a person, not a traceback
+        log.error("%s", fault)
         return 4
-    if chosen.throwaway:
+    if chosen.throwaway and code == 0:  # after a failure the parent still reads why
         home.clear()
     lock.release()
     return code

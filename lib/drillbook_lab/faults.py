@@ -18,6 +18,7 @@ from botocore.config import Config
 
 from drillbook_lab.errors import LabError
 from drillbook_lab.home import LabHome, write_json
+from drillbook_lab.usage import UsageFault
 
 Undo = dict[str, Any]
 
@@ -47,7 +48,7 @@ def inject(home: LabHome, name: str) -> str:
     fault = _named(name)
     record = home.faults / f"{name}.json"
     if record.exists():
-        raise LabError("this fault is in force already", name, f"undo it first: drillbook lab fault {name} --undo")
+        raise UsageFault("this fault is in force already", name, f"undo it first: drillbook lab fault {name} --undo")
     undo = fault.inject(home)
     home.faults.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_json(record, undo)
@@ -59,7 +60,7 @@ def mend(home: LabHome, name: str) -> None:
     fault = _named(name)
     record = home.faults / f"{name}.json"
     if not record.exists():
-        raise LabError("this fault is not in force", name, "drillbook lab fault --list")
+        raise UsageFault("this fault is not in force", name, "drillbook lab fault --list")
     fault.mend(home, json.loads(record.read_text(encoding="utf-8")))
     record.unlink()
 
@@ -68,7 +69,9 @@ def _named(name: str) -> Fault:
     for fault in _FAULTS:
         if fault.name == name:
             return fault
-    raise LabError("there is no such fault", repr(name), f"choose one of {', '.join(fault.name for fault in _FAULTS)}")
+    raise UsageFault(
+        "there is no such fault", repr(name), f"choose one of {', '.join(fault.name for fault in _FAULTS)}"
+    )
 
 
 # -- the object store ------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ VARIABLE = "DRILLBOOK_LAB_HOME"
 _SOCKETS_PREFIX = "/tmp/dbl-"
 # What `down` may remove: a home that was pointed at somebody's folder by mistake loses nothing else.
 _OURS = (
-    "lab.json", "progress.jsonl", "kubeconfig", "audit.jsonl", "labd.log", "writer.json", "writer.log", "faults.json",
+    "lab.json", "progress.jsonl", "kubeconfig", "audit.jsonl", "labd.log", "writer.json", "writer.log", "faults.json", "site.yaml",
     "s3", "s3.log", "tls", "pods", "volumes", "faults", "lock",
 )  # fmt: skip
 
@@ -97,7 +97,9 @@ class LabHome:
         except OSError as fault:
             os.close(handle)
             pid = self.state().get("pid", "unknown")
-            raise LabError("a lab runs in this home already", f"{self.root}, pid {pid}", "drillbook lab down") from fault
+            raise LabError(
+                "a lab runs in this home already", f"{self.root}, pid {pid}", "drillbook lab down"
+            ) from fault
         return Lock(handle)
 
     def is_running(self) -> bool:

@@ -73,7 +73,7 @@ class Kubelet:
         self._workers[meta["uid"]] = PodWorker(self._registry, pod, places, self.prepare, self._bin_dir)
         return None
 
-    async def close(self, longest_grace: float = 5.0) -> None:
+    async def close(self, longest_grace: float = 2.0) -> None:
         """Stop every pod, all at once: the lab goes, and its data with it."""
         ends = (worker.end(longest_grace) for worker in self._workers.values())
         await asyncio.gather(*ends, return_exceptions=True)

@@ -194,9 +194,7 @@ class PodWorker:
             path.replace(path.with_suffix(".previous.log"))
         with path.open("ab") as output:
             # Our own programs take PostgreSQL's identity where they need it; a chroot's root must stay root till then.
-            self._process = await spawn(
-                argv, env=self.environment(), cwd=self._workdir(), stdout=output, stderr=output
-            )
+            self._process = await spawn(argv, env=self.environment(), cwd=self._workdir(), stdout=output, stderr=output)
         started = now()
         serves = bool(self._pod["spec"]["containers"][0].get("ports"))
         state: Object = {"running": {"startedAt": started}}

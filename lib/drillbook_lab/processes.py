@@ -53,7 +53,7 @@ async def spawn(
         stdout=stdout,
         stderr=stderr,
         process_group=0,
-        preexec_fn=dies_with_parent(),  # noqa: PLW1509 - the loop's thread is the only one that forks
+        preexec_fn=dies_with_parent(),
         limit=2**20,
     )
 

@@ -1,5 +1,6 @@
 """Fixtures of the lab's tests, named for what they give."""
 
 from fix_apiserver import api, kubectl, listening
+from fix_lab import lab
 
-__all__ = ["api", "kubectl", "listening"]
+__all__ = ["api", "kubectl", "lab", "listening"]

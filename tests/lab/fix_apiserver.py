@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
 from drillbook_lab.apiserver import (
     Registry,
     Serving,
@@ -28,6 +29,24 @@ Object = dict[str, Any]
 T = TypeVar("T")
 
 ADMIN, DRILL = "admin-token", "drill-token"
+
+
+async def drained() -> list[object]:
+    """Wait for this loop's closed connections to be gone: TLS says farewell after `close`. What stays is told."""
+    selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+    for _ in range(500):
+        if len(selector.get_map()) <= 1:  # the loop's own wake-up pipe
+            return []
+        await asyncio.sleep(0.01)
+    return list(selector.get_map().values())
+
+
+async def cleanly(work: Coroutine[Any, Any, T]) -> T:
+    """A client's work, and then no socket of its own left behind."""
+    try:
+        return await work
+    finally:
+        await drained()
 
 
 class ShellPods:
@@ -70,7 +89,7 @@ class Api:
         self.tokens.add(DRILL, "system:serviceaccount:drillbook:drillbook")
         self.kubeconfig = folder / "kubeconfig"
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="apiserver")
+        self._thread = threading.Thread(target=self._loop.run_forever, name="apiserver", daemon=True)
         self._serving: Serving | None = None
 
     def start(self) -> None:
@@ -81,10 +100,14 @@ class Api:
         write_kubeconfig(self.kubeconfig, self.url, self.serving.tls.ca_pem, contexts, "lab-admin")
 
     def stop(self) -> None:
-        self.run(self.serving.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            self.run(self.serving.close())
+            left = self.run(drained())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+        assert not left, f"the server left open: {left}"
 
     @property
     def serving(self) -> Serving:
@@ -126,7 +149,7 @@ class Api:
             "phase": phase,
             "conditions": [{"type": "Ready", "status": str(ready)}],
             "containerStatuses": [{
-                "name": "main", "ready": ready, "restartCount": 0,
+                "name": "main", "image": "none", "imageID": "", "ready": ready, "restartCount": 0,
                 "state": {"running": {}} if ready else {"terminated": {"exitCode": 0, "reason": "Completed"}},
             }],
         }  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from drillbook_lab import identity, pgbin
 from drillbook_lab.agent import barman, conf
 from drillbook_lab.agent.pglog import to_record

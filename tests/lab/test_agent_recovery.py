@@ -13,9 +13,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from fix_agent import BUCKET, FOLDER, Pod, Site, agent_home, archived, processes_with, site, store, wait_for
+
 from drillbook_lab.agent import conf
 from drillbook_lab.agent.spec import TargetSpec
-from fix_agent import BUCKET, FOLDER, Pod, Site, agent_home, archived, processes_with, site, store, wait_for
 
 __all__ = ["agent_home", "site", "store"]
 

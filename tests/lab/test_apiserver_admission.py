@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fix_apiserver import cluster
+
 from drillbook_lab.apiserver import ApiError, Registry, cnpg_registry
 from drillbook_lab.apiserver.clusterrules import quantity
-from fix_apiserver import cluster
 
 Object = dict[str, Any]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from drillbook_lab.apiserver import cnpg_registry, shipped_crds
 from drillbook_lab.apiserver.celrules import compile_all
 

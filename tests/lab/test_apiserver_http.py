@@ -7,13 +7,15 @@ import json
 import ssl
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from drillbook_lab.apiserver import write_kubeconfig
-from fix_apiserver import ADMIN, DRILL, Api, cluster
+from fix_apiserver import ADMIN, DRILL, Api, cleanly, cluster
 from kubernetes import client, config, watch
+
+from drillbook_lab.apiserver import cnpg_registry, write_kubeconfig
 
 Object = dict[str, Any]
 
@@ -51,7 +53,7 @@ def ask(
         ):
             return Answer(response.status, response.headers, await response.read())
 
-    return asyncio.run(go())
+    return asyncio.run(cleanly(go()))
 
 
 @pytest.fixture
@@ -222,14 +224,13 @@ def test_a_watch_goes_on_from_a_version(api: Api) -> None:
     assert events(api, f"&resourceVersion={version}&fieldSelector=metadata.name%3Dother")[0]["type"] == "ADDED"
 
 
-def test_a_watch_from_a_forgotten_version_says_so(api: Api) -> None:
-    for number in range(9000):
-        label = {"metadata": {"labels": {"n": str(number)}}}
-        if number == 0:
-            api.do(api.registry.create, cluster())
-        else:
-            api.registry._store.put({**api.registry.get("Cluster", "default", "orders"), "spec": label})
-    (error,) = events(api, "&resourceVersion=2")
+def test_a_watch_from_a_forgotten_version_says_so(tmp_path: Path) -> None:
+    api = Api(tmp_path, cnpg_registry(history=4))
+    api.start()
+    try:
+        (error,) = events(api, "&resourceVersion=1")
+    finally:
+        api.stop()
     assert error["type"] == "ERROR"
     assert (error["object"]["code"], error["object"]["reason"]) == (410, "Expired")
 

@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from drillbook_lab.apiserver import ApiError, Registry, cnpg_registry
 from fix_apiserver import cluster
+
+from drillbook_lab.apiserver import ApiError, Registry, cnpg_registry
 
 Object = dict[str, Any]
 

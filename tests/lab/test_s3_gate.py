@@ -18,8 +18,9 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from drillbook_lab.s3.gate import allowed
 from fix_agent import BUCKET, Store, agent_home, processes_with, store, wait_for
+
+from drillbook_lab.s3.gate import allowed
 
 __all__ = ["agent_home", "store"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
 from tests.library.fix_integrity import Server, running
 from tests.library.fix_kube import api, kube, link, linked
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import boto3.session
 import psycopg
+
 from drillbook_lab import identity, pgbin
 
 BIN = Path(sys.executable).parent

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import LiteralString, cast
 
 from drillbook.errors import PostgresError
 from drillbook.postgres import SQL, Address, Database
@@ -75,7 +74,9 @@ class Server:
                 return
             except PostgresError as error:
                 if time.monotonic() > deadline or self._process.poll() is not None:
-                    raise AssertionError(f"no server after {START_SECONDS} s: {error}; {self._log.read_text()}") from error
+                    raise AssertionError(
+                        f"no server after {START_SECONDS} s: {error}; {self._log.read_text()}"
+                    ) from error
                 time.sleep(0.05)
 
     def stop(self) -> None:
@@ -124,7 +125,7 @@ class Server:
 
 def run(db: Database, statement: str) -> None:
     """Run one statement as it stands."""
-    db.run(SQL(cast(LiteralString, statement.replace("%", "%%"))))
+    db.run(SQL(statement.replace("%", "%%")))
 
 
 def overwrite(path: Path, offset: int, content: bytes) -> None:

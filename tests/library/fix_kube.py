@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.lab.fix_apiserver import Api
 
 from drillbook.kube import Kube
-from tests.lab.fix_apiserver import Api
 
 
 class Link:

@@ -99,7 +99,9 @@ def test_no_tables_still_give_a_marker(server: Server) -> None:
 
 def test_several_databases_share_the_marker(server: Server) -> None:
     """A write in one of two databases costs both a new marker."""
-    source = Source(server, lambda marker, database: server.sql(database, "insert into busy values (0)") if marker == 1 else None)
+    source = Source(
+        server, lambda marker, database: server.sql(database, "insert into busy values (0)") if marker == 1 else None
+    )
     other = server.new_database(*TABLES)
     tables = {source.database: ["public.busy"], other: ["public.quiet"]}
     found = digests_at_boundary(server.reader, source.write_marker, tables, KEY)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tests.library.fix_integrity import Server, run
 
 from drillbook.integrity import catalogue_checks, collations_fit, constraints_hold, extensions_fit, matviews_filled
 from drillbook.model import Check, Verdict
 from drillbook.postgres import Database
-from tests.library.fix_integrity import Server, run
 
 TABLES = (
     "create function good(int) returns bool immutable language sql as 'select $1 < 100'",
@@ -23,8 +23,8 @@ TABLES = (
     "insert into tree values (1, 1), (2, 1)",
     "insert into part values (1, 'one')",
     "create materialized view one as select 1 as one",
-    "create collation german (provider = icu, locale = 'de')",
-    "create table text_ (t text collate german)",
+    "create collation sorted (provider = builtin, locale = 'C.UTF-8')",
+    "create table text_ (t text collate sorted)",
 )
 
 
@@ -69,6 +69,15 @@ def test_a_broken_constraint_is_named(server: Server, healthy: str, damage: tupl
     assert dict(check.details)[named] == "at least one row breaks it"
 
 
+def test_the_planner_does_not_answer_from_the_constraint(server: Server, healthy: str) -> None:
+    """A database that excludes by constraints would find no row that breaks one, without looking."""
+    database = server.new_database(like=healthy)
+    server.sql("postgres", f"alter database {database} set constraint_exclusion = on")
+    server.sql(database, "create or replace function good(int) returns bool immutable language sql as 'select $1 < 5'")
+    check = observe(server, database, constraints_hold)
+    assert dict(check.details) == {"check public.child.is_good": "at least one row breaks it"}
+
+
 def test_an_unvalidated_constraint_promises_nothing(server: Server, healthy: str) -> None:
     database = server.new_database("alter table child add constraint late check (x < 5) not valid", like=healthy)
     assert observe(server, database, constraints_hold).verdict is Verdict.VERIFIED
@@ -100,10 +109,12 @@ def test_an_extension_without_files_is_named(server: Server, healthy: str) -> No
 
 
 def test_another_collation_version_is_named(server: Server, healthy: str) -> None:
-    database = server.new_database("update pg_collation set collversion = '1.0' where collname = 'german'", like=healthy)
+    database = server.new_database(
+        "update pg_collation set collversion = '1.0' where collname = 'sorted'", like=healthy
+    )
     check = observe(server, database, collations_fit)
     assert check.verdict is Verdict.FAILED
-    assert check.observed == "1 collation of another version: public.german"
+    assert check.observed == "1 collation of another version: public.sorted"
 
 
 def test_a_version_that_this_server_cannot_say_is_unproven(server: Server, healthy: str) -> None:

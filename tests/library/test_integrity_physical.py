@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from tests.library.fix_integrity import PAGE_BYTES, Server, overwrite, run, running
 
 from drillbook.integrity import amcheck, page_checksums
 from drillbook.model import Verdict
-from tests.library.fix_integrity import PAGE_BYTES, Server, overwrite, run, running
 
 TABLES = (
     "create table t (k int primary key, v text)",
@@ -36,7 +36,9 @@ def test_a_healthy_database_is_verified(server: Server) -> None:
     with server.superuser(database) as db:
         check = amcheck(db)
         assert check.verdict is Verdict.VERIFIED, check
-        ((heaps,),) = db.ask_text("select count(*) from pg_class where relkind in ('r', 'm', 't') and relpersistence <> 't'")
+        ((heaps,),) = db.ask_text(
+            "select count(*) from pg_class where relkind in ('r', 'm', 't') and relpersistence <> 't'"
+        )
         ((indexes,),) = db.ask_text(
             "select count(*) from pg_class c join pg_am a on a.oid = relam where relkind = 'i' and amname = 'btree'"
         )

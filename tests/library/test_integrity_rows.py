@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
+from tests.library.fix_integrity import PAGE_BYTES, READER, Server, overwrite, run, running
 
 from drillbook.integrity import TableDigest, digest_tables, rows_equal
 from drillbook.model import Verdict
-from tests.library.fix_integrity import PAGE_BYTES, READER, Server, overwrite, run, running
 
 KEY = bytes(range(32))
 EVERY_TYPE = (
@@ -41,7 +41,9 @@ def digest(server: Server, database: str, table: str, key: bytes = KEY) -> Table
 
 def test_a_restored_database_has_the_same_digests(server: Server) -> None:
     """Every kind of value, generated columns, partitions, quoted names, an empty table; read with the least privileges."""
-    source = server.new_database(*EVERY_TYPE, *PARTITIONED, "insert into part values (1, 'x'), (2, 'y')", "create table none ()")
+    source = server.new_database(
+        *EVERY_TYPE, *PARTITIONED, "insert into part values (1, 'x'), (2, 'y')", "create table none ()"
+    )
     copy = server.new_database(like=source)
     tables = [ODD, "public.part", "public.none"]
     with server.reader(source) as db:
@@ -63,7 +65,12 @@ def test_neither_order_nor_settings_matter(server: Server) -> None:
         "postgres",
         *(
             f"alter role {READER} in database {second} set {setting}"
-            for setting in ("datestyle = 'German'", "timezone = 'Asia/Tokyo'", "bytea_output = 'escape'", "extra_float_digits = '-5'")
+            for setting in (
+                "datestyle = 'German'",
+                "timezone = 'Asia/Tokyo'",
+                "bytea_output = 'escape'",
+                "extra_float_digits = '-5'",
+            )
         ),
     )
     with server.reader(first) as one, server.reader(second) as other:
@@ -171,7 +178,9 @@ def test_nothing_asked_is_nothing_proven() -> None:
 def test_a_damaged_table_is_failed(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The server's own word for damage, SQLSTATE XX, contradicts the claim."""
     with running(tmp_path_factory.mktemp("damaged")) as own:
-        source = own.new_database("create table t as select g from generate_series(1, 2000) g", "create table u as select 1 as one")
+        source = own.new_database(
+            "create table t as select g from generate_series(1, 2000) g", "create table u as select 1 as one"
+        )
         expected = digests(own, source, "public.t", "public.u")
         path = own.file_of(source, "t")
         own.stop()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.library.fix_integrity import READER, Server
 
 from drillbook.integrity import Structure, amcheck, cluster_structure, structure, structure_equal
 from drillbook.model import Verdict
-from tests.library.fix_integrity import READER, Server
 
 TENANT = (
     'create schema "In %cidents"',
@@ -29,12 +29,12 @@ TENANT = (
     "alter table note enable row level security",
     "create policy own_notes on note using (id > 0)",
     f"grant select, insert on note to {READER}",
-    f"grant select (title) on \"In %cidents\".incident to {READER}",
+    f'grant select (title) on "In %cidents".incident to {READER}',
     f"alter default privileges in schema public grant select on tables to {READER}",
     "create extension hstore",
     "create statistics note_statistics on id, incident from note",
     "create publication everything for table note",
-    "create collation sorted from \"C\"",
+    'create collation sorted from "C"',
     "create text search configuration words (copy = simple)",
     "create sequence free increment 5",
     "create table part (k int) partition by range (k)",
@@ -135,7 +135,11 @@ def test_a_difference_is_named(server: Server, tenant: str, damage: str, named: 
 def test_positions_and_statistics_are_no_structure(server: Server, tenant: str) -> None:
     """Rows, sequences' positions and planner statistics may differ: other rungs see to them."""
     copy = server.new_database(
-        "insert into \"In %cidents\".incident (title) values ('x')", "select nextval('free')", "analyze", "vacuum full note", like=tenant
+        "insert into \"In %cidents\".incident (title) values ('x')",
+        "select nextval('free')",
+        "analyze",
+        "vacuum full note",
+        like=tenant,
     )
     assert structure_equal(read(server, tenant), read(server, copy)).verdict is Verdict.VERIFIED
 
@@ -154,9 +158,21 @@ def test_many_differences_are_counted(server: Server, tenant: str) -> None:
     [
         ("create role newcomer", "drop role newcomer", "role: newcomer"),
         (f"alter role {READER} connection limit 3", f"alter role {READER} connection limit -1", f"role: {READER}"),
-        (f"alter role {READER} set work_mem = '1MB'", f"alter role {READER} reset all", f"setting: {READER} in every database"),
-        (f"grant pg_checkpoint to {READER}", f"revoke pg_checkpoint from {READER}", f"membership: {READER} in pg_checkpoint by postgres"),
-        ("alter database template1 connection limit 5", "alter database template1 connection limit -1", "database: template1"),
+        (
+            f"alter role {READER} set work_mem = '1MB'",
+            f"alter role {READER} reset all",
+            f"setting: {READER} in every database",
+        ),
+        (
+            f"grant pg_checkpoint to {READER}",
+            f"revoke pg_checkpoint from {READER}",
+            f"membership: {READER} in pg_checkpoint by postgres",
+        ),
+        (
+            "alter database template1 connection limit 5",
+            "alter database template1 connection limit -1",
+            "database: template1",
+        ),
     ],
 )
 def test_a_difference_of_the_cluster_is_named(server: Server, damage: str, repair: str, named: str) -> None:

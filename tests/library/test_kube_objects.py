@@ -8,14 +8,15 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from tests.lab.fix_apiserver import Api, cluster
+from tests.library.fix_kube import config_map
 
 from drillbook import kube as k8s
 from drillbook.errors import Changed, KubernetesError, ParameterError
 from drillbook.kube import Kube
-from tests.lab.fix_apiserver import Api, cluster
-from tests.library.fix_kube import config_map
 
 
 def test_the_api_server_says_who_we_are(api: Api, kube: Kube) -> None:
@@ -64,7 +65,9 @@ def test_create_read_patch_list(kube: Kube) -> None:
     """The round of an object's life; items of a list know their kind."""
     made = kube.create(config_map("round", colour="red"))
     assert kube.get(k8s.CONFIG_MAP, "default", "round") == made
-    kube.patch(k8s.CONFIG_MAP, "default", "round", {"metadata": {"labels": {"test": "round"}}, "data": {"colour": None}})
+    kube.patch(
+        k8s.CONFIG_MAP, "default", "round", {"metadata": {"labels": {"test": "round"}}, "data": {"colour": None}}
+    )
     (found,) = kube.list(k8s.CONFIG_MAP, "default", labels="test=round")
     assert found["kind"] == "ConfigMap"
     assert found == kube.get(k8s.CONFIG_MAP, "default", "round")
@@ -202,7 +205,7 @@ def test_an_unknown_kind_is_a_programming_error(kube: Kube) -> None:
 class _Gateway(http.server.BaseHTTPRequestHandler):
     """A proxy's error pages in front of an API server that is away, then an answer."""
 
-    answers: list[tuple[int, str]] = []
+    answers: ClassVar[list[tuple[int, str]]] = []
 
     def _answer(self) -> None:
         code, body = self.answers.pop(0)

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from tests.lab.fix_apiserver import Api
+from tests.library.fix_integrity import PASSWORD, SUPERUSER, Server
+from tests.library.fix_kube import Link
 
 from drillbook.errors import KubernetesError, PostgresError, StepTimeoutError
 from drillbook.kube import Kube
 from drillbook.postgres import Address, Database
-from tests.lab.fix_apiserver import Api
-from tests.library.fix_integrity import PASSWORD, SUPERUSER, Server
-from tests.library.fix_kube import Link
 
 MEGABYTES = 50
 
@@ -64,9 +64,6 @@ def test_a_command_need_not_read_its_input(kube: Kube, pod: str) -> None:
 
 def test_fifty_megabytes_of_output(kube: Kube, pod: str) -> None:
     """Every byte arrives, whatever it is."""
-    script = f"head -c {MEGABYTES}000000 /dev/urandom | tee /dev/fd/2 | sha256sum >&2"
-    out = kube.exec("default", pod, "main", ["bash", "-c", script.replace("/dev/fd/2", ">(cat)")], timeout_seconds=120)
-    del out
     script = f"seq 1 100000000 | head -c {MEGABYTES}000000"
     found = kube.exec("default", pod, "main", ["sh", "-c", script], timeout_seconds=120)
     assert len(found.stdout) == MEGABYTES * 1_000_000
@@ -78,7 +75,7 @@ def test_fifty_megabytes_of_output(kube: Kube, pod: str) -> None:
 def test_a_command_that_does_not_end(kube: Kube, pod: str) -> None:
     """The time limit ends the wait; the error says how much was seen and that the state is unknown."""
     with pytest.raises(StepTimeoutError, match=r"sh in Pod default/streams did not end within 0\.5 s \(6 bytes"):
-        shell(kube, pod, "echo begun; sleep 100", timeout_seconds=0.5)
+        shell(kube, pod, "echo begun; exec sleep 100", timeout_seconds=0.5)
     assert shell(kube, pod, "echo on") == (b"on\n", 0)
 
 
@@ -96,7 +93,7 @@ def test_a_command_that_can_not_be_run(kube: Kube, pod: str) -> None:
 def test_a_refused_handshake_tells_the_reason(api: Api, pod: str) -> None:
     """The WebSocket's own refusal has no words; they are read again from the API."""
     with Kube.open(str(api.kubeconfig), "lab") as drill:
-        with pytest.raises(KubernetesError, match="cannot create resource|cannot get resource") as denied:
+        with pytest.raises(KubernetesError, match=r"cannot (create|get) resource") as denied:
             drill.exec("default", pod, "main", ["true"], timeout_seconds=60)
         assert (denied.value.status, denied.value.reason) == (403, "Forbidden")
 
@@ -106,7 +103,7 @@ def test_output_that_was_cut_off_is_not_a_result(linked: Kube, link: Link, pod: 
     stop = threading.Timer(0.5, link.cut)
     stop.start()
     with pytest.raises(KubernetesError, match="ended before the command's status came"):
-        shell(linked, pod, "echo half; sleep 100")
+        shell(linked, pod, "echo half; exec sleep 100")
     stop.join()
 
 
@@ -115,9 +112,7 @@ def test_beside_a_running_event_loop(kube: Kube, pod: str) -> None:
 
     async def cell() -> list[tuple[bytes, int]]:
         here = shell(kube, pod, "echo here")
-        others = await asyncio.gather(
-            *(asyncio.to_thread(shell, kube, pod, f"echo {n}; exit {n}") for n in range(8))
-        )
+        others = await asyncio.gather(*(asyncio.to_thread(shell, kube, pod, f"echo {n}; exit {n}") for n in range(8)))
         return [here, *others]
 
     assert asyncio.run(cell()) == [(b"here\n", 0), *((f"{n}\n".encode(), n) for n in range(8))]
@@ -135,7 +130,9 @@ def test_a_session_through_a_forward(kube: Kube, pod: str, server: Server) -> No
     with kube.forward("default", pod, server.address.port) as forward:
         address = Address(forward.host, forward.port, why=forward.why)
         with connect(address) as one, connect(address) as two:
-            ((size,),) = one.ask_text("select sum(length(x)) from (select repeat('x', 1000) x from generate_series(1, 9))")
+            ((size,),) = one.ask_text(
+                "select sum(length(x)) from (select repeat('x', 1000) x from generate_series(1, 9))"
+            )
             assert size == 9000
             rows = two.ask_text("select repeat(md5(n::text), 32) from generate_series(1, 20000) n")
             assert len(rows) == 20000 and all(len(row[0]) == 1024 for row in rows)
@@ -219,9 +216,11 @@ def test_nothing_is_left_after_a_hundred_forwards(api: Api, pod: str, server: Se
 
     def forwards(kube: Kube, count: int) -> None:
         for _ in range(count):
-            with kube.forward("default", pod, server.address.port) as forward:
-                with connect(Address(forward.host, forward.port)) as db:
-                    assert db.ask_text("select 1") == [(1,)]
+            with (
+                kube.forward("default", pod, server.address.port) as forward,
+                connect(Address(forward.host, forward.port)) as db,
+            ):
+                assert db.ask_text("select 1") == [(1,)]
 
     def settled(limit: int) -> int:
         # The server side of this process lets go of its sockets on its own thread.

@@ -7,12 +7,12 @@ import time
 from typing import Any
 
 import pytest
+from tests.lab.fix_apiserver import Api, cluster
+from tests.library.fix_kube import Link, config_map
 
 from drillbook import kube as k8s
 from drillbook.errors import KubernetesError, LeaseLost, RunInProgress, StepTimeoutError
 from drillbook.kube import Kube
-from tests.lab.fix_apiserver import Api, cluster
-from tests.library.fix_kube import Link, config_map
 
 
 class Later:
@@ -266,7 +266,7 @@ def test_an_expired_lease_that_nobody_took_is_still_ours(kube: Kube) -> None:
     """A run that slept past its Lease renews it first, and goes on."""
     lease = kube.lease("default", "drillbook-late", "run-late", ttl_seconds=1)
     lease.stop_renewing()
-    time.sleep(1.5)
+    time.sleep(2.5)
     before = kube.get(k8s.LEASE, "default", "drillbook-late")
     lease.still_mine()
     after = kube.get(k8s.LEASE, "default", "drillbook-late")

@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from fix_archive import ACCESS_KEY, S3, SECRET_KEY, Server, running_s3
+
 from drillbook.errors import BaseBackupMissing, ObjectStoreError, PreconditionError, WalGap
 from drillbook.model import ArchivedCommit, BaseBackup, Lsn
 from drillbook.objectstore import (
@@ -27,7 +29,6 @@ from drillbook.objectstore import (
 )
 from drillbook.wal import Chain, WalFormatError, WalReader, commits
 from drillbook_lab import pgbin
-from fix_archive import ACCESS_KEY, S3, SECRET_KEY, Server, running_s3
 
 DESTINATION, NAME = "s3://archive/site/a", "pg"
 DROP_ALL = "DO $$ BEGIN FOR i IN 1..120 LOOP EXECUTE format('DROP TABLE m%s', i); END LOOP;"

@@ -10,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 
 import boto3.session
 import pytest
+from fix_archive import ACCESS_KEY, BUCKET, S3, SECRET_KEY, free_port, running_s3
+
 from drillbook.errors import ObjectStoreError, ParameterError, WalGap
 from drillbook.objectstore import ArchivedSegment, S3Store, catalogue, read_segment, wal_names
-from fix_archive import ACCESS_KEY, BUCKET, S3, SECRET_KEY, free_port, running_s3
 
 NAMES = [f"0000000100000000{number:08X}" for number in range(1005)]
 

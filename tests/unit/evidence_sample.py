@@ -201,7 +201,7 @@ def unproven() -> list[Event]:
         if event["type"] == "step_finished" and n == 13:
             event |= {"status": "failed", "error": error, "result": None}
         elif event["type"] == "step_finished" and 13 < n < 18:
-            event |= {"status": "not run"}
+            event |= {"status": "not run", "seconds": 0.0}
         elif event["type"] == "settled" and event["id"].startswith("Cluster/"):
             continue
         elif event["type"] == "closed":

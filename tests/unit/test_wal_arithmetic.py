@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from drillbook.model import Lsn
 from drillbook.wal import (
     SegmentName,
@@ -13,8 +16,6 @@ from drillbook.wal import (
     segment_name,
     segment_names,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 MIB = 1 << 20
 SIZES = st.integers(20, 30).map(lambda power: 1 << power)

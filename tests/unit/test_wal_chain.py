@@ -6,10 +6,11 @@ import itertools
 from dataclasses import dataclass
 
 import pytest
-from drillbook.model import Lsn
-from drillbook.wal import Chain, SegmentName, Switch, chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from drillbook.model import Lsn
+from drillbook.wal import Chain, SegmentName, Switch, chain
 
 MIB = 1 << 20
 

@@ -86,10 +86,12 @@ def objectives(events: Sequence[Event]) -> list[dict[str, Any]]:
     """Each objective beside what was achieved, in seconds; ``met`` is None if there is nothing to compare."""
     goals = (of_type(events, "opened") or [{}])[-1].get("objectives") or {}
     achieved = facts(events).get("achieved") or {}
+    # What a loss would have cost is known as soon as the archive lag is, even if nothing was recovered.
+    lag = facts(events).get("archive_lag") or {}
     recovery = achieved.get("recovery_seconds")
     pairs = [
         ("recovery time", goals.get("rto_seconds"), recovery),
-        ("recovery point", goals.get("rpo_seconds"), achieved.get("recovery_point_seconds")),
+        ("recovery point", goals.get("rpo_seconds"), achieved.get("recovery_point_seconds", lag.get("seconds"))),
         ("point-in-time recovery", goals.get("pitr_seconds"), achieved.get("pitr_seconds", recovery)),
     ]
     return [
@@ -227,7 +229,7 @@ def _headline(causes: Sequence[Cause]) -> str:
     first, *more = causes
     worst = [cause for cause in more if cause.verdict is first.verdict and cause.rank < 4]
     also = f" ({len(worst)} more {'cause' if len(worst) == 1 else 'causes'})" if worst else ""
-    return f"{first.what[:1].upper()}{first.what[1:]}{also}"
+    return f"{first.what}{also}"
 
 
 def _verified(events: Sequence[Event], opened: Event, checks: int) -> str:

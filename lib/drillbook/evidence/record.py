@@ -11,10 +11,11 @@ from datetime import datetime
 from typing import Any
 
 from drillbook.evidence.canonical import SCHEMA, canonical, sha256
-from drillbook.evidence.judge import Event, Judgement, facts, judge, not_run, objectives, of_type, unsettled
+from drillbook.evidence.judge import Cause, Event, Judgement, facts, judge, not_run, objectives, of_type, unsettled
+from drillbook.model import Verdict
 
 _GROUPED = {
-    "achieved", "archive_lag", "backup", "chain", "clocks", "cluster", "copy", "quarantine", "reached", "target",
+    "archive_lag", "backup", "chain", "clocks", "cluster", "copy", "quarantine", "reached", "target",
     "versions", "window",
 }  # fmt: skip
 
@@ -51,7 +52,7 @@ def record(events: Sequence[Event]) -> dict[str, Any]:
     """
     opened = (of_type(events, "opened") or [{}])[-1]
     closed = next(reversed(of_type(events, "closed")), None)
-    judgement = judge(events)
+    judgement = judge(events) if closed else _not_closed(judge(events))
     noted = facts(events)
     found: dict[str, Any] = {
         "record": {
@@ -115,6 +116,14 @@ def record(events: Sequence[Event]) -> dict[str, Any]:
     return found
 
 
+def _not_closed(judgement: Judgement) -> Judgement:
+    """All looks well so far, but nobody has said that it was all."""
+    if judgement.verdict is not Verdict.VERIFIED:
+        return judgement
+    cause = Cause(Verdict.UNPROVEN, "the run is not closed")
+    return Judgement(cause.verdict, "unproven", cause.what, (cause,))
+
+
 def _at(found: Mapping[str, Any], path: str) -> Any:
     value: Any = found
     for part in path.split("."):
@@ -124,7 +133,8 @@ def _at(found: Mapping[str, Any], path: str) -> Any:
 
 def _without(event: Event, *more: str) -> dict[str, Any]:
     """An event's data without what belongs to the journal."""
-    return {key: value for key, value in event.items() if key not in {"seq", "prev", "type", *more}}
+    hidden = {"seq", "prev", "type", *more}
+    return {key: value for key, value in event.items() if key not in hidden}
 
 
 def _phases(events: Sequence[Event]) -> list[dict[str, Any]]:
@@ -183,7 +193,7 @@ def _deviations(events: Sequence[Event], opened: Event, closed: Event | None, ju
     if (opened.get("git") or {}).get("dirty"):
         findings.append("the working tree had changes that are in no commit")
     suppressed = [
-        {"name": event["name"], "reason": event.get("reason") or "no reason given"}
+        {"name": event["name"], "reason": event.get("reason") or "not required"}
         for event in of_type(events, "check")
         if event["verdict"] == "n/a" or not event.get("required", True)
     ]

@@ -57,11 +57,12 @@ def verify(outputs: Path, run_dir: Path | None = None) -> list[Finding]:
     ledgers = {path.stem: _LedgerFile(outputs, path, found) for path in sorted((outputs / "ledger").glob("*.jsonl"))}
     for run in runs:
         run.check()
-        ledger = ledgers.get(run.site)
+        # A journal that lost its first line doesn't name its site: the ledger that names the run is taken.
+        ledger = ledgers.get(run.site) or next((item for item in ledgers.values() if item.names(run.run_id)), None)
         if run.mode != "plan":
             if ledger is None:
                 what = f"run {run.run_id or run.folder.name} is there, but not its ledger"
-                found.append(Finding(9, f"ledger/{run.site}.jsonl", what))
+                found.append(Finding(9, f"ledger/{run.site or '?'}.jsonl", what))
             else:
                 ledger.check_run(run)
     if run_dir is None:
@@ -81,14 +82,13 @@ def require_intact(findings: Sequence[Finding]) -> None:
 
 
 class _Run:
-    """A run's folder, read once."""
+    """A run's folder, read once; of what was read only its names are kept: there may be thousands."""
 
     def __init__(self, outputs: Path, folder: Path, found: list[Finding]) -> None:
         self.folder, self._found = folder, found
         inside = folder.resolve().is_relative_to(outputs.resolve())
         self.shown = str(folder.resolve().relative_to(outputs.resolve())) if inside else str(folder)
         self.run_id, self.site, self.mode = folder.name, "", ""
-        self.events: list[dict[str, Any]] = []
 
     def tell(self, rule: int, name: str, what: str, *, tampered: bool = True) -> None:
         self._found.append(Finding(rule, f"{self.shown}/{name}", what, tampered))
@@ -97,26 +97,26 @@ class _Run:
         sealed = (self.folder / SUMS).exists()
         data = self._read(1, JOURNAL)
         lines, rest = read_lines(data)
-        self.events = [line.value for line in lines if line.value is not None]
+        events = [line.value for line in lines if line.value is not None]
         # 1
         problems = list(journal_problems(lines, rest, sealed=sealed))
         for number, what in problems:
             self.tell(1, f"{JOURNAL} line {number}", what, tampered=sealed or number <= len(lines))
         # 2
-        opened = self.events[0] if self.events else {}
+        opened = events[0] if events else {}
         if opened.get("type") != "opened":
-            self.tell(2, f"{JOURNAL} line 1", "is not the event `opened`", tampered=bool(self.events))
+            self.tell(2, f"{JOURNAL} line 1", "is not the event `opened`", tampered=bool(events))
         self.site = str((opened.get("site") or {}).get("name", ""))
         self.mode = str(opened.get("mode", ""))
         for key, name in (("run_id", self.folder.name), ("runbook", self.folder.parent.name)):
             if key in opened and opened[key] != name:
                 self.tell(2, f"{JOURNAL} line 1", f"{key} is {opened[key]!r}, the folder says {name!r}")
         if sealed:
-            self._check_record()
+            self._check_record(events)
             self._check_sums()
-            self._check_notebooks()
+            self._check_notebooks(events)
 
-    def _check_record(self) -> None:
+    def _check_record(self, events: list[dict[str, Any]]) -> None:
         # 3
         stored = self._read(3, RECORD)
         kept = parse(stored) or {}
@@ -125,7 +125,7 @@ class _Run:
             self.tell(3, RECORD, f"has schema {schema}, this version computes {SCHEMA}: not recomputed", tampered=False)
             return
         try:
-            shown = record(self.events)
+            shown = record(events)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self.tell(3, RECORD, f"the journal gives no record: {type(error).__name__} {error}")
             return
@@ -156,9 +156,9 @@ class _Run:
             elif sha256_file(self.folder / name) != listed[name]:
                 self.tell(4, name, f"was changed: its digest is not the one in {SUMS}")
 
-    def _check_notebooks(self) -> None:
+    def _check_notebooks(self, events: list[dict[str, Any]]) -> None:
         # 5
-        for event in self.events:
+        for event in events:
             name = event.get("notebook") if event.get("type") == "attempt" else ""
             if not name:
                 continue
@@ -212,6 +212,10 @@ class _LedgerFile:
     def _tell(self, rule: int, number: int, what: str, *, tampered: bool = True) -> None:
         self._found.append(Finding(rule, f"{self.shown} line {number}", what, tampered))
 
+    def names(self, run_id: str) -> bool:
+        """Whether this ledger knows of a run."""
+        return run_id in self._opens or run_id in self._seals
+
     def check_run(self, run: _Run) -> None:
         seal = self._seals.get(run.run_id)
         # 9
@@ -229,12 +233,10 @@ class _LedgerFile:
         for name, key in ((RECORD, "record_sha256"), (SUMS, "sums_sha256")):
             if run.digest(name) != entry.get(key):
                 run.tell(7, name, f"is not the one that {self.shown} line {number} sealed")
-        try:
-            verdict = record(run.events)["verdict"]["verdict"]
-        except (KeyError, TypeError, ValueError, AttributeError):
-            return  # rule 3 has told
-        if verdict != entry.get("verdict"):
-            self._tell(7, number, f"says {entry.get('verdict')} of run {run.run_id}, its journal shows {verdict}")
+        if run.digest(RECORD) == entry.get("record_sha256"):
+            verdict = ((parse((run.folder / RECORD).read_bytes()) or {}).get("verdict") or {}).get("verdict")
+            if verdict != entry.get("verdict"):
+                self._tell(7, number, f"says {entry.get('verdict')} of run {run.run_id}, its record says {verdict}")
 
     def check_missing(self, present: set[str]) -> None:
         """Name every run of this ledger whose folder is not there."""

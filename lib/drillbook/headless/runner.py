@@ -28,9 +28,8 @@ from drillbook.headless.page import write_page
 from drillbook.manifests import RUN_LABEL
 from drillbook.model import Verdict
 from drillbook.report import render
-from drillbook.run import places
+from drillbook.run import LEASE_SECONDS, lease_name, places, validate
 from drillbook.run.alive import alive
-from drillbook.run.engine import validate
 from drillbook.site import Site, load_site
 
 Progress = Callable[[dict[str, Any]], None]
@@ -175,8 +174,8 @@ def _add_the_end(
     masker = Masker()
     journal = Journal.open(folder / "journal.jsonl", masker=masker)
     events = journal.events()
-    if unsettled(events):
-        _remove(journal, opened, masker, progress)
+    if opened["mode"] == "apply" and not any(event["type"] == "closed" for event in events):
+        _settle_cluster(journal, opened, masker, progress)
     path = folder / notebook
     digests = {"sha256": sha256_file(path), "notebook_sha256": notebook_digest(path)} if path.is_file() else {}
     journal.append("attempt", n=1, notebook=notebook, how=how, error=message, **digests)
@@ -197,18 +196,24 @@ def unsettled(events: list[dict[str, Any]]) -> list[str]:
     return [event["id"] for event in events if event["type"] == "obligation" and event["id"] not in settled]
 
 
-def _remove(journal: Journal, opened: dict[str, Any], masker: Masker, progress: Progress) -> None:
-    """Settle by label what a dead or failed notebook left; what can't be removed stays an open obligation."""
+def _settle_cluster(journal: Journal, opened: dict[str, Any], masker: Masker, progress: Progress) -> None:
+    """Remove by label what a dead or failed notebook left, and give its Lease back.
+
+    What can't be removed stays an open obligation: `drillbook cleanup` finds it again.
+    """
     run_id = opened["run_id"]
+    removed: list[removal.Removed] = []
     try:
-        site = load_site(_site_of(opened))
-        kube = k8s.Kube.open(site.kubernetes.kubeconfig, site.kubernetes.context, mask=masker.learn)
-        try:
-            removed = removal.remove_run(
-                kube, site.drill_namespace, run_id, timeout_seconds=site.limits.step.total_seconds()
-            )
-        finally:
-            kube.close()
+        site = load_site(opened["parameters"]["site"])
+        with k8s.Kube.open(site.kubernetes.kubeconfig, site.kubernetes.context, mask=masker.learn) as kube:
+            if unsettled(journal.events()):
+                seconds = site.limits.step.total_seconds()
+                removed = removal.remove_run(kube, site.drill_namespace, run_id, timeout_seconds=seconds)
+            name = lease_name(site)
+            held = kube.get(k8s.LEASE, site.drillbook_namespace, name)
+            if held is not None and held["spec"].get("holderIdentity") == run_id:
+                # The holder is dead: taking the Lease under its name and giving it back spares the next run the wait.
+                kube.lease(site.drillbook_namespace, name, run_id, ttl_seconds=LEASE_SECONDS).release()
     except RunbookError as error:
         progress(journal.append("fact", name="cleanup_failed", value="; ".join(error.lines())))
         return
@@ -222,10 +227,6 @@ def _remove(journal: Journal, opened: dict[str, Any], masker: Masker, progress: 
                 proof=ids.get(promise, "not found by this run's label"),
             )
         )
-
-
-def _site_of(opened: dict[str, Any]) -> str:
-    return str(opened["parameters"].get("site_path", "")) or str(opened["site"]["name"])
 
 
 def exit_code(events: list[dict[str, Any]], how: str) -> int:

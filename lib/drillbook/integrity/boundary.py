@@ -156,7 +156,8 @@ def digests_at_boundary(
     with _sides(open_db, databases) as before, _sides(open_db, databases) as after:
         found = {database: _find(after[database], tables[database]) for database in databases}
         wanted = {
-            database: [table for table in found[database].values() if isinstance(table, Table)] for database in databases
+            database: [table for table in found[database].values() if isinstance(table, Table)]
+            for database in databases
         }
         for attempt in range(1, attempts + 1):
             for database in databases:

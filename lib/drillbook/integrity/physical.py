@@ -47,7 +47,9 @@ def amcheck(db: Database) -> Check:
             block, message = reports[0]
             more = f" and {len(reports) - 1} more" if len(reports) > 1 else ""
             damaged[name] = f"block {block}: {message}{more}"
-    observed = f"{counted(checked['heap'], 'heap')} and {counted(checked['index'], 'B-tree index', 'B-tree indexes')} read"
+    observed = (
+        f"{counted(checked['heap'], 'heap')} and {counted(checked['index'], 'B-tree index', 'B-tree indexes')} read"
+    )
     details = [*damaged.items(), *unseen.items()]
     details += [(f"not checked: {row['why']}", counted(row["indexes"], "index", "indexes")) for row in beyond]
     if damaged:
@@ -69,7 +71,9 @@ def page_checksums(db: Database) -> Check:
     except PostgresError as error:
         return rung.error(error)
     if row["data_checksums"] != "on":
-        return rung.verdict(Verdict.NOT_APPLICABLE, "", reason="the source's pages carry no checksums (data_checksums is off)")
+        return rung.verdict(
+            Verdict.NOT_APPLICABLE, "", reason="the source's pages carry no checksums (data_checksums is off)"
+        )
     if row["failures"]:
         return rung.verdict(Verdict.FAILED, f"{counted(row['failures'], 'failure')} in {row['databases']}")
     return rung.verdict(Verdict.VERIFIED, "0 failures")

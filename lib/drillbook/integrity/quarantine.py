@@ -12,6 +12,26 @@ _IDLE_COMMANDS = {"", "true", "/bin/true", "/usr/bin/true", ":"}
 # CloudNativePG's own, which does nothing while the Cluster has neither spec.backup nor an archiving plugin: that is for
 # the Cluster object and the archive to show, the server can't say.
 _OPERATORS_COMMAND = "/controller/manager wal-archive"
+# Libraries whose background workers act by themselves once the server runs: jobs, replication, HTTP. A worker without a
+# database shows in no view, so the setting is looked at as well.
+_LAUNCHERS = {
+    "bdr",
+    "citus",
+    "pg_cron",
+    "pg_failover_slots",
+    "pg_net",
+    "pg_partman_bgw",
+    "pg_squeeze",
+    "pgactive",
+    "pglogical",
+    "timescaledb",
+}
+
+
+def launchers(preloaded: str) -> list[str]:
+    """Those libraries of ``shared_preload_libraries`` that are known to act by themselves."""
+    libraries = (item.strip().strip('"').rpartition("/")[2].removesuffix(".so") for item in preloaded.split(","))
+    return [library for library in libraries if library in _LAUNCHERS]
 
 
 def quarantined(db: Database) -> Check:
@@ -20,7 +40,11 @@ def quarantined(db: Database) -> Check:
     Needs a role with ``pg_monitor`` and ``pg_read_all_settings``. Foreign servers are counted only: a query opens their
     connections, and only the network can forbid that.
     """
-    rung = Rung("quarantine", "the copy does nothing outside by itself", "no archiving, no subscription worker, no foreign process")
+    rung = Rung(
+        "quarantine",
+        "the copy does nothing outside by itself",
+        "no archiving, no subscription worker, no foreign process",
+    )
     try:
         row = db.ask_one("integrity_quarantine")
     except PostgresError as error:
@@ -40,6 +64,8 @@ def quarantined(db: Database) -> Check:
         faults.append(("standbys connected", str(row["walsenders"])))
     if row["primary_conninfo"]:
         faults.append(("primary_conninfo", "is set"))
+    if preloaded := launchers(row["preloaded"]):
+        faults.append(("launchers in shared_preload_libraries", ", ".join(preloaded)))
     if row["other_processes"]:
         faults.append(("processes that are not PostgreSQL's own", row["other_processes"]))
     quiet = [

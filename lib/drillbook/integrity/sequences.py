@@ -35,10 +35,19 @@ def sequences_ahead(db: Database) -> Check:
     details = [*behind.items(), *unseen.items()]
     if behind:
         what = "behind or unreadable" if damaged else "behind"
-        return rung.verdict(Verdict.FAILED, f"{len(behind)} of {counted(len(feeds), 'sequence')} {what}: {', '.join(behind)}", details=details)
+        return rung.verdict(
+            Verdict.FAILED,
+            f"{len(behind)} of {counted(len(feeds), 'sequence')} {what}: {', '.join(behind)}",
+            details=details,
+        )
     if unseen:
         reason = "; ".join(f"{name}: {why}" for name, why in unseen.items())
-        return rung.verdict(Verdict.UNPROVEN, f"{len(unseen)} of {counted(len(feeds), 'sequence')} not read", reason=reason, details=details)
+        return rung.verdict(
+            Verdict.UNPROVEN,
+            f"{len(unseen)} of {counted(len(feeds), 'sequence')} not read",
+            reason=reason,
+            details=details,
+        )
     if not feeds:
         return rung.verdict(Verdict.NOT_APPLICABLE, "", reason="no sequence feeds a column")
     return rung.verdict(Verdict.VERIFIED, f"{counted(len(feeds), 'sequence')} ahead")

@@ -19,7 +19,17 @@ from drillbook.postgres import Database
 _OF_A_DATABASE = ("integrity_structure_relations", "integrity_structure_code", "integrity_structure_grants")
 _OF_THE_CLUSTER = ("integrity_structure_cluster",)
 # Differences are told in this order, the kinds that take others with them first.
-_ORDER = ("schema", "extension", "table", "view", "materialised view", "foreign table", "index", "constraint", "function")
+_ORDER = (
+    "schema",
+    "extension",
+    "table",
+    "view",
+    "materialised view",
+    "foreign table",
+    "index",
+    "constraint",
+    "function",
+)
 # What a drill installs, or brings up to date, on its own copy.
 _OURS = frozenset({("extension", "amcheck")})
 
@@ -77,14 +87,20 @@ def cluster_structure(db: Database) -> Structure:
 
 def structure_equal(expected: Structure, observed: Structure, *, name: str = "structure") -> Check:
     """Compare the source's structure with the copy's; FAILED names what is missing, different or not of the source."""
-    rung = Rung(name, "no object of the source is missing, different or new", f"{counted(expected.count, 'object')} as on the source")
+    rung = Rung(
+        name,
+        "no object of the source is missing, different or new",
+        f"{counted(expected.count, 'object')} as on the source",
+    )
     differences: list[tuple[str, str]] = []
     for kind in sorted({*expected.objects, *observed.objects}, key=_place):
         differences += _compare(kind, expected.objects.get(kind, {}), observed.objects.get(kind, {}))
     if differences:
         kinds = Counter(what.partition(":")[0] for what, _ in differences)
         summary = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
-        return rung.verdict(Verdict.FAILED, f"{counted(len(differences), 'difference')}: {summary}", details=differences)
+        return rung.verdict(
+            Verdict.FAILED, f"{counted(len(differences), 'difference')}: {summary}", details=differences
+        )
     if not expected.count:
         return rung.verdict(Verdict.UNPROVEN, "nothing to compare", reason="the source's structure was not read")
     details: list[tuple[str, Any]] = [

@@ -103,7 +103,8 @@ class Transport:
         self.redactor = redactor
         self._rest: Any = client.ApiClient(configuration).rest_client
         self._auth = threading.Lock()
-        self._offset: float | None = None
+        self._clock = threading.Lock()
+        self._ahead: tuple[float, float] | None = None
 
     @property
     def server(self) -> str:
@@ -112,8 +113,9 @@ class Transport:
 
     @property
     def offset_seconds(self) -> float | None:
-        """By how much the API server's clock is ahead of ours, to about a second; None before the first answer."""
-        return self._offset
+        """By how much the API server's clock is ahead of ours, to half a second or better; None before any answer."""
+        with self._clock:
+            return None if self._ahead is None else sum(self._ahead) / 2
 
     def headers(self) -> dict[str, str]:
         """The headers that say who we are; an expiring token is renewed here."""
@@ -231,10 +233,17 @@ class Transport:
         if not date:
             return
         try:
-            # The header is cut to whole seconds: half a second more is the best guess.
-            self._offset = parsedate_to_datetime(date).timestamp() + 0.5 - (started + ended) / 2
+            told = parsedate_to_datetime(date).timestamp()
         except ValueError:
-            pass
+            return
+        # The header is cut to whole seconds and was written while we waited: each answer gives bounds, all of them
+        # together a narrow answer. Bounds that contradict each other mean that a clock was set.
+        low, high = told - ended, told + 1 - started
+        with self._clock:
+            if self._ahead is not None:
+                narrowed = max(low, self._ahead[0]), min(high, self._ahead[1])
+                low, high = narrowed if narrowed[0] <= narrowed[1] else (low, high)
+            self._ahead = low, high
 
     def no_answer(self, what: str, error: Exception, changes: bool) -> KubernetesError:
         """The error for a request that was not answered."""

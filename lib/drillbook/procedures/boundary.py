@@ -14,7 +14,8 @@ from pydantic import Field
 from drillbook import integrity, objectstore
 from drillbook.errors import Changed, PreconditionError, StepTimeoutError, VerificationError
 from drillbook.model import ArchivedCommit, BaseBackup, Effect, Frozen, Instant, Lsn, RecoveryTarget, show_instant
-from drillbook.procedures.preflight import ArchivedWal, SourceCluster
+from drillbook.procedures.archive import ArchivedWal
+from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Plan, Step
 from drillbook.wal import segment_name
 
@@ -38,6 +39,7 @@ class Baseline(Frozen):
     unproven: dict[str, str]
     attempts: int
     scratch_rows: int
+    roles: Any = Field(default=None, exclude=True, repr=False)
     structures: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
 
 
@@ -70,9 +72,9 @@ class ProvenTarget(Frozen):
 
 @dataclass(frozen=True)
 class MarkBefore(Step[Baseline]):
-    """Write the marker that must be restored, and digest the chosen tables around it.
+    """Write the marker that must be restored.
 
-    Two snapshots stand just before and just after the marker's commit; where their digests are equal, they are the
+    Two snapshots of the chosen tables stand just before and just after the marker's commit; where their digests are equal, they are the
     digest at the target. Rows stay in the database: only counts and keyed digests leave it.
     """
 
@@ -107,6 +109,8 @@ class MarkBefore(Step[Baseline]):
 
             ctx.recorder.progress("digesting the chosen tables around the marker")
             found = integrity.digests_at_boundary(ctx.source, write_marker, tables, ctx.digest_key)
+        with ctx.source() as db:
+            roles = integrity.cluster_structure(db)
         structures: dict[str, Any] = {}
         for tenant in ctx.site.tenants:
             ctx.recorder.progress(f"reading the structure of {tenant.database}")
@@ -119,6 +123,7 @@ class MarkBefore(Step[Baseline]):
             unproven=found.unproven,
             attempts=found.attempts,
             scratch_rows=SCRATCH_ROWS,
+            roles=roles,
             structures=structures,
         )
 
@@ -136,9 +141,9 @@ class MarkBefore(Step[Baseline]):
 
 @dataclass(frozen=True)
 class SimulateMistake(Step[Mistake]):
-    """Simulate the mistake: delete this run's scratch rows in Drillbook's own database, then write a second marker.
+    """Simulate the mistake, then write the second marker.
 
-    The rows are the damage that the recovery must undo; no tenant's row is ever touched. The marker must not come
+    This run's scratch rows in Drillbook's own database are the damage that the recovery must undo; no tenant's row is ever touched. The marker must not come
     back: without it a copy that ran on past the target would look as good as one that stopped there.
     """
 
@@ -150,7 +155,7 @@ class SimulateMistake(Step[Mistake]):
         return Plan(
             summary=f"Delete the {SCRATCH_ROWS} scratch rows of this run from {ctx.site.sql.database}",
             sql=(
-                f"DELETE FROM drillbook.scratch WHERE run_id = '{ctx.run_id}'",
+                "DELETE FROM drillbook.scratch WHERE run_id = <this run>",
                 "INSERT INTO drillbook.marker … 'after'",
             ),
         )

@@ -15,7 +15,7 @@ from drillbook.errors import Changed, RecoveryFailed, RunbookError, StepTimeoutE
 from drillbook.manifests import Copy
 from drillbook.model import BaseBackup, ClusterRef, Effect, Frozen, Instant, show_instant
 from drillbook.procedures.boundary import ProvenTarget
-from drillbook.procedures.preflight import HEALTHY, SourceCluster
+from drillbook.procedures.readiness import HEALTHY, SourceCluster
 from drillbook.recoverylog import RecoveryLog
 from drillbook.step import Context, Obligation, Plan, Step
 
@@ -324,6 +324,9 @@ class Removal(Frozen):
 
     removed: tuple[tuple[str, str], ...]
     seconds: float
+
+    def _ipython_display_(self) -> None:
+        """Nothing: the step's card has said it."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from drillbook.errors import RunbookError
 from drillbook.model import Check, Verdict, show_instant
 from drillbook.procedures.boundary import Baseline, ProvenTarget
 from drillbook.procedures.copy import Recovered
-from drillbook.procedures.preflight import SourceCluster
+from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Rung, Rungs
 
 
@@ -139,7 +139,10 @@ class RowsEqual(Rung):
 
 @dataclass(frozen=True)
 class StructureEqual(Rung):
-    """Schemas, tables, indexes, constraints, functions, roles, grants and extensions are the source's."""
+    """The structure is the source's.
+
+    Schemas, tables, indexes, constraints, functions, roles, grants and extensions, by name and definition.
+    """
 
     baseline: Baseline
     recovered: Recovered
@@ -147,12 +150,16 @@ class StructureEqual(Rung):
     proves: ClassVar[str] = "no object of the source is missing or different"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        checks: list[Check] = []
+        if not self.baseline.structures:
+            return [self.result(Verdict.UNPROVEN, reason="the profile names no tenant")]
+        with ctx.copy(self.recovered.ref, "postgres", read_only=True) as db:
+            roles = integrity.structure_equal(self.baseline.roles, integrity.cluster_structure(db))
+        checks = [roles.model_copy(update={"name": f"{self.name}: roles and databases", "proves": self.proves})]
         for database, source in self.baseline.structures.items():
             with ctx.copy(self.recovered.ref, database, read_only=True) as db:
                 check = integrity.structure_equal(source, integrity.structure(db))
             checks.append(check.model_copy(update={"name": f"{self.name}: {database}", "proves": self.proves}))
-        return checks or [self.result(Verdict.UNPROVEN, reason="the profile names no tenant")]
+        return checks
 
 
 @dataclass(frozen=True)
@@ -275,7 +282,7 @@ class CopyQuarantined(Rung):
 
 @dataclass(frozen=True)
 class TargetAndBoundary(Rungs):
-    """Recovery stopped at the target, and both halves of the boundary hold.
+    """Recovery stopped at the target, and the boundary holds.
 
     A healthy restored cluster proves nothing about this: with WAL that can't be fetched CloudNativePG may promote
     early, without a word.
@@ -295,8 +302,9 @@ class TargetAndBoundary(Rungs):
 
 @dataclass(frozen=True)
 class SoundInside(Rungs):
-    """Heaps and indexes are sound by amcheck; sequences, constraints, views, extensions and collations are in order.
+    """Heaps, indexes, sequences and catalogue are sound.
 
+    Judged by amcheck, and by what sequences, constraints, views, extensions and collations say of themselves.
     A physical backup carries the source's damage with it: this is where it shows.
     """
 
@@ -308,7 +316,7 @@ class SoundInside(Rungs):
 
 @dataclass(frozen=True)
 class SiteAgrees(Rungs):
-    """The site's own questions get the expected answers, and the applications' roles can log in.
+    """The site's questions are answered, and its roles can log in.
 
     A recovery that names no secret would have changed a password.
     """

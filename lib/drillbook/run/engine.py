@@ -5,56 +5,26 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import socket
-import subprocess
 import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 from drillbook import cards
 from drillbook import kube as k8s
 from drillbook.errors import Changed, NotVerified, ParameterError, RunbookError
-from drillbook.evidence import Journal, Ledger, Masker, judge, notebook_digest, record
-from drillbook.model import Check, Effect, Frozen, Verdict, parse_instant, show_instant
+from drillbook.evidence import Journal, Ledger, Masker, judge, record
+from drillbook.model import Check, Effect, Frozen, Verdict, show_instant
 from drillbook.run import places
 from drillbook.run.alive import RunLock
+from drillbook.run.opening import lease_name, opening, public_names, validate
 from drillbook.run.show import Display, mask_outputs
-from drillbook.site import Site, load_site
+from drillbook.site import Site
 from drillbook.step import Checks, Context, Later, Obligation, Plan, Rung, Rungs, Step
 
 T = TypeVar("T")
-SCHEMA = 1
 LEASE_SECONDS = 60
-
-NOT_TESTED = (
-    "putting the recovered data into service (no cut-over)",
-    "recovery with the source's own load, nodes and volumes: times are technical recovery times on this hardware",
-    "rows of tables that the profile does not name in digest_tables",
-    "the application itself on the recovered data",
-)
-
-
-def validate(*, site: str, mode: str, target_time: str) -> Site:
-    """The parameters of a run, all faults at once; returns the site's profile. Touches nothing."""
-    faults: list[str] = []
-    if mode not in ("plan", "apply"):
-        faults.append(f'mode is {mode!r}: "plan" shows what would happen, "apply" does it')
-    if target_time:
-        try:
-            parse_instant(target_time)
-        except ValueError as error:
-            faults.append(f"target_time: {error}")
-    found: Site | None = None
-    try:
-        found = load_site(site)
-    except ParameterError as error:
-        faults += error.faults
-    if faults or found is None:
-        raise ParameterError(faults, where="parameters and profile")
-    return found
 
 
 def open_run(runbook: str, *, site: str = "", mode: str = "plan", target_time: str = "", note: str = "") -> Run:
@@ -66,7 +36,8 @@ def open_run(runbook: str, *, site: str = "", mode: str = "plan", target_time: s
     profile = validate(site=site, mode=mode, target_time=target_time)
     run_id = os.environ.pop("DRILLBOOK_RUN_ID", "") or places.new_run_id()
     folder = places.make_run_dir(runbook, run_id)
-    run = Run(folder, runbook, run_id, profile, mode=mode, target_time=target_time, note=note)
+    given = {"site": site, "mode": mode, "target_time": target_time}
+    run = Run(folder, runbook, run_id, profile, given=given, note=note)
     run.start()
     return run
 
@@ -75,19 +46,20 @@ class Run:
     """An open run. A notebook calls :meth:`do` once a cell and :meth:`close` in the last."""
 
     def __init__(
-        self, folder: Path, runbook: str, run_id: str, site: Site, *, mode: str, target_time: str, note: str
+        self, folder: Path, runbook: str, run_id: str, site: Site, *, given: dict[str, str], note: str
     ) -> None:
-        self.folder, self.runbook, self.run_id, self.site, self.mode = folder, runbook, run_id, site, mode
+        self.folder, self.runbook, self.run_id, self.site = folder, runbook, run_id, site
+        self.mode, self._given = given["mode"], given
         self.masker = Masker(keep=public_names(site))
         self.lock = RunLock(folder)
         self.journal = Journal.open(folder / "journal.jsonl", masker=self.masker)
         self.context = Context(
             site=site,
             run_id=run_id,
-            mode=mode,
+            mode=self.mode,
             recorder=self,
             mask=self.masker.learn,
-            target_time=target_time,
+            target_time=given["target_time"],
             # Drawn for this run and kept in memory only: a digest of a small number can't be guessed from the record.
             digest_key=secrets.token_bytes(32),
         )
@@ -106,49 +78,18 @@ class Run:
     def start(self) -> None:
         """Journal the opening, enter it in the ledger, take the Lease, and show the run's card."""
         mask_outputs(self.masker.mask)
-        now = datetime.now(UTC)
-        site = self.site
         actor: dict[str, Any] = {"username": os.environ.get("USER", ""), "strength": "declared"}
         trouble: RunbookError | None = None
         try:
             actor = self.context.kube.whoami().model_dump(mode="json")
         except RunbookError as error:
             trouble = error
-        notebook = places.notebook_path(self.runbook)
-        goals = site.objectives
-        self.journal.append(
-            "opened",
-            run_id=self.run_id,
-            runbook=self.runbook,
-            mode=self.mode,
-            schema=SCHEMA,
-            site={
-                "name": site.name,
-                "environment": site.environment,
-                "caveats": list(site.caveats),
-                "profile_sha256": site.digest,
-            },
-            parameters={"mode": self.mode, "target_time": self.context.target_time},
-            notebook_sha256=notebook_digest(notebook) if notebook else "",
-            actor=actor | {"host": socket.gethostname()},
-            cluster={"namespace": site.cluster.namespace, "name": site.cluster.name},
-            versions={"drillbook": version("drillbook")} | _locked_versions(),
-            objectives={
-                "rto_seconds": goals.recovery_time.total_seconds(),
-                "rpo_seconds": goals.recovery_point.total_seconds(),
-                "pitr_seconds": goals.point_in_time_recovery.total_seconds(),
-                "enforce": goals.enforce,
-            },
-            required=list(FLOOR),
-            not_tested=list(NOT_TESTED),
-            planned_at="",
-            note=self._note,
-            git=_git(),
-            started_at=show_instant(now),
-            controls=list(site.controls),
+        data = opening(
+            self.site, run_id=self.run_id, runbook=self.runbook, given=self._given, note=self._note, actor=actor
         )
         if self.mode == "apply":
-            self.ledger.open(self.run_id, self.runbook)
+            data["previous"] = self.ledger.open(self.run_id, self.runbook)["previous"]
+        self.journal.append("opened", **data)
         if trouble is not None:
             self._fail_open(trouble)
         if self.mode == "apply":
@@ -156,7 +97,7 @@ class Run:
         self._show(cards.run_card(self.journal.events()[0]))
 
     def _take_lease(self) -> None:
-        name = f"drillbook-{self.site.cluster.name}"
+        name = lease_name(self.site)
         try:
             self._lease = self.context.kube.lease(
                 self.site.drillbook_namespace, name, self.run_id, ttl_seconds=LEASE_SECONDS
@@ -173,6 +114,7 @@ class Run:
             result=None,
             error=_error(error),
         )
+        self.release()
         raise error
 
     @property
@@ -259,6 +201,7 @@ class Run:
         refused = error.verdict is None
         self._finish("refused" if refused else "failed", seconds, None, _error(error))
         if refused:
+            self.release()  # the run is over: nothing was touched, and a new one may begin
             raise error
         self._log_traceback(error)
         self._draw(step, "failed", error=error, seconds=seconds)
@@ -403,16 +346,6 @@ class Run:
         Display(self.masker.mask).draw(bundle)
 
 
-# The library's floor, which no profile can switch off, and what a drill always judges.
-FLOOR = ("target and timeline", "boundary", "rows", "structure", "site questions", "quarantine")
-
-
-def public_names(site: Site) -> list[str]:
-    """Names that stay readable even where a Secret holds them too."""
-    tenants = [name for tenant in site.tenants for name in (tenant.database, tenant.app_role)]
-    return [site.sql.role, site.sql.database, site.cluster.name, site.cluster.namespace, *tenants]
-
-
 def _seconds_since(started: datetime) -> float:
     return (datetime.now(UTC) - started).total_seconds()
 
@@ -457,20 +390,3 @@ def _rows(result: Any) -> list[tuple[str, str]]:
         if value not in ("", None):
             rows.append((name.replace("_", " "), str(value)))
     return rows[:12]
-
-
-def _locked_versions() -> dict[str, str]:
-    return {name: version(name) for name in ("papermill", "psycopg", "kubernetes", "boto3", "nbconvert")}
-
-
-def _git() -> dict[str, Any]:
-    """Commit and dirty flag of the runbooks, where they are in a git checkout."""
-    root = places.project_root()
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5)
-        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return {"commit": "", "dirty": None}
-    if commit.returncode:
-        return {"commit": "", "dirty": None}
-    return {"commit": commit.stdout.strip(), "dirty": bool(dirty.stdout.strip())}

@@ -29,8 +29,9 @@ select own.quoted || '.' || pg_catalog.quote_ident(k.conname), 'check',
   from own join pg_catalog.pg_constraint k on k.conrelid = own.oid and k.contype = 'c' and k.convalidated
 union all
 select own.quoted, 'not null',
-       pg_catalog.format('select exists (select from only %%s where %%s)', own.quoted,
-                         pg_catalog.string_agg(pg_catalog.format('%%I is null', a.attname), ' or ' order by a.attnum))
+       -- Not "is null": since PostgreSQL 17 the planner takes a not-null constraint's word for that.
+       pg_catalog.format('select exists (select from only %%s where pg_catalog.num_nulls(%%s) > 0)', own.quoted,
+                         pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' order by a.attnum))
   from own join pg_catalog.pg_attribute a on a.attrelid = own.oid and a.attnotnull and a.attnum > 0 and not a.attisdropped
  where not exists (select from pg_catalog.pg_constraint k
                     where k.conrelid = own.oid and k.contype = 'n' and not k.convalidated and a.attnum = any (k.conkey))

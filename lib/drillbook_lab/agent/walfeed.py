@@ -9,7 +9,6 @@ Partial segments and history files are fetched singly, on request alone.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shutil
 from pathlib import Path
@@ -22,6 +21,7 @@ from drillbook_lab.agent.walrestore import SOCKET_NAME
 
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
 NOT_FOUND = 1
+_KEPT = 4
 
 
 class WalFeed:
@@ -86,7 +86,7 @@ class WalFeed:
             if returncode:
                 return self._told(returncode, wal)
         self._log.info("Restored WAL file", walName=wal)
-        self._fetch_ahead()
+        self._fetch_ahead(wal)
         return 0
 
     async def _fetch_now(self, wal: str, destination: Path) -> int:
@@ -112,19 +112,29 @@ class WalFeed:
         return returncode
 
     def _hand_out(self, wal: str, destination: Path) -> bool:
-        try:
-            (self._spool / wal).replace(destination)
-        except FileNotFoundError:
+        """From the spool, where the last few stay: having reached its target, PostgreSQL asks for one of them again.
+
+        A copy, for PostgreSQL overwrites old segments as it goes on.
+        """
+        if not (self._spool / wal).is_file():
             return False
-        except OSError:
-            shutil.move(self._spool / wal, destination)  # another file system
+        draft = destination.with_name(destination.name + ".copy")
+        shutil.copyfile(self._spool / wal, draft)
+        draft.chmod(0o600)
+        identity.hand_over(draft)
+        draft.replace(destination)
+        for name in self._unused_before(wal)[:-_KEPT]:
+            (self._spool / name).unlink()
         return True
 
-    def _fetch_ahead(self) -> None:
+    def _unused_before(self, wal: str) -> list[str]:
+        return sorted(path.name for path in self._spool.iterdir() if path.name < wal)
+
+    def _fetch_ahead(self, wal: str) -> None:
         """Start the next batch once the last one is in use."""
         if self._parallel == 1 or self._ended or (self._batch is not None and not self._batch.done()):
             return
-        if len(os.listdir(self._spool)) < self._parallel:  # noqa: PTH208 - only counted
+        if sum(1 for path in self._spool.iterdir() if path.name > wal) < self._parallel:
             self._batch_start = successor(self._newest)
             self._batch = asyncio.create_task(self._fetch_batch(self._batch_start))
 

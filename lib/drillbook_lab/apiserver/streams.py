@@ -107,14 +107,15 @@ class _Exec:
             if outgoing.done() and not outgoing.cancelled() and outgoing.exception() is None:
                 await _finish(self._socket, _exit_status(outgoing.result()))
         finally:
-            for task in (incoming, outgoing):
-                task.cancel()
-            await asyncio.gather(incoming, outgoing, return_exceptions=True)
-            # A client that hangs up leaves nothing running behind it.
+            # A client that hangs up leaves nothing running behind it. First of all and without waiting:
+            # this task itself may be cancelled, and more than once.
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.kill()
-                await self._process.wait()
+            incoming.cancel()
+            outgoing.cancel()
+            await asyncio.gather(incoming, outgoing, return_exceptions=True)
+            await self._process.wait()
 
     async def _send_all(self) -> int:
         await asyncio.gather(
@@ -229,12 +230,12 @@ class _Forward:
         try:
             await asyncio.wait({incoming, sending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            incoming.cancel()
-            sending.cancel()
-            await asyncio.gather(incoming, sending, return_exceptions=True)
             for connected in self._writers:
                 if connected.done():
                     connected.result().close()
+            incoming.cancel()
+            sending.cancel()
+            await asyncio.gather(incoming, sending, return_exceptions=True)
             with contextlib.suppress(ConnectionResetError):
                 await self._socket.close()
 

@@ -87,7 +87,9 @@ class Clusters:
         if backup and self._operator.find("Backup", cluster["metadata"]["namespace"], backup) is None:
             self._operator.event(cluster, "ErrorNoBackup", f'Backup object "{backup}" is missing', kind="Warning")
         # Other ways to bootstrap are accepted by the API and not done by this lab: nothing is pretended.
-        log.warning("%s: this lab bootstraps by initdb or by recovery from an object store", cluster["metadata"]["name"])
+        log.warning(
+            "%s: this lab bootstraps by initdb or by recovery from an object store", cluster["metadata"]["name"]
+        )
         return False
 
     def _bootstrap(self, cluster: Object, claim: Object, instance: str) -> tuple[bool, float | None]:
@@ -147,7 +149,11 @@ class Clusters:
         }
         cluster = self._operator.set_status(cluster, changes)
         self._operator.set_condition(
-            cluster, "ConsistentSystemID", True, "Unique", "A single, unique system ID was found across reporting instances."
+            cluster,
+            "ConsistentSystemID",
+            True,
+            "Unique",
+            "A single, unique system ID was found across reporting instances.",
         )
         if facts.archives_nothing:
             self._operator.set_condition(
@@ -189,9 +195,7 @@ class Clusters:
             cluster = self._operator.set_condition(
                 cluster, "Initialized", False, "BootstrapPending", "The cluster bootstrap is pending"
             )
-            cluster = self._operator.set_condition(
-                cluster, "Ready", False, "ClusterIsNotReady", "Cluster Is Not Ready"
-            )
+            cluster = self._operator.set_condition(cluster, "Ready", False, "ClusterIsNotReady", "Cluster Is Not Ready")
         return cluster
 
     def _count(self, cluster: Object, instance: str, jobs: int = 0) -> None:

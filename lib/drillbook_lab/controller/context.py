@@ -85,9 +85,7 @@ def is_owned_by(obj: Object, uid: str) -> bool:
     return any(reference["uid"] == uid for reference in obj["metadata"].get("ownerReferences") or ())
 
 
-def with_condition(
-    conditions: Iterable[Object], kind: str, holds: bool, reason: str, message: str
-) -> list[Object]:
+def with_condition(conditions: Iterable[Object], kind: str, holds: bool, reason: str, message: str) -> list[Object]:
     """The conditions with one of them replaced or added."""
     status = "True" if holds else "False"
     result, done = [], False

@@ -9,7 +9,6 @@ from drillbook_lab.controller import certs, objects
 from drillbook_lab.controller.context import Operator, is_owned_by
 
 
-
 class ForeignService(Exception):
     """A Service with one of the Cluster's names belongs to somebody else."""
 

@@ -20,6 +20,7 @@ from drillbook_lab.controller import objects, objectstore, roles
 from drillbook_lab.controller.context import Operator, condition
 from drillbook_lab.controller.places import PodPlaces
 from drillbook_lab.controller.prepare import Preparation
+from drillbook_lab.identity import share
 
 _FACTS = """
 SELECT (pg_control_checkpoint()).timeline_id, (pg_control_system()).system_identifier::text,
@@ -54,7 +55,7 @@ class Instances:
         self._refresh(cluster, pod, worker.places, worker.pid)
         async with await roles.connect(str(worker.places.socket_dir)) as connection:
             cursor = await connection.execute(_FACTS)
-            timeline, system_id, archived = await cursor.fetchone()
+            timeline, system_id, archived = await cursor.fetchone() or (0, "", 0)
             versions = await self._passwords(cluster, connection)
             outcome = await roles.reconcile(self._operator, cluster, connection)
         self._label(pod)
@@ -80,6 +81,7 @@ class Instances:
         self._told[pod["metadata"]["uid"]] = digest
         if changed and pid is not None:
             spec.write(places.spec_file)
+            share(places.spec_file)
             os.kill(pid, signal.SIGHUP)
 
     async def _passwords(self, cluster: Object, connection: psycopg.AsyncConnection[Any]) -> Object:

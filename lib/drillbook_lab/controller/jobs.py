@@ -30,11 +30,13 @@ class Jobs:
         counts = {"active": len(active), "failed": failed, "succeeded": phases.count("Succeeded")}
         job = self._operator.set_status(job, {"startTime": (job.get("status") or {}).get("startTime") or timestamp()})
         if counts["succeeded"]:
-            return self._end(job, counts, "Complete", "CompletionsReached", "Reached expected number of succeeded pods")
+            self._end(job, counts, "Complete", "CompletionsReached", "Reached expected number of succeeded pods")
+            return None
         limit = job["spec"]["backoffLimit"]
         if failed > limit:
             message = "Job has reached the specified backoff limit"
-            return self._end(job, counts, "Failed", "BackoffLimitExceeded", message)
+            self._end(job, counts, "Failed", "BackoffLimitExceeded", message)
+            return None
         wait = self._wait(pods, failed)
         if not active and wait <= 0:
             self._start(job)

@@ -113,9 +113,7 @@ def ca_secret(cluster: Object, ca: Pair) -> Object:
 
 def tls_secret(cluster: Object, suffix: str, pair: Pair, ca: Pair) -> Object:
     """`c-server` or `c-replication`."""
-    made = _owned(
-        cluster, "Secret", f"{cluster['metadata']['name']}-{suffix}", **{"cnpg.io/reload": "true"}
-    )
+    made = _owned(cluster, "Secret", f"{cluster['metadata']['name']}-{suffix}", **{"cnpg.io/reload": "true"})
     made["type"] = "kubernetes.io/tls"
     made["data"] = {"tls.crt": _b64(pair.certificate), "tls.key": _b64(pair.key), "ca.crt": _b64(ca.certificate)}
     return made
@@ -219,9 +217,7 @@ def instance_pod(cluster: Object, instance: str, version: str) -> Object:
     made["metadata"]["annotations"] = {"cnpg.io/nodeSerial": instance.rpartition("-")[2]}
     spec = _pod_spec(cluster, instance, "postgres", ["/controller/manager", "instance", "run"], "Always")
     spec["terminationGracePeriodSeconds"] = cluster["spec"].get("stopDelay", 1800)
-    spec["containers"][0]["ports"] = [
-        {"name": name, "containerPort": port, "protocol": "TCP"} for name, port in _PORTS
-    ]
+    spec["containers"][0]["ports"] = [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in _PORTS]
     made["spec"] = spec
     return made
 

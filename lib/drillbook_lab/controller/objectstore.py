@@ -58,9 +58,7 @@ def backup_use(cluster: Object) -> StoreUse | None:
     if entry is None or not entry.get("enabled", True):
         return None
     parameters = entry.get("parameters") or {}
-    return StoreUse(
-        parameters.get("serverName") or cluster["metadata"]["name"], parameters.get("barmanObjectName"), {}
-    )
+    return StoreUse(parameters.get("serverName") or cluster["metadata"]["name"], parameters.get("barmanObjectName"), {})
 
 
 def source_use(cluster: Object) -> StoreUse | None:

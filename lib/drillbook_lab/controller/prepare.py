@@ -12,6 +12,7 @@ from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.controller import objects, objectstore
 from drillbook_lab.controller.context import Operator
 from drillbook_lab.controller.places import NotReadyYet, PodPlaces
+from drillbook_lab.identity import share
 
 
 class Preparation:
@@ -144,10 +145,13 @@ def _private(places: PodPlaces, name: str, text: str) -> Path:
     """A file that only PostgreSQL's identity reads; it goes with the pod."""
     path = places.run_dir / "projected" / name
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return path
     draft = path.with_name(path.name + ".new")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as out:
         out.write(text)
+    share(draft)  # before it takes its place: an archive command may be reading it this moment
     draft.replace(path)
     return path
 

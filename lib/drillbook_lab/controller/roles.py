@@ -42,9 +42,9 @@ class Outcome:
         return {"byStatus": self.by_status, "cannotReconcile": self.cannot, "passwordStatus": self.passwords}
 
 
-def connect(socket_dir: str, dbname: str = "postgres") -> psycopg.AsyncConnection[Any] | Any:
-    """A superuser's session through the pod's private socket (an awaitable)."""
-    return psycopg.AsyncConnection.connect(
+async def connect(socket_dir: str, dbname: str = "postgres") -> psycopg.AsyncConnection[Any]:
+    """A superuser's session through the pod's private socket."""
+    return await psycopg.AsyncConnection.connect(
         host=socket_dir, user="postgres", dbname=dbname, autocommit=True, connect_timeout=5,
         application_name="cnpg-instance-manager",
     )  # fmt: skip
@@ -53,9 +53,7 @@ def connect(socket_dir: str, dbname: str = "postgres") -> psycopg.AsyncConnectio
 async def set_password(connection: psycopg.AsyncConnection[Any], role: str, password: str) -> None:
     """Give a role a password without sending it."""
     verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-    await connection.execute(
-        sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(verifier))
-    )
+    await connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(verifier)))
 
 
 async def reconcile(operator: Operator, cluster: Object, connection: psycopg.AsyncConnection[Any]) -> Outcome:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from drillbook_lab.errors import LabError
+from drillbook_lab.usage import UsageFault
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def profiles() -> list[str]:
 def load(profile: str) -> LabSite:
     """A site by its profile's name; `LabError` names those that there are."""
     if profile not in profiles():
-        raise LabError("there is no such lab site", repr(profile), f"choose one of {', '.join(profiles())}")
+        raise UsageFault("there is no such lab site", repr(profile), f"choose one of {', '.join(profiles())}")
     text = (resources.files(__package__) / "sites" / f"{profile}.yaml").read_text(encoding="utf-8")
     raw = yaml.safe_load(text)
     namespaces, cluster = raw["namespaces"], raw["cluster"]

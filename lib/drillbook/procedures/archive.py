@@ -1,0 +1,228 @@
+"""The archive, read before anything is touched: newest base backup, unbroken WAL, archiving, and what a loss would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import ClassVar
+
+from drillbook import objectstore
+from drillbook.errors import BaseBackupMissing, TargetOutsideWindow
+from drillbook.model import (
+    ArchivedCommit,
+    BaseBackup,
+    Check,
+    Frozen,
+    Instant,
+    Lsn,
+    Verdict,
+    parse_instant,
+    show_instant,
+)
+from drillbook.procedures.readiness import SourceCluster
+from drillbook.step import Context, Rung, Rungs, Step
+
+
+@dataclass(frozen=True)
+class ChooseBaseBackup(Step[BaseBackup]):
+    """Choose the newest usable base backup, and judge its age.
+
+    The catalogue is read from each backup.info in the bucket: a listed directory may be an unfinished backup.
+    """
+
+    cluster: SourceCluster
+
+    def do(self, ctx: Context) -> BaseBackup:
+        found = objectstore.catalogue(ctx.store, self.cluster.server_name, system_id=self.cluster.system_id)
+        usable = found.usable
+        if not usable:
+            unusable = "; ".join(f"{backup_id}: {reason}" for backup_id, reason in found.unusable)
+            raise BaseBackupMissing(
+                f"no usable base backup under {self.cluster.location}" + (f" ({unusable})" if unusable else ""),
+                todo="Take one with runbooks/backup-manual.ipynb or a Backup object, and find out why none was made.",
+            )
+        if ctx.target_time:
+            asked = parse_instant(ctx.target_time)
+            earlier = [backup for backup in usable if backup.end_time <= asked]
+            if not earlier:
+                raise TargetOutsideWindow(
+                    f"{show_instant(asked)} lies before the end of the first usable base backup; the nearest "
+                    f"reachable instant is {show_instant(usable[0].end_time)}",
+                    todo=f"Give target_time {show_instant(usable[0].end_time)} or later.",
+                )
+            usable = earlier
+        backup = usable[-1]
+        age = backup.age_seconds(datetime.now(UTC))
+        limit = ctx.site.freshness.backup_age.total_seconds()
+        newest_age = found.usable[-1].age_seconds(datetime.now(UTC))
+        ctx.recorder.fact("backup", backup.model_dump(mode="json") | {"age_seconds": age, "chosen": "newest usable"})
+        ctx.recorder.check(
+            Check(
+                name="backup age",
+                proves="the schedule still makes base backups",
+                verdict=Verdict.VERIFIED if newest_age <= limit else Verdict.FAILED,
+                expected=f"the newest is at most {limit / 3600:g} h old",
+                observed=f"{newest_age / 3600:.2f} h ({found.usable[-1].backup_id})",
+                details=tuple(
+                    [("candidates", str(len(found.usable)))]
+                    + [(f"not used: {backup_id}", reason) for backup_id, reason in found.unusable[:8]]
+                ),
+            )
+        )
+        return backup
+
+
+@dataclass(frozen=True)
+class LastArchivingSucceeded(Rung):
+    """The last attempt to archive WAL succeeded, by the Cluster's condition and by the server's own statistics."""
+
+    cluster: SourceCluster
+    name: ClassVar[str] = "archiving live"
+    proves: ClassVar[str] = "the source archives its WAL now"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        status = ctx.cluster_object(self.cluster.ref).get("status", {})
+        conditions: list[dict[str, str]] = status.get("conditions", [])
+        condition = next((c for c in conditions if c["type"] == "ContinuousArchiving"), {})
+        with ctx.source() as db:
+            archiver = db.ask_one("archiver")
+        failing = []
+        if condition.get("status") != "True":
+            said = f"{condition.get('reason', 'absent')}: {condition.get('message', '')}"
+            failing.append(f"ContinuousArchiving is {condition.get('status', 'absent')} ({said})")
+        last_ok, last_failed = archiver["last_archived_time"], archiver["last_failed_time"]
+        if last_failed is not None and (last_ok is None or last_failed > last_ok):
+            failing.append(f"the last attempt failed: {archiver['last_failed_wal']} at {show_instant(last_failed)}")
+        if last_ok is None:
+            failing.append("no WAL segment has been archived since the statistics were reset")
+        observed = "; ".join(failing) or f"{archiver['last_archived_wal']} archived at {show_instant(last_ok)}"
+        details = (("archived", str(archiver["archived_count"])), ("failed", str(archiver["failed_count"])))
+        verdict = Verdict.FAILED if failing else Verdict.VERIFIED
+        return [self.result(verdict, expected="the last attempt succeeded", observed=observed, details=details)]
+
+
+class ArchivedWal(Frozen):
+    """The archive's WAL from the base backup to its newest segment."""
+
+    unbroken: bool
+    first_segment: str
+    last_segment: str
+    segments: int
+    end_lsn: Lsn
+    timeline: int
+    first_missing: str = ""
+    newest_commit: ArchivedCommit | None = None
+    asked: Instant | None = None  # the target that was asked for; None for this drill's own marker
+
+
+@dataclass(frozen=True)
+class WalChainUnbroken(Step[ArchivedWal]):
+    """The WAL from the base backup to now is unbroken.
+
+    A gap is otherwise found only at restore, after the base backup has been fetched. Recovery to a time needs a later
+    commit in the archive; otherwise PostgreSQL replays everything and then fails.
+    """
+
+    cluster: SourceCluster
+    backup: BaseBackup
+
+    def do(self, ctx: Context) -> ArchivedWal:
+        listing = objectstore.wal_names(ctx.store, self.cluster.server_name, since=self.backup.begin_wal)
+        chain = objectstore.archive_chain(ctx.store, self.backup, listing)
+        newest: ArchivedCommit | None = None
+        if chain.segments:
+            newest = objectstore.newest_commit(ctx.store, listing, chain, system_id=self.cluster.system_id)
+        expected = f"every segment from {self.backup.begin_wal} to {chain.last_segment or 'the newest'}"
+        ctx.recorder.check(
+            Check(
+                name="WAL chain",
+                proves="recovery finds every WAL segment from the base backup to the newest",
+                verdict=Verdict.VERIFIED if chain.unbroken else Verdict.FAILED,
+                expected=expected,
+                observed=f"{chain.segments} segments, unbroken" if chain.unbroken else chain.problem,
+                details=tuple(
+                    (f"gap {n}", f"{gap.first_missing} to {gap.last_missing}")
+                    for n, gap in enumerate(chain.gaps[:8], 1)
+                ),
+            )
+        )
+        result = ArchivedWal(
+            unbroken=chain.unbroken,
+            first_segment=self.backup.begin_wal,
+            last_segment=chain.last_segment,
+            segments=chain.segments,
+            end_lsn=chain.end_lsn,
+            timeline=chain.timeline,
+            first_missing=chain.first_missing,
+            newest_commit=newest,
+            asked=self._asked(ctx, newest),
+        )
+        ctx.recorder.fact("chain", result.model_dump(mode="json"))
+        return result
+
+    def _asked(self, ctx: Context, newest: ArchivedCommit | None) -> datetime | None:
+        if not ctx.target_time:
+            return None
+        asked = parse_instant(ctx.target_time)
+        if newest is not None and asked < newest.committed_at:
+            return asked
+        nearest = show_instant(newest.committed_at - timedelta(microseconds=1)) if newest else "not known"
+        raise TargetOutsideWindow(
+            f"{show_instant(asked)} is not before the newest archived commit; the nearest reachable instant is {nearest}",
+            todo=f"Give target_time {nearest} or earlier, or wait until later WAL is archived.",
+        )
+
+
+@dataclass(frozen=True)
+class ArchiveLag(Rung):
+    """Time since the newest archived commit; nothing is lost if no transaction came after it."""
+
+    cluster: SourceCluster
+    archived: ArchivedWal
+    name: ClassVar[str] = "archive lag"
+    proves: ClassVar[str] = "how much is lost if the source is lost now"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        newest = self.archived.newest_commit
+        with ctx.source() as db:
+            now = db.ask_one("wal_position")
+        if newest is None:
+            return [self.result(Verdict.UNPROVEN, reason="no commit was found in the newest archived segments")]
+        # The server's next XID says whether anything was assigned after the newest archived commit.
+        idle = int(now["next_xid"]) & 0xFFFFFFFF == newest.xid + 1
+        lag = 0.0 if idle else max(0.0, (now["clock"] - newest.committed_at).total_seconds())
+        limit = ctx.site.freshness.archive_lag.total_seconds()
+        ctx.recorder.fact(
+            "archive_lag", {"seconds": lag, "newest_commit": newest.model_dump(mode="json"), "idle": idle}
+        )
+        return [
+            self.result(
+                Verdict.VERIFIED if lag <= limit else Verdict.FAILED,
+                expected=f"at most {limit:g} s",
+                observed=f"{lag:.1f} s" + (" (nothing committed since)" if idle else ""),
+                details=(
+                    ("newest archived commit", show_instant(newest.committed_at)),
+                    ("in segment", newest.segment),
+                    ("source is at", str(now["lsn"])),
+                ),
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class ArchivingLive(Rungs):
+    """WAL archiving works now, and keeps up.
+
+    An archive can stop silently. The lag is what a loss right now would cost; it is read before this run switches a
+    segment.
+    """
+
+    cluster: SourceCluster
+    archived: ArchivedWal
+
+    def rungs(self) -> Sequence[Rung]:
+        return [LastArchivingSucceeded(self.cluster), ArchiveLag(self.cluster, self.archived)]
+
+
+__all__ = ["ArchivedWal", "ArchivingLive", "ChooseBaseBackup", "WalChainUnbroken"]

@@ -1,0 +1,229 @@
+"""Before anything is touched: the right cluster, the rights to drill it, and nothing else under way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from drillbook import kube as k8s
+from drillbook.errors import NotReady
+from drillbook.manifests import RUN_LABEL
+from drillbook.model import (
+    Check,
+    ClusterRef,
+    Frozen,
+    Verdict,
+)
+from drillbook.postgres import Database
+from drillbook.step import Context, Rung, Step
+
+HEALTHY = "Cluster in healthy state"
+
+
+class SourceCluster(Frozen):
+    """The cluster that is drilled, as it answered."""
+
+    ref: ClusterRef
+    uid: str
+    system_id: str
+    timeline: int
+    primary: str
+    server_name: str
+    location: str
+    server_version: int  # server_version_num
+    image: str
+    storage_class: str
+
+
+# What the drill needs, each asked of the API server itself (SelfSubjectAccessReview).
+SOURCE_RIGHTS: tuple[tuple[str, k8s.Kind, str], ...] = (
+    ("get", k8s.CLUSTER, ""),
+    ("list", k8s.BACKUP, ""),
+    ("get", k8s.OBJECT_STORE, ""),
+    ("get", k8s.POD, ""),
+    ("create", k8s.POD, "portforward"),
+)
+DRILL_RIGHTS: tuple[tuple[str, k8s.Kind, str], ...] = (
+    *(
+        (verb, kind, "")
+        for kind in (k8s.CLUSTER, k8s.OBJECT_STORE, k8s.SECRET, k8s.CONFIG_MAP, k8s.NETWORK_POLICY)
+        for verb in ("create", "get", "list", "watch", "delete")
+    ),
+    *((verb, kind, "") for kind in (k8s.POD, k8s.JOB) for verb in ("get", "list", "watch")),
+    *(("list", kind, "") for kind in (k8s.PVC, k8s.SERVICE)),
+    ("get", k8s.POD, "log"),
+    ("create", k8s.POD, "portforward"),
+)
+# What a drill must not need: told when it is granted all the same.
+EXCESS_RIGHTS: tuple[tuple[str, k8s.Kind, str], ...] = (("create", k8s.POD, "exec"), ("get", k8s.SECRET, ""))
+
+
+def _denied(ctx: Context, rights: Sequence[tuple[str, k8s.Kind, str]], namespace: str) -> list[str]:
+    return [
+        f"{verb} {kind.plural}{'/' + sub if sub else ''} in {namespace}"
+        for verb, kind, sub in rights
+        if not ctx.kube.can_i(verb, kind, subresource=sub, namespace=namespace)
+    ]
+
+
+@dataclass(frozen=True)
+class CheckReadiness(Step[SourceCluster]):
+    """The right cluster, and the rights to drill it.
+
+    Cluster, identity pin, rights, storage class and the role's grants are checked together, so that all faults are
+    told at once while nothing has been touched.
+    """
+
+    def do(self, ctx: Context) -> SourceCluster:
+        site = ctx.site
+        faults: list[str] = []
+        cluster = ctx.cluster_object(ctx.source_ref)
+        status = cluster.get("status", {})
+        if status.get("phase") != HEALTHY:
+            faults.append(f"Cluster {ctx.source_ref} is {status.get('phase') or 'without a phase'!r}, not {HEALTHY!r}")
+        denied = _denied(ctx, SOURCE_RIGHTS, site.cluster.namespace) + _denied(ctx, DRILL_RIGHTS, site.drill_namespace)
+        faults += [f"missing right: {right} (deploy/rbac/)" for right in denied]
+        storage_class = site.copy_.storage_class or cluster["spec"].get("storage", {}).get("storageClass", "")
+        faults += self._storage_faults(ctx, storage_class)
+        faults += self._pin_faults(ctx, cluster)
+        facts: dict[str, Any] = {}
+        if status.get("currentPrimary") and not denied:
+            with ctx.source() as db:
+                facts = db.ask_one("server_facts")
+                faults += self._database_faults(ctx, self._grants(ctx, db), facts)
+        if faults:
+            raise NotReady(faults, where=f"Cluster {ctx.source_ref}")
+        found = SourceCluster(
+            ref=ctx.source_ref,
+            uid=cluster["metadata"]["uid"],
+            system_id=str(facts["system_identifier"]),
+            timeline=int(facts["timeline"]),
+            primary=status["currentPrimary"],
+            server_name=ctx.server_name,
+            location=ctx.object_store["spec"]["configuration"]["destinationPath"].rstrip("/") + "/" + ctx.server_name,
+            server_version=int(facts["server_version_num"]),
+            image=status.get("image", cluster["spec"].get("imageName", "")),
+            storage_class=storage_class,
+        )
+        self._record(ctx, cluster, found)
+        return found
+
+    def _storage_faults(self, ctx: Context, storage_class: str) -> list[str]:
+        if not storage_class:
+            return []
+        found = ctx.kube.get(k8s.STORAGE_CLASS, "", storage_class)
+        if found is None:
+            return [f"StorageClass {storage_class} does not exist (the copy's volume would wait for ever)"]
+        if found.get("reclaimPolicy", "Delete") != "Delete":
+            return [
+                f"StorageClass {storage_class} keeps volumes (reclaimPolicy {found['reclaimPolicy']}): a drill's "
+                "copy could not be proven gone; name another in copy.storage_class"
+            ]
+        return []
+
+    def _pin_faults(self, ctx: Context, cluster: dict[str, Any]) -> list[str]:
+        pin = ctx.site.identity
+        faults = []
+        if pin.kube_system_uid:
+            namespace = ctx.kube.get(k8s.NAMESPACE, "", "kube-system") or {"metadata": {"uid": "unknown"}}
+            observed = namespace["metadata"]["uid"]
+            if observed != pin.kube_system_uid:
+                faults.append(
+                    f"wrong Kubernetes cluster: kube-system has UID {observed}, the profile pins {pin.kube_system_uid}"
+                )
+        system_id = str(cluster.get("status", {}).get("systemID", ""))
+        if pin.system_identifier and system_id and system_id != pin.system_identifier:
+            faults.append(f"wrong PostgreSQL: system identifier {system_id}, the profile pins {pin.system_identifier}")
+        return faults
+
+    def _database_faults(self, ctx: Context, grants: list[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
+        pinned = ctx.site.identity.system_identifier
+        faults = [
+            f"role {ctx.site.sql.role} lacks: {grant['what']} (deploy/sql/)" for grant in grants if not grant["granted"]
+        ]
+        if pinned and str(facts["system_identifier"]) != pinned:
+            faults.append(f"wrong PostgreSQL: the server says {facts['system_identifier']}, the profile pins {pinned}")
+        return faults
+
+    def _grants(self, ctx: Context, db: Database) -> list[dict[str, Any]]:
+        found = db.ask("role_grants") + db.ask("connect_grants", databases=[t.database for t in ctx.site.tenants])
+        for tenant in ctx.site.tenants:
+            if tenant.digest_tables and any(g.get("name") == tenant.database and g["granted"] for g in found):
+                with ctx.source(tenant.database) as own:
+                    found += own.ask("table_grants", tables=list(tenant.digest_tables))
+        return found
+
+    def _record(self, ctx: Context, cluster: dict[str, Any], found: SourceCluster) -> None:
+        pin = ctx.site.identity
+        pinned = bool(pin.kube_system_uid and pin.system_identifier)
+        ctx.recorder.fact(
+            "cluster",
+            {
+                "namespace": found.ref.namespace,
+                "name": found.ref.name,
+                "uid": found.uid,
+                "system_id": found.system_id,
+            },
+        )
+        versions = {
+            "postgresql": str(found.server_version),
+            "image": found.image,
+            "kubernetes": ctx.kube.server_version(),
+        }
+        versions |= {p["name"]: p.get("version", "") for p in cluster.get("status", {}).get("pluginStatus", [])}
+        ctx.recorder.fact("versions", versions)
+        allowed = [
+            f"{verb} {kind.plural}{'/' + sub if sub else ''}"
+            for verb, kind, sub in EXCESS_RIGHTS
+            if ctx.kube.can_i(verb, kind, subresource=sub, namespace=ctx.site.cluster.namespace)
+        ]
+        ctx.recorder.fact("rights", {"missing": [], "more_than_needed": allowed})
+        ctx.recorder.check(
+            Check(
+                name="right cluster",
+                proves="the cluster that answers is the one that the profile means",
+                verdict=Verdict.VERIFIED if pinned else Verdict.NOT_APPLICABLE,
+                expected=f"system identifier {pin.system_identifier}" if pinned else "",
+                observed=f"system identifier {found.system_id}",
+                reason="" if pinned else "the profile pins no identity",
+                details=(
+                    ("UID", found.uid),
+                    ("primary", found.primary),
+                    ("timeline", str(found.timeline)),
+                    ("archive", found.location),
+                    ("more rights than needed", ", ".join(allowed) or "none"),
+                ),
+            )
+        )
+
+
+@dataclass(frozen=True)
+class NothingElseRunning(Rung):
+    """Nothing else is under way on this cluster.
+
+    A backup or another drill at the same time would spoil each other's figures.
+    """
+
+    cluster: SourceCluster
+    name: ClassVar[str] = "nothing else running"
+    proves: ClassVar[str] = "no backup and no other drill is under way"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        done = {"completed", "failed", "invalid backup definition"}
+        busy = [
+            f"Backup {item['metadata']['name']} is {item.get('status', {}).get('phase') or 'pending'}"
+            for item in ctx.kube.list(k8s.BACKUP, self.cluster.ref.namespace)
+            if item["spec"]["cluster"]["name"] == self.cluster.ref.name
+            and item.get("status", {}).get("phase", "") not in done
+        ]
+        busy += [
+            f"copy {item['metadata']['name']} of run {item['metadata']['labels'][RUN_LABEL]} is still there"
+            for item in ctx.kube.list(k8s.CLUSTER, ctx.site.drill_namespace, labels=RUN_LABEL)
+            if item["metadata"]["labels"][RUN_LABEL] != ctx.run_id
+        ]
+        verdict = Verdict.FAILED if busy else Verdict.VERIFIED
+        return [self.result(verdict, expected="nothing under way", observed="; ".join(busy) or "nothing under way")]
+
+
+__all__ = ["HEALTHY", "CheckReadiness", "NothingElseRunning", "SourceCluster"]

@@ -1,0 +1,211 @@
+"""A lab for the drills of this folder, and what a test does with it: break something, run the notebook, look around."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from drillbook import kube as k8s
+from drillbook.manifests import RUN_LABEL
+from drillbook.site import Site, load_site
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "runbooks" / "drill-monthly-verification.ipynb"
+PATIENCE_SECONDS = 120.0
+
+
+T = TypeVar("T")
+
+
+def until(what: Callable[[], T], why: str) -> T:
+    """Wait for a true answer; the bound only keeps a broken lab from hanging the tests."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        if found := what():
+            return found
+        assert time.monotonic() < deadline, f"it never came true: {why}"
+        time.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class Drill:
+    """A run that has ended: its exit status, its folder and what the command line said."""
+
+    code: int
+    folder: Path
+    said: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "journal.jsonl").read_text().splitlines()]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["type"] == kind]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "record.json").read_text())
+        return found
+
+    @property
+    def verdict(self) -> str | None:
+        found: str | None = self.record["verdict"]["verdict"]
+        return found
+
+    @property
+    def headline(self) -> str:
+        return str(self.record["verdict"]["headline"])
+
+    def check(self, name: str) -> dict[str, Any]:
+        """The one check of this name."""
+        (found,) = [check for check in self.of("check") if check["name"] == name]
+        return found
+
+    def verdicts(self, start: str) -> dict[str, str]:
+        """Verdicts of the checks whose names begin so."""
+        return {check["name"]: check["verdict"] for check in self.of("check") if check["name"].startswith(start)}
+
+    @property
+    def created(self) -> list[str]:
+        return [event["id"] for event in self.of("obligation")]
+
+
+class DrillLab:
+    """A running lab and a folder for the evidence of the runs made in it."""
+
+    def __init__(self, folder: Path, profile: str, data_mb: float) -> None:
+        self.home = folder / "home"
+        self.outputs = folder / "outputs"
+        self.scratch = folder
+        self._lab("up", "--profile", profile, "--data-mb", str(data_mb))
+        lines = self._lab("env").stdout.splitlines()
+        exported = dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
+        self.env = os.environ | {name: value.strip("'\"") for name, value in exported.items()}
+        self.env |= {"DRILLBOOK_OUTPUTS": str(self.outputs), "DRILLBOOK_LAB_HOME": str(self.home)}
+        self.profile = Path(self.env["DRILLBOOK_SITE"])
+        self.site: Site = load_site(str(self.profile))
+        self.admin = k8s.Kube.open(str(self.home / "kubeconfig"), "lab-admin")
+
+    def down(self) -> None:
+        self.admin.close()
+        self._lab("down")
+
+    def _lab(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "drillbook_lab", *arguments, "--home", str(self.home)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+        return done
+
+    # -- running -------------------------------------------------------------------------------
+
+    def drillbook(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """The product's command line, as a user runs it."""
+        command = [sys.executable, "-m", "drillbook", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=280, cwd=ROOT, env=self.env | (env or {})
+        )
+
+    def drill(self, *, mode: str = "apply", site: Path | None = None, **parameters: str) -> Drill:
+        """Run the drill headless; what the run left is in the result."""
+        before = set(self.folders())
+        arguments = ["run", str(NOTEBOOK), "--mode", mode, *(["--site", str(site)] if site else [])]
+        for name, value in parameters.items():
+            arguments += ["-p", name, value]
+        done = self.drillbook(*arguments)
+        fresh = sorted(set(self.folders()) - before)
+        return Drill(done.returncode, fresh[-1] if fresh else Path(), done.stdout + done.stderr)
+
+    def folders(self) -> list[Path]:
+        """The runs of the drill, oldest first."""
+        return sorted(path for path in self.outputs.glob("drill-monthly-verification/*") if path.is_dir())
+
+    def profile_with(self, name: str, **changes: Any) -> Path:
+        """A profile of one's own that extends the lab's."""
+        path = self.scratch / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({"extends": str(self.profile)} | changes))
+        return path
+
+    # -- breaking and looking ------------------------------------------------------------------
+
+    @contextmanager
+    def fault(self, name: str) -> Iterator[None]:
+        """A fault of the lab in force for a while."""
+        self._lab("fault", name)
+        try:
+            yield
+        finally:
+            self._lab("fault", name, "--undo")
+
+    def sql(self, database: str, statement: str) -> str:
+        """A statement on the source as its superuser, by exec in the pod; unaligned text."""
+        pod = f"{self.site.cluster.name}-1"
+        argv = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", statement]
+        done = self.admin.exec(self.site.cluster.namespace, pod, "postgres", argv, timeout_seconds=60)
+        assert done.exit_code == 0, done.error_text
+        return done.text.strip()
+
+    def left(self) -> list[str]:
+        """What runs have left in the drill namespace, and what CloudNativePG made for their copies."""
+        namespace = self.site.drill_namespace
+        kinds = (k8s.CLUSTER, k8s.OBJECT_STORE, k8s.NETWORK_POLICY, k8s.SECRET, k8s.CONFIG_MAP)
+        found = [item for kind in kinds for item in self.admin.list(kind, namespace, labels=RUN_LABEL)]
+        for kind in (k8s.POD, k8s.JOB, k8s.PVC, k8s.SECRET, k8s.SERVICE):
+            found += self.admin.list(kind, namespace, labels="cnpg.io/cluster")
+        return [f"{item['kind']}/{item['metadata']['name']}" for item in found]
+
+    def left_on_this_machine(self, copy: str) -> list[str]:
+        """Processes and directories of a copy that are still there."""
+        processes = [
+            path.parent.name
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if copy in _text(path) and "pytest" not in _text(path)
+        ]
+        return processes + [str(path) for path in self.home.rglob(f"*{copy}*")]
+
+    def jsonl(self, name: str) -> list[dict[str, Any]]:
+        """A log of the lab, one JSON object a line."""
+        return [json.loads(line) for line in (self.home / name).read_text().splitlines()]
+
+    def back_up(self) -> str:
+        """A new base backup, completed; its id."""
+        name = f"test-{int(time.time() * 1000)}"
+        namespace = self.site.cluster.namespace
+        self.admin.create(
+            {
+                "apiVersion": "postgresql.cnpg.io/v1",
+                "kind": "Backup",
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": {
+                    "cluster": {"name": self.site.cluster.name},
+                    "method": "plugin",
+                    "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"},
+                },
+            }
+        )
+        done = self.admin.wait(
+            k8s.BACKUP,
+            namespace,
+            name,
+            lambda found: (found or {}).get("status", {}).get("phase") in ("completed", "failed"),
+            timeout_seconds=PATIENCE_SECONDS,
+            what="the backup to end",
+        )
+        assert done is not None and done["status"]["phase"] == "completed", done
+        return str(done["status"]["backupId"])
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,71 @@
+"""Nothing is lost on the way: kernel and runner killed with -9 in the recovery wait."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from fix_drills import NOTEBOOK, ROOT, Drill, DrillLab, until
+
+
+def _start(lab: DrillLab) -> tuple[subprocess.Popen[str], Path]:
+    before = set(lab.folders())
+    command = [sys.executable, "-m", "drillbook", "run", str(NOTEBOOK), "--mode", "apply"]
+    runner = subprocess.Popen(
+        command, cwd=ROOT, env=lab.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    folder = until(lambda: next(iter(set(lab.folders()) - before), None), "the run has a folder")
+    until(lambda: _waits(folder), "the recovery wait began")
+    return runner, folder
+
+
+def _waits(folder: Path) -> bool:
+    journal = folder / "journal.jsonl"
+    return journal.exists() and '"step":"WaitForRecovery"' in journal.read_text()
+
+
+def _children(pid: int) -> list[int]:
+    found = [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    return found + [grandchild for child in found for grandchild in _children(child)]
+
+
+def _kernel(runner: subprocess.Popen[str]) -> int:
+    (kernel,) = [pid for pid in _children(runner.pid) if b"ipykernel" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return kernel
+
+
+def test_a_killed_kernel_is_settled_by_its_runner(drill_lab: DrillLab) -> None:
+    runner, folder = _start(drill_lab)
+    os.kill(_kernel(runner), signal.SIGKILL)
+    said, _ = runner.communicate(timeout=240)
+    drill = Drill(runner.returncode, folder, said)
+    assert (drill.code, drill.verdict) == (6, "UNPROVEN"), drill.said
+    assert drill.of("attempt")[-1]["how"] == "kernel died"
+    assert drill.created and {event["id"] for event in drill.of("settled")} == set(drill.created)
+    assert (folder / "report.html").exists()
+    assert "not seen to finish" in str(drill.record["verdict"]["reasons"])
+    assert drill_lab.drillbook("verify", folder.name).returncode == 0
+
+
+def test_when_the_runner_is_killed_too_cleanup_finds_what_is_left(drill_lab: DrillLab) -> None:
+    runner, folder = _start(drill_lab)
+    killed = [runner.pid, *_children(runner.pid)]
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    runner.communicate(timeout=60)
+    assert drill_lab.left(), "the copy outlives its run"
+    assert " open " in drill_lab.drillbook("list").stdout
+
+    cleaned = drill_lab.drillbook("cleanup")
+
+    assert cleaned.returncode == 0, cleaned.stdout + cleaned.stderr
+    drill = Drill(0, folder, cleaned.stdout)
+    assert drill.verdict == "UNPROVEN"
+    assert drill.record["verdict"]["closed_by"] == "cleanup"
+    order = [event["id"].partition("/")[0] for event in drill.of("settled")]
+    assert order.index("Cluster") < order.index("ObjectStore") < order.index("Secret") < order.index("ConfigMap")
+    assert drill_lab.drillbook("verify", folder.name).returncode == 0
+    assert drill_lab.drillbook("cleanup").stdout.strip() == "nothing was left behind"

@@ -1,0 +1,198 @@
+"""Cards and report: what they say is there, escaped, self-contained, and readable without colour."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evidence_sample import checks, failed, make_run, opened, planned, unproven, verified, write_journal
+
+from drillbook import cards, report
+from drillbook.errors import EvidenceError, EvidenceUnwritable
+from drillbook.evidence import record
+
+HOSTILE = "<script>alert('x')</script> & \"quoted\""
+VOID = {"meta", "br", "path", "circle"}
+
+
+class Tags(HTMLParser):
+    """Collects text, attributes and unbalanced tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text += data + " "
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def page_of(events: list[dict[str, Any]]) -> Tags:
+    return Tags(report.html(record(events)))
+
+
+ENDS = {"verified": verified, "failed": failed, "unproven": unproven, "planned": planned}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_report_is_whole_and_loads_nothing(end: str) -> None:
+    page = page_of(ENDS[end]())
+    assert (page.open, page.wrong) == ([], [])
+    loading = [(tag, name) for tag, name, _ in page.attributes if name in ("src", "href", "srcset", "action")]
+    assert loading == []
+    assert not re.search(r"url\(|@import|<script", report.html(record(ENDS[end]())))
+
+
+def test_a_report_opens_with_verdict_figures_and_what_was_not_tested() -> None:
+    words = page_of(verified()).words
+    order = ["VERIFIED", "Achieved recovery time 4 min 14 s", "✓ met · objective 1 h", "Achieved recovery point 1 min 12 s",
+             "21 of 21 required checks hold", "Where the time went", "provision 21 s", "The boundary", "Target",
+             "1,000 rows deleted", "Not tested", "no cut-over", "Caveats of this site", "Checks 21 of 21 required checks are verified", "Steps", "Clean-up",
+             "sha256sum -c SHA256SUMS"]  # fmt: skip
+    places = [words.index(part) for part in order]
+    assert places == sorted(places)
+
+
+def test_a_failed_report_names_the_cause_with_expected_and_observed() -> None:
+    words = page_of(failed()).words
+    assert "FAILED amcheck: synergyflow: expected no finding, observed synergyflow_incidents" in words
+    assert "Also: site questions: pending events: expected at most 5, observed 1,381" in words
+
+
+def test_an_unproven_report_names_what_may_still_be_there_and_what_to_do() -> None:
+    words = page_of(unproven()).words
+    assert "run drillbook cleanup" in words and "none: it may still be there" in words
+    assert "What to do Give the drill's keys read access to the archive" in words
+    assert "Recovery time not measured" in words
+
+
+def test_a_run_that_is_not_closed_says_so() -> None:
+    assert "This run is not closed" in page_of(verified()[:30]).words
+
+
+def test_what_a_site_or_a_server_says_can_not_become_markup() -> None:
+    events = verified()
+    for event in events:
+        if event["type"] == "opened":
+            event["site"]["caveats"] = [HOSTILE]
+        if event["type"] == "check":
+            event |= {"observed": HOSTILE, "verdict": "FAILED", "details": [[HOSTILE, HOSTILE]]}
+        if event["type"] == "fact" and event["name"] == "copy":
+            event["value"] = {"image": HOSTILE}
+    found = record(events)
+    for page in (report.html(found), cards.verdict_card(found)["text/html"], cards.run_card(events[0])["text/html"]):
+        assert "<script" not in page
+        assert "alert(" in page
+
+
+def test_the_boundary_is_in_order_and_leaves_out_what_was_not_seen() -> None:
+    labels = [point["label"] for point in report.boundary(record(verified()))]
+    assert labels == [
+        "Base backup ends",
+        "Marker before",
+        "Target",
+        "Mistake",
+        "Marker after",
+        "Newest archived commit",
+    ]
+    assert report.boundary(record(verified()[:20])) == []
+
+
+def test_a_report_is_written_as_a_whole_and_carries_the_ledgers_digest(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    page = (folder / "report.html").read_text()
+    first_line = (tmp_path / "ledger" / "synergyflow.jsonl").read_bytes().splitlines(keepends=True)[0]
+    import hashlib
+
+    assert hashlib.sha256(first_line).hexdigest() in page
+    assert [path.name for path in folder.glob(".*")] == []
+
+
+def test_a_folder_without_a_journal_is_refused_and_a_full_disk_told(tmp_path: Path) -> None:
+    with pytest.raises(EvidenceError, match="holds no journal"):
+        report.render(tmp_path)
+    write_journal(tmp_path / "journal.jsonl", verified())
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(EvidenceUnwritable, match=r"report\.html can't be written"):
+        report.render(tmp_path)
+
+
+def all_cards() -> dict[str, cards.Bundle]:
+    found = record(verified())
+    error = {"type": "WalGap", "what": "a\nb", "changed": "nothing", "todo": "look", "verdict": "FAILED"}
+    plan: dict[str, Any] = {"summary": "one", "objects": [{"kind": "Cluster", "metadata": {"name": "x"}, "spec": {"a": [1]}}],
+            "sql": ["SELECT 1"], "notes": ["two"]}  # fmt: skip
+    return {
+        "run": cards.run_card(opened()),
+        "step": cards.step_card(n=1, title="T", why="because", rows=[("a", "b")] * 20, checks=checks(), seconds=2),
+        "planned": cards.step_card(n=1, title="T", effect="creates", status="planned", plan=plan),
+        "failed": cards.step_card(n=1, title="T", effect="destroys", status="failed", error=error),
+        "not run": cards.step_card(n=1, title="T", status="not run", reason="step 3 failed"),
+        "plan": cards.plan_card(title="T", **plan),
+        "checks": cards.check_card(checks()),
+        "progress": cards.progress_card("T", "waiting", fraction=0.5, rows=[("waited", "3 s")]),
+        "endless": cards.progress_card("T", "waiting"),
+        "verdict": cards.verdict_card(found),
+        "unproven": cards.verdict_card(record(unproven())),
+        "plan's verdict": cards.verdict_card(record(planned())),
+        "phases": cards.phase_chart(found["when"]["phases"]),
+        "no phases": cards.phase_chart([]),
+        "time line": cards.time_line(report.boundary(found)),
+    }
+
+
+@pytest.mark.parametrize("name", all_cards())
+def test_a_card_is_whole_styled_inline_and_has_a_plain_reading(name: str) -> None:
+    bundle = all_cards()[name]
+    page = Tags(bundle["text/html"])
+    assert (page.open, page.wrong) == ([], [])
+    assert not [value for _, attribute, value in page.attributes if attribute in ("class", "id") and value]
+    assert bundle["text/plain"] or name == "no phases"
+    assert set(bundle) == {"text/html", "text/plain"}
+
+
+def test_a_table_holds_twelve_rows_and_says_how_many_more() -> None:
+    page = Tags(all_cards()["step"]["text/html"])
+    assert "and 8 more rows in the record" in page.words
+    assert f"and {len(checks()) - 12} more checks in the record" in page.words
+
+
+def test_the_worst_checks_come_first_on_a_card() -> None:
+    seen = checks()
+    seen[-1] |= {"verdict": "FAILED"}
+    assert cards.check_card(seen)["text/plain"].startswith("  FAILED    objective: recovery time")
+
+
+def test_a_plan_shows_manifests_as_they_are() -> None:
+    assert "spec:\n  a:\n  - 1" in all_cards()["plan"]["text/html"]
+    assert "spec:\n  a:\n  - 1" in all_cards()["plan"]["text/plain"]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(None, "–"), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (6_241_119_402, "5.8 GiB")]
+)
+def test_sizes_are_shown_as_people_read_them(count: int | None, shown: str) -> None:
+    assert cards.show_bytes(count) == shown
