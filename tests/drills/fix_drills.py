@@ -154,6 +154,17 @@ class DrillLab:
         assert done.exit_code == 0, done.error_text
         return done.text.strip()
 
+    def archive_segments(self, count: int) -> None:
+        """Commit and switch WAL until ``count`` more segments are archived."""
+        for _ in range(count):
+            self.sql("postgres", "create table if not exists filler (n int)")
+            self.sql("postgres", "insert into filler values (1)")
+            switched = self.sql("postgres", "select pg_walfile_name(pg_switch_wal())")
+            until(
+                lambda wal=switched: self.sql("postgres", "select last_archived_wal from pg_stat_archiver") >= wal,
+                "the segment is archived",
+            )
+
     def left(self) -> list[str]:
         """What runs have left in the drill namespace, and what CloudNativePG made for their copies."""
         namespace = self.site.drill_namespace

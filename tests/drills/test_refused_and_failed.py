@@ -15,6 +15,8 @@ from drillbook.model import show_instant
 def test_plan_changes_nothing(drill_lab: DrillLab) -> None:
     tenant = drill_lab.site.tenants[0]
     count = f"select md5(string_agg(t::text, '' order by t::text)) from {tenant.digest_tables[0]} t"
+    drill_lab.sql("postgres", "alter system set autovacuum = off")
+    drill_lab.sql("postgres", "select pg_reload_conf()")
     with drill_lab.fault("writer-stopped"):
         xid = drill_lab.sql("postgres", "select pg_snapshot_xmax(pg_current_snapshot())")
         rows = drill_lab.sql(tenant.database, count)
@@ -27,6 +29,8 @@ def test_plan_changes_nothing(drill_lab: DrillLab) -> None:
         requests = drill_lab.jsonl("s3/access.jsonl")[requested:]
         assert drill_lab.sql("postgres", "select pg_snapshot_xmax(pg_current_snapshot())") == xid
         assert drill_lab.sql(tenant.database, count) == rows
+    drill_lab.sql("postgres", "alter system reset autovacuum")
+    drill_lab.sql("postgres", "select pg_reload_conf()")
     assert (drill.code, drill.verdict) == (0, None), drill.said
     assert not drill.created
     reads = {"get", "list", "watch"}
@@ -48,6 +52,7 @@ def test_plan_changes_nothing(drill_lab: DrillLab) -> None:
 
 
 def test_a_removed_wal_segment_fails_before_anything_is_created(drill_lab: DrillLab) -> None:
+    drill_lab.archive_segments(3)
     with drill_lab.fault("wal-removed"):
         drill = drill_lab.drill()
     assert (drill.code, drill.verdict) == (1, "FAILED"), drill.said

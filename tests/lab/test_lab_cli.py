@@ -46,7 +46,9 @@ def test_env_prints_what_a_shell_can_evaluate(lab: RunningLab, tmp_path: Path) -
     done = run("env", "--site", str(profile), home=lab.home.root)
     script = done.stdout + 'printf "%s\\n%s" "$KUBECONFIG" "$DRILLBOOK_SITE"'
     answer = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert answer[1] == str(profile)
+    pinned = yaml.safe_load(Path(answer[1]).read_text())
+    assert pinned["extends"] == str(profile)
+    assert pinned["identity"]["system_identifier"] == lab.source()["status"]["systemID"]
     config = yaml.safe_load(Path(answer[0]).read_text())
     assert config["current-context"] == "lab"
     assert {context["name"] for context in config["contexts"]} == {"lab", "lab-admin"}

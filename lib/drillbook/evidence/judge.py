@@ -164,7 +164,9 @@ def _causes_of_checks(checks: Iterable[Event]) -> Iterator[Cause]:
     for check in checks:
         verdict = Verdict(check["verdict"])
         if verdict in (Verdict.FAILED, Verdict.UNPROVEN):
-            yield Cause(verdict, f"{check['name']}: {show_difference(check)}")
+            # A check that waited for a failed step is a consequence; the step speaks for itself.
+            rank = 5 if str(check.get("reason") or "").startswith("not run:") else 0
+            yield Cause(verdict, f"{check['name']}: {show_difference(check)}", rank)
 
 
 def show_difference(check: Mapping[str, Any]) -> str:

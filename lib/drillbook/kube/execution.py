@@ -16,7 +16,7 @@ from drillbook.kube.transport import cut
 
 V5, V4 = "v5.channel.k8s.io", "v4.channel.k8s.io"
 _STDIN, _STDOUT, _STDERR, _STATUS, _CLOSE = 0, 1, 2, 3, 255
-_PIECE = 1 << 16
+_PIECE = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,9 @@ async def _feed(socket: aiohttp.ClientWebSocketResponse[bool], stdin: bytes) -> 
     try:
         for start in range(0, len(stdin), _PIECE):
             await socket.send_bytes(bytes([_STDIN]) + stdin[start : start + _PIECE])
+            # A command may end before it has read everything: its status must be read before the server, still being
+            # sent to, resets the connection.
+            await asyncio.sleep(0)
         await socket.send_bytes(bytes([_CLOSE, _STDIN]))
     except (ConnectionError, aiohttp.ClientError):
         pass  # the command ended without reading all of it; its status says how

@@ -10,6 +10,8 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
+import weakref
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -22,21 +24,7 @@ from drillbook.kube.transport import Answer, Transport
 T = TypeVar("T")
 
 CONNECT_SECONDS = 20.0
-
-
-def _kept_alive(address: AddrInfoType) -> socket.socket:
-    """A socket whose peer is asked now and then whether it is still there.
-
-    WebSocket pings would do it too, but a COPY that pauses does not answer them and would be cut.
-    """
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 6)):
-        if hasattr(socket, option):  # not everywhere under these names
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return made
+CLOSE_SECONDS = 2.0
 
 
 class LoopThread:
@@ -49,6 +37,22 @@ class LoopThread:
         self._thread: threading.Thread | None = None
         self._session: aiohttp.ClientSession | None = None
         self._ssl: ssl.SSLContext | bool | None = None
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def _new_socket(self, address: AddrInfoType) -> socket.socket:
+        """A socket whose peer is asked now and then whether it is still there.
+
+        WebSocket pings would do it too, but a COPY that pauses does not answer them and would be cut.
+        """
+        family, kind, protocol, _, _ = address
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 6)):
+            if hasattr(socket, option):  # not everywhere under these names
+                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        self._sockets.add(made)
+        return made
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -70,7 +74,7 @@ class LoopThread:
     async def session(self) -> aiohttp.ClientSession:
         """The HTTP session; to be used on the loop only."""
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, socket_factory=_kept_alive, force_close=True)
+            connector = aiohttp.TCPConnector(limit=0, socket_factory=self._new_socket, force_close=True)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
 
@@ -95,6 +99,7 @@ class LoopThread:
                     autoclose=True,
                     autoping=True,
                     heartbeat=None,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
                     max_msg_size=0,
                 ),
                 CONNECT_SECONDS,
@@ -124,8 +129,22 @@ class LoopThread:
         if self._session is not None:
             await self._session.close()
             self._session = None
-        await asyncio.sleep(0)  # transports close on the loop's next turn
+        await self._sockets_closed()
         await asyncio.get_running_loop().shutdown_default_executor()
+
+    async def _sockets_closed(self) -> None:
+        # TLS says goodbye and waits for the answer; aiohttp doesn't wait for that, and a loop that ends before it
+        # would leave the descriptor open. A peer that does not answer is not waited for long.
+        for patience in (CLOSE_SECONDS, 0.0):
+            deadline = time.monotonic() + patience
+            while open_ones := [made for made in list(self._sockets) if made.fileno() >= 0]:
+                if time.monotonic() > deadline:
+                    break
+                await asyncio.sleep(0.005)
+            for made in open_ones:
+                with contextlib.suppress(OSError):
+                    made.shutdown(socket.SHUT_RDWR)
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """End all work, the session, the loop and the thread; safe to call twice."""
