@@ -29,18 +29,18 @@ CONNECT_SECONDS = 15
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
 # Before a session exists libpq passes on the server's words without their SQLSTATE; these are told apart by them.
-_BEFORE_SESSION = (
-    ("password authentication failed", "28P01"),
-    ("no pg_hba.conf entry", "28000"),
-    ("pg_hba.conf rejects", "28000"),
-    ("is not permitted to log in", "28000"),
-    ("role ", "28000"),
-    ("permission denied for database", "42501"),
-    ("database ", "3D000"),
-    ("too many connections", "53300"),
-    ("remaining connection slots", "53300"),
-    ("sorry, too many clients", "53300"),
-    ("the database system is", "57P03"),
+_BEFORE_SESSION = tuple(
+    (re.compile(words), state)
+    for words, state in (
+        ("password authentication failed", "28P01"),
+        ("no pg_hba.conf entry|pg_hba.conf rejects|is not permitted to log in", "28000"),
+        ("too many connections|remaining connection slots|too many clients", "53300"),
+        ("permission denied for database", "42501"),
+        ("is not currently accepting connections", "55000"),
+        ("the database system is", "57P03"),
+        ('^role ".*" does not exist', "28000"),
+        ('^database ".*" does not exist', "3D000"),
+    )
 )
 # No password, or a method that libpq can't do without one.
 _NO_PASSWORD = ("fe_sendauth: no password supplied", "password authentication required")
@@ -308,13 +308,14 @@ def _failed(
 
 
 def _not_connected(error: psycopg.Error, address: Address, user: str, dbname: str, password: str) -> PostgresError:
-    said = [line.rpartition("failed: ")[2].strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in str(error).splitlines() if not line.startswith(("\t", "DETAIL:", "HINT:"))]
+    said = [line.rpartition("failed: ")[2].strip() for line in lines]
     # With sslmode=prefer the second attempt is without TLS; where both were answered, the server said it twice.
     message = "; ".join(dict.fromkeys(filter(None, said))) or type(error).__name__
     words = message.rpartition("FATAL:")[2].strip()
     state = error.sqlstate or ""
     if not state and "FATAL:" in message:
-        state = next((code for start, code in _BEFORE_SESSION if start in words), "")
+        state = next((code for pattern, code in _BEFORE_SESSION if pattern.search(words)), "")
     if not state and any(text in message for text in _NO_PASSWORD):
         state = "28P01"
     told = address.why() if address.why is not None else ""

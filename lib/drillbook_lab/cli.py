@@ -45,7 +45,9 @@ HomeOption = Annotated[
 ]
 ProfileOption = Annotated[str, typer.Option("--profile", help="Which site to build: first or second.")]
 DataOption = Annotated[float, typer.Option("--data-mb", min=0.0, help="Size of the tenants' data in megabytes.")]
-SiteOption = Annotated[Path | None, typer.Option("--site", help="The site profile to pin and export; else the one in sites/.")]
+SiteOption = Annotated[
+    Path | None, typer.Option("--site", help="The site profile to pin and export; else the one in sites/.")
+]
 
 
 def _home(chosen: Path | None) -> LabHome:

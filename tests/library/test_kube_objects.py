@@ -89,6 +89,8 @@ def test_what_does_not_exist_is_none(kube: Kube) -> None:
     """404 is an answer for an object, but an error for a kind or a namespace's Secret."""
     assert kube.get(k8s.CLUSTER, "default", "nowhere") is None
     assert kube.get(k8s.STORAGE_CLASS, "", "nowhere") is None
+    with pytest.raises(KubernetesError, match="could not find the requested resource"):
+        kube.get(k8s.Kind("example.org", "v1", "Gadget", "gadgets"), "default", "x")
     with pytest.raises(KubernetesError, match=r'read Secret default/nowhere: secrets "nowhere" not found'):
         kube.secret("default", "nowhere")
 

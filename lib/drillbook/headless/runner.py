@@ -75,7 +75,7 @@ def execute(
         raise ParameterError([f"there is no notebook {notebook}"], where="notebook")
     run_id = places.new_run_id()
     folder = places.outputs_dir() / notebook.stem / run_id
-    places.outputs_dir().mkdir(parents=True, exist_ok=True)
+    places.require_writable()
     # papermill saves as cells finish; the run's folder is made by the kernel, so it writes beside it first.
     partial = places.outputs_dir() / f".{run_id}.ipynb"
     given = parameters | {"mode": mode} | ({"site": site} if site else {})

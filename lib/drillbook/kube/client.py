@@ -116,7 +116,7 @@ class Kube:
                 "GET", kind.path(namespace, name), what=f"read {kind.where(namespace, name)}"
             ).json()
         except KubernetesError as error:
-            if error.status == 404 and error.reason == "NotFound":
+            if _absent(error):
                 return None
             raise
 
@@ -187,7 +187,7 @@ class Kube:
                 body=body,
             )
         except KubernetesError as error:
-            if error.status != 404 or error.reason != "NotFound":
+            if not _absent(error):
                 raise
 
     def wait(
@@ -263,7 +263,8 @@ class Kube:
         """Run ``argv`` in the container and wait for its end; no shell is involved.
 
         Any exit code is a result; KubernetesError if the command could not be run or its end was not seen (the output
-        is then not used), StepTimeoutError after ``timeout_seconds``.
+        is then not used), StepTimeoutError after ``timeout_seconds``. A command that ends before it has read megabytes
+        of ``stdin`` may count as not seen: the server resets the connection that is still being sent to.
         """
         return execute(self._streams, namespace, pod, container, [*argv], stdin=stdin, timeout_seconds=timeout_seconds)
 
@@ -282,6 +283,11 @@ class Kube:
         lease.acquire()
         self._leases.add(lease)
         return lease
+
+
+def _absent(error: KubernetesError) -> bool:
+    """Whether there is no such object; a kind that isn't installed (also 404) is an error."""
+    return error.status == 404 and error.reason == "NotFound" and "requested resource" not in error.what
 
 
 def _dry(dry_run: bool) -> dict[str, str]:

@@ -27,9 +27,11 @@ class Redactor:
         with self._lock:
             if secret in self._secrets:
                 return
-            self._secrets.add(secret)
+        # First: a secret that can't be masked in evidence is refused there, each time anew.
         if self._register is not None:
             self._register(secret)
+        with self._lock:
+            self._secrets.add(secret)
 
     def add_entries(self, entries: dict[str, str]) -> None:
         """Register the decoded entries of a Secret, but for those whose key says that they are public."""

@@ -176,7 +176,10 @@ class WalChainUnbroken(Step[ArchivedWal]):
 
 @dataclass(frozen=True)
 class ArchiveLag(Rung):
-    """Time since the newest archived commit; nothing is lost if no transaction came after it."""
+    """Time since the newest archived commit; nothing is lost if no transaction came after it.
+
+    A transaction with a lower id that ran on and committed later is not seen by this: the lag is then told too low.
+    """
 
     cluster: SourceCluster
     archived: ArchivedWal

@@ -91,12 +91,14 @@ class BoundaryHolds(Rung):
                 self.result(_judge(holds), expected="neither marker; the log names the next commit", observed=observed)
             ]
         rows = self.baseline.scratch_rows
-        holds = bool(seen["before"]) and not seen["after"] and seen["scratch_rows"] == rows
+        # A marker that was written anew leaves earlier rows: the one that counts is the last.
+        before = seen["before_xid"] == self.baseline.marker.xid
+        holds = before and not seen["after"] and seen["scratch_rows"] == rows
         return [
             self.result(
                 _judge(holds),
                 expected=f"marker before there, marker after absent, {rows} deleted rows back",
-                observed=f"marker before {'there' if seen['before'] else 'absent'}, marker after "
+                observed=f"marker before {'there' if before else 'absent'}, marker after "
                 f"{'there' if seen['after'] else 'absent'}, {seen['scratch_rows']} rows",
             )
         ]

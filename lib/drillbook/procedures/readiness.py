@@ -60,11 +60,11 @@ EXCESS_RIGHTS: tuple[tuple[str, k8s.Kind, str], ...] = (("create", k8s.POD, "exe
 
 
 def _denied(ctx: Context, rights: Sequence[tuple[str, k8s.Kind, str]], namespace: str) -> list[str]:
-    return [
-        f"{verb} {kind.plural}{'/' + sub if sub else ''} in {namespace}"
-        for verb, kind, sub in rights
-        if not ctx.kube.can_i(verb, kind, subresource=sub, namespace=namespace)
-    ]
+    missing: dict[str, list[str]] = {}
+    for verb, kind, sub in rights:
+        if not ctx.kube.can_i(verb, kind, subresource=sub, namespace=namespace):
+            missing.setdefault(f"{kind.plural}{'/' + sub if sub else ''} in {namespace}", []).append(verb)
+    return [f"{', '.join(verbs)} on {what}" for what, verbs in missing.items()]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,26 @@ def outputs_dir() -> Path:
     """``$DRILLBOOK_OUTPUTS``, else ``outputs/`` of the project."""
     given = os.environ.get("DRILLBOOK_OUTPUTS", "")
     return Path(given).resolve() if given else project_root() / "outputs"
+
+
+def require_writable() -> None:
+    """Make the outputs folder; EvidenceUnwritable if nothing can be written there. Nothing else is touched."""
+    folder = outputs_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"room for evidence")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> EvidenceUnwritable:
+    return EvidenceUnwritable(
+        f"the evidence folder {folder} can't be written: {error.strerror}",
+        todo="Make outputs/ writable, free some space, or name another place in DRILLBOOK_OUTPUTS.",
+    )
 
 
 def notebook_path(runbook: str) -> Path | None:
@@ -43,10 +64,7 @@ def make_run_dir(runbook: str, run_id: str) -> Path:
     except FileExistsError as error:
         raise EvidenceUnwritable(f"run {run_id} exists already", todo="Start a new run.") from error
     except OSError as error:
-        raise EvidenceUnwritable(
-            f"the evidence folder {folder} can't be made: {error.strerror}",
-            todo="Make outputs/ writable, free some space, or name another place in DRILLBOOK_OUTPUTS.",
-        ) from error
+        raise _unwritable(folder, error) from error
     return folder
 
 

@@ -7,7 +7,6 @@ line with barman's reason.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -48,12 +47,11 @@ async def take(spec: PodSpec, log: Log, name: str, *, immediate_checkpoint: bool
     if done.returncode:
         raise main.JobFailed(f"exit status {done.returncode}: {done.last_words}")
     log.info("Completed barman-cloud-backup", backupName=name)
-    shown, listed = await asyncio.gather(
-        _read_back(spec, store, "barman-cloud-backup-show", name), _read_back(spec, store, "barman-cloud-backup-list")
-    )
+    # The listing says of each backup all that `barman-cloud-backup-show` would, and names the oldest one as well.
+    listed = await _list(spec, store)
     backups = catalogue(listed)
-    ((_, entry),) = [(server, value) for server, value in shown.items() if server != "_INFO"]
-    (backup,) = [one for one in backups if one.backup_id == entry["backup_id"]]
+    backup = [one for one in backups if one.name == name][-1]
+    (entry,) = [one for one in listed["backups_list"] if one["backup_id"] == backup.backup_id]
     return {
         "backupId": backup.backup_id,
         "backupName": backup.name,
@@ -72,8 +70,9 @@ async def take(spec: PodSpec, log: Log, name: str, *, immediate_checkpoint: bool
     }
 
 
-async def _read_back(spec: PodSpec, store: StoreSpec, command: str, *backup: str) -> dict[str, Any]:
-    argv = [barman.program(command), "--format", "json", *barman.store_arguments(store), *backup]
+async def _list(spec: PodSpec, store: StoreSpec) -> dict[str, Any]:
+    command = "barman-cloud-backup-list"
+    argv = [barman.program(command), "--format", "json", *barman.store_arguments(store)]
     done = await procs.run(identity.wrap(argv), env=barman.environment(store, home=spec.run_dir))
     if done.returncode:
         raise main.JobFailed(f"{command}: exit status {done.returncode}: {done.last_words}")
