@@ -182,7 +182,12 @@ def test_identity_rights_and_storage_class_are_told_at_once(drill_lab: DrillLab)
         for binding in bindings:
             drill_lab.admin.patch(kind, namespace, binding["metadata"]["name"], {"subjects": binding["subjects"]})
     assert drill.code == 4, drill.said
-    for fault in ("wrong Kubernetes cluster", "wrong PostgreSQL", "no-such-class", f"create, get, list, watch, delete on clusters in {namespace}"):
+    for fault in (
+        "wrong Kubernetes cluster",
+        "wrong PostgreSQL",
+        "no-such-class",
+        f"create, get, list, watch, delete on clusters in {namespace}",
+    ):
         assert fault in drill.headline, fault
     assert drill.created == []
 

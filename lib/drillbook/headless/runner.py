@@ -217,14 +217,15 @@ def _settle_cluster(journal: Journal, opened: dict[str, Any], masker: Masker, pr
     except RunbookError as error:
         progress(journal.append("fact", name="cleanup_failed", value="; ".join(error.lines())))
         return
-    ids = {item.id: item.proof for item in removed}
+    for item in removed:
+        progress(journal.append("settled", id=item.id, how="removed by the runner", proof=item.proof))
     for promise in unsettled(journal.events()):
         progress(
             journal.append(
                 "settled",
                 id=promise,
                 how="removed by the runner",
-                proof=ids.get(promise, "not found by this run's label"),
+                proof="not found by this run's label",
             )
         )
 

@@ -88,7 +88,10 @@ async def reconcile(operator: Operator, cluster: Object, connection: psycopg.Asy
 async def _attributes(connection: psycopg.AsyncConnection[Any], role: Mapping[str, Any]) -> None:
     name = sql.Identifier(role["name"])
     columns = ", ".join(column for column, _ in _FLAGS.values())
-    query = f"SELECT {columns}, rolconnlimit, rolvaliduntil FROM pg_roles WHERE rolname = %s"
+    query = (
+        f"SELECT {columns}, rolconnlimit, rolvaliduntil, shobj_description(oid, 'pg_authid')"
+        " FROM pg_roles WHERE rolname = %s"
+    )
     cursor = await connection.execute(query.encode(), [role["name"]])
     current = await cursor.fetchone()
     words = []
@@ -104,7 +107,8 @@ async def _attributes(connection: psycopg.AsyncConnection[Any], role: Mapping[st
         await connection.execute(statement + sql.SQL(" " + " ".join(words)))
     if role.get("validUntil"):
         await connection.execute(sql.SQL("ALTER ROLE {} VALID UNTIL {}").format(name, sql.Literal(role["validUntil"])))
-    if role.get("comment"):
+    # A statement without need would use a transaction id at every resync.
+    if role.get("comment") and (current is None or current[-1] != role["comment"]):
         await connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(name, sql.Literal(role["comment"])))
 
 

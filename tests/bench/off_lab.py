@@ -1,0 +1,81 @@
+"""What is measured without a lab: the WAL chain, the verification of many runs, the last `make test`."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SEGMENT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class ChainCost:
+    """One computation of a chain in a process of its own, its listing included in the memory."""
+
+    names: int
+    seconds: float
+    megabytes: float
+
+
+def chain_cost(names: int) -> ChainCost:
+    """The chain over so many segments, best of three in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, str(names)], capture_output=True, text=True, check=True)
+    return ChainCost(names, **json.loads(done.stdout))
+
+
+def _chain_in_this_process(names: int) -> None:
+    from drillbook.wal import chain, segment_names
+    from drillbook.wal.arithmetic import SegmentName
+
+    first, last = (SegmentName(1, number).text(SEGMENT_BYTES) for number in (16, 16 + names - 1))
+    listing = list(segment_names(first, last, SEGMENT_BYTES))
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        found = chain(first, 0, listing, {}, SEGMENT_BYTES)
+        seconds.append(time.perf_counter() - began)
+        if found.segments != names or not found.unbroken:
+            raise RuntimeError(f"not the chain that it should be: {found.segments} segments, {found.problem}")
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    sys.stdout.write(json.dumps({"seconds": min(seconds), "megabytes": megabytes}))
+
+
+def make_runs(outputs: Path, count: int) -> int:
+    """So many sealed monthly drills with their reports; how many files they are."""
+    sys.path.insert(0, str(ROOT / "tests" / "unit"))
+    from evidence_sample import make_run
+
+    for number in range(count):
+        make_run(outputs, f"20261101T100002Z-{number:06x}")
+    return sum(len(files) for _, _, files in os.walk(outputs))
+
+
+def verify_seconds(outputs: Path) -> float:
+    """The whole of ``drillbook verify``."""
+    env = os.environ | {"DRILLBOOK_OUTPUTS": str(outputs)}
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "drillbook", "verify"], env=env, capture_output=True, text=True)
+    seconds = time.monotonic() - began
+    if done.returncode or "intact" not in done.stdout:
+        raise RuntimeError(f"drillbook verify ended with {done.returncode}: {(done.stdout + done.stderr)[:400]}")
+    return seconds
+
+
+def last_test_seconds() -> float | None:
+    """How long the last `make test` took, as it wrote itself down; None if none did."""
+    try:
+        found = json.loads((ROOT / "outputs" / "bench" / "last-test.json").read_text(encoding="utf-8"))
+        return float(found["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+if __name__ == "__main__":
+    _chain_in_this_process(int(sys.argv[1]))

@@ -1,0 +1,214 @@
+"""The figures of the README, measured on this machine: `make bench`.
+
+Ratios are of pairs that ran one after the other in this run. Writes `outputs/bench/latest.json` and prints a table.
+SCALE is the size of the recovered cluster in gigabytes. A figure that could not be measured is null, and `how` says why.
+Exit status: 0 all limits kept, 1 one was missed, 2 one was not measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import off_lab
+import on_lab
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCALE = float(os.environ.get("SCALE", "0.2"))
+PAIRS = 3
+STEPS = 20
+RUNS = 1000
+NAMES = (10_000, 100_000, 1_000_000)
+NOTE = "Left out: forecast against achieved (the forecast is not built yet)."
+RESULT = on_lab.ROOT / "outputs" / "bench" / "latest.json"
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure; it is ok if it is at most ``limit``. ``value`` and ``ok`` are None where nothing was measured."""
+
+    name: str
+    value: float | None
+    unit: str
+    limit: float
+    ok: bool | None
+    how: str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A row before it is measured."""
+
+    name: str
+    unit: str
+    limit: float
+
+    def row(self, value: float | None, how: str) -> Row:
+        """The row with its value; the load of the machine is told beside it."""
+        ok = None if value is None else value <= self.limit
+        shown = None if value is None else round(value, 3)
+        return Row(self.name, shown, self.unit, self.limit, ok, f"{how}; {_load()}")
+
+
+LAB_UP = Wanted("lab up, default data", "s", 20)
+RECOVERY = Wanted("drill's recovery ÷ by hand", "×", 1.10)
+NOOP = Wanted("no-op runbook ÷ papermill", "×", 1.5)
+NOOP_MORE = Wanted("no-op runbook − papermill", "s", 5)
+CHAIN = Wanted("WAL chain, 1,000,000 segments", "s", 5)
+CHAIN_MEMORY = Wanted("WAL chain, 1,000,000 segments: memory", "MB", 300)
+CHAIN_LINEAR = Wanted("WAL chain, time a name: 1,000,000 ÷ 10,000", "×", 1.5)
+VERIFY = Wanted("verify 1,000 sealed runs", "s", 10)
+TEST = Wanted("last make test", "s", 600)
+
+
+def lab_up(folder: Path) -> list[Row]:
+    """`lab up` to its end: healthy, archiving, first backup completed."""
+    seconds = []
+    for number in range(PAIRS):
+        with lab(folder / f"up{number}") as running:
+            seconds.append(running.up_seconds)
+    return [LAB_UP.row(statistics.median(seconds), f"the whole command, median of {_list(seconds)}")]
+
+
+def recovery(folder: Path) -> list[Row]:
+    """From the job's first log line, and from the first command, to `archive recovery complete`."""
+    with lab(folder / "recovery", SCALE * 1000) as running:
+        pairs = [on_lab.recovery_pair(running) for _ in range(PAIRS)]
+    size = pairs[0].backup_bytes / 1e9
+    how = (
+        f"{size:.2f} GB (SCALE={SCALE:g}), {pairs[0].segments} WAL segments; drill {_list([p.drill_seconds for p in pairs])}, "
+        f"by hand {_list([p.hand_seconds for p in pairs])}; from the job's first log line to the end of recovery in the log"
+    )
+    return [RECOVERY.row(statistics.median(pair.ratio for pair in pairs), how)]
+
+
+def noop(folder: Path) -> list[Row]:
+    """The same notebook headless and by papermill alone; who goes first alternates."""
+    notebook = on_lab.write_noop(folder, STEPS)
+    measures = [on_lab.headless_seconds, on_lab.papermill_seconds]
+    taken: dict[str, list[float]] = {measure.__name__: [] for measure in measures}
+    with lab(folder / "noop", 2) as running:
+        on_lab.papermill_seconds(running, notebook)  # the first one reads every module from the disk
+        for number in range(PAIRS):
+            for measure in measures if number % 2 == 0 else reversed(measures):
+                taken[measure.__name__].append(measure(running, notebook))
+    ours, plain = taken.values()
+    how = f"{STEPS} steps, mode apply, sealed and reported; {_list(ours)}, papermill {_list(plain)}"
+    ratio = statistics.median(a / b for a, b in zip(ours, plain, strict=True))
+    more = statistics.median(a - b for a, b in zip(ours, plain, strict=True))
+    return [NOOP.row(ratio, how), NOOP_MORE.row(more, "the same pairs")]
+
+
+def chain(_: Path) -> list[Row]:
+    """Each size in a process of its own."""
+    costs = [off_lab.chain_cost(names) for names in NAMES]
+    told = ", ".join(f"{cost.names:,}: {cost.seconds * 1000:.1f} ms" for cost in costs)
+    each = [cost.seconds / cost.names for cost in costs]
+    memory = "peak resident set of a process of its own, the listing included"
+    return [
+        CHAIN.row(costs[-1].seconds, f"given the listing, best of three; {told}"),
+        CHAIN_MEMORY.row(costs[-1].megabytes, memory),
+        CHAIN_LINEAR.row(each[-1] / each[0], f"1 is linear; in ns a name {', '.join(f'{t * 1e9:.0f}' for t in each)}"),
+    ]
+
+
+def verify(folder: Path) -> list[Row]:
+    """`drillbook verify` over everything."""
+    outputs = folder / "sealed"
+    files = off_lab.make_runs(outputs, RUNS)
+    return [VERIFY.row(off_lab.verify_seconds(outputs), f"the whole command, {files:,} files")]
+
+
+def last_test(_: Path) -> list[Row]:
+    """What `make test` wrote down."""
+    seconds = off_lab.last_test_seconds()
+    how = "not measured: outputs/bench/last-test.json is not there; run make test"
+    return [TEST.row(seconds, "as make test wrote it down" if seconds is not None else how)]
+
+
+MEASURES: list[tuple[Callable[[Path], list[Row]], tuple[Wanted, ...]]] = [
+    (lab_up, (LAB_UP,)),
+    (recovery, (RECOVERY,)),
+    (noop, (NOOP, NOOP_MORE)),
+    (chain, (CHAIN, CHAIN_MEMORY, CHAIN_LINEAR)),
+    (verify, (VERIFY,)),
+    (last_test, (TEST,)),
+]
+
+
+@contextmanager
+def lab(home: Path, data_mb: float | None = None) -> Iterator[on_lab.Lab]:
+    """A lab of its own, which is gone afterwards."""
+    try:
+        yield on_lab.up(home, data_mb)
+    finally:
+        on_lab.down(home)
+
+
+def measured(measure: Callable[[Path], list[Row]], wanted: tuple[Wanted, ...], folder: Path) -> list[Row]:
+    """The rows of one measurement; if it fails they are null, and say why."""
+    try:
+        return measure(folder)
+    except Exception as error:  # the other figures are still worth having
+        why = " ".join(str(error).split())[-300:]
+        return [item.row(None, f"not measured: {type(error).__name__}: {why}") for item in wanted]
+
+
+def _list(seconds: list[float]) -> str:
+    return " / ".join(f"{value:.1f}" for value in seconds) + " s"
+
+
+def _load() -> str:
+    return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+
+
+def show(rows: list[Row]) -> None:
+    """The table, and what it leaves out."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("what", "value", "limit", "", "how"):
+        table.add_column(heading, justify="right" if heading in ("value", "limit") else "left")
+    for row in rows:
+        value = "–" if row.value is None else f"{row.value:,.2f} {row.unit}"
+        word = {True: "ok", False: "MISSED", None: "not measured"}[row.ok]
+        table.add_row(row.name, value, f"≤ {row.limit:,g} {row.unit}", word, row.how)
+    out.print(table)
+    out.print(NOTE)
+
+
+def main(chosen: list[str]) -> int:
+    """Measure everything, or what is named; only a full run is written down."""
+    unknown = set(chosen) - {measure.__name__ for measure, _ in MEASURES}
+    if unknown:
+        out.print(f"there is no measurement {', '.join(sorted(unknown))}: {', '.join(m.__name__ for m, _ in MEASURES)}")
+        return 4
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="drillbook-bench-") as name:
+        for measure, wanted in MEASURES:
+            if not chosen or measure.__name__ in chosen:
+                out.print(f"measuring {measure.__name__} …", style="dim")
+                rows += measured(measure, wanted, Path(name))
+    if not chosen:
+        RESULT.parent.mkdir(parents=True, exist_ok=True)
+        RESULT.write_text(
+            json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    show(rows)
+    return 1 if any(row.ok is False for row in rows) else 2 if any(row.ok is None for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
