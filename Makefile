@@ -33,16 +33,19 @@ drill: setup ## the monthly verification, on the running lab or on one of its ow
 	  exec $(BIN)/drillbook lab run -- $(abspath $(BIN))/drillbook run $(RUNBOOK) --mode apply; \
 	fi
 
-test: setup lint ## lint, every test that is not long, and the runbooks in plan mode
-	$(BIN)/pytest -m "not long"
-	$(MAKE) --no-print-directory test-notebooks
+test: setup ## lint, every test that is not long, and the runbooks in plan mode
+	@begun=$$(date +%s); \
+	$(MAKE) --no-print-directory lint && \
+	$(BIN)/python -m pytest -m "not long" && \
+	$(MAKE) --no-print-directory test-notebooks || exit 1; \
+	mkdir -p outputs/bench && echo "{\"seconds\": $$(( $$(date +%s) - begun ))}" > outputs/bench/last-test.json
 
 test-notebooks: setup ## every runbook as it stands, in plan mode, against a lab of its own
 	@outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
 	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider runbooks
 
 test-long: setup ## kills, repetitions, large data, the browser
-	$(BIN)/pytest -m long
+	$(BIN)/python -m pytest -m long
 
 lint: setup ## ruff, mypy, import contracts, notebooks without outputs
 	$(BIN)/ruff check .

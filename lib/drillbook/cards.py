@@ -23,8 +23,13 @@ Rows = Sequence[tuple[str, str]]
 
 MOST_ROWS = 12
 RECOVERY_PHASES = ("provision", "fetch", "replay", "promote")
+_INSTANT = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
 _WHOLE = re.compile(r"\d{4}-\d\d-\d\d(?: [\d:.]+(?: UTC)?)?|\d+(?:\.\d+)? (?:s|min|h|d)\b(?: \d+ (?:s|min|h)\b)?")
 _RANK = {"FAILED": 0, "UNPROVEN": 1}
+_ACRONYMS = {
+    "id": "ID", "lsn": "LSN", "wal": "WAL", "xid": "XID", "uid": "UID", "pg": "PostgreSQL", "sha256": "SHA-256",
+    "postgresql": "PostgreSQL", "cnpg": "CloudNativePG", "storageclass": "storage class", "storageClass": "storage class",
+}  # fmt: skip
 _EFFECT_WORDS = {"reads": "reads only", "creates": "creates", "changes": "changes", "destroys": "destroys"}
 
 
@@ -52,6 +57,19 @@ def show_bytes(count: float | None) -> str:
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
+def show_name(key: str) -> str:
+    """A field's name as people read it: ``begin_wal`` is "Begin WAL"; a unit at its end goes to the value."""
+    words = key.removesuffix("_seconds").removesuffix("_bytes").replace("_", " ").split() or [key]
+    shown = [_ACRONYMS.get(word.lower(), word) for word in words]
+    return " ".join([shown[0][:1].upper() + shown[0][1:], *shown[1:]])
+
+
+def show_version(number: str) -> str:
+    """``server_version_num`` as PostgreSQL writes its version: 180006 is 18.6."""
+    major, minor = divmod(int(number), 10000)
+    return f"{major}.{minor}" if minor else str(major)
+
+
 def show_yaml(value: Any) -> str:
     """A manifest as YAML, keys in the order in which they were given."""
     return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)).rstrip()
@@ -68,7 +86,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {"seconds": show_seconds, "bytes": show_bytes, "instant": show_instant, "yaml": show_yaml}
-    found.filters |= {"clock": _clock, "together": _together}
+    found.filters |= {"clock": _clock, "together": _together, "took": _took}
     return found
 
 
@@ -87,6 +105,22 @@ def _cut(rows: Sequence[Any], most: int = MOST_ROWS) -> tuple[list[Any], int]:
     return list(rows[:most]), max(0, len(rows) - most)
 
 
+def show_site(name: str | None, environment: str | None) -> str:
+    """A site and its environment, once if both have the same name."""
+    return f"{name or ''} ({environment})" if environment and environment != name else name or ""
+
+
+def _field(name: str, value: str) -> tuple[str, str]:
+    """A field of a result, given as name and text, as people read it."""
+    if value in ("True", "False"):
+        value = "yes" if value == "True" else "no"
+    elif name.endswith("seconds") and value.replace(".", "", 1).isdigit():
+        name, value = name.removesuffix("seconds").strip() or "took", show_seconds(float(value))
+    elif name.endswith("version") and len(value) in (5, 6) and value.isdigit():
+        value = show_version(value)
+    return show_name(name), _readable(value)
+
+
 def run_card(opened: Mapping[str, Any]) -> Bundle:
     """Where, who, and in which mode, from a journal's ``opened`` event."""
     site, cluster, actor = (opened.get(key) or {} for key in ("site", "cluster", "actor"))
@@ -95,7 +129,7 @@ def run_card(opened: Mapping[str, Any]) -> Bundle:
     promised = ", ".join(f"{name} {show_seconds(goal)}" for name, goal in named if goal is not None)
     rows = [
         ("Cluster", f"{cluster.get('namespace', '')}/{cluster.get('name', '')}"),
-        ("Site", f"{site.get('name', '')} ({site.get('environment', '')})"),
+        ("Site", show_site(site.get("name"), site.get("environment"))),
         (
             "Who",
             f"{actor.get('username', '')} on {actor.get('host', '')} (identity: {actor.get('strength', 'unknown')})",
@@ -126,7 +160,7 @@ def step_card(
     reason: str = "",
 ) -> Bundle:
     """A step and how it ended. ``status`` is done, planned, failed, refused or not run; tables hold 12 rows at most."""
-    shown, left_out = _cut(rows)
+    shown, left_out = _cut([_field(name, value) for name, value in rows])
     ordered = sorted(checks, key=lambda check: _RANK.get(check["verdict"], 2))
     shown_checks, checks_left_out = _cut(ordered)
     text = [f"{n}  {title}: {status}" + (f" in {show_seconds(seconds)}" if seconds else ""), *_plain_rows(shown)]
@@ -252,9 +286,20 @@ def _show_gap(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if 0 < seconds < 0.095 else show_seconds(seconds)
 
 
-def _together(text: str) -> Markup:
-    """``text`` escaped, with its instants and durations kept on one line."""
-    return Markup(_WHOLE.sub(r'<span style="white-space:nowrap">\g<0></span>', str(escape(text))))  # noqa: S704
+def _readable(text: str) -> str:
+    """``text`` with every RFC 3339 instant in it written for people."""
+    return _INSTANT.sub(lambda found: show_instant(found[0]), text)
+
+
+def _together(text: object) -> Markup:
+    """``text`` escaped, its instants written for people, and instants and durations kept on one line."""
+    whole = r'<span style="white-space:nowrap">\g<0></span>'
+    return Markup(_WHOLE.sub(whole, str(escape(_readable(str(text))))))  # noqa: S704
+
+
+def _took(seconds: float | None) -> str:
+    """How long something took; nothing where that is too short to say."""
+    return show_seconds(seconds) if seconds and seconds >= 0.05 else ""
 
 
 def _clock(text: str) -> str:
@@ -269,7 +314,11 @@ def _plain_figure(item: Mapping[str, Any]) -> str:
 
 
 def _plain_check(check: Mapping[str, Any]) -> list[str]:
-    told = [f"            {key} {check[key]}" for key in ("expected", "observed", "reason") if check.get(key)]
+    told = [
+        f"            {key} {_readable(str(check[key]))}"
+        for key in ("expected", "observed", "reason")
+        if check.get(key)
+    ]
     return [f"  {check['verdict']:<9} {check['name']}", *told]
 
 

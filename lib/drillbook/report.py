@@ -29,10 +29,7 @@ _MEANING = {
 }
 _WORDS = {"planned": "PLAN", "refused": "REFUSED", "waiting": "WAITING"}
 _SIGNS = {"planned": "planned", "refused": "refused", "waiting": "open"}
-_ACRONYMS = {
-    "id": "ID", "lsn": "LSN", "wal": "WAL", "xid": "XID", "uid": "UID", "pg": "PostgreSQL", "sha256": "SHA-256",
-    "postgresql": "PostgreSQL", "cnpg": "CloudNativePG", "storageclass": "storage class", "storageClass": "storage class",
-}  # fmt: skip
+LONG_TEXT = 160  # a list longer than this is folded
 
 Section = tuple[str, list[tuple[str, str]]]
 
@@ -85,7 +82,11 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
 
 
 def boundary(found: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The points of the boundary's time line, in the order in which they happened; those not seen are left out."""
+    """The points of the boundary's time line, in the order in which they happened; those not seen are left out.
+
+    The commit that recovery stopped before is whoever's came first after the target, often a tenant's: it is named apart
+    from the mistake and the second marker, unless it is one of them.
+    """
     points: list[dict[str, str]] = []
 
     def add(label: str, at: Any, kind: str, detail: str = "") -> None:
@@ -94,25 +95,43 @@ def boundary(found: Mapping[str, Any]) -> list[dict[str, str]]:
 
     target = found["target"]["requested"] or {}
     before, after, newest = (target.get(key) or {} for key in ("last_before", "first_after", "newest"))
-    own = target.get("own_marker", False)
+    own, at = target.get("own_marker", False), (target.get("target") or {}).get("target_time")
+    mistake = _result(found, "SimulateMistake")
+    second = mistake.get("after") or {}
     add("Base backup ends", (found["backup"] or {}).get("end_time"), "kept")
-    add("Marker before" if own else "Last commit before", before.get("committed_at"), "kept", _xid(before))
-    add("Target", (target.get("target") or {}).get("target_time"), "target")
-    mistake: Mapping[str, Any] = next(
-        (s["result"] for s in found["steps"] if s.get("step") == "SimulateMistake" and s["result"]), {}
-    )
+    if own:
+        add("Marker before", at, "kept", _xid(_result(found, "MarkBefore").get("marker") or before))
+    else:
+        add("Last commit before", before.get("committed_at"), "kept", _xid(before))
+    add("Target", at, "target")
+    if _short_xid(after) not in (_short_xid(mistake), _short_xid(second)):
+        add("First commit after", after.get("committed_at"), "left", _xid(after))
     rows = mistake.get("rows_deleted")
     add("Mistake", mistake.get("at"), "mistake", f"{rows:,} rows deleted" if rows is not None else "")
-    add("Marker after" if own else "First commit after", after.get("committed_at"), "left", _xid(after))
-    add("Newest archived commit", newest.get("committed_at"), "left", _xid(newest))
+    if own and second:
+        add("Marker after", second.get("written_at"), "left", _xid(second))
+    else:
+        add("Newest archived commit", newest.get("committed_at"), "left", _xid(newest))
     if not target:
         return []
     return sorted(points, key=lambda point: datetime.fromisoformat(point["at"]))
 
 
+def _result(found: Mapping[str, Any], step: str) -> Mapping[str, Any]:
+    """What a step of this name answered; nothing if it did not run or did not end well."""
+    return next((item["result"] for item in found["steps"] if item.get("step") == step and item["result"]), {})
+
+
+def _short_xid(commit: Mapping[str, Any]) -> int | None:
+    """A transaction's number as the WAL has it, without its epoch."""
+    return int(commit["xid"]) & 0xFFFFFFFF if commit.get("xid") else None
+
+
 def sections(found: Mapping[str, Any]) -> list[Section]:
     """The details behind the verdict, each a heading and its rows; groups that the run has nothing for are left out."""
     target, copy, around = found["target"], found["copy"], found["circumstances"]
+    told = {"left_out"} & set(copy["quarantine"] or {})  # said once, under its own heading
+    made = {key: value for key, value in (copy["cluster"] or {}).items() if key not in told}
     wanted = (target["requested"] or {}).get("target") or {}
     pages: list[tuple[str, Any]] = [
         ("Base backup", found["backup"]),
@@ -121,7 +140,7 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         ("Point reached", target["reached"]),
         ("Recovery window", target["window"]),
         ("Archive lag before the run", around["archive_lag"]),
-        ("Recovery copy", copy["cluster"]),
+        ("Recovery copy", made),
         ("Quarantine of the copy", copy["quarantine"]),
         ("Source", found["system"]["cluster"]),
         ("Who", found["who"]["actor"]),
@@ -137,7 +156,10 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
 
 
 def rows_of(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """A JSON value as rows of name and text, units and instants written for people; empty values are left out."""
+    """A JSON value as rows of name and text, units and instants written for people; empty values are left out.
+
+    The items of a list that would be a long text stand on lines of their own.
+    """
     if not isinstance(value, Mapping):
         return [] if value in (None, "", [], {}) else [("Value", _text("", value))]
     rows: list[tuple[str, str]] = []
@@ -152,10 +174,7 @@ def rows_of(value: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _name(key: str) -> str:
-    key = {"seconds": "duration", "segment_bytes": "segment_size"}.get(key, key)
-    words = key.removesuffix("_seconds").removesuffix("_bytes").replace("_", " ").split() or [key]
-    shown = [_ACRONYMS.get(word.lower(), word) for word in words]
-    return " ".join([shown[0][:1].upper() + shown[0][1:], *shown[1:]])
+    return cards.show_name({"seconds": "duration", "segment_bytes": "segment_size"}.get(key, key))
 
 
 def _text(key: str, value: Any) -> str:
@@ -168,11 +187,11 @@ def _text(key: str, value: Any) -> str:
     if isinstance(value, str) and (key.endswith(("_at", "_time")) or key == "at"):
         return show_instant(value)
     if key in ("postgresql", "pg_version") and str(value).isdigit():
-        major, minor = divmod(int(value), 10000)
-        return f"{major}.{minor}" if minor else str(major)
+        return cards.show_version(str(value))
     if isinstance(value, list):
         plain = [": ".join(map(str, item)) if isinstance(item, list) else _flat(item) for item in value]
-        return "; ".join(plain)
+        line = "; ".join(plain)
+        return line if len(line) <= LONG_TEXT else "\n".join(plain)
     return str(value)
 
 
@@ -196,7 +215,7 @@ def _where(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     took = f", {show_seconds(when['seconds'])} in all" if when["seconds"] is not None else ""
     return [
         ("Cluster", f"{cluster.get('namespace', '')}/{cluster.get('name', '')}"),
-        ("Site", f"{system['site']} ({system['environment']})"),
+        ("Site", cards.show_site(system["site"], system["environment"])),
         ("Started", (show_instant(when["started_at"])[:16] + " UTC" + took) if when["started_at"] else "–"),
         ("By", str(actor.get("username", "–"))),
     ]

@@ -99,6 +99,7 @@ def test_point_in_time_recovery(site: Site, copies: Any) -> None:
     assert [name for name in site.store.names(f"{FOLDER}/source/wals/") if "/00000002" in name] == []
 
 
+@pytest.mark.long
 def test_without_a_target_it_replays_all_and_promotes(site: Site, copies: Any) -> None:
     """No target: the end of the archive is silently the end; an earlier valid PGDATA is kept aside on the volume."""
     copy = copies(source=site.side(wal_max_parallel=1), database="orders", owner="orders")
@@ -117,6 +118,7 @@ def test_without_a_target_it_replays_all_and_promotes(site: Site, copies: Any) -
     assert copy.ask("select count(*) from pg_database where datname in ('app', 'orders')") == 2
 
 
+@pytest.mark.long
 def test_the_restore_point_of_a_backup(site: Site, copies: Any) -> None:
     """`targetName` barman_<id> is the restore point that barman-cloud-backup leaves on a primary."""
     backup_id = site.backup["backupId"]
@@ -143,6 +145,7 @@ def test_no_backup_for_the_target(site: Site, copies: Any, server: str, target: 
     assert not Path(copy.spec.pgdata).exists()
 
 
+@pytest.mark.long
 def test_target_after_the_last_commit(site: Site, copies: Any) -> None:
     """PostgreSQL itself says that it can't reach it."""
     copy = copies(target=at(datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)))
@@ -152,6 +155,7 @@ def test_target_after_the_last_commit(site: Site, copies: Any) -> None:
     assert done.error.startswith("while waiting for PostgreSQL to stop recovery mode: ")
 
 
+@pytest.mark.long
 def test_target_before_the_named_backup_is_consistent(site: Site, copies: Any) -> None:
     """An explicit backup whose end lies after the target can't serve it, if the WAL shows that in time.
 
@@ -164,6 +168,7 @@ def test_target_before_the_named_backup_is_consistent(site: Site, copies: Any) -
     assert done.said("requested recovery stop point is before consistent recovery point")
 
 
+@pytest.mark.long
 def test_first_wal_missing(site: Site, copies: Any) -> None:
     """The probe ends the job before anything is fetched."""
     server = site.broken("no-begin-wal")
@@ -179,6 +184,7 @@ def test_first_wal_missing(site: Site, copies: Any) -> None:
     assert not Path(copy.spec.pgdata).exists()
 
 
+@pytest.mark.long
 def test_wal_gap_before_the_target(site: Site, copies: Any) -> None:
     """A segment lost between backup and target ends the replay early, and the job with it."""
     server = site.broken("gap")

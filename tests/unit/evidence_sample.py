@@ -250,7 +250,11 @@ def _events() -> list[Event]:
                       for kind, name in reversed(OBLIGATIONS)]  # fmt: skip
             found.append({"type": "phase", "name": "remove", "started_at": at(296), "seconds": 4.9, "how": "until gone"})
         found += [event for event in checks() if event["n"] == n]
-        result = {"xid": 918274, "rows_deleted": 1000, "at": at(7.93)} if step == "SimulateMistake" else None
+        second = {"name": "after", "xid": 918275, "written_at": at(8.82)}
+        result = {
+            "MarkBefore": {"marker": {"name": "before", "xid": 918273, "written_at": at(6.5)}},
+            "SimulateMistake": {"xid": 918274, "rows_deleted": 1000, "at": at(7.93), "after": second},
+        }.get(step)
         found.append({"type": "step_finished", "n": n, "status": "done", "seconds": seconds, "result": result,
                       "error": None})  # fmt: skip
     found.append({"type": "closed", "verdict": "VERIFIED", "reasons": [], "by": "notebook"})

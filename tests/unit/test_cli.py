@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from drillbook import cli
 from drillbook.errors import ParameterError
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
 from drillbook import cli
 
 ROOT = Path(__file__).parents[2]
@@ -160,8 +160,7 @@ def test_the_record_can_be_followed_with_the_commands_of_the_readme(tmp_path: Pa
     assert json.loads(path.read_text().splitlines()[7])["prev"] == digest
 
 
-def test_the_help_of_every_command_can_be_read() -> None:
+def test_the_help_of_every_command_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ["", "run", "finish", "cleanup", "verify", "list", "doctor"]:
-        argv = [sys.executable, "-m", "drillbook", *([command] if command else []), "--help"]
-        shown = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-        assert "Usage: drillbook" in shown
+        assert cli.status([*([command] if command else []), "--help"]) == 0
+        assert "Usage: drillbook" in capsys.readouterr().out

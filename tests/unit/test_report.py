@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evidence_sample import checks, failed, make_run, opened, planned, unproven, verified, write_journal
+from evidence_sample import at, checks, failed, make_run, opened, planned, unproven, verified, write_journal
 
 from drillbook import cards, report
 from drillbook.errors import EvidenceError, EvidenceUnwritable
@@ -116,9 +116,51 @@ def test_the_boundary_is_in_order_and_leaves_out_what_was_not_seen() -> None:
         "Target",
         "Mistake",
         "Marker after",
-        "Newest archived commit",
     ]
     assert report.boundary(record(verified()[:20])) == []
+
+
+def test_the_boundary_tells_a_tenants_commit_from_the_second_marker() -> None:
+    events = verified()
+    for event in events:
+        if event["type"] == "fact" and event["name"] == "target":
+            event["value"]["first_after"] = {"xid": 918300, "committed_at": at(6.9), "lsn": "0/1"}
+    points = {point["label"]: (point["at"], point["detail"]) for point in report.boundary(record(events))}
+    assert list(points)[2:] == ["Target", "First commit after", "Mistake", "Marker after"]
+    assert points["First commit after"] == (at(6.9), "XID 918300")
+    assert points["Marker after"] == (at(8.82), "XID 918275")
+
+
+def test_a_target_of_ones_own_shows_the_commits_around_it() -> None:
+    events = verified()
+    for event in events:
+        if event["type"] == "fact" and event["name"] == "target":
+            event["value"] |= {
+                "own_marker": False,
+                "first_after": {"xid": 900000, "committed_at": at(6.9), "lsn": "0/1"},
+            }
+    labels = [point["label"] for point in report.boundary(record(events))]
+    assert labels[1:4] == ["Last commit before", "Target", "First commit after"]
+    assert "Marker after" not in labels and labels[-1] == "Newest archived commit"
+
+
+def test_long_details_are_folded_unless_the_check_did_not_hold() -> None:
+    events = verified()
+    seen = [event for event in events if event["type"] == "check"][:2]
+    for event, word in zip(seen, ("VERIFIED", "FAILED"), strict=True):
+        event |= {"verdict": word, "details": [[f"kind {n}", "equal"] for n in range(4)]}
+    page = report.html(record(events))
+    assert page.count('<details class="fold"><summary>4 details</summary>') == 1
+    assert page.count('<details class="fold" open><summary>4 details</summary>') == 1
+
+
+def test_a_card_writes_the_fields_of_a_result_for_people() -> None:
+    rows = [("own marker", "True"), ("begin lsn", "0/4000028"), ("fetch seconds", "7.5"), ("server version", "180006"),
+            ("stopped at", "2026-11-23T07:13:01.961954Z")]  # fmt: skip
+    words = Tags(cards.step_card(n=1, title="T", rows=rows)["text/html"]).words
+    for part in ("Own marker yes", "Begin LSN 0/4000028", "Fetch 7.5 s", "Server version 18.6",
+                 "Stopped at 2026-11-23 07:13:01.961 UTC"):  # fmt: skip
+        assert part in words
 
 
 def test_a_report_is_written_as_a_whole_and_carries_the_ledgers_digest(tmp_path: Path) -> None:

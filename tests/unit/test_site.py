@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
 from drillbook.errors import ParameterError
 from drillbook.site import Site, load_site
 

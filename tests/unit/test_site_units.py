@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from drillbook.site import Expectation, parse_duration, show_duration, size_bytes
 from hypothesis import given
 from hypothesis import strategies as st
+
+from drillbook.site import Expectation, parse_duration, show_duration, size_bytes
 
 
 @pytest.mark.parametrize(
