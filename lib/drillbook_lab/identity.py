@@ -69,6 +69,12 @@ def _works(prefix: Sequence[str], argv: Sequence[str]) -> str | None:
 @functools.cache
 def identity() -> Identity:
     """The identity for PostgreSQL on this machine; LabError if there is none, saying the one thing to do."""
+    if sys.platform == "linux" and not Path("/proc/self").exists():
+        raise LabError(
+            "PostgreSQL can't start here",
+            "/proc is not mounted, and it looks there for its libraries",
+            "mount -t proc proc /proc",
+        )
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return Identity.SELF
     if _works(_prefix(Identity.USER_NAMESPACE), ["true"]) is None:

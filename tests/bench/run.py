@@ -201,6 +201,8 @@ def main(chosen: list[str]) -> int:
             if not chosen or measure.__name__ in chosen:
                 out.print(f"measuring {measure.__name__} …", style="dim")
                 rows += measured(measure, wanted, Path(name))
+                for row in rows[-len(wanted) :]:
+                    out.print(f"  {row.name}: {row.value} {row.unit}, {row.how}", style="dim", markup=False)
     if not chosen:
         RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(

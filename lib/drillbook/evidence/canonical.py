@@ -18,7 +18,8 @@ from drillbook.model import Lsn, show_instant
 SCHEMA = "drillbook.record/1"
 """What a record's fields mean. A record of another schema is kept as it is and not computed again."""
 
-_ADDED_BY_PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}
+_NOT_THE_PROCEDURE = {"injected-parameters", "papermill-error-cell-tag", "parameters", "operation-note"}
+"""What papermill adds, and what an engineer is meant to write: parameters are in the journal, the note in the copy."""
 
 
 def plain(value: Any) -> Any:
@@ -69,15 +70,18 @@ def sha256_file(path: Path) -> str:
 def notebook_digest(path: Path) -> str:
     """The digest of a notebook's prose and code, the same for a source and for each executed copy of it.
 
-    Outputs, execution counts, cell ids and metadata don't count, nor do the cells that papermill adds.
+    Outputs, execution counts, cell ids and metadata don't count, nor do empty cells, the cells that papermill adds, the
+    parameters and the operation note.
     """
     notebook = json.loads(path.read_text(encoding="utf-8"))
     cells = []
     for cell in notebook["cells"]:
-        if _ADDED_BY_PAPERMILL & set(cell.get("metadata", {}).get("tags", [])):
+        if _NOT_THE_PROCEDURE & set(cell.get("metadata", {}).get("tags", [])):
             continue
         source = cell.get("source", "")
-        cells.append([cell["cell_type"], source if isinstance(source, str) else "".join(source)])
+        text = source if isinstance(source, str) else "".join(source)
+        if text.strip():  # JupyterLab adds an empty cell when the last one is run
+            cells.append([cell["cell_type"], text])
     return sha256(canonical(cells))
 
 

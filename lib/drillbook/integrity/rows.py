@@ -82,7 +82,8 @@ def digest_table(db: Database, table: Table, key: bytes) -> TableDigest:
     # convert_to with the server's own encoding changes nothing; textsend would depend on the client's.
     # A sum of hashes knows no order; by 16 hexadecimal digits at a time, which every version from 14 on can convert.
     sums = ", ".join(
-        f"coalesce(pg_catalog.sum(('x' || pg_catalog.substr(h, {at}, 16))::bit(64)::bigint), 0)" for at in (1, 17, 33, 49)
+        f"coalesce(pg_catalog.sum(('x' || pg_catalog.substr(h, {at}, 16))::bit(64)::bigint), 0)"
+        for at in (1, 17, 33, 49)
     )
     statement = (
         f"select pg_catalog.count(*), {sums} from (select pg_catalog.encode(pg_catalog.sha256(%s::pg_catalog.bytea || "  # noqa: S608 - the server quoted the name

@@ -326,6 +326,21 @@ class Run:
         reason: str = "",
         seconds: float = 0.0,
     ) -> None:
+        try:
+            self._draw_card(step, status, result, plan, error, reason, seconds)
+        except Exception as failure:  # a card is only a view: the step is journalled, and its result must be returned
+            self._log_traceback(failure)
+
+    def _draw_card(
+        self,
+        step: Step[Any],
+        status: str,
+        result: Any,
+        plan: Plan | None,
+        error: RunbookError | None,
+        reason: str,
+        seconds: float,
+    ) -> None:
         bundle = cards.step_card(
             n=self._n,
             title=step.title,
