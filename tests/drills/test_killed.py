@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from fix_drills import NOTEBOOK, ROOT, Drill, DrillLab, until
 
 
@@ -48,6 +49,17 @@ def test_a_killed_kernel_is_settled_by_its_runner(drill_lab: DrillLab) -> None:
     assert (folder / "report.html").exists()
     assert "not seen to finish" in str(drill.record["verdict"]["reasons"])
     assert drill_lab.drillbook("verify", folder.name).returncode == 0
+
+
+@pytest.mark.long
+def test_a_runner_that_is_told_to_stop_settles_first(drill_lab: DrillLab) -> None:
+    runner, folder = _start(drill_lab)
+    runner.terminate()
+    said, _ = runner.communicate(timeout=240)
+    drill = Drill(runner.returncode, folder, said)
+    assert (drill.code, drill.verdict) == (6, "UNPROVEN"), drill.said
+    assert drill.of("attempt")[-1]["how"] == "interrupted"
+    assert {event["id"] for event in drill.of("settled")} == set(drill.created)
 
 
 def test_when_the_runner_is_killed_too_cleanup_finds_what_is_left(drill_lab: DrillLab) -> None:

@@ -64,7 +64,19 @@ def test_a_backup_is_watched_to_its_end_and_deleted(kubectl: Kubectl, drill_lab:
     created = kubectl("create", "-f", "-", stdin=yaml.safe_dump(manifest))
     assert created.returncode == 0, created.stderr
     watch = subprocess.Popen(
-        ["kubectl", "--kubeconfig", str(drill_lab.home / "kubeconfig"), "--context", "lab-admin", "-n", drill_lab.site.cluster.namespace, "get", "backups", "-w", "--request-timeout=50s"],
+        [
+            "kubectl",
+            "--kubeconfig",
+            str(drill_lab.home / "kubeconfig"),
+            "--context",
+            "lab-admin",
+            "-n",
+            drill_lab.site.cluster.namespace,
+            "get",
+            "backups",
+            "-w",
+            "--request-timeout=50s",
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -204,7 +204,7 @@ def _causes_of_ends(events: Sequence[Event]) -> Iterator[Cause]:
     told = any(event["status"] in ("failed", "refused") for event in of_type(events, "step_finished"))
     told = told or any(event.get("by") == "notebook" for event in of_type(events, "closed"))
     how = attempts[-1]["how"] if attempts else ""
-    if how in ("kernel died", "timeout") or (how == "error" and not told):
+    if how in ("kernel died", "timeout", "interrupted") or (how == "error" and not told):
         detail = f": {attempts[-1]['error']}" if attempts[-1].get("error") else ""
         yield Cause(Verdict.UNPROVEN, f"the notebook did not complete ({how}{detail})", 3)
     if of_type(events, "closed") and of_type(events, "closed")[-1].get("by") == "cleanup":

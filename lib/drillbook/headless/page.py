@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+
+
+def prepare() -> None:
+    """Import what the page needs, ahead of time: it takes most of a second, which a running notebook covers."""
+    importlib.import_module("nbconvert")
 
 
 def write_page(path: Path) -> None:

@@ -11,8 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +27,7 @@ from drillbook import cleanup as removal
 from drillbook import kube as k8s
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.evidence import Journal, Ledger, Masker, judge, notebook_digest, seal, sha256_file
-from drillbook.headless.page import write_page
+from drillbook.headless.page import prepare, write_page
 from drillbook.manifests import RUN_LABEL
 from drillbook.model import Verdict
 from drillbook.report import render
@@ -116,18 +119,28 @@ def _papermill(
         "python3",
     ]
     deadline = time.monotonic() + site.limits.total.total_seconds()
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as child:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr,
+        _terminated_as_interrupted(),
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+        ) as child,
+    ):
+        threading.Thread(target=prepare, name="prepare the page", daemon=True).start()
         seen = 0
-        while child.poll() is None:
-            seen = _tell(folder, seen, progress)
-            if time.monotonic() > deadline:
-                os.killpg(child.pid, signal.SIGKILL)
-                return "timeout", f"the run took longer than limits.total ({site.limits.total})"
-            time.sleep(0.1)
-        words = child.stderr.read() if child.stderr else ""
+        try:
+            while child.poll() is None:
+                seen = _tell(folder, seen, progress)
+                if time.monotonic() > deadline:
+                    _kill(child, folder)
+                    return "timeout", f"the run took longer than limits.total ({site.limits.total})"
+                time.sleep(0.1)
+        except KeyboardInterrupt:
+            _kill(child, folder)
+            return "interrupted", "the runner was told to stop"
         _tell(folder, seen, progress)
+        stderr.seek(0)
+        words = stderr.read()
     if child.returncode == 0:
         return "completed", ""
     last = [line for line in words.splitlines() if line.strip()]
@@ -135,6 +148,27 @@ def _papermill(
     return ("kernel died" if dead else "error"), (
         last[-1][:300] if last else f"papermill ended with {child.returncode}"
     )
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM (a scheduler's way to stop a run) is taken like Ctrl-C, so that the run is settled all the same."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _kill(child: subprocess.Popen[bytes], folder: Path) -> None:
+    """Kill papermill, and wait until the kernel, which watches its parent, has gone too: it must not act any more."""
+    os.killpg(child.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while alive(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _tell(folder: Path, seen: int, progress: Progress) -> int:
@@ -174,12 +208,13 @@ def _add_the_end(
     masker = Masker()
     journal = Journal.open(folder / "journal.jsonl", masker=masker)
     events = journal.events()
-    if opened["mode"] == "apply" and not any(event["type"] == "closed" for event in events):
+    closed = any(event["type"] == "closed" for event in events)
+    if opened["mode"] == "apply" and (unsettled(events) or not closed):
         _settle_cluster(journal, opened, masker, progress)
     path = folder / notebook
     digests = {"sha256": sha256_file(path), "notebook_sha256": notebook_digest(path)} if path.is_file() else {}
     journal.append("attempt", n=1, notebook=notebook, how=how, error=message, **digests)
-    if not any(event["type"] == "closed" for event in events):
+    if not closed:
         judged = judge(journal.events())
         journal.append("closed", verdict=judged.verdict, reasons=judged.reasons, by=by)
     write_page(path)
@@ -245,7 +280,7 @@ def exit_code(events: list[dict[str, Any]], how: str) -> int:
         return 0
     if found.verdict is Verdict.FAILED:
         return 1
-    return STOPPED_MIDWAY if how in ("kernel died", "timeout", "killed") else 2
+    return STOPPED_MIDWAY if how in ("kernel died", "timeout", "interrupted", "killed") else 2
 
 
 def finish(folder: Path, notebook: Path) -> RunOutcome:
