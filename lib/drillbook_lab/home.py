@@ -23,10 +23,15 @@ _OURS = (
 
 
 def default_home() -> Path:
-    """`$DRILLBOOK_LAB_HOME`, else the user's state directory."""
+    """`$DRILLBOOK_LAB_HOME`, else the user's state directory; root's is the system's.
+
+    PostgreSQL may run as another user there, and root's own home is not to be opened to it.
+    """
     chosen = os.environ.get(VARIABLE)
     if chosen:
         return Path(chosen).absolute()
+    if os.geteuid() == 0 and not os.environ.get("XDG_STATE_HOME"):
+        return Path("/var/lib/drillbook/lab")
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(state) / "drillbook" / "lab"
 
