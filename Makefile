@@ -36,7 +36,7 @@ drill: setup ## the monthly verification, on the running lab or on one of its ow
 test: setup ## lint, every test that is not long, and the runbooks in plan mode
 	@begun=$$(date +%s); \
 	$(MAKE) --no-print-directory lint && \
-	$(BIN)/python -m pytest -m "not long" && \
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile && \
 	$(MAKE) --no-print-directory test-notebooks || exit 1; \
 	mkdir -p outputs/bench && echo "{\"seconds\": $$(( $$(date +%s) - begun ))}" > outputs/bench/last-test.json
 
