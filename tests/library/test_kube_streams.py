@@ -230,7 +230,7 @@ def test_nothing_is_left_after_a_hundred_forwards(api: Api, pod: str, server: Se
         return descriptors() <= limit
 
     gc.collect()
-    before = descriptors()
+    before, elsewhere = descriptors(), _ours()
     with Kube.open(str(api.kubeconfig), "lab-admin") as kube:
         shell(kube, pod, "true")  # starts the loop and its thread
         with kube.forward("default", pod, server.address.port):
@@ -239,17 +239,24 @@ def test_nothing_is_left_after_a_hundred_forwards(api: Api, pod: str, server: Se
         assert settles(warm)
         assert threading.active_count() <= threads
     assert settles(before)
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("drillbook")]
+    assert _ours() <= elsewhere
+
+
+def _ours() -> set[int]:
+    """The library's threads in this process."""
+    return {thread.ident or 0 for thread in threading.enumerate() if thread.name.startswith("drillbook")}
 
 
 def test_many_connections_at_once(kube: Kube, pod: str, server: Server) -> None:
     """Sixty sessions through one forward, all on one thread of ours."""
+    before = _ours()
     with kube.forward("default", pod, server.address.port) as forward:
         address = Address(forward.host, forward.port, why=forward.why)
         sessions = [connect(address) for _ in range(60)]
         try:
             assert [db.ask_text("select %s::int", (n,)) for n, db in enumerate(sessions)] == [[(n,)] for n in range(60)]
-            assert [t.name for t in threading.enumerate()].count("drillbook-streams") == 1
+            # Other tests' clients may live in this process: ours has one thread, however many sessions there are.
+            assert len(_ours() - before) <= 1
         finally:
             for db in sessions:
                 db.close()
