@@ -14,6 +14,7 @@ from pathlib import Path
 from drillbook_lab.apiserver.errors import ApiError, Object
 from drillbook_lab.apiserver.registry import Registry
 from drillbook_lab.controller.places import PodPlaces, Prepare
+from drillbook_lab.errors import LabError
 from drillbook_lab.identity import prepare_dir
 from drillbook_lab.podworker import PodWorker
 from drillbook_lab.volumes import FINALIZER, Volumes
@@ -149,4 +150,5 @@ class Kubelet:
 
 
 def _no_prepare(pod: Object, places: PodPlaces) -> None:
-    raise NotImplementedError("the controllers say how a pod is prepared")
+    # The controllers set their own before any pod exists; a pod that came earlier must not start half-prepared.
+    raise LabError("a pod was to start before the controllers", places.run_dir.name, "drillbook lab down, then up again")
