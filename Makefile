@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: help setup drill test test-notebooks test-long lint lab bench docs clean
+.PHONY: help setup drill test test-notebooks test-long lint lab bench conformance docs clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -59,6 +59,9 @@ lab: setup ## start the embedded lab and say how to reach it
 
 bench: setup ## the figures of the README, measured on this machine
 	$(BIN)/python tests/bench/run.py
+
+conformance: setup ## ask the lab every fact about CloudNativePG that the runbooks stand on, and write docs/conformance.md
+	$(BIN)/python tests/conformance/on_lab.py --page docs/conformance.md
 
 docs: setup ## prove that README, index and records of decisions say what is there
 	$(BIN)/pytest tests/unit/test_docs.py tests/unit/test_frame.py tests/unit/test_deploy.py

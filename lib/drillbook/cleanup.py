@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from drillbook import kube as k8s
-from drillbook.errors import Changed, StepTimeoutError
+from drillbook.errors import Changed, KubernetesError, StepTimeoutError
 from drillbook.manifests import EXPIRES, RUN_LABEL
 from drillbook.model import parse_instant
 
@@ -42,7 +42,7 @@ class Removed:
 def left_of(kube: k8s.Kube, namespace: str, run_id: str = "") -> list[dict[str, Any]]:
     """Every object of a run (of any run, without ``run_id``) that is there now."""
     labels = f"{RUN_LABEL}={run_id}" if run_id else RUN_LABEL
-    return [item for kind in (k8s.CLUSTER, *OF_A_RUN) for item in kube.list(kind, namespace, labels=labels)]
+    return [item for kind in (k8s.CLUSTER, *OF_A_RUN) for item in _list(kube, kind, namespace, labels)]
 
 
 def expired(item: dict[str, Any], now: datetime) -> bool:
@@ -79,7 +79,7 @@ def remove_run(
         proof = f"404 at {_now()}; no pod, job, volume claim, secret or service of it is left"
         removed.append(Removed("Cluster", namespace, name, proof))
     for kind in OF_A_RUN:
-        for item in kube.list(kind, namespace, labels=labels):
+        for item in _list(kube, kind, namespace, labels):
             name = item["metadata"]["name"]
             kube.delete(kind, namespace, name, uid=item["metadata"]["uid"])
             gone = kube.wait(
@@ -110,6 +110,16 @@ def _wait_gone(kube: k8s.Kube, namespace: str, cluster: str, deadline: float, sa
             )
         say(f"waiting for {len(left)} to be gone: {', '.join(left[:4])}")
         time.sleep(0.3)
+
+
+def _list(kube: k8s.Kube, kind: k8s.Kind, namespace: str, labels: str) -> list[dict[str, Any]]:
+    """The objects of a kind. A cluster that backs up in-tree may not know ObjectStores: then there are none."""
+    try:
+        return kube.list(kind, namespace, labels=labels)
+    except KubernetesError as error:
+        if kind is k8s.OBJECT_STORE and error.status == 404:
+            return []
+        raise
 
 
 def _now() -> str:

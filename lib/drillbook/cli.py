@@ -22,10 +22,12 @@ from rich.table import Table
 from rich.text import Text
 from typer.exceptions import TyperException
 
+from drillbook import conformance as asked
 from drillbook import doctor as health
 from drillbook import evidence, headless
 from drillbook import run as places
 from drillbook.errors import ParameterError, RunbookError
+from drillbook.interview import interview
 from drillbook.terminal import VERDICT_STYLES, Narrator, show_outcome
 
 BAD_USAGE = 4
@@ -127,8 +129,26 @@ def list_runs() -> int:
 
 
 @app.command()
-def doctor(site: SiteOption = "") -> int:
-    """Say whether this machine, site and cluster are ready for a drill, and what to do if not. Changes nothing."""
+def doctor(
+    site: SiteOption = "",
+    conformance: Annotated[
+        bool, typer.Option("--conformance", help="Ask the cluster itself for every fact that the runbooks stand on; makes small things.")
+    ] = False,
+    namespace: Annotated[str, typer.Option(help="With --conformance: where the probes' things are made.")] = "",
+    object_store: Annotated[
+        str, typer.Option(help="With --conformance: an ObjectStore there that probes may archive to, in folders probe-….")
+    ] = "",
+    endpoint_url: Annotated[str, typer.Option(help="With --conformance: that store as it is seen from here.")] = "",
+    probe: Annotated[list[str] | None, typer.Option(help="With --conformance: only this probe; may be repeated.")] = None,
+    write: Annotated[Path | None, typer.Option(help="With --conformance: keep the answers in this JSON file.")] = None,
+) -> int:
+    """Say whether this machine, site and cluster are ready for a drill, and what to do if not. Changes nothing.
+
+    With --conformance it asks the cluster in the current kubeconfig context instead, and removes what it made.
+    """
+    if conformance:
+        options = asked.Options(namespace=namespace, object_store=object_store, endpoint_url=endpoint_url)
+        return interview(out, options, probe or [], write)
     ready = True
     for item in health.examine(site, places.outputs_dir()):
         mark, style = {True: ("ok", "green"), False: ("no", "bold red"), None: ("--", "yellow")}[item.ok]

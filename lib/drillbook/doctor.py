@@ -137,11 +137,11 @@ def _passwords(ctx: Context) -> Iterator[Item]:
 
 def _archive(ctx: Context) -> Item:
     try:
-        catalogue = objectstore.catalogue(ctx.store, ctx.server_name)
+        catalogue = objectstore.catalogue(ctx.store, ctx.archive.server_name)
     except RunbookError as error:
         return Item("archive", False, error.what, error.todo)
     if not catalogue.usable:
-        return Item("archive", False, f"no usable base backup of {ctx.server_name}", "Take a base backup first.")
+        return Item("archive", False, f"no usable base backup of {ctx.archive.server_name}", "Take a base backup first.")
     newest = catalogue.usable[-1]
     age = newest.age_seconds(datetime.now(UTC)) / 3600
     fresh = age <= ctx.site.freshness.backup_age.total_seconds() / 3600

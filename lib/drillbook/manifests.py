@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from drillbook.model import BaseBackup, ClusterRef, RecoveryTarget, show_instant
 from drillbook.site import Site
-from drillbook.step import BARMAN_PLUGIN
+from drillbook.step import BARMAN_PLUGIN, IN_TREE, SourceArchive
 
 RUN_LABEL = "drillbook.io/run"
 EXPIRES = "drillbook.io/expires-at"
@@ -128,9 +128,8 @@ def password_secret(copy: Copy, *, username: str, password: str, owner_uid: str)
     }
 
 
-def object_store(copy: Copy, site: Site, source_store: dict[str, Any], *, owner_uid: str) -> dict[str, Any]:
-    """The archive as the copy sees it: the source's place, read-only credentials, no retention policy."""
-    configuration = source_store["spec"]["configuration"]
+def archive_as_read(site: Site, configuration: dict[str, Any]) -> dict[str, Any]:
+    """The archive as the copy sees it: the source's place, and the read-only credentials of the drill namespace."""
     reader = site.archive.reader_secret
     kept: dict[str, Any] = {
         key: configuration[key] for key in ("destinationPath", "endpointURL") if key in configuration
@@ -143,20 +142,25 @@ def object_store(copy: Copy, site: Site, source_store: dict[str, Any], *, owner_
         found = {key: configuration[section][key] for key in keys if key in configuration.get(section, {})}
         if found:
             kept[section] = found
+    return kept
+
+
+def object_store(copy: Copy, site: Site, archive: SourceArchive, *, owner_uid: str) -> dict[str, Any]:
+    """The ObjectStore that the plugin reads for the copy; it has no retention policy."""
     return {
         "apiVersion": "barmancloud.cnpg.io/v1",
         "kind": "ObjectStore",
         "metadata": _metadata(copy, copy.store, owner_uid),
-        "spec": {"configuration": kept},
+        "spec": {"configuration": archive_as_read(site, archive.configuration)},
     }
 
 
-def network_policy(copy: Copy, source_store: dict[str, Any], *, owner_uid: str) -> dict[str, Any]:
+def network_policy(copy: Copy, archive: SourceArchive, *, owner_uid: str) -> dict[str, Any]:
     """Lets the copy's pods out to DNS, the API server and the object store only.
 
     A policy knows addresses and ports, no names: an object store given by name is allowed by its port.
     """
-    endpoint = urlsplit(source_store["spec"]["configuration"].get("endpointURL", "https://s3.amazonaws.com"))
+    endpoint = urlsplit(archive.configuration.get("endpointURL", "https://s3.amazonaws.com"))
     port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
     store_rule: dict[str, Any] = {"ports": [{"protocol": "TCP", "port": port}]}
     try:
@@ -230,11 +234,24 @@ def _postgresql(source: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str,
     return found, left_out
 
 
+def _recovery_source(copy: Copy, site: Site, archive: SourceArchive, backup: BaseBackup) -> dict[str, Any]:
+    """The archive by the source's own method: where that works, what reads it is there.
+
+    ``serverName`` is always named: its defaults differ, the plugin's is the copy's name and the other the entry's.
+    """
+    if archive.method == IN_TREE:
+        read = archive_as_read(site, archive.configuration)
+        return {"barmanObjectStore": {**read, "serverName": backup.server_name}}
+    parameters = {"barmanObjectName": copy.store, "serverName": backup.server_name}
+    return {"plugin": {"name": BARMAN_PLUGIN, "parameters": parameters}}
+
+
 def recovery_cluster(
     copy: Copy,
     site: Site,
     source: dict[str, Any],
     *,
+    archive: SourceArchive,
     backup: BaseBackup,
     target: RecoveryTarget,
     owner_uid: str,
@@ -275,15 +292,7 @@ def recovery_cluster(
                 "recoveryTarget": recovery_target(target, backup),
             }
         },
-        "externalClusters": [
-            {
-                "name": "source",
-                "plugin": {
-                    "name": BARMAN_PLUGIN,
-                    "parameters": {"barmanObjectName": copy.store, "serverName": backup.server_name},
-                },
-            }
-        ],
+        "externalClusters": [{"name": "source", **_recovery_source(copy, site, archive, backup)}],
     }
     metadata = _metadata(copy, copy.ref.name, owner_uid)
     cluster = {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": metadata, "spec": spec}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,13 +80,15 @@ def question(name: str) -> str:
 class Database:
     """One connection to one database, each statement a transaction of its own outside ``snapshot``.
 
-    Safe to use from several threads, one statement at a time. Every method raises PostgresError.
+    Safe to use from several threads: one statement, or one snapshot, at a time. Every method raises PostgresError.
     """
 
     def __init__(self, connection: psycopg.Connection[Any], address: Address, password: str) -> None:
         self._connection = connection
         self._address = address
         self._password = password
+        # Held for a statement or a transaction: psycopg's own lock would let another thread's in between.
+        self._turn = threading.RLock()
 
     @classmethod
     def connect(
@@ -133,7 +136,7 @@ class Database:
 
     def ask(self, question: str | SQL | Composed, /, **params: Any) -> list[dict[str, Any]]:
         """The rows that answer ``sql/<question>.sql`` (or a composed statement)."""
-        with self._errors(_told(question)), self._connection.cursor() as cursor:
+        with self._turn, self._errors(_told(question)), self._connection.cursor() as cursor:
             cursor.execute(_statement(question), params)
             return cursor.fetchall() if cursor.description is not None else []
 
@@ -149,7 +152,10 @@ class Database:
         Without ``params`` a percent sign stands for itself. ``timeout_seconds`` overrides the connection's limit.
         Inside ``snapshot`` it is asked in that transaction.
         """
-        with self._errors("the question"), self._read_only(), self._connection.cursor(row_factory=tuple_row) as cursor:
+        with (
+            self._turn, self._errors("the question"), self._read_only(),
+            self._connection.cursor(row_factory=tuple_row) as cursor,
+        ):  # fmt: skip
             if timeout_seconds is not None:
                 cursor.execute(
                     "SELECT pg_catalog.set_config('statement_timeout', %s, true)",
@@ -162,7 +168,7 @@ class Database:
     @contextmanager
     def snapshot(self) -> Iterator[Self]:
         """One REPEATABLE READ READ ONLY transaction: all questions inside see the same instant."""
-        with self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
+        with self._turn, self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
             yield self
 
     @contextmanager
@@ -211,13 +217,13 @@ class Database:
         A file may hold several statements if it has no parameters; they are one transaction then. If the connection is
         lost, the error's ``changed`` is unknown.
         """
-        with self._errors(_told(statement), writes=True), self._connection.cursor() as cursor:
+        with self._turn, self._errors(_told(statement), writes=True), self._connection.cursor() as cursor:
             cursor.execute(_statement(statement), params)
             return max(0, cursor.rowcount)
 
     def run_one(self, statement: str | SQL | Composed, /, **params: Any) -> dict[str, Any]:
         """Run a statement that writes and answers with one row, and commit; that row."""
-        with self._errors(_told(statement), writes=True), self._connection.cursor() as cursor:
+        with self._turn, self._errors(_told(statement), writes=True), self._connection.cursor() as cursor:
             cursor.execute(_statement(statement), params)
             rows = cursor.fetchall()
         return _only(rows, _told(statement))

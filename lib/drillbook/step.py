@@ -86,6 +86,23 @@ class Recorder(Protocol):
     def seen(self, name: str) -> Any: ...
 
 
+PLUGIN, IN_TREE = "plugin", "barmanObjectStore"  # CloudNativePG's own words for the methods of backup
+
+
+@dataclass(frozen=True)
+class SourceArchive:
+    """Where the source archives. Both methods have one layout and one shape of configuration."""
+
+    method: str
+    configuration: dict[str, Any]
+    server_name: str
+
+    @property
+    def location(self) -> str:
+        """The folder in the object store that holds ``base/`` and ``wals/``."""
+        return str(self.configuration["destinationPath"]).rstrip("/") + "/" + self.server_name
+
+
 def pod_of(cluster: dict[str, Any]) -> str:
     """The name of the Cluster's current primary pod, or ``""`` while there is none."""
     return str(cluster.get("status", {}).get("currentPrimary", ""))
@@ -121,7 +138,7 @@ class Context:
     def store(self) -> ObjectStore:
         """The source's archive, with the read-only credentials that the drill namespace holds."""
         reader = self.site.archive.reader_secret
-        destination = self.object_store["spec"]["configuration"]
+        destination = self.archive.configuration
         secret = self.kube.secret(self.site.drill_namespace, reader.name)
         missing = [key for key in (reader.access_key_id, reader.secret_access_key) if key not in secret]
         if missing:
@@ -137,35 +154,34 @@ class Context:
         )
 
     @cached_property
-    def archiver_plugin(self) -> dict[str, Any]:
-        """Parameters of the Barman Cloud Plugin entry that archives the source's WAL."""
-        plugins = self.cluster_object(self.source_ref).get("spec", {}).get("plugins", [])
-        for plugin in plugins:
+    def archive(self) -> SourceArchive:
+        """How and where the source archives: through the Barman Cloud Plugin, or in-tree."""
+        spec = self.cluster_object(self.source_ref).get("spec", {})
+        for plugin in spec.get("plugins", []):
             if plugin.get("name") == BARMAN_PLUGIN and plugin.get("isWALArchiver") and plugin.get("enabled", True):
-                return dict(plugin.get("parameters", {}))
+                return self._plugin_archive(plugin.get("parameters", {}))
+        section = spec.get("backup", {}).get("barmanObjectStore")
+        if section:
+            return SourceArchive(IN_TREE, section, self._folder(section))
         raise PreconditionError(
-            f"Cluster {self.source_ref} archives no WAL through {BARMAN_PLUGIN}: spec.plugins has no enabled entry "
-            "with isWALArchiver",
+            f"Cluster {self.source_ref} archives no WAL: spec.plugins has no enabled entry of {BARMAN_PLUGIN} with "
+            "isWALArchiver, and spec.backup no barmanObjectStore",
             todo="Configure the plugin and an ObjectStore (in-tree barmanObjectStore is deprecated since CNPG 1.26).",
         )
 
-    @cached_property
-    def object_store(self) -> dict[str, Any]:
-        """The ObjectStore that the source's WAL archiver uses."""
-        name = self.archiver_plugin.get("barmanObjectName", "")
+    def _plugin_archive(self, parameters: dict[str, Any]) -> SourceArchive:
+        name = parameters.get("barmanObjectName", "")
         found = self.kube.get(k8s.OBJECT_STORE, self.site.cluster.namespace, name)
         if found is None:
             raise PreconditionError(
                 f"ObjectStore {self.site.cluster.namespace}/{name} does not exist, though the Cluster names it",
                 todo="Create it: while it is missing CloudNativePG stalls without a word.",
             )
-        return found
+        return SourceArchive(PLUGIN, found["spec"]["configuration"], self._folder(parameters))
 
-    @property
-    def server_name(self) -> str:
-        """The folder of the source's archive: the profile's, else the plugin's parameter, else the Cluster's name."""
-        given = self.site.archive.server_name or self.archiver_plugin.get("serverName", "")
-        return str(given or self.site.cluster.name)
+    def _folder(self, section: dict[str, Any]) -> str:
+        """The folder of the source's archive: the profile's, else the one configured, else the Cluster's name."""
+        return str(self.site.archive.server_name or section.get("serverName") or self.site.cluster.name)
 
     def cluster_object(self, ref: ClusterRef) -> dict[str, Any]:
         """The Cluster as the API server has it now."""

@@ -45,6 +45,18 @@ HomeOption = Annotated[
 ]
 ProfileOption = Annotated[str, typer.Option("--profile", help="Which site to build: first or second.")]
 DataOption = Annotated[float, typer.Option("--data-mb", min=0.0, help="Size of the tenants' data in megabytes.")]
+InstancesOption = Annotated[
+    int,
+    typer.Option(
+        "--instances", min=1, max=3, envvar="DRILLBOOK_LAB_INSTANCES", help="PostgreSQL instances of the site's cluster."
+    ),
+]
+MethodOption = Annotated[
+    str,
+    typer.Option(
+        "--backup-method", envvar="DRILLBOOK_LAB_BACKUP_METHOD", help="How the site archives: plugin or barmanObjectStore."
+    ),
+]
 SiteOption = Annotated[
     Path | None, typer.Option("--site", help="The site profile to pin and export; else the one in sites/.")
 ]
@@ -55,9 +67,15 @@ def _home(chosen: Path | None) -> LabHome:
 
 
 @app.command()
-def up(home: HomeOption = None, profile: ProfileOption = "first", data_mb: DataOption = 60.0) -> None:
+def up(
+    home: HomeOption = None,
+    profile: ProfileOption = "first",
+    data_mb: DataOption = 60.0,
+    instances: InstancesOption = 1,
+    backup_method: MethodOption = "plugin",
+) -> None:
     """Start the lab and build its site; a lab that is up already is left as it is."""
-    load(profile)  # an unknown one is bad usage, and said before anything starts
+    load(profile, backup_method)  # an unknown one is bad usage, and said before anything starts
     lab = _home(home)
     began = time.monotonic()
     if lab.is_running() and lab.state().get("ready"):
@@ -70,8 +88,14 @@ def up(home: HomeOption = None, profile: ProfileOption = "first", data_mb: DataO
         return
     daemon = None
     if not lab.is_running():
-        lab.clear()
-        daemon = supervise.start(lab, supervise.daemon_command(lab, profile, data_mb), detached=True)
+        if lab.is_resumable and lab.state().get("profile") != profile:
+            raise UsageFault(
+                "another site's lab lies here", f"profile {lab.state()['profile']} in {lab.root}", "drillbook lab down"
+            )
+        if lab.is_resumable:  # it goes on as what it is, whatever is the default
+            backup_method = lab.state().get("backup_method", backup_method)
+        more = ("--instances", str(instances), "--backup-method", backup_method)
+        daemon = supervise.start(lab, supervise.daemon_command(lab, profile, data_mb, *more), detached=True)
     try:
         state = supervise.follow(lab, daemon, _stage)
     except (LabError, KeyboardInterrupt):
@@ -188,13 +212,16 @@ def run(
     profile: ProfileOption = "first",
     data_mb: DataOption = 60.0,
     site: SiteOption = None,
+    instances: InstancesOption = 1,
+    backup_method: MethodOption = "plugin",
 ) -> None:
     """Run a command against a lab of its own, which dies with it; the exit status is the command's."""
-    load(profile)
+    load(profile, backup_method)
     if shutil.which(command[0]) is None:
         raise UsageFault("there is no such command", command[0])
     lab = LabHome(Path(tempfile.mkdtemp(prefix="drillbook-lab-")))
-    argv = supervise.daemon_command(lab, profile, data_mb, "--throwaway")
+    more = ("--throwaway", "--instances", str(instances), "--backup-method", backup_method)
+    argv = supervise.daemon_command(lab, profile, data_mb, *more)
     daemon = supervise.start(lab, argv, detached=False)
     try:
         supervise.follow(lab, daemon, _stage_to_stderr)
@@ -236,28 +263,39 @@ def _command(command: list[str], env: dict[str, str]) -> int:
 @app.command()
 def fault(
     name: Annotated[str | None, typer.Argument(help="The fault; see --list.")] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Put it back as it was.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", "--off", help="Put it back as it was.")] = False,
+    all_off: Annotated[bool, typer.Option("--all-off", help="Put back whatever is broken.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="Show the faults, and which are in force.")] = False,
     home: HomeOption = None,
 ) -> None:
     """Break something for real, or mend it again."""
     lab = _home(home)
-    if listing or name is None:
-        active = faults.in_force(lab)
-        table = Table("Fault", "What it does", "In force", box=None)
-        for entry in faults.catalogue():
-            table.add_row(entry.name, entry.about, "yes" if entry.name in active else "")
-        out.print(table)
+    if listing or (name is None and not all_off):
+        _show_faults(lab)
         return
-    if name not in {entry.name for entry in faults.catalogue()}:
+    if name is not None and (all_off or name not in {entry.name for entry in faults.catalogue()}):
+        if all_off:
+            raise UsageFault("--all-off goes without a name", name)
         faults.inject(lab, name)  # says which there are
     if not lab.is_running():
         raise LabError("the lab is not up", str(lab.root), "drillbook lab up")
-    if undo:
+    if name is None:
+        lifted = faults.mend_all(lab)
+        out.print(f"undone: {', '.join(lifted)}" if lifted else "No fault is in force.", markup=False)
+    elif undo:
         faults.mend(lab, name)
         out.print(f"{name}: undone", markup=False)
     else:
         out.print(f"{name}: {faults.inject(lab, name)}", markup=False)
+
+
+def _show_faults(lab: LabHome) -> None:
+    active = faults.in_force(lab)
+    table = Table("Fault", "What it breaks", "State", "How to lift", box=None)
+    for entry in faults.catalogue():
+        on = entry.name in active
+        table.add_row(entry.name, entry.about, faults.did(lab, entry.name) if on else "off", entry.lift if on else "")
+    out.print(table)
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """labd: one process that is the whole lab. `python -m drillbook_lab.daemon --home H --foreground`.
 
 API server, controllers and kubelet share one event loop; PostgreSQL, the object store and the writer are its
-children and die with it. A lab keeps nothing across runs: what is left of an earlier one is removed first.
+children and die with it. A lab that was up once is gone on with, however its daemon ended: objects, volumes,
+archive, addresses and tokens are where they were. What is left of one that never came up is removed first.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -23,12 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from drillbook_lab import pgbin
+from drillbook_lab.addresses import AddressBook
 from drillbook_lab.agent.procs import die_with_parent
 from drillbook_lab.apiserver.kubeconfig import write_kubeconfig
+from drillbook_lab.apiserver.persistence import Journal
 from drillbook_lab.apiserver.server import build_server
 from drillbook_lab.apiserver.serving import Serving, serve
 from drillbook_lab.apiserver.shipped import cnpg_registry
-from drillbook_lab.apiserver.tokens import MASTERS, TokenDirectory
+from drillbook_lab.apiserver.tokens import MASTERS, TokenDirectory, kept_tokens
+from drillbook_lab.children import Child
 from drillbook_lab.controller.context import Settings
 from drillbook_lab.controller.manager import Manager
 from drillbook_lab.errors import LabError
@@ -38,11 +41,13 @@ from drillbook_lab.firstsite.site import LabSite, load
 from drillbook_lab.home import LabHome, new_socket_dir, write_json
 from drillbook_lab.identity import identity
 from drillbook_lab.kubelet import Kubelet
-from drillbook_lab.processes import spawn, stop
+from drillbook_lab.processes import end_processes_under
+from drillbook_lab.resume import pods_are_back, settle
 
 log = logging.getLogger("labd")
 
 _STORE_PATIENCE_SECONDS = 60.0
+_LEFT_OVER_SECONDS = 5.0  # a killed daemon's PostgreSQL is on its way out
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Options:
     data_mb: float = 60.0
     job_retry_seconds: float = 1.0
     seed: bool = True
+    instances: int = 1
+    backup_method: str = "plugin"
 
 
 class Lab:
@@ -61,17 +68,24 @@ class Lab:
     def __init__(self, home: LabHome, options: Options) -> None:
         self.home = home
         self.options = options
-        self.site: LabSite = load(options.profile)
+        self.site: LabSite = load(options.profile, options.backup_method)
         self.credentials = Credentials.draw(self.site)
         self._socket_dir = new_socket_dir()
         self._progress = Progress(home.progress)
-        self._store: asyncio.subprocess.Process | None = None
-        self._writer: asyncio.subprocess.Process | None = None
+        self._before = home.state() if home.is_resumable else {}
+        self._endpoint = str(self._before.get("endpoint") or f"http://127.0.0.1:{_free_port()}")
+        store = ["-m", "drillbook_lab.s3", "--state", str(home.s3), "--port", self._endpoint.rpartition(":")[2]]
+        writer = ["-m", "drillbook_lab.firstsite.writer", str(home.path("writer.json"))]
+        self._store = Child(
+            "object store", [sys.executable, *store, "--bucket", self.site.store.bucket], home.path("s3.log"), home.root
+        )
+        self._writer = Child("writer", [sys.executable, *writer], home.path("writer.log"), home.root)
         self._serving: Serving | None = None
         self._control: asyncio.Server | None = None
-        self._state: dict[str, Any] = {
+        self._state: dict[str, Any] = self._before | {
             "pid": os.getpid(),
             "profile": options.profile,
+            "backup_method": options.backup_method,
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "socket_dir": str(self._socket_dir),
             "ready": False,
@@ -85,6 +99,7 @@ class Lab:
             volumes_dir=home.path("volumes"),
             socket_dir=self._socket_dir,
             bin_dir=pgbin.bin_dir(),
+            addresses=AddressBook(home.path("addresses.json")),
         )
         settings = Settings(pgbin.bin_dir(), pgbin.version(), job_retry_seconds=options.job_retry_seconds)
         self.manager = Manager(self.registry, self.kubelet, settings)
@@ -94,19 +109,18 @@ class Lab:
     async def start(self) -> None:
         """Everything, in order; a failure is told in the state file and raised."""
         try:
-            await self._start()
+            await (self._resume() if self._before else self._build())
         except Exception as fault:
             self._tell(failed=str(fault) or type(fault).__name__)
             raise
 
-    async def _start(self) -> None:
-        endpoint = f"http://127.0.0.1:{_free_port()}"
+    async def _build(self) -> None:
+        endpoint = self._endpoint
         async with self._progress.stage("Kubernetes API") as note:
             identity()  # says now what would fail later
+            self.registry.keep(Journal(self.home.path("registry.db")))
             store = asyncio.create_task(self._start_store(endpoint))
-            await self._serve()
-            self.manager.start()
-            self._control = await asyncio.start_unix_server(self._answer, str(self._socket_dir / "ctl"))
+            await self._open()
             note(self._state["url"])
         seeding = Seeding(
             self.manager.operator, self.site, self.credentials, endpoint, self.options.data_mb, self._progress
@@ -130,22 +144,61 @@ class Lab:
             note(endpoint)
         async with self._progress.stage("Writer"):
             seeding.writer_config(self.home.path("writer.json"))
-            await self.run_writer(True)
+            await self._writer.start()
+        seeding.deploy_app()
         async with self._progress.stage("First base backup") as note:
             note(await seeding.first_backup())
+        if self.options.instances > 1:
+            async with self._progress.stage("Replicas") as note:
+                note(await seeding.replicas(self.options.instances))
         async with self._progress.stage("WAL archiving and cluster health"):
             await seeding.archiving_works()
             await seeding.cluster_is_healthy()
+        self._tell(ready=True, built=True)
+
+    async def _resume(self) -> None:
+        """Go on where a daemon before this one ended, of itself or by a kill."""
+        async with self._progress.stage("What was left") as note:
+            identity()
+            await end_processes_under([self.home.path(name) for name in ("pods", "volumes", "s3")], _LEFT_OVER_SECONDS)
+            self.registry.keep(Journal(self.home.path("registry.db")))
+            note(str(settle(self.registry, self.home.path("pods"))))
+        async with self._progress.stage("Object store") as note:
+            await self._run_store()
+            note(self._endpoint)
+        async with self._progress.stage("Kubernetes API") as note:
+            await self._open()
+            moved = "" if self._state["url"] == self._before["url"] else f", no longer {self._before['url']}"
+            note(self._state["url"] + moved)
+        async with self._progress.stage("PostgreSQL cluster") as note:
+            note(await pods_are_back(self.registry, self.site.source_namespace, self.site.cluster))
+        if self._before.get("writer", True):
+            async with self._progress.stage("Writer"):
+                await self._writer.start()
         self._tell(ready=True)
 
+    async def _open(self) -> None:
+        """Answer, and act on what is there."""
+        await self._serve()
+        self.manager.operate(bool(self._state.get("operator", True)))
+        self.manager.start()
+        self._control = await asyncio.start_unix_server(self._answer, str(self._socket_dir / "ctl"))
+
     async def _serve(self) -> None:
-        tokens = TokenDirectory()
-        contexts = {"lab": secrets.token_urlsafe(32), "lab-admin": secrets.token_urlsafe(32)}
+        contexts, signing_key = kept_tokens(self.home.path("tokens.json"), ("lab", "lab-admin"))
+        tokens = TokenDirectory(signing_key)
         account = f"system:serviceaccount:{self.site.drillbook_namespace}:drillbook"
         tokens.add(contexts["lab"], account)
         tokens.add(contexts["lab-admin"], "lab-admin", [MASTERS])
         application = build_server(self.registry, self.kubelet, tokens, audit=self.home.audit)
-        self._serving = await serve(application, self.home.path("tls"))
+        port = int(str(self._before.get("url", ":0")).rpartition(":")[2])
+        try:
+            self._serving = await serve(application, self.home.path("tls"), port=port)
+        except OSError as taken:
+            if not port:
+                raise
+            log.warning("the API server's port %d is taken: %s", port, taken)
+            self._serving = await serve(application, self.home.path("tls"))
         write_kubeconfig(
             self.home.kubeconfig, self._serving.url, self._serving.tls.ca_pem, contexts, "lab",
             namespace=self.site.source_namespace,
@@ -164,42 +217,35 @@ class Lab:
                 "drill_key": self.credentials.drill_key.access,
             },
         )  # fmt: skip
-        argv = [
-            sys.executable, "-m", "drillbook_lab.s3", "--state", str(self.home.s3),
-            "--port", endpoint.rpartition(":")[2], "--bucket", self.site.store.bucket,
-        ]  # fmt: skip
-        with self.home.path("s3.log").open("ab") as output:
-            self._store = await spawn(argv, env=dict(os.environ), cwd=self.home.root, stdout=output, stderr=output)
+        await self._run_store()
+
+    async def _run_store(self) -> None:
         ready, waited = self.home.s3 / "ready", 0.0
+        ready.unlink(missing_ok=True)  # a killed one's
+        await self._store.start()
         while not ready.exists():
-            if self._store.returncode is not None or waited > _STORE_PATIENCE_SECONDS:
+            if self._store.deaths or waited > _STORE_PATIENCE_SECONDS:
                 raise LabError("the object store did not start", self.home.path("s3.log").read_text()[-400:])
             await asyncio.sleep(0.05)
             waited += 0.05
 
     async def run_writer(self, run: bool) -> None:
         """Start or stop the tenants' writer, for real."""
-        if self._writer is not None and self._writer.returncode is None:
-            if run:
-                return
-            await stop(self._writer, 5.0)
-        if run:
-            argv = [sys.executable, "-m", "drillbook_lab.firstsite.writer", str(self.home.path("writer.json"))]
-            with self.home.path("writer.log").open("ab") as output:
-                self._writer = await spawn(argv, env=dict(os.environ), cwd=self.home.root, stdout=output, stderr=output)
+        self._tell(writer=run)
+        await (self._writer.start() if run else self._writer.stop(5.0))
 
     # -- down --------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Stop everything. PostgreSQL goes before the store, so that its last WAL has somewhere to go."""
-        await self.run_writer(False)
+        self.registry.close()  # what is ended from here on was running, and will be again at the next start
+        await self._writer.stop(5.0)
         await self.manager.close()
         if self._control is not None:
             self._control.close()
         if self._serving is not None:
             await self._serving.close()
-        if self._store is not None:
-            await stop(self._store, 3.0)
+        await self._store.stop(3.0)
         shutil.rmtree(self._socket_dir, ignore_errors=True)
 
     # -- control -----------------------------------------------------------------------------------------------
@@ -211,18 +257,26 @@ class Lab:
                 asked = json.loads(await reader.readline())
                 if asked["op"] == "writer":
                     await self.run_writer(bool(asked["run"]))
-                reply = {"ok": True, "processes": self._processes()}
-            except (ValueError, KeyError, LabError) as fault:
+                elif asked["op"] == "operator":
+                    self._tell(operator=bool(asked["run"]))
+                    self.manager.operate(bool(asked["run"]))
+                found = await self._exec(asked) if asked["op"] == "exec" else {"processes": self._processes()}
+                reply = {"ok": True, **found}
+            except (ValueError, KeyError, OSError, LabError) as fault:
                 reply = {"ok": False, "error": str(fault)}
             writer.write(json.dumps(reply).encode() + b"\n")
             await writer.drain()
         writer.close()
 
+    async def _exec(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """A command in a pod, to its end."""
+        process = await self.kubelet.exec(asked["namespace"], asked["pod"], None, asked["argv"], stdin=False, tty=False)
+        out, err = await process.communicate()
+        return {"code": process.returncode, "output": (out or b"").decode() + (err or b"").decode()}
+
     def _processes(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = [{"what": "labd", "pid": os.getpid()}]
-        for what, process in (("object store", self._store), ("writer", self._writer)):
-            alive = process is not None and process.returncode is None
-            found.append({"what": what, "pid": process.pid if process is not None and alive else None})
+        found += [{"what": child.what, "pid": child.pid} for child in (self._store, self._writer)]
         pods = [
             {"what": f"pod {worker.namespace}/{worker.name}", "pid": worker.pid} for worker in self.kubelet.workers()
         ]
@@ -263,6 +317,17 @@ async def run(home: LabHome, options: Options) -> int:
     return 0 if fault is None else 1
 
 
+def _is_the_same(home: LabHome, options: Options) -> None:
+    """A lab is gone on with as the one that it was; the sockets of its last daemon go."""
+    before = home.state()
+    if before.get("profile") != options.profile:
+        raise LabError("another site's lab lies here", f"profile {before.get('profile')}", "drillbook lab down")
+    method = before.get("backup_method", options.backup_method)
+    if method != options.backup_method:
+        raise LabError("a lab that backs up in another way lies here", str(method), "drillbook lab down")
+    home.remove_sockets()
+
+
 def main() -> int:
     """Take the home, run the lab in it, leave it empty if that was asked."""
     parser = argparse.ArgumentParser(description="The lab's daemon.")
@@ -270,6 +335,8 @@ def main() -> int:
     parser.add_argument("--profile", default="first")
     parser.add_argument("--data-mb", type=float, default=60.0)
     parser.add_argument("--job-retry-seconds", type=float, default=1.0)
+    parser.add_argument("--backup-method", default="plugin")
+    parser.add_argument("--instances", type=int, default=1)
     parser.add_argument("--foreground", action="store_true", help="accepted for clarity: labd never forks")
     parser.add_argument("--throwaway", action="store_true", help="end with the parent, and leave nothing")
     chosen = parser.parse_args()
@@ -279,8 +346,17 @@ def main() -> int:
     home = LabHome(chosen.home)
     try:
         lock = home.lock()
-        home.clear(keep=("lock", "labd.log"))
-        options = Options(chosen.profile, chosen.data_mb, chosen.job_retry_seconds)
+        options = Options(
+            chosen.profile,
+            chosen.data_mb,
+            chosen.job_retry_seconds,
+            instances=chosen.instances,
+            backup_method=chosen.backup_method,
+        )
+        if home.is_resumable:
+            _is_the_same(home, options)
+        else:
+            home.clear(keep=("lock", "labd.log"))
         code = asyncio.run(run(home, options))
     except LabError as fault:
         log.error("%s", fault)

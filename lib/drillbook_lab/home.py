@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from drillbook_lab.errors import LabError
+from drillbook_lab.processes import kill_processes_under
 
 VARIABLE = "DRILLBOOK_LAB_HOME"
 _SOCKETS_PREFIX = "/tmp/dbl-"
 # What `down` may remove: a home that was pointed at somebody's folder by mistake loses nothing else.
 _OURS = (
     "lab.json", "progress.jsonl", "kubeconfig", "audit.jsonl", "labd.log", "writer.json", "writer.log", "faults.json", "site.yaml",
-    "s3", "s3.log", "tls", "pods", "volumes", "faults", "lock",
+    "s3", "s3.log", "tls", "tokens.json", "registry.db", "registry.db-wal", "registry.db-shm", "addresses.json",
+    "pods", "hosts", "volumes", "faults", "lock",
 )  # fmt: skip
 
 
@@ -89,6 +91,11 @@ class LabHome:
             return {}
         return found
 
+    @property
+    def is_resumable(self) -> bool:
+        """Whether a lab lies here that was up once: it is gone on with. An unfinished one is begun anew."""
+        return bool(self.state().get("built")) and self.path("registry.db").exists()
+
     def write_state(self, state: dict[str, Any]) -> None:
         """Replace the state file in one step."""
         write_json(self.state_file, state)
@@ -117,11 +124,16 @@ class LabHome:
             return True
         return False
 
-    def clear(self, *, keep: tuple[str, ...] = ()) -> None:
-        """Remove everything that a lab leaves; the caller knows that none runs."""
+    def remove_sockets(self) -> None:
+        """Remove the socket directory of the daemon that wrote the state file."""
         sockets = str(self.state().get("socket_dir", ""))
         if sockets.startswith(_SOCKETS_PREFIX):
             shutil.rmtree(sockets, ignore_errors=True)
+
+    def clear(self, *, keep: tuple[str, ...] = ()) -> None:
+        """Remove everything that a lab leaves; the caller knows that none runs."""
+        self.remove_sockets()
+        kill_processes_under([self.root / name for name in ("volumes", "pods", "s3")])  # a killed daemon's, on their way out
         for name in _OURS:
             if name in keep:
                 continue

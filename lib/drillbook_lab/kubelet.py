@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
-import secrets
+import sys
 from pathlib import Path
 
+from drillbook_lab.addresses import AddressBook
 from drillbook_lab.apiserver.errors import ApiError, Object
 from drillbook_lab.apiserver.registry import Registry
-from drillbook_lab.controller.places import PodPlaces, Prepare
+from drillbook_lab.controller.places import PodPlaces, Prepare, nothing_to_prepare, pod_role
 from drillbook_lab.errors import LabError
 from drillbook_lab.identity import prepare_dir
+from drillbook_lab.names import HostsFiles
 from drillbook_lab.podworker import PodWorker
 from drillbook_lab.volumes import FINALIZER, Volumes
 
@@ -26,19 +27,19 @@ class Kubelet:
     """Keeps one process a pod, and answers for it. Implements the API server's `PodRuntime`."""
 
     def __init__(
-        self, registry: Registry, *, pods_dir: Path, volumes_dir: Path, socket_dir: Path, bin_dir: Path
-    ) -> None:
+        self, registry: Registry, *, pods_dir: Path, volumes_dir: Path, socket_dir: Path, bin_dir: Path,
+        addresses: AddressBook | None = None,
+    ) -> None:  # fmt: skip
         self._registry = registry
         self._pods_dir = pods_dir
         self._socket_dir = socket_dir
         self._bin_dir = bin_dir
         self.volumes = Volumes(registry, volumes_dir)
-        self.prepare: Prepare = _no_prepare
+        self.hosts = HostsFiles(pods_dir.parent / "hosts")
+        # By the pod's role. The controllers set the instances' own before any pod exists.
+        self.preparers: dict[str, Prepare] = {"": nothing_to_prepare, "instance": _no_prepare}
         self._workers: dict[str, PodWorker] = {}  # by uid
-        self._addresses: dict[tuple[str, str], str] = {}
-        # Each lab has a /16 of the loopback network, so that several labs stand side by side.
-        self._net = f"127.{2 + secrets.randbelow(250)}.{1 + secrets.randbelow(253)}"
-        self._hosts = itertools.count(2)
+        self.addresses = addresses or AddressBook()
         self._sockets = itertools.count(1)
 
     # -- reconciling -------------------------------------------------------------------------------------------
@@ -66,13 +67,18 @@ class Kubelet:
         places = PodPlaces(
             run_dir=self._pods_dir / f"{namespace}_{name}_{meta['uid'][:8]}",
             socket_dir=self._socket_dir / str(next(self._sockets)),
-            address=self._address(namespace, name),
+            address=(pod.get("status") or {}).get("podIP") or self.addresses.of_pod(namespace, name),
             volumes=volumes,
+            hosts=self.hosts.of(namespace),
         )
         prepare_dir(places.run_dir)
         prepare_dir(places.socket_dir)
-        self._workers[meta["uid"]] = PodWorker(self._registry, pod, places, self.prepare, self._bin_dir)
+        self._workers[meta["uid"]] = PodWorker(self._registry, pod, places, self._prepare, self._bin_dir)
         return None
+
+    def _prepare(self, pod: Object, places: PodPlaces) -> None:
+        """Looked up at each start: a role's preparer may come later than its first pod."""
+        self.preparers.get(pod_role(pod), nothing_to_prepare)(pod, places)
 
     async def close(self, longest_grace: float = 2.0) -> None:
         """Stop every pod, all at once: the lab goes, and its data with it."""
@@ -89,20 +95,6 @@ class Kubelet:
         finalizers = [entry for entry in meta.get("finalizers") or () if entry != FINALIZER]
         if finalizers != (meta.get("finalizers") or []):
             self._registry.patch("Pod", meta["namespace"], meta["name"], {"metadata": {"finalizers": finalizers}})
-
-    def _address(self, namespace: str, name: str) -> str:
-        # A pod that is made anew under the same name keeps its address: forwards and clients find it again.
-        key = (namespace, name)
-        if not re.search(r"-\d+$", name):  # a Job's pod is never met again
-            return self._next_address()
-        if key not in self._addresses:
-            self._addresses[key] = self._next_address()
-        return self._addresses[key]
-
-    def _next_address(self) -> str:
-        host = next(self._hosts)
-        first, second, third = self._net.split(".")
-        return f"{first}.{second}.{(int(third) + host // 250) % 256}.{2 + host % 250}"
 
     # -- what controllers ask ----------------------------------------------------------------------------------
 
@@ -135,6 +127,8 @@ class Kubelet:
         """Start a command in the pod's environment, as the database's own user."""
         worker = self.worker(namespace, pod)
         worker.log_path(container)  # KeyError for an unknown container
+        if tty:
+            command = [sys.executable, "-m", "drillbook_lab.terminal", *command]
         return await worker.exec(command, stdin=stdin)
 
     async def connect(self, namespace: str, pod: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

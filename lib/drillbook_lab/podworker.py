@@ -8,29 +8,27 @@ import logging
 import os
 import shutil
 import signal
-import struct
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from drillbook_lab import names, podenv, podprobes, podprograms
 from drillbook_lab.apiserver.errors import ApiError, Object
 from drillbook_lab.apiserver.registry import Registry
-from drillbook_lab.controller.places import NotReadyYet, PodPlaces, Prepare
+from drillbook_lab.controller import events
+from drillbook_lab.controller.places import NotReadyYet, PodPlaces, Prepare, pod_role
 from drillbook_lab.identity import wrap
 from drillbook_lab.processes import end_processes_under, signal_group, spawn, stop
 
 log = logging.getLogger(__name__)
 
-# The only images of the lab: what a container's command starts with says which of our programs it is.
-PROGRAMS = {
-    ("/controller/manager", "instance", "init"): "drillbook_lab.agent.initdb",
-    ("/controller/manager", "instance", "restore"): "drillbook_lab.agent.recovery",
-    ("/controller/manager", "instance", "run"): "drillbook_lab.agent.instance",
-}
 _LONGEST_GRACE_SECONDS = 30.0
-_PROBE_SECONDS = 0.05
-_READY_PROBE_SECONDS = 1.0
+_WAITING_PROBE_SECONDS = 0.25
+_SERVER_PROBE_SECONDS = 0.05
+_READY_SERVER_PROBE = {"periodSeconds": 1, "failureThreshold": 1}
+_LONGEST_BACK_OFF_SECONDS = 10.0
 
 
 def now() -> str:
@@ -50,8 +48,13 @@ class PodWorker:
         self._process: asyncio.subprocess.Process | None = None
         self._helpers: set[asyncio.subprocess.Process] = set()
         self._stopping = False
-        self._restarts = 0
-        self._last_state: Object = {}
+        # A pod that an earlier daemon ran comes with its history.
+        known = ((pod.get("status") or {}).get("containerStatuses") or [{}])[0]
+        self._restarts = int(known.get("restartCount", 0))
+        self._last_state: Object = known.get("lastState") or {}
+        self._since: dict[str, tuple[bool, str]] = {}  # condition -> what it is, and since when
+        self._env: dict[str, str] = {}
+        self._ending: asyncio.Task[None] | None = None  # of a container that failed its liveness probe
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"pod {self.name}")
 
     @property
@@ -96,18 +99,19 @@ class PodWorker:
         env = {
             "PATH": path,
             "HOME": str(self._places.run_dir),
+            "HOSTNAME": self.name,
             "LANG": "C.UTF-8",
             "TZ": "UTC",
-            "PGHOST": str(self._places.socket_dir),
-            "PGUSER": "postgres",
-            "PGPORT": "5432",
-            "POD_NAME": self.name,
-            "NAMESPACE": self.namespace,
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+        if pod_role(self._pod) == "instance":
+            own = {"PGHOST": str(self._places.socket_dir), "PGUSER": "postgres", "PGPORT": "5432"}
+            env.update(own, POD_NAME=self.name, NAMESPACE=self.namespace)
+        elif pod_role(self._pod) == "pooler":
+            env.update(PGHOST=str(self._places.socket_dir), PGPORT="5432")
         if "pgdata" in self._places.volumes:
             env["PGDATA"] = str(self._places.pgdata)
-        return env
+        return {**env, **self._env}
 
     async def exec(self, argv: list[str], *, stdin: bool = False) -> asyncio.subprocess.Process:
         """Start a command in the container, as the database's own user."""
@@ -129,6 +133,7 @@ class PodWorker:
             stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            apart=self._apart(),
         )
         self._helpers = {helper for helper in self._helpers if helper.returncode is None}
         self._helpers.add(process)
@@ -156,18 +161,27 @@ class PodWorker:
     def _own_directories(self) -> list[Path]:
         return [*self._places.volumes.values(), self._places.run_dir]
 
+    def _apart(self) -> Callable[[], None] | None:
+        """What gives a process of the pod its own /etc/hosts."""
+        return names.enter(self._places.hosts) if self._places.hosts is not None else None
+
     def _workdir(self) -> Path:
         return next(iter(self._places.volumes.values()), self._places.run_dir)
 
     async def _run(self) -> None:
+        container = self._pod["spec"]["containers"][0]
         try:
-            argv = self._command()
+            argv = podprograms.command_line(container, self._places)
         except LookupError as fault:
             self._report("Pending", {"waiting": {"reason": "ErrImagePull", "message": str(fault)}})
             return
         while not self._stopping:
             try:
                 self._prepare(self._pod, self._places)
+                self._env = podenv.declared(self._registry, self._pod, container, self._places)
+                if self._pod["spec"].get("enableServiceLinks", True):
+                    services = self._registry.peek("Service", self.namespace)
+                    self._env = {**names.variables(services, self.namespace), **self._env}
             except NotReadyYet as fault:
                 self._report("Pending", {"waiting": {"reason": "CreateContainerConfigError", "message": str(fault)}})
                 await asyncio.sleep(0.2)
@@ -184,8 +198,16 @@ class PodWorker:
                 return
             self._last_state = ended
             self._restarts += 1
-            self._report("Running", {"waiting": {"reason": "CrashLoopBackOff", "message": f"exit code {exit_code}"}})
-            await asyncio.sleep(min(0.5 * 2 ** (self._restarts - 1), 10.0))
+            await self._back_off(exit_code)
+
+    async def _back_off(self, exit_code: int) -> None:
+        """The wait before the next attempt; it doubles, and ends sooner than a real kubelet's five minutes."""
+        wait = min(0.5 * 2 ** (self._restarts - 1), _LONGEST_BACK_OFF_SECONDS)
+        where = f"{self.container} in pod {self.name}_{self.namespace}({self._pod['metadata']['uid']})"
+        message = f"back-off {wait:g}s restarting failed container={where}: exit code {exit_code}"
+        self._report("Running", {"waiting": {"reason": "CrashLoopBackOff", "message": message}})
+        self._event("BackOff", f"Back-off restarting failed container {where}")
+        await asyncio.sleep(wait)
 
     async def _run_once(self, argv: list[str]) -> tuple[int, str]:
         path = self.log_path(None)
@@ -194,38 +216,56 @@ class PodWorker:
             path.replace(path.with_suffix(".previous.log"))
         with path.open("ab") as output:
             # Our own programs take PostgreSQL's identity where they need it; a chroot's root must stay root till then.
-            self._process = await spawn(argv, env=self.environment(), cwd=self._workdir(), stdout=output, stderr=output)
+            self._process = await spawn(
+                argv, env=self.environment(), cwd=self._workdir(), stdout=output, stderr=output, apart=self._apart()
+            )
         started = now()
-        serves = bool(self._pod["spec"]["containers"][0].get("ports"))
         state: Object = {"running": {"startedAt": started}}
-        self._report("Running", state, ready=not serves)
-        probe = asyncio.get_running_loop().create_task(self._probe(state)) if serves else None
+        probes = self._probes(state)
         try:
             code = await self._process.wait()
             await end_processes_under(self._own_directories())  # nobody else has the volume yet
             return code, started
         finally:
-            if probe is not None:
+            for probe in probes:
                 probe.cancel()
-                await asyncio.gather(probe, return_exceptions=True)
+            await asyncio.gather(*probes, return_exceptions=True)
 
-    async def _probe(self, state: Object) -> None:
-        """Readiness: the server answers on its socket. Seen to change within a second."""
-        ready = False
-        while True:
-            answers = await accepts_connections(self._places.socket_dir / ".s.PGSQL.5432")
-            if answers != ready:
-                ready = answers
-                self._report("Running", state, ready=ready)
-            await asyncio.sleep(_READY_PROBE_SECONDS if ready else _PROBE_SECONDS)
+    def _probes(self, state: Object) -> list[asyncio.Task[None]]:
+        """Report the container as running, and start what finds out whether it is ready and alive."""
+        container, loop = self._pod["spec"]["containers"][0], asyncio.get_running_loop()
+        readiness = container.get("readinessProbe") or {}
+        ask = podprobes.declared_probe(readiness, container, self._places.address)
+        waiting = _WAITING_PROBE_SECONDS
+        if pod_role(self._pod) == "instance":
+            # The instance manager's own probe: PostgreSQL's answer, seen to change within a second.
+            socket = self._places.socket_dir / ".s.PGSQL.5432"
+            ask = podprobes.server_probe(socket) if container.get("ports") else None
+            readiness, waiting = _READY_SERVER_PROBE, _SERVER_PROBE_SECONDS
+        self._report("Running", state, ready=ask is None)
 
-    def _command(self) -> list[str]:
-        container = self._pod["spec"]["containers"][0]
-        command = (*(container.get("command") or ()), *(container.get("args") or ()))
-        module = PROGRAMS.get(tuple(command[:3]))
-        if module is None:
-            raise LookupError(f"this lab has no image for the command {list(command)!r}: it runs PostgreSQL pods only")
-        return [sys.executable, "-m", module, "--spec", str(self._places.spec_file)]
+        def tell(holds: bool, fault: str) -> None:
+            self._report("Running", state, ready=holds)
+            if fault:
+                self._event("Unhealthy", f"Readiness probe failed: {fault}")
+
+        found = [] if ask is None else [podprobes.follow(ask, readiness, tell, waiting_seconds=waiting)]
+        liveness = container.get("livenessProbe") or {}
+        ask = podprobes.declared_probe(liveness, container, self._places.address)
+        if ask is not None and pod_role(self._pod) != "instance":
+            period = float(liveness.get("periodSeconds") or 10)
+            found.append(podprobes.follow(ask, liveness, self._told_alive, waiting_seconds=period))
+        return [loop.create_task(work) for work in found]
+
+    def _told_alive(self, holds: bool, fault: str) -> None:
+        """Liveness: a container that failed its probe is ended, and started again as after a crash."""
+        if holds or self._process is None:
+            return
+        self._event("Unhealthy", f"Liveness probe failed: {fault}")
+        self._event("Killing", f"Container {self.container} failed liveness probe, will be restarted", kind="Normal")
+        grace = float(self._pod["spec"].get("terminationGracePeriodSeconds", 30))
+        ending = stop(self._process, min(grace, _LONGEST_GRACE_SECONDS))
+        self._ending = asyncio.get_running_loop().create_task(ending)
 
     def _report(self, phase: str, state: Object, *, ready: bool = False) -> None:
         container = self._pod["spec"]["containers"][0]
@@ -235,10 +275,10 @@ class PodWorker:
             "podIPs": [{"ip": self._places.address}],
             "hostIP": "127.0.0.1",
             "conditions": [
-                _condition("Initialized", True),
-                _condition("PodScheduled", True),
-                _condition("ContainersReady", ready),
-                _condition("Ready", ready),
+                self._condition("Initialized", True),
+                self._condition("PodScheduled", True),
+                self._condition("ContainersReady", ready),
+                self._condition("Ready", ready),
             ],
             "containerStatuses": [
                 {
@@ -258,27 +298,11 @@ class PodWorker:
         with contextlib.suppress(ApiError):  # the object may be gone; then nobody asks any more
             self._registry.patch("Pod", self.namespace, self.name, {"status": status}, subresource="status")
 
+    def _condition(self, kind: str, holds: bool) -> dict[str, Any]:
+        if self._since.get(kind, (not holds, ""))[0] != holds:
+            self._since[kind] = (holds, now())
+        return {"type": kind, "status": "True" if holds else "False", "lastTransitionTime": self._since[kind][1]}
 
-def _condition(kind: str, holds: bool) -> dict[str, Any]:
-    return {"type": kind, "status": "True" if holds else "False", "lastTransitionTime": now()}
-
-
-async def accepts_connections(socket: Path) -> bool:
-    """Whether a PostgreSQL server is ready for sessions, by what it answers to a start-up packet."""
-    try:
-        reader, writer = await asyncio.open_unix_connection(str(socket))
-    except OSError:
-        return False
-    try:
-        body = struct.pack("!I", 196608) + b"user\0postgres\0database\0postgres\0application_name\0probe\0\0"
-        writer.write(struct.pack("!I", len(body) + 4) + body)
-        answer = await asyncio.wait_for(reader.readexactly(1), 2)
-        if answer == b"R":  # authenticated or asked to: leave in good order
-            writer.write(b"X" + struct.pack("!I", 4))
-            await writer.drain()
-            return True
-        return False  # an error: starting up, shutting down, or in recovery without hot standby
-    except (OSError, TimeoutError, asyncio.IncompleteReadError):
-        return False
-    finally:
-        writer.close()
+    def _event(self, reason: str, message: str, *, kind: str = "Warning") -> None:
+        with contextlib.suppress(ApiError):
+            events.record(self._registry, self._pod, reason, message, kind=kind)

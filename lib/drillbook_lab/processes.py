@@ -12,6 +12,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -43,8 +44,9 @@ async def spawn(
     stdin: int | IO[bytes] | None = asyncio.subprocess.DEVNULL,
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
+    apart: Callable[[], None] | None = None,
 ) -> asyncio.subprocess.Process:
-    """Start a program in a process group of its own, tied to this process."""
+    """Start a program in a process group of its own, tied to this process; `apart` runs in the child before that."""
     return await asyncio.create_subprocess_exec(
         *argv,
         env=dict(env),
@@ -53,9 +55,21 @@ async def spawn(
         stdout=stdout,
         stderr=stderr,
         process_group=0,
-        preexec_fn=dies_with_parent(),
+        preexec_fn=_both(apart, dies_with_parent()),
         limit=2**20,
     )
+
+
+def _both(first: Callable[[], None] | None, then: Callable[[], None]) -> Callable[[], None]:
+    if first is None:
+        return then
+    before = first
+
+    def run() -> None:
+        before()
+        then()
+
+    return run
 
 
 def signal_group(pid: int, signum: int) -> None:
@@ -101,6 +115,16 @@ def processes_under(roots: Iterable[Path]) -> list[int]:
         if any(cwd == prefix or cwd.startswith(prefix + "/") for prefix in prefixes):
             found.append(int(entry.name))
     return found
+
+
+def kill_processes_under(roots: Sequence[Path], patience_seconds: float = 10.0) -> None:
+    """Kill whoever works in the directories, and wait until nobody does: they are about to be removed."""
+    deadline = time.monotonic() + patience_seconds
+    while (left := processes_under(roots)) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
 
 
 async def end_processes_under(roots: Sequence[Path], patience_seconds: float = 1.0) -> None:

@@ -33,11 +33,22 @@ def daemon_command(home: LabHome, profile: str, data_mb: float, *more: str) -> l
 def start(home: LabHome, argv: list[str], *, detached: bool) -> subprocess.Popen[bytes]:
     """Start the daemon; detached, it has a session of its own and outlives us."""
     home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with home.log.open("wb") as log:
+    _begin(home)
+    with home.log.open("ab" if home.is_resumable else "wb") as log:
         return subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=detached,
             process_group=None if detached else 0, cwd="/", env=_environment(),
         )  # fmt: skip
+
+
+def _begin(home: LabHome) -> None:
+    """What an earlier daemon said of itself is not what the next one says."""
+    home.progress.unlink(missing_ok=True)
+    if home.is_resumable:
+        home.write_state({**home.state(), "ready": False, "failed": None})
+    else:
+        home.clear()
+        home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
 def _environment() -> dict[str, str]:
@@ -46,6 +57,8 @@ def _environment() -> dict[str, str]:
     path = env.get("PYTHONPATH")
     if path:
         env["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep) if entry)
+    if env.get("DRILLBOOK_LAB_CRDS"):
+        env["DRILLBOOK_LAB_CRDS"] = str(Path(env["DRILLBOOK_LAB_CRDS"]).absolute())
     return env
 
 

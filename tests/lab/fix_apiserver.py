@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -66,6 +67,7 @@ class ShellPods:
         self, namespace: str, pod: str, container: str | None, command: list[str], *, stdin: bool, tty: bool
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
+            *([sys.executable, "-m", "drillbook_lab.terminal"] if tty else []),
             *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

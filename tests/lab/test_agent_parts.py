@@ -128,7 +128,8 @@ def test_settings_that_no_spec_can_change(tmp_path: Path) -> None:
     ):
         assert line in lines
     rules = (tmp_path / "pg_hba.conf").read_text().splitlines()
-    assert rules == ["local all postgres trust", spec.hba[0], "host all all all scram-sha-256"]
+    standbys = "host replication streaming_replica 127.0.0.0/8 scram-sha-256"
+    assert rules == ["local all postgres trust", standbys, spec.hba[0], "host all all all scram-sha-256"]
     archiving = replace(spec, archive=StoreSpec("s3://b/p", "c"))
     assert conf.archive_command(archiving, tmp_path / "50% off.json").endswith("50%% off.json' %p")
 

@@ -15,10 +15,14 @@ import psycopg
 import pytest
 from fix_agent import BUCKET, FOLDER, Pod, Site, agent_home, archived, processes_with, site, store, wait_for
 
+from drillbook_lab import volumecapacity
 from drillbook_lab.agent import conf
 from drillbook_lab.agent.spec import TargetSpec
 
 __all__ = ["agent_home", "site", "store"]
+
+# What the job says of the sidecar's refusal: the sidecar's own line stands before it.
+RPC = "rpc error: code = Unknown desc = "
 
 
 @pytest.fixture
@@ -141,7 +145,9 @@ def test_no_backup_for_the_target(site: Site, copies: Any, server: str, target: 
     """Time before the first backup, wrong serverName, a timeline without one, an unknown ID."""
     copy = copies(source=site.side(server), target=target)
     done = copy.run("recovery")
-    assert (done.returncode, done.error) == (1, reason)
+    assert (done.returncode, done.error) == (1, RPC + reason)
+    (sidecar,) = [line["error"] for line in done.lines if line.get("logger") == "barman-cloud"]
+    assert sidecar == reason
     assert not Path(copy.spec.pgdata).exists()
 
 
@@ -166,6 +172,89 @@ def test_target_before_the_named_backup_is_consistent(site: Site, copies: Any) -
     done = copies(target=target).run("recovery")
     assert done.returncode == 1
     assert done.said("requested recovery stop point is before consistent recovery point")
+    assert done.error.startswith("while waiting for PostgreSQL to stop recovery mode: ")
+
+
+@pytest.mark.long
+def test_a_time_before_the_named_backup_on_a_quiet_source_is_not_noticed(site: Site, copies: Any) -> None:
+    """PostgreSQL compares times at commits only: with none during the backup it stops, consistent, before the next."""
+    started = datetime.datetime.fromisoformat(site.backup["startedAt"].replace("Z", "+00:00"))
+    target = at(started - datetime.timedelta(hours=1))
+    target.backup_id = site.backup["backupId"]
+    copy = copies(target=target)
+    done = copy.run("recovery")
+    assert done.returncode == 0, done
+    assert done.said("recovery stopping before commit of transaction ")
+    copy.start()
+    with copy.connect("app") as connection:
+        assert connection.execute("select number from marker").fetchall() == [(0,)]
+
+
+@pytest.mark.long
+def test_a_time_before_the_named_backup_on_a_busy_source(site: Site, copies: Any) -> None:
+    """A commit during the backup shows it: the server stops there, before it is consistent."""
+    with site.source.connect("app") as connection:
+        connection.execute("create table busy (n int)")
+        taking = subprocess.Popen(
+            [sys.executable, "-m", "drillbook_lab.agent.backup", "--spec", str(site.source.spec_file),
+             "--name", "backup-20260101000001"], stdout=subprocess.PIPE, text=True)  # fmt: skip
+        while taking.poll() is None:
+            connection.execute("insert into busy values (1)")
+        assert taking.stdout is not None
+        taken = json.loads(taking.stdout.read().splitlines()[-1])
+        taking.stdout.close()
+        row = connection.execute("select pg_walfile_name(pg_switch_wal())").fetchone()
+        assert row is not None
+    archived(site.source, row[0])
+    target = at(site.before_second)
+    target.backup_id = taken["backupId"]
+    done = copies(target=target).run("recovery")
+    for name in site.store.names(f"{FOLDER}/source/base/{taken['backupId']}/"):
+        site.store.client().delete_object(Bucket=BUCKET, Key=name)  # the other tests mean the first backup
+    assert done.returncode == 1
+    assert done.said("requested recovery stop point is before consistent recovery point")
+    assert done.error.startswith("while waiting for PostgreSQL to stop recovery mode: ")
+
+
+def volume_of(pod: Pod, capacity: int) -> Path:
+    """Give the pod's volume a size."""
+    folder = Path(pod.spec.pgdata).parent
+    folder.mkdir(exist_ok=True)
+    claim = {"spec": {}, "status": {"capacity": {"storage": str(capacity)}}}
+    volumecapacity.set_capacity(folder, claim)
+    return folder
+
+
+def test_a_volume_that_cant_hold_the_base_backup(site: Site, copies: Any) -> None:
+    """What earlier attempts left aside counts, and so does a sparse file's length."""
+    copy = copies()
+    ballast = volume_of(copy, 2**30) / "ballast"
+    with ballast.open("wb") as out:
+        out.truncate(2**30 - 2**20)
+    done = copy.run("recovery")
+    assert done.returncode == 1
+    assert "no space left on device" in done.error
+    assert not processes_with(copy.spec.pgdata)
+
+
+@pytest.mark.long
+def test_a_volume_that_fills_up_stops_the_instance(site: Site, copies: Any) -> None:
+    """No room for a WAL segment: PostgreSQL is stopped, the program ends with CNPG's code, and so does a new start."""
+    pod = copies(source=None)
+    folder = volume_of(pod, 2**30)
+    assert pod.run("initdb").returncode == 0
+    pod.start()
+    with (folder / "ballast").open("wb") as out:
+        out.truncate(2**30)
+    assert pod.process is not None
+    assert pod.process.wait(60) == volumecapacity.NO_SPACE_EXIT_CODE
+    assert "no free disk space for WALs" in pod.log.read_text()
+    again = pod.run("instance")
+    assert again.returncode == volumecapacity.NO_SPACE_EXIT_CODE
+    assert again.said("Detected low-disk space condition, avoid starting the instance")
+    (folder / "ballast").unlink()
+    pod.start()
+    assert pod.ask("select 1") == 1
 
 
 @pytest.mark.long
@@ -179,7 +268,7 @@ def test_first_wal_missing(site: Site, copies: Any) -> None:
     done = copy.run("recovery")
     assert done.returncode == 1
     assert done.error.startswith(
-        "encountered an error while checking the presence of first needed WAL in the archive: "
+        RPC + "encountered an error while checking the presence of first needed WAL in the archive: "
     )
     assert not Path(copy.spec.pgdata).exists()
 
@@ -211,7 +300,7 @@ def test_torn_base_backup(site: Site, copies: Any) -> None:
     assert done.returncode == 1
     assert done.said("Can't restore backup")
     assert done.said("unexpected end of data")
-    assert done.error in ("Operation error (exit code 1)", "General error (exit code 4)")
+    assert done.error in (RPC + "Operation error (exit code 1)", RPC + "General error (exit code 4)")
 
 
 def test_destination_in_use(site: Site, copies: Any) -> None:
@@ -220,7 +309,10 @@ def test_destination_in_use(site: Site, copies: Any) -> None:
     done = copy.run("recovery")
     assert done.returncode == 1
     assert done.said("WAL archive check failed for server source: Expected empty archive")
-    assert done.error.startswith("unexpected failure invoking barman-cloud-wal-archive: exit status 1")
+    assert done.error.startswith(RPC + "unexpected failure invoking barman-cloud-wal-archive: exit status 1")
+    archive_check = [i for i, message in enumerate(done.messages()) if "Expected empty archive" in message]
+    misleading = [i for i, line in enumerate(done.lines) if "unexpected failure" in str(line.get("error"))]
+    assert archive_check[0] < misleading[0]
     assert not done.said("Target backup found")
 
 
@@ -234,7 +326,7 @@ def test_denied_and_down(site: Site, copies: Any) -> None:
     finally:
         site.store.faults()
     assert (denied.returncode, down.returncode) == (1, 1)
-    assert denied.error.startswith("while getting the backup list: ")
+    assert denied.error.startswith(RPC + "while getting the backup list: General error (exit code 4)")
     assert denied.error.endswith("(AccessDenied) when calling the ListObjectsV2 operation: Access Denied")
     assert "exit code" in down.error
 

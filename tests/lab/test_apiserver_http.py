@@ -174,7 +174,9 @@ def test_bodies_and_paths_must_agree(api: Api) -> None:
     assert ask(api, "POST", CLUSTERS, {**cluster(), "kind": "Backup"}).status == 400
     assert ask(api, "POST", CLUSTERS, b"{not json").status == 400
     assert ask(api, "POST", CLUSTERS, b"k8s\x00junk", form="application/vnd.kubernetes.protobuf").status == 415
-    assert ask(api, "PATCH", CLUSTERS + "/orders", {}, form="application/apply-patch+yaml").status == 415
+    unnamed = ask(api, "PATCH", CLUSTERS + "/orders", {}, form="application/apply-patch+yaml")
+    assert unnamed.status == 422  # an apply says who applies
+    assert ask(api, "PATCH", CLUSTERS + "/orders", {}, form="application/strange-patch+json").status == 415
     assert ask(api, "PUT", CLUSTERS + "/orders", cluster()).status == 422
     assert ask(api, "GET", "/apis/postgresql.cnpg.io/v1/unicorns").status == 404
     assert ask(api, "GET", "/apis/nobody.io/v1").status == 404

@@ -122,12 +122,6 @@ def test_exec_carries_streams_and_exit_code(api: Api, kubectl: Kubectl) -> None:
     assert "No such file" in kubectl("exec", "p", "-n", "default", "--", "no-such-program", code=1)
 
 
-def test_port_forward_says_that_it_is_not_offered(api: Api, kubectl: Kubectl) -> None:
-    api.pod("p")
-    said = kubectl("port-forward", "p", "-n", "default", ":5432", code=1)
-    assert "unable to upgrade" in said
-
-
 def test_discovery_names_every_kind(kubectl: Kubectl) -> None:
     named = kubectl("api-resources", "--no-headers")
     for kind in ("Cluster", "Backup", "ScheduledBackup", "ObjectStore", "Pod", "Lease", "NetworkPolicy", "RoleBinding"):
@@ -145,7 +139,7 @@ def test_can_i_and_who_am_i(api: Api, kubectl: Kubectl) -> None:
 
 def test_get_as_json_round_trips(api: Api, kubectl: Kubectl) -> None:
     api.do(api.registry.create, cluster())
-    got = json.loads(kubectl("get", "cluster", "orders", "-n", "default", "-o", "json"))
+    got = json.loads(kubectl("get", "cluster", "orders", "-n", "default", "-o", "json", "--show-managed-fields"))
     assert got == api.do(api.registry.get, "Cluster", "default", "orders")
     kubectl("replace", "-f", "-", stdin=json.dumps(got))
     old = {**got, "metadata": {**got["metadata"], "resourceVersion": "1"}}

@@ -296,6 +296,7 @@ def test_defaults_are_filled_in(registry: Registry) -> None:
     spec = registry.create(cluster())["spec"]
     assert spec["replicationSlots"] == {
         "highAvailability": {"enabled": True, "slotPrefix": "_cnpg_"}, "updateInterval": 30,
+        "synchronizeReplicas": {"enabled": True},
     }  # fmt: skip
     assert spec["storage"]["resizeInUseVolumes"] is True
     assert spec["bootstrap"]["initdb"] == {

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
+import hashlib
 import json
+import os
+import socket
 import ssl
 import struct
+import subprocess
+import threading
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 import pytest
-from fix_apiserver import ADMIN, Api, cleanly
+from fix_apiserver import ADMIN, Api, Kubectl, cleanly
 from kubernetes import client, config
 from kubernetes.stream import stream
 
 V4, V5 = "v4.channel.k8s.io", "v5.channel.k8s.io"
 Socket = aiohttp.ClientWebSocketResponse
+T = TypeVar("T")
 
 
 def connect(api: Api, path: str, protocol: str, talk: Callable[[Socket], Awaitable[Any]]) -> Any:
@@ -146,7 +156,7 @@ def test_port_forward_tells_why_nobody_answers(api: Api) -> None:
     assert channels[0] == struct.pack("<H", 1)
     assert b"error forwarding port 1 to pod p" in channels[1]
     assert refusal(api, "portforward?ports=x", V4) == 400
-    assert refusal(api, "portforward?ports=1", "SPDY/3.1+portforward.k8s.io") == 400
+    assert refusal(api, "portforward?ports=1", "v1.other") == 400
 
 
 def test_the_official_clients_stream_agrees(api: Api) -> None:
@@ -194,8 +204,187 @@ def test_a_last_line_without_newline_is_kept(api: Api) -> None:
 def test_logs_that_cannot_be_had(api: Api) -> None:
     assert log(api)[0] == 404
     api.pod("p", log=b"one\n")
-    for query in ("?previous=true", "?container=other", "?tailLines=-1", "?timestamps=true"):
+    for query in ("?previous=true", "?container=other", "?tailLines=-1", "?sinceSeconds=0", "?sinceTime=yesterday"):
         assert log(api, query)[0] == 400
     (api.folder / "default.p.main.log").unlink()
     status, said = log(api)
     assert status == 400 and b"waiting to start" in said
+
+
+def test_logs_since_a_time_with_times_and_of_the_run_before(api: Api) -> None:
+    old, new = "2020-01-01T00:00:00.5Z", "2099-01-01T00:00:00Z"
+    lines = [f'{{"level":"info","ts":"{old}","msg":"a"}}\n', "  and more of it\n", f"{new} late\n", "later\n"]
+    api.pod("p", log="".join(lines).encode())
+    assert log(api, "?sinceSeconds=60")[1].decode() == "".join(lines[2:])
+    assert log(api, "?sinceTime=2019-12-31T00:00:00Z")[1].decode() == "".join(lines)
+    assert log(api, "?sinceSeconds=60&tailLines=9")[1].decode() == "".join(lines[2:])
+    stamped = log(api, "?timestamps=true")[1].decode().splitlines()
+    assert [line.split(" ")[0] for line in stamped] == [
+        "2020-01-01T00:00:00.500000Z", "2020-01-01T00:00:00.500000Z", "2099-01-01T00:00:00.000000Z",
+        "2099-01-01T00:00:00.000000Z",
+    ]  # fmt: skip
+    assert stamped[1].endswith("  and more of it")
+    (api.folder / "default.p.main.previous.log").write_text("before\n")
+    assert log(api, "?previous=true") == (200, b"before\n")
+
+
+def test_a_terminal_is_one(api: Api) -> None:
+    api.pod("p")
+
+    async def talk(socket: Socket) -> dict[int, bytes]:
+        await socket.send_bytes(b"\x00" + b"read -r word && test -t 0 && echo [$word]; exit 5\nhello\n")
+        return await read_all(socket)
+
+    channels = connect(api, "exec?command=sh&stdin=1&stdout=1&tty=1", V5, talk)
+    assert b"[hello]\r\n" in channels[1]
+    assert json.loads(channels[3])["details"]["causes"] == [{"reason": "ExitCode", "message": "5"}]
+
+
+def test_two_hundred_forwards_at_once_leave_nothing(api: Api) -> None:
+    """Descriptors, threads and tasks of the server's process are as many as before."""
+    api.pod("p")
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1000):
+            writer.write(data.upper())
+            await writer.drain()
+        writer.close()
+
+    async def opened() -> asyncio.Server:
+        return await asyncio.start_server(echo, "127.0.0.1", 0, backlog=300)
+
+    async def tasks() -> int:
+        return len(asyncio.all_tasks())
+
+    listener = api.run(opened())
+    port = listener.sockets[0].getsockname()[1]
+
+    def left() -> tuple[int, int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count(), api.run(tasks())
+
+    async def go() -> None:
+        trust = ssl.create_default_context(cafile=str(api.serving.tls.ca))
+        connector = aiohttp.TCPConnector(limit=0, ssl=trust)
+        headers = {"Authorization": f"Bearer {ADMIN}"}
+        async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
+            path = f"{api.url}/api/v1/namespaces/default/pods/p/portforward?ports={port}"
+            sockets = await asyncio.gather(*(session.ws_connect(path, protocols=(V4,)) for _ in range(200)))
+            for number, socket in enumerate(sockets):
+                await socket.send_bytes(b"\x00number %d" % number)
+            for number, socket in enumerate(sockets):
+                frames = [(await socket.receive()).data for _ in range(3)]
+                assert frames[2] == b"\x00NUMBER %d" % number
+            await asyncio.gather(*(socket.close() for socket in sockets))
+
+    connect(api, f"portforward?ports={port}", V4, lambda socket: socket.receive())  # what stays for good is there now
+    settled = until_settled(left)
+    asyncio.run(cleanly(go()))
+    assert until_settled(left, settled) == settled
+    listener.close()
+
+
+def until_settled(look: Callable[[], T], wanted: T | None = None) -> T:
+    """What is left once it no longer changes; connections take a moment to say farewell."""
+    seen, same = look(), 0
+    for _ in range(600):
+        time.sleep(0.05)
+        found = look()
+        same = same + 1 if found == seen else 0
+        seen = found
+        if seen == wanted or (wanted is None and same > 10):
+            break
+    return seen
+
+
+@pytest.fixture
+def forwarded(api: Api, kubectl: Kubectl) -> Callable[[str], tuple[subprocess.Popen[str], int]]:
+    """kubectl port-forward to port 5432 of what is named, and the local port that it took."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(target: str) -> tuple[subprocess.Popen[str], int]:
+        process = kubectl.start("port-forward", target, ":5432")
+        running.append(process)
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert said.startswith("Forwarding from 127.0.0.1:"), said
+        return process, int(said.split(":")[1].split()[0])
+
+    yield start  # type: ignore[misc]
+    for process in running:
+        process.terminate()
+        process.communicate()
+
+
+def serving(api: Api) -> tuple[asyncio.Server, int]:
+    """A server in the pod that answers one request with how much it was, and closes."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        data = await reader.read()  # to the end: half-closed connections pass
+        writer.write(b"%d %s" % (len(data), hashlib.sha256(data).hexdigest().encode()))
+        await writer.drain()
+        writer.close()
+
+    async def opened() -> asyncio.Server:
+        return await asyncio.start_server(answer, "127.0.0.1", 0)
+
+    listener = api.run(opened())
+    return listener, listener.sockets[0].getsockname()[1]
+
+
+def asked(port: int, data: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while more := connection.recv(65536):
+            answer += more
+        return answer
+
+
+@pytest.mark.parametrize("target", ["pod/p", "service/s", "deployment/d"])
+def test_kubectl_forwards(api: Api, forwarded: Any, target: str) -> None:
+    """Several connections, one after the other and at once, megabytes and half-closed ends."""
+    api.pod("p", labels={"app": "x"})
+    api.do(api.registry.create, {
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "default"},
+        "spec": {"selector": {"app": "x"}, "ports": [{"port": 5432, "targetPort": 5432}]},
+    })  # fmt: skip
+    template = {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "main", "image": "none"}]}}
+    api.do(api.registry.create, {
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "x"}}, "template": template},
+    })  # fmt: skip
+    listener, inner = serving(api)
+    api.pods.ports[5432] = inner
+    _, port = forwarded(target)
+    body = os.urandom(3_000_000)
+    wanted = b"%d %s" % (len(body), hashlib.sha256(body).hexdigest().encode())
+    assert asked(port, b"x") == b"1 " + hashlib.sha256(b"x").hexdigest().encode()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: asked(port, body), range(8))) == {wanted}
+    listener.close()
+
+
+def test_kubectl_is_told_that_nobody_listens(api: Api, forwarded: Any) -> None:
+    api.pod("p")
+    api.pods.ports[5432] = 1
+    process, port = forwarded("pod/p")
+    with contextlib.suppress(ConnectionError):
+        asked(port, b"x")
+    while "error forwarding port 5432 to pod p" not in (said := process.stdout.readline()):
+        assert said, "kubectl ended without a word"
+
+
+def test_kubectl_execs_and_copies(api: Api, kubectl: Kubectl, tmp_path: Path) -> None:
+    """stdin, exit codes, and files both ways, by the tar in the pod."""
+    api.pod("p")
+    assert kubectl("exec", "-i", "p", "--", "wc", "-c", stdin="12345").strip() == "5"
+    assert "exit code 3" in kubectl("exec", "p", "--", "sh", "-c", "exit 3", code=3)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "one").write_bytes(os.urandom(1_000_000))
+    (source / "two").write_text("2")
+    kubectl("cp", str(source), f"default/p:{tmp_path}/inside")
+    kubectl("cp", f"default/p:{tmp_path}/inside", str(tmp_path / "back"))
+    assert (tmp_path / "back" / "one").read_bytes() == (source / "one").read_bytes()
+    assert (tmp_path / "back" / "two").read_text() == "2"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from fix_lab import RunningLab, condition, until
 
-from drillbook_lab import faults
+from drillbook_lab import faults, faultstore
 from drillbook_lab.errors import LabError
 
 
@@ -32,7 +32,7 @@ def switch_wal(lab: RunningLab) -> str:
 
 
 def archived(lab: RunningLab) -> list[str]:
-    return faults._bucket(lab.home).keys("wals/")
+    return faultstore.bucket(lab.home).keys("wals/")
 
 
 def test_a_denied_archiver_flips_the_condition_and_back(lab: RunningLab) -> None:
@@ -55,7 +55,7 @@ def test_a_removed_segment_is_gone_and_comes_back_byte_for_byte(lab: RunningLab)
 
 
 def test_a_torn_backup_is_half_as_long(lab: RunningLab) -> None:
-    bucket = faults._bucket(lab.home)
+    bucket = faultstore.bucket(lab.home)
     (key,) = [key for key in bucket.keys("base/") if key.endswith("data.tar")][-1:]
     whole = bucket.read(key)
     with broken(lab, "backup-torn"):

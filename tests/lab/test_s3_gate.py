@@ -110,6 +110,27 @@ def test_prefixes(method: str, bucket: str, name: str, query: str, passes: bool)
     assert allowed({"policy": "readonly", "prefixes": ["b/pg/source/"]}, method, bucket, name, query) is passes
 
 
+def test_a_key_deletes_many_at_once_only_where_it_may_delete_one(store: Store) -> None:
+    """DeleteObjects is a request to the bucket; its body is judged name by name, and refused as a whole."""
+    keys = {"writer": {"secret": "w", "policy": "readwrite"}, "reader": {"secret": "r", "policy": "readonly"}}
+    store.keys({**keys, "folder": {"secret": "f", "policy": "readwrite", "prefixes": [f"{BUCKET}/mine"]}})
+    for name in ("mine/a&b", "mine/c", "mine2/d"):
+        store.client().put_object(Bucket=BUCKET, Key=name, Body=b"1")
+    settings = {"endpoint_url": store.endpoint, "region_name": "us-east-1", "config": Config(proxies={})}
+    folder = boto3.client("s3", aws_access_key_id="folder", aws_secret_access_key="f", **settings)
+    reader = store.client("reader")
+
+    def delete(client: Any, *names: str) -> Any:
+        return client.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": name} for name in names]})
+
+    assert code(lambda: delete(folder, "mine/c", "mine2/d")) == "AccessDenied"
+    assert code(lambda: delete(reader, "mine/c")) == "AccessDenied"
+    assert store.names("mine") == ["mine/a&b", "mine/c", "mine2/d"]
+    delete(folder, "mine/a&b", "mine/c")
+    assert store.names("mine") == ["mine2/d"]
+    store.keys(keys)
+
+
 def test_faults_come_and_go_while_it_runs(mended: Store) -> None:
     """Down, busy, denied, hidden: each at once, each undone at once."""
     client = mended.client()

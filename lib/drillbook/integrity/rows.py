@@ -22,8 +22,8 @@ from drillbook.integrity.common import Rung, counted, pinned, said
 from drillbook.model import Check, Frozen, Verdict
 from drillbook.postgres import Database
 
-# Hexadecimal input to numeric, which the sum needs.
-OLDEST_VERSION = 160000
+# Everything in the digest is older; below this the WAL that proves the target can't be read.
+OLDEST_VERSION = 140000
 # Shorter keys could be found by trying.
 SHORTEST_KEY = 16
 
@@ -70,7 +70,7 @@ def find_table(db: Database, name: str) -> Table | TableDigest:
     if row["kind"] not in _HOLDS_ROWS:
         return TableDigest(reason="it is a view: name the tables behind it")
     if row["version"] < OLDEST_VERSION:
-        return TableDigest(reason="a digest needs PostgreSQL 16 or newer")
+        return TableDigest(reason="a digest needs PostgreSQL 14 or newer")
     return Table(name=name, quoted=row["quoted"])
 
 

@@ -45,6 +45,7 @@ class Kind:
 CLUSTER = Kind(CNPG_GROUP, "v1", "Cluster", "clusters")
 BACKUP = Kind(CNPG_GROUP, "v1", "Backup", "backups")
 SCHEDULED_BACKUP = Kind(CNPG_GROUP, "v1", "ScheduledBackup", "scheduledbackups")
+POOLER = Kind(CNPG_GROUP, "v1", "Pooler", "poolers")
 OBJECT_STORE = Kind(BARMAN_GROUP, "v1", "ObjectStore", "objectstores")
 POD = Kind("", "v1", "Pod", "pods")
 SECRET = Kind("", "v1", "Secret", "secrets")

@@ -17,7 +17,7 @@ from drillbook.model import BaseBackup, ClusterRef, Effect, Frozen, Instant, sho
 from drillbook.procedures.boundary import ProvenTarget
 from drillbook.procedures.readiness import HEALTHY, SourceCluster
 from drillbook.recoverylog import RecoveryLog
-from drillbook.step import Context, Obligation, Plan, Step
+from drillbook.step import IN_TREE, Context, Obligation, Plan, Step
 
 UNRECOVERABLE = "Cluster is unrecoverable and needs manual intervention"
 
@@ -78,15 +78,18 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
     def _objects(self, ctx: Context, copy: Copy, owner_uid: str) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
         source = ctx.cluster_object(self.cluster.ref)
         cluster, left_out = manifests.recovery_cluster(
-            copy, ctx.site, source, backup=self.backup, target=self.target.target, owner_uid=owner_uid
+            copy,
+            ctx.site,
+            source,
+            archive=ctx.archive,
+            backup=self.backup,
+            target=self.target.target,
+            owner_uid=owner_uid,
         )
-        store = ctx.object_store
-        objects = [
-            manifests.object_store(copy, ctx.site, store, owner_uid=owner_uid),
-            manifests.network_policy(copy, store, owner_uid=owner_uid),
-            cluster,
-        ]
-        return objects, left_out
+        policy = manifests.network_policy(copy, ctx.archive, owner_uid=owner_uid)
+        if ctx.archive.method == IN_TREE:
+            return [policy, cluster], left_out
+        return [manifests.object_store(copy, ctx.site, ctx.archive, owner_uid=owner_uid), policy, cluster], left_out
 
     def do(self, ctx: Context) -> RecoveryCopy:
         now = datetime.now(UTC)

@@ -16,9 +16,14 @@ from drillbook.model import (
     Verdict,
 )
 from drillbook.postgres import Database
-from drillbook.step import Context, Rung, Step
+from drillbook.step import IN_TREE, PLUGIN, Context, Rung, Step
 
 HEALTHY = "Cluster in healthy state"
+ARCHIVED_BY = {
+    PLUGIN: "the Barman Cloud Plugin",
+    IN_TREE: "CloudNativePG's in-tree barmanObjectStore, deprecated and removed in 1.31.0: plan the move to the "
+    "Barman Cloud Plugin, which reads the same archive",
+}
 
 
 class SourceCluster(Frozen):
@@ -100,8 +105,8 @@ class CheckReadiness(Step[SourceCluster]):
             system_id=str(facts["system_identifier"]),
             timeline=int(facts["timeline"]),
             primary=status["currentPrimary"],
-            server_name=ctx.server_name,
-            location=ctx.object_store["spec"]["configuration"]["destinationPath"].rstrip("/") + "/" + ctx.server_name,
+            server_name=ctx.archive.server_name,
+            location=ctx.archive.location,
             server_version=int(facts["server_version_num"]),
             image=status.get("image", cluster["spec"].get("imageName", "")),
             storage_class=storage_class,
@@ -173,6 +178,7 @@ class CheckReadiness(Step[SourceCluster]):
         }
         versions |= {p["name"]: p.get("version", "") for p in cluster.get("status", {}).get("pluginStatus", [])}
         ctx.recorder.fact("versions", versions)
+        ctx.recorder.fact("archived_by", {"method": ctx.archive.method, "location": found.location})
         allowed = [
             f"{verb} {kind.plural}{'/' + sub if sub else ''}"
             for verb, kind, sub in EXCESS_RIGHTS
@@ -192,6 +198,7 @@ class CheckReadiness(Step[SourceCluster]):
                     ("primary", found.primary),
                     ("timeline", str(found.timeline)),
                     ("archive", found.location),
+                    ("archived by", ARCHIVED_BY[ctx.archive.method]),
                     ("more rights than needed", ", ".join(allowed) or "none"),
                 ),
             )

@@ -7,13 +7,13 @@ line with barman's reason.
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from drillbook_lab import identity
-from drillbook_lab.agent import barman, main, procs
+from drillbook_lab.agent import barman, main, procs, retention
 from drillbook_lab.agent.log import Log
 from drillbook_lab.agent.spec import PodSpec, StoreSpec
 from drillbook_lab.agent.targets import catalogue
@@ -48,7 +48,7 @@ async def take(spec: PodSpec, log: Log, name: str, *, immediate_checkpoint: bool
         raise main.JobFailed(f"exit status {done.returncode}: {done.last_words}")
     log.info("Completed barman-cloud-backup", backupName=name)
     # The listing says of each backup all that `barman-cloud-backup-show` would, and names the oldest one as well.
-    listed = await _list(spec, store)
+    listed = await retention.listing(spec, store)
     backups = catalogue(listed)
     backup = [one for one in backups if one.name == name][-1]
     (entry,) = [one for one in listed["backups_list"] if one["backup_id"] == backup.backup_id]
@@ -65,25 +65,12 @@ async def take(spec: PodSpec, log: Log, name: str, *, immediate_checkpoint: bool
         "systemId": backup.system_id,
         "majorVersion": int(entry["version"]) // 10000 if entry.get("version") else None,
         "serverName": store.server_name,
-        "firstRecoverabilityPoint": _utc(backups[0].end_at),
-        "lastSuccessfulBackupTime": _utc(backups[-1].end_at),
+        **retention.window(listed),
     }
 
 
-async def _list(spec: PodSpec, store: StoreSpec) -> dict[str, Any]:
-    command = "barman-cloud-backup-list"
-    argv = [barman.program(command), "--format", "json", *barman.store_arguments(store)]
-    done = await procs.run(identity.wrap(argv), env=barman.environment(store, home=spec.run_dir))
-    if done.returncode:
-        raise main.JobFailed(f"{command}: exit status {done.returncode}: {done.last_words}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
-def _utc(moment: Any) -> str:
-    import datetime
-
-    return str(moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+def _utc(moment: datetime.datetime) -> str:
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 if __name__ == "__main__":

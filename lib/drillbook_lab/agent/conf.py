@@ -16,6 +16,7 @@ from drillbook_lab.agent.spec import PodSpec, TargetSpec
 from drillbook_lab.agent.targets import to_postgres_time
 
 CUSTOM_CONF = "custom.conf"
+STANDBY_ROLE = "streaming_replica"
 LOCAL_HBA = "local all postgres trust\n"
 EMPTY_ARCHIVE_MARKER = ".check-empty-wal-archive"
 
@@ -148,7 +149,8 @@ def write(spec: PodSpec, overrides: dict[str, str], *, local_only: bool = False)
 
 def hba(spec: PodSpec) -> str:
     """Trust stands in for peer: the socket's directory is open to PostgreSQL's own user alone."""
-    rules = [LOCAL_HBA.strip(), *spec.hba, "host all all all scram-sha-256"]
+    standbys = f"host replication {STANDBY_ROLE} 127.0.0.0/8 scram-sha-256"  # the lab's pods are all on loopback
+    rules = [LOCAL_HBA.strip(), standbys, *spec.hba, "host all all all scram-sha-256"]
     return "\n".join(rules) + "\n"
 
 
@@ -161,10 +163,31 @@ def recovery(spec: PodSpec, spec_file: Path) -> dict[str, str]:
         "ssl": "off",
         **_target(spec.target or TargetSpec()),
     }
-    for name, needed in needed_by_wal(spec).items():
-        wanted = int(spec.parameters.get(name, DEFAULTS.get(name, _SERVER_DEFAULTS[name])))
-        settings[name] = str(max(wanted, needed))
-    return settings
+    return {**settings, **at_least_as_the_wal_needs(spec)}
+
+
+def standby(spec: PodSpec, spec_file: Path) -> dict[str, str]:
+    """Settings of a standby: where it streams from, and the archive for what its primary no longer has."""
+    settings = {
+        "primary_conninfo": spec.upstream,
+        "primary_slot_name": spec.slot,
+    }
+    if spec.source is not None:
+        settings["restore_command"] = wal_command("walrestore", spec_file, "%f %p")
+    # Only what differs: a setting that a promotion takes away again would have the new primary restarted.
+    as_specified = {name: str(value) for name, value in _sizes(spec).items()}
+    larger = at_least_as_the_wal_needs(spec).items()
+    return {**settings, **{name: value for name, value in larger if value != as_specified[name]}}
+
+
+def _sizes(spec: PodSpec) -> dict[str, int]:
+    return {name: int(spec.parameters.get(name, DEFAULTS.get(name, given))) for name, given in _SERVER_DEFAULTS.items()}
+
+
+def at_least_as_the_wal_needs(spec: PodSpec) -> dict[str, str]:
+    """Sizes that a recovery can do with: the spec's, or those of the server that wrote the WAL if they are larger."""
+    sizes = _sizes(spec)
+    return {name: str(max(sizes[name], needed)) for name, needed in needed_by_wal(spec).items()}
 
 
 def _target(target: TargetSpec) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """The instance: PostgreSQL until SIGTERM. `python -m drillbook_lab.agent.instance --spec FILE`.
 
-SIGTERM is a fast shutdown, SIGHUP writes the configuration anew from the spec and reloads it. The server's
-own exit is the program's exit; a server that ends unasked is never a success.
+The spec file is followed while it runs: it says whether this is the primary, a standby and of whom, and what is
+configured. SIGTERM is a fast shutdown, SIGHUP reads the spec at once. Two more files in the pod's directory are
+obeyed: `fenced` keeps the server down as long as it is there, `restart` has it restarted once. The server's own
+exit is the program's exit; a server that ends unasked is never a success.
 """
 
 from __future__ import annotations
@@ -11,50 +13,181 @@ import signal
 import sys
 from pathlib import Path
 
-from drillbook_lab.agent import conf, main
+from drillbook_lab.agent import conf, diskspace, main, rejoin, sql
 from drillbook_lab.agent.log import Log
 from drillbook_lab.agent.postmaster import Postmaster
 from drillbook_lab.agent.spec import PodSpec
 
+_GLANCE_SECONDS = 0.1
 
-def configure(spec: PodSpec, spec_file: Path) -> None:
+
+def configure(spec: PodSpec, spec_file: Path, *, standby: bool = False) -> None:
     """The configuration of a running instance."""
-    conf.write(spec, {"archive_command": conf.archive_command(spec, spec_file), **conf.tls(spec)})
+    settings = {"archive_command": conf.archive_command(spec, spec_file), **conf.tls(spec)}
+    conf.write(spec, settings | (conf.standby(spec, spec_file) if standby else {}))
 
 
 async def serve(spec: PodSpec, spec_file: Path, log: Log) -> int:
     """Run the server to its end."""
-    log.info("Starting the instance", pgdata=spec.pgdata, listen_address=spec.listen_address, port=spec.port)
-    if spec.tls_dir is not None and not conf.offers_tls(spec.bin_dir):
-        log.info("TLS is off: this PostgreSQL was built without it", bin_dir=spec.bin_dir)
-    configure(spec, spec_file)
-    server = Postmaster(spec, log)
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
+    return await Instance(spec, spec_file, log).run()
 
-    def reload() -> None:
-        changed = PodSpec.read(spec_file)
-        main.prepare(changed, spec_file)
-        configure(changed, spec_file)
+
+class Instance:
+    """One pod's server, through all its restarts and parts."""
+
+    def __init__(self, spec: PodSpec, spec_file: Path, log: Log) -> None:
+        self._spec = spec
+        self._spec_file = spec_file
+        self._log = log
+        self._asked = asyncio.Event()
+        self._again = asyncio.Event()  # the spec is to be read now
+        self._seen = _version(spec_file)
+        self._run_dir = Path(spec.run_dir)
+
+    async def run(self) -> int:
+        """Until SIGTERM, or until the server ends unasked."""
+        for name in ("restart", "restarted"):
+            (self._run_dir / name).unlink(missing_ok=True)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._asked.set)
+        loop.add_signal_handler(signal.SIGHUP, self._again.set)
+        while not self._asked.is_set():
+            if not await self._may_start():
+                await self._glance()
+                continue
+            returncode = await self._run_once()
+            if returncode is not None:
+                return returncode
+        self._log.info("PostgreSQL instance stopped", exit_status=0)
+        return 0
+
+    async def _may_start(self) -> bool:
+        """Whether a server is to run now; an old primary is made a standby first."""
+        self._reread()
+        if self._is_fenced:
+            self._note("fenced")
+            return False
+        if self._spec.role == "primary" or self._spec.candidate or rejoin.is_standby(self._spec):
+            return True
+        if not self._spec.upstream:
+            self._note("waiting")  # an old primary, and no new one yet
+            return False
+        self._note("rejoining")
+        Postmaster(self._spec, self._log).remove_stale_pid_file()
+        await rejoin.rejoin(self._spec, self._spec_file, self._log)
+        return True
+
+    async def _run_once(self) -> int | None:
+        """Start the server and stay with it; its exit status, or None if it is to be started again or kept down."""
+        spec = self._spec
+        standby = rejoin.is_standby(spec)
+        self._log.info(
+            "Starting the instance", pgdata=spec.pgdata, listen_address=spec.listen_address, port=spec.port, standby=standby
+        )
+        if spec.tls_dir is not None and not conf.offers_tls(spec.bin_dir):
+            self._log.info("TLS is off: this PostgreSQL was built without it", bin_dir=spec.bin_dir)
+        self._note("starting")
+        configure(spec, self._spec_file, standby=standby)
+        if not diskspace.enough_for_wal(spec, self._log):
+            return diskspace.EXIT_CODE
+        server = Postmaster(spec, self._log)
+        await server.start()
+        self._note("running")
+        ended = asyncio.create_task(server.wait())
+        watch = asyncio.create_task(diskspace.stop_when_full(spec, server, self._log))
+        follow = asyncio.create_task(self._follow(server, standby=standby))
+        try:
+            await asyncio.wait({ended, follow}, return_when=asyncio.FIRST_COMPLETED)
+            wanted = follow.done() and follow.exception() is None
+            if follow.done() and not wanted and not ended.done():
+                self._log.error("The instance can't be followed", str(follow.exception()))
+            if not ended.done() and server.running.returncode is None:
+                self._log.info("Requesting fast shutdown of the PostgreSQL instance")
+                server.running.send_signal(signal.SIGINT)
+            returncode = await ended
+        finally:
+            follow.cancel()
+            await asyncio.gather(follow, return_exceptions=True)
+        if await diskspace.ended_for_space(watch):
+            return diskspace.EXIT_CODE
+        if wanted:
+            if self._asked.is_set():
+                self._log.info("PostgreSQL instance stopped", exit_status=returncode)
+                return returncode
+            return None
+        self._log.error("PostgreSQL ended unasked", exit_status=returncode)
+        return 128 - returncode if returncode < 0 else returncode or 1
+
+    async def _follow(self, server: Postmaster, *, standby: bool) -> None:
+        """Do as the files say; returns when the server is to be stopped."""
+        restart, restarted = self._run_dir / "restart", self._run_dir / "restarted"
+        if restart.exists():  # it has just been done
+            await server.wait_until("ready", "standby")
+            restarted.touch()
+            restart.unlink()
+        while not self._asked.is_set():
+            changed = self._reread()
+            if self._is_fenced or restart.exists():
+                return
+            if not standby and self._spec.role == "replica" and not self._spec.candidate:
+                self._log.info("This instance is no longer the primary, shutting down")
+                return
+            if standby and self._spec.role == "primary":
+                if server.status() in ("ready", "standby"):
+                    standby = not await self._promote(server)
+            elif changed:
+                configure(self._spec, self._spec_file, standby=standby)
+                server.reload()
+            await self._glance()
+
+    async def _promote(self, server: Postmaster) -> bool:
+        """Take over; tried again if the server didn't answer."""
+        self._log.info("Setting myself as the current primary: promoting the instance")
+        try:
+            if not await asyncio.to_thread(sql.promote, self._spec):
+                return False
+        except sql.Refused as fault:
+            self._log.error("Promotion failed, trying again", fault)
+            return False
+        configure(self._spec, self._spec_file)
         server.reload()
+        self._log.info("The instance has been promoted")
+        return True
 
-    loop.add_signal_handler(signal.SIGTERM, asked.set)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    await server.start()
+    @property
+    def _is_fenced(self) -> bool:
+        return (self._run_dir / "fenced").exists()
 
-    async def shut_down_when_asked() -> None:
-        await asked.wait()
-        log.info("Requesting fast shutdown of the PostgreSQL instance")
-        server.running.send_signal(signal.SIGINT)
+    async def _glance(self) -> None:
+        """A short wait, which a signal ends."""
+        asked = asyncio.create_task(self._asked.wait())
+        again = asyncio.create_task(self._again.wait())
+        await asyncio.wait({asked, again}, timeout=_GLANCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for task in (asked, again):
+            task.cancel()
 
-    shutdown = asyncio.create_task(shut_down_when_asked())
-    returncode = await server.wait()
-    shutdown.cancel()
-    if asked.is_set():
-        log.info("PostgreSQL instance stopped", exit_status=returncode)
-        return returncode
-    log.error("PostgreSQL ended unasked", exit_status=returncode)
-    return 128 - returncode if returncode < 0 else returncode or 1
+    def _reread(self) -> bool:
+        """Read the spec if it was written, or a signal says so; whether it was read."""
+        version = _version(self._spec_file)
+        if version == self._seen and not self._again.is_set():
+            return False
+        self._seen = version
+        self._again.clear()
+        self._spec = PodSpec.read(self._spec_file)
+        main.prepare(self._spec, self._spec_file)
+        return True
+
+    def _note(self, state: str) -> None:
+        """What the operator can see of this program without asking it."""
+        draft = self._run_dir / "state.new"
+        draft.write_text(state, encoding="utf-8")
+        draft.replace(self._run_dir / "state")
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Changes whenever the file is replaced."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 if __name__ == "__main__":

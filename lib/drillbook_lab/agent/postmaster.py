@@ -40,7 +40,7 @@ class Postmaster:
     async def start(self, options: Sequence[str] = ()) -> None:
         """Start the server; it stops (SIGQUIT, its immediate shutdown) when we die."""
         identity.prepare_dir(self.spec.socket_dir)
-        self._remove_stale_pid_file()
+        self.remove_stale_pid_file()
         self._postgres_log.open()
         argv = [str(Path(self.spec.bin_dir) / "postgres"), "-D", self.spec.pgdata, *options]
         self.log.info("Starting PostgreSQL", options=list(options))
@@ -108,7 +108,7 @@ class Postmaster:
         kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
         return {**kept, "LC_ALL": "C", "HOME": self.spec.run_dir, "PGDATA": self.spec.pgdata}
 
-    def _remove_stale_pid_file(self) -> None:
+    def remove_stale_pid_file(self) -> None:
         """A killed pod leaves its pid file; PostgreSQL would believe it if another program has that pid by now."""
         path = Path(self.spec.pgdata) / "postmaster.pid"
         try:

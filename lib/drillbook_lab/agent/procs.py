@@ -87,5 +87,6 @@ async def run(
     except BaseException:
         if child.returncode is None:
             child.kill()
+            await child.wait()  # or the loop is closed before it hears of the end, and says so on stderr
         raise
     return Done(returncode, "\n".join(out), "\n".join(err))

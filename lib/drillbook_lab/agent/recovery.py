@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from drillbook_lab import identity
-from drillbook_lab.agent import barman, conf, main, procs, sql
+from drillbook_lab.agent import barman, conf, diskspace, main, procs, sql
 from drillbook_lab.agent.log import Log
 from drillbook_lab.agent.main import JobFailed
 from drillbook_lab.agent.postmaster import Postmaster, ServerDied
@@ -31,21 +31,37 @@ async def recover(spec: PodSpec, spec_file: Path, log: Log) -> int:
     log.info("Starting full recovery", serverName=spec.source.server_name, pgdata=spec.pgdata)
     if done := conf.clear_target(Path(spec.pgdata)):
         log.info(done)
-    await check_destination(spec, log)
-    backup = await find_backup(spec, spec.source, log)
     async with WalFeed(spec, spec.source, log) as feed:
-        returncode = await feed.probe(backup.begin_wal)
-        if returncode:
-            raise JobFailed(
-                "encountered an error while checking the presence of first needed WAL in the archive: "
-                + barman.wal_restore_text(returncode, backup.begin_wal)
-            )
-        log.info("First needed WAL found in the archive", walName=backup.begin_wal)
-        await restore_data_dir(spec, spec.source, backup, log)
+        try:
+            await check_destination(spec, log)
+            backup = await find_backup(spec, spec.source, log)
+            await probe(feed, backup, log)
+            await restore_data_dir(spec, spec.source, backup, log)
+        except JobFailed as error:
+            raise _through_sidecar(spec.source, error, log) from error
         configure(spec, spec_file, log)
         await replay(spec, log)
     log.info("Full recovery completed", backupID=backup.backup_id)
     return 0
+
+
+def _through_sidecar(source: StoreSpec, error: JobFailed, log: Log) -> JobFailed:
+    """With the plugin all this is the sidecar's work: it says why, and the job gets to know it by a remote call."""
+    if not source.by_plugin:
+        return error
+    log.named("barman-cloud").error("Error while restoring", error)
+    return JobFailed(f"rpc error: code = Unknown desc = {error}")
+
+
+async def probe(feed: WalFeed, backup: Backup, log: Log) -> None:
+    """Without the WAL that its base backup begins with, nothing is fetched at all."""
+    returncode = await feed.probe(backup.begin_wal)
+    if returncode:
+        raise JobFailed(
+            "encountered an error while checking the presence of first needed WAL in the archive: "
+            + barman.wal_restore_text(returncode, backup.begin_wal)
+        )
+    log.info("First needed WAL found in the archive", walName=backup.begin_wal)
 
 
 async def check_destination(spec: PodSpec, log: Log) -> None:
@@ -102,7 +118,12 @@ async def restore_data_dir(spec: PodSpec, source: StoreSpec, backup: Backup, log
     log.info("Starting barman-cloud-restore", options=options)
     env = barman.environment(source, home=spec.run_dir)
     argv = [barman.program("barman-cloud-restore"), *options]
-    done = await procs.run(identity.wrap(argv), env=env, log=log.named("barman-cloud-restore"))
+    restoring = procs.run(identity.wrap(argv), env=env, log=log.named("barman-cloud-restore"))
+    try:
+        done = await diskspace.within_volume(spec, restoring)
+    except diskspace.NoSpace as error:
+        log.error("Can't restore backup", error)
+        raise JobFailed(str(error)) from error
     if done.returncode:
         reason = barman.exit_text(done.returncode)
         log.error("Can't restore backup", f"{reason}: {done.last_words}")
@@ -134,11 +155,11 @@ async def replay(spec: PodSpec, log: Log) -> None:
     server = Postmaster(spec, log, on_record)
     await server.start()
     try:
-        await until_recovered(spec, server, ready, log)
+        await diskspace.within_volume(spec, until_recovered(spec, server, ready, log), diskspace.LOOK_SECONDS)
         log.info("Recovery finished, the instance is a primary", timeline=_timeline(spec))
         for line in sql.ensure_application(spec):
             log.info(line)
-    except ServerDied as error:
+    except (ServerDied, diskspace.NoSpace) as error:
         raise JobFailed(f"while waiting for PostgreSQL to stop recovery mode: {error}") from error
     finally:
         if server.running.returncode is None:

@@ -27,6 +27,7 @@ class StoreSpec:
     data_compression: str | None = None  # gzip bzip2 lz4 snappy
     jobs: int | None = None
     immediate_checkpoint: bool = False
+    by_plugin: bool = True  # else in-tree
 
 
 @dataclass
@@ -71,6 +72,11 @@ class PodSpec:
     # initdb: encoding, locale_collate, locale_ctype, data_checksums, wal_segment_size (MB),
     # post_init_sql, post_init_application_sql (lists of statements)
     initdb: dict[str, Any] = field(default_factory=dict)
+    role: str = "primary"  # or "replica"
+    candidate: bool = False  # a replica that is to be the primary, or has just become it
+    upstream: str = ""  # how a replica reaches its primary; empty: there is none now
+    slot: str = ""
+    reload: str = ""  # changes when somebody asks for a reload
 
     def write(self, path: Path | str) -> None:
         """Replace the file in one step: a running pod reads it again for every segment."""

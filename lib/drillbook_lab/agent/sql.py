@@ -8,8 +8,17 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from drillbook_lab.agent.conf import STANDBY_ROLE
 from drillbook_lab.agent.spec import PodSpec
 
+# Streams, and reads what pg_rewind has to read.
+_STANDBY_ROLE_SQL = f"""
+create role {STANDBY_ROLE} login replication;
+grant execute on function pg_catalog.pg_ls_dir(text, boolean, boolean), pg_catalog.pg_stat_file(text, boolean),
+    pg_catalog.pg_read_binary_file(text), pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean)
+    to {STANDBY_ROLE};
+"""
+Refused = psycopg.Error
 NotAnswering = psycopg.OperationalError  # starting up, shutting down, or gone
 
 
@@ -33,10 +42,22 @@ def in_recovery(spec: PodSpec) -> bool:
     return bool(row and row[0])
 
 
+def promote(spec: PodSpec) -> bool:
+    """Make a standby the primary; whether it is one now. The checkpoint is for pg_rewind: it reads the new timeline."""
+    with connect(spec) as connection:
+        row = connection.execute("select pg_promote(true, 60)").fetchone()
+        if not row or not row[0]:
+            return False
+        connection.execute("checkpoint")
+    return True
+
+
 def ensure_application(spec: PodSpec) -> list[str]:
     """Role and database of the application: made if missing, the owner's password set. Returns what was done."""
     done = []
     with connect(spec) as connection:
+        if not _exists(connection, "select 1 from pg_roles where rolname = %s", STANDBY_ROLE):
+            connection.execute(_STANDBY_ROLE_SQL.encode())
         if spec.owner:
             if not _exists(connection, "select 1 from pg_roles where rolname = %s", spec.owner):
                 connection.execute(sql.SQL("create role {} login").format(sql.Identifier(spec.owner)))

@@ -39,6 +39,7 @@ class WalFeed:
         self._batch: asyncio.Task[int] | None = None
         self._batch_start = ""
         self._newest = ""  # the last segment of the last complete batch
+        self._answers: set[asyncio.Task[None]] = set()
         self._ended = False  # the last batch was short: nothing to fetch ahead until asked
 
     async def __aenter__(self) -> WalFeed:
@@ -54,6 +55,9 @@ class WalFeed:
     async def __aexit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.close()
+        for answer in self._answers:
+            answer.cancel()  # PostgreSQL has ended while it waited for a file
+        await asyncio.gather(*self._answers, return_exceptions=True)
         if self._batch is not None:
             self._batch.cancel()
             await asyncio.gather(self._batch, return_exceptions=True)
@@ -66,6 +70,13 @@ class WalFeed:
         return await self._fetch_batch(wal)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._respond(reader, writer))
+        self._answers.add(task)
+        await asyncio.wait({task})  # asyncio's streams complain of a handler that is cancelled itself
+        self._answers.discard(task)
+        writer.close()
+
+    async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wal = (await reader.readline()).decode().strip()
         destination = Path((await reader.readline()).decode().strip())
         try:
@@ -75,7 +86,6 @@ class WalFeed:
             returncode = NOT_FOUND
         # PostgreSQL treats 1 as "not there"; any failure is told that way, as CNPG does.
         writer.write(b"1" if returncode else b"0")
-        writer.close()
 
     async def provide(self, wal: str, destination: Path) -> int:
         """Put the file where PostgreSQL wants it; barman's exit status if that can't be done."""

@@ -10,7 +10,12 @@ import json
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 SOCKET_NAME = "walrestore.sock"
+_STREAM_FIRST = 3
 
 
 def main(argv: list[str]) -> int:
@@ -43,7 +48,32 @@ def _ask(address: str, request: str) -> int | None:
     return int(answer) if answer else 1
 
 
-def _fetch(spec: dict[str, dict[str, str]], wal: str, destination: str) -> int:
+def _streams(spec: dict[str, Any], wal: str) -> bool:
+    """Whether a standby can have it from its primary, which costs nothing; asked too often, it can't."""
+    import socket
+
+    words = dict(word.split("=", 1) for word in str(spec.get("upstream") or "").split())
+    if "host" not in words:
+        return False
+    note = os.path.join(spec["run_dir"], "wal-asked")  # noqa: PTH118
+    try:
+        with open(note, encoding="utf-8") as handle:  # noqa: PTH123
+            before, times = handle.read().split()
+    except (FileNotFoundError, ValueError):
+        before, times = "", "0"
+    count = int(times) + 1 if before == wal else 1
+    with open(note, "w", encoding="utf-8") as handle:  # noqa: PTH123
+        handle.write(f"{wal} {count}")
+    if count > _STREAM_FIRST:
+        return False
+    try:
+        socket.create_connection((words["host"], int(words.get("port", "5432"))), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _fetch(spec: dict[str, Any], wal: str, destination: str) -> int:
     """One file, without a job to help."""
     import subprocess
 
@@ -51,10 +81,13 @@ def _fetch(spec: dict[str, dict[str, str]], wal: str, destination: str) -> int:
     from drillbook_lab.agent import barman
     from drillbook_lab.agent.spec import StoreSpec
 
-    if spec.get("source") is None:
+    if spec.get("source") is None or _streams(spec, wal):
         return 1
-    store = StoreSpec(**spec["source"])  # type: ignore[arg-type]
-    argv = [barman.program("barman-cloud-wal-restore"), *barman.store_arguments(store), wal, destination]
+    store = StoreSpec(**spec["source"])
+    # An empty spool directory of our own: barman's default is one for the whole machine, and it serves from it.
+    spool = os.path.join(spec["run_dir"], "wal-restore")  # noqa: PTH118
+    options = ["--spool-dir", spool]
+    argv = [barman.program("barman-cloud-wal-restore"), *options, *barman.store_arguments(store), wal, destination]
     done = subprocess.run(argv, env=barman.environment(store, home="/"), check=False)
     return 1 if done.returncode else 0
 

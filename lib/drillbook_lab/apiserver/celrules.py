@@ -50,8 +50,7 @@ def _walk(schema: Schema, value: Any, old: Any, path: str, found: list[Fault]) -
             found.append(bad_value(path, value, f"rule evaluation error: {error}"))
             continue
         if holds is not True:
-            message = rule.get("message") or f"failed rule: {rule['rule']}"
-            found.append(bad_value(path, value, message))
+            found.append(_broken(rule, path + rule.get("fieldPath", ""), value))
     if isinstance(value, dict):
         before = old if isinstance(old, dict) else {}
         properties = schema.get("properties") or {}
@@ -64,6 +63,20 @@ def _walk(schema: Schema, value: Any, old: Any, path: str, found: list[Fault]) -
         counterpart = _correlate(schema, old)
         for index, item in enumerate(value):
             _walk(schema["items"], item, counterpart(item), f"{path}[{index}]", found)
+
+
+def _broken(rule: Schema, path: str, value: Any) -> Fault:
+    """What a broken rule says, under the reason that it asks for."""
+    message = rule.get("message") or f"failed rule: {rule['rule']}"
+    match rule.get("reason"):
+        case "FieldValueForbidden":
+            return Fault(path, f"Forbidden: {message}", "FieldValueForbidden")
+        case "FieldValueRequired":
+            return Fault(path, f"Required value: {message}", "FieldValueRequired")
+        case "FieldValueDuplicate":
+            fault = bad_value(path, value, message)
+            return Fault(path, fault.message.replace("Invalid value", "Duplicate value", 1), "FieldValueDuplicate")
+    return bad_value(path, value, message)
 
 
 def _correlate(schema: Schema, old: Any) -> Any:

@@ -1,181 +1,191 @@
-"""What the Cluster's webhook fills in, refuses, and warns about (recovery targets apart)."""
+"""What the Cluster's webhook refuses of any Cluster, new or changed (recovery targets apart)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any
 
+from drillbook_lab.apiserver import clusterparameters
+from drillbook_lab.apiserver.clusterdefaults import is_replica
 from drillbook_lab.apiserver.errors import Fault, Object
 from drillbook_lab.apiserver.schema import bad_value
+from drillbook_lab.quantities import quantity
 
-DEFAULT_IMAGE = "ghcr.io/cloudnative-pg/postgresql:18"
-PLUGIN = "barman-cloud.cloudnative-pg.io"
-
-# Settings that are always there, unless the author gave another value where that is allowed.
-_PARAMETERS = {
-    "archive_mode": "on",
-    "archive_timeout": "5min",
-    "ssl_min_protocol_version": "TLSv1.3",
-    "wal_keep_size": "512MB",
-    "wal_level": "logical",
-}
-# The operator's own: refused, unless they repeat what it sets anyway (as a spec that was read back does).
-_FIXED = frozenset({
-    "archive_mode", "archive_command", "archive_cleanup_command", "restore_command", "data_directory", "hba_file",
-    "ident_file", "hot_standby", "listen_addresses", "port", "primary_conninfo", "primary_slot_name",
-    "promote_trigger_file", "recovery_end_command", "ssl", "ssl_ca_file", "ssl_cert_file", "ssl_key_file",
-    "unix_socket_directories", "unix_socket_permissions", "synchronous_standby_names", "cluster_name",
-})  # fmt: skip
-
-_DNS_1035 = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
+_DNS_1035 = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
 _RETENTION = re.compile(r"^[1-9][0-9]*[dwm]$")
-_QUANTITY = re.compile(r"^\+?(?P<number>\d+(\.\d*)?|\.\d+)(?P<unit>[KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?$")
-_UNITS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_IDENTIFIER = re.compile(r"^[A-Za-z_][A-Za-z0-9_$]*$")
+_METHODS = ("initdb", "recovery", "pg_basebackup")
+_SOURCES = ("connectionParameters", "barmanObjectStore", "plugin")
 
 
-def default(cluster: Object) -> None:
-    """Write what the author left out into the spec, as the operator does: it is never read back as sent."""
-    spec = cluster["spec"] if isinstance(cluster.get("spec"), dict) else {}
-    if not spec.get("imageName") and not spec.get("imageCatalogRef"):
-        spec["imageName"] = DEFAULT_IMAGE
-    postgresql = spec.setdefault("postgresql", {})
-    if isinstance(postgresql, dict) and isinstance(postgresql.setdefault("parameters", {}), dict):
-        for name, value in _PARAMETERS.items():
-            postgresql["parameters"].setdefault(name, value)
-    bootstrap = spec.setdefault("bootstrap", {})
-    if not isinstance(bootstrap, dict):
-        return
-    if not bootstrap:
-        bootstrap["initdb"] = {}
-    for method, section in bootstrap.items():
-        if not isinstance(section, dict) or (method == "initdb" and "import" in section):
-            continue
-        if section.get("owner") and not section.get("database"):
-            continue  # refused below: whose database it is can't be guessed
-        section.setdefault("database", "app")
-        section.setdefault("owner", section["database"])
-        if method == "initdb":
-            section.setdefault("encoding", "UTF8")
-            if not section.get("locale"):
-                section.setdefault("localeCollate", "C")
-                section.setdefault("localeCType", "C")
-    monitoring = spec.setdefault("monitoring", {})
-    if isinstance(monitoring, dict) and not monitoring.get("disableDefaultQueries"):
-        monitoring.setdefault("disableDefaultQueries", False)
-        monitoring.setdefault("enablePodMonitor", False)
-        queries = monitoring.setdefault("customQueriesConfigMap", [])
-        ours = {"name": "cnpg-default-monitoring", "key": "queries"}
-        if isinstance(queries, list) and ours not in queries:
-            queries.append(ours)
-
-
-def faults(new: Object, old: Object | None) -> list[Fault]:
-    """Everything that is wrong with a Cluster beyond its schema; `old` is the stored one on an update."""
-    found = [
-        *_name(new),
-        *_bootstrap(new["spec"]),
-        *_sources(new["spec"]),
-        *_sizes(new["spec"]),
-        *_parameters(new["spec"]),
-        *_stores(new["spec"]),
-        *_annotations(new),
-        *_replica(new, creating=old is None),
-    ]
-    if old is not None:
-        found.extend(_changes(new["spec"], old["spec"]))
-    return found
-
-
-def warnings(cluster: Object) -> list[str]:
-    """What is allowed, but not for long or not to any effect."""
+def faults(cluster: Object) -> list[Fault]:
+    """Everything that is wrong with a Cluster beyond its schema, all of it at once."""
     spec = cluster["spec"]
-    backup = spec.get("backup") or {}
-    told: list[str] = []
-    in_tree = "barmanObjectStore" in backup or any("barmanObjectStore" in e for e in spec.get("externalClusters") or ())
-    if in_tree:
-        told.append(
-            "Native support for Barman Cloud backups and recovery is deprecated and will be completely removed in "
-            "CloudNativePG 1.31.0. Please migrate existing clusters to the new Barman Cloud Plugin"
-        )
-    if backup.get("retentionPolicy") and "barmanObjectStore" not in backup:
-        told.append("Retention policies specified in .spec.backup.retentionPolicy are only used by the in-tree backups")
-    return told
+    return [
+        *_bootstrap(spec),
+        *_certificates(spec),
+        *_update_strategy(spec),
+        *_image(spec),
+        *_synchronous(spec),
+        *_sizes(spec),
+        *_name(cluster),
+        *_tablespaces(spec),
+        *_sources(spec),
+        *_external_clusters(spec),
+        *_replica(cluster),
+        *_stores(spec),
+        *clusterparameters.faults(cluster),
+        *_resources(spec),
+        *_roles(spec),
+        *_annotations(cluster),
+        *_promotion_token(cluster),
+    ]
+
+
+def required(path: str, why: str) -> Fault:
+    """`path: Required value: why`."""
+    return Fault(path, f"Required value: {why}", "FieldValueRequired")
+
+
+def forbidden(path: str, why: str) -> Fault:
+    """`path: Forbidden: why`."""
+    return Fault(path, f"Forbidden: {why}", "FieldValueForbidden")
 
 
 def _name(cluster: Object) -> Iterator[Fault]:
     name = cluster["metadata"]["name"]
     if not _DNS_1035.match(name):
-        yield bad_value("metadata.name", name, "cluster name must be a valid DNS label: a DNS-1035 label must consist "
-                        "of lower case alphanumeric characters or '-', start with an alphabetic character, and end "
-                        "with an alphanumeric character")  # fmt: skip
+        yield bad_value("metadata.name", name, "cluster name must be a valid DNS label")
     if len(name) > 50:
         yield bad_value("metadata.name", name, "the maximum length of a cluster name is 50 characters")
 
 
 def _bootstrap(spec: Object) -> Iterator[Fault]:
     bootstrap = spec.get("bootstrap") or {}
-    methods = [name for name in ("initdb", "recovery", "pg_basebackup") if bootstrap.get(name) is not None]
-    if len(methods) > 1:
-        shown = " and ".join(methods)
-        yield bad_value("spec.bootstrap", bootstrap, f"Too many bootstrap types specified: {shown}")
+    methods = [name for name in _METHODS if bootstrap.get(name) is not None]
     for method in methods:
         section, path = bootstrap[method], f"spec.bootstrap.{method}"
         if section.get("owner") and not section.get("database"):
-            yield bad_value(f"{path}.database", "", "You need to specify the database name when the owner is given")
-        if section.get("database") and not section.get("owner") and "import" not in section:
+            yield bad_value(f"{path}.database", "", "You need to specify the database name")
+        if section.get("database") and not section.get("owner"):
             yield bad_value(f"{path}.owner", "", "You need to specify the database owner user")
+    initdb = bootstrap.get("initdb") or {}
+    size = initdb.get("walSegmentSize") or 0
+    if size & (size - 1):
+        yield bad_value("spec.bootstrap.initdb.walSegmentSize", size, "WAL segment size must be a power of 2")
+    yield from _import(initdb.get("import"))
+    if len(methods) > 1:
+        yield forbidden("spec.bootstrap", "Only one bootstrap method can be specified at a time")
+    recovery = bootstrap.get("recovery") or {}
+    if recovery.get("volumeSnapshots") is not None:
+        if recovery.get("backup") is not None:
+            yield bad_value("spec.bootstrap.recovery.backup", recovery["backup"], "Recovery from dataSource is not "
+                            "compatible with other types of recovery")  # fmt: skip
+        elif recovery["volumeSnapshots"].get("walStorage") is not None and spec.get("walStorage") is None:
+            yield bad_value("spec.bootstrap.recovery.dataSource.walStorage", recovery["volumeSnapshots"]["walStorage"],
+                            "A WAL storage configuration is required when recovering using a DataSource for "
+                            "WALs")  # fmt: skip
 
 
-def _sources(spec: Object) -> Iterator[Fault]:
-    known = [entry["name"] for entry in spec.get("externalClusters") or ()]
-    for name in sorted({name for name in known if known.count(name) > 1}):
-        yield bad_value("spec.externalClusters", name, "the names of external clusters must differ")
-    bootstrap = spec.get("bootstrap") or {}
-    named = {
-        "spec.bootstrap.recovery.source": (bootstrap.get("recovery") or {}).get("source"),
-        "spec.bootstrap.pg_basebackup.source": (bootstrap.get("pg_basebackup") or {}).get("source"),
-        "spec.bootstrap.initdb.import.source.externalCluster": (
-            ((bootstrap.get("initdb") or {}).get("import") or {}).get("source") or {}
-        ).get("externalCluster"),
-        "spec.replica.source": (spec.get("replica") or {}).get("source"),
-    }
-    for path, name in named.items():
-        if name and name not in known:
-            yield bad_value(path, name, f"External cluster {name} not found")
+def _import(section: Object | None) -> Iterator[Fault]:
+    if not section:
+        return
+    path, databases = "spec.bootstrap.initdb.import", section.get("databases") or []
+    if section.get("type") == "microservice":
+        if len(databases) != 1:
+            yield bad_value(f"{path}.databases", databases, "You need to specify a single database for the "
+                            "`microservice` import type")  # fmt: skip
+        if section.get("roles"):
+            yield bad_value(f"{path}.roles", databases, "You cannot specify roles to import for the `microservice` "
+                            "import type")  # fmt: skip
+    elif section.get("type") == "monolith":
+        if not databases:
+            yield bad_value(f"{path}.databases", databases, "You need to specify at least a database for the "
+                            "`monolith` import type")  # fmt: skip
+        if section.get("postImportApplicationSQL"):
+            yield bad_value(f"{path}.postImportApplicationSQL", section["postImportApplicationSQL"],
+                            "postImportApplicationSQL is not allowed for the `monolith` import type")  # fmt: skip
+    else:
+        yield bad_value(f"{path}.type", section.get("type"), "Unrecognized import type")
 
 
-def _volumes(spec: Object) -> Iterator[tuple[str, str, Object]]:
-    """(path, what to call it, storage section) of every volume that a Cluster declares."""
-    yield "spec.storage", "storage", spec.get("storage") or {}
-    if spec.get("walStorage") is not None:
-        yield "spec.walStorage", "walStorage", spec["walStorage"]
-    for index, tablespace in enumerate(spec.get("tablespaces") or ()):
-        yield f"spec.tablespaces[{index}].storage", f"tablespace {tablespace['name']}", tablespace["storage"]
+def _certificates(spec: Object) -> Iterator[Fault]:
+    given, path = spec.get("certificates") or {}, "spec.certificates"
+    if given.get("serverTLSSecret"):
+        if given.get("serverAltDNSNames"):
+            yield bad_value(f"{path}.serveraltdnsnames", given["serverAltDNSNames"], "Server alternative DNS names "
+                            "can't be defined when server TLS secret is provided")  # fmt: skip
+        if not given.get("serverCASecret"):
+            yield bad_value(f"{path}.servercasecret", "", "Server CA secret can't be empty when server TLS secret is "
+                            "provided")  # fmt: skip
+    if given.get("replicationTLSSecret") and not given.get("clientCASecret"):
+        yield bad_value(f"{path}.clientcasecret", "", "Client CA secret can't be empty when client replication secret "
+                        "is provided")  # fmt: skip
 
 
-def _size(storage: Object) -> str:
+def _update_strategy(spec: Object) -> Iterator[Fault]:
+    if spec.get("primaryUpdateStrategy") == "supervised" and spec["instances"] == 1:
+        yield bad_value("spec.primaryUpdateStrategy", "supervised", "supervised update strategy is not allowed for "
+                        "clusters with a single instance")  # fmt: skip
+
+
+def image_tag(image: str) -> str:
+    """An image's tag; empty if it has none."""
+    return image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+
+
+def major(spec: Object) -> int | None:
+    """PostgreSQL's major version, read off the catalogue's or the image's name."""
+    if spec.get("imageCatalogRef"):
+        return int(spec["imageCatalogRef"].get("major"))
+    found = re.match(r"\d+", image_tag(str(spec.get("imageName") or "")))
+    return int(found[0]) if found else None
+
+
+def _image(spec: Object) -> Iterator[Fault]:
+    image = spec.get("imageName")
+    if not image:
+        return
+    tag = image_tag(image)
+    if tag == "latest":
+        yield bad_value("spec.imageName", image, "Can't use 'latest' as image tag as we can't detect upgrades")
+    elif not tag:
+        yield bad_value("spec.imageName", image, "Can't use just the image sha as we can't detect upgrades")
+    elif major(spec) is None:
+        yield bad_value("spec.imageName", image, "invalid version tag")
+
+
+def _synchronous(spec: Object) -> Iterator[Fault]:
+    instances, low, high = spec["instances"], spec.get("minSyncReplicas") or 0, spec.get("maxSyncReplicas") or 0
+    if high >= instances and high:
+        yield bad_value("spec.maxSyncReplicas", high, "maxSyncReplicas must be lower than the number of instances")
+    if low > high:
+        yield bad_value("spec.minSyncReplicas", low, "minSyncReplicas cannot be greater than maxSyncReplicas")
+    chosen = (spec.get("postgresql") or {}).get("synchronous")
+    if not chosen:
+        return
+    standbys = len(chosen.get("standbyNamesPre") or ()) + len(chosen.get("standbyNamesPost") or ())
+    if chosen["number"] >= instances + standbys:
+        yield bad_value("spec.postgresql.synchronous", chosen, "Invalid synchronous configuration: the number of "
+                        "synchronous replicas must be less than the total number of instances and the provided "
+                        "standby names.")  # fmt: skip
+
+
+def size_of(storage: Object) -> str:
+    """What a storage section asks for."""
     requested = ((storage.get("pvcTemplate") or {}).get("resources") or {}).get("requests") or {}
     return str(storage.get("size") or requested.get("storage") or "")
 
 
-def quantity(text: str) -> Decimal | None:
-    """A Kubernetes quantity as a number; None if it isn't one."""
-    found = _QUANTITY.match(text)
-    if not found:
-        return None
-    number, unit = Decimal(found["number"]), found["unit"] or ""
-    if unit.endswith("i"):
-        return number * Decimal(1024) ** ("KMGTPE".index(unit[0]) + 1)
-    if unit[:1] in ("e", "E") and len(unit) > 1:
-        return number * Decimal(10) ** int(unit[1:])
-    return number * Decimal(10) ** _UNITS.get(unit, 0)
-
-
 def _sizes(spec: Object) -> Iterator[Fault]:
-    for path, _, storage in _volumes(spec):
-        size = _size(storage)
+    sections = [("spec.storage", spec.get("storage") or {})]
+    if spec.get("walStorage") is not None:
+        sections.append(("spec.walStorage", spec["walStorage"]))
+    tablespaces = spec.get("tablespaces") or ()
+    sections += [(f"spec.tablespaces[{index}]", entry["storage"]) for index, entry in enumerate(tablespaces)]
+    for path, storage in sections:
+        size = size_of(storage)
         if not size:
             yield bad_value(f"{path}.size", "", "Size not configured. Please add it, or a storage request in the "
                             "pvcTemplate.")  # fmt: skip
@@ -183,45 +193,146 @@ def _sizes(spec: Object) -> Iterator[Fault]:
             yield bad_value(f"{path}.size", size, "Size value isn't valid")
 
 
-def _parameters(spec: Object) -> Iterator[Fault]:
-    for name, value in ((spec.get("postgresql") or {}).get("parameters") or {}).items():
-        fixed = name in _FIXED or name.startswith("recovery_target")
-        if fixed and _PARAMETERS.get(name) != value:
-            yield bad_value(f"spec.postgresql.parameters.{name}", value, "Can't set fixed configuration parameter")
+def _tablespaces(spec: Object) -> Iterator[Fault]:
+    seen: set[str] = set()
+    for index, entry in enumerate(spec.get("tablespaces") or ()):
+        name, path = entry["name"], f"spec.tablespaces[{index}]"
+        if name.lower() in seen:
+            yield bad_value(path, name, "duplicate tablespace name")
+            continue
+        seen.add(name.lower())
+        if name.startswith("pg_"):
+            yield bad_value(path, name, "tablespace names beginning 'pg_' are reserved for Postgres")
+        elif not _IDENTIFIER.match(name):
+            yield bad_value(path, name, "tablespace names must be valid Postgres identifiers: alphanumeric characters, "
+                            "'_', '$', and must start with a letter or an underscore")  # fmt: skip
+        elif len(name) > 63:
+            yield bad_value(path, name, "the maximum length of an identifier is 63 characters")
+
+
+def _sources(spec: Object) -> Iterator[Fault]:
+    known = {entry["name"]: entry for entry in spec.get("externalClusters") or ()}
+    bootstrap = spec.get("bootstrap") or {}
+    copied = bootstrap.get("pg_basebackup")
+    if copied is not None and copied.get("source") not in known:
+        yield _no_such_source("spec.bootstrap.pg_basebackup.source", copied.get("source"))
+    name, path = (bootstrap.get("recovery") or {}).get("source"), "spec.bootstrap.recovery.source"
+    if not name:
+        return
+    if name not in known:
+        yield _no_such_source(path, name)
+    if not any(known.get(name, {}).get(way) is not None for way in _SOURCES):
+        yield bad_value(path, name, f"External cluster {name} cannot be used for recovery: missing connection "
+                        "parameters, Barman, or CNPG-i configuration")  # fmt: skip
+
+
+def _no_such_source(path: str, name: object) -> Fault:
+    return bad_value(path, name, f"External cluster {name} not found")
+
+
+def _external_clusters(spec: Object) -> Iterator[Fault]:
+    entries = spec.get("externalClusters") or []
+    for index, entry in enumerate(entries):
+        path = f"spec.externalClusters[{index}]"
+        if not any(entry.get(way) is not None for way in _SOURCES):
+            yield required(path, "one of connectionParameters, plugin and barmanObjectStore is required")
+        if entry["name"] in (".", "..") or re.search(r"[/\\]", entry["name"]):
+            yield bad_value(f"{path}.name", entry["name"], "cannot contain a path separator or a '..' component")
+    if len({entry["name"] for entry in entries}) != len(entries):
+        yield bad_value("spec.externalClusters", entries, "the list of external clusters contains duplicate values")
+
+
+def _replica(cluster: Object) -> Iterator[Fault]:
+    spec, replica = cluster["spec"], cluster["spec"].get("replica")
+    if not replica:
+        return
+    if replica.get("primary") and "enabled" in replica:
+        yield forbidden("spec.replicaCluster.enabled", "replica mode enabled is not compatible with the primary field")
+    bootstrap = spec.get("bootstrap") or {}
+    creating = not cluster["metadata"].get("resourceVersion")
+    if is_replica(cluster) and creating and "recovery" not in bootstrap and "pg_basebackup" not in bootstrap:
+        yield bad_value("spec.replicaCluster", replica.get("primary", ""), "replica mode bootstrap is compatible only "
+                        "with pg_basebackup or recovery")  # fmt: skip
+    known = {entry["name"] for entry in spec.get("externalClusters") or ()}
+    for field, key in (("primaryServerName", "source"), ("self", "self"), ("primary", "primary")):
+        name = replica.get(key) or ""
+        if (name or key == "source") and name not in known:
+            yield _no_such_source(f"spec.replicaCluster.{field}", name)
+
+
+def _promotion_token(cluster: Object) -> Iterator[Fault]:
+    replica = cluster["spec"].get("replica") or {}
+    token = replica.get("promotionToken")
+    if not token:
+        return
+    if replica.get("minApplyDelay") is not None:
+        yield bad_value("spec.replicaCluster.minApplyDelay", token, "minApplyDelay cannot be applied with a promotion "
+                        "token")  # fmt: skip
+    elif is_replica(cluster):
+        yield bad_value("spec.replicaCluster.token", token, "promotionToken is only allowed for primary clusters")
 
 
 def _stores(spec: Object) -> Iterator[Fault]:
     backup = spec.get("backup") or {}
-    archivers = [
-        plugin["name"] for plugin in spec.get("plugins") or () if plugin["enabled"] and plugin["isWALArchiver"]
-    ]
-    if len(archivers) > 1:
-        yield bad_value("spec.plugins", archivers, "Cannot enable more than one WAL archiver plugin")
-    if archivers and "barmanObjectStore" in backup:
-        yield bad_value("spec.plugins", archivers, "Cannot enable a WAL archiver plugin when barmanObjectStore is "
-                        "configured")  # fmt: skip
+    store, path = backup.get("barmanObjectStore"), "spec.backup.barmanObjectStore"
+    if store is not None and store.get("s3Credentials") is None:
+        yield bad_value(path, store, "missing credentials. One and only one of azureCredentials, s3Credentials and "
+                        "googleCredentials are required")  # fmt: skip
+    elif store is not None:
+        yield from _credentials(store["s3Credentials"], f"{path}.awsCredentials")
     retention = backup.get("retentionPolicy")
     if retention and not _RETENTION.match(retention):
         yield bad_value("spec.backup.retentionPolicy", retention, "not a valid retention policy")
-    if "barmanObjectStore" in backup:
-        yield from _credentials(backup["barmanObjectStore"], "spec.backup.barmanObjectStore")
-    for index, entry in enumerate(spec.get("externalClusters") or ()):
-        if "barmanObjectStore" in entry:
-            yield from _credentials(entry["barmanObjectStore"], f"spec.externalClusters[{index}].barmanObjectStore")
+    plugins = spec.get("plugins") or ()
+    archivers = [entry["name"] for entry in plugins if entry.get("enabled", True) and entry.get("isWALArchiver")]
+    if archivers and store is not None:
+        yield bad_value("spec.plugins", archivers, "Cannot enable a WAL archiver plugin when barmanObjectStore is "
+                        "configured")  # fmt: skip
+    if len(archivers) > 1:
+        yield bad_value("spec.plugins", archivers, "Cannot enable more than one WAL archiver plugin")
 
 
-def _credentials(store: Object, path: str) -> Iterator[Fault]:
-    given = store.get("s3Credentials")
-    if given is None:
-        yield bad_value(path, store, "missing credentials: s3Credentials is needed")
-        return
-    keys = [name for name in ("accessKeyId", "secretAccessKey") if given.get(name)]
-    role = given.get("inheritFromIAMRole", False)
-    if role and keys:
-        yield bad_value(f"{path}.s3Credentials", given, "inheritFromIAMRole goes without keys")
-    elif not role and len(keys) != 2:
-        yield bad_value(f"{path}.s3Credentials", given, "either both accessKeyId and secretAccessKey, or "
-                        "inheritFromIAMRole, must be given")  # fmt: skip
+def _credentials(given: Object, path: str) -> Iterator[Fault]:
+    keys = [name for name in ("accessKeyId", "secretAccessKey") if given.get(name) is not None]
+    ways = int(bool(given.get("inheritFromIAMRole"))) + int(bool(keys))
+    if len(keys) == 1:
+        yield bad_value(path, given, "when using AWS credentials both accessKeyId and secretAccessKey must be provided")
+    if not ways:
+        yield bad_value(path, given, "at least one AWS authentication method should be supplied")
+    if ways > 1:
+        yield bad_value(path, given, "only one AWS authentication method should be supplied")
+
+
+def _resources(spec: Object) -> Iterator[Fault]:
+    resources = spec.get("resources") or {}
+    asked, limits = resources.get("requests") or {}, resources.get("limits") or {}
+    for name, told in (("cpu", "CPU"), ("memory", "Memory")):
+        low, high = quantity(str(asked.get(name, "0"))), quantity(str(limits.get(name, "0")))
+        if low and high and low > high:
+            yield bad_value(f"spec.resources.requests.{name}", str(asked[name]), f"{told} request is greater than the "
+                            "limit")  # fmt: skip
+    buffers = (spec.get("postgresql") or {}).get("parameters", {}).get("shared_buffers")
+    memory: Decimal | None = quantity(str(asked.get("memory", "0")))
+    wanted = clusterparameters.size(buffers) if buffers else None
+    if wanted and memory and wanted > memory:
+        yield bad_value("spec.resources.requests", str(asked["memory"]), "Memory request is lower than PostgreSQL "
+                        "`shared_buffers` value")  # fmt: skip
+
+
+def _roles(spec: Object) -> Iterator[Fault]:
+    seen: set[str] = set()
+    for role in (spec.get("managed") or {}).get("roles") or ():
+        name, path = role["name"], "spec.managed.roles"
+        if name in seen:
+            yield bad_value(path, name, "Role name is duplicate of another")
+        seen.add(name)
+        if role.get("connectionLimit", -1) < -1:
+            yield bad_value(path, role["connectionLimit"], "Connection limit should be positive, unless defaulting "
+                            "to -1")  # fmt: skip
+        if name in ("postgres", "streaming_replica") or name.startswith(("pg_", "cnpg_")):
+            yield bad_value(path, name, "This role is reserved for operator use")
+        if role.get("disablePassword") and role.get("passwordSecret") is not None:
+            yield bad_value(path, name, "This role both sets and disables a password")
 
 
 def _annotations(cluster: Object) -> Iterator[Fault]:
@@ -229,53 +340,3 @@ def _annotations(cluster: Object) -> Iterator[Fault]:
     if value not in (None, "on", "off"):
         yield bad_value("metadata.annotations.cnpg.io/hibernation", value, 'Annotation value for hibernation should be '
                         '"on" or "off"')  # fmt: skip
-
-
-def _replica(cluster: Object, *, creating: bool) -> Iterator[Fault]:
-    spec = cluster["spec"]
-    replica = spec.get("replica")
-    if not replica:
-        return
-    own_name = replica.get("self") or cluster["metadata"]["name"]
-    follows = replica.get("enabled", replica.get("primary") != own_name)
-    if creating and follows and "initdb" in (spec.get("bootstrap") or {}):
-        yield bad_value("spec.replica", replica, "replica mode bootstrap is compatible only with pg_basebackup or "
-                        "recovery")  # fmt: skip
-    if replica.get("promotionToken"):
-        if follows:
-            yield bad_value("spec.replica.promotionToken", replica["promotionToken"], "promotionToken is only allowed "
-                            "for primary clusters")  # fmt: skip
-        if replica.get("minApplyDelay"):
-            yield bad_value("spec.replica.promotionToken", replica["promotionToken"], "promotionToken cannot be "
-                            "applied to clusters with minApplyDelay")  # fmt: skip
-
-
-def _changes(new: Object, old: Object) -> Iterator[Fault]:
-    before = {label: storage for _, label, storage in _volumes(old)}
-    after = {label: (path, storage) for path, label, storage in _volumes(new)}
-    for label, storage in before.items():
-        if label not in after:
-            where = "spec.walStorage" if label == "walStorage" else "spec.tablespaces"
-            yield Fault(where, f'Invalid value: "": {label} cannot be removed once the cluster is created')
-            continue
-        path, now = after[label]
-        was_size, is_size = quantity(_size(storage)), quantity(_size(now))
-        if was_size is not None and is_size is not None and is_size < was_size:
-            yield bad_value(f"{path}.size", _size(now), f"can't shrink existing storage from {_size(storage)} to "
-                            f"{_size(now)}")  # fmt: skip
-    for name in ("postgresUID", "postgresGID"):
-        if new.get(name) != old.get(name):
-            yield bad_value(f"spec.{name}", new.get(name), f"{name} is an immutable field in the spec")
-    majors = _major(old), _major(new)
-    if None not in majors and majors[1] < majors[0]:  # type: ignore[operator]
-        yield bad_value("spec.imageName", new.get("imageName"), f"can't downgrade from major {majors[0]} to "
-                        f"{majors[1]}")  # fmt: skip
-
-
-def _major(spec: Object) -> int | None:
-    """PostgreSQL's major version, read off the image's tag."""
-    if spec.get("imageCatalogRef"):
-        major: Any = spec["imageCatalogRef"].get("major")
-        return int(major)
-    found = re.search(r":(\d+)(\D[^/:]*)?(@.*)?$", str(spec.get("imageName", "")))
-    return int(found[1]) if found else None

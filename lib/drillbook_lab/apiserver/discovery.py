@@ -1,9 +1,9 @@
-"""What the server tells about itself: version, groups, kinds, and enough OpenAPI for kubectl."""
+"""What the server tells about itself: version, groups, kinds. `openapi` describes their fields."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Sequence
 
 from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.apiserver.resources import Resource
@@ -26,10 +26,13 @@ _AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryL
 # Kinds that are answered, never stored.
 REVIEWS: dict[tuple[str, str], str] = {
     ("authentication.k8s.io", "selfsubjectreviews"): "SelfSubjectReview",
+    ("authentication.k8s.io", "tokenreviews"): "TokenReview",
+    ("authorization.k8s.io", "subjectaccessreviews"): "SubjectAccessReview",
     ("authorization.k8s.io", "selfsubjectaccessreviews"): "SelfSubjectAccessReview",
     ("authorization.k8s.io", "selfsubjectrulesreviews"): "SelfSubjectRulesReview",
 }
 
+SCALE: Object = {"group": "autoscaling", "version": "v1", "kind": "Scale"}
 _POD_STREAMS = (("exec", "PodExecOptions"), ("portforward", "PodPortForwardOptions"), ("log", "Pod"))
 
 
@@ -43,7 +46,8 @@ def aggregated_type() -> str:
     return _AGGREGATED
 
 
-def _by_version(resources: list[Resource]) -> dict[tuple[str, str], list[Resource]]:
+def by_version(resources: Sequence[Resource]) -> dict[tuple[str, str], list[Resource]]:
+    """Kinds by group and version, reviews' groups included."""
     found: dict[tuple[str, str], list[Resource]] = defaultdict(list)
     for resource in resources:
         found[resource.group, resource.version].append(resource)
@@ -59,7 +63,7 @@ def _scopes(resource: Resource) -> str:
 def aggregated(resources: list[Resource], *, core: bool) -> Object:
     """Discovery in one answer: all of `/api`, or all of `/apis`."""
     groups: dict[str, list[Object]] = {}
-    for (group, version), kinds in _by_version(resources).items():
+    for (group, version), kinds in by_version(resources).items():
         if bool(group) is core:
             continue
         entries = [_aggregated_entry(resource) for resource in kinds]
@@ -80,14 +84,15 @@ def aggregated(resources: list[Resource], *, core: bool) -> Object:
     }
 
 
-def _kind(resource: Resource) -> Object:
+def gvk(resource: Resource) -> Object:
+    """A kind as descriptions name it."""
     return {"group": resource.group, "version": resource.version, "kind": resource.kind}
 
 
 def _aggregated_entry(resource: Resource) -> Object:
     entry: Object = {
         "resource": resource.plural,
-        "responseKind": _kind(resource),
+        "responseKind": gvk(resource),
         "scope": _scopes(resource),
         "singularResource": resource.singular,
         "verbs": _VERBS,
@@ -99,7 +104,11 @@ def _aggregated_entry(resource: Resource) -> Object:
     subresources: list[Object] = []
     if resource.has_status:
         subresources.append(
-            {"subresource": "status", "responseKind": _kind(resource), "verbs": ["get", "patch", "update"]}
+            {"subresource": "status", "responseKind": gvk(resource), "verbs": ["get", "patch", "update"]}
+        )
+    if resource.scale is not None:
+        subresources.append(
+            {"subresource": "scale", "responseKind": SCALE, "verbs": ["get", "patch", "update"]}
         )
     if resource.kind == "Pod":
         subresources += [
@@ -123,7 +132,7 @@ def api_versions(address: str) -> Object:
 
 def group_list(resources: list[Resource]) -> Object:
     """`/apis` in its old form."""
-    groups = dict.fromkeys(group for group, _ in _by_version(resources) if group)
+    groups = dict.fromkeys(group for group, _ in by_version(resources) if group)
     return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [group_info(resources, group) for group in groups]}
 
 
@@ -131,7 +140,7 @@ def group_info(resources: list[Resource], group: str) -> Object:
     """`/apis/<group>`."""
     versions = [
         {"groupVersion": f"{group}/{version}", "version": version}
-        for owner, version in _by_version(resources)
+        for owner, version in by_version(resources)
         if owner == group
     ]
     return {
@@ -145,7 +154,7 @@ def group_info(resources: list[Resource], group: str) -> Object:
 
 def resource_list(resources: list[Resource], group: str, version: str) -> Object | None:
     """`/api/v1` or `/apis/<group>/<version>`; None if that isn't served."""
-    kinds = _by_version(resources).get((group, version))
+    kinds = by_version(resources).get((group, version))
     if kinds is None:
         return None
     entries: list[Object] = []
@@ -165,6 +174,9 @@ def resource_list(resources: list[Resource], group: str, version: str) -> Object
         entries.append(entry)
         if resource.has_status:
             entries.append(_sub(resource, "status", resource.kind, ["get", "patch", "update"]))
+        if resource.scale is not None:
+            scale = _sub(resource, "scale", "Scale", ["get", "patch", "update"])
+            entries.append({**scale, "group": "autoscaling", "version": "v1"})
         if resource.kind == "Pod":
             entries += [
                 _sub(resource, name, kind, ["get"] if name == "log" else ["create", "get"])
@@ -188,72 +200,3 @@ def _sub(resource: Resource, name: str, kind: str, verbs: list[str]) -> Object:
         "name": f"{resource.plural}/{name}", "singularName": "", "namespaced": resource.namespaced, "kind": kind,
         "verbs": verbs,
     }  # fmt: skip
-
-
-def openapi_index(resources: list[Resource]) -> Object:
-    """`/openapi/v3`: where the description of each group and version lies."""
-    paths = [_base(group, version) for group, version in _by_version(resources)]
-    return {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}?hash=lab"} for path in paths}}
-
-
-def _base(group: str, version: str) -> str:
-    return f"apis/{group}/{version}" if group else f"api/{version}"
-
-
-def openapi_document(resources: list[Resource], group: str, version: str) -> Object | None:
-    """One group's description: the schemas of custom kinds, and that writes take `fieldValidation`.
-
-    kubectl asks for no more than that before it applies. Strategic merge isn't advertised, since the
-    built-in kinds have no full schema here; kubectl then uses the schemas that it was built with.
-    """
-    kinds = _by_version(resources).get((group, version))
-    if kinds is None:
-        return None
-    paths: Object = {}
-    schemas: Object = {}
-    for resource in kinds:
-        scope = "/namespaces/{namespace}" if resource.namespaced else ""
-        path = f"/{_base(group, version)}{scope}/{resource.plural}"
-        kind = _kind(resource)
-        reference = f"{'.'.join(reversed(group.split('.'))) or 'core'}.{version}.{resource.kind}"
-        schema: dict[str, Any] = dict(resource.schema or _ANYTHING)
-        schema["x-kubernetes-group-version-kind"] = [kind]
-        schemas[reference] = schema
-        body = {"$ref": f"#/components/schemas/{reference}"}
-        paths[path] = {"get": _operation(kind, "list", body), "post": _operation(kind, "post", body, writes=True)}
-        paths[path + "/{name}"] = {
-            "get": _operation(kind, "get", body),
-            "put": _operation(kind, "put", body, writes=True),
-            "patch": _operation(kind, "patch", body, writes=True),
-            "delete": _operation(kind, "delete", body),
-        }
-    return {
-        "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": VERSION["gitVersion"]},
-        "paths": paths,
-        "components": {"schemas": schemas},
-    }
-
-
-_ANYTHING: Object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-_WRITE_PARAMETERS = [
-    {"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": True}}
-    for name in ("dryRun", "fieldManager", "fieldValidation")
-]
-
-
-def _operation(kind: Object, action: str, body: Object, *, writes: bool = False) -> Object:
-    operation: Object = {
-        "x-kubernetes-action": action,
-        "x-kubernetes-group-version-kind": kind,
-        "responses": {"200": {"description": "OK", "content": {"application/json": {"schema": body}}}},
-    }
-    if writes:
-        operation["parameters"] = _WRITE_PARAMETERS
-        forms = (
-            ("application/merge-patch+json", "application/json-patch+json")
-            if action == "patch"
-            else ("application/json", "application/yaml")
-        )
-        operation["requestBody"] = {"content": {form: {"schema": body} for form in forms}}
-    return operation

@@ -39,13 +39,14 @@ class ApiError(Exception):
         self.reason = reason
         self.message = message
         self.details = details or {}
+        self.meta: Object = {}
 
     def to_status(self) -> Object:
         """The refusal as an object of kind `Status`."""
         status: Object = {
             "kind": "Status",
             "apiVersion": "v1",
-            "metadata": {},
+            "metadata": self.meta,
             "status": "Failure",
             "message": self.message,
             "reason": self.reason,
@@ -113,17 +114,25 @@ def bad_request(message: str) -> ApiError:
     return ApiError(400, "BadRequest", message)
 
 
-def unknown_fields(kind: str, version: str, fields: Sequence[str]) -> ApiError:
-    """400: strict field validation met fields that the schema doesn't have."""
-    listed = ", ".join(f'unknown field "{field}"' for field in fields)
+def undecodable(kind: str, version: str, problems: Sequence[str]) -> ApiError:
+    """400: strict field validation met unknown fields, or fields that stood twice."""
     return bad_request(
-        f'{kind} in version "{version}" cannot be handled as a {kind}: strict decoding error: {listed}'
+        f'{kind} in version "{version}" cannot be handled as a {kind}: strict decoding error: {", ".join(problems)}'
     )
 
 
 def expired(asked: int, oldest: int) -> ApiError:
     """410: the history before `oldest` is gone; list again."""
     return ApiError(410, "Expired", f"too old resource version: {asked} ({oldest})")
+
+
+def too_large(asked: int, current: int) -> ApiError:
+    """504: a version that this server hasn't reached."""
+    return ApiError(
+        504, "Timeout", f"Too large resource version: {asked}, current: {current}",
+        {"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+         "retryAfterSeconds": 1},
+    )  # fmt: skip
 
 
 def unauthorized() -> ApiError:

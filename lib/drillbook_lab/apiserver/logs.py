@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from aiohttp import web
 
-from drillbook_lab.apiserver import errors
+from drillbook_lab.apiserver import errors, logtimes
 from drillbook_lab.apiserver.errors import ApiError, Object
 from drillbook_lab.apiserver.registry import Registry
 from drillbook_lab.apiserver.requests import flag
@@ -40,42 +40,52 @@ async def serve_log(
     """Answer a request for a log."""
     pod = registry.get("Pod", namespace, name)
     container = container_of(pod, request.query.get("container"))
-    if flag(request, "previous"):
-        raise errors.bad_request(f'previous terminated container "{container}" in pod "{name}" not found')
-    for option in ("timestamps", "sinceSeconds", "sinceTime"):
-        if request.query.get(option, "") not in ("", "false", "0"):
-            raise errors.bad_request(f"{option} is not supported: the lab's logs carry their times in the lines")
+    previous = flag(request, "previous")
+    since = logtimes.since(request.query.get("sinceSeconds", ""), request.query.get("sinceTime", ""))
+    stamped = flag(request, "timestamps")
     tail = _number(request, "tailLines")
     limit = _number(request, "limitBytes")
     try:
         path = runtime.log_path(namespace, name, container)
+        if previous:
+            path = path.with_suffix(".previous.log")
         file = await asyncio.to_thread(path.open, "rb")
     except (KeyError, FileNotFoundError):
+        if previous:
+            raise errors.bad_request(
+                f'previous terminated container "{container}" in pod "{name}" not found'
+            ) from None
         raise errors.bad_request(
             f'container "{container}" in pod "{name}" is waiting to start: ContainerCreating'
         ) from None
     response = web.StreamResponse(headers={"Content-Type": "text/plain"})
     with file:
+        clock = logtimes.Clock(_started(pod, container))
+        if since is not None:
+            logtimes.seek(file, clock, since)
         if tail is not None:
             _seek_tail(file, tail)
         await response.prepare(request)
-        ended = _Ended(registry, pod, container) if flag(request, "follow") else None
-        await _copy(file, response, request, ended, limit)
+        ended = _Ended(registry, pod, container) if flag(request, "follow") and not previous else None
+        await _copy(file, response, request, ended, limit, logtimes.Stamping(clock) if stamped else None)
     await response.write_eof()
     return response
 
 
 async def _copy(
-    file: BinaryIO, response: web.StreamResponse, request: web.Request, ended: _Ended | None, limit: int | None
-) -> None:
+    file: BinaryIO, response: web.StreamResponse, request: web.Request, ended: _Ended | None, limit: int | None,
+    stamping: logtimes.Stamping | None,
+) -> None:  # fmt: skip
     left = limit
     while left is None or left > 0:
         # Asked before reading: what was written before the end is then sure to be read after it.
         over = ended is None or ended()
         chunk = file.read(_CHUNK if left is None else min(left, _CHUNK))
         if chunk:
-            await response.write(chunk)
-            left = None if left is None else left - len(chunk)
+            shown = stamping.stamp(chunk) if stamping is not None else chunk
+            shown = shown if left is None else shown[:left]
+            await response.write(shown)
+            left = None if left is None else left - len(shown)
         elif over or request.transport is None or request.transport.is_closing():
             return
         else:
@@ -89,6 +99,7 @@ class _Ended:
         self._registry = registry
         self._pod = pod["metadata"]
         self._container = container
+        self._restarts = self._count(pod)
 
     def __call__(self) -> bool:
         try:
@@ -100,10 +111,26 @@ class _Ended:
         status = pod.get("status") or {}
         if status.get("phase") in ("Succeeded", "Failed"):
             return True
-        containers = [*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())]
-        return any(
-            known.get("name") == self._container and "terminated" in (known.get("state") or {}) for known in containers
-        )
+        known = _status(pod, self._container)
+        # Started again, it writes another file: this one is complete.
+        return "terminated" in (known.get("state") or {}) or self._count(pod) != self._restarts
+
+    def _count(self, pod: Object) -> int:
+        return int(_status(pod, self._container).get("restartCount", 0))
+
+
+def _status(pod: Object, container: str) -> Object:
+    status = pod.get("status") or {}
+    for known in (*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())):
+        if known.get("name") == container:
+            found: Object = known
+            return found
+    return {}
+
+
+def _started(pod: Object, container: str) -> str:
+    running = (_status(pod, container).get("state") or {}).get("running") or {}
+    return str(running.get("startedAt") or pod["metadata"].get("creationTimestamp") or "")
 
 
 def _number(request: web.Request, name: str) -> int | None:
@@ -116,14 +143,15 @@ def _number(request: web.Request, name: str) -> int | None:
 
 
 def _seek_tail(file: BinaryIO, lines: int) -> None:
-    """Go to where the last `lines` lines begin, reading backwards."""
+    """Go to where the last `lines` lines begin, reading backwards, but not before where we are."""
+    begin = file.tell()
     position = file.seek(0, os.SEEK_END)
     if lines == 0:
         return
     tail = b""
     # One newline more than lines: the one that ends the line before them.
-    while position > 0 and tail.count(b"\n", 0, max(0, len(tail) - 1)) < lines:
-        step = min(_CHUNK, position)
+    while position > begin and tail.count(b"\n", 0, max(0, len(tail) - 1)) < lines:
+        step = min(_CHUNK, position - begin)
         position -= step
         file.seek(position)
         tail = file.read(step) + tail
@@ -135,4 +163,3 @@ def _seek_tail(file: BinaryIO, lines: int) -> None:
             file.seek(position)
             return
     file.seek(position + cut + 1)
-

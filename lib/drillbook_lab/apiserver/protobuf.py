@@ -35,6 +35,7 @@ _ATTRIBUTES: _Message = {
     1: ("namespace", "string"), 2: ("verb", "string"), 3: ("group", "string"), 4: ("version", "string"),
     5: ("resource", "string"), 6: ("subresource", "string"), 7: ("name", "string"),
 }  # fmt: skip
+_BOUND: _Message = {1: ("kind", "string"), 2: ("apiVersion", "string"), 3: ("name", "string"), 4: ("uid", "string")}
 _MESSAGES: dict[str, _Message] = {
     "Namespace": {1: ("metadata", _META), 2: ("spec", None), 3: ("status", None)},
     "ServiceAccount": {1: ("metadata", _META)},
@@ -45,6 +46,8 @@ _MESSAGES: dict[str, _Message] = {
     "ClusterRole": {1: ("metadata", _META), 2: ("rules", [_RULE])},
     "RoleBinding": {1: ("metadata", _META), 2: ("subjects", [_SUBJECT]), 3: ("roleRef", _ROLE_REF)},
     "ClusterRoleBinding": {1: ("metadata", _META), 2: ("subjects", [_SUBJECT]), 3: ("roleRef", _ROLE_REF)},
+    "TokenRequest": {1: ("metadata", _META), 2: ("spec", {1: ("audiences", "string[]"), 3: ("boundObjectRef", _BOUND),
+                                                          4: ("expirationSeconds", "int")}), 3: ("status", None)},
     "SelfSubjectReview": {1: ("metadata", _META), 2: ("status", None)},
     "SelfSubjectRulesReview": {1: ("metadata", _META), 2: ("spec", {1: ("namespace", "string")}),
                                3: ("status", None)},
@@ -115,6 +118,9 @@ def _message(known: _Message, data: bytes, path: str) -> Object:
             continue
         if form == "bool":
             result[name] = bool(value)
+            continue
+        if form == "int" and isinstance(value, int):
+            result[name] = value
             continue
         if not isinstance(value, bytes):
             raise _Unreadable(f"a number in {path}.{name}")

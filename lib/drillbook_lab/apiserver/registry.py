@@ -7,16 +7,29 @@ awaits can't be interleaved; a caller elsewhere relies on `resourceVersion`, as 
 from __future__ import annotations
 
 import uuid
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
-from drillbook_lab.apiserver import admission, celrules, collector, errors, patches, schema, strategies
-from drillbook_lab.apiserver.errors import ApiError, Fault, Object
+from drillbook_lab.apiserver import (
+    admission,
+    celrules,
+    collector,
+    errors,
+    intake,
+    limits,
+    managedfields,
+    patches,
+    quota,
+    serversideapply,
+    strategies,
+)
+from drillbook_lab.apiserver.errors import ApiError, Object
+from drillbook_lab.apiserver.followed import Events
 from drillbook_lab.apiserver.patches import copy
+from drillbook_lab.apiserver.persistence import Journal
 from drillbook_lab.apiserver.resources import BUILT_IN, Resource, from_crd
 from drillbook_lab.apiserver.selectors import predicate
-from drillbook_lab.apiserver.store import Store
+from drillbook_lab.apiserver.store import Store, key_of
 from drillbook_lab.apiserver.watching import History, Watch
 
 __all__ = ["ApiError", "Events", "Registry"]
@@ -24,11 +37,6 @@ __all__ = ["ApiError", "Events", "Registry"]
 # Named here, because inside the class `list` is the verb.
 Objects = list[Object]
 Texts = list[str]
-
-# Set by the server alone; what a client sends for them is replaced.
-_SERVER_OWNED = (
-    "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink",
-)  # fmt: skip
 
 
 class Registry:
@@ -38,8 +46,24 @@ class Registry:
         self._kinds: dict[str, Resource] = {resource.kind: resource for resource in BUILT_IN}
         self._store = Store(History(keep=history, watcher_limit=watcher_limit))
         self._collector = collector.Collector(self._store, self.delete)
+        self.operator_answers = True  # who stands behind the registered webhooks
         for name in ("default", "kube-system"):
             self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+
+    def keep(self, journal: Journal) -> bool:
+        """Go on from what a journal holds, and keep every change in it; whether it held anything."""
+        shipped = self.list("CustomResourceDefinition")
+        resumed = self._store.keep(journal)
+        for crd in self.peek("CustomResourceDefinition"):
+            self._establish(crd)
+        for crd in shipped if resumed else ():
+            crd["metadata"].pop("resourceVersion", None)
+            self.register_crd(crd)
+        return resumed
+
+    def close(self) -> None:
+        """Let the journal go."""
+        self._store.close()
 
     # -- kinds -------------------------------------------------------------------------------
 
@@ -48,6 +72,15 @@ class Registry:
         name = crd["metadata"]["name"]
         if self._store.find("CustomResourceDefinition", "", name) is None:
             self.create(crd)
+
+    def _is_called(self, webhook: str) -> bool:
+        """Whether a webhook is registered: its configuration is an object like others, and may be deleted."""
+        kinds = ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
+        known = (hook for kind in kinds for found in self._store.of_kind(kind, None) for hook in found["webhooks"])
+        registered = any(hook["name"] == webhook for hook in known)
+        if registered and not self.operator_answers:
+            raise admission.unreachable(webhook)
+        return registered
 
     def _establish(self, crd: Object) -> None:
         resource = from_crd(crd)
@@ -95,6 +128,24 @@ class Registry:
         space = namespace if resource.namespaced else None
         return [obj for obj in self._store.of_kind(kind, space or None) if wanted(obj)]
 
+    def peek_at(
+        self, kind: str, namespace: str | None, version: int, *, labels: str = "", fields: str = ""
+    ) -> Objects:
+        """The list as it was at a version; 410 when the history no longer reaches back that far."""
+        present = self.peek(kind, namespace, labels=labels, fields=fields)
+        if version == self.version:
+            return present
+        wanted = predicate(kind, labels, fields)
+        space = namespace if self.resource(kind).namespaced else None
+        then = {key_of(obj): obj for obj in self.peek(kind, namespace)}
+        for change in self._store.history.since(version):
+            if change.kind != kind or (space and change.namespace != space):
+                continue
+            then.pop(key_of(change.object), None)
+            if change.before is not None:
+                then[key_of(change.before)] = change.before
+        return [obj for _, obj in sorted(then.items(), key=lambda item: item[0]) if wanted(obj)]
+
     def list(self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = "") -> Objects:
         """Copies of the objects that match, by namespace and name; all namespaces if none is given."""
         return [copy(obj) for obj in self.peek(kind, namespace, labels=labels, fields=fields)]
@@ -136,15 +187,25 @@ class Registry:
     # -- writing -----------------------------------------------------------------------------
 
     def create(
-        self, obj: Object, *, dry_run: bool = False, strict: bool = False, warnings: Texts | None = None
+        self,
+        obj: Object,
+        *,
+        dry_run: bool = False,
+        strict: bool = False,
+        warnings: Texts | None = None,
+        manager: str = managedfields.LAB,
     ) -> Object:
-        """Store a new object and return it as stored."""
-        resource = self._resource_of(obj)
-        new: Object = copy(obj)
+        """Store a new object and return it as stored. `manager`: whom its fields belong to."""
+        return self._create(copy(obj), [], dry_run=dry_run, strict=strict, warnings=warnings, manager=manager)
+
+    def _create(
+        self, new: Object, managed: Objects, *, dry_run: bool, strict: bool, warnings: Texts | None, manager: str
+    ) -> Object:
+        resource = self._resource_of(new)
         meta = new.setdefault("metadata", {})
         if meta.get("resourceVersion"):
             raise errors.bad_request("resourceVersion should not be set on objects to be created")
-        for part in (*_SERVER_OWNED, "managedFields", "resourceVersion"):
+        for part in (*intake.SERVER_OWNED, "managedFields", "resourceVersion"):
             meta.pop(part, None)
         self._place(resource, meta)
         if meta.get("generateName") and not meta.get("name"):
@@ -158,13 +219,20 @@ class Registry:
         meta["creationTimestamp"] = strategies.now()
         if resource.has_generation:
             meta["generation"] = 1
-        self._admit(resource, new, None, strict=strict, warnings=warnings)
+        limits.default(self._store, resource, new)
+        intake.admit(resource, new, None, strict=strict, warnings=warnings, is_called=self._is_called)
+        limits.check(self._store, resource, new)
+        quota.check(self._store, resource, new)
         status = strategies.first_status(resource.kind)
         if status is not None and resource.has_status:
             new["status"] = status
         if resource.kind == "CustomResourceDefinition":
             self._establish(new)
-            new["status"] = _established(new)
+            new["status"] = intake.established(new)
+        if managed:
+            meta["managedFields"] = managed
+        else:
+            managedfields.track(resource, None, new, manager)
         if dry_run:
             return new
         stored = self._store.put(new)
@@ -180,8 +248,12 @@ class Registry:
         dry_run: bool = False,
         strict: bool = False,
         warnings: Texts | None = None,
+        manager: str = managedfields.LAB,
     ) -> Object:
-        """Replace an object, or only its status; 409 if the caller's version isn't the stored one."""
+        """Replace an object, or only its status; 409 if the caller's version isn't the stored one.
+
+        `manager`: whom the changed fields belong to from now on; empty if the object says so itself.
+        """
         resource = self._resource_of(obj)
         sent = obj.get("metadata") or {}
         old = self._stored(resource.kind, sent.get("namespace"), sent.get("name", ""))
@@ -193,12 +265,20 @@ class Registry:
             )  # fmt: skip
         if sent.get("resourceVersion") and sent["resourceVersion"] != meta["resourceVersion"]:
             raise errors.conflict(resource.plural, resource.group, meta["name"])
-        new = self._merged(resource, old, obj, subresource)
-        self._admit(resource, new, old, strict=strict, warnings=warnings, subresource=subresource)
+        new = intake.merged(resource, old, obj, subresource)
+        if not manager and "managedFields" in sent:
+            new["metadata"]["managedFields"] = sent["managedFields"]
+        intake.admit(
+            resource, new, old, strict=strict, warnings=warnings, subresource=subresource, is_called=self._is_called
+        )
+        if not subresource:
+            quota.check(self._store, resource, new, old)
         if new == old:
             unchanged: Object = copy(old)
             return unchanged
-        if resource.has_generation and _substance(new, resource) != _substance(old, resource):
+        if manager:
+            managedfields.track(resource, old, new, manager, subresource)
+        if resource.has_generation and intake.substance(new, resource) != intake.substance(old, resource):
             new["metadata"]["generation"] = meta.get("generation", 0) + 1
         if dry_run:
             return new
@@ -225,6 +305,7 @@ class Registry:
         dry_run: bool = False,
         strict: bool = False,
         warnings: Texts | None = None,
+        manager: str = managedfields.LAB,
     ) -> Object:
         """Change part of an object: `merge`, `json`, or `strategic` (built-in kinds only)."""
         resource = self.resource(kind)
@@ -245,7 +326,39 @@ class Registry:
         changed = new.get("metadata") or {}
         if changed.get("name") != name or changed.get("namespace") != old["metadata"].get("namespace"):
             raise errors.bad_request("the name and the namespace of the object can't be changed by a patch")
-        return self.update(new, subresource=subresource, dry_run=dry_run, strict=strict, warnings=warnings)
+        return self.update(
+            new, subresource=subresource, dry_run=dry_run, strict=strict, warnings=warnings, manager=manager
+        )
+
+    def apply(
+        self,
+        config: Object,
+        *,
+        manager: str,
+        force: bool = False,
+        subresource: str = "",
+        dry_run: bool = False,
+        strict: bool = False,
+        warnings: Texts | None = None,
+    ) -> tuple[Object, bool]:
+        """Server-side apply: the object as it is now, and whether it is new. 409 where fields are somebody else's."""
+        resource = self._resource_of(config)
+        meta = config.get("metadata") or {}
+        space = (meta.get("namespace") or "") if resource.namespaced else ""
+        intake.demand_declared(resource, config, strict=strict)
+        live = self._store.find(resource.kind, space, meta.get("name", ""))
+        if live is None and (subresource or meta.get("uid")):
+            raise errors.not_found(resource.plural, resource.group, meta.get("name", ""))
+        new = serversideapply.applied(resource, live, config, manager, force=force, subresource=subresource)
+        if live is None:
+            managed = new["metadata"].get("managedFields") or []
+            return self._create(
+                new, managed, dry_run=dry_run, strict=strict, warnings=warnings, manager=manager
+            ), True
+        return self.update(
+            new, subresource=subresource, dry_run=dry_run, strict=strict, warnings=warnings, manager=""
+        ), False
+
 
     def delete(
         self,
@@ -305,108 +418,3 @@ class Registry:
                 resource.plural, resource.group, meta.get("name", ""),
                 f"unable to create new content in namespace {name} because it is being terminated",
             )  # fmt: skip
-
-    def _merged(self, resource: Resource, old: Object, sent: Object, subresource: str) -> Object:
-        """What a caller may change of the stored object, by the endpoint that was used."""
-        new: Object
-        if subresource == "status":
-            new = copy(old)
-            new.pop("status", None)
-            if "status" in sent:
-                new["status"] = copy(sent["status"])
-            return new
-        new = copy(sent)
-        meta, before = new["metadata"], old["metadata"]
-        for part in (*_SERVER_OWNED, "resourceVersion", "managedFields", "namespace", "generateName"):
-            if part in before:
-                meta[part] = copy(before[part])
-            else:
-                meta.pop(part, None)
-        if resource.has_status:
-            new.pop("status", None)
-            if "status" in old:
-                new["status"] = copy(old["status"])
-        return new
-
-    def _admit(
-        self,
-        resource: Resource,
-        new: Object,
-        old: Object | None,
-        *,
-        strict: bool,
-        warnings: Texts | None,
-        subresource: str = "",
-    ) -> None:
-        """Prune, default and validate an object in place, in the order of the real server."""
-        name = new["metadata"].get("name", "")
-        found = strategies.metadata_faults(resource.kind, new["metadata"])
-        if old is not None and old["metadata"].get("deletionTimestamp"):
-            added = set(new["metadata"].get("finalizers") or ()) - set(old["metadata"].get("finalizers") or ())
-            if added:
-                why = "Forbidden: no new finalizers can be added if the object is being deleted"
-                found.append(Fault("metadata.finalizers", why, "FieldValueForbidden"))
-        if resource.schema is not None:
-            unknown = schema.prune(resource.schema, new)
-            if unknown and strict:
-                raise errors.unknown_fields(resource.kind, resource.version, unknown)
-            if warnings is not None:
-                warnings.extend(f'unknown field "{field}"' for field in unknown)
-            schema.default(resource.schema, new)
-        if not resource.custom:
-            strategies.prepare(new)
-        rules = admission.rules_for(resource.group, resource.kind) if not subresource else None
-        if rules is not None:
-            rules.default(new)
-        if resource.schema is not None:
-            broken = schema.faults(resource.schema, new)
-            # A rule may assume what the schema promises, so rules are asked of well-typed objects only.
-            found.extend(broken or celrules.faults(resource.schema, new, old))
-        if not resource.custom:
-            found.extend(strategies.built_in_faults(new, old))
-        if found:
-            raise errors.invalid(resource.kind, resource.group, name, found)
-        if rules is not None and not admission.switched_off(new):
-            denied = rules.faults(new, old)
-            if denied:
-                raise errors.invalid(resource.kind, resource.group, name, denied, webhook=rules.webhook)
-            if warnings is not None:
-                warnings.extend(rules.warnings(new))
-
-
-def _substance(obj: Object, resource: Resource) -> Object:
-    """What a generation counts: everything but metadata and, where it is apart, status."""
-    left_out = {"metadata", "status"} if resource.has_status else {"metadata"}
-    return {key: value for key, value in obj.items() if key not in left_out}
-
-
-def _established(crd: Object) -> Object:
-    at = strategies.now()
-    return {
-        "acceptedNames": copy(crd["spec"]["names"]),
-        "storedVersions": [version["name"] for version in crd["spec"]["versions"] if version.get("storage", True)],
-        "conditions": [
-            {"type": "NamesAccepted", "status": "True", "reason": "NoConflicts", "message": "no conflicts found",
-             "lastTransitionTime": at},
-            {"type": "Established", "status": "True", "reason": "InitialNamesAccepted",
-             "message": "the initial names have been accepted", "lastTransitionTime": at},
-        ],
-    }  # fmt: skip
-
-
-class Events(AsyncIterator[tuple[str, Object]]):
-    """What `Registry.watch` gives: events with copies of the objects. Close it when done."""
-
-    def __init__(self, present: Objects, stream: Watch) -> None:
-        self._present = deque(present)
-        self._stream = stream
-
-    async def __anext__(self) -> tuple[str, Object]:
-        if self._present:
-            return "ADDED", self._present.popleft()
-        type_, change = await anext(self._stream)
-        return type_, copy(change.object)
-
-    async def aclose(self) -> None:
-        """Stop following."""
-        self._stream.close()

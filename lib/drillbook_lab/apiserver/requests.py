@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 from aiohttp import web
 
-from drillbook_lab.apiserver import errors, protobuf
+from drillbook_lab.apiserver import decoding, errors, protobuf
 from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.apiserver.rbac import Action
 from drillbook_lab.apiserver.registry import Registry
 from drillbook_lab.apiserver.resources import Resource
+from drillbook_lab.apiserver.serversideapply import demand_options
 
 _TRUE = ("true", "1", "t", "True", "TRUE")
-CONNECTING = frozenset({"exec", "portforward", "attach", "proxy"})
+CONNECTING = frozenset({"exec", "portforward", "attach"})
 """Subresources that open a stream."""
+PATCHES = {
+    "application/json-patch+json": "json",
+    "application/merge-patch+json": "merge",
+    "application/strategic-merge-patch+json": "strategic",
+}
+"""The forms of a patch by their content types."""
+APPLY = ("application/apply-patch+yaml", "application/apply-patch+json")
+"""How server-side apply names its bodies."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ def understand(registry: Registry, request: web.Request) -> Asked | None:
     if rest[0] == "namespaces" and len(rest) >= 3 and rest[2] not in ("status", "finalize"):
         namespace, rest = rest[1], rest[2:]
     plural, name, subresource = (*rest, "", "", "")[:3]
-    if len(rest) > 3:
+    if len(rest) > 3 and subresource != "proxy":  # behind it comes a path of somebody else's
         return None
     resource = next(
         (r for r in registry.resources() if (r.group, r.version, r.plural) == (group, version, plural)), None
@@ -90,11 +98,19 @@ class WriteOptions:
 
     dry_run: bool
     validation: str
+    manager: str
+    force: bool
 
     @property
     def strict(self) -> bool:
         """Refuse unknown fields by name."""
         return self.validation == "Strict"
+
+    def told(self, warnings: list[str]) -> list[str]:
+        """What of the warnings a client wants to hear: of its fields nothing, if it said so."""
+        if self.validation != "Ignore":
+            return warnings
+        return [text for text in warnings if not text.startswith(("unknown field ", "duplicate field "))]
 
 
 def write_options(request: web.Request) -> WriteOptions:
@@ -107,11 +123,19 @@ def write_options(request: web.Request) -> WriteOptions:
         raise errors.bad_request(
             f'fieldValidation: Unsupported value: "{validation}": supported values: "Ignore", "Strict", "Warn"'
         )
-    return WriteOptions(bool(dry), validation)
+    # Without a name the program's is taken, as upstream does.
+    agent = request.headers.get("User-Agent", "").partition("/")[0] or "unknown"
+    manager = request.query.get("fieldManager", "")
+    applies = request.content_type in APPLY
+    demand_options(manager, force=flag(request, "force"), applies=applies)
+    return WriteOptions(bool(dry), validation, manager or agent[:128], flag(request, "force"))
 
 
-async def read_body(request: web.Request) -> Any:
-    """The body, from JSON, YAML, or the little protobuf that kubectl needs."""
+async def read_body(request: web.Request, doubled: list[str] | None = None) -> Any:
+    """The body, from JSON, YAML, or the little protobuf that kubectl needs.
+
+    `doubled` takes what a decoder has to say of fields that stand twice.
+    """
     kind = request.content_type
     raw = await request.read()
     if kind == protobuf.CONTENT_TYPE:
@@ -119,16 +143,19 @@ async def read_body(request: web.Request) -> Any:
     if not raw:
         return None
     try:
-        if kind in ("application/yaml", "application/x-yaml", "text/yaml"):
+        if kind in ("application/yaml", "application/x-yaml", "text/yaml") or (kind in APPLY and raw[:1] != b"{"):
             return yaml.safe_load(raw)
-        return json.loads(raw)
+        body, twice = decoding.loads(raw)
     except (ValueError, yaml.YAMLError) as error:
         raise errors.bad_request(f"the body can't be read: {error}") from error
+    if doubled is not None:
+        doubled.extend(f'duplicate field "{path}"' for path in twice)
+    return body
 
 
-async def read_object(request: web.Request, asked: Asked) -> Object:
+async def read_object(request: web.Request, asked: Asked, doubled: list[str] | None = None) -> Object:
     """The object in a body, of the kind and in the namespace that the path names."""
-    body = await read_body(request)
+    body = await read_body(request, doubled)
     resource = asked.resource
     if not isinstance(body, dict) or resource is None:
         raise errors.bad_request("the body holds no object")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -9,15 +10,20 @@ from typing import Any
 
 from aiohttp import web
 
-from drillbook_lab.apiserver import discovery, errors, rbac, reviews, tables
+from drillbook_lab.apiserver import discovery, errors, listing, openapi, rbac, reviews, scaling, tables, tokenrequests
 from drillbook_lab.apiserver.audit import AuditLog
 from drillbook_lab.apiserver.errors import ApiError, Object
 from drillbook_lab.apiserver.logs import serve_log
+from drillbook_lab.apiserver.proxying import serve_proxy
+from drillbook_lab.apiserver.quotakeeper import Keeper
 from drillbook_lab.apiserver.rbac import Action
 from drillbook_lab.apiserver.registry import Registry
 from drillbook_lab.apiserver.requests import (
+    APPLY,
     CONNECTING,
+    PATCHES,
     Asked,
+    WriteOptions,
     read_body,
     read_object,
     understand,
@@ -30,11 +36,6 @@ from drillbook_lab.apiserver.tokens import TokenDirectory, User
 from drillbook_lab.apiserver.watches import serve_watch
 
 _PUBLIC = frozenset({"/version", "/healthz", "/livez", "/readyz"})
-_PATCHES = {
-    "application/merge-patch+json": "merge",
-    "application/json-patch+json": "json",
-    "application/strategic-merge-patch+json": "strategic",
-}
 # Kinds whose deletion is answered with the object; the others answer with a Status.
 _RETURNED = frozenset(
     {"Pod", "PersistentVolumeClaim", "PersistentVolume", "Service", "ServiceAccount", "ResourceQuota"}
@@ -53,6 +54,7 @@ def build_server(
     app = web.Application(client_max_size=8 * 1024 * 1024, middlewares=[server.middleware])
     app.router.add_route("*", "/{path:.*}", server.handle)
     app.on_response_prepare.append(server.write_down)
+    app.on_startup.append(server.keep_quotas)
     app.on_cleanup.append(server.close)
     return app
 
@@ -63,6 +65,9 @@ class _Server:
         self._runtime = runtime
         self._tokens = tokens
         self._audit = audit
+
+    async def keep_quotas(self, app: web.Application) -> None:
+        Keeper(self._registry)
 
     async def close(self, app: web.Application) -> None:
         self._audit.close()
@@ -78,7 +83,7 @@ class _Server:
         request[_ACTION] = asked.action if asked else Action(request.method.lower(), "", request.path)
         request[_DRY] = "dryRun" in request.query
         try:
-            user = self._tokens.who(request.headers.get("Authorization", ""))
+            user = self._tokens.who(request.headers.get("Authorization", ""), tokenrequests.looks_up(self._registry))
             if user is not None:
                 request[_USER] = user
             elif request.path not in _PUBLIC:
@@ -121,14 +126,21 @@ class _Server:
             case ["apis", group, version]:
                 found = discovery.resource_list(kinds, group, version)
             case ["openapi", "v3"]:
-                found = discovery.openapi_index(kinds)
+                found = openapi.index(kinds)
             case ["openapi", "v3", "api", version]:
-                found = discovery.openapi_document(kinds, "", version)
+                return await self._described(kinds, "", version)
             case ["openapi", "v3", "apis", group, version]:
-                found = discovery.openapi_document(kinds, group, version)
+                return await self._described(kinds, group, version)
         if found is None:
             raise errors.no_such_resource()
         return _json(found)
+
+    async def _described(self, kinds: list[Resource], group: str, version: str) -> web.Response:
+        # In a thread: the first answer of a group loads classes for a second, and nobody else should wait.
+        body = await asyncio.to_thread(openapi.document, tuple(kinds), group, version)
+        if body is None:
+            raise errors.no_such_resource()
+        return web.Response(body=body, headers={"Content-Type": "application/json"})
 
     # -- resources ---------------------------------------------------------------------------
 
@@ -137,7 +149,10 @@ class _Server:
         review = discovery.REVIEWS.get((action.group, action.plural))
         if review is not None and action.verb == "create":
             # Anybody who is known may ask about themselves.
-            return _json(reviews.answer(self._registry, user, review, action.group, await read_body(request)), 201)
+            if not review.startswith("Self"):
+                rbac.demand(self._registry, user, action)
+            body = await read_body(request)
+            return _json(reviews.answer(self._registry, self._tokens, user, review, action.group, body), 201)
         if asked.resource is None:
             raise errors.no_such_resource()
         rbac.demand(self._registry, user, action)
@@ -145,6 +160,8 @@ class _Server:
             # Newer servers ask for `create` however the stream is opened; a role must do for both.
             rbac.demand(self._registry, user, Action("create", action.group, action.plural, action.subresource,
                                                      action.namespace, action.name))  # fmt: skip
+        if action.subresource == "scale" and asked.resource.scale is not None and action.name:
+            return await self._scale(request, asked.resource, action)
         if action.subresource not in ("", "status"):
             return await self._subresource(request, asked)
         if action.subresource == "status" and not asked.resource.has_status:
@@ -168,6 +185,11 @@ class _Server:
 
     async def _subresource(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         action = asked.action
+        if (action.plural, action.subresource, action.verb) == ("serviceaccounts", "token", "create"):
+            body = await read_body(request)
+            return _json(tokenrequests.answer(self._registry, self._tokens, action.namespace, action.name, body), 201)
+        if asked.resource is not None and asked.resource.kind in ("Pod", "Service") and action.subresource == "proxy":
+            return await serve_proxy(self._registry, request, asked.resource.kind, action.namespace, action.name)
         if asked.resource is not None and asked.resource.kind == "Pod":
             match action.subresource:
                 case "log" if action.verb == "get":
@@ -179,23 +201,38 @@ class _Server:
         raise errors.no_such_resource()
 
     def _list(self, request: web.Request, resource: Resource, namespace: str | None) -> web.Response:
-        labels = request.query.get("labelSelector", "")
-        fields = request.query.get("fieldSelector", "")
-        objects = self._registry.peek(resource.kind, namespace, labels=labels, fields=fields)
+        page = listing.page(self._registry, resource, namespace, request.query)
         if tables.wanted(request.headers.get("Accept", "")):
-            return self._table(request, resource, objects)
+            return self._table(request, resource, page.objects, page.meta)
         return _json(
             {
                 "kind": f"{resource.kind}List",
                 "apiVersion": resource.api_version,
-                "metadata": {"resourceVersion": str(self._registry.version)},
-                "items": objects,
+                "metadata": page.meta,
+                "items": page.objects,
             }
         )
 
-    def _table(self, request: web.Request, resource: Resource, objects: Sequence[Object]) -> web.Response:
+    def _table(
+        self, request: web.Request, resource: Resource, objects: Sequence[Object], meta: Object | None = None
+    ) -> web.Response:
         include = request.query.get("includeObject", "Metadata")
-        return _json(tables.table(resource, objects, self._registry.version, include))
+        table = tables.table(resource, objects, self._registry.version, include)
+        return _json({**table, "metadata": meta} if meta else table)
+
+    async def _scale(self, request: web.Request, resource: Resource, action: Action) -> web.Response:
+        where = self._registry, resource, action.namespace, action.name
+        if action.verb == "get":
+            return _json(scaling.scale_of(resource, self._registry.get(resource.kind, action.namespace, action.name)))
+        options = write_options(request)
+        body = await read_body(request)
+        how: dict[str, Any] = {"dry_run": options.dry_run, "manager": options.manager}
+        if action.verb == "update":
+            return _json(scaling.put(*where, body, **how))
+        form = PATCHES.get(request.content_type)
+        if action.verb != "patch" or form is None:
+            raise errors.unsupported_media_type("a Scale is read, replaced or patched")
+        return _json(scaling.patch(*where, form, body, **how))
 
     def _get(self, request: web.Request, resource: Resource, action: Action) -> web.Response:
         obj = self._registry.get(resource.kind, action.namespace, action.name)
@@ -207,14 +244,15 @@ class _Server:
         options = write_options(request)
         warnings: list[str] = []
         created = self._registry.create(
-            await read_object(request, asked), dry_run=options.dry_run, strict=options.strict, warnings=warnings
-        )
-        return _json(created, 201, warnings=[] if options.validation == "Ignore" else warnings)
+            await read_object(request, asked, warnings), dry_run=options.dry_run, strict=options.strict,
+            warnings=warnings, manager=options.manager,
+        )  # fmt: skip
+        return _json(created, 201, warnings=options.told(warnings))
 
     async def _update(self, request: web.Request, asked: Asked) -> web.Response:
         options = write_options(request)
         warnings: list[str] = []
-        obj = await read_object(request, asked)
+        obj = await read_object(request, asked, warnings)
         resource = asked.resource
         assert resource is not None  # noqa: S101  (read_object has refused it)
         if resource.custom and not obj["metadata"].get("resourceVersion"):
@@ -222,28 +260,39 @@ class _Server:
             raise errors.invalid(resource.kind, resource.group, asked.action.name, [fault])
         updated = self._registry.update(
             obj, subresource=asked.action.subresource, dry_run=options.dry_run, strict=options.strict,
-            warnings=warnings,
+            warnings=warnings, manager=options.manager,
         )  # fmt: skip
-        return _json(updated, warnings=[] if options.validation == "Ignore" else warnings)
+        return _json(updated, warnings=options.told(warnings))
 
     async def _patch(self, request: web.Request, asked: Asked) -> web.Response:
         options = write_options(request)
-        form = _PATCHES.get(request.content_type)
+        if request.content_type in APPLY:
+            return await self._apply(request, asked, options)
+        form = PATCHES.get(request.content_type)
         if form is None:
             raise errors.unsupported_media_type(
-                f"patches of type {request.content_type} are not served: use one of {', '.join(_PATCHES)}"
-                + ("; server-side apply is not offered" if "apply-patch" in request.content_type else "")
+                "the body of the request was in an unknown format - accepted media types include: "
+                + ", ".join((*PATCHES, APPLY[0]))
             )
         action = asked.action
         assert asked.resource is not None  # noqa: S101  (the caller has refused it)
         warnings: list[str] = []
         # The body is read before the object, so that nothing comes between reading and writing it.
-        patch = await read_body(request)
+        patch = await read_body(request, warnings)
         patched = self._registry.patch(
             asked.resource.kind, action.namespace, action.name, patch, type=form, subresource=action.subresource,
+            dry_run=options.dry_run, strict=options.strict, warnings=warnings, manager=options.manager,
+        )  # fmt: skip
+        return _json(patched, warnings=options.told(warnings))
+
+    async def _apply(self, request: web.Request, asked: Asked, options: WriteOptions) -> web.Response:
+        warnings: list[str] = []
+        config = await read_object(request, asked, warnings)
+        obj, new = self._registry.apply(
+            config, manager=options.manager, force=options.force, subresource=asked.action.subresource,
             dry_run=options.dry_run, strict=options.strict, warnings=warnings,
         )  # fmt: skip
-        return _json(patched, warnings=[] if options.validation == "Ignore" else warnings)
+        return _json(obj, 201 if new else 200, warnings=options.told(warnings))
 
     async def _delete(self, request: web.Request, resource: Resource, action: Action) -> web.Response:
         body: Any = await read_body(request)

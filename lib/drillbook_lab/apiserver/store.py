@@ -6,10 +6,12 @@ that watchers and history can share them without copying.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.apiserver.patches import copy
+from drillbook_lab.apiserver.persistence import Journal
 from drillbook_lab.apiserver.watching import Change, History
 
 Key = tuple[str, str, str]
@@ -31,6 +33,31 @@ class Store:
         self._by_uid: dict[str, Key] = {}
         self._dependents: dict[str, set[Key]] = {}
         self._subscribers: list[Callable[[str, Object], None]] = []
+        self._journal: Journal | None = None
+
+    def keep(self, journal: Journal) -> bool:
+        """Take over what the journal holds, then write every change to it; whether it held anything.
+
+        What happened before a restart can't be replayed: a watch from an older version gets 410 and lists again.
+        """
+        self._journal = journal
+        version = journal.version
+        if not version:
+            for objects in self._kinds.values():
+                for obj in objects.values():
+                    journal.put(key_of(obj), json.dumps(obj, separators=(",", ":")), self.history.version)
+            return False
+        self._kinds, self._by_uid, self._dependents = {}, {}, {}
+        for obj in journal.objects():
+            self._index(obj)
+        self.history.begin_at(version)
+        return True
+
+    def close(self) -> None:
+        """Let the journal go; what changes from here on is not kept."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
 
     def subscribe(self, callback: Callable[[str, Object], None]) -> None:
         """Be called, synchronously, with a copy of every object that changes."""
@@ -71,25 +98,34 @@ class Store:
         before = self.find(*key)
         version = self.history.next_version()
         obj["metadata"]["resourceVersion"] = str(version)
-        self._kinds.setdefault(key[0], {})[key[1:]] = obj
-        self._by_uid[obj["metadata"]["uid"]] = key
+        change = Change(version, key[0], key[1], "ADDED" if before is None else "MODIFIED", obj, before)
+        if self._journal is not None:  # first: what anybody has seen must be there after a kill
+            self._journal.put(key, change.encoded.decode(), version)
         if before is not None:
             self._unlink(before, key)
+        self._index(obj)
+        self._tell(change)
+        return obj
+
+    def _index(self, obj: Object) -> None:
+        key = key_of(obj)
+        self._kinds.setdefault(key[0], {})[key[1:]] = obj
+        self._by_uid[obj["metadata"]["uid"]] = key
         for owner in obj["metadata"].get("ownerReferences") or ():
             self._dependents.setdefault(owner["uid"], set()).add(key)
-        self._tell("ADDED" if before is None else "MODIFIED", version, obj, before)
-        return obj
 
     def remove(self, obj: Object) -> Object:
         """Take an object out; its last state carries the version of its removal."""
         key = key_of(obj)
+        version = self.history.next_version()
+        if self._journal is not None:
+            self._journal.remove(key, version)
         del self._kinds[key[0]][key[1:]]
         self._by_uid.pop(obj["metadata"]["uid"], None)
         self._unlink(obj, key)
-        version = self.history.next_version()
         last: Object = copy(obj)
         last["metadata"]["resourceVersion"] = str(version)
-        self._tell("DELETED", version, last, obj)
+        self._tell(Change(version, key[0], key[1], "DELETED", last, obj))
         return last
 
     def _unlink(self, obj: Object, key: Key) -> None:
@@ -100,8 +136,7 @@ class Store:
                 if not keys:
                     del self._dependents[owner["uid"]]
 
-    def _tell(self, type: str, version: int, obj: Object, before: Object | None) -> None:
-        namespace = obj["metadata"].get("namespace") or ""
-        self.history.record(Change(version, obj["kind"], namespace, type, obj, before))
+    def _tell(self, change: Change) -> None:
+        self.history.record(change)
         for callback in self._subscribers:
-            callback(type, copy(obj))
+            callback(change.type, copy(change.object))

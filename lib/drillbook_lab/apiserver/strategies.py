@@ -12,6 +12,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
+from drillbook_lab.apiserver import volumerules
 from drillbook_lab.apiserver.errors import Fault, Object
 from drillbook_lab.apiserver.schema import bad_value
 
@@ -116,7 +117,18 @@ def prepare(obj: Object) -> None:
         case "Deployment":
             spec = obj.setdefault("spec", {})
             spec.setdefault("replicas", 1)
-            spec.setdefault("strategy", {"type": "RollingUpdate"})
+            spec.setdefault("revisionHistoryLimit", 10)
+            spec.setdefault("progressDeadlineSeconds", 600)
+            strategy = spec.setdefault("strategy", {})
+            if strategy.setdefault("type", "RollingUpdate") == "RollingUpdate":
+                rolling = strategy.setdefault("rollingUpdate", {})
+                rolling.setdefault("maxSurge", "25%")
+                rolling.setdefault("maxUnavailable", "25%")
+            _prepare_template(spec)
+        case "ReplicaSet" | "StatefulSet":
+            spec = obj.setdefault("spec", {})
+            spec.setdefault("replicas", 1)
+            _prepare_template(spec)
         case "StorageClass":
             obj.setdefault("reclaimPolicy", "Delete")
             obj.setdefault("volumeBindingMode", "Immediate")
@@ -132,6 +144,30 @@ def _prepare_pod(spec: dict[str, Any]) -> None:
     spec.setdefault("terminationGracePeriodSeconds", 30)
     spec.setdefault("serviceAccountName", "default")
 
+
+def _prepare_template(spec: dict[str, Any]) -> None:
+    """The pods of a workload. Its template is compared with itself later, so it is made whole at once."""
+    template = spec.setdefault("template", {})
+    pod = template.setdefault("spec", {})
+    for part, value in _POD_DEFAULTS.items():
+        pod.setdefault(part, dict(value) if isinstance(value, dict) else value)
+    for container in [*(pod.get("containers") or ()), *(pod.get("initContainers") or ())]:
+        tag = str(container.get("image", "")).rpartition("/")[2].partition(":")[2]
+        container.setdefault("imagePullPolicy", "Always" if tag in ("", "latest") else "IfNotPresent")
+        container.setdefault("terminationMessagePath", "/dev/termination-log")
+        container.setdefault("terminationMessagePolicy", "File")
+        container.setdefault("resources", {})
+        for port in container.get("ports") or ():
+            port.setdefault("protocol", "TCP")
+
+
+_POD_DEFAULTS: dict[str, Any] = {
+    "restartPolicy": "Always",
+    "terminationGracePeriodSeconds": 30,
+    "dnsPolicy": "ClusterFirst",
+    "schedulerName": "default-scheduler",
+    "securityContext": {},
+}
 
 _FIRST_STATUS: dict[str, dict[str, Any]] = {
     "Namespace": {"phase": "Active"},
@@ -168,6 +204,8 @@ def built_in_faults(obj: Object, old: Object | None) -> list[Fault]:
             found.append(Fault("roleRef.name", "Required value", "FieldValueRequired"))
         if old is not None and obj.get("roleRef") != old.get("roleRef"):
             found.append(bad_value("roleRef", obj.get("roleRef"), "cannot change roleRef"))
+    if kind == "PersistentVolumeClaim" and old is not None:
+        found.extend(volumerules.claim_faults(obj, old))
     if kind == "Job" and old is not None:
         before, after = old.get("spec", {}), obj.get("spec", {})
         found.extend(

@@ -3,7 +3,7 @@
 Every frame begins with the number of its channel. For exec: 0 stdin, 1 stdout, 2 stderr,
 3 the final Status, 4 resize, and since v5 255, which closes a channel (the end of stdin).
 For port-forward: channel 2n carries the n-th port's data, 2n+1 its errors, and the first
-frame on each names the port.
+frame on each names the port. kubectl's own port-forward tunnels SPDY instead: `tunnel`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import struct
 
 from aiohttp import WSMsgType, web
 
-from drillbook_lab.apiserver import errors
+from drillbook_lab.apiserver import errors, tunnel
 from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.apiserver.logs import container_of
 from drillbook_lab.apiserver.registry import Registry
@@ -23,7 +23,7 @@ from drillbook_lab.apiserver.requests import flag
 from drillbook_lab.apiserver.runtime import PodRuntime
 
 _EXEC_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
-_FORWARD_PROTOCOLS = ("v4.channel.k8s.io", "portforward.k8s.io")
+_FORWARD_PROTOCOLS = (tunnel.PROTOCOL, "v4.channel.k8s.io", "portforward.k8s.io")
 _STDIN, _STDOUT, _STDERR, _STATUS, _CLOSE = 0, 1, 2, 3, 255
 _CHUNK = 64 * 1024
 
@@ -32,8 +32,8 @@ def _websocket(request: web.Request, protocols: tuple[str, ...], what: str) -> w
     """The socket for an upgrade; 400, before anything is started, if the client wants another protocol."""
     if request.headers.get("Upgrade", "").lower() != "websocket":
         raise errors.bad_request(
-            f"unable to upgrade: {what} is served over WebSocket ({' or '.join(protocols)}), not over SPDY or plain "
-            "HTTP: kubectl's own port-forward, which tunnels SPDY, is not offered"
+            f"unable to upgrade: {what} is served over WebSocket ({' or '.join(protocols)}), not over bare SPDY or "
+            "plain HTTP"
         )
     offered = [part.strip() for part in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if part.strip()]
     if offered and not set(offered) & set(protocols):
@@ -192,6 +192,10 @@ async def serve_forward(
     """Join ports of a pod to the socket's channels."""
     _running(registry, namespace, name)
     socket = _websocket(request, _FORWARD_PROTOCOLS, "port-forward")
+    if tunnel.PROTOCOL in request.headers.get("Sec-WebSocket-Protocol", ""):
+        await socket.prepare(request)
+        await tunnel.Tunnel(socket, runtime, namespace, name).run()
+        return socket
     ports: list[int] = []
     for text in request.query.getall("ports", []):
         for part in text.split(","):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
+from drillbook_lab.apiserver import cells
+from drillbook_lab.apiserver.cells import Printed
 from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.apiserver.resources import Column, Resource
 
@@ -21,7 +22,7 @@ def wanted(accept: str) -> bool:
 
 def table(resource: Resource, objects: Sequence[Object], version: int, include: str) -> Object:
     """Objects as rows. `include`: Metadata, Object or None, as the client asks."""
-    columns = resource.columns or _DEFAULT
+    columns = columns_of(resource)
     return {
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
@@ -29,7 +30,7 @@ def table(resource: Resource, objects: Sequence[Object], version: int, include: 
         "columnDefinitions": [
             {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0},
             *(
-                {"name": c.name, "type": c.type, "format": "", "description": c.json_path, "priority": c.priority}
+                {"name": c.name, "type": c.type, "format": "", "description": "", "priority": int(c.wide)}
                 for c in columns
             ),
         ],
@@ -37,8 +38,19 @@ def table(resource: Resource, objects: Sequence[Object], version: int, include: 
     }
 
 
-def _row(obj: Object, columns: Sequence[Column], include: str) -> Object:
-    row: Object = {"cells": [obj["metadata"]["name"], *(_cell(obj, column) for column in columns)]}
+def columns_of(resource: Resource) -> tuple[Printed, ...]:
+    """A kind's columns: built-in ones have theirs in a table, custom ones in their definition."""
+    if not resource.custom and resource.kind in cells.COLUMNS:
+        return cells.COLUMNS[resource.kind]
+    return tuple(_declared(column) for column in resource.columns or _DEFAULT)
+
+
+def _declared(column: Column) -> Printed:
+    return Printed(column.name, lambda obj: _cell(obj, column), column.type, column.priority > 0)
+
+
+def _row(obj: Object, columns: Sequence[Printed], include: str) -> Object:
+    row: Object = {"cells": [obj["metadata"]["name"], *(column.cell(obj) for column in columns)]}
     if include == "Object":
         row["object"] = obj
     elif include != "None":
@@ -49,90 +61,32 @@ def _row(obj: Object, columns: Sequence[Column], include: str) -> Object:
 
 
 def _cell(obj: Object, column: Column) -> Any:
-    if column.json_path.startswith("@"):
-        return _COMPUTED[column.json_path[1:]](obj)
     value = at(obj, column.json_path)
     if column.type == "date":
-        return "<unknown>" if not value else age(str(value))
+        try:
+            return cells.age(str(value)) if value else "<unknown>"
+        except ValueError:
+            return "<invalid>"
     if value is None:
         return "" if column.type == "string" else None
     return value if column.type in ("integer", "number", "boolean") else str(value)
 
 
+_STEP = re.compile(
+    r"\.(?P<name>[\w-]+)|\[(?P<index>\d+)\]"
+    r"|\[\?\(@\.(?P<key>\w+)\s*==\s*[\"'](?P<value>[^\"']*)[\"']\)\]"
+)
+
+
 def at(obj: Any, path: str) -> Any:
-    """The value at a simple JSON path such as `.status.phase` or `.spec.ports[0].port`."""
-    for name, index in re.findall(r"\.([\w-]+)|\[(\d+)\]", path):
-        if name:
-            obj = obj.get(name) if isinstance(obj, dict) else None
+    """The value at a JSON path: fields, `[0]`, and the item that a list has for `[?(@.type=="Ready")]`."""
+    for step in _STEP.finditer(path):
+        if step["name"]:
+            obj = obj.get(step["name"]) if isinstance(obj, dict) else None
+        elif step["index"]:
+            index = int(step["index"])
+            obj = obj[index] if isinstance(obj, list) and len(obj) > index else None
         else:
-            obj = obj[int(index)] if isinstance(obj, list) and len(obj) > int(index) else None
+            items = obj if isinstance(obj, list) else []
+            obj = next((i for i in items if isinstance(i, dict) and str(i.get(step["key"])) == step["value"]), None)
     return obj
-
-
-def age(stamp: str) -> str:
-    """How long ago, in kubectl's short form: 5s, 12m, 3h, 2d."""
-    then = datetime.fromisoformat(stamp.replace("Z", "+00:00"))
-    seconds = max(0, int((datetime.now(UTC) - then).total_seconds()))
-    if seconds < 120:
-        return f"{seconds}s"
-    if seconds < 3600 * 2:
-        return f"{seconds // 60}m"
-    if seconds < 86400 * 2:
-        return f"{seconds // 3600}h"
-    return f"{seconds // 86400}d"
-
-
-def _statuses(pod: Object) -> list[Object]:
-    return list((pod.get("status") or {}).get("containerStatuses") or ())
-
-
-def _pod_ready(pod: Object) -> str:
-    total = len((pod.get("spec") or {}).get("containers") or ())
-    return f"{sum(1 for status in _statuses(pod) if status.get('ready'))}/{total}"
-
-
-def _pod_status(pod: Object) -> str:
-    if pod["metadata"].get("deletionTimestamp"):
-        return "Terminating"
-    for status in _statuses(pod):
-        state = status.get("state") or {}
-        for kind in ("waiting", "terminated"):
-            reason = (state.get(kind) or {}).get("reason")
-            if reason:
-                return str(reason)
-    return str((pod.get("status") or {}).get("phase", "Unknown"))
-
-
-def _pod_restarts(pod: Object) -> str:
-    return str(sum(int(status.get("restartCount", 0)) for status in _statuses(pod)))
-
-
-def _data_count(obj: Object) -> str:
-    return str(len(obj.get("data") or {}))
-
-
-def _involved(event: Object) -> str:
-    target = event.get("involvedObject") or {}
-    return f"{str(target.get('kind', '')).lower()}/{target.get('name', '')}"
-
-
-def _job_status(job: Object) -> str:
-    for condition in (job.get("status") or {}).get("conditions") or ():
-        if condition.get("status") == "True" and condition.get("type") in ("Complete", "Failed"):
-            return str(condition["type"])
-    return "Running"
-
-
-def _job_completions(job: Object) -> str:
-    return f"{(job.get('status') or {}).get('succeeded', 0)}/{(job.get('spec') or {}).get('completions', 1)}"
-
-
-_COMPUTED = {
-    "pod-ready": _pod_ready,
-    "pod-status": _pod_status,
-    "pod-restarts": _pod_restarts,
-    "data-count": _data_count,
-    "involved": _involved,
-    "job-status": _job_status,
-    "job-completions": _job_completions,
-}

@@ -30,25 +30,27 @@ def faults(cluster: Object) -> list[Fault]:
     # `targetImmediate: false` counts as given, too.
     given = [name for name in _EXCLUSIVE if name in target]
     if len(given) > 1:
-        found.append(bad_value(_PATH, target, f"recovery target options are mutually exclusive: {', '.join(given)}"))
+        found.append(bad_value(_PATH, target, "Recovery target options are mutually exclusive"))
     snapshots = recovery.get("volumeSnapshots") is not None
     backup = target.get("backupID")
     if backup and snapshots:
-        found.append(bad_value(f"{_PATH}.backupID", backup, "cannot be used with volumeSnapshots"))
+        why = "Cannot specify a backupID when recovering using a DataSource"
+        found.append(bad_value(f"{_PATH}.backupID", backup, why))
     needing = [name for name in given if name in _NEEDS_BACKUP]
     if needing and not backup and not snapshots:
-        why = f"Required value: backupID must be given with {', '.join(needing)}"
-        found.append(Fault(f"{_PATH}.backupID", why, "FieldValueRequired"))
+        found.append(Fault(_PATH, "Required value: BackupID is missing", "FieldValueRequired"))
     for name, check in _CHECKS.items():
         if name in target:
             why = check(str(target[name]))
             if why:
-                found.append(bad_value(f"{_PATH}.{name}", target[name], why))
+                # The webhook tells these two at the target as a whole.
+                path = _PATH if name in ("targetTime", "targetLSN") else f"{_PATH}.{name}"
+                found.append(bad_value(path, target[name], why))
     return found
 
 
 def _time(text: str) -> str:
-    form = "not a time: RFC 3339 or PostgreSQL's YYYY-MM-DD HH:MM:SS[.ffffff][±TZ] is needed"
+    form = "The format of TargetTime is invalid"
     found = _TIME.match(text)
     if not found:
         return form
@@ -58,23 +60,24 @@ def _time(text: str) -> str:
     try:
         datetime.strptime(f"{found['date']} {found['clock']}", "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007  (only parsed)
     except ValueError:
-        return "no such date or time of day"
+        return form
     return ""
 
 
 def _lsn(text: str) -> str:
-    return "" if _LSN.match(text) else "not an LSN: two hexadecimal numbers, as in 0/3000060, are needed"
+    return "" if _LSN.match(text) else "Invalid TargetLSN"
 
 
 def _xid(text: str) -> str:
     valid = text.isascii() and text.isdigit() and int(text) < 2**32
-    return "" if valid else "not a transaction id: a decimal number below 2^32 is needed"
+    return "" if valid else "recovery target xid must be a non-negative 32-bit integer"
 
 
 def _name(text: str) -> str:
     if len(text.encode()) >= 64:
-        return "a restore point's name has fewer than 64 bytes"
-    return "control characters can't be used" if any(ord(c) < 32 or ord(c) == 127 for c in text) else ""
+        return "recovery target name must be shorter than 64 bytes"
+    control = any(ord(c) < 32 or ord(c) == 127 for c in text)
+    return "recovery target name must not contain ASCII control characters" if control else ""
 
 
 def _timeline(text: str) -> str:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -31,6 +32,18 @@ class ServerTls:
         """The authority's certificate, as clients need it."""
         return self.ca.read_text(encoding="ascii")
 
+    def holds(self, now: datetime) -> bool:
+        """Whether all files are there, belong together, and are valid for another day."""
+        try:
+            ca = x509.load_pem_x509_certificate(self.ca.read_bytes())
+            certificate = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+            key = serialization.load_pem_private_key(self.key.read_bytes(), None)
+            certificate.verify_directly_issued_by(ca)
+        except (FileNotFoundError, ValueError, TypeError, InvalidSignature):
+            return False
+        lasts = min(ca.not_valid_after_utc, certificate.not_valid_after_utc) - now
+        return key.public_key() == certificate.public_key() and lasts > timedelta(days=1)
+
     def context(self) -> ssl.SSLContext:
         """For listening."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -40,9 +53,15 @@ class ServerTls:
 
 
 def make_server_tls(folder: Path) -> ServerTls:
-    """Write a new authority's certificate and a server certificate for this machine's loopback names."""
+    """An authority's certificate and a server certificate for this machine's loopback names.
+
+    What lies there already and still holds is taken: kubeconfigs carry the authority with them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
+    files = ServerTls(folder / "ca.crt", folder / "server.crt", folder / "server.key")
+    if files.holds(now):
+        return files
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "drillbook lab")])
     ca_identifier = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
@@ -82,7 +101,6 @@ def make_server_tls(folder: Path) -> ServerTls:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ca_identifier), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    files = ServerTls(folder / "ca.crt", folder / "server.crt", folder / "server.key")
     files.ca.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     files.key.touch(mode=0o600)

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from drillbook_lab.apiserver.errors import ApiError, Object, expired
+from drillbook_lab.apiserver.errors import Object, expired, too_large
 from drillbook_lab.apiserver.selectors import Predicate
 
 
@@ -90,9 +90,12 @@ class Watch(AsyncIterator[tuple[str, Change]]):
 class History:
     """The server's one counter of versions, its recent changes and its followers."""
 
-    def __init__(self, *, keep: int = 8192, watcher_limit: int = 4096) -> None:
+    def __init__(self, *, keep: int = 8192, keep_bytes: int = 32 << 20, watcher_limit: int = 4096) -> None:
         self.version = 1
-        self._changes: deque[Change] = deque(maxlen=keep)
+        self._changes: deque[Change] = deque()
+        self._keep = keep
+        self._keep_bytes = keep_bytes
+        self._bytes = 0
         self._dropped_up_to = 0
         self._watches: list[Watch] = []
         self._watcher_limit = watcher_limit
@@ -102,11 +105,20 @@ class History:
         self.version += 1
         return self.version
 
+    def begin_at(self, version: int) -> None:
+        """Go on after a restart: what was before it can't be replayed."""
+        self.version = self._dropped_up_to = version
+        self._changes.clear()
+        self._bytes = 0
+
     def record(self, change: Change) -> None:
         """Keep a change and tell everybody who follows."""
-        if len(self._changes) == self._changes.maxlen:
-            self._dropped_up_to = self._changes[0].version
         self._changes.append(change)
+        self._bytes += len(change.encoded)
+        while len(self._changes) > self._keep or (self._bytes > self._keep_bytes and len(self._changes) > 1):
+            dropped = self._changes.popleft()
+            self._bytes -= len(dropped.encoded)
+            self._dropped_up_to = dropped.version
         for watch in tuple(self._watches):
             watch.offer(change)
 
@@ -115,11 +127,7 @@ class History:
         if since < self._dropped_up_to:
             raise expired(since, self._dropped_up_to)
         if since > self.version:
-            raise ApiError(
-                504, "Timeout", f"Too large resource version: {since}, current: {self.version}",
-                {"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
-                 "retryAfterSeconds": 1},
-            )  # fmt: skip
+            raise too_large(since, self.version)
         watch = Watch(self, kind, namespace, wanted, self._watcher_limit)
         self._watches.append(watch)
         # A history longer than the queue is replayed whole: the limit is there for slow readers.
@@ -129,6 +137,12 @@ class History:
             watch.offer(change)
         watch._limit = max(limit, len(watch._pending) + 1)
         return watch
+
+    def since(self, version: int) -> list[Change]:
+        """The changes after a version, newest first; 410 when the history no longer reaches back that far."""
+        if version < self._dropped_up_to:
+            raise expired(version, self._dropped_up_to)
+        return list(itertools.takewhile(lambda change: change.version > version, reversed(self._changes)))
 
     def forget(self, watch: Watch) -> None:
         """Drop a follower."""

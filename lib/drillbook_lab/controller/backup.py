@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from drillbook_lab.apiserver.errors import Object
-from drillbook_lab.controller import objectstore
+from drillbook_lab.controller import backuptarget, guard, hibernation, intree, objectstore, retention
 from drillbook_lab.controller.context import Operator, holds, timestamp
 from drillbook_lab.controller.objects import PLUGIN
 from drillbook_lab.podworker import PodWorker
@@ -21,7 +21,19 @@ _PENDING_SECONDS = 0.5
 
 
 class BackupFailed(Exception):
-    """The backup can't be taken or was not: the reason for its status."""
+    """The backup can't be taken or was not: the reason for its status, and the event that tells it."""
+
+    def __init__(self, reason: str, *, event: str = "Failed") -> None:
+        super().__init__(reason)
+        self.event = event
+
+
+class ManagerRestarted(BackupFailed):
+    """The instance manager that was taking the backup is another one now."""
+
+    def __init__(self, pod: str) -> None:
+        self.pod = pod
+        super().__init__(f"instance manager was restarted during backup on pod {pod}")
 
 
 class Backups:
@@ -34,26 +46,31 @@ class Backups:
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """Start one Backup when its turn has come. One that has ended is never touched again."""
         backup = self._operator.find("Backup", namespace, name)
-        if backup is None or _phase(backup) in _TERMINAL or backup["metadata"]["uid"] in self._running:
+        if backup is None or not guard.admits_backup(self._operator, backup):
             return None
+        if backup["metadata"]["uid"] in self._running:
+            return None
+        if _phase(backup) in _TERMINAL or _phase(backup) == "walArchivingFailing":
+            return None  # the latter isn't an end, but nobody goes on with it: it is in the way until deleted
         if _phase(backup) in ("started", "running"):
-            self._fail(backup, "the instance manager was restarted while the backup was running", event="ReStarting")
-            return None
+            return self._orphaned(backup)
         cluster_name = backup["spec"]["cluster"]["name"]
         cluster = self._operator.find("Cluster", namespace, cluster_name)
         if cluster is None:
             return self._pending(backup, "FindingCluster", f"Unknown cluster {cluster_name}, will retry")
+        if hibernation.is_on(cluster):
+            self._fail(backup, hibernation.REFUSAL, event="ClusterIsHibernated")
+            return None
         try:
             use = self._destination(backup, cluster)
         except BackupFailed as fault:
-            self._fail(backup, str(fault), event="ClusterHasNoBackupExecutorPlugin")
+            self._fail(backup, str(fault), event=fault.event)
             return None
         if self._is_behind_another(backup):
             return self._pending(backup, "BackupPending", "Another backup of this cluster is first")
-        pod_name = (cluster.get("status") or {}).get("currentPrimary")
-        pod = self._operator.find("Pod", namespace, pod_name) if pod_name else None
+        pod_name, pod = backuptarget.choose(self._operator, cluster, backup)
         if pod is None or not holds(pod, "Ready"):
-            return self._pending(backup, "FindingPod", f"Couldn't find target pod {pod_name or ''}, will retry".strip())
+            return self._pending(backup, "FindingPod", f"Couldn't find target pod {pod_name}, will retry".strip())
         task = asyncio.get_running_loop().create_task(self._take(backup, cluster, pod, use), name=f"backup {name}")
         self._running[backup["metadata"]["uid"]] = task
         return None
@@ -67,19 +84,42 @@ class Backups:
     # -- deciding ----------------------------------------------------------------------------------------------
 
     def _destination(self, backup: Object, cluster: Object) -> objectstore.StoreUse:
-        method = backup["spec"].get("method", "barmanObjectStore")
+        method = backup["spec"].get("method", intree.METHOD)
         if method == "plugin":
             chosen = (backup["spec"].get("pluginConfiguration") or {}).get("name")
             use = objectstore.backup_use(cluster)
             if chosen != PLUGIN or use is None:
-                raise BackupFailed(f"requested plugin is not available: {chosen}")
+                raise BackupFailed(
+                    f"requested plugin is not available: {chosen}", event="ClusterHasNoBackupExecutorPlugin"
+                )
             return use
+        if method != intree.METHOD:
+            raise BackupFailed(f"this lab takes no backups by {method}")
+        if not cluster["spec"].get("backup"):
+            raise BackupFailed("cannot proceed with the backup as the cluster has no backup section")
         use = objectstore.archive_use(cluster)
-        if method == "barmanObjectStore" and use is not None and use.object_store is None:
-            return use
-        if method == "barmanObjectStore":
+        if use is None or use.object_store is not None:
             raise BackupFailed("no barmanObjectStore section defined on the target cluster")
-        raise BackupFailed(f"this lab takes no backups by {method}")
+        return use
+
+    def _orphaned(self, backup: Object) -> float | None:
+        """It was begun, and nobody here works at it: whoever did has gone with an earlier daemon, or with its pod."""
+        namespace = backup["metadata"]["namespace"]
+        name = ((backup.get("status") or {}).get("instanceID") or {}).get("podName", "")
+        pod = self._operator.find("Pod", namespace, name)
+        if pod is None:
+            return self._restart(backup)
+        if not holds(pod, "Ready"):
+            self._operator.event(backup, "TargetPodNotHealthy", f"Target pod {name} is not healthy")
+        cluster = self._operator.find("Cluster", namespace, backup["spec"]["cluster"]["name"])
+        self._failed(backup, cluster, ManagerRestarted(name))
+        return None
+
+    def _restart(self, backup: Object) -> float:
+        name = ((backup.get("status") or {}).get("instanceID") or {}).get("podName", "")
+        self._operator.event(backup, "ReStarting", f"Target pod {name} was not found, the backup is restarted")
+        self._operator.set_status(backup, {"phase": "pending", "instanceID": None, "reconciliationStartedAt": None})
+        return _PENDING_SECONDS
 
     def _is_behind_another(self, backup: Object) -> bool:
         """Whether an unfinished Backup of the same Cluster is older, by creation and then by name."""
@@ -105,23 +145,30 @@ class Backups:
         try:
             await self._run(backup, cluster, pod, use)
         except (BackupFailed, ConnectionError, KeyError) as fault:
+            meta = backup["metadata"]
+            if self._is_gone(pod):
+                self._restart(self._operator.find("Backup", meta["namespace"], meta["name"]) or backup)
+                return
             reason = str(fault) if isinstance(fault, BackupFailed) else "the target pod is not running"
-            self._fail(backup, reason)
-            objectstore.record_window(self._operator, backup["metadata"]["namespace"], use, failed=datetime.now(UTC))
-            self._condition(cluster, False, "LastBackupFailed", reason)
-            self._operator.set_status(cluster, {"lastFailedBackup": timestamp()})
+            self._failed(backup, cluster, fault if isinstance(fault, BackupFailed) else BackupFailed(reason))
+            objectstore.record_window(self._operator, meta["namespace"], use, failed=datetime.now(UTC))
         finally:
             self._running.pop(backup["metadata"]["uid"], None)
 
+    def _is_gone(self, pod: Object) -> bool:
+        now = self._operator.find("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"])
+        same = now is not None and now["metadata"]["uid"] == pod["metadata"]["uid"]
+        return not same or bool(now and now["metadata"].get("deletionTimestamp"))
+
     async def _run(self, backup: Object, cluster: Object, pod: Object, use: objectstore.StoreUse) -> None:
-        namespace, method = backup["metadata"]["namespace"], backup["spec"].get("method", "barmanObjectStore")
-        in_tree = method != "plugin"
+        namespace, method = backup["metadata"]["namespace"], backup["spec"].get("method", intree.METHOD)
+        in_tree = use.object_store is None
         at = datetime.now(UTC)
         container = (pod["status"]["containerStatuses"][0].get("containerID")) or pod["metadata"]["uid"]
         self._operator.set_status(
             backup,
             {
-                "phase": "running" if in_tree else "started",
+                "phase": "started",
                 "method": method,
                 "instanceID": {
                     "podName": pod["metadata"]["name"], "ContainerID": container, "sessionID": pod["metadata"]["uid"]
@@ -130,9 +177,17 @@ class Backups:
             },
         )  # fmt: skip
         self._operator.event(backup, "Starting", f"Starting backup for cluster {cluster['metadata']['name']}")
+        if in_tree and not await self._begin_in_tree(backup, cluster, use):
+            return
         self._condition(cluster, False, "BackupStarted", "New Backup starting up")
         worker = self._operator.kubelet.worker(namespace, pod["metadata"]["name"])
-        taken = await _run_barman(worker, f"backup-{at:%Y%m%d%H%M%S}")
+        session = worker.pid
+        try:
+            taken = await _run_barman(worker, f"backup-{at:%Y%m%d%H%M%S}")
+        except BackupFailed:
+            if worker.pid != session:
+                raise ManagerRestarted(pod["metadata"]["name"]) from None
+            raise
         changes: dict[str, Any] = {
             key: taken[key]
             for key in ("backupId", "backupName", "beginWal", "endWal", "beginLSN", "endLSN", "startedAt", "stoppedAt")
@@ -140,14 +195,7 @@ class Backups:
         changes |= {"phase": "completed", "online": True, "reconciliationTerminatedAt": timestamp()}
         if taken.get("majorVersion"):
             changes["majorVersion"] = int(taken["majorVersion"])
-        if in_tree:
-            changes |= {
-                "destinationPath": use.configuration["destinationPath"],
-                "endpointURL": use.configuration.get("endpointURL"),
-                "serverName": use.server_name,
-                "s3Credentials": use.configuration.get("s3Credentials"),
-            }
-        else:
+        if not in_tree:
             changes["pluginMetadata"] = {
                 "timeline": str(taken["timeline"]),
                 "version": "0.14.0",
@@ -156,16 +204,53 @@ class Backups:
                 "clusterUID": cluster["metadata"]["uid"],
                 "pluginName": PLUGIN,
             }
-        objectstore.record_window(
-            self._operator,
-            namespace,
-            use,
-            first=_instant(taken["firstRecoverabilityPoint"]),
-            succeeded=_instant(taken["lastSuccessfulBackupTime"]),
-        )
+            objectstore.record_window(
+                self._operator,
+                namespace,
+                use,
+                first=_instant(taken["firstRecoverabilityPoint"]),
+                succeeded=_instant(taken["lastSuccessfulBackupTime"]),
+            )
         self._condition(cluster, True, "LastBackupSucceeded", "Backup was successful")
         self._operator.set_status(backup, changes)
         self._operator.event(backup, "Completed", "Backup completed")
+        if in_tree:
+            await self._end_in_tree(cluster, use, worker, taken)
+
+    async def _begin_in_tree(self, backup: Object, cluster: Object, use: objectstore.StoreUse) -> bool:
+        """Say where it will lie; whether it makes sense to begin, for a backup without its WAL is none."""
+        self._operator.set_status(backup, intree.place(use))
+        primary = self._operator.kubelet.worker(cluster["metadata"]["namespace"], cluster["status"]["currentPrimary"])
+        works = await intree.archiving_works(str(primary.places.socket_dir))
+        self._operator.set_status(backup, {"phase": "running" if works else "walArchivingFailing"})
+        return works
+
+    async def _end_in_tree(
+        self, cluster: Object, use: objectstore.StoreUse, worker: PodWorker, taken: dict[str, Any]
+    ) -> None:
+        """After each backup: the Cluster's window, the retention policy, and the objects of what it let go."""
+        intree.record_window(self._operator, cluster, taken)
+        backups = retention.completed(self._operator, cluster, use)
+        policy = intree.retention_policy(cluster)
+        seen = taken
+        if policy:
+            try:
+                seen = await retention.upkeep(worker, policy)
+            except (retention.UpkeepFailed, ConnectionError) as fault:
+                log.warning("%s: retention: %s", cluster["metadata"]["name"], fault)
+                return
+        intree.record_window(self._operator, cluster, seen)
+        retention.prune(self._operator, backups, seen["backupIds"])
+
+    def _failed(self, backup: Object, cluster: Object | None, fault: BackupFailed) -> None:
+        """A backup that had begun has failed: told on the Backup and on its Cluster."""
+        if isinstance(fault, ManagerRestarted):
+            message = f"Backup failed: instance manager was restarted on pod {fault.pod}"
+            self._operator.event(backup, "InstanceManagerRestarted", message, kind="Warning")
+        self._fail(backup, str(fault))
+        if cluster is not None:
+            self._condition(cluster, False, "LastBackupFailed", str(fault))
+            self._operator.set_status(cluster, {"lastFailedBackup": timestamp()})
 
     def _fail(self, backup: Object, reason: str, *, event: str = "Failed") -> None:
         changes = {

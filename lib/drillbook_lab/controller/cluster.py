@@ -1,24 +1,36 @@
-"""The Cluster controller: from an object to a running PostgreSQL, one step a look, in CNPG's order.
+"""The Cluster controller: from an object to its running PostgreSQL instances, one step a look, in CNPG's order.
 
-Furniture, then the claim, then the Job that fills it, then the pod, then what the running server says of
-itself. Each look starts from what is there; nothing is remembered that can't be read again.
+A look goes through the stages below; each starts from what is there, and nothing is remembered that can't be
+read again. A stage that has to wait for something raises `Halt`, so that no later one acts too early.
 """
 
 from __future__ import annotations
 
-import logging
-
-import psycopg
-
 from drillbook_lab.apiserver.errors import Object
-from drillbook_lab.controller import furniture, objects, objectstore, phases
-from drillbook_lab.controller.context import Operator, holds, is_owned_by, micro_timestamp
+from drillbook_lab.controller import (
+    adoption,
+    bootstrap,
+    fencing,
+    furniture,
+    guard,
+    hibernation,
+    objects,
+    objectstore,
+    phases,
+    replicas,
+    resizing,
+    restarts,
+    status,
+)
+from drillbook_lab.controller.context import Operator, condition, micro_timestamp
 from drillbook_lab.controller.instance import Instances
+from drillbook_lab.controller.members import Halt, Members, survey
 from drillbook_lab.controller.prepare import Preparation
-
-log = logging.getLogger(__name__)
+from drillbook_lab.controller.reply import ask_all
+from drillbook_lab.controller.succession import Succession
 
 _LOOK_AGAIN_SECONDS = 10.0
+_NOT_YET_ACTIVE = "Some instances are not yet active. Please wait."
 
 
 class Clusters:
@@ -27,185 +39,133 @@ class Clusters:
     def __init__(self, operator: Operator, preparation: Preparation) -> None:
         self._operator = operator
         self._instances = Instances(operator, preparation)
+        self._succession = Succession(operator, self._instances)
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """Move one Cluster on."""
         cluster = self._operator.find("Cluster", namespace, name)
         if cluster is None or cluster["metadata"].get("deletionTimestamp"):
             return None
+        fencing.apply(self._operator, cluster)
         if (cluster["metadata"].get("annotations") or {}).get("cnpg.io/reconciliationLoop") == "disabled":
             return None
-        unknown = objectstore.unknown_plugins(cluster)
-        if unknown:
-            self._phase(cluster, phases.UNKNOWN_PLUGIN, f"Unknown plugin(s): {', '.join(unknown)}")
-            return None
         try:
-            furniture.ensure(self._operator, cluster)
-        except furniture.ForeignService as fault:
-            self._phase(cluster, phases.CANNOT_CREATE_OBJECTS, str(fault))
-            return None
-        cluster = self._initialize_status(cluster)
-        if objectstore.missing_stores(self._operator, cluster):
-            return None  # the plugin asks for a requeue: no phase, no event
-        return await self._instance(cluster, f"{name}-1")
+            return await self._look(cluster)
+        except Halt as halt:
+            return halt.seconds
+
+    async def _look(self, cluster: Object) -> float | None:
+        cluster = self._foundation(cluster)
+        members = self._volumes(cluster)
+        await self._ask(members)
+        guard.room_for_wal(self._operator, cluster, members)
+        cluster = await self._succession.reconcile(cluster, members)
+        self._pods(cluster, members)
+        look_again = await self._duties(cluster, members)
+        cluster = self._operator.find("Cluster", cluster["metadata"]["namespace"], cluster["metadata"]["name"]) or cluster
+        cluster = status.count(self._operator, cluster, members)
+        self._everyone_is_there(cluster, members)
+        restarts.reconcile(self._operator, cluster, members)
+        replicas.scale(self._operator, cluster, members)
+        status.phase(self._operator, cluster, phases.HEALTHY, "")
+        bootstrap.remove_done_jobs(self._operator, members)
+        return look_again or _LOOK_AGAIN_SECONDS
 
     # -- the stages --------------------------------------------------------------------------------------------
 
-    async def _instance(self, cluster: Object, instance: str) -> float | None:
-        namespace = cluster["metadata"]["namespace"]
-        claim = self._operator.find("PersistentVolumeClaim", namespace, instance)
-        if claim is not None and claim["metadata"].get("deletionTimestamp"):
-            return 0.1  # an earlier Cluster's volume: it must be gone first
-        if claim is None:
-            if not self._can_bootstrap(cluster):
-                return None
-            claim = self._operator.registry.create(objects.claim(cluster, instance, 1))
-        elif not is_owned_by(claim, cluster["metadata"]["uid"]):
-            claim = self._adopt(cluster, claim)
-        if claim["metadata"]["annotations"].get("cnpg.io/pvcStatus") != "ready":
-            done, again = self._bootstrap(cluster, claim, instance)
-            if not done:
-                return again
-        pod = self._operator.find("Pod", namespace, instance)
-        if pod is None:
-            version = self._operator.settings.pg_version
-            pod = self._operator.registry.create(objects.instance_pod(cluster, instance, version))
-        self._count(cluster, instance)
-        if pod["metadata"].get("deletionTimestamp") or not holds(pod, "Ready"):
-            waiting = f"Some instances are not yet active: {instance}"
-            self._phase(cluster, phases.WAITING_FOR_INSTANCES, waiting, readyInstances=0)
-            return None
-        return await self._running(cluster, pod)
-
-    def _can_bootstrap(self, cluster: Object) -> bool:
-        method, section = objects.bootstrap(cluster)
-        if method == "initdb":
-            return True
-        if method == "recovery" and objectstore.source_use(cluster) is not None:
-            return True
-        backup = (section.get("backup") or {}).get("name")
-        if backup and self._operator.find("Backup", cluster["metadata"]["namespace"], backup) is None:
-            self._operator.event(cluster, "ErrorNoBackup", f'Backup object "{backup}" is missing', kind="Warning")
-        # Other ways to bootstrap are accepted by the API and not done by this lab: nothing is pretended.
-        log.warning(
-            "%s: this lab bootstraps by initdb or by recovery from an object store", cluster["metadata"]["name"]
-        )
-        return False
-
-    def _bootstrap(self, cluster: Object, claim: Object, instance: str) -> tuple[bool, float | None]:
-        """Whether PGDATA is complete; if not, the Job that fills it runs or has failed."""
-        method, _ = objects.bootstrap(cluster)
-        role = "full-recovery" if method == "recovery" else "initdb"
-        namespace = cluster["metadata"]["namespace"]
-        job = self._operator.find("Job", namespace, f"{instance}-{role}")
-        if job is None:
-            reason = f"Creating primary instance {instance}"
-            self._phase(cluster, phases.SETTING_UP_PRIMARY, reason, targetPrimary=instance)
-            self._operator.registry.create(objects.bootstrap_job(cluster, instance, role))
-            bootstrap = "recovery from an object store" if role == "full-recovery" else "initdb"
-            self._operator.event(cluster, "CreatingInstance", f"Primary instance ({bootstrap})")
-            return False, None
-        if not is_owned_by(job, cluster["metadata"]["uid"]):
-            return False, 0.1  # an earlier Cluster's Job, on its way out
-        self._count(cluster, instance, jobs=1)
-        if holds(job, "Failed"):
-            reason = f"Job {job['metadata']['name']} failed: the data directory of {instance} can't be set up"
-            self._phase(cluster, phases.UNRECOVERABLE, reason)
-            return False, None
-        if not holds(job, "Complete"):
-            return False, None
-        patch = {"metadata": {"annotations": {"cnpg.io/pvcStatus": "ready"}}}
-        self._operator.registry.patch("PersistentVolumeClaim", namespace, instance, patch)
-        self._operator.set_condition(
-            cluster, "Initialized", True, "BootstrapCompleted", "The cluster bootstrap is complete"
-        )
-        return True, None
-
-    async def _running(self, cluster: Object, pod: Object) -> float | None:
+    def _foundation(self, cluster: Object) -> Object:
+        """Whether the Cluster may be acted on at all, and what stands around its instances."""
+        cluster = adoption.restore(self._operator, guard.admitted(self._operator, cluster))
+        unknown = objectstore.unknown_plugins(cluster)
+        if unknown:
+            status.phase(
+                self._operator, cluster, phases.UNKNOWN_PLUGIN, f"Unknown plugin(s): {', '.join(unknown)}"
+            )
+            raise Halt
         try:
-            facts = await self._instances.reconcile(cluster, pod)
-        except (psycopg.OperationalError, KeyError) as fault:
-            log.debug("%s: not answering: %s", pod["metadata"]["name"], fault)
-            return 0.2
-        name = pod["metadata"]["name"]
+            furniture.ensure(self._operator, cluster)
+        except furniture.ForeignService as fault:
+            status.phase(self._operator, cluster, phases.CANNOT_CREATE_OBJECTS, str(fault))
+            raise Halt from fault
+        cluster = status.initialize(self._operator, cluster)
+        if objectstore.missing_stores(self._operator, cluster):
+            raise Halt  # the plugin asks for a requeue: no phase, no event
+        return hibernation.reconcile(self._operator, cluster)
+
+    def _volumes(self, cluster: Object) -> Members:
+        """Volumes, and the Jobs that fill them; what there is of pods."""
+        bootstrap.adopt(self._operator, cluster)
+        members = survey(self._operator, cluster)
+        bootstrap.first_volume(self._operator, cluster, members)
+        resizing.grow(self._operator, cluster, members)
+        bootstrap.fill(self._operator, cluster, members)
+        if not members.complete():
+            status.count(self._operator, cluster, members)
+            raise Halt
+        return members
+
+    async def _ask(self, members: Members) -> None:
+        """Every server that is ready says how it is."""
+        pods = [members.pods[name] for name in members.complete() if members.is_ready(name)]
+        members.replies = await ask_all(self._operator, pods)
+
+    def _pods(self, cluster: Object, members: Members) -> None:
+        """Every complete volume has its pod, and every pod knows its part."""
+        version = self._operator.settings.pg_version
+        for name in members.complete():
+            if name not in members.pods:
+                pod = self._operator.registry.create(objects.instance_pod(cluster, name, version))
+                members.pods[name] = pod
+            self._instances.tell(cluster, members.pods[name])
+            self._instances.label(cluster, members.pods[name])
+
+    async def _duties(self, cluster: Object, members: Members) -> float | None:
+        """What the operator does at the running servers, and what it learns there."""
+        told = cluster.get("status") or {}
+        primary = told.get("currentPrimary")
+        reply = members.replies.get(primary or "")
+        if primary is None or reply is None or reply.in_recovery:
+            return None
+        facts = await self._instances.primary(cluster, members)
+        if facts is None:
+            raise Halt(0.2)
         now = micro_timestamp()
-        status = cluster.get("status") or {}
         changes: Object = {
-            "readyInstances": 1,
-            "instancesStatus": {"healthy": [name]},
-            "instancesReportedState": {
-                name: {"isPrimary": True, "timeLineID": facts.timeline, "ip": pod["status"]["podIP"]}
-            },
-            "currentPrimary": name,
-            "targetPrimary": name,
-            "currentPrimaryTimestamp": status.get("currentPrimaryTimestamp") or now,
-            "targetPrimaryTimestamp": status.get("targetPrimaryTimestamp") or now,
-            "timelineID": facts.timeline,
-            "systemID": facts.system_id,
+            "currentPrimaryTimestamp": told.get("currentPrimaryTimestamp") or now,
+            "targetPrimaryTimestamp": told.get("targetPrimaryTimestamp") or now,
+            "timelineID": reply.timeline,
+            "systemID": reply.system_id,
             "managedRolesStatus": facts.roles,
             "secretsResourceVersion": facts.secrets,
-            "initializingPVC": [],
-            "healthyPVC": [name],
         }
         cluster = self._operator.set_status(cluster, changes)
-        self._operator.set_condition(
-            cluster,
-            "ConsistentSystemID",
-            True,
-            "Unique",
-            "A single, unique system ID was found across reporting instances.",
-        )
-        if facts.archives_nothing:
-            self._operator.set_condition(
-                cluster, "ContinuousArchiving", True, "ContinuousArchivingSuccess", "Continuous archiving is working"
-            )
-        if cluster["spec"].get("instances", 1) > 1:
-            self._phase(cluster, phases.CREATING_REPLICA, "this lab runs the primary only: no replica will be created")
-            return _LOOK_AGAIN_SECONDS
-        self._phase(cluster, phases.HEALTHY, "")
-        for job in self._operator.owned(cluster, "Job"):
-            if holds(job, "Complete"):  # with its pods and their logs, as on a real cluster
-                self._operator.registry.delete("Job", cluster["metadata"]["namespace"], job["metadata"]["name"])
-        self._count(cluster, name)
-        return facts.look_again_seconds or _LOOK_AGAIN_SECONDS
+        self._system_ids(cluster, members)
+        nowhere = objectstore.archive_use(cluster) is None
+        if nowhere and reply.archived:
+            works = "Continuous archiving is working"
+            self._operator.set_condition(cluster, "ContinuousArchiving", True, "ContinuousArchivingSuccess", works)
+        waits = nowhere and not reply.archived and condition(cluster, "ContinuousArchiving") is None
+        await self._instances.replicas(cluster, members)
+        return 1.0 if waits or facts.cannot else None
 
-    # -- bookkeeping -------------------------------------------------------------------------------------------
+    def _everyone_is_there(self, cluster: Object, members: Members) -> None:
+        """Nothing is changed while instances are being made or are away."""
+        if set(members.complete()) != set(members.claims) and all(map(members.is_ready, members.complete())):
+            raise Halt(5.0)  # a Job is copying; its phase was set when it began
+        away = [name for name in members.complete() if not members.is_ready(name) or name not in members.replies]
+        if not away:
+            return
+        if fencing.explain(cluster, away):
+            raise Halt(1.0)
+        if (cluster.get("status") or {}).get("phase") != phases.RESTARTING_IN_PLACE:
+            status.phase(self._operator, cluster, phases.WAITING_FOR_INSTANCES, _NOT_YET_ACTIVE)
+        raise Halt(1.0 if len(members.complete()) > 1 else 0.2)
 
-    def _adopt(self, cluster: Object, claim: Object) -> Object:
-        """An ownerless volume of this name is taken over with the data that it holds, as CNPG does."""
-        meta = claim["metadata"]
-        patch = {"metadata": {"ownerReferences": [objects.owner_reference(cluster)]}}
-        return self._operator.registry.patch("PersistentVolumeClaim", meta["namespace"], meta["name"], patch)
-
-    def _initialize_status(self, cluster: Object) -> Object:
-        name = cluster["metadata"]["name"]
-        version = self._operator.settings.pg_version
-        image = objects.image(cluster)
-        entry = objectstore.plugin_entry(cluster)
-        changes: Object = {
-            "writeService": f"{name}-rw",
-            "readService": f"{name}-r",
-            "image": image,
-            "pgDataImageInfo": {"image": image, "majorVersion": int(version.split(".")[0])},
-            "certificates": furniture.certificate_status(self._operator, cluster),
-            "pluginStatus": [{"name": objects.PLUGIN, "version": "0.14.0"}] if entry is not None else None,
-        }
-        cluster = self._operator.set_status(cluster, changes)
-        if not (cluster.get("status") or {}).get("conditions"):
-            cluster = self._operator.set_condition(
-                cluster, "Initialized", False, "BootstrapPending", "The cluster bootstrap is pending"
-            )
-            cluster = self._operator.set_condition(cluster, "Ready", False, "ClusterIsNotReady", "Cluster Is Not Ready")
-        return cluster
-
-    def _count(self, cluster: Object, instance: str, jobs: int = 0) -> None:
-        changes = {"instances": 1, "instanceNames": [instance], "pvcCount": 1, "jobCount": jobs}
-        self._operator.set_status(cluster, changes)
-
-    def _phase(self, cluster: Object, phase: str, reason: str, **more: object) -> None:
-        """Set the phase, its reason, and the Ready condition that mirrors it."""
-        cluster = self._operator.set_status(cluster, {"phase": phase, "phaseReason": reason or None, **more})
-        if phase == phases.HEALTHY:
-            self._operator.set_condition(cluster, "Ready", True, "ClusterIsReady", "Cluster is Ready")
-        else:
-            self._operator.set_condition(cluster, "Ready", False, "ClusterIsNotReady", "Cluster Is Not Ready")
+    def _system_ids(self, cluster: Object, members: Members) -> None:
+        ids = {reply.system_id for reply in members.replies.values()}
+        if len(ids) == 1:
+            found = "A single, unique system ID was found across reporting instances."
+            self._operator.set_condition(cluster, "ConsistentSystemID", True, "Unique", found)
+        elif ids:
+            found = f"Multiple differing system IDs reported by instances: {sorted(ids)}"
+            self._operator.set_condition(cluster, "ConsistentSystemID", False, "Mismatch", found)

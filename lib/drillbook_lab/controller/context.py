@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from drillbook_lab.apiserver.errors import ApiError, Object
 from drillbook_lab.apiserver.registry import Registry
-from drillbook_lab.controller import objects
+from drillbook_lab.controller import events
 from drillbook_lab.kubelet import Kubelet
 
 
@@ -22,6 +22,10 @@ class Settings:
     pg_version: str
     job_retry_seconds: float = 1.0
     archive_poll_seconds: float = 0.2
+    # Schedules go by this clock; a test may set it.
+    clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    schedule_recheck_seconds: float = 60.0
+    retention_poll_seconds: float = 0.5
 
 
 @dataclass
@@ -71,7 +75,7 @@ class Operator:
 
     def event(self, about: Object, reason: str, message: str, *, kind: str = "Normal") -> None:
         """Tell about an object what has just happened to it."""
-        self.registry.create(objects.event(about, reason, message, timestamp(), kind=kind))
+        events.record(self.registry, about, reason, message, kind=kind)
 
     def owned(self, owner: Object, kind: str, labels: str = "") -> list[Object]:
         """The objects of a kind that belong to this very owner, not to an earlier one of its name."""

@@ -14,6 +14,8 @@ from urllib.parse import quote
 from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.controller.certs import Pair
 
+RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
+OPERATOR_VERSION = "1.30.0"  # whose sources this controller follows
 PLUGIN = "barman-cloud.cloudnative-pg.io"
 _ALPHABET = string.ascii_letters + string.digits
 _PORTS = (("postgresql", 5432), ("metrics", 9187), ("status", 8000))
@@ -214,7 +216,13 @@ def instance_pod(cluster: Object, instance: str, version: str) -> Object:
         "app.kubernetes.io/version": version,
     }
     made = _owned(cluster, "Pod", instance, **labels)
-    made["metadata"]["annotations"] = {"cnpg.io/nodeSerial": instance.rpartition("-")[2]}
+    made["metadata"]["annotations"] = {
+        "cnpg.io/nodeSerial": instance.rpartition("-")[2],
+        "cnpg.io/operatorVersion": OPERATOR_VERSION,
+    }
+    restarted_at = (cluster["metadata"].get("annotations") or {}).get(RESTARTED_AT)
+    if restarted_at:  # a pod that is made now needs no restart for it
+        made["metadata"]["annotations"][RESTARTED_AT] = restarted_at
     spec = _pod_spec(cluster, instance, "postgres", ["/controller/manager", "instance", "run"], "Always")
     spec["terminationGracePeriodSeconds"] = cluster["spec"].get("stopDelay", 1800)
     spec["containers"][0]["ports"] = [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in _PORTS]
@@ -223,8 +231,8 @@ def instance_pod(cluster: Object, instance: str, version: str) -> Object:
 
 
 def bootstrap_job(cluster: Object, instance: str, role: str) -> Object:
-    """The Job that fills PGDATA: role `initdb` or `full-recovery`."""
-    command = {"initdb": "init", "full-recovery": "restore"}[role]
+    """The Job that fills PGDATA: role `initdb`, `full-recovery` or `join`."""
+    command = {"initdb": "init", "full-recovery": "restore", "join": "join"}[role]
     labels = {"cnpg.io/instanceName": instance, "cnpg.io/jobRole": role, **_component_labels(cluster)}
     made = _owned(cluster, "Job", f"{instance}-{role}", "batch/v1", **labels)
     made["spec"] = {

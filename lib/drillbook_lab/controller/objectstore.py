@@ -114,6 +114,7 @@ def resolve(operator: Operator, namespace: str, use: StoreUse) -> tuple[StoreSpe
         data_compression=data.get("compression"),
         jobs=data.get("jobs"),
         immediate_checkpoint=bool(data.get("immediateCheckpoint", False)),
+        by_plugin=use.object_store is not None,
     )
     return spec, _credentials(operator, namespace, configuration.get("s3Credentials") or {})
 
@@ -163,6 +164,20 @@ def record_window(
         "lastFailedBackupTime": failed,
     }
     window.update({key: _format(value) for key, value in facts.items() if value is not None})
+    operator.set_status(store, {"serverRecoveryWindow": {**windows, use.server_name: window}})
+
+
+def refresh_window(operator: Operator, namespace: str, use: StoreUse, seen: Mapping[str, Any]) -> None:
+    """Replace one server's window by what its catalogue says now; the last failure stays."""
+    store = operator.find("ObjectStore", namespace, use.object_store) if use.object_store else None
+    if store is None:
+        return
+    windows = dict((store.get("status") or {}).get("serverRecoveryWindow") or {})
+    window = dict(windows.get(use.server_name) or {})
+    for key in ("firstRecoverabilityPoint", "lastSuccessfulBackupTime"):
+        window.pop(key, None)
+        if seen[key] is not None:
+            window[key] = seen[key]
     operator.set_status(store, {"serverRecoveryWindow": {**windows, use.server_name: window}})
 
 

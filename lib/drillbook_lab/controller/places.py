@@ -17,6 +17,7 @@ class PodPlaces:
     socket_dir: Path
     address: str
     volumes: Mapping[str, Path]
+    hosts: Path | None = None  # what its processes see as /etc/hosts
 
     @property
     def spec_file(self) -> Path:
@@ -29,8 +30,20 @@ class PodPlaces:
         return self.volumes["pgdata"] / "pgdata"
 
 
+def pod_role(pod: Object) -> str:
+    """What a pod is to the lab: an instance of a cluster (or a Job of one), a pooler, or anything else."""
+    labels = pod["metadata"].get("labels") or {}
+    if "cnpg.io/podRole" in labels:
+        return str(labels["cnpg.io/podRole"])
+    return "instance" if "cnpg.io/jobRole" in labels else ""
+
+
 class NotReadyYet(Exception):
     """A pod can't be started yet: why, in words for its status. It is tried again soon."""
+
+
+def nothing_to_prepare(pod: Object, places: PodPlaces) -> None:
+    """For pods that take everything from their environment."""
 
 
 Prepare = Callable[[Object, PodPlaces], None]

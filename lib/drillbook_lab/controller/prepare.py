@@ -9,7 +9,7 @@ from pathlib import Path
 
 from drillbook_lab.agent.spec import PodSpec, StoreSpec, TargetSpec
 from drillbook_lab.apiserver.errors import Object
-from drillbook_lab.controller import objects, objectstore
+from drillbook_lab.controller import fencing, intree, objects, objectstore, replication
 from drillbook_lab.controller.context import Operator
 from drillbook_lab.controller.places import NotReadyYet, PodPlaces
 from drillbook_lab.identity import share
@@ -28,10 +28,13 @@ class Preparation:
         cluster = self._operator.find("Cluster", meta["namespace"], name)
         if cluster is None:
             raise NotReadyYet(f"clusters.postgresql.cnpg.io {name!r} not found")
+        fencing.mark(cluster, meta["name"], places)
         self.pod_spec(cluster, meta["name"], pod["spec"]["containers"][0]["name"], places).write(places.spec_file)
 
-    def pod_spec(self, cluster: Object, pod: str, role: str, places: PodPlaces) -> PodSpec:
-        """The spec of one pod; `role` is its container's name."""
+    def pod_spec(
+        self, cluster: Object, pod: str, role: str, places: PodPlaces, *, promoted: bool = False
+    ) -> PodSpec:
+        """The spec of one pod; `role` is its container's name. `promoted`: a candidate may take over now."""
         meta, settings = cluster["metadata"], self._operator.settings
         postgresql = cluster["spec"].get("postgresql") or {}
         spec = PodSpec(
@@ -49,6 +52,10 @@ class Preparation:
             skip_empty_archive_check=_annotation(cluster, "cnpg.io/skipEmptyWalArchiveCheck") == "enabled",
         )
         spec.archive = self._archive(cluster, role, places)
+        if role in ("postgres", "join"):
+            self._part(spec, cluster, places, promoted=promoted)
+        if role == "join":
+            return spec
         if role == "postgres":
             spec.tls_dir = str(self._tls(cluster, places)) if server_has_tls(settings.bin_dir) else None
             return spec
@@ -63,12 +70,26 @@ class Preparation:
             self._recovery(spec, cluster, section, places)
         return spec
 
+    def _part(self, spec: PodSpec, cluster: Object, places: PodPlaces, *, promoted: bool) -> None:
+        """Primary or standby, and how the latter logs in to the former."""
+        found = replication.replication_password(self._operator, cluster)
+        line = f"*:*:*:{replication.ROLE}:{found[0]}\n" if found is not None else ""
+        passfile = _private(places, "replication.pgpass", line)
+        replication.assign(self._operator, cluster, spec, str(passfile), promoted=promoted)
+        if spec.role == "replica":
+            spec.source = spec.archive  # what the primary no longer has
+
     def _recovery(self, spec: PodSpec, cluster: Object, section: Object, places: PodPlaces) -> None:
-        use = objectstore.source_use(cluster)
+        use = intree.recovery_use(self._operator, cluster)
         if use is None:
             raise NotReadyYet("the recovery's source names no object store")
         spec.source = self._store(cluster, use, "source", places)
+        if use.object_store is None:
+            spec.source.wal_max_parallel = 1  # CloudNativePG's in-tree recovery ignores `wal.maxParallel`
         target = section.get("recoveryTarget")
+        pinned = intree.recovery_backup_id(self._operator, cluster)
+        if pinned:
+            target = {"backupID": pinned, **(target or {})}
         if target is not None:
             spec.target = TargetSpec(
                 backup_id=target.get("backupID"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from drillbook_lab.apiserver.errors import ApiError
 
@@ -35,11 +35,23 @@ class WorkQueue:
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
         self._closed = False
+        self._held: frozenset[str] = frozenset()
+        self._waiting: set[Key] = set()
+
+    def hold(self, kinds: Collection[str]) -> None:
+        """Look at nothing of these kinds until they are named no longer; what came meanwhile is looked at then."""
+        self._held = frozenset(kinds)
+        for key in [key for key in self._waiting if key[0] not in self._held]:
+            self._waiting.discard(key)
+            self.add(*key)
 
     def add(self, kind: str, namespace: str, name: str, delay: float = 0.0) -> None:
         """Have the object looked at, now or after a delay; an earlier appointment wins."""
         key = (kind, namespace, name)
         if self._closed or kind not in self._handlers:
+            return
+        if kind in self._held:
+            self._waiting.add(key)
             return
         loop = asyncio.get_running_loop()
         timer = self._timers.get(key)

@@ -73,19 +73,24 @@ def _key(name: str, namespace: str, key: StoreKey) -> Object:
 
 
 def namespaces(site: LabSite) -> list[Object]:
-    """The namespaces that are there before Drillbook is installed, and the storage class."""
+    """The namespaces that are there before Drillbook is installed, and the storage classes: one that keeps volumes."""
     found: list[Object] = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": _meta(name)} for name in site.namespaces
     ]
     default = {"storageclass.kubernetes.io/is-default-class": "true"}
-    found.append(
-        {
-            "apiVersion": "storage.k8s.io/v1",
-            "kind": "StorageClass",
-            "metadata": {**_meta(site.storage_class), "annotations": default},
-            "provisioner": "drillbook.lab/directory",
-        }
-    )
+    for name, marks, policy in (
+        (site.storage_class, default, "Delete"), (f"{site.storage_class}-retain", {}, "Retain"),
+    ):  # fmt: skip
+        found.append(
+            {
+                "apiVersion": "storage.k8s.io/v1",
+                "kind": "StorageClass",
+                "metadata": {**_meta(name), "annotations": dict(marks)},
+                "provisioner": "drillbook.lab/directory",
+                "reclaimPolicy": policy,
+                "allowVolumeExpansion": True,
+            }
+        )
     return found
 
 
@@ -113,6 +118,17 @@ def _credentials_reference(secret: str) -> Object:
     }
 
 
+def _configuration(site: LabSite, endpoint: str) -> Object:
+    """Where the archive is: the same for the plugin and in-tree."""
+    return {
+        "destinationPath": f"s3://{site.store.bucket}/{site.store.path}",
+        "endpointURL": endpoint,
+        "s3Credentials": _credentials_reference(site.store.secret),
+        "wal": dict(site.store.wal),
+        "data": dict(site.store.data),
+    }
+
+
 def object_store(site: LabSite, endpoint: str) -> Object:
     """The archive, as the barman plugin is told about it."""
     return {
@@ -121,13 +137,7 @@ def object_store(site: LabSite, endpoint: str) -> Object:
         "metadata": _meta(site.store.name, site.source_namespace),
         "spec": {
             "retentionPolicy": site.store.retention,
-            "configuration": {
-                "destinationPath": f"s3://{site.store.bucket}/{site.store.path}",
-                "endpointURL": endpoint,
-                "s3Credentials": _credentials_reference(site.store.secret),
-                "wal": dict(site.store.wal),
-                "data": dict(site.store.data),
-            },
+            "configuration": _configuration(site, endpoint),
         },
     }
 
@@ -169,14 +179,22 @@ def cluster(site: LabSite, image: str) -> Object:
     }
 
 
-def archiving(site: LabSite) -> Object:
+def archiving(site: LabSite, endpoint: str) -> Object:
     """The patch that switches continuous archiving on, once the data has been loaded."""
+    if site.in_tree:
+        section = {**_configuration(site, endpoint), "serverName": site.cluster}
+        return {"spec": {"backup": {"barmanObjectStore": section, "retentionPolicy": site.store.retention}}}
     entry = {
         "name": PLUGIN,
         "isWALArchiver": True,
         "parameters": {"barmanObjectName": site.store.name, "serverName": site.cluster},
     }
     return {"spec": {"plugins": [entry]}}
+
+
+def _method(site: LabSite) -> Object:
+    """How a Backup is taken."""
+    return {"method": site.backup_method} | ({} if site.in_tree else {"pluginConfiguration": {"name": PLUGIN}})
 
 
 def scheduled_backup(site: LabSite) -> Object:
@@ -188,8 +206,7 @@ def scheduled_backup(site: LabSite) -> Object:
         "spec": {
             "schedule": site.schedule_cron,
             "cluster": {"name": site.cluster},
-            "method": "plugin",
-            "pluginConfiguration": {"name": PLUGIN},
+            **_method(site),
             "backupOwnerReference": "none",
         },
     }
@@ -201,5 +218,5 @@ def backup(site: LabSite, name: str) -> Object:
         "apiVersion": "postgresql.cnpg.io/v1",
         "kind": "Backup",
         "metadata": _meta(name, site.source_namespace, **{"cnpg.io/cluster": site.cluster}),
-        "spec": {"cluster": {"name": site.cluster}, "method": "plugin", "pluginConfiguration": {"name": PLUGIN}},
+        "spec": {"cluster": {"name": site.cluster}, **_method(site)},
     }

@@ -16,7 +16,7 @@ from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.controller import phases
 from drillbook_lab.controller.context import Operator, holds
 from drillbook_lab.errors import LabError
-from drillbook_lab.firstsite import deploy, manifests
+from drillbook_lab.firstsite import appmanifests, deploy, manifests
 from drillbook_lab.firstsite.manifests import Credentials
 from drillbook_lab.firstsite.site import LabSite, Tenant, script
 from drillbook_lab.home import write_json
@@ -75,11 +75,17 @@ class Seeding:
             *manifests.namespaces(self.site),
             *deploy.manifests(self.site),
             *manifests.secret_objects(self.site, self.credentials),
-            manifests.object_store(self.site, self.endpoint),
+            *([] if self.site.in_tree else [manifests.object_store(self.site, self.endpoint)]),
             manifests.cluster(self.site, image),
             manifests.scheduled_backup(self.site),
         ]:
             registry.create(obj)
+
+    def deploy_app(self) -> None:
+        """The first tenant's application. Nobody waits for it: it is ready soon after."""
+        owner = self.site.tenants[0].owner
+        for obj in [appmanifests.secret(self.site, self.credentials.tenants[owner]), *appmanifests.declared(self.site)]:
+            self.operator.registry.create(obj)
 
     async def cluster_is_healthy(self) -> Object:
         """Wait for the cluster's own word."""
@@ -117,7 +123,7 @@ class Seeding:
 
     async def archive(self) -> None:
         """Switch archiving on; from here on no segment is recycled unarchived."""
-        patch = manifests.archiving(self.site)
+        patch = manifests.archiving(self.site, self.endpoint)
         self.operator.registry.patch("Cluster", self.site.source_namespace, self.site.cluster, patch)
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while "walarchive" not in await self._psql("postgres", "SHOW archive_command;"):
@@ -139,20 +145,35 @@ class Seeding:
         done = await self._wait("Backup", name, ended)
         return str(done["status"]["backupId"])
 
+    async def replicas(self, instances: int) -> str:
+        """Scale the cluster up and wait for its own word; copies of the loaded data cost less than replaying the load."""
+        patch = {"spec": {"instances": instances}}
+        self.operator.registry.patch("Cluster", self.site.source_namespace, self.site.cluster, patch)
+
+        def all_there(cluster: Object) -> bool:
+            status = cluster.get("status") or {}
+            return bool(status.get("phase") == phases.HEALTHY and status.get("readyInstances") == instances)
+
+        done = await self._wait("Cluster", self.site.cluster, all_there)
+        return ", ".join(done["status"]["instanceNames"])
+
     async def archiving_works(self) -> None:
         """Wait until a segment has really arrived."""
         await self._wait("Cluster", self.site.cluster, lambda cluster: holds(cluster, "ContinuousArchiving"))
 
     def writer_config(self, path: Path) -> None:
         """What the writer process is told; its passwords are why the file is private."""
+        # The service follows the primary; its address is there as soon as something relays it.
+        service = self.operator.registry.get("Service", self.site.source_namespace, f"{self.site.cluster}-rw")
         pod = self.operator.registry.get("Pod", self.site.source_namespace, f"{self.site.cluster}-1")
+        address = service["spec"].get("clusterIP") or pod["status"]["podIP"]
         tenants = [
             {
                 "name": tenant.database,
                 "per_second": _WRITES_PER_SECOND,
                 "writes": tenant.writes,
                 "connection": {
-                    "host": pod["status"]["podIP"],
+                    "host": address,
                     "port": 5432,
                     "dbname": tenant.database,
                     "user": tenant.owner,

@@ -10,6 +10,8 @@ import yaml
 
 from drillbook_lab.usage import UsageFault
 
+BACKUP_METHODS = ("plugin", "barmanObjectStore")
+
 
 @dataclass(frozen=True)
 class Tenant:
@@ -23,6 +25,23 @@ class Tenant:
     schemas: tuple[str, ...]  # those that the drill role may read
     writes: tuple[str, ...]
     connection_limit: int = -1
+
+
+@dataclass(frozen=True)
+class App:
+    """The application of the first tenant: what serves its users."""
+
+    name: str
+    namespace: str
+    replicas: int
+    health: str
+    resource: str
+    variables: dict[str, str]  # what the app calls its address, login and pool in its environment
+    pool: int
+    minimum_idle: int
+    create: tuple[str, ...]
+    find: str
+    defaults: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -58,11 +77,18 @@ class LabSite:
     schedule_cron: str
     sql_secret: str
     tenants: tuple[Tenant, ...]
+    app: App
+    backup_method: str = "plugin"
+
+    @property
+    def in_tree(self) -> bool:
+        """Whether CloudNativePG itself archives, without the plugin and its ObjectStore."""
+        return self.backup_method == "barmanObjectStore"
 
     @property
     def namespaces(self) -> tuple[str, ...]:
         """Every namespace of the site but Drillbook's two, which `deploy/namespaces.yaml` makes."""
-        return (self.source_namespace, *self.other_namespaces)
+        return (self.source_namespace, self.app.namespace, *self.other_namespaces)
 
     def tenant_secret(self, tenant: Tenant) -> str:
         """The Secret that holds a tenant's password in the cluster's namespace."""
@@ -80,8 +106,11 @@ def profiles() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load(profile: str) -> LabSite:
-    """A site by its profile's name; `LabError` names those that there are."""
+def load(profile: str, backup_method: str = "plugin") -> LabSite:
+    """A site by its profile's name; `UsageFault` names those that there are, and the ways to back up."""
+    if backup_method not in BACKUP_METHODS:
+        found = f"choose one of {', '.join(BACKUP_METHODS)}"
+        raise UsageFault("there is no such way to back up", repr(backup_method), found)
     if profile not in profiles():
         raise UsageFault("there is no such lab site", repr(profile), f"choose one of {', '.join(profiles())}")
     text = (resources.files(__package__) / "sites" / f"{profile}.yaml").read_text(encoding="utf-8")
@@ -107,6 +136,8 @@ def load(profile: str) -> LabSite:
         schedule_cron=raw["schedule"]["cron"],
         sql_secret=raw["sql_secret"],
         tenants=tenants,
+        app=App(**{**raw["app"], "create": tuple(raw["app"]["create"])}),
+        backup_method=backup_method,
     )
 
 

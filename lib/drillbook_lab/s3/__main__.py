@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -20,16 +21,19 @@ from drillbook_lab.s3.gate import Gate
 async def start_backend(state: Path) -> tuple[asyncio.subprocess.Process, URL]:
     """moto as a child of its own: its work and the gate's don't share an interpreter lock."""
     scratch = state / "tmp"
-    scratch.mkdir(exist_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)  # a killed one's
+    scratch.mkdir()
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "drillbook_lab.s3.backend",
+        str((state / "objects").absolute()),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         preexec_fn=tied(),
         cwd=scratch,
-        env={**os.environ, "TMPDIR": str(scratch)},
+        # Bodies are given back to the system once they are on disk, instead of being kept for the next ones.
+        env={**os.environ, "TMPDIR": str(scratch), "MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_ARENA_MAX": "2"},
     )
     assert child.stdout is not None  # noqa: S101 - PIPE was asked for
     port = (await child.stdout.readline()).decode().strip()
@@ -42,6 +46,9 @@ async def create_buckets(backend: URL, names: list[str]) -> None:
     """Straight at moto: whoever runs the store needs no key."""
     async with aiohttp.ClientSession() as client:
         for name in names:
+            async with client.head(backend / name) as answer:
+                if answer.status == 200:
+                    continue  # of an earlier run
             async with client.put(backend / name) as answer:
                 answer.raise_for_status()
 

@@ -1,14 +1,20 @@
-"""moto's S3 alone, on a free inner port: `python -m drillbook_lab.s3.backend` prints the port when it listens."""
+"""moto's S3 alone, on a free inner port: `python -m drillbook_lab.s3.backend FOLDER` prints the port when it listens.
+
+What it holds is kept in the folder, and is there again at the next start.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
 from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from drillbook_lab.agent.procs import die_with_parent
+from drillbook_lab.s3.kept import Kept
+from drillbook_lab.s3.mirror import Mirror
 
 
 def main() -> None:
@@ -17,7 +23,9 @@ def main() -> None:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     WSGIRequestHandler.protocol_version = "HTTP/1.1"
     # The one service, without moto's dispatcher: it would load and index two hundred others.
-    server = make_server("127.0.0.1", 0, create_backend_app("s3"), threaded=True)
+    mirror = Mirror(create_backend_app("s3"), Kept(Path(sys.argv[1])))
+    mirror.restore()
+    server = make_server("127.0.0.1", 0, mirror, threaded=True)
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
     server.serve_forever()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import parse_qsl, unquote
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 import aiohttp
@@ -27,6 +28,9 @@ _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "expect", "proxy-connection"}
 )
 _READS = frozenset({"GET", "HEAD"})
+_WRITES = frozenset({"PUT", "POST"})
+_HOLD_SECONDS = 0.25
+_PATIENCE_SECONDS = 20.0  # clients give a silent server a minute
 
 
 class _CutError(Exception):
@@ -106,7 +110,9 @@ class Gate:
         try:
             await self._fail_on_purpose(request, entry)
             self._admit(request, entry)
-            response = await self._pass_on(request, entry)
+            await self._hold(request, entry)
+            batch = await self._admit_batch(request, entry)
+            response = await self._pass_on(request, entry, batch)
             entry.status = response.status
             return response
         except Refused as refusal:
@@ -125,11 +131,27 @@ class Gate:
             if request.transport is not None:
                 request.transport.abort()
             raise _CutError
+        if faults.get("refuse"):
+            raise Refused(403, "AccessDenied", "Access Denied")
         if faults.get("busy"):
             raise Refused(503, "SlowDown", "Please reduce your request rate.")
         hidden = any(f"{entry.bucket}/{entry.object}".startswith(prefix) for prefix in faults.get("hide", []))
         if hidden and entry.object and request.method in _READS:
             raise Refused(404, "NoSuchKey", "The specified key does not exist.")
+
+    async def _hold(self, request: web.Request, entry: Entry) -> None:
+        """Keep a writer waiting for as long as the fault lasts; an interim answer now and then keeps it patient."""
+        waited = 0.0
+        while request.method in _WRITES and any(
+            f"{entry.bucket}/{entry.object}".startswith(prefix) for prefix in self._faults.read().get("hold_writes", [])
+        ):
+            if request.transport is None or request.transport.is_closing():
+                raise _CutError
+            if waited >= _PATIENCE_SECONDS:
+                request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                waited = 0.0
+            await asyncio.sleep(_HOLD_SECONDS)
+            waited += _HOLD_SECONDS
 
     def _admit(self, request: web.Request, entry: Entry) -> None:
         keys = self._keys.read()
@@ -149,7 +171,19 @@ class Gate:
         if denied or not allowed(grant, request.method, entry.bucket, entry.object, request.query_string):
             raise Refused(403, "AccessDenied", "Access Denied")
 
-    async def _pass_on(self, request: web.Request, entry: Entry) -> web.StreamResponse:
+    async def _admit_batch(self, request: web.Request, entry: Entry) -> bytes | None:
+        """DeleteObjects names its objects in the body, which is read here: a key may delete what its prefixes hold."""
+        if not is_batch_delete(entry.method, entry.object, entry.query):
+            return None
+        body = await request.read()
+        entry.bytes_in = len(body)
+        grant = self._keys.read()[entry.key]
+        for name in batch_names(body):
+            if not allowed(grant, "DELETE", entry.bucket, name, ""):
+                raise Refused(403, "AccessDenied", "Access Denied")
+        return body
+
+    async def _pass_on(self, request: web.Request, entry: Entry, batch: bytes | None) -> web.StreamResponse:
         assert self._client is not None  # noqa: S101 - set before the first request
         url = URL(f"{self._backend}{request.raw_path.lstrip('/')}", encoded=True)
         headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP]
@@ -164,7 +198,7 @@ class Gate:
                 request.method,
                 url,
                 headers=headers,
-                data=body() if request.can_read_body else None,
+                data=batch if batch is not None else body() if request.can_read_body else None,
                 allow_redirects=False,
             ) as answer:
                 response = web.StreamResponse(status=answer.status, reason=answer.reason)
@@ -204,12 +238,28 @@ def allowed(grant: dict[str, Any], method: str, bucket: str, name: str, query: s
     prefixes = grant.get("prefixes")
     if not prefixes:
         return True
+    if is_batch_delete(method, name, query):
+        return True  # so far: each name in its body is judged by itself
     if name:
         return any(_under(f"{bucket}/{name}", prefix) for prefix in prefixes)
     if method == "HEAD":  # HeadBucket: barman asks it before anything else
         return any(prefix.partition("/")[0] == bucket for prefix in prefixes)
     listed = dict(parse_qsl(query)).get("prefix", "")
     return any(_under(f"{bucket}/{listed}", prefix) for prefix in prefixes)
+
+
+def is_batch_delete(method: str, name: str, query: str) -> bool:
+    """Whether a request is DeleteObjects: a POST to the bucket itself, marked by its query."""
+    return method == "POST" and not name and "delete" in dict(parse_qsl(query, keep_blank_values=True))
+
+
+def batch_names(body: bytes) -> list[str]:
+    """The objects that a DeleteObjects names; one that can't be read is refused."""
+    try:
+        tree = ElementTree.fromstring(body)  # noqa: S314 - from the holder of a key, on loopback
+    except ElementTree.ParseError as error:
+        raise Refused(400, "MalformedXML", f"The XML you provided was not well-formed: {error}") from error
+    return [element.text or "" for element in tree.iter() if element.tag.rpartition("}")[2] == "Key"]
 
 
 def _under(path: str, prefix: str) -> bool:

@@ -1,0 +1,13 @@
+"""Conformance: the facts about CloudNativePG that library and runbooks stand on, each asked of a real cluster.
+
+``drillbook doctor --conformance`` asks them of any cluster, ``make conformance`` asks them of the embedded lab; the
+runbooks are worth as much off the lab as the two answers agree.
+"""
+
+from drillbook.conformance import admission, archive, lifecycle, recovery  # noqa: F401 - importing declares the probes
+from drillbook.conformance.ground import Ground, Options
+from drillbook.conformance.page import page
+from drillbook.conformance.probe import PROBES, Answer, Probe, State
+from drillbook.conformance.survey import Survey, survey
+
+__all__ = ["PROBES", "Answer", "Ground", "Options", "Probe", "State", "Survey", "page", "survey"]

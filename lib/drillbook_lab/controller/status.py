@@ -1,0 +1,80 @@
+"""What a Cluster's status says of its phase and of its instances, written from what a look has found."""
+
+from __future__ import annotations
+
+from drillbook_lab.apiserver.errors import Object
+from drillbook_lab.controller import furniture, objects, objectstore, phases
+from drillbook_lab.controller.context import Operator, holds
+from drillbook_lab.controller.members import Members, status_of
+
+
+def phase(operator: Operator, cluster: Object, phase_: str, reason: str, **more: object) -> Object:
+    """Set the phase, its reason, and the Ready condition that mirrors it."""
+    cluster = operator.set_status(cluster, {"phase": phase_, "phaseReason": reason or None, **more})
+    if phase_ == phases.HEALTHY:
+        return operator.set_condition(cluster, "Ready", True, "ClusterIsReady", "Cluster is Ready")
+    return operator.set_condition(cluster, "Ready", False, "ClusterIsNotReady", "Cluster Is Not Ready")
+
+
+def initialize(operator: Operator, cluster: Object) -> Object:
+    """What is known before the first instance is there."""
+    name = cluster["metadata"]["name"]
+    version = operator.settings.pg_version
+    image = objects.image(cluster)
+    entry = objectstore.plugin_entry(cluster)
+    changes: Object = {
+        "writeService": f"{name}-rw",
+        "readService": f"{name}-r",
+        "image": image,
+        "pgDataImageInfo": {"image": image, "majorVersion": int(version.split(".")[0])},
+        "certificates": furniture.certificate_status(operator, cluster),
+        "pluginStatus": [{"name": objects.PLUGIN, "version": "0.14.0"}] if entry is not None else None,
+        "selector": f"cnpg.io/cluster={name},cnpg.io/podRole=instance",
+    }
+    cluster = operator.set_status(cluster, changes)
+    if not (cluster.get("status") or {}).get("conditions"):
+        cluster = operator.set_condition(
+            cluster, "Initialized", False, "BootstrapPending", "The cluster bootstrap is pending"
+        )
+        cluster = operator.set_condition(cluster, "Ready", False, "ClusterIsNotReady", "Cluster Is Not Ready")
+    return cluster
+
+
+def count(operator: Operator, cluster: Object, members: Members) -> Object:
+    """Which instances there are, and how each of them is."""
+    by_state: dict[str, list[str]] = {}
+    for name in members.complete():
+        pod = members.pods.get(name)
+        if pod is not None:
+            by_state.setdefault(_state(members, name, pod), []).append(name)
+    ready = by_state.get("healthy", [])
+    running = sum(1 for job in members.jobs if not holds(job, "Complete"))
+    changes: Object = {
+        "instances": len(members.claims),
+        "instanceNames": members.names,
+        "pvcCount": len(members.claims),
+        "jobCount": running,
+        "readyInstances": len(ready),
+        "instancesStatus": by_state or None,
+        "healthyPVC": [name for name in members.complete() if name in members.pods],
+        "danglingPVC": [name for name in members.complete() if name not in members.pods] or None,
+        "initializingPVC": [name for name, claim in members.claims.items() if status_of(claim) == "initializing"],
+    }
+    if members.replies:
+        changes["instancesReportedState"] = {
+            name: {
+                "isPrimary": not reply.in_recovery,
+                "timeLineID": reply.timeline,
+                "ip": members.pods[name]["status"]["podIP"],
+            }
+            for name, reply in members.replies.items()
+        }
+    return operator.set_status(cluster, changes)
+
+
+def _state(members: Members, name: str, pod: Object) -> str:
+    """CNPG's three: ready, running without being ready, and the rest."""
+    if members.is_ready(name):
+        return "healthy"
+    phase_ = (pod.get("status") or {}).get("phase")
+    return "replicating" if phase_ == "Running" and not pod["metadata"].get("deletionTimestamp") else "failed"

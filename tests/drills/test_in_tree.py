@@ -1,0 +1,55 @@
+"""The drill on a site that archives in-tree: the same notebook and profile, and a remark that this way has an end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from fix_drills import DrillLab
+
+from drillbook import kube as k8s
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def in_tree_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrillLab]:
+    """The first site, made without plugin and ObjectStore."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DRILLBOOK_LAB_BACKUP_METHOD", "barmanObjectStore")
+        lab = DrillLab(tmp_path_factory.mktemp("in-tree"), "first", 2)
+    yield lab
+    lab.down()
+
+
+def test_the_drill_is_verified_on_an_in_tree_source(in_tree_lab: DrillLab) -> None:
+    lab = in_tree_lab
+    namespace = lab.site.cluster.namespace
+    source = lab.admin.get(k8s.CLUSTER, namespace, lab.site.cluster.name) or {}
+    assert "plugins" not in source["spec"]
+    assert lab.admin.list(k8s.OBJECT_STORE, namespace) == []
+    (scheduled,) = lab.admin.list(k8s.SCHEDULED_BACKUP, namespace)
+    assert scheduled["spec"]["method"] == "barmanObjectStore"
+
+    drill = lab.drill()
+
+    assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said
+    assert not [name for name in drill.created if name.startswith("ObjectStore/")]
+    remarks = [dict(detail for detail in drill.check("right cluster")["details"])]
+    assert "removed in 1.31.0" in remarks[0]["archived by"]
+    (quarantine,) = [event["value"] for event in drill.of("fact") if event["name"] == "quarantine"]
+    assert quarantine["plugins"] == []
+    assert quarantine["backup"] is None
+    assert ["backup", "a copy is never backed up"] in quarantine["left_out"]
+    assert lab.left() == []
+    keys = {key: entry["policy"] for key, entry in _keys(lab).items()}
+    readers = {key for key, policy in keys.items() if policy == "readonly"}
+    requests = [entry for entry in lab.jsonl("s3/access.jsonl") if entry["key"] in readers]
+    assert requests
+    assert not [entry for entry in requests if entry["method"] not in ("GET", "HEAD")]
+
+
+def _keys(lab: DrillLab) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads((lab.home / "s3" / "keys.json").read_text())
+    return found

@@ -1,0 +1,65 @@
+"""The monthly drill on every PostgreSQL that this machine has: Debian's majors side by side, and the lab's own wheel."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fix_drills import DrillLab
+
+from drillbook import kube as k8s
+from drillbook_lab import pgbin
+from drillbook_lab.errors import LabError
+
+PACKAGED = Path("/usr/lib/postgresql")
+OLDEST, NEWEST = 14, 18
+
+
+def _major(folder: Path) -> int:
+    told = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(told.split()[2].split(".")[0])
+
+
+def _found() -> dict[int, Path]:
+    """The folder of each supported major; the lab's own one last, so that it stands for its major."""
+    folders = [path.parent for path in PACKAGED.glob("*/bin/postgres")]
+    try:
+        folders.append(pgbin.bin_dir())
+    except LabError:
+        pass
+    return {major: folder for folder in folders if OLDEST <= (major := _major(folder)) <= NEWEST}
+
+
+FOUND = _found()
+
+
+@pytest.fixture(params=sorted(FOUND), ids=lambda major: f"PostgreSQL {major}")
+def major(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """One of the majors; labs that start in this test run it."""
+    monkeypatch.setenv(pgbin.VARIABLE, str(FOUND[request.param]))
+    return int(request.param)
+
+
+@pytest.fixture
+def lab_of_major(major: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrillLab]:
+    """The first site on that major."""
+    lab = DrillLab(tmp_path_factory.mktemp(f"pg{major}"), "first", 2)
+    yield lab
+    lab.down()
+
+
+@pytest.mark.long
+def test_the_drill_is_verified(lab_of_major: DrillLab, major: int) -> None:
+    lab = lab_of_major
+    source = lab.admin.get(k8s.CLUSTER, lab.site.cluster.namespace, lab.site.cluster.name)
+    assert source is not None and source["status"]["phase"] == "Cluster in healthy state"
+    assert source["status"]["pgDataImageInfo"]["majorVersion"] == major
+    assert int(lab.sql("postgres", "show server_version_num")) // 10000 == major
+    drill = lab.drill()
+    assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said
+    for rung in ("rows", "structure", "amcheck", "app login"):
+        assert set(drill.verdicts(rung).values()) == {"VERIFIED"}, rung
+    assert drill.check("boundary")["verdict"] == "VERIFIED"
+    assert lab.left() == []

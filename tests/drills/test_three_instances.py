@@ -1,0 +1,46 @@
+"""The monthly drill on a cluster of three, before and after its primary has moved to another instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from fix_drills import DrillLab, until
+
+from drillbook import kube as k8s
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrillLab]:
+    """The first site on three instances."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRILLBOOK_LAB_INSTANCES", "3")
+        lab = DrillLab(tmp_path_factory.mktemp("three"), "first", 2)
+    yield lab
+    lab.down()
+
+
+def healthy(lab: DrillLab, primary: str) -> bool:
+    found = lab.admin.get(k8s.CLUSTER, lab.site.cluster.namespace, lab.site.cluster.name) or {}
+    status = found.get("status", {})
+    well = status.get("phase") == "Cluster in healthy state" and status.get("readyInstances") == 3
+    return bool(well and status.get("currentPrimary") == primary)
+
+
+@pytest.mark.long
+def test_the_drill_is_verified_on_three_instances(three: DrillLab) -> None:
+    assert healthy(three, f"{three.site.cluster.name}-1")
+    drill = three.drill()
+    assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said
+    assert three.left() == []
+
+
+@pytest.mark.long
+def test_the_drill_is_verified_after_a_switchover(three: DrillLab) -> None:
+    name, namespace = three.site.cluster.name, three.site.cluster.namespace
+    status = {"targetPrimary": f"{name}-2", "phase": "Switchover in progress", "phaseReason": f"Switching over to {name}-2"}
+    three.admin.patch(k8s.CLUSTER, namespace, name, {"status": status}, subresource="status")
+    until(lambda: healthy(three, f"{name}-2"), "the switchover ends")
+    drill = three.drill()
+    assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said
+    assert three.left() == []

@@ -1,0 +1,89 @@
+"""The relay by itself: whole streams both ways, half-closed ones too, and cut ones when their backend is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+
+from drillbook_lab.proxy import Listener
+
+HERE = "127.0.0.1"
+
+
+async def listening() -> tuple[asyncio.Server, int]:
+    """A server that sends back all it gets, once the client has said that that was all."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got = await reader.read()
+        writer.write(got)
+        writer.write_eof()
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, HERE, 0)
+    return server, server.sockets[0].getsockname()[1]
+
+
+def free_port() -> int:
+
+
+    with socket.socket() as probe:
+        probe.bind((HERE, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def test_everything_arrives_in_both_directions() -> None:
+    async def main() -> None:
+        server, behind = await listening()
+        listener = Listener(HERE, free_port())
+        await listener.put([(HERE, behind)], frozenset({HERE}))
+        sent = os.urandom(5_000_000)
+
+        async def once() -> bool:
+            reader, writer = await asyncio.open_connection(HERE, listener.port)
+            writer.write(sent)
+            writer.write_eof()
+            got = await reader.read()
+            writer.close()
+            return got == sent
+
+        assert all(await asyncio.gather(*(once() for _ in range(8))))
+        while listener.connections:
+            await asyncio.sleep(0.01)
+        await listener.close()
+        server.close()
+
+    asyncio.run(main())
+
+
+def test_nobody_behind_is_a_refusal_and_a_lost_one_is_a_cut() -> None:
+    async def main() -> None:
+        server, behind = await listening()
+        listener = Listener(HERE, free_port())
+        await listener.put([], frozenset())
+        try:
+            await asyncio.open_connection(HERE, listener.port)
+        except ConnectionRefusedError:
+            pass
+        else:
+            raise AssertionError("it listens for nobody")
+        await listener.put([(HERE, behind)], frozenset({HERE}))
+        reader, writer = await asyncio.open_connection(HERE, listener.port)
+        writer.write(b"some")
+        while not listener.connections:
+            await asyncio.sleep(0.01)
+        await listener.put([], frozenset({HERE}))  # not ready any more: who is there stays
+        await asyncio.sleep(0.05)
+        assert listener.connections == 1
+        await listener.put([], frozenset())  # gone
+        try:
+            assert await reader.read() == b""
+        except ConnectionResetError:
+            pass
+        writer.close()
+        await listener.close()
+        server.close()
+
+    asyncio.run(main())
