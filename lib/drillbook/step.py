@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -117,11 +117,16 @@ class Context:
     mode: str
     recorder: Recorder
     mask: Callable[[str], None]
-    target_time: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     digest_key: bytes = b""
     results: dict[str, Any] = field(default_factory=dict)
     _open: list[Any] = field(default_factory=list)
     _forwards: dict[tuple[str, str], k8s.Forward] = field(default_factory=dict)
+
+    @property
+    def target_time(self) -> str:
+        """The instant that was asked for, as it was written; "" for none."""
+        return str(self.parameters.get("target_time", ""))
 
     @cached_property
     def kube(self) -> k8s.Kube:

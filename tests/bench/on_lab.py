@@ -30,7 +30,7 @@ from typing import ClassVar
 
 from drillbook.model import Check, Effect, Frozen, Verdict
 from drillbook.run import open_run
-from drillbook.run.opening import FLOOR
+from drillbook.run.kinds import kind_of
 from drillbook.step import Context, Rung, Step
 
 
@@ -60,7 +60,7 @@ class Floor(Rung):
     proves: ClassVar[str] = "nothing"
 
     def observe(self, ctx: Context) -> list[Check]:
-        return [Check(name=name, proves="nothing", verdict=Verdict.VERIFIED) for name in FLOOR]
+        return [Check(name=name, proves="nothing", verdict=Verdict.VERIFIED) for name in kind_of("drill").required]
 """
 
 

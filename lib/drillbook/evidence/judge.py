@@ -237,11 +237,16 @@ def _headline(causes: Sequence[Cause]) -> str:
 def _verified(events: Sequence[Event], opened: Event, checks: int) -> str:
     noted = facts(events)
     cluster = (noted.get("cluster") or opened.get("cluster") or {}).get("name") or "The cluster"
-    time = ((noted.get("target") or {}).get("target") or {}).get("target_time")
-    seconds = (noted.get("achieved") or {}).get("recovery_seconds")
-    restored = f"{cluster} was restored" + (f" to {str(time)[:19].replace('T', ' ')} UTC" if time else "")
-    restored += f" in {show_seconds(seconds)}" if seconds is not None else ""
+    restored = str(noted.get("claim") or "") or _restored(cluster, noted)
     missed = [item["name"] for item in objectives(events) if item["met"] is False]
     but = f", but missed its objective: {', '.join(missed)}" if missed else ""
     hold = "the one required check holds" if checks == 1 else f"all {checks} required checks hold"
     return f"{restored}; {hold}{but}"
+
+
+def _restored(cluster: str, noted: Mapping[str, Any]) -> str:
+    """What a run that says nothing else has shown: a restore."""
+    time = ((noted.get("target") or {}).get("target") or {}).get("target_time")
+    seconds = (noted.get("achieved") or {}).get("recovery_seconds")
+    restored = f"{cluster} was restored" + (f" to {str(time)[:19].replace('T', ' ')} UTC" if time else "")
+    return restored + (f" in {show_seconds(seconds)}" if seconds is not None else "")

@@ -72,8 +72,7 @@ def execute(
 
     Raises ParameterError with every fault before anything is touched. ``progress`` gets each journal event as it lands.
     """
-    target_time = str(parameters.get("target_time", ""))
-    profile = validate(site=site, mode=mode, target_time=target_time)
+    profile = validate(site=site, mode=mode, parameters=parameters)
     if not notebook.is_file():
         raise ParameterError([f"there is no notebook {notebook}"], where="notebook")
     run_id = places.new_run_id()

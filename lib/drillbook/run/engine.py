@@ -27,16 +27,19 @@ T = TypeVar("T")
 LEASE_SECONDS = 60
 
 
-def open_run(runbook: str, *, site: str = "", mode: str = "plan", target_time: str = "", note: str = "") -> Run:
+def open_run(
+    runbook: str, *, site: str = "", mode: str = "plan", note: str = "", **parameters: str | int | bool
+) -> Run:
     """Open a run: check the parameters, make its folder, journal who and what, take the Lease (``apply`` only).
 
-    ``site`` is a profile's path or name (empty: ``$DRILLBOOK_SITE``, else ``lab``). Raises ParameterError with every
-    fault, EvidenceUnwritable before anything is touched, RunInProgress if another run holds the cluster.
+    ``site`` is a profile's path or name (empty: ``$DRILLBOOK_SITE``, else ``lab``); ``parameters`` are the runbook's
+    own. Raises ParameterError with every fault, EvidenceUnwritable before anything is touched, RunInProgress if
+    another run holds the cluster.
     """
-    profile = validate(site=site, mode=mode, target_time=target_time)
+    profile = validate(site=site, mode=mode, parameters=parameters)
     run_id = os.environ.pop("DRILLBOOK_RUN_ID", "") or places.new_run_id()
     folder = places.make_run_dir(runbook, run_id)
-    given = {"site": site, "mode": mode, "target_time": target_time}
+    given = {"site": site, "mode": mode} | parameters
     run = Run(folder, runbook, run_id, profile, given=given, note=note)
     run.start()
     return run
@@ -46,7 +49,7 @@ class Run:
     """An open run. A notebook calls :meth:`do` once a cell and :meth:`close` in the last."""
 
     def __init__(
-        self, folder: Path, runbook: str, run_id: str, site: Site, *, given: dict[str, str], note: str
+        self, folder: Path, runbook: str, run_id: str, site: Site, *, given: dict[str, Any], note: str
     ) -> None:
         self.folder, self.runbook, self.run_id, self.site = folder, runbook, run_id, site
         self.mode, self._given = given["mode"], given
@@ -59,7 +62,7 @@ class Run:
             mode=self.mode,
             recorder=self,
             mask=self.masker.learn,
-            target_time=given["target_time"],
+            parameters={name: value for name, value in given.items() if name not in ("site", "mode")},
             # Drawn for this run and kept in memory only: a digest of a small number can't be guessed from the record.
             digest_key=secrets.token_bytes(32),
         )

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 from drillbook.errors import ParameterError
 from drillbook.evidence import notebook_digest, sha256_file
-from drillbook.model import parse_instant
 from drillbook.run import places
+from drillbook.run.kinds import kind_of
+from drillbook.run.parameters import faults_of
 from drillbook.site import Site, load_site
 
 SCHEMA = 1
 VERSIONS = ("drillbook", "papermill", "psycopg", "kubernetes", "boto3", "nbconvert")
 
-# The library's floor, which no profile can switch off, and what a drill always judges.
-FLOOR = ("target and timeline", "boundary", "rows", "structure", "site questions", "quarantine")
-
-
-NOT_TESTED = (
-    "putting the recovered data into service (no cut-over)",
-    "recovery with the source's own load, nodes and volumes: times are technical recovery times on this hardware",
-    "rows of tables that the profile does not name in digest_tables",
-    "the application itself on the recovered data",
-)
-
-
-def validate(*, site: str, mode: str, target_time: str) -> Site:
+def validate(*, site: str, mode: str, parameters: Mapping[str, Any]) -> Site:
     """The parameters of a run, all faults at once; returns the site's profile. Touches nothing."""
     faults: list[str] = []
     if mode not in ("plan", "apply"):
         faults.append(f'mode is {mode!r}: "plan" shows what would happen, "apply" does it')
-    if target_time:
-        try:
-            parse_instant(target_time)
-        except ValueError as error:
-            faults.append(f"target_time: {error}")
+    faults += faults_of(parameters)
     found: Site | None = None
     try:
         found = load_site(site)
@@ -60,11 +46,12 @@ def public_names(site: Site) -> list[str]:
 
 
 def opening(
-    site: Site, *, run_id: str, runbook: str, given: dict[str, str], note: str, actor: dict[str, Any]
+    site: Site, *, run_id: str, runbook: str, given: dict[str, Any], note: str, actor: dict[str, Any]
 ) -> dict[str, Any]:
     """The data of a journal's ``opened`` event."""
     notebook = places.notebook_path(runbook)
     goals = site.objectives
+    kind = kind_of(runbook)
     lock = places.project_root() / "requirements.txt"
     return {
         "run_id": run_id,
@@ -88,9 +75,11 @@ def opening(
             "rpo_seconds": goals.recovery_point.total_seconds(),
             "pitr_seconds": goals.point_in_time_recovery.total_seconds(),
             "enforce": goals.enforce,
-        },
-        "required": list(FLOOR),
-        "not_tested": list(NOT_TESTED),
+        }
+        if kind.recovers
+        else {},
+        "required": list(kind.required),
+        "not_tested": list(kind.not_tested),
         "planned_at": "",
         "note": note,
         "git": _git(),
