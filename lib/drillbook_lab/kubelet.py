@@ -6,14 +6,16 @@ A Pod's object stays (by a finalizer) until its processes are really gone: "dele
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sys
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from drillbook_lab.addresses import AddressBook
 from drillbook_lab.apiserver.errors import ApiError, Object
 from drillbook_lab.apiserver.registry import Registry
-from drillbook_lab.controller.places import PodPlaces, Prepare, nothing_to_prepare, pod_role
+from drillbook_lab.controller.places import Attend, PodPlaces, Prepare, nothing_to_prepare, pod_role
 from drillbook_lab.errors import LabError
 from drillbook_lab.identity import prepare_dir
 from drillbook_lab.names import HostsFiles
@@ -38,6 +40,7 @@ class Kubelet:
         self.hosts = HostsFiles(pods_dir.parent / "hosts")
         # By the pod's role. The controllers set the instances' own before any pod exists.
         self.preparers: dict[str, Prepare] = {"": nothing_to_prepare, "instance": _no_prepare}
+        self.attendants: dict[str, Attend] = {}
         self._workers: dict[str, PodWorker] = {}  # by uid
         self.addresses = addresses or AddressBook()
         self._sockets = itertools.count(1)
@@ -73,12 +76,18 @@ class Kubelet:
         )
         prepare_dir(places.run_dir)
         prepare_dir(places.socket_dir)
-        self._workers[meta["uid"]] = PodWorker(self._registry, pod, places, self._prepare, self._bin_dir)
+        self._workers[meta["uid"]] = PodWorker(
+            self._registry, pod, places, self._prepare, self._attend, self._bin_dir
+        )
         return None
 
     def _prepare(self, pod: Object, places: PodPlaces) -> None:
         """Looked up at each start: a role's preparer may come later than its first pod."""
         self.preparers.get(pod_role(pod), nothing_to_prepare)(pod, places)
+
+    def _attend(self, pod: Object, places: PodPlaces) -> AbstractAsyncContextManager[None]:
+        attend = self.attendants.get(pod_role(pod))
+        return contextlib.nullcontext() if attend is None else attend(pod, places)
 
     async def close(self, longest_grace: float = 2.0) -> None:
         """Stop every pod, all at once: the lab goes, and its data with it."""

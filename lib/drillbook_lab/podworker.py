@@ -18,7 +18,7 @@ from drillbook_lab import names, podenv, podprobes, podprograms
 from drillbook_lab.apiserver.errors import ApiError, Object
 from drillbook_lab.apiserver.registry import Registry
 from drillbook_lab.controller import events
-from drillbook_lab.controller.places import NotReadyYet, PodPlaces, Prepare, pod_role
+from drillbook_lab.controller.places import Attend, NotReadyYet, PodPlaces, Prepare, pod_role
 from drillbook_lab.identity import wrap
 from drillbook_lab.processes import end_processes_under, signal_group, spawn, stop
 
@@ -39,11 +39,14 @@ def now() -> str:
 class PodWorker:
     """Runs one pod, from the first look at its volumes until its processes are gone."""
 
-    def __init__(self, registry: Registry, pod: Object, places: PodPlaces, prepare: Prepare, bin_dir: Path) -> None:
+    def __init__(
+        self, registry: Registry, pod: Object, places: PodPlaces, prepare: Prepare, attend: Attend, bin_dir: Path
+    ) -> None:
         self._registry = registry
         self._pod = pod
         self._places = places
         self._prepare = prepare
+        self._attend = attend
         self._bin_dir = bin_dir
         self._process: asyncio.subprocess.Process | None = None
         self._helpers: set[asyncio.subprocess.Process] = set()
@@ -186,7 +189,8 @@ class PodWorker:
                 self._report("Pending", {"waiting": {"reason": "CreateContainerConfigError", "message": str(fault)}})
                 await asyncio.sleep(0.2)
                 continue
-            code, started = await self._run_once(argv)
+            async with self._attend(self._pod, self._places):
+                code, started = await self._run_once(argv)
             reason = "Completed" if code == 0 else "Error"
             exit_code = code if code >= 0 else 128 - code  # a signal, as a shell counts it
             ended: Object = {

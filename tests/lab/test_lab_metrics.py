@@ -24,6 +24,22 @@ def test_the_numbers_are_the_servers_own(small: SmallCluster) -> None:
     assert version == [float(full.split()[0])]
 
 
+def test_an_instance_has_metrics_before_its_server_answers(small: SmallCluster) -> None:
+    before = small.pod()
+    assert before is not None
+    small.lab.delete(f"{CORE}/{small.namespace}/pods/small-1")
+
+    def runs_again() -> bool:
+        pod = small.pod() or before
+        statuses = (pod.get("status") or {}).get("containerStatuses") or [{}]
+        return pod["metadata"]["uid"] != before["metadata"]["uid"] and bool(statuses[0].get("started"))
+
+    until(runs_again)
+    assert small.metrics()["cnpg_collector_fencing_on"] == 0  # at once: nothing is waited for here
+    until(lambda: small.is_healthy() and small.answers())
+    assert small.metrics()['cnpg_collector_up{cluster="small"}'] == 1
+
+
 def test_the_archive_and_the_backups_show_through_the_proxy(lab: RunningLab) -> None:
     namespace, pod = lab.state["namespace"], f"{lab.state['cluster']}-1"
     metrics = scraped(kubectl(lab, "get", "--raw", RAW.format(namespace, pod)).stdout)

@@ -40,6 +40,7 @@ class Manager:
         kubelet.preparers["instance"] = preparation
         poolers = Poolers(self.operator)
         kubelet.preparers["pooler"] = poolers.prepare
+        kubelet.attendants["instance"] = Metrics(self.operator).attend
         self._backups = Backups(self.operator)
         self._services = Services(self.operator)
         # In the order of a first look: what others stand on comes first.
@@ -59,13 +60,12 @@ class Manager:
         self._queue = WorkQueue(self._handlers)
         self._archiving = ArchiveWatch(self.operator)
         self._maintenance = Maintenance(self.operator)
-        self._metrics = Metrics(self.operator)
         self._watches: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to look; objects that are there already are looked at first."""
         self._registry.subscribe(self._route)
-        loops = {"archive watch": self._archiving.run, "retention": self._maintenance.run, "metrics": self._metrics.run}
+        loops = {"archive watch": self._archiving.run, "retention": self._maintenance.run}
         for name, loop in loops.items():
             self._watches.append(asyncio.get_running_loop().create_task(loop(), name=name))
         for kind in self._handlers:

@@ -1,14 +1,16 @@
 """Metrics of the instances: port 9187 of each pod, `/metrics`, asked of the server at every scrape.
 
 Names, labels and meanings are CNPG's and the plugin's. An instance that doesn't answer still has its own word:
-`cnpg_collector_up` is 0 then, and nothing that only a server knows is made up.
+`cnpg_collector_up` is 0 then, and nothing that only a server knows is made up. As with CNPG's instance manager,
+who listens here does so before the server starts, so a pod that is ready has metrics.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,11 +21,11 @@ from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.controller import fencing, metricqueries, objectstore
 from drillbook_lab.controller.context import Operator
 from drillbook_lab.controller.metricqueries import Sample
+from drillbook_lab.controller.places import PodPlaces
 
 log = logging.getLogger(__name__)
 
 PORT = 9187
-_POLL_SECONDS = 0.5
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -32,31 +34,25 @@ class Metrics:
 
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
-        self._runners: dict[tuple[str, str], web.AppRunner] = {}  # by pod uid and address
 
-    async def run(self) -> None:
-        """Listen for whom there is, until cancelled."""
+    @asynccontextmanager
+    async def attend(self, pod: Object, places: PodPlaces) -> AsyncIterator[None]:
+        """Listen for an instance while its container runs; for a Job's pod do nothing."""
+        if pod["spec"]["containers"][0]["name"] != "postgres":
+            yield
+            return
+        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
         try:
-            while True:
-                await self._look()
-                await asyncio.sleep(_POLL_SECONDS)
+            runner = await self._listen(namespace, name, places.address)
+        except OSError as fault:  # somebody else's exporter has the port on every address of this machine
+            log.warning("%s/%s has no metrics: %s", namespace, name, fault)
+            self._operator.event(pod, "NoMetrics", f"port {PORT} can't be listened on: {fault}", kind="Warning")
+            yield
+            return
+        try:
+            yield
         finally:
-            for runner in self._runners.values():
-                await runner.cleanup()
-
-    async def _look(self) -> None:
-        wanted: dict[tuple[str, str], tuple[str, str]] = {}
-        for worker in self._operator.kubelet.workers():
-            if worker.container == "postgres" and worker.running:
-                wanted[(str(worker.places.run_dir), worker.places.address)] = (worker.namespace, worker.name)
-        for key in [key for key in self._runners if key not in wanted]:
-            await self._runners.pop(key).cleanup()
-        for key, (namespace, name) in wanted.items():
-            if key not in self._runners:
-                try:
-                    self._runners[key] = await self._listen(namespace, name, key[1])
-                except OSError as fault:  # its predecessor's listener may still be closing
-                    log.debug("%s/%s: %s", namespace, name, fault)
+            await runner.cleanup()
 
     async def _listen(self, namespace: str, name: str, address: str) -> web.AppRunner:
         async def answer(request: web.Request) -> web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,3 +49,6 @@ def nothing_to_prepare(pod: Object, places: PodPlaces) -> None:
 
 Prepare = Callable[[Object, PodPlaces], None]
 """Writes a pod's spec and its mounted secrets before a container starts; raises `NotReadyYet`."""
+
+Attend = Callable[[Object, PodPlaces], AbstractAsyncContextManager[None]]
+"""What the lab does for a pod while its container runs: begun before the container, ended after it."""
