@@ -9,10 +9,29 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import socket
 from pathlib import Path
 from typing import Any
 
+from drillbook_lab.errors import LabError
 from drillbook_lab.home import write_json
+
+_PORTS = range(20000, 30000)
+"""Below those that kernels lend to clients, so no connection of anybody's takes one before we listen, or while a
+killed lab is down."""
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port of the address that nobody has. `LabError`: none of hundreds tried was free."""
+    for _ in range(500):
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise LabError("no free port", f"{host}, ports {_PORTS.start}-{_PORTS.stop - 1}", "end some of what listens there")
 
 
 class AddressBook:

@@ -15,7 +15,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from drillbook_lab import pgbin
-from drillbook_lab.addresses import AddressBook
+from drillbook_lab.addresses import AddressBook, free_port
 from drillbook_lab.agent.procs import die_with_parent
 from drillbook_lab.apiserver.kubeconfig import write_kubeconfig
 from drillbook_lab.apiserver.persistence import Journal
@@ -73,7 +72,7 @@ class Lab:
         self._socket_dir = new_socket_dir()
         self._progress = Progress(home.progress)
         self._before = home.state() if home.is_resumable else {}
-        self._endpoint = str(self._before.get("endpoint") or f"http://127.0.0.1:{_free_port()}")
+        self._endpoint = str(self._before.get("endpoint") or f"http://127.0.0.1:{free_port()}")
         store = ["-m", "drillbook_lab.s3", "--state", str(home.s3), "--port", self._endpoint.rpartition(":")[2]]
         writer = ["-m", "drillbook_lab.firstsite.writer", str(home.path("writer.json"))]
         self._store = Child(
@@ -191,12 +190,11 @@ class Lab:
         tokens.add(contexts["lab"], account)
         tokens.add(contexts["lab-admin"], "lab-admin", [MASTERS])
         application = build_server(self.registry, self.kubelet, tokens, audit=self.home.audit)
-        port = int(str(self._before.get("url", ":0")).rpartition(":")[2])
+        known = self._before.get("url")
+        port = int(str(known).rpartition(":")[2]) if known else free_port()
         try:
             self._serving = await serve(application, self.home.path("tls"), port=port)
         except OSError as taken:
-            if not port:
-                raise
             log.warning("the API server's port %d is taken: %s", port, taken)
             self._serving = await serve(application, self.home.path("tls"))
         write_kubeconfig(
@@ -285,13 +283,6 @@ class Lab:
     def _tell(self, **facts: Any) -> None:
         self._state.update(facts)
         self.home.write_state(self._state)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 async def run(home: LabHome, options: Options) -> int:

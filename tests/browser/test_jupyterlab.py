@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from urllib.request import urlopen
 import pytest
 from fix_drills import NOTEBOOK, ROOT, DrillLab, until
 from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+from drillbook_lab.addresses import free_port
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 ARGUMENTS = (
@@ -57,12 +58,6 @@ CARDS: list[tuple[str, tuple[str, ...]]] = [
     ("RemoveRecoveryCluster", ("done", "destroys")),
     ("run.close", ("VERIFIED", "shared-postgres was restored to", "Achieved recovery time", "met")),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 
+from drillbook_lab.addresses import free_port
 from drillbook_lab.proxy import Listener
 
 HERE = "127.0.0.1"
@@ -23,15 +23,6 @@ async def listening() -> tuple[asyncio.Server, int]:
 
     server = await asyncio.start_server(serve, HERE, 0)
     return server, server.sockets[0].getsockname()[1]
-
-
-def free_port() -> int:
-
-
-    with socket.socket() as probe:
-        probe.bind((HERE, 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def test_everything_arrives_in_both_directions() -> None:

@@ -18,7 +18,14 @@ def service(small: SmallCluster, name: str) -> Any:
 
 def through(small: SmallCluster, host: str, query: str) -> list[tuple[Any, ...]]:
     password = small.lab.secret("small", "small-app")["password"]
-    with psycopg.connect(host=host, port=5432, user="app", password=password, dbname="app") as connection:
+
+    def connected() -> psycopg.Connection[Any] | None:
+        try:
+            return psycopg.connect(host=host, port=5432, user="app", password=password, dbname="app")
+        except psycopg.OperationalError:  # a service follows its pods' readiness a moment later
+            return None
+
+    with until(connected) as connection:  # type: ignore[union-attr]
         return connection.execute(query.encode()).fetchall()
 
 

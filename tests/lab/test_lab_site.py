@@ -125,10 +125,11 @@ def test_no_command_runs_in_the_sources_pod_for_the_drills_account(lab: RunningL
 
 def test_every_request_is_in_the_audit_log(lab: RunningLab) -> None:
     lab.as_("lab").call("GET", f"{CORE}/cnpg-system/secrets")
-    last = json.loads(lab.home.audit.read_text().splitlines()[-1])
-    assert (last["user"], last["verb"], last["resource"], last["code"]) == (
-        "system:serviceaccount:drillbook:drillbook", "list", "secrets", 403,
-    )  # fmt: skip
+    # Whoever else lives in the lab asks, too: ours is among the last.
+    lines = [json.loads(line) for line in lab.home.audit.read_text().splitlines()[-50:]]
+    assert ("system:serviceaccount:drillbook:drillbook", "list", "secrets", 403) in [
+        (line["user"], line["verb"], line["resource"], line["code"]) for line in lines
+    ]
 
 
 def test_writers_commit_in_every_tenant(lab: RunningLab) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import boto3.session
 import psycopg
 
 from drillbook_lab import identity, pgbin
+from drillbook_lab.addresses import free_port
 
 BIN = Path(sys.executable).parent
 ACCESS_KEY, SECRET_KEY = "AKIATESTARCHIVE01", "planted/secret+of-the-tests"
@@ -33,12 +33,6 @@ def until(what: str, true: Callable[[], Any], *, seconds: float = 60) -> Any:
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(0.05)
     return value
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 class S3:

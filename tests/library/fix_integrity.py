@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from drillbook.errors import PostgresError
 from drillbook.postgres import SQL, Address, Database
+from drillbook_lab.addresses import free_port
 from drillbook_lab.identity import prepare_dir, wrap
 from drillbook_lab.pgbin import bin_dir
 
@@ -24,18 +24,12 @@ START_SECONDS = 60
 PAGE_BYTES = 8192
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Server:
     """One cluster in a folder, on a loopback port; role ``reader`` reads everything and is no superuser."""
 
     def __init__(self, folder: Path, *, checksums: bool = True, settings: dict[str, str] | None = None) -> None:
         self.pgdata = folder / "pgdata"
-        self.address = Address("127.0.0.1", _free_port())
+        self.address = Address("127.0.0.1", free_port())
         self._log = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._names = count(1)

@@ -224,7 +224,7 @@ def test_nothing_is_left_after_a_hundred_forwards(api: Api, pod: str, server: Se
 
     def settles(limit: int) -> bool:
         # The server side, in this process too, lets go of its sockets on its own thread.
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while descriptors() > limit and time.monotonic() < deadline:
             time.sleep(0.05)
         return descriptors() <= limit

@@ -73,7 +73,7 @@ def test_a_question_has_a_time_limit(server: Server, tenant: str, db: Database) 
         user=SUPERUSER,
         password=PASSWORD,
         dbname=tenant,
-        statement_timeout_seconds=0.2,
+        statement_timeout_seconds=1,
     ) as hasty:
         with pytest.raises(PostgresError, match="statement timeout"):
             hasty.ask_text("select pg_sleep(60)")
