@@ -144,9 +144,9 @@ class Lab:
         async with self._progress.stage("Writer"):
             seeding.writer_config(self.home.path("writer.json"))
             await self._writer.start()
-        seeding.deploy_app()
         async with self._progress.stage("First base backup") as note:
             note(await seeding.first_backup())
+        seeding.deploy_app()
         if self.options.instances > 1:
             async with self._progress.stage("Replicas") as note:
                 note(await seeding.replicas(self.options.instances))

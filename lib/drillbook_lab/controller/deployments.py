@@ -24,6 +24,7 @@ from drillbook_lab.controller.revisions import (
 )
 
 _HISTORY = "deployment.kubernetes.io/revision-history"
+_GLANCE_SECONDS = 0.25
 
 
 class Deployments:
@@ -45,7 +46,8 @@ class Deployments:
             return rollout.report(self._operator, found, self._sets(found), current)
         recreate = (found["spec"].get("strategy") or {}).get("type") == "Recreate"
         if recreate and self._old_ones_remain(found, [entry for entry in sets if entry is not current]):
-            return rollout.report(self._operator, found, self._sets(found), current)
+            rollout.report(self._operator, found, self._sets(found), current)
+            return _GLANCE_SECONDS  # a pod that ends is no longer counted, so nothing tells when it is gone
         created = current is None
         current = self._make(found, sets) if current is None else self._renumber(found, sets, current)
         if recreate:

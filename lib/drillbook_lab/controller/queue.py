@@ -94,6 +94,7 @@ class WorkQueue:
                     delay = self._delay_after(key, fault)
                 if key not in self._again:
                     break
+                await asyncio.sleep(0)  # a handler that never waits must not keep everybody else from working
         finally:
             self._running.pop(key, None)
         if delay is not None:

@@ -81,12 +81,10 @@ class ReplicaSets:
         available = [pod for pod in ready if ready_for(pod) >= seconds]
         conditions: list[dict[str, Any]] | None = None
         if fault:
-            known = (owner.get("status") or {}).get("conditions") or [{}]
-            same = known[0].get("message") == fault
-            since = known[0]["lastTransitionTime"] if same else timestamp()
-            conditions = [
+            # Each refusal names another pod; the first one is told until there is none, or the status would never rest.
+            conditions = (owner.get("status") or {}).get("conditions") or [
                 {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": fault,
-                 "lastTransitionTime": since}
+                 "lastTransitionTime": timestamp()}
             ]  # fmt: skip
         labelled = [pod for pod in pods if wanted.items() <= (pod["metadata"].get("labels") or {}).items()]
         self._operator.set_status(
