@@ -221,9 +221,59 @@ def verdict_card(record: Mapping[str, Any]) -> Bundle:
     )  # fmt: skip
 
 
+def forecast_rows(forecast: Mapping[str, Any], achieved: Mapping[str, float] | None = None) -> list[dict[str, str]]:
+    """The forecast's phases and its whole as texts, beside what was achieved if that is known."""
+    whole = {"name": "recovery time", "source": "", "how": forecast.get("unknown") or ""}
+    whole |= {key: forecast.get(key) for key in ("seconds", "low", "high")}
+    return [_forecast_row(item, (achieved or {}).get(str(item["name"]))) for item in [*forecast["phases"], whole]]
+
+
+def _forecast_row(item: Mapping[str, Any], achieved: float | None) -> dict[str, str]:
+    likely, low, high = item["seconds"], item["low"], item["high"]
+    off = ""
+    if likely is not None and achieved:
+        off = f"{100 * (likely - achieved) / achieved:+.0f} %".replace("-", "−")
+    return {
+        "name": str(item["name"]),
+        "likely": "unknown" if likely is None else show_seconds(likely),
+        "interval": "" if low is None or high is None else f"{show_seconds(low)} to {show_seconds(high)}",
+        "achieved": "" if achieved is None else show_seconds(achieved),
+        "off": off,
+        "how": str(item.get("how") or ""),
+    }
+
+
+def forecast_words(forecast: Mapping[str, Any]) -> str:
+    """Where a forecast comes from, in a sentence."""
+    count = forecast["samples"]
+    if forecast["seconds"] is None:
+        return f"Unknown: {forecast['unknown']}"
+    if count:
+        return f"From {count} earlier {'run' if count == 1 else 'runs'} of this site, whose evidence is intact."
+    return "From a short read of the archive: no earlier run of this site could be used."
+
+
+def advice_lines(forecast: Mapping[str, Any]) -> list[str]:
+    """What would shorten the recovery, and by how much where that can be computed."""
+    return [
+        f"{item['setting']}"
+        + (f", about {show_seconds(item['saves_seconds'])} less" if item["saves_seconds"] is not None else "")
+        + f": {item['what']}"
+        for item in forecast.get("advice") or []
+    ]
+
+
+def forecast_card(forecast: Mapping[str, Any]) -> Bundle:
+    """A forecast: each phase with its interval and where it comes from, and what would shorten it."""
+    rows, words, advice = forecast_rows(forecast), forecast_words(forecast), advice_lines(forecast)
+    text = [words, *_plain_rows([(row["name"], f"{row['likely']}  {row['interval']}".rstrip()) for row in rows])]
+    text += [f"  - {line}" for line in advice]
+    return _draw("forecast", text, rows=rows, words=words, advice=advice)
+
+
 def figure(item: Mapping[str, Any]) -> dict[str, Any]:
-    """One objective as a figure: achieved, objective, met, and which share of the objective was used."""
-    goal, achieved = item["objective_seconds"], item["achieved_seconds"]
+    """One objective as a figure: achieved, objective, met, forecast, and which share of the objective was used."""
+    goal, achieved, foretold = item["objective_seconds"], item["achieved_seconds"], item.get("forecast_seconds")
     return {
         "name": item["name"],
         "value": "not measured" if achieved is None else show_seconds(achieved),
@@ -231,6 +281,7 @@ def figure(item: Mapping[str, Any]) -> dict[str, Any]:
         "met": item["met"],
         "share": None if not goal or achieved is None else achieved / goal,
         "says": "",
+        "forecast": None if foretold is None else show_seconds(foretold),
     }
 
 
@@ -310,7 +361,9 @@ def _clock(text: str) -> str:
 def _plain_figure(item: Mapping[str, Any]) -> str:
     shown = figure(item)
     met = {True: ", met", False: ", MISSED", None: ""}[shown["met"]]
-    return str(shown["value"]) + (f" (objective {shown['objective']}{met})" if shown["objective"] else "")
+    told = [f"objective {shown['objective']}{met}"] if shown["objective"] else []
+    told += [f"forecast {shown['forecast']}"] if shown["forecast"] else []
+    return str(shown["value"]) + (f" ({', '.join(told)})" if told else "")
 
 
 def _plain_check(check: Mapping[str, Any]) -> list[str]:

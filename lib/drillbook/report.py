@@ -75,10 +75,24 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
         causes=said["reasons"][1:], record=found, title=_title(found, word),
         runbook=str(found["test"]["runbook"]).replace("-", " ").capitalize(), where=_where(found), tally=_tally(found),
         figures=[cards.figure(item) for item in found["objectives"]["measured"]],
-        bars=cards.phase_bars(found["when"]["phases"]), marks=cards.marks(boundary(found)),
+        bars=cards.phase_bars(found["when"]["phases"]), foretold=foretold(found), marks=cards.marks(boundary(found)),
         recovery=(found["facts"].get("achieved") or {}).get("recovery_seconds"),
         sections=sections(found), ledger=ledger[0] if ledger else None, ledger_sha256=ledger[1] if ledger else "",
     )  # fmt: skip
+
+
+def foretold(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The forecast beside what was achieved, as texts; None for a run that made no forecast."""
+    group = found.get("forecast")
+    if not group:
+        return None
+    achieved = {row["name"]: row["achieved_seconds"] for row in group["compared"] if row["achieved_seconds"] is not None}
+    predicted = group["predicted"]
+    return {
+        "words": cards.forecast_words(predicted),
+        "rows": cards.forecast_rows(predicted, achieved),
+        "advice": cards.advice_lines(predicted),
+    }
 
 
 def boundary(found: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, cast
 
 from drillbook import kube as k8s
@@ -119,6 +120,7 @@ class Context:
     mask: Callable[[str], None]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     digest_key: bytes = b""
+    outputs: Path | None = None  # where this site's earlier runs lie; None: nothing is known of them
     results: dict[str, Any] = field(default_factory=dict)
     _open: list[Any] = field(default_factory=list)
     _forwards: dict[tuple[str, str], k8s.Forward] = field(default_factory=dict)

@@ -48,6 +48,27 @@ def test_every_rung_was_seen(drill: Drill) -> None:
     assert drill.check("right cluster")["verdict"] == "VERIFIED"
 
 
+def test_the_forecast_was_made_before_the_copy_and_stands_beside_what_was_achieved(drill: Drill) -> None:
+    order = [event.get("name") or event.get("step") for event in drill.of("fact") + drill.of("step_started")]
+    assert {"forecast", "CreateRecoveryCluster"} <= set(order)
+    (fact,) = [event for event in drill.of("fact") if event["name"] == "forecast"]
+    (creating,) = [event for event in drill.of("step_started") if event["step"] == "CreateRecoveryCluster"]
+    assert fact["seq"] < creating["seq"]
+    foretold = fact["value"]
+    assert foretold["seconds"] > 0, foretold["unknown"]
+    # Another drill may have gone before this one; without one it is the archive that was read.
+    assert (foretold["source"] == "calibration") == (foretold["samples"] == 0)
+    assert bool(foretold["calibration"]) == (foretold["samples"] == 0)
+    compared = {row["name"]: row for row in drill.record["forecast"]["compared"]}
+    achieved = drill.record["objectives"]["measured"][0]["achieved_seconds"]
+    assert compared["recovery time"]["achieved_seconds"] == pytest.approx(achieved, abs=0.1)
+    assert compared["fetch"]["achieved_seconds"] > 0
+    assert compared["verify"]["achieved_seconds"] > 0
+    check = drill.check("forecast")
+    assert (check["verdict"], check["required"]) == ("VERIFIED", False)
+    assert "Forecast and achieved" in (drill.folder / "report.html").read_text()
+
+
 def test_the_copy_never_wrote_to_the_archive(drill: Drill, drill_lab: DrillLab) -> None:
     keys = json.loads((drill_lab.home / "s3" / "keys.json").read_text())
     readers = {key for key, value in keys.items() if value["policy"] == "readonly"}
@@ -121,3 +142,6 @@ def test_a_target_of_ones_own_is_reached(drill: Drill, drill_lab: DrillLab) -> N
         f"stopped before transaction {proven['first_after']['xid']}" in again.check("target and timeline")["observed"]
     )
     assert asked.tzinfo is not None
+    (foretold,) = [event["value"] for event in again.of("fact") if event["name"] == "forecast"]
+    assert (foretold["source"], foretold["calibration"]) == ("earlier runs", None)
+    assert drill.folder.name in foretold["sample_runs"]

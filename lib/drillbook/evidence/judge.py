@@ -94,6 +94,9 @@ def objectives(events: Sequence[Event]) -> list[dict[str, Any]]:
         ("recovery point", goals.get("rpo_seconds"), achieved.get("recovery_point_seconds", lag.get("seconds"))),
         ("point-in-time recovery", goals.get("pitr_seconds"), achieved.get("pitr_seconds", recovery)),
     ]
+    # A journal without a forecast gives no such key: older records stay what they are.
+    foretold = (facts(events).get("forecast") or {}).get("seconds")
+    told = {"recovery time": {"forecast_seconds": foretold}} if foretold is not None else {}
     return [
         {
             "name": name,
@@ -101,6 +104,7 @@ def objectives(events: Sequence[Event]) -> list[dict[str, Any]]:
             "achieved_seconds": seconds,
             "met": None if goal is None or seconds is None else seconds <= goal,
         }
+        | told.get(name, {})
         for name, goal, seconds in pairs
         if goal is not None or seconds is not None
     ]

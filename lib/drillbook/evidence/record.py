@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from drillbook.evidence import foretold
 from drillbook.evidence.canonical import SCHEMA, canonical, sha256
 from drillbook.evidence.judge import Cause, Event, Judgement, facts, judge, not_run, objectives, of_type, unsettled
 from drillbook.model import Verdict
 
 _GROUPED = {
-    "archive_lag", "backup", "chain", "clocks", "cluster", "copy", "quarantine", "reached", "target",
+    "archive_lag", "backup", "chain", "clocks", "cluster", "copy", "forecast", "quarantine", "reached", "target",
     "versions", "window",
 }  # fmt: skip
 
@@ -112,6 +113,8 @@ def record(events: Sequence[Event]) -> dict[str, Any]:
         "steps": _steps(events),
         "facts": {name: value for name, value in sorted(noted.items()) if name not in _GROUPED},
     }
+    if noted.get("forecast"):
+        found["forecast"] = foretold.compare(noted["forecast"], found)
     found["absent"] = {path: reason for path, reason in sorted(ABSENT.items()) if _at(found, path) is None}
     return found
 

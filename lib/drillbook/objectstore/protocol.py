@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -39,6 +39,9 @@ class ObjectStore(Protocol):
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
         """An object's bytes, or ``length`` of them from ``start``."""
+
+    def stream(self, key: str, *, piece: int) -> Generator[bytes, None, None]:
+        """An object's bytes from its beginning, about ``piece`` at a time, by one request; ends early when it is closed."""
 
     def head(self, key: str) -> ObjectInfo | None:
         """An object's description, ``None`` if there is no such object."""

@@ -6,7 +6,8 @@ barman's HeadBucket is not asked for). Errors carry S3's own code and never a cr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any, NoReturn, Self
 from urllib.parse import SplitResult, urlsplit
@@ -147,6 +148,15 @@ class S3Store:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, **wanted)
             with answer["Body"] as body:
                 return bytes(body.read())
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, OSError) as error:
+            self._fail(error, "reading", key)
+
+    def stream(self, key: str, *, piece: int) -> Generator[bytes, None, None]:
+        """An object's bytes as they come; closed early, the rest is not fetched."""
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            with closing(answer["Body"]) as body:
+                yield from body.iter_chunks(piece)
         except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, OSError) as error:
             self._fail(error, "reading", key)
 

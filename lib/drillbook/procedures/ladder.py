@@ -303,6 +303,25 @@ class TargetAndBoundary(Rungs):
 
 
 @dataclass(frozen=True)
+class SameAsSource(Rungs):
+    """Rows and structure are the source's at the target.
+
+    The chosen tables digest against digest; every table, index, constraint, function, role, grant and extension by name
+    and definition.
+    """
+
+    baseline: Baseline
+    target: ProvenTarget
+    recovered: Recovered
+
+    def rungs(self) -> Sequence[Rung]:
+        return [
+            RowsEqual(self.baseline, self.target, self.recovered),
+            StructureEqual(self.baseline, self.recovered),
+        ]
+
+
+@dataclass(frozen=True)
 class SoundInside(Rungs):
     """Heaps, indexes, sequences and catalogue are sound.
 
@@ -329,4 +348,4 @@ class SiteAgrees(Rungs):
         return [QuestionsAnswered(self.recovered), AppCanLogIn(self.recovered)]
 
 
-__all__ = ["CopyQuarantined", "RowsEqual", "SiteAgrees", "SoundInside", "StructureEqual", "TargetAndBoundary"]
+__all__ = ["CopyQuarantined", "SameAsSource", "SiteAgrees", "SoundInside", "TargetAndBoundary"]

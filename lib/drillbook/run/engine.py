@@ -65,6 +65,7 @@ class Run:
             parameters={name: value for name, value in given.items() if name not in ("site", "mode")},
             # Drawn for this run and kept in memory only: a digest of a small number can't be guessed from the record.
             digest_key=secrets.token_bytes(32),
+            outputs=folder.parent.parent,
         )
         self._note = note
         self._n = 0
