@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,10 @@ def _waits(folder: Path) -> bool:
 
 
 def _children(pid: int) -> list[int]:
-    found = [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has just ended
+            found += [int(child) for child in path.read_text().split()]
     return found + [grandchild for child in found for grandchild in _children(child)]
 
 
@@ -66,7 +70,8 @@ def test_when_the_runner_is_killed_too_cleanup_finds_what_is_left(drill_lab: Dri
     runner, folder = _start(drill_lab)
     killed = [runner.pid, *_children(runner.pid)]
     for pid in killed:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # one that had done its work
+            os.kill(pid, signal.SIGKILL)
     runner.communicate(timeout=60)
     assert drill_lab.left(), "the copy outlives its run"
     assert " open " in drill_lab.drillbook("list").stdout

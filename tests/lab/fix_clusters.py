@@ -93,7 +93,7 @@ class SmallCluster:
         """A scrape at the pod's own address: the samples by name and labels."""
         pod = self.pod()
         assert pod is not None
-        return scraped(urllib.request.urlopen(f"http://{pod['status']['podIP']}:9187/metrics", timeout=30).read().decode())
+        return scraped(urllib.request.urlopen(f"http://{pod['status']['podIP']}:9187/metrics", timeout=60).read().decode())
 
 
 def scraped(text: str) -> dict[str, float]:

@@ -56,7 +56,7 @@ class RunningLab:
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._tls)
         )
         try:
-            with opener.open(request, timeout=30) as answer:
+            with opener.open(request, timeout=PATIENCE_SECONDS) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as refusal:
             with refusal:

@@ -137,7 +137,7 @@ def test_a_lease_has_one_leader_and_hands_over(api: Api) -> None:
                 raise RuntimeError("had enough")  # the client's way to stop leading
 
             wanted = electionconfig.Config(
-                lock, lease_duration=3, renew_deadline=2, retry_period=1, onstarted_leading=lead,
+                lock, lease_duration=8, renew_deadline=7, retry_period=1, onstarted_leading=lead,
                 onstopped_leading=lambda: None,
             )  # fmt: skip
             leaderelection.LeaderElection(wanted).run()

@@ -59,7 +59,7 @@ def test_a_token_speaks_for_its_account(api: Api, account: str) -> None:
 
 
 def test_a_token_ends(api: Api, account: str) -> None:
-    token = api.tokens.issue("default", "robot", account, 1)
+    token = api.tokens.issue("default", "robot", account, 4)
     assert call(api, "POST", ME, token, {})[0] == 201
     while api.tokens.claims(token) is not None:
         asyncio.run(asyncio.sleep(0.05))

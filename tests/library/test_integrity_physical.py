@@ -129,7 +129,7 @@ def test_a_lost_file_is_failed(unsummed: Server) -> None:
 def test_what_could_not_be_looked_at_is_unproven(server: Server) -> None:
     """A table that someone holds locked runs into the statement time limit; all the others are checked."""
     database = server.new_database(*TABLES)
-    with server.superuser(database) as holder, server.superuser(database, timeout=2) as db:
+    with server.superuser(database) as holder, server.superuser(database, timeout=5) as db:
         run(holder, "begin")
         run(holder, "lock table w in access exclusive mode")
         check = amcheck(db)

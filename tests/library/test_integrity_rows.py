@@ -158,7 +158,7 @@ def test_what_cannot_be_read_is_unproven_and_hides_nothing(server: Server) -> No
 def test_a_time_limit_leaves_the_table_unproven(server: Server) -> None:
     """A table that someone holds locked is not waited for longer than the session's limit."""
     database = server.new_database("create table t (k int)", "create table u (k int)")
-    with server.superuser(database) as holder, server.superuser(database, read_only=True, timeout=1) as db:
+    with server.superuser(database) as holder, server.superuser(database, read_only=True, timeout=3) as db:
         run(holder, "begin")
         run(holder, "lock table t in access exclusive mode")
         found = digest_tables(db, ["public.t", "public.u"], KEY)

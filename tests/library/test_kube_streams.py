@@ -74,8 +74,8 @@ def test_fifty_megabytes_of_output(kube: Kube, pod: str) -> None:
 
 def test_a_command_that_does_not_end(kube: Kube, pod: str) -> None:
     """The time limit ends the wait; the error says how much was seen and that the state is unknown."""
-    with pytest.raises(StepTimeoutError, match=r"sh in Pod default/streams did not end within 0\.5 s \(6 bytes"):
-        shell(kube, pod, "echo begun; exec sleep 100", timeout_seconds=0.5)
+    with pytest.raises(StepTimeoutError, match=r"sh in Pod default/streams did not end within 3 s \(6 bytes"):
+        shell(kube, pod, "echo begun; exec sleep 100", timeout_seconds=3)
     assert shell(kube, pod, "echo on") == (b"on\n", 0)
 
 
@@ -326,7 +326,7 @@ def test_a_followed_log_can_be_closed_from_another_thread(kube: Kube, growing: s
 
 def test_a_silent_log_ends_at_its_limit(kube: Kube, growing: str) -> None:
     """A stream that died without a word does not hold anyone for ever."""
-    with kube.follow_log("default", growing, "main", timeout_seconds=0.5) as log:
+    with kube.follow_log("default", growing, "main", timeout_seconds=3) as log:
         assert next(log) == "begun"
-        with pytest.raises(StepTimeoutError, match=r"nothing was written for 0\.5 s"):
+        with pytest.raises(StepTimeoutError, match=r"nothing was written for 3 s"):
             next(log)

@@ -132,11 +132,11 @@ def test_a_wait_that_ends_in_vain_shows_what_was_last_seen(api: Api, kube: Kube)
             "default",
             "stuck",
             lambda obj: phase(obj) == "Cluster in healthy state",
-            timeout_seconds=0.5,
+            timeout_seconds=3,
             what="the cluster to be healthy",
         )
     assert late.value.what == (
-        "waited 0.5 s for the cluster to be healthy; Cluster default/stuck was last seen as: phase 'Setting up primary' "
+        "waited 3 s for the cluster to be healthy; Cluster default/stuck was last seen as: phase 'Setting up primary' "
         "(Creating primary instance stuck-1); Ready=False (ClusterIsNotReady: Cluster Is Not Ready)"
     )
     assert "kubectl get clusters stuck -n default" in late.value.todo
