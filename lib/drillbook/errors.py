@@ -17,6 +17,7 @@ Every error says what was found and required, what has changed so far, and what 
     │   └── ObjectStoreError
     ├── LeaseLost               another run may act on the cluster now: change nothing more  UNPROVEN
     ├── StepTimeoutError        started, not seen to finish                                  UNPROVEN
+    ├── BackupFailed            the backup itself said that it failed                        FAILED
     ├── RecoveryFailed          the recovery itself said that it failed                      FAILED
     ├── VerificationError       the step ran, its postcondition is false                     FAILED
     ├── NotVerified             the run ended and its verdict is not VERIFIED
@@ -174,6 +175,13 @@ class StepTimeoutError(RunbookError):
 
     def __init__(self, what: str, *, todo: str, changed: Changed = Changed.UNKNOWN) -> None:
         super().__init__(what, todo=todo, changed=changed)
+
+
+class BackupFailed(RunbookError):
+    """The backup itself failed, or can't end."""
+
+    verdict = Verdict.FAILED
+    exit_code = 1
 
 
 class RecoveryFailed(RunbookError):

@@ -117,6 +117,26 @@ def owner_object(copy: Copy, *, source: ClusterRef, expires_at: datetime) -> dic
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
+def backup(
+    source: ClusterRef, run_id: str, *, method: str, reason: str, requested_at: datetime
+) -> dict[str, Any]:
+    """A Backup of the whole Cluster by its own method; without ``method: plugin`` a plugin's cluster would fail it."""
+    spec: dict[str, Any] = {"cluster": {"name": source.name}, "method": method}
+    if method != IN_TREE:
+        spec["pluginConfiguration"] = {"name": BARMAN_PLUGIN}
+    return {
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "Backup",
+        "metadata": {
+            "name": f"{source.name}-{requested_at.strftime('%Y%m%d%H%M%S')}",
+            "namespace": source.namespace,
+            "labels": {"cnpg.io/cluster": source.name, RUN_LABEL: run_id, "app.kubernetes.io/managed-by": "drillbook"},
+            "annotations": {"drillbook.io/reason": reason},
+        },
+        "spec": spec,
+    }
+
+
 def password_secret(copy: Copy, *, username: str, password: str, owner_uid: str) -> dict[str, Any]:
     """Keeps the owner's password as it is: without it CloudNativePG would generate a new one."""
     return {

@@ -20,8 +20,8 @@ from drillbook.model import show_seconds
 REPORT = "report.html"
 
 _MEANING = {
-    "verified": "Every required check was seen to hold, and what the run created is proven gone.",
-    "failed": "Something that was observed contradicts the claim that this cluster can be restored as promised.",
+    "verified": "Every required check was seen to hold, and what the run had to undo is proven undone.",
+    "failed": "Something that was observed contradicts what this run set out to show.",
     "unproven": "Not everything that the claim needs was observed: this run neither proves nor disproves it.",
     "planned": "A plan changes nothing and claims nothing.",
     "refused": "The run ended before anything was changed, and claims nothing.",
@@ -72,7 +72,7 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
     return cards.environment().get_template("report.html.j2").render(
         word=word, sign=said["verdict"] or _SIGNS[outcome], headline=(said["reasons"] or [said["headline"]])[0],
         meaning=_MEANING[outcome] if closed else "This run is not closed: what follows is what was seen so far.",
-        causes=said["reasons"][1:], record=found, title=_title(found, word),
+        answer=found["facts"].get("answer") or "", causes=said["reasons"][1:], record=found, title=_title(found, word),
         runbook=str(found["test"]["runbook"]).replace("-", " ").capitalize(), where=_where(found), tally=_tally(found),
         figures=[cards.figure(item) for item in found["objectives"]["measured"]],
         bars=cards.phase_bars(found["when"]["phases"]), foretold=foretold(found), marks=cards.marks(boundary(found)),

@@ -117,17 +117,21 @@ class DrillLab:
 
     def drill(self, *, mode: str = "apply", site: Path | None = None, **parameters: str) -> Drill:
         """Run the drill headless; what the run left is in the result."""
-        before = set(self.folders())
-        arguments = ["run", str(NOTEBOOK), "--mode", mode, *(["--site", str(site)] if site else [])]
+        return self.run(NOTEBOOK, mode=mode, site=site, **parameters)
+
+    def run(self, notebook: Path, *, mode: str = "apply", site: Path | None = None, **parameters: str) -> Drill:
+        """Run a runbook headless; what the run left is in the result."""
+        before = set(self.folders(notebook))
+        arguments = ["run", str(notebook), "--mode", mode, *(["--site", str(site)] if site else [])]
         for name, value in parameters.items():
             arguments += ["-p", name, value]
         done = self.drillbook(*arguments)
-        fresh = sorted(set(self.folders()) - before)
+        fresh = sorted(set(self.folders(notebook)) - before)
         return Drill(done.returncode, fresh[-1] if fresh else Path(), done.stdout + done.stderr)
 
-    def folders(self) -> list[Path]:
-        """The runs of the drill, oldest first."""
-        return sorted(path for path in self.outputs.glob("drill-monthly-verification/*") if path.is_dir())
+    def folders(self, notebook: Path = NOTEBOOK) -> list[Path]:
+        """The runs of a runbook, oldest first."""
+        return sorted(path for path in self.outputs.glob(f"{notebook.stem}/*") if path.is_dir())
 
     def profile_with(self, name: str, **changes: Any) -> Path:
         """A profile of one's own that extends the lab's."""

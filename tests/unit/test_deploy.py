@@ -68,10 +68,11 @@ def test_every_binding_leads_to_a_role_and_to_the_one_account() -> None:
             assert item["subjects"] == [{"kind": "ServiceAccount", "name": "drillbook", "namespace": "proof"}]
 
 
-def test_in_the_sources_namespace_a_drill_reads_and_forwards_and_nothing_else() -> None:
+def test_in_the_sources_namespace_a_drill_reads_forwards_asks_for_backups_and_nothing_else() -> None:
+    allowed = {"pods/portforward": {"create"}, "backups": {"create"}}
     for rule in rules("databases"):
         changing = set(rule["verbs"]) - {"get", "list", "watch"}
-        assert not changing or rule["resources"] == ["pods/portforward"]
+        assert all(changing <= allowed.get(resource, set()) for resource in rule["resources"])
     assert not verbs("secrets", "databases")
     assert not verbs("pods/exec", "databases")
 

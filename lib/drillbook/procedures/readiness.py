@@ -42,14 +42,15 @@ class SourceCluster(Frozen):
 
 
 # What the drill needs, each asked of the API server itself (SelfSubjectAccessReview).
-SOURCE_RIGHTS: tuple[tuple[str, k8s.Kind, str], ...] = (
+Rights = Sequence[tuple[str, k8s.Kind, str]]
+SOURCE_RIGHTS: Rights = (
     ("get", k8s.CLUSTER, ""),
     ("list", k8s.BACKUP, ""),
     ("get", k8s.OBJECT_STORE, ""),
     ("get", k8s.POD, ""),
     ("create", k8s.POD, "portforward"),
 )
-DRILL_RIGHTS: tuple[tuple[str, k8s.Kind, str], ...] = (
+DRILL_RIGHTS: Rights = (
     *(
         (verb, kind, "")
         for kind in (k8s.CLUSTER, k8s.OBJECT_STORE, k8s.SECRET, k8s.CONFIG_MAP, k8s.NETWORK_POLICY)
@@ -61,10 +62,10 @@ DRILL_RIGHTS: tuple[tuple[str, k8s.Kind, str], ...] = (
     ("create", k8s.POD, "portforward"),
 )
 # What a drill must not need: told when it is granted all the same.
-EXCESS_RIGHTS: tuple[tuple[str, k8s.Kind, str], ...] = (("create", k8s.POD, "exec"), ("get", k8s.SECRET, ""))
+EXCESS_RIGHTS: Rights = (("create", k8s.POD, "exec"), ("get", k8s.SECRET, ""))
 
 
-def _denied(ctx: Context, rights: Sequence[tuple[str, k8s.Kind, str]], namespace: str) -> list[str]:
+def _denied(ctx: Context, rights: Rights, namespace: str) -> list[str]:
     missing: dict[str, list[str]] = {}
     for verb, kind, sub in rights:
         if not ctx.kube.can_i(verb, kind, subresource=sub, namespace=namespace):
@@ -80,6 +81,10 @@ class CheckReadiness(Step[SourceCluster]):
     told at once while nothing has been touched.
     """
 
+    source_rights: ClassVar[Rights] = SOURCE_RIGHTS
+    drill_rights: ClassVar[Rights] = DRILL_RIGHTS
+    makes_a_copy: ClassVar[bool] = True
+
     def do(self, ctx: Context) -> SourceCluster:
         site = ctx.site
         faults: list[str] = []
@@ -87,10 +92,11 @@ class CheckReadiness(Step[SourceCluster]):
         status = cluster.get("status", {})
         if status.get("phase") != HEALTHY:
             faults.append(f"Cluster {ctx.source_ref} is {status.get('phase') or 'without a phase'!r}, not {HEALTHY!r}")
-        denied = _denied(ctx, SOURCE_RIGHTS, site.cluster.namespace) + _denied(ctx, DRILL_RIGHTS, site.drill_namespace)
+        denied = _denied(ctx, self.source_rights, site.cluster.namespace)
+        denied += _denied(ctx, self.drill_rights, site.drill_namespace)
         faults += [f"missing right: {right} (deploy/rbac/)" for right in denied]
         storage_class = site.copy_.storage_class or cluster["spec"].get("storage", {}).get("storageClass", "")
-        faults += self._storage_faults(ctx, storage_class)
+        faults += self._storage_faults(ctx, storage_class) if self.makes_a_copy else []
         faults += self._pin_faults(ctx, cluster)
         facts: dict[str, Any] = {}
         if status.get("currentPrimary") and not denied:
@@ -154,6 +160,8 @@ class CheckReadiness(Step[SourceCluster]):
     def _grants(self, ctx: Context, db: Database) -> list[dict[str, Any]]:
         found = db.ask("role_grants") + db.ask("connect_grants", databases=[t.database for t in ctx.site.tenants])
         for tenant in ctx.site.tenants:
+            if not self.makes_a_copy:
+                break  # nothing is compared, so no table is read
             if tenant.digest_tables and any(g.get("name") == tenant.database and g["granted"] for g in found):
                 with ctx.source(tenant.database) as own:
                     found += own.ask("table_grants", tables=list(tenant.digest_tables))

@@ -120,6 +120,13 @@ class Sql(Frozen):
     secret: SecretRef = SecretRef(namespace="drillbook", name="drillbook-sql")
 
 
+class Announce(Frozen):
+    """Where people are told: the Secret with a webhook's address (a secret itself), and the key that holds it."""
+
+    webhook: SecretRef | None = None
+    key: Text = "url"
+
+
 class Objectives(Frozen):
     """What was promised; missed objectives fail a run only where ``enforce`` says so."""
 
@@ -273,6 +280,7 @@ class Site(Frozen):
     drill_namespace: NamespaceName = "drillbook-drills"
     archive: Archive = Archive()
     sql: Sql = Sql()
+    announce: Announce = Announce()
     objectives: Objectives = Objectives()
     freshness: Freshness = Freshness()
     limits: Limits = Limits()
