@@ -1,4 +1,4 @@
-"""The lab's command line: `up down status env run fault writer`. Exit status: 0 ok, 1 failed, 4 bad usage."""
+"""The lab's command line: `up down status env run fault writer reconciler`. Exit status: 0 ok, 1 failed, 4 bad usage."""
 
 from __future__ import annotations
 
@@ -305,6 +305,18 @@ def writer(action: Annotated[str, typer.Argument(help="start or stop")], home: H
         raise UsageFault("the writer can be started or stopped", repr(action), "lab writer start | lab writer stop")
     faults.control(_home(home), {"op": "writer", "run": action == "start"})
     out.print(f"The writer is {'running' if action == 'start' else 'stopped'}.", markup=False)
+
+
+@app.command(name="reconciler")
+def reconciler_(action: Annotated[str, typer.Argument(help="on or off")], home: HomeOption = None) -> None:
+    """Have a reconciler, in Argo CD's place, hold the application to the manifests in a folder; or have it no longer."""
+    lab = _home(home)
+    if action not in ("on", "off"):
+        raise UsageFault("the reconciler can be on or off", repr(action), "lab reconciler on | lab reconciler off")
+    if not lab.is_running():
+        raise LabError("the lab is not up", str(lab.root), "drillbook lab up")
+    faults.control(lab, {"op": "reconciler", "run": action == "on"})
+    out.print(f"It applies {lab.declared} every two seconds." if action == "on" else "It is off.", markup=False)
 
 
 class _Ended(Exception):

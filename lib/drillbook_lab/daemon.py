@@ -24,6 +24,7 @@ from typing import Any
 from drillbook_lab import pgbin
 from drillbook_lab.addresses import AddressBook, free_port
 from drillbook_lab.agent.procs import die_with_parent
+from drillbook_lab.apiserver.errors import ApiError
 from drillbook_lab.apiserver.kubeconfig import write_kubeconfig
 from drillbook_lab.apiserver.persistence import Journal
 from drillbook_lab.apiserver.server import build_server
@@ -34,6 +35,7 @@ from drillbook_lab.children import Child
 from drillbook_lab.controller.context import Settings
 from drillbook_lab.controller.manager import Manager
 from drillbook_lab.errors import LabError
+from drillbook_lab.firstsite import reconciler
 from drillbook_lab.firstsite.manifests import Credentials
 from drillbook_lab.firstsite.seed import Progress, Seeding
 from drillbook_lab.firstsite.site import LabSite, load
@@ -100,7 +102,9 @@ class Lab:
             bin_dir=pgbin.bin_dir(),
             addresses=AddressBook(home.path("addresses.json")),
         )
-        settings = Settings(pgbin.bin_dir(), pgbin.version(), job_retry_seconds=options.job_retry_seconds)
+        settings = Settings(
+            pgbin.bin_dir(), pgbin.version(), job_retry_seconds=options.job_retry_seconds, declared_dir=home.declared
+        )
         self.manager = Manager(self.registry, self.kubelet, settings)
 
     # -- up ----------------------------------------------------------------------------------------------------
@@ -258,9 +262,13 @@ class Lab:
                 elif asked["op"] == "operator":
                     self._tell(operator=bool(asked["run"]))
                     self.manager.operate(bool(asked["run"]))
+                elif asked["op"] == "reconciler" and asked["run"]:
+                    reconciler.switch_on(self.registry, self.site, self.home.declared)
+                elif asked["op"] == "reconciler":
+                    reconciler.switch_off(self.registry, self.site)
                 found = await self._exec(asked) if asked["op"] == "exec" else {"processes": self._processes()}
                 reply = {"ok": True, **found}
-            except (ValueError, KeyError, OSError, LabError) as fault:
+            except (ValueError, KeyError, OSError, LabError, ApiError) as fault:
                 reply = {"ok": False, "error": str(fault)}
             writer.write(json.dumps(reply).encode() + b"\n")
             await writer.drain()

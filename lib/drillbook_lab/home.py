@@ -20,7 +20,7 @@ _SOCKETS_PREFIX = "/tmp/dbl-"
 _OURS = (
     "lab.json", "progress.jsonl", "kubeconfig", "audit.jsonl", "labd.log", "writer.json", "writer.log", "faults.json", "site.yaml",
     "s3", "s3.log", "tls", "tokens.json", "registry.db", "registry.db-wal", "registry.db-shm", "addresses.json",
-    "pods", "hosts", "volumes", "faults", "lock",
+    "pods", "hosts", "volumes", "faults", "declared", "lock",
 )  # fmt: skip
 
 
@@ -73,6 +73,11 @@ class LabHome:
     def s3(self) -> Path:
         """The object store's state: keys.json, faults.json, access.jsonl."""
         return self.root / "s3"
+
+    @property
+    def declared(self) -> Path:
+        """What stands for Git: manifests that a reconciler holds the site to."""
+        return self.path("declared")
 
     @property
     def faults(self) -> Path:

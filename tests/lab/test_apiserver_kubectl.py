@@ -156,5 +156,42 @@ def test_imperative_commands_send_protobuf_and_are_read(api: Api, kubectl: Kubec
     secret = api.do(api.registry.get, "Secret", "drills", "s")
     assert base64.b64decode(secret["data"]["password"]).decode() == "ünlike"
     assert kubectl("--context", "lab", "auth", "can-i", "get", "pods", "--subresource=log", "-n", "drills") == "yes\n"
-    said = kubectl("create", "deployment", "d", "-n", "drills", "--image=x", code=1)
+    said = kubectl("create", "clusterrole", "all", "--aggregation-rule=a=b", code=1)  # a field that isn't read
     assert "kubectl apply -f" in said
+
+
+def test_workloads_are_created_imperatively(api: Api, kubectl: Kubectl) -> None:
+    n = ("-n", "default")
+    kubectl("create", "deployment", "d", *n, "--image=x:1", "--replicas=2", "--port=80", "--", "sleep", "1")
+    made = api.do(api.registry.get, "Deployment", "default", "d")
+    container = made["spec"]["template"]["spec"]["containers"][0]
+    assert (made["spec"]["replicas"], made["spec"]["selector"]) == (2, {"matchLabels": {"app": "d"}})
+    assert (container["image"], container["command"], container["ports"][0]["containerPort"]) == ("x:1", ["sleep", "1"], 80)
+    assert "hostNetwork" not in made["spec"]["template"]["spec"] and "paused" not in made["spec"]
+    kubectl("create", "job", "j", *n, "--image=x", "--", "true")
+    assert api.do(api.registry.get, "Job", "default", "j")["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+    kubectl("create", "cronjob", "c", *n, "--image=x", "--schedule=0 2 * * *")
+    assert api.do(api.registry.get, "CronJob", "default", "c")["spec"]["schedule"] == "0 2 * * *"
+    kubectl("create", "quota", "q", *n, "--hard=pods=3,requests.memory=1Gi")
+    hard = api.do(api.registry.get, "ResourceQuota", "default", "q")["spec"]["hard"]
+    assert hard == {"pods": "3", "requests.memory": "1Gi"}
+    kubectl("create", "service", "clusterip", "s", *n, "--tcp=80:http")
+    service = api.do(api.registry.get, "Service", "default", "s")["spec"]
+    assert service["ports"] == [{"name": "80-http", "protocol": "TCP", "port": 80, "targetPort": "http"}]
+    assert (service["type"], service["selector"]) == ("ClusterIP", {"app": "s"})
+    kubectl("expose", "deployment", "d", *n, "--port=8080", "--target-port=80")
+    assert api.do(api.registry.get, "Service", "default", "d")["spec"]["ports"][0]["targetPort"] == 80
+    kubectl("delete", "quota", "q", *n)
+    kubectl("run", "r", *n, "--image=x")
+    assert api.do(api.registry.get, "Pod", "default", "r")["spec"]["containers"][0]["image"] == "x"
+
+
+def test_autoscale_sends_the_older_version(api: Api, kubectl: Kubectl) -> None:
+    n = ("-n", "default")
+    kubectl("create", "deployment", "a", *n, "--image=x:1")
+    kubectl("autoscale", "deployment", "a", *n, "--min=2", "--max=4", "--cpu-percent=70")
+    spec = api.do(api.registry.get, "HorizontalPodAutoscaler", "default", "a")["spec"]
+    assert (spec["minReplicas"], spec["maxReplicas"], spec["scaleTargetRef"]["name"]) == (2, 4, "a")
+    assert spec["metrics"][0]["resource"]["target"] == {"type": "Utilization", "averageUtilization": 70}
+    old = json.loads(kubectl("get", "--raw", "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers/a"))
+    assert (old["apiVersion"], old["spec"]["targetCPUUtilizationPercentage"]) == ("autoscaling/v1", 70)

@@ -8,53 +8,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from typing import Any
 
 from drillbook_lab.apiserver.errors import Object, unsupported_media_type
+from drillbook_lab.apiserver.protobufmessages import MESSAGES, Message
 
 CONTENT_TYPE = "application/vnd.kubernetes.protobuf"
 _MAGIC = b"k8s\x00"
-
-# Field number → (name, form). A form ending in "[]" repeats; a dict is a message of its own; None is
-# a field that the server sets itself and so may drop.
-_Message = dict[int, tuple[str, Any]]
-_META: _Message = {
-    1: ("name", "string"), 2: ("generateName", "string"), 3: ("namespace", "string"), 4: ("selfLink", None),
-    5: ("uid", None), 6: ("resourceVersion", "string"), 7: ("generation", None), 8: ("creationTimestamp", None),
-    11: ("labels", "map"), 12: ("annotations", "map"), 14: ("finalizers", "string[]"), 17: ("managedFields", None),
-}  # fmt: skip
-_RULE: _Message = {
-    1: ("verbs", "string[]"), 2: ("apiGroups", "string[]"), 3: ("resources", "string[]"),
-    4: ("resourceNames", "string[]"), 5: ("nonResourceURLs", "string[]"),
-}  # fmt: skip
-_SUBJECT: _Message = {
-    1: ("kind", "string"), 2: ("apiGroup", "string"), 3: ("name", "string"), 4: ("namespace", "string"),
-}  # fmt: skip
-_ROLE_REF: _Message = {1: ("apiGroup", "string"), 2: ("kind", "string"), 3: ("name", "string")}
-_ATTRIBUTES: _Message = {
-    1: ("namespace", "string"), 2: ("verb", "string"), 3: ("group", "string"), 4: ("version", "string"),
-    5: ("resource", "string"), 6: ("subresource", "string"), 7: ("name", "string"),
-}  # fmt: skip
-_BOUND: _Message = {1: ("kind", "string"), 2: ("apiVersion", "string"), 3: ("name", "string"), 4: ("uid", "string")}
-_MESSAGES: dict[str, _Message] = {
-    "Namespace": {1: ("metadata", _META), 2: ("spec", None), 3: ("status", None)},
-    "ServiceAccount": {1: ("metadata", _META)},
-    "ConfigMap": {1: ("metadata", _META), 2: ("data", "map"), 3: ("binaryData", "bytemap"), 4: ("immutable", "bool")},
-    "Secret": {1: ("metadata", _META), 2: ("data", "bytemap"), 3: ("type", "string"), 4: ("stringData", "map"),
-               5: ("immutable", "bool")},
-    "Role": {1: ("metadata", _META), 2: ("rules", [_RULE])},
-    "ClusterRole": {1: ("metadata", _META), 2: ("rules", [_RULE])},
-    "RoleBinding": {1: ("metadata", _META), 2: ("subjects", [_SUBJECT]), 3: ("roleRef", _ROLE_REF)},
-    "ClusterRoleBinding": {1: ("metadata", _META), 2: ("subjects", [_SUBJECT]), 3: ("roleRef", _ROLE_REF)},
-    "TokenRequest": {1: ("metadata", _META), 2: ("spec", {1: ("audiences", "string[]"), 3: ("boundObjectRef", _BOUND),
-                                                          4: ("expirationSeconds", "int")}), 3: ("status", None)},
-    "SelfSubjectReview": {1: ("metadata", _META), 2: ("status", None)},
-    "SelfSubjectRulesReview": {1: ("metadata", _META), 2: ("spec", {1: ("namespace", "string")}),
-                               3: ("status", None)},
-    "SelfSubjectAccessReview": {1: ("metadata", _META), 2: ("spec", {1: ("resourceAttributes", _ATTRIBUTES)}),
-                                3: ("status", None)},
-}  # fmt: skip
-
+# Structs that Go always writes; an empty one says nothing.
+_EMPTY_IS_UNSET = ("strategy", "resources")
 
 def decode(body: bytes) -> Object:
     """The object in a body; 415 with the way out if it can't be read."""
@@ -64,9 +25,9 @@ def decode(body: bytes) -> Object:
         envelope = dict(_fields(body[len(_MAGIC) :]))
         about = dict(_fields(bytes(envelope[1])))
         kind = bytes(about[2]).decode()
-        if kind not in _MESSAGES:
+        if kind not in MESSAGES:
             raise _Unreadable(f"kind {kind} isn't read in that form")
-        obj = _message(_MESSAGES[kind], bytes(envelope[2]), kind)
+        obj = _message(MESSAGES[kind], bytes(envelope[2]), kind)
         return {"apiVersion": bytes(about[1]).decode(), "kind": kind, **obj}
     except (_Unreadable, KeyError, IndexError, UnicodeDecodeError, TypeError) as error:
         raise unsupported_media_type(
@@ -108,7 +69,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
             raise _Unreadable(f"wire type {wire}")
 
 
-def _message(known: _Message, data: bytes, path: str) -> Object:
+def _message(known: Message, data: bytes, path: str) -> Object:
     result: Object = {}
     for number, value in _fields(data):
         if number not in known:
@@ -116,11 +77,13 @@ def _message(known: _Message, data: bytes, path: str) -> Object:
         name, form = known[number]
         if form is None:
             continue
-        if form == "bool":
-            result[name] = bool(value)
+        if form in ("bool", "bool?"):
+            if value or form == "bool":  # Go writes what isn't set as well, and leaves it out of JSON
+                result[name] = bool(value)
             continue
-        if form == "int" and isinstance(value, int):
-            result[name] = value
+        if form in ("int", "int?") and isinstance(value, int):
+            if value or form == "int":
+                result[name] = value
             continue
         if not isinstance(value, bytes):
             raise _Unreadable(f"a number in {path}.{name}")
@@ -128,6 +91,11 @@ def _message(known: _Message, data: bytes, path: str) -> Object:
         if form == "string":
             if raw:
                 result[name] = raw.decode()
+        elif form == "quantity":
+            result[name] = bytes(dict(_fields(raw))[1]).decode()
+        elif form == "int-or-string":
+            parts = dict(_fields(raw))
+            result[name] = bytes(parts.get(3, b"")).decode() if parts.get(1) else parts.get(2, 0)
         elif form == "string[]":
             result.setdefault(name, []).append(raw.decode())
         elif form in ("map", "bytemap"):
@@ -135,8 +103,14 @@ def _message(known: _Message, data: bytes, path: str) -> Object:
             content = bytes(entry.get(2, b""))
             shown = content.decode() if form == "map" else base64.b64encode(content).decode()
             result.setdefault(name, {})[bytes(entry[1]).decode()] = shown
+        elif form == "quantities":
+            entry = dict(_fields(raw))
+            size = dict(_fields(bytes(entry.get(2, b""))))
+            result.setdefault(name, {})[bytes(entry[1]).decode()] = bytes(size[1]).decode()
         elif isinstance(form, list):
             result.setdefault(name, []).append(_message(form[0], raw, f"{path}.{name}"))
         else:
-            result[name] = _message(form, raw, f"{path}.{name}")
+            inner = _message(form, raw, f"{path}.{name}")
+            if inner or name not in _EMPTY_IS_UNSET:
+                result[name] = inner
     return result

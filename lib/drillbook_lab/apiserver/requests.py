@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
-from drillbook_lab.apiserver import decoding, errors, protobuf
+from drillbook_lab.apiserver import autoscalingv1, decoding, errors, protobuf
 from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.apiserver.rbac import Action
 from drillbook_lab.apiserver.registry import Registry
@@ -35,6 +35,8 @@ class Asked:
     action: Action
     resource: Resource | None
     """None for the review kinds, which nobody stores."""
+    old: bool = False
+    """Whether it is asked in an older version than the stored one."""
 
 
 def flag(request: web.Request, name: str) -> bool:
@@ -57,12 +59,15 @@ def understand(registry: Registry, request: web.Request) -> Asked | None:
     plural, name, subresource = (*rest, "", "", "")[:3]
     if len(rest) > 3 and subresource != "proxy":  # behind it comes a path of somebody else's
         return None
+    served = "v2" if (group, version, plural) == autoscalingv1.PLURAL else version
     resource = next(
-        (r for r in registry.resources() if (r.group, r.version, r.plural) == (group, version, plural)), None
+        (r for r in registry.resources() if (r.group, r.version, r.plural) == (group, served, plural)), None
     )
     selected = _named_by_selector(request)
     return Asked(
-        Action(_verb(request, name, subresource), group, plural, subresource, namespace, name or selected), resource
+        Action(_verb(request, name, subresource), group, plural, subresource, namespace, name or selected),
+        resource,
+        old=served != version,
     )
 
 
@@ -160,13 +165,16 @@ async def read_object(request: web.Request, asked: Asked, doubled: list[str] | N
     if not isinstance(body, dict) or resource is None:
         raise errors.bad_request("the body holds no object")
     body.setdefault("kind", resource.kind)
+    if asked.old:
+        body = autoscalingv1.v2_of(body)
     body.setdefault("apiVersion", resource.api_version)
     if (body["kind"], body["apiVersion"]) != (resource.kind, resource.api_version):
         raise errors.bad_request(
             f"the object provided is unrecognized: {body['apiVersion']}, Kind={body['kind']} was sent to the path of "
             f"{resource.api_version}, Kind={resource.kind}"
         )
-    meta = body.setdefault("metadata", {})
+    obj: Object = body
+    meta = obj.setdefault("metadata", {})
     if not isinstance(meta, dict):
         raise errors.bad_request("metadata must be an object")
     if resource.namespaced and meta.setdefault("namespace", asked.action.namespace) != asked.action.namespace:
@@ -177,4 +185,4 @@ async def read_object(request: web.Request, asked: Asked, doubled: list[str] | N
         raise errors.bad_request(
             f"the name of the object ({meta['name']}) does not match the name on the URL ({asked.action.name})"
         )
-    return body
+    return obj

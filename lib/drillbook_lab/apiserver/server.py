@@ -10,7 +10,18 @@ from typing import Any
 
 from aiohttp import web
 
-from drillbook_lab.apiserver import discovery, errors, listing, openapi, rbac, reviews, scaling, tables, tokenrequests
+from drillbook_lab.apiserver import (
+    autoscalingv1,
+    discovery,
+    errors,
+    listing,
+    openapi,
+    rbac,
+    reviews,
+    scaling,
+    tables,
+    tokenrequests,
+)
 from drillbook_lab.apiserver.audit import AuditLog
 from drillbook_lab.apiserver.errors import ApiError, Object
 from drillbook_lab.apiserver.logs import serve_log
@@ -166,6 +177,8 @@ class _Server:
             return await self._subresource(request, asked)
         if action.subresource == "status" and not asked.resource.has_status:
             raise errors.no_such_resource()
+        if asked.old:
+            return await self._older(request, asked)
         match action.verb:
             case "watch":
                 return await serve_watch(self._registry, request, asked.resource, action.namespace or None)
@@ -182,6 +195,18 @@ class _Server:
             case "delete" | "deletecollection" if not action.subresource:
                 return await self._delete(request, asked.resource, action)
         raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+
+    async def _older(self, request: web.Request, asked: Asked) -> web.Response:
+        """A kind in the version before the stored one: to be made and read, as kubectl does."""
+        action = asked.action
+        if action.verb == "create" and not action.name:
+            options = write_options(request)
+            made = await read_object(request, asked)
+            created = self._registry.create(made, dry_run=options.dry_run, manager=options.manager)
+            return _json(autoscalingv1.v1_of(created), 201)
+        if action.verb == "get" and not action.subresource:
+            return _json(autoscalingv1.v1_of(self._registry.get("HorizontalPodAutoscaler", action.namespace, action.name)))
+        raise errors.no_such_resource()
 
     async def _subresource(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         action = asked.action

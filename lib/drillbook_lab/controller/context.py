@@ -26,6 +26,8 @@ class Settings:
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     schedule_recheck_seconds: float = 60.0
     retention_poll_seconds: float = 0.5
+    declared_dir: Path | None = None  # what stands for Git, if there is one
+    reconciler_seconds: float = 2.0
 
 
 @dataclass

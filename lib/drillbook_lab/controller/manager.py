@@ -6,7 +6,9 @@ import asyncio
 
 from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.apiserver.registry import Registry
+from drillbook_lab.controller.applications import Applications
 from drillbook_lab.controller.archiving import ArchiveWatch
+from drillbook_lab.controller.autoscaling import Autoscalers
 from drillbook_lab.controller.backup import Backups
 from drillbook_lab.controller.cluster import Clusters
 from drillbook_lab.controller.context import Operator, Settings
@@ -55,17 +57,21 @@ class Manager:
             "ScheduledBackup": ScheduledBackups(self.operator).reconcile,
             "ReplicaSet": ReplicaSets(self.operator).reconcile,
             "Deployment": Deployments(self.operator).reconcile,
+            "HorizontalPodAutoscaler": Autoscalers(self.operator).reconcile,
             "Pooler": poolers.reconcile,
         }
         self._queue = WorkQueue(self._handlers)
         self._archiving = ArchiveWatch(self.operator)
         self._maintenance = Maintenance(self.operator)
+        self._applications = Applications(self.operator)
         self._watches: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to look; objects that are there already are looked at first."""
         self._registry.subscribe(self._route)
-        loops = {"archive watch": self._archiving.run, "retention": self._maintenance.run}
+        loops = {
+            "archive watch": self._archiving.run, "retention": self._maintenance.run, "reconciler": self._applications.run,
+        }  # fmt: skip
         for name, loop in loops.items():
             self._watches.append(asyncio.get_running_loop().create_task(loop(), name=name))
         for kind in self._handlers:

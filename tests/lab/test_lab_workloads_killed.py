@@ -1,0 +1,50 @@
+"""kill -9 of the daemon in the middle of a rollout; then `lab up`, and it is finished, the reconciler and all."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from fix_lab import CORE, RunningLab, until
+from fix_workloads import Workload, http
+from test_lab_killed import Killable
+
+from drillbook_lab import faults
+from drillbook_lab.processes import processes_under
+
+APP = "/apis/argoproj.io/v1alpha1/namespaces/argocd/applications/synergyflow-backend"
+
+
+def backend(lab: RunningLab) -> Workload:
+    return Workload(lab, "synergyflow", "synergyflow-backend")
+
+
+@pytest.mark.long
+def test_a_rollout_and_the_reconciler_go_on_after_a_kill() -> None:
+    with tempfile.TemporaryDirectory(prefix="lw-", dir="/tmp") as root:
+        killable = Killable(Path(root))
+        try:
+            lab = killable.up()
+            app = backend(lab)
+            until(lambda: app.settled(3))
+            app.kubectl("set", "env", f"deploy/{app.name}", "SPRING_DATASOURCE_HIKARI_MAXIMUMPOOLSIZE=5")
+            until(lambda: len(app.sets()) == 2 and app.sets()[-1]["spec"]["replicas"] > 0)
+            killable.kill()
+            after = backend(killable.up())
+            until(lambda: after.settled(3) and after.reason("Progressing") == "NewReplicaSetAvailable")
+            assert {after.env(pod)["SPRING_DATASOURCE_HIKARI_MAXIMUMPOOLSIZE"] for pod in after.pods()} == {"5"}
+            service = after.lab.get(f"{CORE}/{after.namespace}/services/{after.name}")
+            url = f"http://{service['spec']['clusterIP']}:8080/api/v1/health"
+            until(lambda: http("GET", url)[1]["components"]["db"]["details"]["pool"]["max"] == 5)
+            faults.control(killable.home, {"op": "reconciler", "run": True})
+            until(lambda: (after.lab.get(APP).get("status") or {}).get("sync", {}).get("status") == "Synced")
+            until(lambda: after.settled(3))
+            killable.kill()
+            last = backend(killable.up())
+            last.scale(0)  # it is held to what is declared, by whom nobody has switched on again
+            until(lambda: last.object["spec"]["replicas"] == 3)
+            until(lambda: last.settled(3))
+        finally:
+            killable.down()
+        assert not processes_under([killable.home.root])
