@@ -47,7 +47,7 @@ from drillbook_lab.resume import pods_are_back, settle
 
 log = logging.getLogger("labd")
 
-_STORE_PATIENCE_SECONDS = 60.0
+_STORE_PATIENCE_SECONDS = 180.0
 _LEFT_OVER_SECONDS = 5.0  # a killed daemon's PostgreSQL is on its way out
 
 

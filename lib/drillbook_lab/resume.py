@@ -19,7 +19,7 @@ from drillbook_lab.podworker import now
 
 _KILLED = 137
 _UNFINISHED_BACKUP = ("started", "running")
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 300.0
 _GLANCE_SECONDS = 0.05
 
 

@@ -18,7 +18,7 @@ from drillbook_lab.home import LabHome
 from drillbook_lab.processes import processes_under
 
 _GLANCE_SECONDS = 0.05
-_PATIENCE_SECONDS = 180.0
+_PATIENCE_SECONDS = 420.0
 _DOWN_SECONDS = 30.0
 
 Report = Callable[[dict[str, Any]], None]

@@ -21,7 +21,7 @@ from drillbook.site import Site, load_site
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "runbooks" / "drill-monthly-verification.ipynb"
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class DrillLab:
 
     def _lab(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "drillbook_lab", *arguments, "--home", str(self.home)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=480, cwd=ROOT)
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         return done
 
@@ -112,7 +112,7 @@ class DrillLab:
         """The product's command line, as a user runs it."""
         command = [sys.executable, "-m", "drillbook", *arguments]
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=280, cwd=ROOT, env=self.env | (env or {})
+            command, capture_output=True, text=True, timeout=540, cwd=ROOT, env=self.env | (env or {})
         )
 
     def drill(self, *, mode: str = "apply", site: Path | None = None, **parameters: str) -> Drill:

@@ -45,7 +45,7 @@ def _kernel(runner: subprocess.Popen[str]) -> int:
 def test_a_killed_kernel_is_settled_by_its_runner(drill_lab: DrillLab) -> None:
     runner, folder = _start(drill_lab)
     os.kill(_kernel(runner), signal.SIGKILL)
-    said, _ = runner.communicate(timeout=240)
+    said, _ = runner.communicate(timeout=480)
     drill = Drill(runner.returncode, folder, said)
     assert (drill.code, drill.verdict) == (6, "UNPROVEN"), drill.said
     assert drill.of("attempt")[-1]["how"] == "kernel died"
@@ -59,7 +59,7 @@ def test_a_killed_kernel_is_settled_by_its_runner(drill_lab: DrillLab) -> None:
 def test_a_runner_that_is_told_to_stop_settles_first(drill_lab: DrillLab) -> None:
     runner, folder = _start(drill_lab)
     runner.terminate()
-    said, _ = runner.communicate(timeout=240)
+    said, _ = runner.communicate(timeout=480)
     drill = Drill(runner.returncode, folder, said)
     assert (drill.code, drill.verdict) == (6, "UNPROVEN"), drill.said
     assert drill.of("attempt")[-1]["how"] == "interrupted"

@@ -32,7 +32,7 @@ from drillbook_lab.agent.spec import PodSpec, StoreSpec
 
 BUCKET = "lab-backups"
 FOLDER = "pg"
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = 300
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:

@@ -23,7 +23,7 @@ CNPG = "/apis/postgresql.cnpg.io/v1/namespaces"
 BARMAN = "/apis/barmancloud.cnpg.io/v1/namespaces"
 CORE = "/api/v1/namespaces"
 BATCH = "/apis/batch/v1/namespaces"
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from fix_lab import RunningLab
 def run(*arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **({"DRILLBOOK_LAB_HOME": str(home)} if home else {})}
     argv = [sys.executable, "-m", "drillbook_lab", *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, env=env, timeout=240, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, env=env, timeout=480, check=False)
 
 
 def test_up_says_that_it_is_up(lab: RunningLab) -> None:

@@ -233,6 +233,43 @@ def test_a_part_of_the_pods(killable: Killable, what: str) -> None:
 
 
 @pytest.mark.long
+def test_while_replicas_join(killable: Killable) -> None:
+    """The second is cut off while it copies, the third while it starts; both stream in the end, and leave again."""
+    lab = RunningLab(killable.home)
+    namespace, name = lab.state["namespace"], lab.state["cluster"]
+    path = f"{CNPG}/{namespace}/clusters/{name}"
+
+    def pods() -> dict[str, Any]:
+        return {pod["metadata"]["name"]: pod for pod in lab.get(f"{CORE}/{namespace}/pods")["items"]}
+
+    def copies() -> bool:
+        return any(pod.startswith(f"{name}-2-join") and phase(found) == "Running" for pod, found in pods().items())
+
+    def complete(instances: int) -> bool:
+        return healthy(lab) and lab.source()["status"].get("readyInstances") == instances
+
+    moments = {2: copies, 3: lambda: f"{name}-3" in pods()}
+    for instances, reached in moments.items():
+        lab.patch(path, {"spec": {"instances": instances}})
+        until(reached)
+        killable.kill()
+        lab = killable.up()
+        until(lambda instances=instances: complete(instances))  # type: ignore[misc]
+    assert lab.source()["status"]["instanceNames"] == [f"{name}-{number}" for number in (1, 2, 3)]
+    assert lab.source()["status"]["currentPrimary"] == f"{name}-1"
+    lab.drill_sql("CREATE TABLE IF NOT EXISTS streamed (n int)")
+    lab.drill_sql("INSERT INTO streamed VALUES (1)")
+    password = lab.secret(lab.state["drillbook_namespace"], "drillbook-sql")["password"]
+    query = "SELECT pg_is_in_recovery(), to_regclass('streamed') IS NOT NULL"
+    for number in (2, 3):
+        pod = pods()[f"{name}-{number}"]
+        until(lambda pod=pod: lab.sql("drillbook", password, "drillbook", query, pod=pod) == [(True, True)])  # type: ignore[misc]
+    archives(lab)
+    lab.patch(path, {"spec": {"instances": 1}})
+    until(lambda: complete(1) and set(pods()) == {f"{name}-1"})
+
+
+@pytest.mark.long
 def test_an_orderly_end_is_no_end(killable: Killable) -> None:
     """SIGTERM, as a machine that goes down sends it: the lab is gone on with, and nothing was running meanwhile."""
     kept = killable.trust()

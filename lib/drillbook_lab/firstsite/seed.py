@@ -24,7 +24,7 @@ from drillbook_lab.home import write_json
 log = logging.getLogger(__name__)
 
 _GLANCE_SECONDS = 0.05
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 300.0
 _WRITES_PER_SECOND = 3
 
 
