@@ -169,6 +169,25 @@ class DrillLab:
                 "the segment is archived",
             )
 
+    @contextmanager
+    def failing_archiver(self) -> Iterator[None]:
+        """Archiving has failed, and is seen to have; afterwards it is seen to be well again."""
+        with self.fault("archiver-broken"):
+            self.sql("postgres", "create table if not exists filler (n int)")
+            self.sql("postgres", "select pg_switch_wal()")
+            failing = "select coalesce(last_failed_time > last_archived_time, false) from pg_stat_archiver"
+            until(lambda: self.sql("postgres", failing) == "t", "archiving failed")
+            yield
+        # PostgreSQL tries a failed segment again after a minute, or when the next one is ready.
+        self.archive_segments(1)
+        until(lambda: self._archiving == "True", "archiving is well again")
+
+    @property
+    def _archiving(self) -> str:
+        cluster = self.admin.get(k8s.CLUSTER, self.site.cluster.namespace, self.site.cluster.name) or {}
+        conditions = cluster.get("status", {}).get("conditions", [])
+        return str(next((c["status"] for c in conditions if c["type"] == "ContinuousArchiving"), ""))
+
     def left(self) -> list[str]:
         """What runs have left in the drill namespace, and what CloudNativePG made for their copies."""
         namespace = self.site.drill_namespace

@@ -111,8 +111,7 @@ def test_bad_parameters_are_told_together(drill_lab: DrillLab) -> None:
 
 def test_no_backup_is_asked_for_while_archiving_fails(drill_lab: DrillLab) -> None:
     known = backups(drill_lab)
-    with drill_lab.fault("archiver-broken"):
-        drill_lab.sql("postgres", "select pg_switch_wal()")
+    with drill_lab.failing_archiver():
         run = drill_lab.run(NOTEBOOK)
     assert (run.code, run.verdict) == (1, "FAILED"), run.said
     assert run.check("archiving live")["verdict"] == "FAILED"
@@ -141,7 +140,7 @@ def test_completed_is_not_believed_when_the_bucket_lacks_an_object(
         requested = run.do(manualbackup.RequestBackup(cluster))
         finished = run.do(manualbackup.WaitForBackup(cluster, requested))
         end = run.do(manualbackup.ArchiveTheEnd(cluster, finished))
-        with drill_lab.fault("backup-torn"):
+        with without_the_data(drill_lab, finished.backup_id):
             checks = run.do(manualbackup.VerifyInBucket(cluster, before, finished, end)).checks
     finally:
         run.release()

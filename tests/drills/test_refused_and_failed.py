@@ -6,7 +6,7 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 
-from fix_drills import DrillLab, until
+from fix_drills import DrillLab
 
 from drillbook import kube as k8s
 from drillbook.model import show_instant
@@ -76,29 +76,12 @@ def test_a_torn_base_backup_fails_as_soon_as_the_job_fails(drill_lab: DrillLab) 
 
 
 def test_a_broken_archiver_fails_at_the_precondition(drill_lab: DrillLab) -> None:
-    with drill_lab.fault("archiver-broken"):
-        drill_lab.sql("postgres", "create table if not exists t_archiver (n int)")
-        drill_lab.sql("postgres", "select pg_switch_wal()")
-        until(
-            lambda: (
-                drill_lab.sql("postgres", "select last_failed_time > last_archived_time from pg_stat_archiver") == "t"
-            ),
-            "archiving failed",
-        )
+    with drill_lab.failing_archiver():
         drill = drill_lab.drill()
     assert (drill.code, drill.verdict) == (1, "FAILED"), drill.said
     assert drill.created == []
     assert "archiving live" in drill.headline.lower()
     assert drill.check("archiving live")["verdict"] == "FAILED"
-    namespace, name = drill_lab.site.cluster.namespace, drill_lab.site.cluster.name
-    drill_lab.archive_segments(1)
-    until(lambda: _archiving(drill_lab, namespace, name) == "True", "archiving is well again")
-
-
-def _archiving(lab: DrillLab, namespace: str, name: str) -> str:
-    cluster = lab.admin.get(k8s.CLUSTER, namespace, name) or {}
-    conditions = cluster.get("status", {}).get("conditions", [])
-    return next((str(c["status"]) for c in conditions if c["type"] == "ContinuousArchiving"), "")
 
 
 def test_denied_keys_leave_it_unproven(drill_lab: DrillLab) -> None:
