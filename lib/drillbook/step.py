@@ -50,13 +50,34 @@ class Later:
 
 
 @dataclass(frozen=True)
+class Touch:
+    """Something that a step acts on, as a confirmation is bound to it: no time, no count, no resource version."""
+
+    verb: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.namespace}/{self.name}" if self.namespace else self.name
+        return f"{self.verb} {self.kind} {place}"
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What a step would do: in a sentence, as objects for the API server, as SQL, and what else is worth knowing."""
+    """What a step would do: in a sentence, as objects for the API server, as SQL, and what else is worth knowing.
+
+    A confirmation covers ``touches``, ``objects`` and ``sql``; ``notes`` and ``lost`` (what can't be had back) are for
+    the reader and may hold times and counts.
+    """
 
     summary: str
     objects: tuple[dict[str, Any], ...] = ()
     sql: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    touches: tuple[Touch, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -286,6 +307,8 @@ class Step(Generic[T]):
     effect: ClassVar[Effect] = Effect.READS
     settles: ClassVar[bool] = False
     """Whether the step only removes what this run made, so that it also runs after a failure."""
+    gated: ClassVar[bool] = False
+    """Whether the step stands in a destructive section and is done only after that section was confirmed."""
 
     @property
     def title(self) -> str:

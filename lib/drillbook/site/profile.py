@@ -239,12 +239,35 @@ def _unique(values: list[str], what: str) -> None:
         raise ValueError(f"{what} given twice: {', '.join(doubles)}")
 
 
+class Application(Frozen):
+    """The application on a tenant's database, as the recover runbooks drain, repoint and test it.
+
+    ``address_variable`` is the variable of its first container that holds the database's address (a URL, or a host);
+    ``pooler`` the CNPG Pooler in the cluster's namespace that it connects through, "" for none. ``smoke_path`` is where
+    its API makes a record when ``smoke_body`` is posted, and lists the newest ones; "" for none.
+    """
+
+    namespace: NamespaceName
+    deployment: ObjectName
+    port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    health_path: str = "/health"
+    smoke_path: str = ""
+    smoke_body: dict[str, str | int | bool] = Field(default_factory=dict)
+    address_variable: str = ""
+    pooler: str = ""
+
+
 class Tenant(Frozen):
-    """One database of the cluster, its application role, and what is asked of its restored data."""
+    """One database of the cluster, its application role, and what is asked of its restored data.
+
+    ``pending_events`` is a read-only query for the number of events that will be sent again after a recovery.
+    """
 
     database: Identifier
     app_role: Identifier
     app_login: SecretRef | None = None
+    application: Application | None = None
+    pending_events: str = ""
     digest_tables: tuple[TableName, ...] = ()
     questions: tuple[Question, ...] = ()
 
