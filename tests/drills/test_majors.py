@@ -35,9 +35,11 @@ def _found() -> dict[int, Path]:
 FOUND = _found()
 
 
-@pytest.fixture(params=sorted(FOUND), ids=lambda major: f"PostgreSQL {major}")
+@pytest.fixture(params=range(OLDEST, NEWEST + 1), ids=lambda major: f"PostgreSQL {major}")
 def major(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """One of the majors; labs that start in this test run it."""
+    if request.param not in FOUND:
+        pytest.skip(f"PostgreSQL {request.param} is not on this machine: neither the wheel nor in {PACKAGED}")
     monkeypatch.setenv(pgbin.VARIABLE, str(FOUND[request.param]))
     return int(request.param)
 

@@ -155,9 +155,7 @@ class Api:
                 "state": {"running": {}} if ready else {"terminated": {"exitCode": 0, "reason": "Completed"}},
             }],
         }  # fmt: skip
-        patched: Object = self.do(
-            self.registry.patch, "Pod", "default", name, {"status": status}, subresource="status"
-        )
+        patched: Object = self.do(self.registry.patch, "Pod", "default", name, {"status": status}, subresource="status")
         return patched
 
 

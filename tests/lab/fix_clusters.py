@@ -83,7 +83,9 @@ class SmallCluster:
 
     def exec(self, *command: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """A command in the first instance's pod."""
-        return kubectl(self.lab, "-n", self.namespace, "exec", f"{self.name}-1", "-c", "postgres", "--", *command, **more)
+        return kubectl(
+            self.lab, "-n", self.namespace, "exec", f"{self.name}-1", "-c", "postgres", "--", *command, **more
+        )
 
     def events(self, kind: str, name: str) -> list[Object]:
         found = self.lab.get(f"{CORE}/{self.namespace}/events")["items"]
@@ -93,7 +95,9 @@ class SmallCluster:
         """A scrape at the pod's own address: the samples by name and labels."""
         pod = self.pod()
         assert pod is not None
-        return scraped(urllib.request.urlopen(f"http://{pod['status']['podIP']}:9187/metrics", timeout=60).read().decode())
+        return scraped(
+            urllib.request.urlopen(f"http://{pod['status']['podIP']}:9187/metrics", timeout=60).read().decode()
+        )
 
 
 def scraped(text: str) -> dict[str, float]:

@@ -106,4 +106,6 @@ def log_lines(lab: RunningLab, pod: Any) -> list[dict[str, Any]]:
 
 def said(lines: list[dict[str, Any]]) -> list[str]:
     """Each line's text with its reason; of a PostgreSQL record, the record's."""
-    return [str((line.get("record") or {}).get("message") or f"{line['msg']} {line.get('error', '')}") for line in lines]
+    return [
+        str((line.get("record") or {}).get("message") or f"{line['msg']} {line.get('error', '')}") for line in lines
+    ]

@@ -74,7 +74,9 @@ class Workload:
     def ready(self) -> list[Object]:
         """Those of them that serve."""
         pods = self.pods()
-        return [pod for pod in pods if condition(pod, "Ready") == "True" and not pod["metadata"].get("deletionTimestamp")]
+        return [
+            pod for pod in pods if condition(pod, "Ready") == "True" and not pod["metadata"].get("deletionTimestamp")
+        ]
 
     def scale(self, replicas: int) -> None:
         self.lab.patch(f"{self.path}/scale", {"spec": {"replicas": replicas}})

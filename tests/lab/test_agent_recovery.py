@@ -289,6 +289,50 @@ def test_wal_gap_before_the_target(site: Site, copies: Any) -> None:
     assert Path(gap).name[:24] in told
 
 
+@pytest.mark.long
+def test_without_a_target_a_gap_is_the_end_and_nobody_is_told(site: Site, copies: Any) -> None:
+    """The silent shortfall: the job succeeds, and what was committed after the gap is missing."""
+    server = site.broken("short")
+    begin = site.backup["beginWal"]
+    segments = [
+        name for name in site.store.names(f"{FOLDER}/{server}/wals/") if len(Path(name).name) == len(f"{begin}.gz")
+    ]
+    site.store.client().delete_object(
+        Bucket=BUCKET, Key=[name for name in segments if Path(name).name > f"{begin}.gz"][1]
+    )
+    copy = copies(source=site.side(server, wal_max_parallel=4))
+    done = copy.run("recovery")
+    assert done.returncode == 0, done
+    assert not [line for line in done.lines if line["level"] == "error"]
+    copy.start()
+    with copy.connect("app") as connection:
+        assert connection.execute("select max(number) from marker").fetchone() == (1,)
+
+
+@pytest.mark.long
+def test_without_a_target_a_store_that_goes_away_is_the_end_too(site: Site, copies: Any) -> None:
+    """A network that fails midway is no failure either: PostgreSQL hears that the segment isn't there."""
+    copy = copies(source=site.side(wal_max_parallel=1))
+    argv = [sys.executable, "-m", "drillbook_lab.agent.recovery", "--spec", str(copy.spec_file)]
+    job = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    assert job.stdout is not None
+    lines: list[dict[str, Any]] = []
+    try:
+        for text in job.stdout:
+            lines.append(json.loads(text))
+            if lines[-1]["msg"] == "Restored WAL file":
+                site.store.faults(down=True)
+    finally:
+        site.store.faults()
+        job.stdout.close()
+    assert job.wait() == 0, lines
+    told = [line for line in lines if line["msg"] == "Failed restoring WAL file (Postgres might retry)"]
+    assert "barman-cloud-wal-restore" in told[0]["error"]
+    copy.start()
+    with copy.connect("app") as connection:
+        assert connection.execute("select max(number) < 3 from marker").fetchone() == (True,)
+
+
 def test_torn_base_backup(site: Site, copies: Any) -> None:
     """A truncated data.tar fails in barman's words."""
     server = site.broken("torn")

@@ -245,9 +245,7 @@ def test_an_unknown_value_of_the_annotation_is_told(registry: Registry) -> None:
 
 def test_warnings_for_what_is_going_away(registry: Registry) -> None:
     warnings: list[str] = []
-    registry.create(
-        cluster(backup={"barmanObjectStore": s3(accessKeyId=KEY, secretAccessKey=KEY)}), warnings=warnings
-    )
+    registry.create(cluster(backup={"barmanObjectStore": s3(accessKeyId=KEY, secretAccessKey=KEY)}), warnings=warnings)
     assert len(warnings) == 1 and "will be completely removed in CloudNativePG 1.31.0" in warnings[0]
     warnings.clear()
     registry.create(cluster("other", backup={"retentionPolicy": "30d"}), warnings=warnings)
@@ -260,9 +258,7 @@ def scheduled(schedule: str) -> Object:
             "spec": {"cluster": {"name": "orders"}, "schedule": schedule}}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "schedule", ["0 0 2 * * *", "0 */5 8-18 1,15 JAN-mar Mon-fri", "0 0 0 ? * ?"]
-)
+@pytest.mark.parametrize("schedule", ["0 0 2 * * *", "0 */5 8-18 1,15 JAN-mar Mon-fri", "0 0 0 ? * ?"])
 def test_schedules_are_taken(registry: Registry, schedule: str) -> None:
     warnings: list[str] = []
     registry.create(scheduled(schedule), warnings=warnings)

@@ -166,7 +166,11 @@ def test_workloads_are_created_imperatively(api: Api, kubectl: Kubectl) -> None:
     made = api.do(api.registry.get, "Deployment", "default", "d")
     container = made["spec"]["template"]["spec"]["containers"][0]
     assert (made["spec"]["replicas"], made["spec"]["selector"]) == (2, {"matchLabels": {"app": "d"}})
-    assert (container["image"], container["command"], container["ports"][0]["containerPort"]) == ("x:1", ["sleep", "1"], 80)
+    assert (container["image"], container["command"], container["ports"][0]["containerPort"]) == (
+        "x:1",
+        ["sleep", "1"],
+        80,
+    )
     assert "hostNetwork" not in made["spec"]["template"]["spec"] and "paused" not in made["spec"]
     kubectl("create", "job", "j", *n, "--image=x", "--", "true")
     assert api.do(api.registry.get, "Job", "default", "j")["spec"]["template"]["spec"]["restartPolicy"] == "Never"

@@ -108,7 +108,9 @@ def test_scale_is_read_put_and_patched(api: Api) -> None:
     assert ask(api, "PATCH", SCALES, {"spec": {"replicas": 5}}, form=merge).json["spec"] == {"replicas": 5}
     refused = ask(api, "PATCH", SCALES, {"spec": {"replicas": -1}}, form=merge)
     assert refused.status == 422 and "must be greater than or equal to 0" in refused.json["message"]
-    assert ask(api, "PATCH", SCALES + "?dryRun=All", {"spec": {"replicas": 9}}, form=merge).json["spec"]["replicas"] == 9
+    assert (
+        ask(api, "PATCH", SCALES + "?dryRun=All", {"spec": {"replicas": 9}}, form=merge).json["spec"]["replicas"] == 9
+    )
     stored = api.do(api.registry.get, "Deployment", "default", "web")
     assert stored["spec"]["replicas"] == 5 and stored["metadata"]["generation"] == 3
     assert ask(api, "GET", MAPS + "/none/scale").status == 404

@@ -14,7 +14,12 @@ from drillbook_lab.apiserver import ApiError
 
 def quota(**hard: str) -> Object:
     spec = {"hard": {name.replace("__", "/").replace("_", "."): amount for name, amount in hard.items()}}
-    return {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": "default"}, "spec": spec}
+    return {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "q", "namespace": "default"},
+        "spec": spec,
+    }
 
 
 def ranges(**item: Any) -> Object:
@@ -86,7 +91,10 @@ def test_storage_counts_by_size_when_it_is_asked_for_and_when_it_grows(api: Api)
 def test_compute_has_to_be_told_and_fits(api: Api) -> None:
     api.do(api.registry.create, quota(requests_cpu="1", limits_memory="1Gi"))
     said = refusal(lambda: api.do(api.registry.create, pod("silent")))
-    assert said == 'pods "silent" is forbidden: failed quota: q: must specify limits.memory for: main; requests.cpu for: main'
+    assert (
+        said
+        == 'pods "silent" is forbidden: failed quota: q: must specify limits.memory for: main; requests.cpu for: main'
+    )
     api.do(api.registry.create, pod("fits", requests={"cpu": "600m"}, limits={"memory": "512Mi"}))
     said = refusal(lambda: api.do(api.registry.create, pod("more", requests={"cpu": "500m"}, limits={"memory": "1Mi"})))
     assert "requested: requests.cpu=500m, used: requests.cpu=600m, limited: requests.cpu=1" in said

@@ -99,6 +99,7 @@ def test_exec_carries_much_data_unharmed(api: Api) -> None:
 
 def test_a_client_that_hangs_up_leaves_no_process(api: Api) -> None:
     api.pod("p")
+
     async def talk(socket: Socket) -> int:
         message = await socket.receive()
         return int(message.data[1:])

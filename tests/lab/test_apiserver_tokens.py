@@ -82,7 +82,9 @@ def test_a_token_ends_with_its_account_and_with_the_pod_it_is_bound_to(api: Api,
 def test_what_a_request_may_not_ask(api: Api, account: str) -> None:
     code, said = ask(api, expirationSeconds=10)
     assert code == 422
-    assert "spec.expirationSeconds: Invalid value: 10: may not specify a duration less than 10 minutes" in said["message"]
+    assert (
+        "spec.expirationSeconds: Invalid value: 10: may not specify a duration less than 10 minutes" in said["message"]
+    )
     assert ask(api, boundObjectRef={"kind": "Pod", "apiVersion": "v1", "name": "none"})[0] == 404
     assert ask(api, boundObjectRef={"kind": "Node", "apiVersion": "v1", "name": "n"})[0] == 400
     code, _ = call(api, "POST", "/api/v1/namespaces/default/serviceaccounts/nobody/token", ADMIN, {})

@@ -118,7 +118,9 @@ def test_a_restart_keeps_every_object_and_version_and_no_history(tmp_path: Path)
     before.create(config_map("gone"))
     before.delete("ConfigMap", "default", "gone")
     write(before, 3)
-    kept = {(obj["kind"], obj["metadata"]["name"]): obj for kind in before.resources() for obj in before.list(kind.kind)}
+    kept = {
+        (obj["kind"], obj["metadata"]["name"]): obj for kind in before.resources() for obj in before.list(kind.kind)
+    }
     # Not closed: a killed process closes nothing.
     after = cnpg_registry()
     assert after.keep(Journal(tmp_path / "registry.db")) is True

@@ -80,7 +80,9 @@ def test_a_metric_of_the_pods_scales_up_to_the_limit_and_down_again(backend: Wor
         until(lambda: backend.object["spec"]["replicas"] == 1)
         until(lambda: backend.settled(1))
         assert scaler.reason("ScalingActive") == "ValidMetricFound"
-        backend.lab.patch(scaler.path, {"spec": {"metrics": [{**pool("1"), "pods": {**pool("1")["pods"], "metric": {"name": "x"}}}]}})
+        backend.lab.patch(
+            scaler.path, {"spec": {"metrics": [{**pool("1"), "pods": {**pool("1")["pods"], "metric": {"name": "x"}}}]}}
+        )
         until(lambda: scaler.reason("ScalingActive") == "FailedGetResourceMetric")
         assert backend.object["spec"]["replicas"] == 1
     finally:

@@ -258,7 +258,9 @@ def test_the_primary_restarts_in_place_when_its_phase_says_so(trio: Trio) -> Non
     assert trio.pod(primary)["metadata"]["uid"] == uid
 
 
-@pytest.mark.parametrize(("setting", "value"), [("work_mem", "7MB"), ("max_connections", "80"), ("max_connections", "50")])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("work_mem", "7MB"), ("max_connections", "80"), ("max_connections", "50")]
+)
 def test_a_parameter_reaches_every_instance(trio: Trio, setting: str, value: str) -> None:
     trio.phases.clear()
     trio.lab.patch(PATH, {"spec": {"postgresql": {"parameters": {setting: value}}}})

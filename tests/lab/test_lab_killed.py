@@ -136,7 +136,9 @@ def test_idle(killable: Killable) -> None:
     assert killable.trust() == kept
     assert healthy(lab)
     assert lab.source()["status"]["systemID"] == system
-    assert backups <= {entry["metadata"]["uid"] for entry in lab.get(f"{CNPG}/{lab.state['namespace']}/backups")["items"]}
+    assert backups <= {
+        entry["metadata"]["uid"] for entry in lab.get(f"{CNPG}/{lab.state['namespace']}/backups")["items"]
+    }
     assert lab.drill_sql("SELECT pg_postmaster_start_time()") != began
     pod = lab.get(f"{CORE}/{lab.state['namespace']}/pods/{lab.state['cluster']}-1")
     (container,) = pod["status"]["containerStatuses"]

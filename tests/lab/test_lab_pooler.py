@@ -79,7 +79,9 @@ class Pool:
     def console(self, command: str, pod: Object | None = None) -> list[dict[str, str]]:
         """PgBouncer's own console, as an administrator reaches it: psql in the pod."""
         name = (pod or self.pods()[0])["metadata"]["name"]
-        said = kubectl(self.lab, "-n", self.namespace, "exec", name, "--", "psql", "-XAF|", "-P", "footer=off", "-c", command)
+        said = kubectl(
+            self.lab, "-n", self.namespace, "exec", name, "--", "psql", "-XAF|", "-P", "footer=off", "-c", command
+        )
         head, *rows = [line.split("|") for line in said.stdout.splitlines()]
         return [dict(zip(head, row, strict=True)) for row in rows]
 
@@ -187,7 +189,11 @@ def test_a_changed_parameter_and_a_changed_number_are_followed(pool: Pool) -> No
     try:
         until(lambda: pool.ready(2))
         for pod in pool.pods():
-            until(lambda pod=pod: {r["key"]: r["value"] for r in pool.console("SHOW CONFIG", pod)}["default_pool_size"] == "7")
+            until(
+                lambda pod=pod: (
+                    {r["key"]: r["value"] for r in pool.console("SHOW CONFIG", pod)}["default_pool_size"] == "7"
+                )
+            )
         assert before < {pod["metadata"]["uid"] for pod in pool.pods()}, "a setting is a reload, no new pod"
         until(lambda: pool.status["instances"] == 2)
     finally:
@@ -233,7 +239,7 @@ def test_a_new_password_is_known_to_the_pooler_soon(pool: Pool) -> None:
 @pytest.mark.long
 def test_the_switch_of_the_primary_is_followed(lab: RunningLab) -> None:
     pair = SmallCluster(lab, namespace(lab, "pooled"), "pair").create(instances=2)
-    pool = Pool(pair, "pair-pooler").create(poolMode="transaction")
+    pool = Pool(pair, "pair-rw-pooler").create(poolMode="transaction")
     try:
         until(pool.ready)
         until(pool.answers)
@@ -269,9 +275,11 @@ def test_the_same_name_with_another_cluster_serves_the_other_one(lab: RunningLab
         cluster.app(f"CREATE TABLE who AS SELECT '{cluster.name}' AS name")
     first = Pool(old, "app-pooler").create(poolMode="transaction")
     try:
+        until(first.ready)
         until(first.answers)
         first.delete()
         second = Pool(new, "app-pooler").create(poolMode="transaction")
+        until(second.ready)
         until(second.answers)
         with second.connect() as client:
             assert client.execute("SELECT name FROM who").fetchone() == ("new",)

@@ -48,13 +48,13 @@ def test_health_is_a_query(backend: Workload) -> None:
 def test_an_incident_that_is_created_lies_in_the_database(backend: Workload) -> None:
     code, made = http("POST", address(backend) + API, {"title": "the lift's stuck", "priority": "HIGH"})
     assert code == 201, made
-    rows = as_owner(
-        backend, f"SELECT title, priority FROM synergyflow_incidents.incidents WHERE id = '{made['id']}'"
-    )
+    rows = as_owner(backend, f"SELECT title, priority FROM synergyflow_incidents.incidents WHERE id = '{made['id']}'")
     assert rows == [("the lift's stuck", "HIGH")]
     listed = http("GET", address(backend) + f"{API}?limit=50")[1]["items"]
     assert made["incident_id"] in {entry["incident_id"] for entry in listed}
-    noted = as_owner(backend, "SELECT serialized_event FROM public.event_publication WHERE listener_id = 'notifications'")
+    noted = as_owner(
+        backend, "SELECT serialized_event FROM public.event_publication WHERE listener_id = 'notifications'"
+    )
     assert any(made["incident_id"] in text for (text,) in noted)
 
 
@@ -113,7 +113,15 @@ def test_it_is_reached_through_a_port_forward(backend: Workload) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    argv = ["kubectl", "--kubeconfig", str(backend.lab.home.kubeconfig), "--context", "lab-admin", "-n", backend.namespace]
+    argv = [
+        "kubectl",
+        "--kubeconfig",
+        str(backend.lab.home.kubeconfig),
+        "--context",
+        "lab-admin",
+        "-n",
+        backend.namespace,
+    ]
     with subprocess.Popen(
         [*argv, "port-forward", f"svc/{backend.name}", f"{port}:8080"], stdout=subprocess.PIPE, text=True
     ) as forward:
@@ -126,4 +134,3 @@ def test_it_is_reached_through_a_port_forward(backend: Workload) -> None:
 
 def as_superuser(backend: Workload, namespace: str, pod: str, statement: str) -> None:
     kubectl(backend.lab, "-n", namespace, "exec", pod, "-c", "postgres", "--", "psql", "-X", "-q", "-c", statement)
-

@@ -191,7 +191,9 @@ def test_a_target_that_never_comes_fills_the_volume_and_ends_unrecoverable(origi
     assert [pod["status"]["phase"] for pod in pods] == ["Failed"] * 7, "they are kept, with their logs"
     logs = sorted((log_lines(lab, pod) for pod in pods), key=lambda lines: str(lines[0]["ts"]))
     first, last = said(logs[0]), said(logs[-1])
-    fatal = next(i for i, text in enumerate(first) if text == "recovery ended before configured recovery target was reached")
+    fatal = next(
+        i for i, text in enumerate(first) if text == "recovery ended before configured recovery target was reached"
+    )
     assert "while waiting for PostgreSQL to stop recovery mode: " in first[-1] and fatal < len(first) - 1
     records = [line for line in logs[0] if line.get("logger") == "postgres" and line["msg"] == "record"]
     assert {line["record"]["error_severity"] for line in records} >= {"LOG", "FATAL"}

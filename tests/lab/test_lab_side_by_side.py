@@ -24,9 +24,7 @@ def listens(address: str, port: int) -> bool:
 def test_three_labs_side_by_side() -> None:
     with tempfile.TemporaryDirectory(prefix="l3-", dir="/tmp") as root:
         homes = [LabHome(Path(root) / name) for name in "abc"]
-        daemons = [
-            supervise.start(home, supervise.daemon_command(home, "first", 1.0), detached=True) for home in homes
-        ]
+        daemons = [supervise.start(home, supervise.daemon_command(home, "first", 1.0), detached=True) for home in homes]
         places: set[tuple[str, int]] = set()
         sockets: list[Path] = []
         try:

@@ -130,7 +130,10 @@ def test_deleted(idle: Workload, way: str) -> None:
     workload = Workload(idle.lab, idle.namespace, f"deleted-{way}")
     workload.create()
     until(lambda: len(workload.pods()) == 2)
-    sets, pods = f"{APPS}/{idle.namespace}/replicasets", f"{CORE}/{idle.namespace}/pods?labelSelector=app%3D{workload.name}"
+    sets, pods = (
+        f"{APPS}/{idle.namespace}/replicasets",
+        f"{CORE}/{idle.namespace}/pods?labelSelector=app%3D{workload.name}",
+    )
     workload.kubectl("delete", "deploy", workload.name, f"--cascade={way}")
     until(lambda: idle.lab.find(workload.path) is None)
     if way != "orphan":
