@@ -47,7 +47,7 @@ KEPT = {
     "postgresGID": "file ownership",
 }
 LEFT_OUT = {
-    "instances": "a copy needs one instance",
+    "instances": "a copy has as many as its procedure needs",
     "bootstrap": "replaced by bootstrap.recovery",
     "externalClusters": "replaced by the recovery source",
     "plugins": "a copy never archives: not even an entry with enabled: false",
@@ -175,8 +175,8 @@ def object_store(copy: Copy, site: Site, archive: SourceArchive, *, owner_uid: s
     }
 
 
-def network_policy(copy: Copy, archive: SourceArchive, *, owner_uid: str) -> dict[str, Any]:
-    """Lets the copy's pods out to DNS, the API server and the object store only.
+def network_policy(copy: Copy, archive: SourceArchive, *, owner_uid: str, instances: int = 1) -> dict[str, Any]:
+    """Lets the copy's pods out to DNS, the API server and the object store only; several instances, to each other too.
 
     A policy knows addresses and ports, no names: an object store given by name is allowed by its port.
     """
@@ -188,20 +188,28 @@ def network_policy(copy: Copy, archive: SourceArchive, *, owner_uid: str) -> dic
         store_rule["to"] = [{"ipBlock": {"cidr": f"{address}/{address.max_prefixlen}"}}]
     except ValueError:
         pass
+    own = {"podSelector": {"matchLabels": {"cnpg.io/cluster": copy.ref.name}}}
+    # Replicas are made from the primary and follow it; the instances ask each other for their state.
+    ports = [{"protocol": "TCP", "port": 5432}, {"protocol": "TCP", "port": 8000}]
+    among = instances > 1
     dns = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": _metadata(copy, f"{copy.ref.name}-quarantine", owner_uid),
         "spec": {
-            "podSelector": {"matchLabels": {"cnpg.io/cluster": copy.ref.name}},
+            **own,
             "policyTypes": ["Ingress", "Egress"],
             # The operator's probes and the instance's own status port; a port-forward does not pass here.
-            "ingress": [{"ports": [{"protocol": "TCP", "port": 8000}]}],
+            "ingress": [
+                {"ports": [{"protocol": "TCP", "port": 8000}]},
+                *([{"from": [own], "ports": ports}] if among else []),
+            ],
             "egress": [
                 {"to": [dns], "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]},
                 {"ports": [{"protocol": "TCP", "port": 6443}, {"protocol": "TCP", "port": 443}]},
                 store_rule,
+                *([{"to": [own], "ports": ports}] if among else []),
             ],
         },
     }
@@ -275,13 +283,14 @@ def recovery_cluster(
     backup: BaseBackup,
     target: RecoveryTarget,
     owner_uid: str,
+    instances: int = 1,
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The copy's Cluster, and each of the source's fields that was left out with its reason.
 
     ``recovery`` names Drillbook's own database, owner and secret: unnamed, CloudNativePG would add a stray ``app``
     role, and without the secret it would change the owner's password.
     """
-    spec: dict[str, Any] = {"instances": 1}
+    spec: dict[str, Any] = {"instances": instances}
     left_out: list[tuple[str, str]] = []
     for name, value in source["spec"].items():
         if name == "postgresql":

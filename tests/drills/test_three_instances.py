@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from fix_drills import DrillLab, until
+from fix_drills import ROOT, DrillLab, until
 
 from drillbook import kube as k8s
 
@@ -32,6 +32,17 @@ def test_the_drill_is_verified_on_three_instances(three: DrillLab) -> None:
     assert healthy(three, f"{three.site.cluster.name}-1")
     drill = three.drill()
     assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said
+    assert three.left() == []
+
+
+@pytest.mark.long
+def test_a_full_restore_brings_three_instances_back(three: DrillLab) -> None:
+    drill = three.run(ROOT / "runbooks" / "drill-quarterly-full-restore.ipynb")
+    assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said
+    assert drill.check("instances")["observed"] == "3 ready, 2 streaming"
+    assert [phase["name"] for phase in drill.record["when"]["phases"]][:5] == [
+        "provision", "fetch", "replay", "promote", "replicas",
+    ]  # fmt: skip
     assert three.left() == []
 
 

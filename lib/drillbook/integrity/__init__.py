@@ -13,6 +13,7 @@ from drillbook.integrity.catalogue import (
     matviews_filled,
 )
 from drillbook.integrity.login import app_login
+from drillbook.integrity.newest import NewestChange, changes_arrived, is_committed, newest_changes
 from drillbook.integrity.physical import amcheck, page_checksums
 from drillbook.integrity.quarantine import quarantined
 from drillbook.integrity.questions import questions
@@ -22,18 +23,22 @@ from drillbook.integrity.structure import Structure, cluster_structure, structur
 
 __all__ = [
     "AtBoundary",
+    "NewestChange",
     "Structure",
     "TableDigest",
     "amcheck",
     "app_login",
     "catalogue_checks",
+    "changes_arrived",
     "cluster_structure",
     "collations_fit",
     "constraints_hold",
     "digest_tables",
     "digests_at_boundary",
     "extensions_fit",
+    "is_committed",
     "matviews_filled",
+    "newest_changes",
     "page_checksums",
     "quarantined",
     "questions",

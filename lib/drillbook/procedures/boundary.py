@@ -196,7 +196,7 @@ class SwitchWal(Step[SwitchedWal]):
     effect: ClassVar[Effect] = Effect.CHANGES
     cluster: SourceCluster
     backup: BaseBackup
-    mistake: Mistake
+    marked: Baseline | Mistake
 
     def plan(self, ctx: Context) -> Plan:
         return Plan(

@@ -14,6 +14,7 @@ from drillbook import kube as k8s
 from drillbook.errors import Changed, RecoveryFailed, RunbookError, StepTimeoutError, VerificationError
 from drillbook.manifests import Copy
 from drillbook.model import BaseBackup, ClusterRef, Effect, Frozen, Instant, show_instant
+from drillbook.procedures.archiveend import ArchiveEnd
 from drillbook.procedures.boundary import ProvenTarget
 from drillbook.procedures.readiness import HEALTHY, SourceCluster
 from drillbook.recoverylog import RecoveryLog
@@ -48,6 +49,7 @@ class Recovered(Frozen):
     promote_seconds: float
     recovery_seconds: float
     log: str
+    replicas_seconds: float = 0.0  # until the other instances had joined; 0 for a copy of one
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
     effect: ClassVar[Effect] = Effect.CREATES
     cluster: SourceCluster
     backup: BaseBackup
-    target: ProvenTarget
+    target: ProvenTarget | ArchiveEnd
+    instances: int = 1
 
     def check(self, ctx: Context) -> None:
         ctx.require_preconditions()
@@ -85,8 +88,9 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
             backup=self.backup,
             target=self.target.target,
             owner_uid=owner_uid,
+            instances=self.instances,
         )
-        policy = manifests.network_policy(copy, ctx.archive, owner_uid=owner_uid)
+        policy = manifests.network_policy(copy, ctx.archive, owner_uid=owner_uid, instances=self.instances)
         if ctx.archive.method == IN_TREE:
             return [policy, cluster], left_out
         return [manifests.object_store(copy, ctx.site, ctx.archive, owner_uid=owner_uid), policy, cluster], left_out
@@ -173,20 +177,24 @@ class WaitForRecovery(Step[Recovered]):
         job = f"{self.copy.ref.name}-1-full-recovery"
         follower = _Follower(ctx, self.copy.ref.namespace, job)
         try:
-            self._wait(ctx, job, follower)
+            primary_at = self._wait(ctx, job, follower)
         finally:
             log_name = follower.keep(ctx)
-        return self._result(ctx, follower.log, log_name)
+        return self._result(ctx, follower.log, log_name, primary_at)
 
-    def _wait(self, ctx: Context, job: str, follower: _Follower) -> None:
+    def _wait(self, ctx: Context, job: str, follower: _Follower) -> datetime:
+        """Until the copy is healthy; the instant at which its primary was first seen to be ready."""
+        primary_at: datetime | None = None
         started = time.monotonic()
         limit = ctx.site.limits.recovery.total_seconds()
         while True:
             follower.step()
             cluster = ctx.kube.get(k8s.CLUSTER, self.copy.ref.namespace, self.copy.ref.name) or {}
             status = cluster.get("status", {})
+            if primary_at is None and int(status.get("readyInstances") or 0) > 0:
+                primary_at = datetime.now(UTC)
             if status.get("phase") == HEALTHY:
-                return
+                return primary_at or datetime.now(UTC)
             found = ctx.kube.get(k8s.JOB, self.copy.ref.namespace, job)
             failed = int((found or {}).get("status", {}).get("failed", 0) or 0)
             if failed or status.get("phase") == UNRECOVERABLE:
@@ -210,15 +218,17 @@ class WaitForRecovery(Step[Recovered]):
             ctx.recorder.progress("recovering", rows=rows)
             ctx.pause(0.5)
 
-    def _result(self, ctx: Context, log: RecoveryLog, log_name: str) -> Recovered:
+    def _result(self, ctx: Context, log: RecoveryLog, log_name: str, primary_at: datetime) -> Recovered:
         healthy_at = datetime.now(UTC)
         created = self.copy.created_at
+        several = int(ctx.cluster_object(self.copy.ref)["spec"].get("instances", 1)) > 1
         marks = [created, log.first_at or created]
-        for mark in (log.server_started_at, log.redo_ended_at or log.ready_at, healthy_at):
+        ends = (primary_at, healthy_at) if several else (healthy_at,)
+        for mark in (log.server_started_at, log.redo_ended_at or log.ready_at, *ends):
             marks.append(max(mark or marks[-1], marks[-1]))
         seconds = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(marks)]
         how = "PostgreSQL's own log records; ends when the Cluster is healthy"
-        for name, start, length in zip(("provision", "fetch", "replay", "promote"), marks, seconds, strict=False):
+        for name, start, length in zip(("provision", "fetch", "replay", "promote", "replicas"), marks, seconds, strict=False):
             ctx.recorder.phase(name, start, length, how)
         ctx.recorder.fact(
             "reached",
@@ -246,6 +256,7 @@ class WaitForRecovery(Step[Recovered]):
             promote_seconds=seconds[3],
             recovery_seconds=(healthy_at - created).total_seconds(),
             log=log_name,
+            replicas_seconds=seconds[4] if several else 0.0,
         )
 
     def verify(self, ctx: Context, result: Recovered) -> None:

@@ -39,6 +39,7 @@ class SourceCluster(Frozen):
     server_version: int  # server_version_num
     image: str
     storage_class: str
+    instances: int = 1
 
 
 # What the drill needs, each asked of the API server itself (SelfSubjectAccessReview).
@@ -116,6 +117,7 @@ class CheckReadiness(Step[SourceCluster]):
             server_version=int(facts["server_version_num"]),
             image=status.get("image", cluster["spec"].get("imageName", "")),
             storage_class=storage_class,
+            instances=int(cluster["spec"].get("instances", 1)),
         )
         self._record(ctx, cluster, found)
         return found

@@ -21,6 +21,7 @@ class Kind:
     required: tuple[str, ...]
     not_tested: tuple[str, ...]
     recovers: bool
+    to_an_instant: bool = True  # whether the objective of a point-in-time recovery applies to it
 
 
 _KINDS = {
@@ -34,7 +35,20 @@ _KINDS = {
     "recover": Kind(("target and timeline", "structure", "site questions"), (), recovers=True),
 }
 
+# What one runbook is judged by beside its prefix.
+_OF_ONE = {
+    "drill-quarterly-full-restore": Kind(
+        ("target and timeline", "boundary", "completeness", "newest changes", "structure", "site questions", "quarantine"),
+        (
+            *_RECOVERY_NOT_TESTED,
+            "rows digest against digest: the source goes on writing until the end of the WAL that is restored",
+        ),
+        recovers=True,
+        to_an_instant=False,
+    ),
+}
+
 
 def kind_of(runbook: str) -> Kind:
-    """The kind by the name's prefix; what has another prefix is judged as strictly as a drill."""
-    return _KINDS.get(runbook.partition("-")[0], _KINDS["drill"])
+    """The runbook's own kind, or that of its name's prefix; another prefix is judged as strictly as a drill."""
+    return _OF_ONE.get(runbook) or _KINDS.get(runbook.partition("-")[0], _KINDS["drill"])

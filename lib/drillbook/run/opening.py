@@ -73,7 +73,7 @@ def opening(
         "objectives": {
             "rto_seconds": goals.recovery_time.total_seconds(),
             "rpo_seconds": goals.recovery_point.total_seconds(),
-            "pitr_seconds": goals.point_in_time_recovery.total_seconds(),
+            "pitr_seconds": goals.point_in_time_recovery.total_seconds() if kind.to_an_instant else None,
             "enforce": goals.enforce,
         }
         if kind.recovers

@@ -1,0 +1,94 @@
+"""The end of the archive: what a full restore must reach, read from the archived WAL before anything is created."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drillbook import integrity, objectstore
+from drillbook.errors import Changed, PreconditionError
+from drillbook.model import ArchivedCommit, BaseBackup, Frozen, RecoveryTarget
+from drillbook.procedures.boundary import Baseline, SwitchedWal
+from drillbook.procedures.readiness import SourceCluster
+from drillbook.step import Context, Step
+
+
+class ArchiveEnd(Frozen):
+    """The end of the archived WAL as it was seen: a restore may go further, and must not end earlier."""
+
+    target: RecoveryTarget
+    marker: ArchivedCommit
+    newest: ArchivedCommit
+    newest_xid: int  # with its epoch: a WAL record has the lower 32 bits only
+    last_segment: str
+
+
+class NewestOnSource(Frozen):
+    """By database and table, the newest change that the source showed before the end of the archive."""
+
+    tables: dict[str, dict[str, integrity.NewestChange]]
+
+
+@dataclass(frozen=True)
+class NoteNewestChanges(Step[NewestOnSource]):
+    """Note the newest change of each chosen table.
+
+    What is committed now lies before the WAL switch that follows: a full restore must bring it back.
+    """
+
+    baseline: Baseline
+
+    def do(self, ctx: Context) -> NewestOnSource:
+        ctx.recorder.fact("test", {"type": "full restore on a throwaway copy"})
+        found = {}
+        for tenant in ctx.site.tenants:
+            if tenant.digest_tables:
+                with ctx.source(tenant.database) as db:
+                    found[tenant.database] = integrity.newest_changes(db, tenant.digest_tables)
+        return NewestOnSource(tables=found)
+
+
+@dataclass(frozen=True)
+class ReadArchiveEnd(Step[ArchiveEnd]):
+    """Read the end of the archive from its WAL.
+
+    A restored cluster is healthy also when CloudNativePG promoted it before the end: what it must hold is known first.
+    """
+
+    cluster: SourceCluster
+    backup: BaseBackup
+    baseline: Baseline
+    switched: SwitchedWal
+
+    def do(self, ctx: Context) -> ArchiveEnd:
+        listing = objectstore.wal_names(ctx.store, self.cluster.server_name, since=self.backup.begin_wal)
+        chain = objectstore.archive_chain(ctx.store, self.backup, listing)
+        commits = objectstore.commits_since(
+            ctx.store, listing, chain, lsn=self.baseline.lsn, system_id=self.cluster.system_id
+        )
+        xid = self.baseline.marker.xid
+        marker = next((commit for commit in commits if commit.xid == xid & 0xFFFFFFFF), None)
+        if marker is None:
+            raise PreconditionError(
+                f"the marker's commit (XID {xid}) is not in the archived WAL up to {self.switched.segment}",
+                changed=Changed.DONE,
+                todo="Read the archive with pg_waldump of the source's major version; start a new run.",
+            )
+        end = ArchiveEnd(
+            target=RecoveryTarget(timeline=self.cluster.timeline),
+            marker=marker,
+            newest=commits[-1],
+            newest_xid=_near(commits[-1].xid, xid),
+            last_segment=chain.last_segment,
+        )
+        ctx.recorder.fact("target", end.model_dump(mode="json"))
+        ctx.recorder.fact("claim", f"{self.cluster.ref.name} was restored to the end of its archive")
+        return end
+
+
+def _near(xid: int, known: int) -> int:
+    """The 64-bit transaction id of a 32-bit one, by a known one that is near."""
+    ahead = (xid - known) & 0xFFFFFFFF
+    return known + (ahead if ahead < 1 << 31 else ahead - (1 << 32))
+
+
+__all__ = ["ArchiveEnd", "NewestOnSource", "NoteNewestChanges", "ReadArchiveEnd"]

@@ -1,0 +1,231 @@
+"""The rungs of a full restore: it ended no earlier than the archive, and every instance has joined.
+
+Rows can't be compared digest against digest here: the source goes on writing until the very end of what is restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from drillbook import integrity
+from drillbook.model import Check, Verdict, show_instant
+from drillbook.postgres import SQL
+from drillbook.procedures.archiveend import ArchiveEnd, NewestOnSource
+from drillbook.procedures.boundary import Baseline
+from drillbook.procedures.copy import Recovered
+from drillbook.procedures.ladder import CopyQuarantined, StructureEqual
+from drillbook.procedures.readiness import SourceCluster
+from drillbook.step import Context, Rung, Rungs
+
+
+@dataclass(frozen=True)
+class ReachedEnd(Rung):
+    """Recovery ran to the end of the archive's newest timeline, and promoted."""
+
+    cluster: SourceCluster
+    end: ArchiveEnd
+    recovered: Recovered
+    name: ClassVar[str] = "target and timeline"
+    proves: ClassVar[str] = "recovery ran to the end, and promoted"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        log, newest = self.recovered, self.end.newest.committed_at
+        with ctx.copy(log.ref, "postgres", read_only=True) as db:
+            facts = db.ask_one("server_facts")
+        last = log.last_completed_at
+        promoted = "in recovery" if facts["in_recovery"] else "promoted"
+        holds = (
+            not log.stopped
+            and last is not None
+            and last >= newest
+            and not facts["in_recovery"]
+            and int(facts["timeline"]) == self.cluster.timeline + 1
+            and str(facts["system_identifier"]) == self.cluster.system_id
+        )
+        return [
+            self.result(
+                Verdict.VERIFIED if holds else Verdict.FAILED,
+                expected=f"replayed to {show_instant(newest)} or later, timeline {self.cluster.timeline + 1}, promoted",
+                observed=f"replayed to {show_instant(last) if last else 'no commit'}"
+                f"{f', stopped {log.stopped} transaction {log.stopped_xid}' if log.stopped else ''}, "
+                f"timeline {facts['timeline']}, {promoted}",
+                details=(("system identifier", str(facts["system_identifier"])), ("segments", str(log.segments))),
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class MarkerArrived(Rung):
+    """What this run wrote on the source before the end is in the copy: its marker, and the rows beside it."""
+
+    baseline: Baseline
+    recovered: Recovered
+    name: ClassVar[str] = "boundary"
+    proves: ClassVar[str] = "what was written just before the end is not lost"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        with ctx.copy(self.recovered.ref, ctx.site.sql.database, read_only=True) as db:
+            seen = db.ask_one("boundary", run_id=ctx.run_id)
+        rows = self.baseline.scratch_rows
+        there = seen["before_xid"] == self.baseline.marker.xid
+        return [
+            self.result(
+                Verdict.VERIFIED if there and seen["scratch_rows"] == rows else Verdict.FAILED,
+                expected=f"the marker there, and {rows} rows",
+                observed=f"the marker {'there' if there else 'absent'}, {seen['scratch_rows']} rows",
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class ArchiveIsInTheCopy(Rung):
+    """What the archive held is in the copy: its last segment was replayed, and its newest commit is committed."""
+
+    end: ArchiveEnd
+    recovered: Recovered
+    name: ClassVar[str] = "completeness"
+    proves: ClassVar[str] = "nothing that was archived is missing in the copy"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        newest = self.end.newest
+        reached = ctx.recorder.seen("reached") or {}
+        last = str(reached.get("last_segment") or "none")
+        with ctx.copy(self.recovered.ref, "postgres", read_only=True) as db:
+            committed, status = integrity.is_committed(db, self.end.newest_xid)
+        # The timeline is the first part of a segment's name; a later one counts as later WAL.
+        holds = bool(committed) and last >= self.end.last_segment
+        return [
+            self.result(
+                Verdict.VERIFIED if holds else Verdict.FAILED,
+                expected=f"replayed to segment {self.end.last_segment} or later, XID {self.end.newest_xid} committed",
+                observed=f"replayed to {last}, XID {self.end.newest_xid} {status}",
+                details=(("newest commit when the restore began", show_instant(newest.committed_at)),),
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class NewestArrived(Rung):
+    """The newest change of each chosen table is committed in the copy."""
+
+    noted: NewestOnSource
+    recovered: Recovered
+    name: ClassVar[str] = "newest changes"
+    proves: ClassVar[str] = "what was committed last in each table is in the copy"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        checks = []
+        for database, expected in self.noted.tables.items():
+            with ctx.copy(self.recovered.ref, database, read_only=True) as db:
+                check = integrity.changes_arrived(db, expected, integrity.newest_changes(db, expected))
+            checks.append(check.model_copy(update={"name": f"{self.name}: {database}"}))
+        return checks or [self.result(Verdict.UNPROVEN, reason="the profile names no digest_tables")]
+
+
+@dataclass(frozen=True)
+class InstancesJoined(Rung):
+    """Every instance is ready, and the replicas stream from the primary."""
+
+    recovered: Recovered
+    instances: int
+    name: ClassVar[str] = "instances"
+    proves: ClassVar[str] = "the restored cluster has its replicas"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        if self.instances == 1:
+            return [self.result(Verdict.NOT_APPLICABLE, reason="the source has one instance")]
+        ready = int(ctx.cluster_object(self.recovered.ref)["status"].get("readyInstances") or 0)
+        with ctx.copy(self.recovered.ref, "postgres", read_only=True) as db:
+            streaming = db.ask_one(SQL("select count(*) as n from pg_stat_replication where state = 'streaming'"))["n"]
+        holds = ready == self.instances and streaming == self.instances - 1
+        return [
+            self.result(
+                Verdict.VERIFIED if holds else Verdict.FAILED,
+                expected=f"{self.instances} ready, {self.instances - 1} streaming",
+                observed=f"{ready} ready, {streaming} streaming",
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class PendingEvents(Rung):
+    """How many events would be sent again.
+
+    Events sent after the end of the archive are pending again in what was restored: their receivers get them twice.
+    """
+
+    recovered: Recovered
+    name: ClassVar[str] = "pending events"
+    proves: ClassVar[str] = "how many events will be sent again is known before the application starts"
+    required: ClassVar[bool] = False
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        checks = []
+        for tenant in ctx.site.tenants:
+            if tenant.pending_events:
+                with ctx.copy(self.recovered.ref, tenant.database, read_only=True) as db:
+                    ((pending,),) = db.ask_text(tenant.pending_events)
+                name = f"{self.name}: {tenant.database}"
+                checks.append(self.result(Verdict.VERIFIED, name=name, observed=f"{pending} pending in the copy"))
+        return checks or [self.result(Verdict.NOT_APPLICABLE, reason="the profile names no pending_events")]
+
+
+@dataclass(frozen=True)
+class EndAndCompleteness(Rungs):
+    """Recovery ran to the end of the archive, and nothing of it is missing.
+
+    A healthy restored cluster proves nothing about this: with WAL that can't be fetched CloudNativePG may promote
+    early, without a word.
+    """
+
+    cluster: SourceCluster
+    baseline: Baseline
+    end: ArchiveEnd
+    recovered: Recovered
+
+    def rungs(self) -> Sequence[Rung]:
+        return [
+            ReachedEnd(self.cluster, self.end, self.recovered),
+            MarkerArrived(self.baseline, self.recovered),
+            ArchiveIsInTheCopy(self.end, self.recovered),
+        ]
+
+
+@dataclass(frozen=True)
+class NewestAndStructure(Rungs):
+    """The newest changes arrived, and the structure is the source's.
+
+    The transaction that wrote each chosen table's newest row is committed in the copy; every table, index, constraint,
+    function, role, grant and extension is compared by name and definition.
+    """
+
+    baseline: Baseline
+    noted: NewestOnSource
+    recovered: Recovered
+
+    def rungs(self) -> Sequence[Rung]:
+        return [NewestArrived(self.noted, self.recovered), StructureEqual(self.baseline, self.recovered)]
+
+
+@dataclass(frozen=True)
+class InstancesEventsAndQuarantine(Rungs):
+    """Every instance has joined, pending events are counted, and the copy keeps to itself.
+
+    An event that was sent after the end of the archive is pending again: its receiver would get it a second time. The
+    quarantine is asked of the server, not of the manifest.
+    """
+
+    recovered: Recovered
+    instances: int
+
+    def rungs(self) -> Sequence[Rung]:
+        return [
+            InstancesJoined(self.recovered, self.instances),
+            PendingEvents(self.recovered),
+            CopyQuarantined(self.recovered),
+        ]
+
+
+__all__ = ["EndAndCompleteness", "InstancesEventsAndQuarantine", "NewestAndStructure"]
