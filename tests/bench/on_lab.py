@@ -107,6 +107,23 @@ def _python(module: str, *arguments: str) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Foretold:
+    """A drill's recovery time as it was forecast before the copy was made, and as it was; where the forecast came from."""
+
+    seconds: float
+    achieved: float
+    source: str
+
+    @property
+    def off(self) -> float:
+        """The share of the achieved time by which the forecast missed it."""
+        return abs(self.seconds - self.achieved) / self.achieved
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} for {self.achieved:.1f} s ({self.source})"
+
+
+@dataclass(frozen=True)
 class Pair:
     """A drill's recovery, and the same archive and target recovered by hand right after it."""
 
@@ -115,6 +132,7 @@ class Pair:
     hand_fetch_seconds: float
     segments: int
     backup_bytes: int
+    forecast: Foretold
 
     @property
     def ratio(self) -> float:
@@ -140,7 +158,16 @@ def recovery_pair(lab: Lab) -> Pair:
     if hand.segments != log.segments:
         raise RuntimeError(f"the drill replayed {log.segments} segments, by hand it were {hand.segments}")
     seconds = (log.promoted_at - log.first_at).total_seconds()
-    return Pair(seconds, hand.seconds, hand.fetch_seconds, log.segments, int(facts["backup"]["cluster_size_bytes"]))
+    size = int(facts["backup"]["cluster_size_bytes"])
+    return Pair(seconds, hand.seconds, hand.fetch_seconds, log.segments, size, _foretold(folder))
+
+
+def _foretold(run: Path) -> Foretold:
+    found = json.loads((run / "record.json").read_text(encoding="utf-8"))["forecast"]
+    (row,) = [row for row in found["compared"] if row["name"] == "recovery time"]
+    if row["forecast_seconds"] is None:
+        raise RuntimeError(f"the drill had no forecast: {found['predicted']['unknown']}")
+    return Foretold(row["forecast_seconds"], row["achieved_seconds"], found["predicted"]["source"])
 
 
 def _drill(lab: Lab) -> Path:

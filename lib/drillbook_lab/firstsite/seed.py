@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _GLANCE_SECONDS = 0.05
 _PATIENCE_SECONDS = 300.0
+_PATIENCE_A_MEGABYTE = 1.0  # gigabytes are loaded and backed up by one core
 _WRITES_PER_SECOND = 3
 
 
@@ -125,7 +126,7 @@ class Seeding:
         """Switch archiving on; from here on no segment is recycled unarchived."""
         patch = manifests.archiving(self.site, self.endpoint)
         self.operator.registry.patch("Cluster", self.site.source_namespace, self.site.cluster, patch)
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + self._patience
         while "walarchive" not in await self._psql("postgres", "SHOW archive_command;"):
             if time.monotonic() > deadline:
                 raise LabError("the lab's cluster does not archive", "archive_command is unchanged")
@@ -186,8 +187,12 @@ class Seeding:
         ]
         write_json(path, {"tenants": tenants})
 
+    @property
+    def _patience(self) -> float:
+        return _PATIENCE_SECONDS + _PATIENCE_A_MEGABYTE * self.data_mb
+
     async def _wait(self, kind: str, name: str, until: Callable[[Object], bool]) -> Object:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + self._patience
         while True:
             found = self.operator.registry.get(kind, self.site.source_namespace, name)
             if until(found):
