@@ -91,6 +91,7 @@ class Lab:
             "socket_dir": str(self._socket_dir),
             "ready": False,
             "failed": None,
+            "data_mb": options.data_mb,
         }
         home.write_state(self._state)
         self.registry = cnpg_registry()

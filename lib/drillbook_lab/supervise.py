@@ -64,13 +64,14 @@ def _environment() -> dict[str, str]:
 
 def follow(home: LabHome, daemon: subprocess.Popen[bytes] | None, report: Report) -> dict[str, Any]:
     """Report each stage until the lab is ready; its state. `LabError` when it can't be."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    began = time.monotonic()
     lines = _lines(home.progress)
     while True:
         for line in lines:
             if line is None:
                 break
             report(line)
+            began = time.monotonic()
         state = home.state()
         if state.get("ready"):
             return state
@@ -79,8 +80,10 @@ def follow(home: LabHome, daemon: subprocess.Popen[bytes] | None, report: Report
         ended = daemon is not None and daemon.poll() is not None
         if ended and not home.is_running():
             raise LabError("the lab's daemon ended", _last_words(home), f"see {home.log}")
-        if time.monotonic() > deadline:
-            raise LabError("the lab is not up in time", f"{_PATIENCE_SECONDS:.0f} s", f"see {home.log}")
+        # One stage may load or back up all of the data.
+        patience = _PATIENCE_SECONDS + 2 * float(state.get("data_mb", 0.0))
+        if time.monotonic() > began + patience:
+            raise LabError("the lab is not up in time", f"no progress for {patience:.0f} s", f"see {home.log}")
         time.sleep(_GLANCE_SECONDS)
 
 
