@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import total_ordering
@@ -104,6 +106,38 @@ def show_instant(value: datetime) -> str:
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+def parse_lsn(value: Any) -> Lsn:
+    """An LSN from text as PostgreSQL writes it."""
+    text = str(value).strip()
+    if not re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", text):
+        raise ValueError(f"not an LSN: {text[:80]!r} (expected X/Y in hexadecimal, e.g. 0/3000028)")
+    return Lsn(text)
+
+
+def parse_xid(value: Any) -> int:
+    """A transaction id as recovery compares it: of a 64-bit one (``pg_current_xact_id``) the lower 32 bits."""
+    text = str(value).strip()
+    if not text.isdecimal() or not text.isascii() or not 3 <= int(text) < 1 << 64 or int(text) & 0xFFFFFFFF < 3:
+        raise ValueError(f"not a transaction id: {text!r} (expected a number from 3)")
+    return int(text) & 0xFFFFFFFF
+
+
+def parse_restore_point(value: Any) -> str:
+    """A restore point's name, as PostgreSQL and CloudNativePG accept it: under 64 bytes, nothing unprintable."""
+    text = str(value)
+    if not 0 < len(text.encode()) < 64 or not text.isprintable():
+        raise ValueError(f"not a restore point's name: {text[:80]!r} (expected 1 to 63 printable bytes)")
+    return text
+
+
+def parse_backup_id(value: Any) -> str:
+    """A base backup's id as it stands in the bucket, e.g. ``20261101T020000``."""
+    text = str(value).strip()
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}", text):
+        raise ValueError(f"not a base backup's id: {text[:80]!r} (expected e.g. 20261101T020000)")
+    return text
+
+
 def show_seconds(seconds: float) -> str:
     """A duration as a person says it: ``0.4 s``, ``42 s``, ``4 min 12 s``, ``1 h 05 min``, ``2 d 3 h``."""
     if seconds < 0:
@@ -121,6 +155,15 @@ def show_seconds(seconds: float) -> str:
     hours = round(seconds / 3600)
     return f"{hours // 24} d" + (f" {hours % 24} h" if hours % 24 else "")
 
+
+TARGET_PARAMETERS: Mapping[str, Callable[[Any], Any]] = {
+    "target_time": parse_instant,
+    "target_lsn": parse_lsn,
+    "target_xid": parse_xid,
+    "target_name": parse_restore_point,
+    "target_immediate": parse_backup_id,
+}
+"""A runbook's parameters that say where recovery stops, and how each is read; ``target_immediate`` names a backup."""
 
 Instant = Annotated[datetime, BeforeValidator(parse_instant), PlainSerializer(show_instant, return_type=str)]
 Timeline = Annotated[int, "a PostgreSQL timeline id, from 1"]
@@ -182,6 +225,18 @@ class RecoveryTarget(Frozen):
             raise ValueError("give one of target_time, target_lsn, target_xid, target_name, target_immediate")
         return self
 
+    @classmethod
+    def asked(cls, parameters: Mapping[str, Any]) -> tuple[Self, str]:
+        """The target that a runbook's parameters ask for, and the id of the base backup that an immediate one names.
+
+        No target parameter, or all of them "", is the end of the archive. ValueError: one can't be read, or two are given.
+        """
+        given = {
+            name: parse(parameters[name]) for name, parse in TARGET_PARAMETERS.items() if parameters.get(name, "") != ""
+        }
+        backup_id = given.pop("target_immediate", "")
+        return cls(**given, target_immediate=bool(backup_id)), backup_id
+
     def __str__(self) -> str:
         if self.target_time is not None:
             return f"time {show_instant(self.target_time)}"
@@ -199,6 +254,16 @@ class ArchivedCommit(Frozen):
 
     committed_at: Instant
     xid: int
+    lsn: Lsn  # where the record starts
+    end_lsn: Lsn
+    segment: str
+
+
+class RestorePoint(Frozen):
+    """A named restore point read from the archive's WAL."""
+
+    name: str
+    at: Instant
     lsn: Lsn  # where the record starts
     end_lsn: Lsn
     segment: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import signal
@@ -188,6 +189,16 @@ class Server:
         identity.hand_over(self.data / "standby.signal")
         self.start()
         self.sql("SELECT pg_promote(true, 30)")
+
+    def twin(self) -> Server:
+        """A server on a copy of this stopped one's data, archiving to the same place: an old primary that lives on."""
+        twin = copy.copy(self)
+        twin.root = identity.prepare_dir(tempfile.mkdtemp(prefix="dba-"))
+        twin.data = twin.root / "data"
+        self._run("cp", "-a", self.data, twin.data)
+        with (twin.data / "postgresql.conf").open("a") as conf:
+            conf.write(f"unix_socket_directories = '{twin.root}'\n")
+        return twin
 
     def backup(self, *options: str) -> None:
         argv = [BIN / "barman-cloud-backup", "--endpoint-url", self.s3.endpoint_url, "--immediate-checkpoint"]

@@ -9,7 +9,16 @@ from drillbook.model import BaseBackup
 from drillbook.objectstore.compression import decompress
 from drillbook.objectstore.layout import PARALLEL, ArchivedSegment, HistoryObject, WalListing
 from drillbook.objectstore.protocol import ObjectStore
-from drillbook.wal import MAX_SEGMENT_BYTES, Chain, Switch, WalFormatError, chain, parse_history, segment_header
+from drillbook.wal import (
+    MAX_SEGMENT_BYTES,
+    Chain,
+    Histories,
+    Switch,
+    WalFormatError,
+    chain,
+    parse_history,
+    segment_header,
+)
 
 _HISTORY_LIMIT = 1 << 20
 STOPS = "Recovery stops at this segment. Take a new base backup, and find out what damaged the object."
@@ -56,10 +65,18 @@ def histories(store: ObjectStore, listing: WalListing) -> dict[int, tuple[Switch
         return dict(zip(listing.histories, pool.map(read, listing.histories.values()), strict=True))
 
 
-def archive_chain(store: ObjectStore, backup: BaseBackup, listing: WalListing, *, timeline: int = 0) -> Chain:
+def archive_chain(
+    store: ObjectStore,
+    backup: BaseBackup,
+    listing: WalListing,
+    *,
+    timeline: int = 0,
+    known: Histories | None = None,
+) -> Chain:
     """The WAL chain from ``backup`` to the newest segment on the way to ``timeline`` (0: the newest timeline).
 
-    ``listing`` must go back at least to the backup's begin WAL. Segments that the listing already shows to be torn
+    ``listing`` must go back at least to the backup's begin WAL; ``known`` are its history files where they were read
+    before. Segments that the listing already shows to be torn
     (empty, or stored without compression in another size) count as missing. Raises what `histories` raises.
     """
     if listing.since > backup.begin_wal:
@@ -72,7 +89,7 @@ def archive_chain(store: ObjectStore, backup: BaseBackup, listing: WalListing, *
         backup.begin_wal,
         timeline,
         listing.names(),
-        histories(store, listing),
+        histories(store, listing) if known is None else known,
         backup.segment_bytes,
         begin_lsn=backup.begin_lsn,
         torn=listing.torn(backup.segment_bytes),

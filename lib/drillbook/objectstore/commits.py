@@ -8,7 +8,8 @@ from drillbook.errors import ObjectStoreError
 from drillbook.model import ArchivedCommit, Lsn
 from drillbook.objectstore.layout import WalListing, wal_prefix
 from drillbook.objectstore.protocol import ObjectStore
-from drillbook.objectstore.window import LOOK_BACK, commits_in
+from drillbook.objectstore.scan import commits_in
+from drillbook.objectstore.window import LOOK_BACK
 from drillbook.wal import Chain, SegmentName
 
 

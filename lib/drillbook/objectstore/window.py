@@ -13,10 +13,11 @@ from datetime import timedelta
 
 from drillbook.errors import BaseBackupMissing, ObjectStoreError, PreconditionError, WalGap
 from drillbook.model import ArchivedCommit, BaseBackup, Lsn, RecoveryWindow
-from drillbook.objectstore.archive import STOPS, archive_chain, read_segment
-from drillbook.objectstore.layout import ArchivedSegment, WalListing
+from drillbook.objectstore.archive import archive_chain
+from drillbook.objectstore.layout import WalListing
 from drillbook.objectstore.protocol import ObjectStore
-from drillbook.wal import Chain, SegmentName, WalFormatError, WalReader
+from drillbook.objectstore.scan import commits_in
+from drillbook.wal import Chain, SegmentName
 
 LOOK_BACK = 256
 """How many segments are read at most in search of a commit, unless told otherwise."""
@@ -113,34 +114,3 @@ def _latest(reach: Chain, look_back: int) -> Iterator[str]:
         if count == look_back:
             return
         yield name
-
-
-def commits_in(
-    store: ObjectStore, listing: WalListing, reach: Chain, name: str, system_id: str
-) -> Iterator[ArchivedCommit]:
-    """The commits that begin in segment ``name``; the rest of its last record is read from the segments after it."""
-    reader = WalReader(expected_system_id=system_id)
-    number = SegmentName.parse(name, reach.segment_bytes).number
-    last = SegmentName.parse(reach.last_segment, reach.segment_bytes).number
-    for following in range(number, last + 1):
-        here = reach.name_at(following)
-        try:
-            found = reader.feed(here, read_segment(store, _listed(listing, here)))
-        except WalFormatError as error:
-            raise WalGap(f"segment {error}, in the archive", todo=STOPS) from error
-        yield from (commit for commit in found if commit.segment == name)
-        if reader.stopped and here != reach.last_segment:
-            raise WalGap(f"segment {here} in the archive is damaged: {reader.stopped}", todo=STOPS)
-        if not reader.pending:
-            return
-
-
-def _listed(listing: WalListing, name: str) -> ArchivedSegment:
-    found = listing.segment(name)
-    if found is None:
-        raise ObjectStoreError(
-            f"segment {name} is on the chain but not in this listing",
-            reason="ListingTooShort",
-            todo="List the WAL again and make the chain from that listing.",
-        )
-    return found

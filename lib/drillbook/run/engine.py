@@ -394,9 +394,11 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def _rows(result: Any) -> list[tuple[str, str]]:
-    """A result's plain fields as a card shows them, at most a dozen."""
+    """What a card shows of a result, at most a dozen: what it tells of itself (``rows``), else its plain fields."""
     if not isinstance(result, Frozen) or isinstance(result, Checks):
         return []
+    if hasattr(result, "rows"):
+        return list(result.rows())[:12]
     rows: list[tuple[str, str]] = []
     for name in type(result).model_fields:
         value = getattr(result, name)

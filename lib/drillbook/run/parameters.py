@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from drillbook.model import parse_instant
+from drillbook.model import TARGET_PARAMETERS
 
 REASONS = ("deployment", "schema change", "emergency", "compliance")
 
 
-def _instant(value: Any) -> None:
-    if value:
-        parse_instant(value)
+def _target(parse: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """Reads a target where one is given; "" is none."""
+    return lambda value: None if value == "" else parse(value)
 
 
 def _reason(value: Any) -> None:
@@ -26,7 +26,7 @@ def _one_line(value: Any) -> None:
 
 
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
-    "target_time": _instant,
+    **{name: _target(parse) for name, parse in TARGET_PARAMETERS.items()},
     "reason": _reason,
     "reference": _one_line,
 }
@@ -40,4 +40,7 @@ def faults_of(parameters: Mapping[str, Any]) -> list[str]:
             _CHECKS.get(name, lambda _: None)(value)
         except ValueError as error:
             faults.append(f"{name}: {error}")
+    targets = [name for name in TARGET_PARAMETERS if parameters.get(name, "") != ""]
+    if len(targets) > 1:
+        faults.append(f"{', '.join(targets)}: give at most one of them")
     return faults

@@ -1,7 +1,7 @@
-"""The commits that WAL segments hold.
+"""The commits and restore points that WAL segments hold.
 
 A small reader of PostgreSQL 14 to 18's WAL: it walks the records of a run of adjoining segments and looks into those
-of the transaction manager. A record begins on a multiple of eight bytes with a header of 24 (length, transaction id,
+of the transaction manager and, for restore points and segment switches, of the log's own. A record begins on a multiple of eight bytes with a header of 24 (length, transaction id,
 start of the record before it, flags, resource manager, CRC) and may continue over pages and segments; each page in
 between says how much of it is still to come. What PostgreSQL's own reader checks without looking into records is
 checked here too: page magic and address, remaining lengths, the link back to the record before. The CRC is verified
@@ -16,14 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from drillbook.model import ArchivedCommit, Lsn
+from drillbook.model import ArchivedCommit, Lsn, RestorePoint
 from drillbook.wal.arithmetic import SegmentName, check_segment_bytes
 from drillbook.wal.crc32c import crc32c
 from drillbook.wal.pages import ALL_FLAGS, CONTINUES, OVERWRITTEN, WalFormatError, page_header, segment_header
-from drillbook.wal.transactions import RECORD, RECORD_BYTES, commit_in
+from drillbook.wal.transactions import RECORD, RECORD_BYTES, commit_in, restore_point_in
 
 _LONGEST_BYTES = 1020 << 20
-_SEGMENT_SWITCH = 0x40
+_SEGMENT_SWITCH, _RESTORE_POINT = 0x40, 0x70
 _XLOG, _TRANSACTION = 0, 1  # resource managers
 _LAST_BUILTIN, _FIRST_CUSTOM = 21, 128
 
@@ -48,12 +48,18 @@ def commits(
 class WalReader:
     """Reads a run of adjoining segments, one `feed` after the other.
 
-    ``expected_system_id`` is "" or the system identifier that each segment must carry.
+    ``expected_system_id`` is "" or the system identifier that each segment must carry. ``watch`` is an LSN of interest:
+    the first whole record that starts there or later is kept in `watched`.
     """
 
-    def __init__(self, *, expected_system_id: str = "") -> None:
+    def __init__(self, *, expected_system_id: str = "", watch: Lsn | None = None) -> None:
         self.stopped = ""
         """Where and why reading has ended before a segment's end; "" while all is valid."""
+        self.restore_points: list[RestorePoint] = []
+        """The restore points seen so far, oldest first."""
+        self.watched: tuple[Lsn, Lsn] | None = None
+        """Where the first whole record from ``watch`` on starts and ends, once it was seen."""
+        self._watch = watch.value if watch is not None else -1
         self._system_id = expected_system_id
         self._next = -1  # where the next segment must begin; -1: anywhere
         self._previous = -1  # where the last whole record starts; -1: not known yet
@@ -63,6 +69,11 @@ class WalReader:
         self._left = 0  # bytes still to come
         self._parts: list[bytes] | None = None  # what has been seen of it; None: not worth keeping
         self._switch = False
+
+    @property
+    def last_record(self) -> Lsn | None:
+        """Where the last whole record starts, ``None`` if none was seen."""
+        return Lsn(self._previous) if self._previous >= 0 else None
 
     @property
     def pending(self) -> bool:
@@ -90,16 +101,23 @@ class WalReader:
         if self.stopped or self._next not in {-1, begin}:
             raise WalFormatError(f"{name} does not adjoin what was read: {self.stopped or Lsn(self._next)}")
         self._next = begin + size
-        return [
-            ArchivedCommit(committed_at=at, xid=xid, lsn=Lsn(start), end_lsn=Lsn(end), segment=segment)
-            for at, xid, start, end, segment in self._walk(
-                name, data, begin, page_bytes=header.page_bytes, magic=header.magic, major=header.major
-            )
-        ]
+        found = []
+        for at, what, start, end, segment in self._walk(
+            name, data, begin, page_bytes=header.page_bytes, magic=header.magic, major=header.major
+        ):
+            if isinstance(what, str):
+                self.restore_points.append(
+                    RestorePoint(name=what, at=at, lsn=Lsn(start), end_lsn=Lsn(end), segment=segment)
+                )
+            else:
+                found.append(
+                    ArchivedCommit(committed_at=at, xid=what, lsn=Lsn(start), end_lsn=Lsn(end), segment=segment)
+                )
+        return found
 
     def _walk(
         self, name: str, data: bytes, begin: int, *, page_bytes: int, magic: int, major: int
-    ) -> Iterator[tuple[datetime, int, int, int, str]]:
+    ) -> Iterator[tuple[datetime, int | str, int, int, str]]:
         size, here = len(data), 0
         while here < size and not self.stopped:
             if here % page_bytes == 0:
@@ -126,9 +144,11 @@ class WalReader:
                 here = -(-(here + on_page) // 8) * 8
                 if self._left:
                     continue
-            commit = self._whole(major)
-            if commit is not None:
-                yield (*commit, self._start, begin + here, self._name)
+            told = self._whole(major)
+            if self._start >= self._watch >= 0 and self.watched is None and not self.stopped:
+                self.watched = Lsn(self._start), Lsn(begin + here)
+            if told is not None:
+                yield (*told, self._start, begin + here, self._name)
             self._parts = None
             if self._switch:  # the rest of the segment is padding
                 here, self._switch = size, False
@@ -161,8 +181,8 @@ class WalReader:
         if not linked or _LAST_BUILTIN < manager < _FIRST_CUSTOM:
             self._stop(self._start, "the record is not linked to the one before it")
 
-    def _whole(self, major: int) -> tuple[datetime, int] | None:
-        """Judge the record that is now complete: (commit time, transaction id) of a commit."""
+    def _whole(self, major: int) -> tuple[datetime, int | str] | None:
+        """Judge the record that is now complete: (time, transaction id) of a commit, (time, name) of a restore point."""
         if self.stopped or self._start < 0:
             return None
         if self._parts is not None:
@@ -171,16 +191,17 @@ class WalReader:
             self._check_link(previous, manager)
             if self.stopped:
                 return None
-            if manager in {_XLOG, _TRANSACTION} and (manager == _TRANSACTION or info & 0xF0 == _SEGMENT_SWITCH):
+            kind = info & 0xF0
+            if manager == _TRANSACTION or (manager == _XLOG and kind in {_SEGMENT_SWITCH, _RESTORE_POINT}):
                 if crc32c(record[RECORD_BYTES:], record[: RECORD_BYTES - 4]) != crc:
                     self._stop(self._start, "the record's checksum is wrong")
                     return None
                 self._previous = self._start
-                if manager == _XLOG:
+                if manager == _XLOG and kind == _SEGMENT_SWITCH:
                     self._switch = True
                     return None
                 try:
-                    return commit_in(record, major)
+                    return restore_point_in(record) if manager == _XLOG else commit_in(record, major)
                 except WalFormatError as error:
                     raise WalFormatError(f"{self._name} at {Lsn(self._start)}: {error}") from error
         self._previous = self._start

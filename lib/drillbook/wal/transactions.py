@@ -1,4 +1,4 @@
-"""What a commit record says: when, and which transaction.
+"""What a commit record says: when, and which transaction; and a restore point's: when, and its name.
 
 The record of an ordinary COMMIT carries its transaction's id in the header; COMMIT PREPARED is written by another
 session, so the id of the prepared transaction stands among the optional parts of the record, after lists whose lengths
@@ -47,6 +47,17 @@ def commit_in(record: bytes, major: int) -> tuple[datetime, int] | None:
         raise WalFormatError(f"a commit record of {len(record)} bytes can't be read: {wrong}") from wrong
 
 
+def restore_point_in(record: bytes) -> tuple[datetime, str]:
+    """(time, name) of a whole restore point record; WalFormatError if its parts don't fit."""
+    try:
+        data = _main_data(record)
+        (microseconds,) = _TIME.unpack_from(data)
+        name = data[_TIME.size :].partition(b"\0")[0].decode(errors="backslashreplace")
+        return _EPOCH + timedelta(microseconds=microseconds), name
+    except (error, OverflowError, IndexError) as wrong:
+        raise WalFormatError(f"a restore point of {len(record)} bytes can't be read: {wrong}") from wrong
+
+
 _TIME, _WORD = Struct("<q"), Struct("<I")
 
 
@@ -62,10 +73,10 @@ def _main_data(record: bytes) -> bytes:
             length, at = _WORD.unpack_from(record, at + 1)[0], at + 5
             break
         if kind not in {_ORIGIN, _TOP_LEVEL}:
-            raise WalFormatError(f"a commit record with an unknown part {kind}")
+            raise WalFormatError(f"a record with an unknown part {kind}")
         at += 3 if kind == _ORIGIN else 5
     if at + length != len(record):
-        raise WalFormatError(f"a commit record of {len(record)} bytes holds {length} bytes of data from {at}")
+        raise WalFormatError(f"a record of {len(record)} bytes holds {length} bytes of data from {at}")
     return record[at:]
 
 
