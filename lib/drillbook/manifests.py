@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from drillbook.model import BaseBackup, ClusterRef, RecoveryTarget, show_instant
 from drillbook.site import Site
-from drillbook.step import BARMAN_PLUGIN, IN_TREE, SourceArchive
+from drillbook.sourcearchive import BARMAN_PLUGIN, IN_TREE, SourceArchive, endpoint_ca
 
 RUN_LABEL = "drillbook.io/run"
 EXPIRES = "drillbook.io/expires-at"
@@ -154,10 +154,18 @@ def archive_as_read(site: Site, configuration: dict[str, Any]) -> dict[str, Any]
     kept: dict[str, Any] = {
         key: configuration[key] for key in ("destinationPath", "endpointURL") if key in configuration
     }
-    kept["s3Credentials"] = {
-        "accessKeyId": {"name": reader.name, "key": reader.access_key_id},
-        "secretAccessKey": {"name": reader.name, "key": reader.secret_access_key},
-    }
+    if reader is None:
+        kept["s3Credentials"] = {"inheritFromIAMRole": True}
+    else:
+        named = {
+            "accessKeyId": reader.access_key_id,
+            "secretAccessKey": reader.secret_access_key,
+            "sessionToken": reader.session_token,
+            "region": reader.region,
+        }
+        kept["s3Credentials"] = {field: {"name": reader.name, "key": key} for field, key in named.items() if key}
+    if (ca := endpoint_ca(site, configuration)) is not None:
+        kept["endpointCA"] = {"name": ca.name, "key": ca.key}
     for section, keys in (("wal", ("compression", "maxParallel")), ("data", ("compression", "jobs"))):
         found = {key: configuration[section][key] for key in keys if key in configuration.get(section, {})}
         if found:

@@ -17,9 +17,10 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, cast
 from drillbook import kube as k8s
 from drillbook.errors import Changed, KubernetesError, PreconditionError, RunbookError
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Verdict
-from drillbook.objectstore import ObjectStore, S3Store
+from drillbook.objectstore import ObjectStore
 from drillbook.postgres import Address, Database
 from drillbook.site import Site
+from drillbook.sourcearchive import SourceArchive, open_store, source_archive
 
 T = TypeVar("T")
 
@@ -108,23 +109,6 @@ class Recorder(Protocol):
     def seen(self, name: str) -> Any: ...
 
 
-PLUGIN, IN_TREE = "plugin", "barmanObjectStore"  # CloudNativePG's own words for the methods of backup
-
-
-@dataclass(frozen=True)
-class SourceArchive:
-    """Where the source archives. Both methods have one layout and one shape of configuration."""
-
-    method: str
-    configuration: dict[str, Any]
-    server_name: str
-
-    @property
-    def location(self) -> str:
-        """The folder in the object store that holds ``base/`` and ``wals/``."""
-        return str(self.configuration["destinationPath"]).rstrip("/") + "/" + self.server_name
-
-
 def pod_of(cluster: dict[str, Any]) -> str:
     """The name of the Cluster's current primary pod, or ``""`` while there is none."""
     return str(cluster.get("status", {}).get("currentPrimary", ""))
@@ -165,51 +149,14 @@ class Context:
     @cached_property
     def store(self) -> ObjectStore:
         """The source's archive, with the read-only credentials that the drill namespace holds."""
-        reader = self.site.archive.reader_secret
-        destination = self.archive.configuration
-        secret = self.kube.secret(self.site.drill_namespace, reader.name)
-        missing = [key for key in (reader.access_key_id, reader.secret_access_key) if key not in secret]
-        if missing:
-            raise PreconditionError(
-                f"Secret {self.site.drill_namespace}/{reader.name} has no key {', '.join(missing)}",
-                todo="Add the read-only credentials of the archive under the keys that the profile names.",
-            )
-        return S3Store.open(
-            destination["destinationPath"],
-            endpoint_url=self.site.archive.endpoint_url or destination.get("endpointURL", ""),
-            access_key_id=secret[reader.access_key_id],
-            secret_access_key=secret[reader.secret_access_key],
-        )
+        opened = open_store(self.kube, self.site, self.archive)
+        self._open.append(opened)
+        return opened
 
     @cached_property
     def archive(self) -> SourceArchive:
         """How and where the source archives: through the Barman Cloud Plugin, or in-tree."""
-        spec = self.cluster_object(self.source_ref).get("spec", {})
-        for plugin in spec.get("plugins", []):
-            if plugin.get("name") == BARMAN_PLUGIN and plugin.get("isWALArchiver") and plugin.get("enabled", True):
-                return self._plugin_archive(plugin.get("parameters", {}))
-        section = spec.get("backup", {}).get("barmanObjectStore")
-        if section:
-            return SourceArchive(IN_TREE, section, self._folder(section))
-        raise PreconditionError(
-            f"Cluster {self.source_ref} archives no WAL: spec.plugins has no enabled entry of {BARMAN_PLUGIN} with "
-            "isWALArchiver, and spec.backup no barmanObjectStore",
-            todo="Configure the plugin and an ObjectStore (in-tree barmanObjectStore is deprecated since CNPG 1.26).",
-        )
-
-    def _plugin_archive(self, parameters: dict[str, Any]) -> SourceArchive:
-        name = parameters.get("barmanObjectName", "")
-        found = self.kube.get(k8s.OBJECT_STORE, self.site.cluster.namespace, name)
-        if found is None:
-            raise PreconditionError(
-                f"ObjectStore {self.site.cluster.namespace}/{name} does not exist, though the Cluster names it",
-                todo="Create it: while it is missing CloudNativePG stalls without a word.",
-            )
-        return SourceArchive(PLUGIN, found["spec"]["configuration"], self._folder(parameters))
-
-    def _folder(self, section: dict[str, Any]) -> str:
-        """The folder of the source's archive: the profile's, else the one configured, else the Cluster's name."""
-        return str(self.site.archive.server_name or section.get("serverName") or self.site.cluster.name)
+        return source_archive(self.kube, self.site, self.cluster_object(self.source_ref))
 
     def cluster_object(self, ref: ClusterRef) -> dict[str, Any]:
         """The Cluster as the API server has it now."""
@@ -296,8 +243,6 @@ class PreconditionsNotMet(PreconditionError):
         self.exit_code = 1 if failed else 2  # type: ignore[misc]
         self.changed = Changed.NOTHING
 
-
-BARMAN_PLUGIN = "barman-cloud.cloudnative-pg.io"
 
 
 @dataclass(frozen=True)

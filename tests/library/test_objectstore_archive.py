@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
 import gzip
 import itertools
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from fix_archive import ACCESS_KEY, S3, SECRET_KEY, Server, running_s3
 from drillbook.errors import BaseBackupMissing, ObjectStoreError, PreconditionError, WalGap
 from drillbook.model import ArchivedCommit, BaseBackup, Lsn
 from drillbook.objectstore import (
+    Entry,
     S3Store,
+    TarState,
     archive_chain,
     catalogue,
+    check_tars,
     commit_of,
     histories,
     newest_commit,
@@ -27,8 +31,28 @@ from drillbook.objectstore import (
     wal_names,
     window,
 )
+from drillbook.objectstore.tarcheck import check_end, read_tar
 from drillbook.wal import Chain, WalFormatError, WalReader, commits
 from drillbook_lab import pgbin
+
+
+def lz4_frame(data: bytes) -> bytes:
+    """A frame whose blocks are stored as they are, which its format allows."""
+    blocks = [data[at : at + (4 << 20)] for at in range(0, len(data), 4 << 20)]
+    return (
+        b"\x04\x22\x4d\x18\x60\x70\x73"
+        + b"".join((len(block) | 1 << 31).to_bytes(4, "little") + block for block in blocks)
+        + bytes(4)
+    )
+
+
+def snappy_frames(data: bytes) -> bytes:
+    """Frames that are stored as they are; their checksums are not looked at here."""
+    frames = [data[at : at + 65536] for at in range(0, len(data), 65536)]
+    return b"\xff\x06\x00\x00sNaPpY" + b"".join(
+        b"\x01" + (len(frame) + 4).to_bytes(3, "little") + bytes(4) + frame for frame in frames
+    )
+
 
 DESTINATION, NAME = "s3://archive/site/a", "pg"
 DROP_ALL = "DO $$ BEGIN FOR i IN 1..120 LOOP EXECUTE format('DROP TABLE m%s', i); END LOOP;"
@@ -106,7 +130,7 @@ def lived(server: Server, s3: S3) -> Site:
     server.switch()
     server.promote_to_new_timeline()
     server.sql("INSERT INTO t VALUES (6)")
-    server.backup("--name", "backup-2")
+    server.backup("--name", "backup-2", "--max-archive-size", "10MB")  # in several parts
     with server.connect() as connection:
         for n in range(300):
             connection.execute("INSERT INTO t VALUES (%s)", (n,))
@@ -248,11 +272,84 @@ def test_each_unusable_backup_is_named_with_its_reason(site: Site) -> None:
         with site.s3.without(f"{base}/{second.backup_id}/backup.info"):
             site.s3.put(f"{base}/{second.backup_id}/backup.info", info.replace(old, new))
             assert told in reason(second.backup_id)
-    site.s3.put(f"{base}/{second.backup_id}/data_0002.tar", b"x")
-    try:
+    with site.s3.without(f"{base}/{second.backup_id}/data_0001.tar"):
         assert reason(second.backup_id) == "missing data: no data_0001.tar"
+    with site.s3.without(f"{base}/{second.backup_id}/data_0001.tar"):
+        site.s3.put(f"{base}/{second.backup_id}/data_0001.tar", b"")
+        assert reason(second.backup_id) == "missing data: data_0001.tar is empty"
+    with site.s3.without(f"{base}/{second.backup_id}/data.tar") as body:
+        key, bucket = f"{base}/{second.backup_id}/data.tar", "archive"
+        site.s3.client.put_object(Bucket=bucket, Key=key, Body=body, StorageClass="GLACIER")
+        assert "cold: data.tar lies in GLACIER" in reason(second.backup_id)
+        site.s3.client.restore_object(Bucket=bucket, Key=key, RestoreRequest={"Days": 1})
+        assert catalogue(site.store, NAME).find(second.backup_id), "it was made readable for a day"
+        site.s3.client.put_object(Bucket=bucket, Key=key, Body=body, ServerSideEncryption="AES256")
+        assert catalogue(site.store, NAME).find(second.backup_id), "encryption at rest hinders nobody"
+
+
+def test_the_tars_of_a_real_backup_are_whole(site: Site) -> None:
+    for entry in catalogue(site.store, NAME).entries:
+        assert {check.state for check in check_tars(site.store, entry.tars)} == {TarState.WHOLE}
+        ends = check_tars(site.store, entry.tars, read_through=0)
+        assert {check.state for check in ends} == {TarState.ENDS}
+        assert sum(check.read_bytes for check in ends) <= len(ends) * 20480, "only the last bytes were read"
+
+
+def test_a_cut_tar_shows_by_its_last_bytes(site: Site) -> None:
+    compressed, plain = catalogue(site.store, NAME).entries
+    assert len(plain.tars) > 1, "the backup is in one part: the test has lost its point"
+
+    def broken(entry: Entry, **more: int) -> dict[str, str]:
+        found = check_tars(site.store, entry.tars, **more)
+        return {check.key.rpartition("/")[2]: f"{check.state}: {check.found}" for check in found if check.state.broken}
+
+    (data, _), *_ = compressed.tars
+    with site.s3.without(f"site/a/{data.key}") as body:
+        for part in (2, 3, 7):
+            site.s3.put(f"site/a/{data.key}", body[: len(body) * (part - 1) // part])
+            assert list(broken(reread(site, compressed), read_through=0)) == ["data.tar.gz"], part
+        # The wrong bytes are in the middle: its end is a whole one's, and only reading it through shows them.
+        wrong = bytes(byte ^ 0xFF for byte in body[len(body) // 2 :][:5000])
+        site.s3.put(f"site/a/{data.key}", body[: len(body) // 2] + wrong + body[len(body) // 2 + 5000 :])
+        assert not broken(compressed, read_through=0)
+        assert "damaged: gzip says error" in broken(compressed)["data.tar.gz"]
+    last, _ = plain.tars[-1]
+    with site.s3.without(f"site/a/{last.key}") as body:
+        # Cut where a whole tar could end, behind zeros that stand in the data: what comes last in a backup is missing.
+        zeros = [at for at in range(10240, len(body) - 30000, 10240) if not any(body[at - 1024 : at])]
+        for end in (len(body) // 2, len(body) - 512, zeros[len(zeros) // 2]):
+            site.s3.put(f"site/a/{last.key}", body[:end])
+            assert list(broken(reread(site, plain), read_through=0)) == [last.key.rpartition("/")[2]], end
+            through = read_tar(site.store, *reread(site, plain).tars[-1])
+            assert (through.state, "it stops after" in through.found) == (TarState.CUT, True) or end == len(body) - 512
+    with site.s3.without(f"site/a/{last.key}"):
+        assert "a later part is missing" in str(broken(reread(site, plain), read_through=0))
+
+
+def reread(site: Site, entry: Entry) -> Entry:
+    return next(item for item in catalogue(site.store, NAME).entries if item.backup_id == entry.backup_id)
+
+
+@pytest.mark.parametrize(
+    ("compression", "packed"), [("bzip2", bz2.compress), ("lz4", lz4_frame), ("snappy", snappy_frames)]
+)
+def test_what_the_end_of_each_compression_tells(site: Site, compression: str, packed: Callable[[bytes], bytes]) -> None:
+    item, _ = catalogue(site.store, NAME).entries[1].tars[-1]
+    body = packed(site.store.get(item.key))
+    key = f"packed/data.tar.{compression}"
+
+    def state(stored: bytes) -> TarState:
+        site.s3.put(f"site/a/{key}", stored)
+        info = site.store.head(key)
+        assert info
+        return check_end(site.store, info, compression).state
+
+    try:
+        expected = (TarState.UNREAD, TarState.UNREAD) if compression == "snappy" else (TarState.ENDS, TarState.CUT)
+        assert (state(body), state(body[: len(body) // 2])) == expected
+        assert state(b"") is TarState.EMPTY
     finally:
-        site.s3.take(f"{base}/{second.backup_id}/data_0002.tar")
+        site.s3.take(f"site/a/{key}")
 
 
 def test_the_chain_goes_over_the_switch_of_timelines(site: Site) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from drillbook.errors import ParameterError
+from drillbook.model import parse_instant
 from drillbook.site import Site, load_site
 
 SITES = Path(__file__).parents[2] / "sites"
@@ -97,6 +98,48 @@ def test_the_second_site_shares_no_name_with_the_first() -> None:
 def test_a_system_identifier_without_quotes_keeps_every_digit(profile) -> None:
     site = load_site(profile(MINIMAL + "identity: {system_identifier: 7711241788681356920}\n"))
     assert site.identity.system_identifier == "7711241788681356920"
+
+
+PERIODS = """archive:
+  server_names:
+    - {name: orders-v2, since: 2026-03-01T00:00:00Z}
+    - {name: orders, until: 2026-02-28T22:00:00+00:00}
+"""
+
+
+def test_the_names_of_a_history_have_periods_oldest_first(profile) -> None:
+    older, newer = load_site(profile(MINIMAL + PERIODS)).archive.server_names
+    assert (older.name, newer.name) == ("orders", "orders-v2")
+    cut = parse_instant("2026-02-28T22:00:00Z")
+    assert older.holds(cut - timedelta(microseconds=1)) and not older.holds(cut) and not newer.holds(cut)
+    assert newer.holds(parse_instant("2026-03-01T00:00:00Z"))
+    closed = load_site(profile(MINIMAL + PERIODS.replace(", until: 2026-02-28T22:00:00+00:00", "")))
+    assert closed.archive.server_names[0].until == closed.archive.server_names[1].since
+
+
+def test_every_fault_of_the_names_is_told(profile) -> None:
+    (told,) = faults_of(
+        profile(
+            MINIMAL
+            + """archive:
+  server_names:
+    - {name: a, since: 2026-01-01T00:00:00Z, until: 2026-04-01T00:00:00Z}
+    - {name: a, since: 2026-03-01T00:00:00Z, until: 2026-02-01T00:00:00Z}
+    - {name: c}
+    - {name: d}
+"""
+        )
+    )
+    for fault in ("a is given twice", "ends before it begins", "d has no since", "overlap", "has an until"):
+        assert fault in told
+    assert "server_name or server_names, not both" in faults_of(
+        profile(MINIMAL + PERIODS + "  server_name: orders\n")
+    )[0]
+    assert "not an instant" in faults_of(profile(MINIMAL + PERIODS.replace("2026-03-01T00:00:00Z", "spring")))[0]
+
+
+def test_no_reader_secret_is_the_default_chain(profile) -> None:
+    assert load_site(profile(MINIMAL + "archive: {reader_secret: null}\n")).archive.reader_secret is None
 
 
 def test_a_relative_kubeconfig_lies_beside_the_profile(profile) -> None:

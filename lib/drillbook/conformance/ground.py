@@ -17,7 +17,7 @@ from drillbook.conformance.probe import CantAsk, Differs
 from drillbook.errors import KubernetesError, RunbookError
 from drillbook.objectstore import ObjectStore, S3Store
 from drillbook.postgres import Address, Database
-from drillbook.step import BARMAN_PLUGIN
+from drillbook.sourcearchive import BARMAN_PLUGIN
 
 Object = dict[str, Any]
 

@@ -6,19 +6,15 @@ seconds are capped; nothing is written anywhere, and what is read is thrown away
 
 from __future__ import annotations
 
-import bz2
-import importlib
-import lzma
 import time
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from drillbook.errors import ObjectStoreError
 from drillbook.forecast.types import Calibration, Rate
 from drillbook.model import BaseBackup
-from drillbook.objectstore import ArchivedSegment, ObjectStore
+from drillbook.objectstore import ArchivedSegment, ObjectStore, Unpackable, unpacker
 
 MOST_BYTES = 96 << 20
 MOST_SECONDS = 8.0
@@ -88,49 +84,23 @@ def _data_object(store: ObjectStore, backup: BaseBackup) -> str | None:
 
 def _unpack(pieces: Sequence[bytes], compression: str, most_seconds: float, notes: list[str]) -> dict[str, Any]:
     try:
-        feed = _decompressor(compression)
-    except ImportError as error:
-        notes.append(f"{compression}: the package {error.name} is not installed here")
-        return {}
-    if feed is None:
-        notes.append(f"{compression} can't be unpacked here")
+        unpack = unpacker(compression, name="it")
+    except ObjectStoreError as error:
+        notes.append(f"not unpacked: {error.what}")
         return {}
     taken, size, began = 0, 0, time.perf_counter()
     try:
         for piece in pieces:
             for start in range(0, len(piece), _PIECE):
                 part = piece[start : start + _PIECE]
-                size, taken = size + feed(part), taken + len(part)
+                size, taken = size + len(unpack(part)), taken + len(part)
             if time.perf_counter() - began > most_seconds:
                 break
-    except Exception as error:  # each library has errors of its own; here they all mean that nothing was measured
-        notes.append(f"{compression}: {type(error).__name__} after {taken} bytes")
+    except Unpackable as error:
+        notes.append(f"{error} after {taken} bytes")
         return {}
     rate = Rate(bytes=size, seconds=max(time.perf_counter() - began, 1e-6))
     return {"base_unpacked": rate, "base_ratio": size / taken if taken else None}
-
-
-def _decompressor(compression: str) -> Callable[[bytes], int] | None:
-    """A function that takes the next stored bytes and says how many came out; None for a compression unknown here."""
-    makers: dict[str, Callable[[], Any]] = {
-        "gzip": lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
-        "bzip2": bz2.BZ2Decompressor,
-        "xz": lzma.LZMADecompressor,
-        "lz4": lambda: importlib.import_module("lz4.frame").LZ4FrameDecompressor(),
-        "zstd": lambda: importlib.import_module("zstandard").ZstdDecompressor().decompressobj(),
-    }
-    if compression == "snappy":
-        stream = importlib.import_module("cramjam").snappy.Decompressor()
-
-        def snappy(part: bytes) -> int:
-            stream.decompress(part)
-            return len(stream.flush())
-
-        return snappy
-    if compression not in makers:
-        return None
-    made = makers[compression]()
-    return lambda part: len(made.decompress(part))
 
 
 def _wal(store: ObjectStore, segments: Sequence[ArchivedSegment], notes: list[str]) -> dict[str, Any]:

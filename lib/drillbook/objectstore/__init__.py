@@ -1,23 +1,30 @@
 """The object store, read only: S3 behind a small protocol, and the layout that barman-cloud leaves in a bucket.
 
-`protocol`: what the rest needs of a store. `s3`: the only user of boto3. `layout`: keys, listing of the WAL.
-`backupinfo`, `catalogue`: base backups. `compression`, `archive`, `scan`: segments and history files, the chain, what a
-segment holds. `holdings`: all of one server, listed once. `window`, `targets`: what recovery can reach. Everything is read by listing and getting; nothing is ever written.
+`protocol`: what the rest needs of a store. `s3`: the only user of boto3. `destinations`: what is not S3. `layout`: keys,
+listing of the WAL. `backupinfo`, `catalogue`: base backups; `tarwalk`, `tarcheck`: whether their tars are whole.
+`compression`, `archive`, `scan`: segments and history files, the chain, what a segment holds. `holdings`: all of one server,
+listed once. `window`, `targets`: what recovery can reach. Everything is read by listing and getting; nothing is ever written.
 """
 
 from drillbook.objectstore.archive import archive_chain, histories, read_segment
-from drillbook.objectstore.catalogue import Catalogue, catalogue
+from drillbook.objectstore.catalogue import BackupState, Catalogue, Entry, catalogue, server_names
 from drillbook.objectstore.commits import commits_since, is_archived
+from drillbook.objectstore.compression import Unpackable, unpacker
+from drillbook.objectstore.destinations import not_s3
 from drillbook.objectstore.holdings import Holdings
 from drillbook.objectstore.layout import ArchivedSegment, WalListing, wal_names
 from drillbook.objectstore.protocol import Level, ObjectInfo, ObjectStore
 from drillbook.objectstore.s3 import S3Store
+from drillbook.objectstore.tarcheck import READ_THROUGH, TarCheck, TarState, check_tars
 from drillbook.objectstore.targets import ExpectedWal, ResolvedTarget, resolve
 from drillbook.objectstore.window import commit_of, newest_commit, window
 
 __all__ = [
+    "READ_THROUGH",
     "ArchivedSegment",
+    "BackupState",
     "Catalogue",
+    "Entry",
     "ExpectedWal",
     "Holdings",
     "Level",
@@ -25,16 +32,23 @@ __all__ = [
     "ObjectStore",
     "ResolvedTarget",
     "S3Store",
+    "TarCheck",
+    "TarState",
+    "Unpackable",
     "WalListing",
     "archive_chain",
     "catalogue",
+    "check_tars",
     "commit_of",
     "commits_since",
     "histories",
     "is_archived",
     "newest_commit",
+    "not_s3",
     "read_segment",
     "resolve",
+    "server_names",
+    "unpacker",
     "wal_names",
     "window",
 ]

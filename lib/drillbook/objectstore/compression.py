@@ -10,6 +10,8 @@ import bz2
 import gzip
 import importlib
 import lzma
+import zlib
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -51,7 +53,56 @@ def decompress(data: bytes, compression: str, *, name: str, limit: int) -> bytes
             f"{name} in the archive is damaged: {compression} says {type(error).__name__}: {error}",
             todo="Recovery stops at this segment. Take a new base backup, and find out what damaged the object.",
         ) from error
-    raise ObjectStoreError(
+    raise _not_known(compression, name)
+
+
+class Unpackable(ValueError):
+    """Bytes that are not what their object's ending says."""
+
+
+def unpacker(compression: str, *, name: str) -> Callable[[bytes], bytes]:
+    """A function that takes an object's next stored bytes and gives what they unpack to.
+
+    It raises Unpackable for bytes that are damaged. ObjectStoreError: the package for it is not installed.
+    """
+    if not compression:
+        return lambda part: part
+    feed: Callable[[bytes], bytes]
+    match compression:
+        case "gzip":
+            feed = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress
+        case "bzip2":
+            feed = bz2.BZ2Decompressor().decompress
+        case "xz":
+            feed = lzma.LZMADecompressor().decompress
+        case "lz4":
+            feed = _package(compression, name).LZ4FrameDecompressor().decompress
+        case "zstd":
+            feed = _package(compression, name).ZstdDecompressor().decompressobj().decompress
+        case "snappy":
+            feed = _snappy(_package(compression, name).snappy.Decompressor())
+        case _:
+            raise _not_known(compression, name)
+
+    def guarded(part: bytes) -> bytes:
+        try:
+            return bytes(feed(part))
+        except Exception as error:  # each library has errors of its own; all mean the same here
+            raise Unpackable(f"{compression} says {type(error).__name__}: {error}") from error
+
+    return guarded
+
+
+def _snappy(stream: Any) -> Callable[[bytes], bytes]:
+    def feed(part: bytes) -> bytes:
+        stream.decompress(part)
+        return bytes(stream.flush())
+
+    return feed
+
+
+def _not_known(compression: str, name: str) -> ObjectStoreError:
+    return ObjectStoreError(
         f"{name} is compressed with {compression!r}, which is not known here",
         reason="UnsupportedCompression",
         todo="Use gzip, bzip2, xz, lz4, snappy or zstd.",

@@ -45,3 +45,6 @@ class ObjectStore(Protocol):
 
     def head(self, key: str) -> ObjectInfo | None:
         """An object's description, ``None`` if there is no such object."""
+
+    def close(self) -> None:
+        """End the connections; safe to call twice."""

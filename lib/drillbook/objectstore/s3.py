@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, NoReturn, Self
 from urllib.parse import SplitResult, urlsplit
 
 import boto3.session
 import botocore.config
 import botocore.exceptions
+import urllib3.exceptions
 
 from drillbook.errors import ObjectStoreError, ParameterError
 from drillbook.objectstore.protocol import Level, ObjectInfo
@@ -28,7 +31,20 @@ _TODO = {
     "NoSuchKey": "The object was there when the archive was listed: see what removes it (retention, lifecycle rules).",
     "InvalidObjectState": "The object lies in a cold storage class: restore it to a readable one first.",
 }
-_NOT_ANSWERED = "Check that the endpoint is reachable from here and that its certificate is trusted."
+_NOT_ANSWERED = (
+    "Check that the endpoint is reachable from here; if this machine sees it at another address, set "
+    "archive.endpoint_url in the profile."
+)
+_NOT_RESOLVED = (
+    "The cluster's own address of the store doesn't resolve from here: set archive.endpoint_url in the profile to its "
+    "address as seen from this machine."
+)
+_NOT_TRUSTED = (
+    "The store's certificate is not trusted here: put its CA into a Secret of the drill namespace and name it in "
+    "archive.endpoint_ca of the profile."
+)
+_NO_KEY = "archive.reader_secret is null: give this machine or pod a role or a key, or name a Secret in the profile."
+_KEY_OF_KMS = "The objects are encrypted with a KMS key: these credentials also need kms:Decrypt on it."
 _TIMES = {"connect_timeout": 5, "read_timeout": 60}
 _ATTEMPTS = 4
 
@@ -36,34 +52,40 @@ _ATTEMPTS = 4
 class S3Store:
     """A bucket, or a prefix in it. Safe to use from several threads; ``close`` or ``with`` ends its connections."""
 
-    def __init__(self, client: Any, bucket: str, prefix: str, *, endpoint_url: str, secrets: tuple[str, ...]) -> None:
+    def __init__(self, client: Any, session: Any, bucket: str, prefix: str, *, endpoint_url: str, ca: _CaFile) -> None:
         self._client = client
+        self._session = session
         self._bucket = bucket
         self._prefix = prefix
         self._endpoint = endpoint_url
-        self._secrets = secrets
+        self._ca = ca
 
     @classmethod
     def open(
         cls,
         destination_path: str,
         *,
-        access_key_id: str,
-        secret_access_key: str,
+        access_key_id: str = "",
+        secret_access_key: str = "",
+        default_chain: bool = False,
         endpoint_url: str = "",
         session_token: str = "",
         region: str = "",
-        ca_bundle: str = "",
+        ca_pem: str = "",
     ) -> Self:
         """The store at ``s3://bucket/prefix``; asks nothing of it yet.
 
-        ``ca_bundle`` is a file of PEM certificates, "" the system's. ParameterError: what is given can't be right.
+        ``default_chain`` takes the credentials that boto3 finds by itself (environment, files, a role) and no others;
+        ``ca_pem`` are the certificates to trust in place of the system's. The usual proxy variables of the environment
+        are heeded. ParameterError: what is given can't be right.
         """
         faults: list[str] = []
         place, endpoint = _address(destination_path, faults), _address(endpoint_url, faults)
         if place.scheme != "s3" or not place.netloc:
             faults.append(f"destinationPath {destination_path!r} is not s3://bucket/prefix")
-        if not access_key_id or not secret_access_key:
+        if default_chain and (access_key_id or secret_access_key or session_token):
+            faults.append("a key is given, and the default chain of credentials is asked for")
+        if not default_chain and not (access_key_id and secret_access_key):
             faults.append("access key or secret key is empty")
         if endpoint_url and (endpoint.scheme not in {"http", "https"} or not endpoint.hostname):
             faults.append("endpointURL is not http:// or https:// with a host")
@@ -82,26 +104,31 @@ class S3Store:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
+        ca = _CaFile(ca_pem)
         try:
-            client = boto3.session.Session().client(
-                "s3",
-                region_name=region or "us-east-1",
-                endpoint_url=endpoint_url or None,
-                aws_access_key_id=access_key_id,
-                aws_secret_access_key=secret_access_key,
+            session = boto3.session.Session(
+                aws_access_key_id=access_key_id or None,
+                aws_secret_access_key=secret_access_key or None,
                 aws_session_token=session_token or None,
-                verify=ca_bundle or None,
+            )
+            client = session.client(
+                "s3",
+                region_name=region or (default_chain and session.region_name) or "us-east-1",
+                endpoint_url=endpoint_url or None,
+                verify=ca.path or None,
                 config=config,
             )
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
+            ca.remove()
             raise ParameterError([f"no client can be made: {type(error).__name__}"], where="object store") from None
         prefix = place.path.strip("/")
         return cls(
             client,
+            session,
             place.netloc,
             f"{prefix}/" if prefix else "",
             endpoint_url=endpoint_url,
-            secrets=tuple(filter(None, (secret_access_key, session_token, access_key_id))),
+            ca=ca,
         )
 
     def __repr__(self) -> str:
@@ -114,8 +141,9 @@ class S3Store:
         self.close()
 
     def close(self) -> None:
-        """End the connections."""
+        """End the connections; safe to call twice."""
         self._client.close()
+        self._ca.remove()
 
     @property
     def location(self) -> str:
@@ -215,19 +243,51 @@ class S3Store:
                 f"{doing} {where}: {code} ({status}) {message}".rstrip(),
                 status=status,
                 reason=code,
-                todo=_TODO.get(code, "See what the store's own log says about this request."),
+                todo=_KEY_OF_KMS
+                if code.startswith("KMS") or "kms:" in message.lower()
+                else _TODO.get(code, "See what the store's own log says about this request."),
+            ) from None
+        if isinstance(error, botocore.exceptions.NoCredentialsError | botocore.exceptions.PartialCredentialsError):
+            raise ObjectStoreError(
+                f"{doing} {where}: boto3's default chain finds no credentials here", reason="NoCredentials", todo=_NO_KEY
             ) from None
         at = f" at {self._endpoint}" if self._endpoint else ""
         raise ObjectStoreError(
             f"{doing} {where}: no answer{at} ({type(error).__name__}, {_ATTEMPTS} attempts)",
             reason=type(error).__name__,
-            todo=_NOT_ANSWERED,
+            todo=_reach(error),
         ) from None
 
     def _masked(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
+        found = self._session.get_credentials()
+        if found is not None:
+            keys = found.get_frozen_credentials()
+            for secret in filter(None, (keys.secret_key, keys.token, keys.access_key)):
+                text = text.replace(secret, "***")
         return text
+
+
+class _CaFile:
+    """Certificates in a file of their own, because botocore takes only a path; "" is no file."""
+
+    def __init__(self, pem: str) -> None:
+        self.path = ""
+        if pem:
+            with NamedTemporaryFile("w", prefix="drillbook-ca-", suffix=".pem", delete=False, encoding="ascii") as file:
+                file.write(pem)
+            self.path = file.name
+
+    def remove(self) -> None:
+        if self.path:
+            Path(self.path).unlink(missing_ok=True)
+
+
+def _reach(error: Exception) -> str:
+    """What to do about a store that did not answer."""
+    if isinstance(error, botocore.exceptions.SSLError):
+        return _NOT_TRUSTED
+    cause = getattr(error, "kwargs", {}).get("error")
+    return _NOT_RESOLVED if isinstance(cause, urllib3.exceptions.NameResolutionError) else _NOT_ANSWERED
 
 
 def _address(text: str, faults: list[str]) -> SplitResult:

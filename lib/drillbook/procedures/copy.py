@@ -18,7 +18,8 @@ from drillbook.procedures.archiveend import ArchiveEnd
 from drillbook.procedures.boundary import ProvenTarget
 from drillbook.procedures.readiness import HEALTHY, SourceCluster
 from drillbook.recoverylog import RecoveryLog
-from drillbook.step import IN_TREE, Context, Obligation, Plan, Step
+from drillbook.sourcearchive import IN_TREE
+from drillbook.step import Context, Obligation, Plan, Step
 
 UNRECOVERABLE = "Cluster is unrecoverable and needs manual intervention"
 

@@ -13,7 +13,8 @@ from drillbook.forecast import Forecast, Work
 from drillbook.model import BaseBackup, Check, Verdict, show_seconds
 from drillbook.procedures.archive import ArchivedWal
 from drillbook.procedures.readiness import SourceCluster
-from drillbook.step import PLUGIN, Context, Step
+from drillbook.sourcearchive import PLUGIN
+from drillbook.step import Context, Step
 
 OURS = 1  # the segment that a drill switches itself
 NAME = "forecast"

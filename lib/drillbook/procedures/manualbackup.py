@@ -311,7 +311,8 @@ class ArchiveTheEnd(Step[ArchivedEnd]):
 class VerifyInBucket(Rung):
     """The backup is whole in the bucket, with its WAL, and the recovery window reaches past it.
 
-    Read from the bucket alone: backup.info, every object that it must have, each segment from its begin to its end.
+    Read from the bucket alone: backup.info, every object that it must have, the end of each tar (small ones are read
+    through), each segment from its begin to its end.
     """
 
     cluster: SourceCluster
@@ -319,7 +320,7 @@ class VerifyInBucket(Rung):
     finished: FinishedBackup
     end: ArchivedEnd
     name: ClassVar[str] = "backup in the bucket"
-    proves: ClassVar[str] = "every object of the backup is there, with its size"
+    proves: ClassVar[str] = "every object of the backup is there, and none is cut"
 
     def not_run(self, reason: str) -> list[Check]:
         names = (self.name, "backup's WAL archived", "recovery window extended")
@@ -328,19 +329,20 @@ class VerifyInBucket(Rung):
     def observe(self, ctx: Context) -> Sequence[Check]:
         server = self.cluster.server_name
         found = objectstore.catalogue(ctx.store, server, system_id=self.cluster.system_id)
-        backup = found.find(self.finished.backup_id)
-        if backup is None:
-            why = dict(found.unusable).get(self.finished.backup_id, "the bucket has no such backup")
+        entry = found.entry(self.finished.backup_id)
+        if entry is None or entry.backup is None:
+            why = entry.reason if entry else "the bucket has no such backup"
             return [
                 self.result(Verdict.FAILED, expected=f"{self.finished.backup_id} whole", observed=why),
                 *self.not_run("there is no whole backup")[1:],
             ]
+        backup = entry.backup
         ctx.recorder.fact("backup", backup.model_dump(mode="json") | {"chosen": "made by this run"})
         listing = objectstore.wal_names(ctx.store, server, since=backup.begin_wal)
         chain = objectstore.archive_chain(ctx.store, backup, listing)
-        return [self._whole(ctx, backup), self._wal(backup, chain), self._window(ctx, backup, listing, found.usable)]
+        return [self._whole(ctx, backup, entry), self._wal(backup, chain), self._window(ctx, backup, listing, found.usable)]
 
-    def _whole(self, ctx: Context, backup: BaseBackup) -> Check:
+    def _whole(self, ctx: Context, backup: BaseBackup, entry: objectstore.Entry) -> Check:
         said, finished = backup, self.finished
         same = (said.begin_wal, said.end_wal, said.begin_lsn, said.end_lsn) == (
             finished.begin_wal,
@@ -348,14 +350,18 @@ class VerifyInBucket(Rung):
             finished.begin_lsn,
             finished.end_lsn,
         )
-        prefix = f"{self.cluster.server_name}/base/{backup.backup_id}/"
-        parts = [(item.key.removeprefix(prefix), show_bytes(item.size)) for item in ctx.store.list(prefix)]
+        faults = [] if same else ["backup.info and the Backup object name different WAL"]
+        tars = objectstore.check_tars(ctx.store, entry.tars)
+        faults += [f"{_file(tar.key)} is {tar.state}: {tar.found}" for tar in tars if tar.state.broken]
+        unread = [tar for tar in tars if tar.state is objectstore.TarState.UNREAD]
+        verdict = Verdict.FAILED if faults else Verdict.UNPROVEN if unread else Verdict.VERIFIED
+        size = f"{backup.backup_id}: backup.info and {len(tars)} tars, {show_bytes(backup.size_bytes)}"
         return self.result(
-            Verdict.VERIFIED if same else Verdict.FAILED,
-            expected="backup.info is DONE, agrees with the Backup object, and every object is there",
-            observed=f"{backup.backup_id}: {len(parts)} objects, {show_bytes(backup.size_bytes)}"
-            + ("" if same else "; backup.info and the Backup object name different WAL"),
-            details=tuple(parts[:12]),
+            verdict,
+            expected="backup.info is DONE and agrees with the Backup object; every object is there, and none is cut",
+            observed="; ".join([size, *faults]),
+            reason="" if faults or not unread else f"{_file(unread[0].key)}: {unread[0].found}",
+            details=tuple((_file(tar.key), f"{show_bytes(tar.size)}, {tar.found}") for tar in tars[:12]),
         )
 
     def _wal(self, backup: BaseBackup, chain: Any) -> Check:
@@ -386,6 +392,10 @@ class VerifyInBucket(Rung):
             expected=f"later than before ({was})",
             observed=f"from {shown['first_time']} to {shown['last_time']} by this backup alone",
         )
+
+
+def _file(key: str) -> str:
+    return key.rpartition("/")[2]
 
 
 def _reason(ctx: Context) -> str:

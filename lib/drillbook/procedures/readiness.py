@@ -16,7 +16,8 @@ from drillbook.model import (
     Verdict,
 )
 from drillbook.postgres import Database
-from drillbook.step import IN_TREE, PLUGIN, Context, Rung, Step
+from drillbook.sourcearchive import IN_TREE, PLUGIN
+from drillbook.step import Context, Rung, Step
 
 HEALTHY = "Cluster in healthy state"
 ARCHIVED_BY = {

@@ -4,10 +4,9 @@ An unknown key is an error, ``extends: other.yaml`` takes over another profile, 
 file, line and key. No secret stands in a profile, only the names of Secrets.
 """
 
+from drillbook.site.archive import Archive, ArchiveReader, EndpointCa, ServerPeriod
 from drillbook.site.loading import DEFAULT_SITE, SITE_VARIABLE, load_site
 from drillbook.site.profile import (
-    Archive,
-    ArchiveReader,
     Checks,
     CopySettings,
     Expectation,
@@ -31,6 +30,7 @@ __all__ = [
     "ArchiveReader",
     "Checks",
     "CopySettings",
+    "EndpointCa",
     "Expectation",
     "Freshness",
     "Identity",
@@ -39,6 +39,7 @@ __all__ = [
     "Objectives",
     "Question",
     "SecretRef",
+    "ServerPeriod",
     "Site",
     "Sql",
     "Tenant",

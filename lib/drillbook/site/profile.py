@@ -4,58 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from datetime import timedelta
 from typing import Annotated, Any, Self
 
 from pydantic import (
-    BeforeValidator,
     Field,
     StrictBool,
-    StringConstraints,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from drillbook.model import ClusterRef, Frozen
+from drillbook.site.archive import Archive
+from drillbook.site.texts import (
+    ClusterName,
+    Identifier,
+    NamespaceName,
+    ObjectName,
+    SystemIdentifier,
+    TableName,
+    Text,
+    matches,
+)
 from drillbook.site.units import Duration, Size, show_duration
-
-
-def _matches(pattern: str, what: str) -> BeforeValidator:
-    compiled = re.compile(pattern)
-
-    def check(value: Any) -> Any:
-        if isinstance(value, str) and not compiled.fullmatch(value):
-            raise ValueError(f"{value!r} is not {what}")
-        return value
-
-    return BeforeValidator(check)
-
-
-def _digits_as_text(value: Any) -> Any:
-    # Written without quotes, a system identifier is a number to YAML; no digit is lost by taking it as text.
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-ObjectName = Annotated[
-    str, _matches(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", "a Kubernetes name (lower-case letters, digits, '-', '.')")
-]
-NamespaceName = Annotated[
-    str, _matches(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a namespace (at most 63 lower-case letters, digits and '-')")
-]
-# CloudNativePG appends suffixes such as -1-full-recovery: it accepts 50 characters.
-ClusterName = Annotated[
-    str,
-    _matches(r"[a-z]([-a-z0-9]{0,48}[a-z0-9])?", "a Cluster's name (up to 50 lower-case letters, digits, '-')"),
-]
-TableName = Annotated[str, _matches(r"[^.\s]+\.[^.\s]+", "a table as schema.table")]
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=63)]
-SystemIdentifier = Annotated[
-    str, BeforeValidator(_digits_as_text), _matches(r"[0-9]{0,20}", "a system identifier (up to 20 digits)")
-]
-HttpUrl = Annotated[str, _matches(r"(https?://[^\s/]+.*)?", "an http:// or https:// address")]
 
 
 class Kubernetes(Frozen):
@@ -78,7 +50,7 @@ class SourceCluster(Frozen):
 class Identity(Frozen):
     """The pin: what the cluster must answer for a run to begin; empty is not pinned, and reports say so."""
 
-    kube_system_uid: Annotated[str, _matches(r"([0-9a-fA-F-]{36})?", "a UID (36 characters)")] = ""
+    kube_system_uid: Annotated[str, matches(r"([0-9a-fA-F-]{36})?", "a UID (36 characters)")] = ""
     system_identifier: SystemIdentifier = ""
 
     @property
@@ -92,24 +64,6 @@ class SecretRef(Frozen):
 
     namespace: NamespaceName
     name: ObjectName
-
-
-class ArchiveReader(Frozen):
-    """The Secret in the drill namespace with a read-only key to the archive, and the names of its keys."""
-
-    name: ObjectName = "drillbook-archive-reader"
-    access_key_id: Text = "AWS_ACCESS_KEY_ID"
-    secret_access_key: Text = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the name of a key in a Secret
-    session_token: str = ""
-    region: str = ""
-
-
-class Archive(Frozen):
-    """The archive as a drill reads it; empty values are taken from the source's ObjectStore."""
-
-    reader_secret: ArchiveReader = ArchiveReader()
-    endpoint_url: HttpUrl = ""
-    server_name: str = ""
 
 
 class Sql(Frozen):
@@ -293,7 +247,7 @@ class Checks(Frozen):
 class Site(Frozen):
     """A site's resolved profile."""
 
-    name: Annotated[str, _matches(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a site's name (letters, digits and '-')")]
+    name: Annotated[str, matches(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a site's name (letters, digits and '-')")]
     environment: Text
     caveats: tuple[Text, ...] = ()
     kubernetes: Kubernetes = Kubernetes()

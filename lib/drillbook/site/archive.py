@@ -1,0 +1,93 @@
+"""What a profile says of the archive: who reads it, where it is seen from here, and the names it has had."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import pairwise
+from typing import Annotated, Self
+
+from pydantic import field_validator, model_validator
+
+from drillbook.model import Frozen, Instant, show_instant
+from drillbook.site.texts import HttpUrl, ObjectName, Text, matches
+
+
+class ArchiveReader(Frozen):
+    """The Secret in the drill namespace with a read-only key to the archive, and the names of its keys."""
+
+    name: ObjectName = "drillbook-archive-reader"
+    access_key_id: Text = "AWS_ACCESS_KEY_ID"
+    secret_access_key: Text = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the name of a key in a Secret
+    session_token: str = ""
+    region: str = ""
+
+
+class EndpointCa(Frozen):
+    """The Secret in the drill namespace with the PEM certificates that sign the store's own, and the key in it."""
+
+    name: ObjectName
+    key: Text = "ca.crt"
+
+
+class ServerPeriod(Frozen):
+    """A name that the cluster has archived under, and when: ``since`` included, ``until`` not; ``None`` is open."""
+
+    name: Annotated[str, matches(r"[^/\s]+", "a folder's name (no '/', no blank)")]
+    since: Instant | None = None
+    until: Instant | None = None
+
+    def holds(self, instant: datetime) -> bool:
+        """Whether the instant lies in the period."""
+        return (self.since is None or self.since <= instant) and (self.until is None or instant < self.until)
+
+
+class Archive(Frozen):
+    """The archive as a drill reads it; empty values are taken from the source's ObjectStore.
+
+    ``reader_secret: null`` is boto3's default chain of credentials (environment, files, the pod's or machine's role);
+    a copy then reads by ``inheritFromIAMRole``. ``server_names`` are those that the history of this one cluster lies
+    under, after a cut-over that gave it a new one; the newest is the current one.
+    """
+
+    reader_secret: ArchiveReader | None = ArchiveReader()
+    endpoint_url: HttpUrl = ""
+    endpoint_ca: EndpointCa | None = None
+    server_name: str = ""
+    server_names: tuple[ServerPeriod, ...] = ()
+
+    @field_validator("server_names")
+    @classmethod
+    def _one_after_the_other(cls, value: tuple[ServerPeriod, ...]) -> tuple[ServerPeriod, ...]:
+        """Oldest first, each closed where the next begins; every fault is told."""
+        ordered = sorted(value, key=lambda period: (period.since is not None, period.since))
+        faults = [f"{name} is given twice" for name in sorted({p.name for p in value if _count(value, p.name) > 1})]
+        faults += [f"{p.name} ends before it begins, or as it begins" for p in value if _reversed(p)]
+        faults += [f"{p.name} has no since: only the oldest may be without" for p in ordered[1:] if p.since is None]
+        if ordered and ordered[-1].until is not None:
+            faults.append(f"{ordered[-1].name} is the newest, so the current one, and has an until")
+        closed = []
+        for period, following in pairwise(ordered):
+            until = period.until or following.since
+            if until is not None and following.since is not None and until > following.since:
+                faults.append(
+                    f"{period.name} (until {show_instant(until)}) and {following.name} "
+                    f"(since {show_instant(following.since)}) overlap"
+                )
+            closed.append(period.model_copy(update={"until": until}))
+        if faults:
+            raise ValueError("; ".join(faults))
+        return (*closed, *ordered[-1:])
+
+    @model_validator(mode="after")
+    def _one_way_of_naming(self) -> Self:
+        if self.server_name and self.server_names:
+            raise ValueError("give server_name or server_names, not both")
+        return self
+
+
+def _count(periods: tuple[ServerPeriod, ...], name: str) -> int:
+    return sum(period.name == name for period in periods)
+
+
+def _reversed(period: ServerPeriod) -> bool:
+    return period.since is not None and period.until is not None and period.until <= period.since
