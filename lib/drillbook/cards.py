@@ -166,7 +166,9 @@ def step_card(
     text = [f"{n}  {title}: {status}" + (f" in {show_seconds(seconds)}" if seconds else ""), *_plain_rows(shown)]
     text += [line for check in shown_checks for line in _plain_check(check)]
     if plan:
-        text += [f"  {plan['summary']}", *(f"  - {note}" for note in plan.get("notes", ()))]
+        text += [f"  {plan['summary']}", *(f"    {line}" for line in plan.get("touches", ()))]
+        text += [f"  - {note}" for note in plan.get("notes", ())]
+        text += [f"  lost: {line}" for line in plan.get("lost", ())]
     text += [f"  {line}" for line in _plain_error(error)] + [f"  {reason}" if reason else ""]
     return _draw(
         "step", text, n=n, title=title, why=why, effect=effect, effect_word=_EFFECT_WORDS.get(effect, effect),
@@ -188,6 +190,30 @@ def plan_card(
     text = [f"{title}: {summary}", *(f"  - {note}" for note in notes), *(f"  {line}" for line in sql)]
     text += [line for item in objects for line in ("---", show_yaml(item))]
     return _draw("plan", text, title=title, plan=plan)
+
+
+def section_card(
+    *,
+    title: str,
+    steps: Sequence[Mapping[str, Any]],
+    lost: Sequence[str] = (),
+    asked_by: str = "",
+    blocked: str = "",
+    phrase: str = "",
+    asks: str = "",
+) -> Bundle:
+    """A destructive section before it is done: each step with its exact plan, what is lost, and what it waits for."""
+    text = [f"DESTRUCTIVE: {title}", f"  asked for by {asked_by}" if asked_by else ""]
+    for step in steps:
+        text.append(f"  {step['title']} ({step['effect']}): {step['plan'].get('summary', '')}")
+        text += [f"    {line}" for line in step["plan"].get("touches") or ()]
+        text += [f"    {line}" for line in step["plan"].get("sql") or ()]
+        text += [f"    - {note}" for note in step["plan"].get("notes") or ()]
+    text += [f"  lost: {line}" for line in lost] or ["  lost: nothing"]
+    text += [f"  not asked for: {blocked}" if blocked else "", f"  {asks}" if asks else ""]
+    text += [f"  phrase: {phrase}" if phrase else ""]
+    return _draw("section", text, title=title, steps=steps, lost=lost, asked_by=asked_by, blocked=blocked,
+                 phrase=phrase, asks=asks, effect_words=_EFFECT_WORDS)  # fmt: skip
 
 
 def check_card(checks: Sequence[Mapping[str, Any]]) -> Bundle:

@@ -92,6 +92,44 @@ def finish(
 
 
 @app.command()
+def resume(
+    run_id: RunArgument,
+    confirm: Annotated[str, typer.Option(metavar="PHRASE", help="The phrase of the plan that waits.")] = "",
+    notebook: Annotated[Path | None, typer.Option(help="The runbook, where it doesn't lie in runbooks/.")] = None,
+) -> int:
+    """Go on with a run that waits at a gate or stopped midway; what it has seen comes from its journal."""
+    outcome = headless.resume(
+        places.find_run(run_id), confirm=confirm, notebook=notebook, progress=Narrator(out).tell
+    )
+    show_outcome(out, outcome)
+    return int(outcome.exit_code)
+
+
+@app.command()
+def approve(
+    run_id: RunArgument,
+    phrase: Annotated[str, typer.Option(help="The phrase that the gate shows.")],
+    kubeconfig: Annotated[str, typer.Option(help="Your own credentials; otherwise the profile's.")] = "",
+    context: Annotated[str, typer.Option(help="A context of that kubeconfig.")] = "",
+) -> int:
+    """Approve, as yourself, the plan at which a run waits; it goes on when it is resumed."""
+    noted = headless.approve(places.find_run(run_id), phrase, kubeconfig=kubeconfig, context=context)
+    actor = noted["actor"]
+    out.print(Text(f"approved by {actor['username']} (identity: {actor['strength']}): {noted['section']}"))
+    return 0
+
+
+@app.command()
+def abandon(run_id: RunArgument) -> int:
+    """End a run that waits or stopped: undo what can be undone, the newest first, and say what can't be."""
+    found = headless.abandon(places.find_run(run_id), progress=Narrator(out).tell)
+    for line in found.left:
+        out.print(Text.assemble(("not undone   ", "bold red"), line))
+    show_outcome(out, found.outcome)
+    return STOPPED_MIDWAY if found.left else 0
+
+
+@app.command()
 def cleanup(site: SiteOption = "") -> int:
     """Settle what killed runs left: remove their copies in an order that works, prove them gone, seal the record."""
     lines = headless.cleanup(site, say=lambda text: out.print(Text(text, style="dim")))
@@ -116,14 +154,14 @@ def verify(
 
 @app.command(name="list")
 def list_runs() -> int:
-    """Show every run with its verdict; one that was never sealed is shown as open."""
+    """Show every run with its verdict; one that waits or stopped with its deadline, one that was never sealed as open."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("run", "runbook", "site", "started", "state", "verdict"):
+    for heading in ("run", "runbook", "site", "started", "state", "verdict", "kept until"):
         table.add_column(heading, no_wrap=True)
     summaries = headless.runs()
     for item in summaries:
         row = (item.run_id, item.runbook, item.site, item.started_at, item.state)
-        table.add_row(*row, Text(item.verdict, style=VERDICT_STYLES.get(item.verdict, "")))
+        table.add_row(*row, Text(item.verdict, style=VERDICT_STYLES.get(item.verdict, "")), item.until)
     out.print(table if summaries else "no run yet: drillbook run runbooks/drill-monthly-verification.ipynb")
     return 0
 

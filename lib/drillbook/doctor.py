@@ -44,6 +44,9 @@ class _Silent:
     def settled(self, obligation: Obligation, how: str, proof: str) -> None: ...
     def log(self, name: str, text: str) -> None: ...
     def progress(self, text: str, *, fraction: float | None = None, rows: Sequence[tuple[str, str]] = ()) -> None: ...
+    def promises(self) -> list[Obligation]:
+        return []
+
     def unmet(self) -> list[Check]:
         return []
 

@@ -8,6 +8,8 @@ Every error says what was found and required, what has changed so far, and what 
     │   ├── NotReady            cluster, identity, rights or storage; every fault at once    exit 4
     │   ├── TargetOutsideWindow the target can't be reached; the nearest instant is named    exit 4
     │   ├── RunInProgress       another run holds the Lease                                  exit 4
+    │   ├── NotResumable        the run can't go on, or not as it was begun                  exit 4
+    │   ├── NotConfirmed        a gated step outside of a confirmed section                  exit 4
     │   ├── BaseBackupMissing   no usable base backup
     │   └── WalGap              the WAL chain is broken at a named segment
     ├── ConfirmationRequired    a stop, not a fault                                          exit 3
@@ -15,6 +17,7 @@ Every error says what was found and required, what has changed so far, and what 
     │   ├── KubernetesError
     │   ├── PostgresError       SQLSTATE classes XX and 58 contradict the claim: FAILED
     │   └── ObjectStoreError
+    ├── Overtaken               a value to be put back is not the one that this run set      UNPROVEN
     ├── LeaseLost               another run may act on the cluster now: change nothing more  UNPROVEN
     ├── StepTimeoutError        started, not seen to finish                                  UNPROVEN
     ├── BackupFailed            the backup itself said that it failed                        FAILED
@@ -116,6 +119,20 @@ class RunInProgress(PreconditionError):
     exit_code = 4
 
 
+class NotResumable(PreconditionError):
+    """The run can't go on where it stopped: what was begun is not what is here now, or can't be had back."""
+
+    verdict = None
+    exit_code = 4
+
+
+class NotConfirmed(PreconditionError):
+    """A step of a destructive section was reached, and that section was not confirmed."""
+
+    verdict = None
+    exit_code = 4
+
+
 class BaseBackupMissing(PreconditionError):
     """The archive holds no base backup that can be used for the target."""
 
@@ -164,6 +181,10 @@ class ObjectStoreError(UpstreamError):
         super().__init__(what, todo=todo, changed=changed)
         self.status = status
         self.reason = reason
+
+
+class Overtaken(RunbookError):
+    """Another hand has changed what this run changed: it is left as it is now, and not put back."""
 
 
 class LeaseLost(RunbookError):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import total_ordering
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
 from pydantic_core import core_schema
@@ -17,6 +17,9 @@ class Frozen(BaseModel):
     """An immutable value that goes to the journal as JSON and comes back equal; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+    memory_only: ClassVar[str] = ""
+    """Why such a value means nothing to another process, so that no run is resumed past it; "" where it does."""
 
 
 class Verdict(StrEnum):

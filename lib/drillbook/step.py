@@ -18,6 +18,7 @@ from drillbook import kube as k8s
 from drillbook.errors import Changed, KubernetesError, PreconditionError, RunbookError
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Verdict
 from drillbook.objectstore import ObjectStore
+from drillbook.plans import Obligation, Plan, Touch
 from drillbook.postgres import Address, Database
 from drillbook.site import Site
 from drillbook.sourcearchive import SourceArchive, open_store, source_archive
@@ -50,51 +51,6 @@ class Later:
     __bool__ = __iter__ = __len__ = __int__ = __float__ = __lt__ = __gt__ = __le__ = __ge__ = _refuse
 
 
-@dataclass(frozen=True)
-class Touch:
-    """Something that a step acts on, as a confirmation is bound to it: no time, no count, no resource version."""
-
-    verb: str
-    kind: str
-    namespace: str
-    name: str
-    uid: str = ""
-
-    def __str__(self) -> str:
-        place = f"{self.namespace}/{self.name}" if self.namespace else self.name
-        return f"{self.verb} {self.kind} {place}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a step would do: in a sentence, as objects for the API server, as SQL, and what else is worth knowing.
-
-    A confirmation covers ``touches``, ``objects`` and ``sql``; ``notes`` and ``lost`` (what can't be had back) are for
-    the reader and may hold times and counts.
-    """
-
-    summary: str
-    objects: tuple[dict[str, Any], ...] = ()
-    sql: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    touches: tuple[Touch, ...] = ()
-    lost: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Obligation:
-    """Something that this run must undo. ``id`` is ``kind/namespace/name``."""
-
-    kind: str
-    namespace: str
-    name: str
-    what: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.kind}/{self.namespace}/{self.name}"
-
-
 class Recorder(Protocol):
     """Where a step's observations go; the run implements it on its journal."""
 
@@ -103,6 +59,7 @@ class Recorder(Protocol):
     def phase(self, name: str, started_at: datetime, seconds: float, how: str) -> None: ...
     def obligation(self, obligation: Obligation) -> None: ...
     def settled(self, obligation: Obligation, how: str, proof: str) -> None: ...
+    def promises(self) -> list[Obligation]: ...
     def log(self, name: str, text: str) -> None: ...
     def progress(self, text: str, *, fraction: float | None = None, rows: Sequence[tuple[str, str]] = ()) -> None: ...
     def unmet(self) -> list[Check]: ...
@@ -126,6 +83,7 @@ class Context:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     digest_key: bytes = b""
     outputs: Path | None = None  # where this site's earlier runs lie; None: nothing is known of them
+    hold: Callable[[], None] = lambda: None  # raises LeaseLost unless this run may still change the cluster
     results: dict[str, Any] = field(default_factory=dict)
     _open: list[Any] = field(default_factory=list)
     _forwards: dict[tuple[str, str], k8s.Forward] = field(default_factory=dict)
@@ -247,13 +205,22 @@ class PreconditionsNotMet(PreconditionError):
 
 @dataclass(frozen=True)
 class Step(Generic[T]):
-    """One step of a procedure: the docstring's first line is its title, the rest says why."""
+    """One step of a procedure: the docstring's first line is its title, the rest says why.
+
+    A run that was killed is resumed at the first step that isn't complete, and that step is done **again**. So ``do`` of
+    a step with an effect must converge: what it makes is named by the run's id and looked for first; what it changes
+    is promised before it is changed (:func:`drillbook.restoring.change` keeps the first old value); a destructive one
+    first looks whether it has happened already, by UID. Its result goes to the journal as JSON and is built again from
+    there by ``do``'s return annotation: a value that doesn't come back equal can't be resumed past.
+    """
 
     effect: ClassVar[Effect] = Effect.READS
     settles: ClassVar[bool] = False
     """Whether the step only removes what this run made, so that it also runs after a failure."""
     gated: ClassVar[bool] = False
     """Whether the step stands in a destructive section and is done only after that section was confirmed."""
+    lasting: ClassVar[bool] = False
+    """Whether what a reading step found must still hold when a run is resumed before anything destructive has begun."""
 
     @property
     def title(self) -> str:
@@ -277,7 +244,11 @@ class Step(Generic[T]):
         """Precondition: raises if the world isn't as the step needs it."""
 
     def plan(self, ctx: Context) -> Plan:
-        """What would happen. Works with inputs that are ``Later`` and changes nothing."""
+        """What would happen. Works with inputs that are ``Later`` and changes nothing.
+
+        A gated step's ``touches``, ``objects`` and ``sql`` are what is confirmed. They are computed again just before the
+        step is done, after the steps before it in its section, and must then be the same.
+        """
         return Plan(summary=self.title)
 
     def do(self, ctx: Context) -> T:
@@ -355,3 +326,9 @@ class Rungs(Step[Checks]):
     def not_run(self, reason: str) -> list[Check]:
         """Every rung as not observed."""
         return [check for rung in self.rungs() for check in rung.not_run(reason)]
+
+
+__all__ = [
+    "Checks", "Context", "Later", "Obligation", "Plan", "PreconditionsNotMet", "Recorder", "Rung", "Rungs", "Step", "Touch",
+    "pod_of",
+]  # fmt: skip

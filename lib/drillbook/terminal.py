@@ -55,6 +55,26 @@ class Narrator:
                 self._say(" " * 13, (line, "red"))
             self._say(" " * 13, f"→ {error['todo']}")
 
+    def _tell_resumed(self, event: Mapping[str, Any]) -> None:
+        self._say(("resumed", "bold"), f"  attempt {event['attempt']} by {event['actor']['username']}")
+
+    def _tell_waiting(self, event: Mapping[str, Any]) -> None:
+        self._say((f"{'waiting':<13}", "yellow"), f"{event['section']}: {event['reason']}")
+        for part in event["steps"]:
+            self._say(" " * 13, f"{part['title']} ({part['effect']})")
+        for line in event["lost"]:
+            self._say(" " * 13, (f"lost: {line}", "red"))
+        for made in event["made"]:
+            self._say(" " * 13, (f"made so far, kept until {event['deadline']}: {made}", "dim"))
+        self._say(" " * 13, "phrase: ", (event["phrase"], "bold"))
+
+    def _tell_confirmed(self, event: Mapping[str, Any]) -> None:
+        names = ", ".join(str(approval["actor"]["username"]) for approval in event["approvals"])
+        self._say((f"{'confirmed':<13}", "green"), f"{event['section']}: by {names}")
+
+    def _tell_abandoned(self, event: Mapping[str, Any]) -> None:
+        self._say((f"{'abandoned':<13}", "yellow"), f"by {event['actor']['username']}")
+
     def _tell_check(self, event: Mapping[str, Any]) -> None:
         verdict = event["verdict"]
         if verdict in {"FAILED", "UNPROVEN"}:

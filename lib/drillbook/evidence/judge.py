@@ -1,10 +1,11 @@
 """What a journal's events add up to: the verdict, computed from what was seen and from nothing else.
 
-The verdict is the worst of
+Of a step that a later attempt did again only the last attempt counts. The verdict is the worst of
 
 1. every required check, where a required rung that was never seen is UNPROVEN;
 2. every step that failed (its error's verdict) or was started and not seen to finish (UNPROVEN);
-3. every obligation that is not proven settled (UNPROVEN), and every attempt that did not complete (UNPROVEN);
+3. every obligation that is not proven settled (UNPROVEN), an attempt that did not complete or a run that was abandoned
+   (UNPROVEN);
 4. the objectives, where the profile enforces them: missed is FAILED, not measured is UNPROVEN.
 
 A run that asserts nothing is UNPROVEN. A plan, a run that was refused before anything changed, and a run that waits for
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from drillbook.evidence import gates
 from drillbook.model import Verdict, show_seconds
 
 Event = Mapping[str, Any]
@@ -78,7 +80,7 @@ def belongs(check: Event, rung: str) -> bool:
 def not_run(events: Sequence[Event]) -> list[str]:
     """The required rungs of which no check was seen."""
     required = (of_type(events, "opened") or [{}])[-1].get("required") or []
-    checks = of_type(events, "check")
+    checks = of_type(gates.current(events), "check")
     return [rung for rung in required if not any(belongs(check, rung) for check in checks)]
 
 
@@ -115,6 +117,10 @@ def judge(events: Sequence[Event]) -> Judgement:
     opened = (of_type(events, "opened") or [{}])[-1]
     if opened.get("mode") == "plan":
         return _judge_plan(events)
+    gate = gates.waiting(events)
+    if gate is not None and not of_type(events, "closed"):
+        return Judgement(None, "waiting", f"Waiting for a confirmation: {gate['section']}: {gate['reason']}")
+    events = gates.current(events)
     failures = [event for event in of_type(events, "step_finished") if event["status"] in ("failed", "refused")]
     errors = [event.get("error") or {} for event in failures]
     if errors and errors[-1].get("type") == _WAITING:
@@ -211,6 +217,8 @@ def _causes_of_ends(events: Sequence[Event]) -> Iterator[Cause]:
     if how in ("kernel died", "timeout", "interrupted") or (how == "error" and not told):
         detail = f": {attempts[-1]['error']}" if attempts[-1].get("error") else ""
         yield Cause(Verdict.UNPROVEN, f"the notebook did not complete ({how}{detail})", 3)
+    for event in of_type(events, "abandoned")[-1:]:
+        yield Cause(Verdict.UNPROVEN, f"the run was abandoned by {event['actor'].get('username') or 'somebody'}", 1)
     if of_type(events, "closed") and of_type(events, "closed")[-1].get("by") == "cleanup":
         yield Cause(Verdict.UNPROVEN, "the run did not end by itself; clean-up closed it", 3)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from drillbook.evidence import foretold
+from drillbook.evidence import foretold, gates
 from drillbook.evidence.canonical import SCHEMA, canonical, sha256
 from drillbook.evidence.judge import Cause, Event, Judgement, facts, judge, not_run, objectives, of_type, unsettled
 from drillbook.model import Verdict
@@ -70,7 +70,7 @@ def record(events: Sequence[Event]) -> dict[str, Any]:
             "notebook_sha256": opened.get("notebook_sha256") or None,
             "profile_sha256": (opened.get("site") or {}).get("profile_sha256"),
         },
-        "who": {"actor": opened.get("actor"), "approver": noted.get("approver")},
+        "who": {"actor": opened.get("actor"), "approver": _approvers(events) or noted.get("approver")},
         "when": _when(events, opened, closed),
         "system": {
             "site": (opened.get("site") or {}).get("name"),
@@ -119,6 +119,15 @@ def record(events: Sequence[Event]) -> dict[str, Any]:
     return found
 
 
+def _approvers(events: Sequence[Event]) -> list[dict[str, Any]] | None:
+    """Who approved which section, each with the API server's own answer, how, when, and how long the run waited."""
+    passed = gates.confirmed(events)
+    if passed or not of_type(events, "approved"):
+        return passed or None
+    given = [{key: event[key] for key in ("section", "digest", "how", "actor", "at")} for event in of_type(events, "approved")]
+    return [{"confirmed": False, "approvals": given}]
+
+
 def _not_closed(judgement: Judgement) -> Judgement:
     """All looks well so far, but nobody has said that it was all."""
     if judgement.verdict is not Verdict.VERIFIED:
@@ -141,7 +150,7 @@ def _without(event: Event, *more: str) -> dict[str, Any]:
 
 
 def _phases(events: Sequence[Event]) -> list[dict[str, Any]]:
-    return [_without(event, "at") for event in of_type(events, "phase")]
+    return [_without(event, "at") for event in of_type(gates.current(events), "phase")]
 
 
 def _when(events: Sequence[Event], opened: Event, closed: Event | None) -> dict[str, Any]:
@@ -160,7 +169,7 @@ def _when(events: Sequence[Event], opened: Event, closed: Event | None) -> dict[
 
 
 def _checks(events: Sequence[Event]) -> list[dict[str, Any]]:
-    seen = [_without(event) for event in of_type(events, "check")]
+    seen = [_without(event) for event in of_type(gates.current(events), "check")]
     missing = [
         {"name": rung, "proves": "", "verdict": "UNPROVEN", "required": True, "expected": "", "observed": "",
          "reason": "not run", "seconds": 0.0, "details": []}
@@ -170,7 +179,8 @@ def _checks(events: Sequence[Event]) -> list[dict[str, Any]]:
 
 
 def _verdict(events: Sequence[Event], judgement: Judgement, closed: Event | None) -> dict[str, Any]:
-    errors = [{"n": event["n"]} | event["error"] for event in of_type(events, "step_finished") if event.get("error")]
+    finished = of_type(gates.current(events), "step_finished")
+    errors = [{"n": event["n"]} | event["error"] for event in finished if event.get("error")]
     return {
         "verdict": None if judgement.verdict is None else str(judgement.verdict),
         "outcome": judgement.outcome,
@@ -189,6 +199,11 @@ def _deviations(events: Sequence[Event], opened: Event, closed: Event | None, ju
     said, shown = (closed or {}).get("verdict"), None if judgement.verdict is None else str(judgement.verdict)
     if closed and said != shown:
         findings.append(f"the run was closed as {said or 'no verdict'}; the whole journal shows {shown or 'none'}")
+    plans: dict[str, str] = {}
+    for event in of_type(events, "waiting"):
+        if plans.setdefault(event["section"], event["digest"]) != event["digest"]:
+            findings.append(f"the plan of {event['section']!r} changed while it waited: the earlier phrase was void")
+            plans[event["section"]] = event["digest"]
     for event in of_type(events, "attempt"):
         digest, source = event.get("notebook_sha256"), opened.get("notebook_sha256")
         if digest and source and digest != source:
@@ -212,6 +227,7 @@ def _cleanup(events: Sequence[Event], opened: Event) -> dict[str, Any]:
             {key: event.get(key) for key in ("id", "what", "kind", "namespace", "name", "uid")}
             | {"made_at": event["at"], "settled_at": end["at"] if end else None}
             | {"how": end.get("how") if end else None, "proof": end.get("proof") if end else None}
+            | ({"undo": event["undo"]} if event.get("undo") else {})
         )
     return {"proven": not unsettled(events), "obligations": rows, "expires_at": opened.get("expires_at") or None}
 

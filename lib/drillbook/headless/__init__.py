@@ -1,5 +1,19 @@
-"""Headless runs: a notebook executed by papermill, and any run closed whatever became of its kernel."""
+"""Headless runs: a notebook executed by papermill, and any run closed, resumed or abandoned whatever became of its kernel."""
 
-from drillbook.headless.runner import RunOutcome, RunSummary, cleanup, execute, finish, runs
+from drillbook.headless.housekeeping import RunSummary, cleanup, runs
+from drillbook.headless.resuming import Abandoned, abandon, approve, resume
+from drillbook.headless.runner import execute
+from drillbook.headless.settling import RunOutcome, finish
 
-__all__ = ["RunOutcome", "RunSummary", "cleanup", "execute", "finish", "runs"]
+__all__ = [
+    "Abandoned",
+    "RunOutcome",
+    "RunSummary",
+    "abandon",
+    "approve",
+    "cleanup",
+    "execute",
+    "finish",
+    "resume",
+    "runs",
+]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from drillbook.errors import PostgresError
 from drillbook.integrity.common import Rung, counted, pinned, said
@@ -34,6 +34,7 @@ _HOLDS_ROWS = {"r", "p", "m"}
 class TableDigest(Frozen):
     """What a table held: its rows and their digest (64 hexadecimal digits), or why that isn't known."""
 
+    memory_only: ClassVar[str] = "its digest is keyed with a key that only the first process knew"
     rows: int | None = None
     digest: str = ""
     exists: bool = True

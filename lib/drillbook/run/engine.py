@@ -2,80 +2,123 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import traceback
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 from drillbook import cards
-from drillbook import kube as k8s
 from drillbook.errors import Changed, NotVerified, ParameterError, RunbookError
-from drillbook.evidence import Journal, Ledger, Masker, judge, record
-from drillbook.model import Check, Effect, Frozen, Verdict, show_instant
-from drillbook.run import places
+from drillbook.evidence import Ledger, Masker, gates, judge, record
+from drillbook.model import Effect, Verdict
+from drillbook.run import places, results
 from drillbook.run.alive import RunLock
-from drillbook.run.opening import lease_name, opening, public_names, validate
+from drillbook.run.approving import who
+from drillbook.run.drawing import draw_step, error_json, short
+from drillbook.run.gate import Section, plan_json
+from drillbook.run.gatekeeping import Gatekeeper
+from drillbook.run.holding import Hold
+from drillbook.run.observing import Observations
+from drillbook.run.opening import notebook_sha256, opening, public_names, validate
+from drillbook.run.past import Past, PastStep
+from drillbook.run.replay import Replay
 from drillbook.run.show import Display, mask_outputs
 from drillbook.site import Site
-from drillbook.step import Checks, Context, Later, Obligation, Plan, Rung, Rungs, Step
+from drillbook.step import Checks, Context, Later, Plan, Rung, Rungs, Step
 
 T = TypeVar("T")
-LEASE_SECONDS = 60
 
 
 def open_run(
-    runbook: str, *, site: str = "", mode: str = "plan", note: str = "", **parameters: str | int | bool
+    runbook: str,
+    *,
+    site: str = "",
+    mode: str = "plan",
+    note: str = "",
+    run: str = "",
+    resume: str = "",
+    confirm: str = "",
+    **parameters: str | int | bool,
 ) -> Run:
     """Open a run: check the parameters, make its folder, journal who and what, take the Lease (``apply`` only).
 
     ``site`` is a profile's path or name (empty: ``$DRILLBOOK_SITE``, else ``lab``); ``parameters`` are the runbook's
-    own. Raises ParameterError with every fault, EvidenceUnwritable before anything is touched, RunInProgress if
-    another run holds the cluster.
+    own. ``resume`` (or ``run``, as a notebook's parameter is called) goes on with that run instead: what it has seen
+    comes from its journal, and ``confirm`` is the phrase of the gate at which it waits. Raises ParameterError with
+    every fault, EvidenceUnwritable before anything is touched, RunInProgress if another run holds the cluster,
+    NotResumable if that run can't go on as it was begun.
     """
+    earlier = resume or run or os.environ.pop("DRILLBOOK_RESUME", "")
+    phrase = " ".join((confirm or os.environ.pop("DRILLBOOK_CONFIRM", "")).split())
+    if phrase and not earlier:
+        fault = "confirm: a phrase confirms the plan of one run; give that run's id too"
+        raise ParameterError([fault], where="parameters and profile")
     profile = validate(site=site, mode=mode, parameters=parameters)
+    given = {"site": site, "mode": mode} | parameters
+    if earlier:
+        past = Past(places.find_run(earlier))
+        past.require_resumable()
+        digest = notebook_sha256(str(past.opened["runbook"]))
+        past.require_same(profile_sha256=profile.digest, notebook_sha256=digest, given=given, runbook=runbook)
+        opened = Run(past.folder, runbook, past.run_id, profile, given=given, note=note, past=past, phrase=phrase)
+        opened.go_on()
+        return opened
     run_id = os.environ.pop("DRILLBOOK_RUN_ID", "") or places.new_run_id()
     folder = places.make_run_dir(runbook, run_id)
-    given = {"site": site, "mode": mode} | parameters
-    run = Run(folder, runbook, run_id, profile, given=given, note=note)
-    run.start()
-    return run
+    opened = Run(folder, runbook, run_id, profile, given=given, note=note)
+    opened.start()
+    return opened
 
 
 class Run:
     """An open run. A notebook calls :meth:`do` once a cell and :meth:`close` in the last."""
 
     def __init__(
-        self, folder: Path, runbook: str, run_id: str, site: Site, *, given: dict[str, Any], note: str
+        self,
+        folder: Path,
+        runbook: str,
+        run_id: str,
+        site: Site,
+        *,
+        given: dict[str, Any],
+        note: str,
+        past: Past | None = None,
+        phrase: str = "",
     ) -> None:
         self.folder, self.runbook, self.run_id, self.site = folder, runbook, run_id, site
         self.mode, self._given = given["mode"], given
         self.masker = Masker(keep=public_names(site))
         self.lock = RunLock(folder)
-        self.journal = Journal.open(folder / "journal.jsonl", masker=self.masker)
+        self.told = Observations(folder, self.masker)
+        self.journal = self.told.journal
         self.context = Context(
             site=site,
             run_id=run_id,
             mode=self.mode,
-            recorder=self,
+            recorder=self.told,
             mask=self.masker.learn,
             parameters={name: value for name, value in given.items() if name not in ("site", "mode")},
             # Drawn for this run and kept in memory only: a digest of a small number can't be guessed from the record.
             digest_key=secrets.token_bytes(32),
             outputs=folder.parent.parent,
+            hold=lambda: self._hold.require(),
         )
         self._note = note
         self._n = 0
-        self._checks: list[Check] = []
-        self._facts: dict[str, Any] = {}
-        self._step_checks: list[Check] = []
-        self._display: Display | None = None
-        self._title = ""
-        self._lease: k8s.Lease | None = None
+        self._hold = Hold(self.context)
         self._closed = False
+        self._replay = Replay(past, self.context, self.told) if past is not None else None
+        self._gates = Gatekeeper(
+            self.context,
+            self.told,
+            past=past,
+            phrase=phrase,
+            make_plan=self._plan,
+            go_on=self._enter_present,
+            give_back=self._hold.give_back,
+        )
 
     # -- opening -------------------------------------------------------------------------------
 
@@ -96,18 +139,23 @@ class Run:
         self.journal.append("opened", **data)
         if trouble is not None:
             self._fail_open(trouble)
-        if self.mode == "apply":
-            self._take_lease()
-        self._show(cards.run_card(self.journal.events()[0]))
-
-    def _take_lease(self) -> None:
-        name = lease_name(self.site)
         try:
-            self._lease = self.context.kube.lease(
-                self.site.drillbook_namespace, name, self.run_id, ttl_seconds=LEASE_SECONDS
-            )
+            self._hold.take()
         except RunbookError as error:
             self._fail_open(error)
+        self._show(cards.run_card(self.journal.events()[0]))
+
+    def go_on(self) -> None:
+        """Take the Lease again and journal who resumes; what earlier attempts did comes from the journal."""
+        mask_outputs(self.masker.mask)
+        try:
+            self._hold.take()
+            actor = who(self.context.kube)
+        except RunbookError:
+            self.release()
+            raise
+        self.journal.append("resumed", attempt=gates.attempt(self.journal.events()) + 1, actor=actor, note=self._note)
+        self._show(cards.run_card(self.journal.events()[0]))
 
     def _fail_open(self, error: RunbookError) -> NoReturn:
         self.journal.append(
@@ -116,7 +164,7 @@ class Run:
             status="refused" if error.verdict is None else "failed",
             seconds=0.0,
             result=None,
-            error=_error(error),
+            error=error_json(error),
         )
         self.release()
         raise error
@@ -125,6 +173,38 @@ class Run:
     def ledger(self) -> Ledger:
         return Ledger.of(self.folder.parent.parent, self.site.name)
 
+    # -- a destructive section -------------------------------------------------------------------
+
+    def plan(self, title: str, *steps: Step[Any]) -> Section:
+        """Make the plan of every step of a destructive section, and show it: what, why, what is lost, who asked.
+
+        Changes nothing. The steps are then done one a cell, after :meth:`confirm`, as these very objects.
+        """
+        self._require_open()
+        section = self._gates.plan(title, steps)
+        self._gates.show(section)
+        return section
+
+    def confirm(self, section: Section) -> None:
+        """The gate: passes once people have confirmed exactly this plan, made again now; in plan mode at once.
+
+        Otherwise the run journals that it waits, gives its Lease back and raises ConfirmationRequired, which says the
+        phrase and the ways to give it. Where an earlier step failed, or a required check is not VERIFIED, nobody is
+        asked and the section's steps are not run.
+        """
+        self._require_open()
+        self._gates.confirm(section)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ParameterError([f"run {self.run_id} is closed"], where="run", todo="Open a new run.")
+
+    def _enter_present(self) -> None:
+        """From here on a resumed run acts: what it took from the journal is asked of the world again, once."""
+        self._hold.require()
+        if self._replay is not None:
+            self._replay.ask_again()
+
     # -- a step --------------------------------------------------------------------------------
 
     def do(self, step: Step[T]) -> T:
@@ -132,33 +212,60 @@ class Run:
 
         A step that fails is journalled and shown; its result is then a :class:`Later`, and what needs it is not run,
         so that later checks still run and what was made is still removed. A refusal (nothing was touched) is raised.
+        In a resumed run a step that is complete is not done again: its result comes from the journal. Raises
+        NotConfirmed for a step of a destructive section that was not confirmed.
         """
-        if self._closed:
-            raise ParameterError([f"run {self.run_id} is closed"], where="run", todo="Open a new run.")
-        self._n += 1
-        self._title, self._display, self._step_checks = step.title, Display(self.masker.mask), []
+        self._require_open()
+        n = self._n + 1
+        past = self._replay.step(n, step) if self._replay is not None else None
+        if past is not None and past.complete and self._replay is not None:
+            return self._restored(self._replay, step, past)
         unknown = step.unknown
         planned = self.mode == "plan" and (step.effect is not Effect.READS or unknown is not None)
-        plan = None
-        if planned or step.effect is not Effect.READS:
-            plan = self._plan(step, unknown)
+        barred = self._gates.barred(step) if step.gated and not planned else ""
+        if not planned and self._replay is not None:
+            self._replay.ask_again()
+        plan, shown, trouble = None, None, None
+        if planned or step.gated or step.effect is not Effect.READS:
+            try:
+                plan = self._plan(step, unknown)
+            except RunbookError as error:
+                trouble = error
+            shown = plan_json(plan) if plan else (past.plan if past else None)
+        section = None
+        if step.gated and not (planned or barred or unknown or (trouble and past is None)):
+            section = self._gates.admit(step, plan, past)
+            trouble = None
+        self._n = n
+        self.told.begin(n, step.title, Display(self.masker.mask))
         self.journal.append(
             "step_started",
-            n=self._n,
+            n=n,
             step=type(step).__name__,
             title=step.title,
             why=step.why,
             effect=str(step.effect),
-            inputs={k: _short(v) for k, v in step.inputs.items()},
-            plan=_plan_json(plan) if plan else None,
+            inputs={k: short(v) for k, v in step.inputs.items()},
+            plan=shown,
+            **({"section": section} if section else {}),
         )
         if planned:
             self._finish("planned", 0.0, None, None)
             self._draw(step, "planned", plan=plan)
             return cast(T, Later(f"known after step {self._n}"))
-        if unknown is not None and not step.settles:
-            return self._skip(step, str(unknown))
+        if barred or (unknown is not None and not step.settles):
+            return self._skip(step, barred or str(unknown))
+        if trouble is not None:
+            return self._failed(step, trouble, 0.0)
         return self._act(step, plan)
+
+    def _restored(self, replay: Replay, step: Step[T], past: PastStep) -> T:
+        result = cast(T, replay.restore(step, past))
+        self._n = past.n
+        self.told.begin(past.n, step.title, Display(self.masker.mask))
+        self.told.remember(replay.past, past)
+        self._draw(step, "done", result=result, reason=f"from the journal, as it was seen at {past.seen_at}")
+        return result
 
     def _plan(self, step: Step[Any], unknown: Later | None) -> Plan:
         try:
@@ -171,7 +278,7 @@ class Run:
     def _skip(self, step: Step[T], why: str) -> T:
         if isinstance(step, Rung | Rungs):
             for check in step.not_run(why):
-                self.check(check)
+                self.told.check(check)
         self._finish("not run", 0.0, None, None)
         self._draw(step, "not run", reason=why)
         return cast(T, Later(why))
@@ -181,7 +288,7 @@ class Run:
         changed = Changed.NOTHING
         try:
             if step.effect is not Effect.READS:
-                self._hold_lease()
+                self._hold.require()
             step.check(self.context)
             changed = Changed.UNKNOWN if step.effect is not Effect.READS else Changed.NOTHING
             result = step.do(self.context)
@@ -195,15 +302,15 @@ class Run:
             raise
         if isinstance(result, Checks):
             for check in result.checks:
-                self.check(check)
+                self.told.check(check)
         seconds = _seconds_since(started)
-        self._finish("done", seconds, _json(result), None)
+        self._finish("done", seconds, results.dump(step, result), None, lost=self._lost(step, result))
         self._draw(step, "done", result=result, plan=plan, seconds=seconds)
         return result
 
     def _failed(self, step: Step[T], error: RunbookError, seconds: float) -> T:
         refused = error.verdict is None
-        self._finish("refused" if refused else "failed", seconds, None, _error(error))
+        self._finish("refused" if refused else "failed", seconds, None, error_json(error))
         if refused:
             self.release()  # the run is over: nothing was touched, and a new one may begin
             raise error
@@ -236,62 +343,17 @@ class Run:
         with path.open("a", encoding="utf-8") as file:
             file.write(self.masker.mask(f"step {self._n}: {text}\n"))
 
-    def _hold_lease(self) -> None:
-        # Read again before every change: a laptop that slept must not act on a Lease that another run now holds.
-        if self._lease is not None:
-            self._lease.still_mine()
+    def _lost(self, step: Step[Any], result: Any) -> str:
+        """Why no later process can have this result back from the journal, as it is kept there; mostly ""."""
+        return results.not_restorable(step, result, self.masker.mask(results.dump(step, result)))
 
-    def _finish(self, status: str, seconds: float, result: Any, error: dict[str, Any] | None) -> None:
+    def _finish(
+        self, status: str, seconds: float, result: Any, error: dict[str, Any] | None, *, lost: str = ""
+    ) -> None:
+        more = {"not_restorable": lost} if lost else {}
         self.journal.append(
-            "step_finished", n=self._n, status=status, seconds=round(seconds, 3), result=result, error=error
+            "step_finished", n=self._n, status=status, seconds=round(seconds, 3), result=result, error=error, **more
         )
-
-    # -- what a step tells (step.Recorder) -------------------------------------------------------
-
-    def check(self, check: Check) -> None:
-        self._checks.append(check)
-        self._step_checks.append(check)
-        self.journal.append("check", n=self._n, **check.model_dump(mode="json"))
-
-    def fact(self, name: str, value: Any) -> None:
-        self._facts[name] = value
-        self.journal.append("fact", name=name, value=value)
-
-    def seen(self, name: str) -> Any:
-        return self._facts.get(name)
-
-    def phase(self, name: str, started_at: datetime, seconds: float, how: str) -> None:
-        self.journal.append("phase", name=name, started_at=show_instant(started_at), seconds=round(seconds, 3), how=how)
-
-    def obligation(self, obligation: Obligation) -> None:
-        self.journal.append(
-            "obligation",
-            id=obligation.id,
-            what=obligation.what,
-            kind=obligation.kind,
-            namespace=obligation.namespace,
-            name=obligation.name,
-            uid="",
-        )
-
-    def settled(self, obligation: Obligation, how: str, proof: str) -> None:
-        self.journal.append("settled", id=obligation.id, how=how, proof=proof)
-
-    def log(self, name: str, text: str) -> None:
-        masked = self.masker.mask(text)
-        path = self.folder / "logs" / name
-        path.write_text(masked, encoding="utf-8")
-        data = path.read_bytes()
-        self.journal.append("log", file=f"logs/{name}", sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-
-    def progress(self, text: str, *, fraction: float | None = None, rows: Sequence[tuple[str, str]] = ()) -> None:
-        if self._display is not None:
-            bundle = cards.progress_card(self._title, text, fraction=fraction, rows=list(rows))
-            self._display.draw(bundle, at_most_every_seconds=0.4)
-
-    def unmet(self) -> list[Check]:
-        bad = (Verdict.FAILED, Verdict.UNPROVEN)
-        return [check for check in self._checks if check.required and check.verdict in bad]
 
     # -- closing ---------------------------------------------------------------------------------
 
@@ -313,9 +375,7 @@ class Run:
 
     def release(self) -> None:
         """Give back the Lease, close the clients; safe to call twice."""
-        if self._lease is not None:
-            self._lease.release()
-            self._lease = None
+        self._hold.give_back()
         self.context.close()
         self.lock.release()
 
@@ -331,35 +391,11 @@ class Run:
         seconds: float = 0.0,
     ) -> None:
         try:
-            self._draw_card(step, status, result, plan, error, reason, seconds)
+            bundle = draw_step(self._n, step, status, result, plan, error, reason, seconds, self.told.step_checks)
+            if self.told.display is not None:
+                self.told.display.draw(bundle)
         except Exception as failure:  # a card is only a view: the step is journalled, and its result must be returned
             self._log_traceback(failure)
-
-    def _draw_card(
-        self,
-        step: Step[Any],
-        status: str,
-        result: Any,
-        plan: Plan | None,
-        error: RunbookError | None,
-        reason: str,
-        seconds: float,
-    ) -> None:
-        bundle = cards.step_card(
-            n=self._n,
-            title=step.title,
-            why=step.why,
-            effect=str(step.effect),
-            status=status,
-            seconds=seconds,
-            rows=_rows(result),
-            checks=[check.model_dump(mode="json") for check in self._step_checks],
-            plan=_plan_json(plan) if plan and status == "planned" else None,
-            error=_error(error) if error else None,
-            reason=reason,
-        )
-        if self._display is not None:
-            self._display.draw(bundle)
 
     def _show(self, bundle: dict[str, str]) -> None:
         Display(self.masker.mask).draw(bundle)
@@ -367,47 +403,3 @@ class Run:
 
 def _seconds_since(started: datetime) -> float:
     return (datetime.now(UTC) - started).total_seconds()
-
-
-def _error(error: RunbookError) -> dict[str, Any]:
-    return {
-        "type": type(error).__name__,
-        "what": error.what,
-        "changed": str(error.changed),
-        "todo": error.todo,
-        "verdict": None if error.verdict is None else str(error.verdict),
-        "exit_code": error.exit_code,
-    }
-
-
-def _json(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, Frozen) else None
-
-
-def _short(value: Any) -> Any:
-    """A step's input as the journal names it: results of earlier steps are in the journal already."""
-    return str(value) if isinstance(value, Later) else type(value).__name__ if isinstance(value, Frozen) else value
-
-
-def _plan_json(plan: Plan) -> dict[str, Any]:
-    return {"summary": plan.summary, "objects": list(plan.objects), "sql": list(plan.sql), "notes": list(plan.notes)}
-
-
-def _rows(result: Any) -> list[tuple[str, str]]:
-    """What a card shows of a result, at most a dozen: what it tells of itself (``rows``), else its plain fields."""
-    if not isinstance(result, Frozen) or isinstance(result, Checks):
-        return []
-    if hasattr(result, "rows"):
-        return list(result.rows())[:12]
-    rows: list[tuple[str, str]] = []
-    for name in type(result).model_fields:
-        value = getattr(result, name)
-        if isinstance(value, Frozen | dict | tuple | list):
-            continue
-        if isinstance(value, datetime):
-            value = show_instant(value)
-        elif isinstance(value, float):
-            value = f"{value:.1f}"
-        if value not in ("", None):
-            rows.append((name.replace("_", " "), str(value)))
-    return rows[:12]

@@ -16,12 +16,14 @@ _RECOVERY_NOT_TESTED = (
 @dataclass(frozen=True)
 class Kind:
     """``required`` rungs are the library's floor, which no profile can switch off; ``recovers`` is whether recovery
-    time and point are measured and held against the objectives."""
+    time and point are measured and held against the objectives; ``resumes`` whether a run that stops midway is left as
+    it stands, to be resumed or abandoned, where others are settled at once."""
 
     required: tuple[str, ...]
     not_tested: tuple[str, ...]
     recovers: bool
     to_an_instant: bool = True  # whether the objective of a point-in-time recovery applies to it
+    resumes: bool = False
 
 
 _KINDS = {
@@ -32,7 +34,8 @@ _KINDS = {
         recovers=False,
     ),
     "drill": Kind(_RECOVERED, _RECOVERY_NOT_TESTED, recovers=True),
-    "recover": Kind(("target and timeline", "structure", "site questions"), (), recovers=True),
+    "recover": Kind(("target and timeline", "structure", "site questions"), (), recovers=True, resumes=True),
+    "change": Kind((), (), recovers=False, resumes=True),
 }
 
 # What one runbook is judged by beside its prefix.

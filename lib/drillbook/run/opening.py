@@ -11,12 +11,13 @@ from typing import Any
 from drillbook.errors import ParameterError
 from drillbook.evidence import notebook_digest, sha256_file
 from drillbook.run import places
-from drillbook.run.kinds import kind_of
+from drillbook.run.kinds import Kind, kind_of
 from drillbook.run.parameters import faults_of
 from drillbook.site import Site, load_site
 
 SCHEMA = 1
 VERSIONS = ("drillbook", "papermill", "psycopg", "kubernetes", "boto3", "nbconvert")
+
 
 def validate(*, site: str, mode: str, parameters: Mapping[str, Any]) -> Site:
     """The parameters of a run, all faults at once; returns the site's profile. Touches nothing."""
@@ -49,7 +50,6 @@ def opening(
     site: Site, *, run_id: str, runbook: str, given: dict[str, Any], note: str, actor: dict[str, Any]
 ) -> dict[str, Any]:
     """The data of a journal's ``opened`` event."""
-    notebook = places.notebook_path(runbook)
     goals = site.objectives
     kind = kind_of(runbook)
     lock = places.project_root() / "requirements.txt"
@@ -65,7 +65,7 @@ def opening(
             "profile_sha256": site.digest,
         },
         "parameters": given,
-        "notebook_sha256": notebook_digest(notebook) if notebook else "",
+        "notebook_sha256": notebook_sha256(runbook),
         "lock_sha256": sha256_file(lock) if lock.is_file() else None,
         "actor": actor | {"host": socket.gethostname()},
         "cluster": {"namespace": site.cluster.namespace, "name": site.cluster.name},
@@ -84,7 +84,21 @@ def opening(
         "note": note,
         "git": _git(),
         "controls": list(site.controls),
-    }
+    } | _patience(site, kind)
+
+
+def _patience(site: Site, kind: Kind) -> dict[str, Any]:
+    """What a run that stops is left for, where it is left as it stands: who must confirm, and for how long."""
+    if not kind.resumes:
+        return {}
+    seconds = site.approvals.deadline.total_seconds()
+    return {"patience": {"people": site.approvals.people, "deadline_seconds": seconds}}
+
+
+def notebook_sha256(runbook: str) -> str:
+    """The digest of the runbook's notebook as it lies there now; "" if it isn't known where."""
+    notebook = places.notebook_path(runbook)
+    return notebook_digest(notebook) if notebook else ""
 
 
 def _git() -> dict[str, Any]:

@@ -118,6 +118,16 @@ class Limits(Frozen):
         return self
 
 
+class Approvals(Frozen):
+    """Who confirms a destructive section: how many different people, and until when what was made waits for them.
+
+    With two, both must be known to the API server itself, and the one who started the run is at most one of them.
+    """
+
+    people: Annotated[int, Field(strict=True, ge=1, le=2)] = 1
+    deadline: Duration = timedelta(hours=24)
+
+
 class CopySettings(Frozen):
     """How the copy differs from the source; empty is as the source."""
 
@@ -261,6 +271,7 @@ class Site(Frozen):
     objectives: Objectives = Objectives()
     freshness: Freshness = Freshness()
     limits: Limits = Limits()
+    approvals: Approvals = Approvals()
     # ``copy`` is what a pydantic model is copied with: the attribute has another name than the key.
     copy_: CopySettings = Field(default=CopySettings(), alias="copy")
     tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)]

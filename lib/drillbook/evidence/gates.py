@@ -1,0 +1,110 @@
+"""What a journal says of gates and attempts: what waits, who approved which plan, which events an attempt made void.
+
+Pure functions over events: the run, the command line, the verdict and the record all ask the same questions here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+Event = Mapping[str, Any]
+
+# A step that is done again in a later attempt speaks for itself: what its interrupted attempt said is void.
+_OF_A_STEP = {"step_started", "step_finished", "check", "phase"}
+
+
+def current(events: Sequence[Event]) -> list[Event]:
+    """The events that count: without those of a step that a later attempt did again. What was promised always counts."""
+    if not any(event["type"] == "resumed" for event in events):
+        return list(events)
+    last = {event["n"]: index for index, event in enumerate(events) if event["type"] == "step_started"}
+    resumed = max(index for index, event in enumerate(events) if event["type"] == "resumed")
+    found: list[Event] = []
+    void: Any = None
+    for index, event in enumerate(events):
+        kind = event["type"]
+        if kind in ("step_started", "resumed"):
+            void = event.get("n") if kind == "step_started" and last[event["n"]] != index else None
+        opening_failed = kind == "step_finished" and event["n"] == 0 and index < resumed
+        if not opening_failed and (void is None or kind not in _OF_A_STEP):
+            found.append(event)
+        if kind == "step_finished" and event["n"] == void:
+            void = None
+    return found
+
+
+def attempt(events: Sequence[Event]) -> int:
+    """The number of the attempt that wrote last, from 1."""
+    return 1 + len([event for event in events if event["type"] == "resumed"])
+
+
+def waiting(events: Sequence[Event]) -> Event | None:
+    """The gate at which the run stands: its last ``waiting``, unless it went on or ended since."""
+    found: Event | None = None
+    for event in events:
+        if event["type"] == "waiting":
+            found = event
+        elif event["type"] in ("confirmed", "step_started", "abandoned"):
+            found = None
+    return found
+
+
+def approvals(events: Sequence[Event], digest: str) -> list[Event]:
+    """The approvals of the plan with this digest, each person's first, in order."""
+    found: dict[str, Event] = {}
+    for event in events:
+        if event["type"] == "approved" and event["digest"] == digest:
+            found.setdefault(str(event["actor"]["username"]), event)
+    return list(found.values())
+
+
+def refusal(given: Sequence[Event], actor: Mapping[str, Any], people: int) -> str:
+    """Why ``actor`` can't approve beside those who have (``given``); "" if it is welcome."""
+    who = str(actor["username"])
+    if people > 1 and actor.get("strength") != "api":
+        return (
+            f"two people are demanded, and who {who or 'you'} are is only declared: the API server did not say so "
+            f"(identity: {actor.get('strength') or 'unknown'})"
+        )
+    if any(event["actor"]["username"] == who for event in given):
+        more = ": another person must approve" if people > len(given) else ""
+        return f"{who} has approved this plan already{more}"
+    return ""
+
+
+def missing(given: Sequence[Event], people: int) -> int:
+    """How many people's approvals are still missing; where two are demanded only the API server's own answers count."""
+    counted = [event for event in given if people == 1 or event["actor"].get("strength") == "api"]
+    return max(0, people - len(counted))
+
+
+def confirmed(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """Each gate that was passed: the section, its digest, who approved it, and how long the run waited."""
+    found: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event["type"] == "confirmed":
+            keys = ("section", "digest", "approvals", "waited_seconds")
+            found.setdefault(str(event["digest"]), {key: event[key] for key in keys} | {"at": event["at"]})
+    return list(found.values())
+
+
+def deadline(events: Sequence[Event]) -> datetime | None:
+    """Until when a run that stopped keeps what it made: the gate's own, else from its last event on."""
+    gate = waiting(events)
+    if gate is not None:
+        return datetime.fromisoformat(gate["deadline"])
+    opened = next((event for event in events if event["type"] == "opened"), {})
+    patience = opened.get("patience")
+    if not patience or not events:
+        return None
+    last = datetime.fromisoformat(str(events[-1]["at"]))
+    return datetime.fromtimestamp(last.timestamp() + float(patience["deadline_seconds"]), last.tzinfo)
+
+
+def resumable(events: Sequence[Event]) -> bool:
+    """Whether the run is of a kind that is left as it stands when it stops, and has not ended."""
+    opened = next((event for event in events if event["type"] == "opened"), {})
+    ended = any(event["type"] == "closed" for event in events)
+    return bool(opened.get("patience")) and opened.get("mode") == "apply" and not ended

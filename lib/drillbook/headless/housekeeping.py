@@ -1,0 +1,135 @@
+"""Every run that there is, and what dead ones have left."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from drillbook import cleanup as removal
+from drillbook import kube as k8s
+from drillbook.evidence import Masker, gates
+from drillbook.headless.runner import partial_notebook
+from drillbook.headless.settling import events_of, notebook_name, settle
+from drillbook.manifests import RUN_LABEL
+from drillbook.model import show_instant
+from drillbook.run import places
+from drillbook.run.alive import alive
+from drillbook.site import Site, load_site
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run as ``drillbook list`` shows it."""
+
+    run_id: str
+    runbook: str
+    site: str
+    mode: str
+    started_at: str
+    state: str  # running | waiting | stopped | open | sealed
+    verdict: str
+    folder: Path
+    until: str = ""  # waiting and stopped runs: what they made is kept until then
+
+
+def cleanup(site: str, *, now: datetime | None = None, say: Callable[[str], None] = lambda _: None) -> list[str]:
+    """Settle what dead runs left: runs known here whose process is gone, and copies of others that have expired.
+
+    Returns a line for each run that was settled, or that was left alone and why.
+    """
+    profile = load_site(site)
+    at = now or datetime.now(UTC)
+    lines: list[str] = []
+    known: dict[str, Path] = {}
+    for folder in places.run_dirs():
+        events = events_of(folder)
+        opened = events[0]
+        if opened["site"]["name"] == profile.name and opened["mode"] == "apply":
+            known[opened["run_id"]] = folder
+            if (folder / "SHA256SUMS").exists() or alive(folder):
+                continue
+            until = kept_until(events, at)
+            if until is not None:
+                lines.append(f"run {folder.name}: left as it stands until {show_instant(until)}, to be resumed or abandoned")
+            else:
+                say(f"settling run {folder.name}")
+                if (partial := partial_notebook(folder.name)).exists():
+                    shutil.move(partial, folder / notebook_name(events))
+                outcome = settle(folder, how="killed", message="no process of the run was left", by="cleanup")
+                lines.append(f"run {folder.name}: settled; {outcome.headline}")
+    masker = Masker()
+    kube = k8s.Kube.open(profile.kubernetes.kubeconfig, profile.kubernetes.context, mask=masker.learn)
+    try:
+        lines += _strangers(kube, profile, known, at, say)
+    finally:
+        kube.close()
+    return lines
+
+
+def _strangers(
+    kube: k8s.Kube, site: Site, known: dict[str, Path], now: datetime, say: Callable[[str], None]
+) -> list[str]:
+    lines: list[str] = []
+    left: dict[str, list[dict[str, Any]]] = {}
+    for item in removal.left_of(kube, site.drill_namespace):
+        left.setdefault(item["metadata"]["labels"][RUN_LABEL], []).append(item)
+    for run_id, items in left.items():
+        here = known.get(run_id)
+        if here is not None and alive(here):
+            lines.append(f"run {run_id}: still running here; left alone")
+        elif here is not None and kept_until(events_of(here), now) is not None:
+            continue
+        elif here is None and not any(removal.expired(item, now) for item in items):
+            lines.append(f"run {run_id}: {len(items)} objects of a run not known here, not expired; left alone")
+        else:
+            say(f"removing what is left of run {run_id}")
+            removed = removal.remove_run(
+                kube, site.drill_namespace, run_id, timeout_seconds=site.limits.step.total_seconds()
+            )
+            lines.append(f"run {run_id}: removed {', '.join(item.id for item in removed)}")
+    return lines
+
+
+def kept_until(events: list[dict[str, Any]], now: datetime) -> datetime | None:
+    """Until when a run that stopped is left as it stands; None if it isn't, or no longer."""
+    until = gates.deadline(events) if gates.resumable(events) else None
+    return until if until is not None and until > now else None
+
+
+def runs(outputs: Path | None = None) -> list[RunSummary]:
+    """Every run under ``outputs``, oldest first; one that isn't sealed shows as open."""
+    found: list[RunSummary] = []
+    for folder in places.run_dirs(outputs):
+        events = events_of(folder)
+        opened = events[0]
+        closed = next((event for event in reversed(events) if event["type"] == "closed"), None)
+        sealed = (folder / "SHA256SUMS").exists()
+        until = gates.deadline(events) if gates.resumable(events) else None
+        state = "sealed" if sealed else _state(events, folder)
+        verdict = str((closed or {}).get("verdict") or ("" if opened["mode"] == "apply" else "plan"))
+        found.append(
+            RunSummary(
+                opened["run_id"],
+                opened["runbook"],
+                opened["site"]["name"],
+                opened["mode"],
+                opened["at"],
+                state,
+                verdict,
+                folder,
+                show_instant(until)[:16].replace("T", " ") if until and state in ("waiting", "stopped") else "",
+            )
+        )
+    return found
+
+
+def _state(events: list[dict[str, Any]], folder: Path) -> str:
+    if gates.waiting(events) is not None:
+        return "waiting"
+    if alive(folder):
+        return "running"
+    return "stopped" if gates.resumable(events) else "open"

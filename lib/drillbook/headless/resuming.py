@@ -1,0 +1,125 @@
+"""Runs that stopped: approved, resumed or abandoned."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drillbook import kube as k8s
+from drillbook.errors import ParameterError, RunbookError
+from drillbook.evidence import Journal, Masker, gates
+from drillbook.evidence.judge import of_type, unsettled
+from drillbook.headless.runner import partial_notebook, run_attempt
+from drillbook.headless.settling import Progress, RunOutcome, events_of, notebook_name, settle
+from drillbook.run import approving, places, validate
+from drillbook.run.past import Past
+from drillbook.site import load_site
+
+
+@dataclass(frozen=True)
+class Abandoned:
+    """What became of an abandoned run: what was undone, and what could not be."""
+
+    outcome: RunOutcome
+    undone: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def resume(
+    folder: Path, *, confirm: str = "", notebook: Path | None = None, progress: Progress = lambda _: None
+) -> RunOutcome:
+    """Run the notebook of a run that stopped again, under the same run id and with the same parameters.
+
+    ``confirm`` is the phrase of the gate at which it waits; ``notebook`` names the runbook where it doesn't lie in
+    ``runbooks/``. Raises NotResumable or ParameterError with nothing touched.
+    """
+    past = Past(folder)
+    past.require_resumable()
+    gate, phrase = gates.waiting(past.events), " ".join(confirm.split())
+    if phrase and (gate is None or phrase != gate["phrase"]):
+        waits = f"{phrase!r} is not the phrase of the plan that waits" if gate else "the run does not wait for a phrase"
+        raise ParameterError([waits], where=f"resume of run {past.run_id}", todo="Nothing was changed. `drillbook list`.")
+    runbook = str(past.opened["runbook"])
+    path = notebook or places.project_root() / "runbooks" / f"{runbook}.ipynb"
+    if not path.is_file():
+        raise ParameterError(
+            [f"there is no notebook {path}"], where=f"resume of run {past.run_id}", todo="Name it with --notebook."
+        )
+    parameters = dict(past.opened["parameters"])
+    site, mode = str(parameters.pop("site")), str(parameters.pop("mode"))
+    profile = validate(site=site, mode=mode, parameters=parameters)
+    _keep_partial(folder, past.events)
+    given = parameters | {"mode": mode} | ({"site": site} if site else {})
+    told = {"DRILLBOOK_RESUME": past.run_id} | ({"DRILLBOOK_CONFIRM": phrase} if phrase else {})
+    return run_attempt(path, given, folder, profile, told, progress)
+
+
+def _keep_partial(folder: Path, events: list[dict[str, Any]]) -> None:
+    """What a killed attempt had executed so far stays its notebook, and the attempt is noted as killed."""
+    partial, name = partial_notebook(folder.name), notebook_name(events)
+    if partial.exists() and not (folder / name).exists():
+        shutil.move(partial, folder / name)
+    partial.unlink(missing_ok=True)
+    number = gates.attempt(events)
+    if not any(event["n"] == number for event in of_type(events, "attempt")):
+        told = {"notebook": name, "how": "killed", "error": "no process of the attempt was left"}
+        Journal.open(folder / "journal.jsonl").append("attempt", n=number, **told)
+
+
+def approve(folder: Path, phrase: str, *, kubeconfig: str = "", context: str = "") -> dict[str, Any]:
+    """Approve the plan at which a run waits, with the approver's own credentials; the approval as it was noted.
+
+    Empty ``kubeconfig`` and ``context`` mean the profile's. Raises ParameterError, with nothing noted, for another
+    phrase, a deadline that has passed, somebody who has approved already, and an identity that does not count here.
+    """
+    events = events_of(folder)
+    site = load_site(events[0]["parameters"]["site"])
+    own = bool(kubeconfig or context)
+    try:
+        kube: k8s.Kube | None = k8s.Kube.open(
+            kubeconfig or ("" if own else site.kubernetes.kubeconfig), context or ("" if own else site.kubernetes.context)
+        )
+    except RunbookError:
+        if own:
+            raise
+        kube = None
+    try:
+        return approving.approve(Journal.open(folder / "journal.jsonl"), phrase, kube, how="approve")
+    finally:
+        if kube is not None:
+            kube.close()
+
+
+def abandon(folder: Path, *, progress: Progress = lambda _: None) -> Abandoned:
+    """End a run that waits or stopped: undo what can be undone, the newest first, say what can't be, and seal it."""
+    past = Past(folder)
+    if of_type(past.events, "closed"):
+        past.refuse("it has ended", f"`drillbook verify {past.run_id}` checks its evidence.")
+    past.require_not_alive()
+    _keep_partial(folder, past.events)
+    journal = Journal.open(folder / "journal.jsonl", masker=Masker())
+    promised = [event["id"] for event in unsettled(past.events)]
+    site = load_site(past.opened["parameters"]["site"])
+    try:
+        with k8s.Kube.open(site.kubernetes.kubeconfig, site.kubernetes.context) as kube:
+            actor = approving.who(kube)
+    except RunbookError:
+        actor = approving.who(None)
+    progress(journal.append("abandoned", actor=actor))
+    outcome = settle(folder, how="abandoned", message="", by="abandon", progress=progress)
+    events = events_of(folder)
+    open_ones = {event["id"]: event["what"] for event in unsettled(events)}
+    left = [f"{id} ({what})" for id, what in open_ones.items()]
+    left += [
+        f"step {step.n}, {step.title}: done, and not undone" + _lost(step.plan)
+        for step in past.steps.values()
+        if step.section and step.complete and not past.ended_by_itself(step) and not step.promised & set(promised)
+    ]
+    return Abandoned(outcome, tuple(id for id in promised if id not in open_ones), tuple(left))
+
+
+def _lost(plan: dict[str, Any] | None) -> str:
+    lost = (plan or {}).get("lost") or []
+    return f" (lost: {'; '.join(lost)})" if lost else ""

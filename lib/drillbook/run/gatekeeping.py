@@ -1,0 +1,265 @@
+"""The gate before a destructive section: planned, shown, confirmed by people, and held to what was confirmed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from drillbook import cards, widgets
+from drillbook import kube as k8s
+from drillbook.errors import Changed, ConfirmationRequired, NotConfirmed, ParameterError, RunbookError
+from drillbook.evidence import gates
+from drillbook.evidence.judge import unsettled
+from drillbook.manifests import EXPIRES, RUN_LABEL
+from drillbook.model import parse_instant, show_instant
+from drillbook.run.approving import approve, cluster_uid
+from drillbook.run.gate import Part, Section, part_digest, plan_json
+from drillbook.run.observing import Observations
+from drillbook.run.past import Past, PastStep
+from drillbook.run.show import Display
+from drillbook.step import Context, Later, Plan, Step
+
+NOBODY_THERE = "DRILLBOOK_UNATTENDED"  # set by the runner: nobody sees a text box
+
+
+class Gatekeeper:
+    """Knows which sections of a run were confirmed; asks, waits, and lets a gated step pass or not."""
+
+    def __init__(
+        self,
+        context: Context,
+        told: Observations,
+        *,
+        past: Past | None,
+        phrase: str,
+        make_plan: Callable[[Step[Any], Later | None], Plan],
+        go_on: Callable[[], None],
+        give_back: Callable[[], None],
+    ) -> None:
+        self._context, self._told, self._past, self._phrase = context, told, past, phrase
+        self._make_plan, self._go_on, self._give_back = make_plan, go_on, give_back
+        self._confirmed: list[Section] = []
+        self._blocked: list[Section] = []
+
+    # -- planning ------------------------------------------------------------------------------
+
+    def plan(self, title: str, steps: tuple[Step[Any], ...]) -> Section:
+        """Make every step's plan; what has begun in an earlier attempt keeps the plan that was confirmed."""
+        known = self._past.section(title, [type(step).__name__ for step in steps]) if self._past else None
+        begun, before = (known[1], known[0]) if known else ([], {})
+        parts, blocked = [], ""
+        for index, step in enumerate(steps):
+            if index < len(begun):
+                parts.append(Part(step, begun[index].plan or {}, before["steps"][index]["digest"], begun=True))
+                continue
+            unknown = step.unknown
+            try:
+                plan = self._make_plan(step, unknown)
+            except RunbookError as error:
+                blocked = blocked or error.what
+                plan = Plan(summary=f"{step.title}: {error.what}")
+            blocked = blocked or (str(unknown) if unknown is not None else "")
+            parts.append(Part(step, plan_json(plan), part_digest(step, plan)))
+        cluster = self._context.site.cluster.name
+        return Section(title, cluster, tuple(parts), blocked, begun=str(before.get("digest", "")))
+
+    def show(self, section: Section, *, asks: str = "") -> None:
+        """The section's card: what, why, the exact plan, what is lost, who asked; ``asks`` is what is being waited for."""
+        display = Display(self._told.masker.mask)
+        display.draw(
+            cards.section_card(
+                title=section.title,
+                steps=[
+                    {"title": part.step.title, "why": part.step.why, "effect": str(part.step.effect),
+                     "plan": part.shown, "begun": part.begun}
+                    for part in section.parts
+                ],
+                lost=section.lost,
+                asked_by=str((self._told.journal.events()[0].get("actor") or {}).get("username", "")),
+                blocked=section.blocked,
+                phrase=section.phrase if asks else "",
+                asks=asks,
+            )
+        )  # fmt: skip
+
+    # -- confirming ----------------------------------------------------------------------------
+
+    def confirm(self, section: Section) -> None:
+        """Let the section pass, or journal that the run waits, give the Lease back, and raise ConfirmationRequired."""
+        if self._context.mode == "plan":
+            return
+        if section.begun == section.digest:
+            self._admit(section)
+            return
+        unmet = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in self._told.unmet())
+        if section.blocked or unmet:
+            self._blocked.append(section)
+            reason = section.blocked or unmet
+            self.show(section if section.blocked else _blocked(section, reason))
+            return
+        shown = section.digest
+        section = self.plan(section.title, section.steps)
+        if section.blocked:
+            self._blocked.append(section)
+            return
+        before = gates.waiting(self._told.journal.events())
+        if reason := self._not_yet(section, before):
+            changed = shown != section.digest or (before is not None and before["digest"] != section.digest)
+            self._wait(section, "the plan has changed: an earlier phrase is void" if changed else reason)
+        self._go_on()
+        self._pass(section, before)
+
+    def _not_yet(self, section: Section, before: gates.Event | None) -> str:
+        """Why the section isn't confirmed yet; "" if it is. The parameter ``confirm`` counts as this person's word."""
+        journal, people = self._told.journal, self._context.site.approvals.people
+        given = gates.approvals(journal.events(), section.digest)
+        if not gates.missing(given, people):
+            return ""
+        if self._phrase == section.phrase and before is not None and before["digest"] == section.digest:
+            try:
+                approve(journal, self._phrase, self._kube(), how="parameter")
+            except ParameterError as error:
+                return "; ".join(error.faults)
+            given = gates.approvals(journal.events(), section.digest)
+        if not (missing := gates.missing(given, people)):
+            return ""
+        if given:
+            names = ", ".join(str(event["actor"]["username"]) for event in given)
+            return f"approved by {names}; another person must approve"
+        return "two different people must approve" if missing > 1 else "a confirmation is missing"
+
+    def _kube(self) -> k8s.Kube | None:
+        try:
+            return self._context.kube
+        except RunbookError:
+            return None
+
+    def _wait(self, section: Section, reason: str) -> NoReturn:
+        site, journal = self._context.site, self._told.journal
+        run_id = self._context.run_id
+        deadline = datetime.now(UTC) + site.approvals.deadline
+        made = [event["id"] for event in unsettled(journal.events())]
+        kube = self._kube()
+        journal.append(
+            "waiting",
+            section=section.title,
+            digest=section.digest,
+            phrase=section.phrase,
+            people=site.approvals.people,
+            deadline=show_instant(deadline),
+            reason=reason,
+            made=made,
+            lost=section.lost,
+            steps=_steps(section),
+            kube_system_uid=cluster_uid(kube) if kube else "",
+        )
+        if kube is not None:
+            _keep_until(kube, site.drill_namespace, run_id, deadline)
+        self.show(section, asks=reason)
+        if not os.environ.get(NOBODY_THERE):
+            widgets.ask_phrase(section.phrase, self._typed)
+        self._give_back()
+        kept = f"Kept until {show_instant(deadline)}: {', '.join(made) or 'nothing was made so far'}."
+        raise ConfirmationRequired(
+            f"{section.title}: {reason}. The phrase of this plan: {section.phrase}",
+            changed=Changed.DONE if self._confirmed or made else Changed.NOTHING,
+            todo=f'`drillbook approve {run_id} --phrase "{section.phrase}"`, then `drillbook resume {run_id}`; '
+            f'or `drillbook resume {run_id} --confirm "{section.phrase}"`. {kept}',
+        )
+
+    def _typed(self, phrase: str) -> str:
+        """The text box's answer: noted like any other approval."""
+        try:
+            approve(self._told.journal, phrase, self._kube(), how="widget")
+        except ParameterError as error:
+            return f"Not noted: {'; '.join(error.faults)}."
+        return "Noted. Run this cell again to go on."
+
+    def _pass(self, section: Section, before: gates.Event | None) -> None:
+        events = self._told.journal.events()
+        waited = 0.0
+        first = next((e for e in events if e["type"] == "waiting" and e["section"] == section.title), before)
+        if first is not None:
+            since = parse_instant(first["at"])
+            waited = (datetime.now(UTC) - since).total_seconds()
+            self._told.phase("waiting at gates", since, waited, f"until {section.title!r} was confirmed")
+        self._told.journal.append(
+            "confirmed",
+            section=section.title,
+            digest=section.digest,
+            steps=_steps(section),
+            approvals=[
+                {key: event[key] for key in ("actor", "how", "at")}
+                for event in gates.approvals(events, section.digest)
+            ],
+            waited_seconds=round(waited, 3),
+        )
+        self._admit(section)
+
+    def _admit(self, section: Section) -> None:
+        self._confirmed = [known for known in self._confirmed if known.title != section.title] + [section]
+
+    # -- the steps behind it -------------------------------------------------------------------
+
+    def barred(self, step: Step[Any]) -> str:
+        """Why a gated step is not run though nothing is wrong with the gate: its section came to no confirmation."""
+        section = next((one for one in self._blocked if one.part_of(step)), None)
+        if section is None or any(one.part_of(step) for one in self._confirmed):
+            return ""
+        unmet = "; ".join(check.name for check in self._told.unmet())
+        return f"{section.title!r} was not asked for: {section.blocked or unmet}"
+
+    def admit(self, step: Step[Any], plan: Plan | None, half_done: PastStep | None) -> Mapping[str, Any]:
+        """Let a gated step pass, and answer its place in the section; its plan, made now, must be the confirmed one.
+
+        A step that began in an earlier attempt and was not seen to end is let pass under the plan that it began with.
+        Raises NotConfirmed, and ConfirmationRequired if the plan has changed before anything of the section began.
+        """
+        for section in self._confirmed:
+            part = section.part_of(step)
+            if part is None:
+                continue
+            place = {"digest": section.digest, "part": section.parts.index(part)}
+            if half_done is not None and part.begun:
+                return place
+            if plan is not None and part_digest(step, plan) == part.digest:
+                return place
+            if not _has_begun(section, self._told.journal.events()):
+                self._confirmed.remove(section)
+                self._wait(self.plan(section.title, section.steps), "the plan has changed since it was confirmed")
+            raise NotConfirmed(
+                f"the plan of {step.title!r} is not the one that was confirmed ({section.title})",
+                todo="See what has changed; what was begun is put back by this run's clean-up.",
+            )
+        raise NotConfirmed(
+            f"{step.title!r} stands in a destructive section that was not confirmed",
+            todo="Run the cells with run.plan and run.confirm of its section first.",
+        )
+
+
+def _has_begun(section: Section, events: Sequence[gates.Event]) -> bool:
+    return any((event.get("section") or {}) and event["section"]["digest"] == section.digest
+               for event in events if event["type"] == "step_started")  # fmt: skip
+
+
+def _blocked(section: Section, reason: str) -> Section:
+    return Section(section.title, section.cluster, section.parts, reason)
+
+
+def _steps(section: Section) -> list[dict[str, str]]:
+    return [
+        {"step": type(part.step).__name__, "title": part.step.title, "effect": str(part.step.effect),
+         "digest": part.digest}
+        for part in section.parts
+    ]  # fmt: skip
+
+
+def _keep_until(kube: k8s.Kube, namespace: str, run_id: str, deadline: datetime) -> None:
+    """What the run made carries an expiry for others to see: no earlier than the approval's deadline."""
+    for item in kube.list(k8s.CONFIG_MAP, namespace, labels=f"{RUN_LABEL}={run_id}"):
+        now = item["metadata"].get("annotations", {}).get(EXPIRES, "")
+        if now and parse_instant(now) < deadline:
+            merge = {"metadata": {"annotations": {EXPIRES: show_instant(deadline)}}}
+            kube.patch(k8s.CONFIG_MAP, namespace, item["metadata"]["name"], merge)
