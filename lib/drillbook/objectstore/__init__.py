@@ -16,6 +16,7 @@ from drillbook.objectstore.layout import ArchivedSegment, WalListing, wal_names
 from drillbook.objectstore.protocol import Level, ObjectInfo, ObjectStore
 from drillbook.objectstore.s3 import S3Store
 from drillbook.objectstore.tarcheck import READ_THROUGH, TarCheck, TarState, check_tars
+from drillbook.objectstore.search import changes_between
 from drillbook.objectstore.targets import ExpectedWal, ResolvedTarget, resolve
 from drillbook.objectstore.window import commit_of, newest_commit, window
 
@@ -39,6 +40,7 @@ __all__ = [
     "archive_chain",
     "catalogue",
     "check_tars",
+    "changes_between",
     "commit_of",
     "commits_since",
     "histories",

@@ -1,7 +1,8 @@
 """The write-ahead log as arithmetic and bytes; no I/O.
 
 `arithmetic`: LSN, segment number and file name. `history`: timeline history files. `chain`: is the archive's WAL
-unbroken from a base backup to its newest segment. `records`: the commits that a segment holds.
+unbroken from a base backup to its newest segment. `records`: the commits that a segment holds; `changes`: what they deleted
+and dropped.
 """
 
 from drillbook.wal.arithmetic import (
@@ -15,6 +16,7 @@ from drillbook.wal.arithmetic import (
     segment_names,
 )
 from drillbook.wal.chain import Chain, Gap, chain
+from drillbook.wal.changes import ChangeReader, Changes, File
 from drillbook.wal.history import Branch, Histories, Switch, branches, newest_timeline, parse_history
 from drillbook.wal.pages import PageHeader, SegmentHeader, WalFormatError, segment_header
 from drillbook.wal.records import WalReader, commits
@@ -24,6 +26,9 @@ __all__ = [
     "MIN_SEGMENT_BYTES",
     "Branch",
     "Chain",
+    "ChangeReader",
+    "Changes",
+    "File",
     "Gap",
     "Histories",
     "PageHeader",

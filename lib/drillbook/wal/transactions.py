@@ -7,6 +7,7 @@ have to be stepped over. Savepoints' ids are in one of these lists: the id given
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from struct import Struct, error
 
@@ -22,7 +23,8 @@ _SHORT_DATA, _LONG_DATA, _ORIGIN, _TOP_LEVEL = 255, 254, 253, 252
 _DATABASE, _TWO_PHASE, _STATISTICS = 0x001, 0x010, 0x100
 # Flag and bytes an item of the lists that come before the prepared transaction's id: savepoints, dropped relations,
 # dropped statistics (since PostgreSQL 15; four bytes longer since 18), cache invalidations.
-_LISTS = ((0x002, 4), (0x004, 12), (_STATISTICS, 12), (0x008, 16))
+_SAVEPOINTS, _DROPPED = 0x002, 0x004
+_LISTS = ((_SAVEPOINTS, 4), (_DROPPED, 12), (_STATISTICS, 12), (0x008, 16))
 _LONGER_STATISTICS_SINCE = 18
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -94,3 +96,45 @@ def _prepared_id(data: bytes, info: int, major: int) -> int:
             longer = 4 if flag == _STATISTICS and major >= _LONGER_STATISTICS_SINCE else 0
             at += _WORD.size + _WORD.unpack_from(data, at)[0] * (item_bytes + longer)
     return int(_WORD.unpack_from(data, at)[0])
+
+
+@dataclass(frozen=True)
+class CommitParts:
+    """What a commit record says beside its time: its database (0: not said), savepoints' ids, and dropped files.
+
+    A dropped file is (tablespace, database, file number) of a relation whose file is removed by this commit: it was
+    dropped, truncated or written anew.
+    """
+
+    database: int
+    savepoints: tuple[int, ...]
+    dropped: tuple[tuple[int, int, int], ...]
+
+
+def commit_parts(record: bytes) -> CommitParts:
+    """The optional parts of a whole commit record. WalFormatError if they don't fit."""
+    _, _, _, info, _, _ = RECORD.unpack_from(record)
+    if not info & _HAS_FLAGS:
+        return CommitParts(0, (), ())
+    try:
+        data = _main_data(record)
+        (flags,) = _WORD.unpack_from(data, _TIME.size)
+        at = _TIME.size + _WORD.size
+        database = 0
+        if flags & _DATABASE:
+            database, at = _WORD.unpack_from(data, at)[0], at + 8
+        lists: list[list[tuple[int, ...]]] = []
+        for flag, words in ((_SAVEPOINTS, 1), (_DROPPED, 3)):
+            found: list[tuple[int, ...]] = []
+            if flags & flag:
+                (count,) = _WORD.unpack_from(data, at)
+                item = Struct(f"<{words}I")
+                found = [item.unpack_from(data, at + 4 + number * item.size) for number in range(count)]
+                at += 4 + count * item.size
+            lists.append(found)
+    except (error, IndexError) as wrong:
+        raise WalFormatError(f"a commit record of {len(record)} bytes can't be read: {wrong}") from wrong
+    savepoints, dropped = lists
+    return CommitParts(
+        database, tuple(xid for (xid,) in savepoints), tuple((spc, db, file) for spc, db, file in dropped)
+    )
