@@ -1,0 +1,169 @@
+"""Who did the damage, and when: the archived WAL searched for transactions that deleted rows or dropped relations.
+
+Our own reader does it, on the archive: nothing runs on the source, and its major version plays no part (14 to 18).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from drillbook import objectstore
+from drillbook.errors import PreconditionError
+from drillbook.model import BaseBackup, Check, Frozen, Instant, Lsn, Verdict, parse_instant, show_instant
+from drillbook.procedures.readiness import SourceCluster
+from drillbook.step import Context, Step
+from drillbook.wal import Changes, File
+
+SHOWN = 11
+_FIRST_USER_ID = 16384  # PostgreSQL gives smaller numbers to its own catalogue only
+_HOUR = timedelta(hours=1)
+
+
+class Candidate(Frozen):
+    """A transaction that may have done the damage; ``before`` is the target time that recovers all but it."""
+
+    xid: int
+    committed_at: Instant
+    lsn: Lsn
+    database: str
+    what: str
+    weight: int  # rows deleted; a dropped file counts more than any number of rows
+
+    @property
+    def before(self) -> datetime:
+        return self.committed_at - timedelta(microseconds=1)
+
+
+class Candidates(Frozen):
+    """The transactions found, the heaviest first."""
+
+    found: tuple[Candidate, ...]
+    since: Instant
+    until: Instant
+
+
+@dataclass(frozen=True)
+class Files:
+    """Relations by their files, as the source has them now, and databases by their ids."""
+
+    names: Mapping[tuple[int, int], str]  # (database, file number)
+    databases: Mapping[int, str]
+
+    @classmethod
+    def read(cls, ctx: Context) -> Files:
+        with ctx.source() as db:
+            databases = {int(row["id"]): str(row["name"]) for row in db.ask("database_ids")}
+        names: dict[tuple[int, int], str] = {}
+        for tenant in ctx.site.tenants:
+            with ctx.source(tenant.database) as db:
+                names |= {(int(row["database"]), int(row["file"])): str(row["name"]) for row in db.ask("relation_files")}
+        return cls(names, databases)
+
+    def name(self, file: File) -> str:
+        """The relation whose file it is; "" if no relation has it any more."""
+        return self.names.get((file[1], file[2]), "")
+
+
+@dataclass(frozen=True)
+class FindDamage(Step[Candidates]):
+    """Search the archived WAL for what deleted rows or dropped relations.
+
+    With search_table only what touched that table, and every drop: WAL names a relation by its file, and of a dropped
+    one nobody knows the name any more. A TRUNCATE or a rewrite drops the old file too.
+    """
+
+    cluster: SourceCluster
+
+    def do(self, ctx: Context) -> Candidates:
+        until = _instant(ctx, "search_to") or datetime.now(UTC)
+        since = _instant(ctx, "search_from") or until - _HOUR
+        files = Files.read(ctx)
+        table = str(ctx.parameters.get("search_table", ""))
+        backup = backup_before(ctx, self.cluster, since)
+        listing = objectstore.wal_names(ctx.store, self.cluster.server_name, since=backup.begin_wal)
+        chain = objectstore.archive_chain(ctx.store, backup, listing)
+        changes = objectstore.changes_between(
+            ctx.store,
+            listing,
+            chain,
+            since=since,
+            until=until,
+            system_id=self.cluster.system_id,
+            say=ctx.recorder.progress,
+        )
+        found = sorted(candidates(changes, files, table), key=lambda item: (-item.weight, item.committed_at))
+        result = Candidates(found=tuple(found[:SHOWN]), since=since, until=until)
+        ctx.recorder.fact("damage", result.model_dump(mode="json"))
+        ctx.recorder.check(self._told(result, len(found), table))
+        return result
+
+    def _told(self, result: Candidates, count: int, table: str) -> Check:
+        between = f"between {show_instant(result.since)} and {show_instant(result.until)}"
+        heaviest = result.found[0] if result.found else None
+        return Check(
+            name="damage",
+            proves="which transactions deleted or dropped something, so that a target just before one can be given",
+            verdict=Verdict.VERIFIED if heaviest else Verdict.NOT_APPLICABLE,
+            required=False,
+            observed=f"{count} transactions {between}; the heaviest: XID {heaviest.xid}, target_time "
+            f"{show_instant(heaviest.before)} is just before it"
+            if heaviest
+            else "",
+            reason="" if heaviest else f"nothing {f'of {table} ' if table else ''}was deleted or dropped {between}",
+            details=tuple(
+                (f"{show_instant(item.committed_at)}  XID {item.xid}", f"{item.database}: {item.what} (LSN {item.lsn})")
+                for item in result.found
+            ),
+        )
+
+
+def candidates(changes: Iterable[Changes], files: Files, table: str) -> Iterable[Candidate]:
+    """The transactions that deleted rows of user tables (of ``table`` alone, if named) or dropped files."""
+    for one in changes:
+        deleted = {file: rows for file, rows in one.deleted.items() if _counts(files.name(file), file, table)}
+        # An index, a sequence and a TOAST table go with their table: without names only the number can be told.
+        dropped = [file for file in one.dropped if file[2] >= _FIRST_USER_ID]
+        if not deleted and not dropped:
+            continue
+        rows = sum(deleted.values())
+        words = [f"{count} rows deleted from {files.name(file) or f'file {file[2]}'}" for file, count in deleted.items()]
+        if dropped:
+            numbers = ", ".join(str(file[2]) for file in dropped[:4]) + (" …" if len(dropped) > 4 else "")
+            words.append(f"{len(dropped)} files dropped, truncated or rewritten ({numbers})")
+        yield Candidate(
+            xid=one.xid,
+            committed_at=one.committed_at,
+            lsn=one.lsn,
+            database=files.databases.get(one.database, f"database {one.database}" if one.database else "unknown"),
+            what="; ".join(words[:4]),
+            weight=rows + (1_000_000 if dropped else 0),
+        )
+
+
+def _counts(name: str, file: File, table: str) -> bool:
+    """Whether deleted rows of this file are of interest: of the table that was named, or of any that is no catalogue."""
+    if table:
+        return name.replace('"', "") == table.replace('"', "")
+    return file[2] >= _FIRST_USER_ID
+
+
+def backup_before(ctx: Context, cluster: SourceCluster, at: datetime) -> BaseBackup:
+    """The newest usable base backup that ended before ``at``, else the oldest; PreconditionError if there is none."""
+    usable = objectstore.catalogue(ctx.store, cluster.server_name, system_id=cluster.system_id).usable
+    if not usable:
+        raise PreconditionError(
+            f"no usable base backup under {cluster.location}",
+            todo="Take one with runbooks/backup-manual.ipynb: there is nothing to recover from.",
+        )
+    return next((backup for backup in reversed(usable) if backup.end_time <= at), usable[0])
+
+
+def _instant(ctx: Context, name: str) -> datetime | None:
+    text: Any = ctx.parameters.get(name, "")
+    return parse_instant(text) if text else None
+
+
+__all__ = ["Candidate", "Candidates", "Files", "FindDamage", "backup_before"]

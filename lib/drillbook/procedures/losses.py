@@ -1,0 +1,108 @@
+"""What each tenant would lose: its newest commit in production beside its newest in the copy, by the archived WAL.
+
+The cluster is shared. Every tenant's commits are in one WAL, each with its database's id (CloudNativePG's wal_level is
+logical), so nothing has to be read in a tenant's own tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+from drillbook import objectstore
+from drillbook.model import ArchivedCommit, Check, Frozen, Instant, Verdict, show_instant, show_seconds
+from drillbook.procedures.damage import Files, backup_before
+from drillbook.procedures.readiness import SourceCluster
+from drillbook.step import Context, Rung
+
+LOOK_BACK = timedelta(hours=1)
+
+
+class TenantLoss(Frozen):
+    """One database: its newest commit on each side of the target, and how many commits come after it."""
+
+    database: str
+    in_copy: Instant | None = None
+    in_production: Instant | None = None
+    commits: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """How much time of this tenant's work lies after the target."""
+        if not self.commits or self.in_production is None:
+            return 0.0
+        return (self.in_production - self.in_copy).total_seconds() if self.in_copy else 0.0
+
+    def __str__(self) -> str:
+        copy = show_instant(self.in_copy) if self.in_copy else "older than what was read"
+        if not self.commits:
+            return f"nothing: newest commit {copy}, on both sides"
+        production = show_instant(self.in_production) if self.in_production else "unknown"
+        return f"{self.commits} commits: newest in the copy {copy}, in production {production}"
+
+
+def losses(
+    ctx: Context, cluster: SourceCluster, last: ArchivedCommit | None, first: ArchivedCommit | None
+) -> list[TenantLoss]:
+    """The loss of every database if recovery ends between ``last`` and ``first`` (None: at the archive's end)."""
+    at = first.committed_at if first else last.committed_at if last else None
+    files = Files.read(ctx)
+    found = {name: TenantLoss(database=name) for name in files.databases.values()}
+    if at is None:
+        return list(found.values())
+    backup = backup_before(ctx, cluster, at - LOOK_BACK)
+    listing = objectstore.wal_names(ctx.store, cluster.server_name, since=backup.begin_wal)
+    chain = objectstore.archive_chain(ctx.store, backup, listing)
+    changes = objectstore.changes_between(
+        ctx.store,
+        listing,
+        chain,
+        since=at - LOOK_BACK,
+        until=datetime.max.replace(tzinfo=at.tzinfo) - timedelta(days=1),
+        system_id=cluster.system_id,
+        say=ctx.recorder.progress,
+    )
+    for one in changes:
+        name = files.databases.get(one.database)
+        if name is None:
+            continue  # a commit that names no database changed no table's row
+        before, lost = found[name], first is not None and one.lsn >= first.lsn
+        update = (
+            {"in_production": one.committed_at, "commits": before.commits + 1}
+            if lost
+            else {"in_copy": one.committed_at, "in_production": one.committed_at}
+        )
+        found[name] = before.model_copy(update=update)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class ShowLosses(Rung):
+    """What each tenant would lose if this copy took the place of the whole cluster.
+
+    Its newest commit in production beside its newest in the copy, by the archived WAL. Recovering one database alone
+    loses nothing of the others.
+    """
+
+    cluster: SourceCluster
+    last_before: ArchivedCommit | None
+    first_after: ArchivedCommit | None
+    name: ClassVar[str] = "loss"
+    proves: ClassVar[str] = "what each tenant loses is known before anybody decides"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        found = losses(ctx, self.cluster, self.last_before, self.first_after)
+        ctx.recorder.fact("losses", [item.model_dump(mode="json") for item in found])
+        tenants = {tenant.database for tenant in ctx.site.tenants}
+        checks = []
+        for item in found:
+            if item.database in tenants:
+                behind = f" ({show_seconds(item.seconds)} of work)" if item.seconds else ""
+                name = f"{self.name}: {item.database}"
+                checks.append(self.result(Verdict.VERIFIED, name=name, expected="known", observed=f"{item}{behind}"))
+        return checks
+
+
+__all__ = ["ShowLosses", "TenantLoss", "losses"]

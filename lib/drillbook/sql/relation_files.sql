@@ -1,0 +1,9 @@
+-- The files of this database's own relations, by name: what WAL knows of a relation is only its file's number.
+select pg_catalog.pg_relation_filenode(c.oid)::bigint as file,
+       pg_catalog.format('%%I.%%I', n.nspname, c.relname) as name,
+       (select oid::bigint from pg_catalog.pg_database where datname = pg_catalog.current_database()) as database
+  from pg_catalog.pg_class c
+  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+ where c.relkind in ('r', 'm', 'i', 't', 'S')
+   and n.nspname not in ('pg_catalog', 'information_schema')
+   and pg_catalog.pg_relation_filenode(c.oid) is not null;
