@@ -8,6 +8,7 @@ import gzip
 import itertools
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from drillbook.objectstore import (
     TarState,
     archive_chain,
     catalogue,
+    changes_between,
     check_tars,
     commit_of,
     histories,
@@ -32,7 +34,7 @@ from drillbook.objectstore import (
     window,
 )
 from drillbook.objectstore.tarcheck import check_end, read_tar
-from drillbook.wal import Chain, WalFormatError, WalReader, commits
+from drillbook.wal import Chain, ChangeReader, File, WalFormatError, WalReader, commits
 from drillbook_lab import pgbin
 
 
@@ -181,6 +183,40 @@ def test_the_commits_are_those_that_pg_waldump_sees(site: Site, tmp_path: Path, 
         over_two_segments = [c for c in ours if c.lsn.value >> 20 != c.end_lsn.value >> 20]
         assert over_two_segments, "no commit record lies in two segments: the workload has lost its point"
         assert site.prepared_xid in {c.xid for c in ours}
+
+
+DELETED = re.compile(r"desc: DELETE .*?rel (\d+)/(\d+)/(\d+) ")
+
+
+def test_what_was_deleted_and_dropped_is_what_pg_waldump_sees(site: Site, tmp_path: Path) -> None:
+    names = [name for name in wal_names(site.store, NAME).names() if name.startswith("00000001")]
+    for name, data in site.read(names):
+        (tmp_path / name).write_bytes(data)
+    argv = [pgbin.program("pg_waldump"), "--rmgr=Heap", f"--path={tmp_path}", names[0], names[-1]]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    theirs = Counter(tuple(map(int, found.groups())) for found in map(DELETED.search, done.stdout.splitlines()) if found)
+    reader = ChangeReader()
+    changes = [one for name, data in site.read(names) for one in reader.changes(name, data)]
+    ours: Counter[File] = Counter()
+    for one in changes:
+        ours.update(one.deleted)
+    assert theirs and ours == theirs
+    # 120 tables with an index each, in one transaction; and one table in a savepoint of a prepared transaction.
+    assert [len(one.dropped) for one in changes if len(one.dropped) > 100] == [240]
+    (prepared,) = [one for one in changes if one.xid == site.prepared_xid]
+    assert len(prepared.dropped) == 1 and sum(prepared.deleted.values()) > 1
+    assert {one.database for one in changes if one.deleted} == {one.database for one in changes if one.dropped}
+
+
+def test_changes_are_found_between_two_instants(site: Site) -> None:
+    listing, reach = wal_names(site.store, NAME), site.chain()
+    everything = list(changes_between(site.store, listing, reach, since=datetime.min.replace(tzinfo=UTC) + timedelta(days=1), until=datetime.now(UTC)))  # fmt: skip
+    heavy = next(one for one in everything if len(one.dropped) > 100)
+    at = heavy.committed_at
+    (found,) = changes_between(site.store, listing, reach, since=at, until=at)
+    assert (found.xid, found.dropped) == (heavy.xid, heavy.dropped)
+    earlier = timedelta(microseconds=1)
+    assert heavy.xid not in [one.xid for one in changes_between(site.store, listing, reach, since=at - timedelta(days=1), until=at - earlier)]  # fmt: skip
 
 
 def test_reading_may_begin_at_any_segment(site: Site) -> None:

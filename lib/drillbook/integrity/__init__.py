@@ -13,7 +13,7 @@ from drillbook.integrity.catalogue import (
     matviews_filled,
 )
 from drillbook.integrity.login import app_login
-from drillbook.integrity.newest import NewestChange, changes_arrived, is_committed, newest_changes
+from drillbook.integrity.newest import NewestChange, changes_arrived, is_committed, near_xid, newest_changes
 from drillbook.integrity.physical import amcheck, page_checksums
 from drillbook.integrity.quarantine import quarantined
 from drillbook.integrity.questions import questions
@@ -38,6 +38,7 @@ __all__ = [
     "extensions_fit",
     "is_committed",
     "matviews_filled",
+    "near_xid",
     "newest_changes",
     "page_checksums",
     "quarantined",

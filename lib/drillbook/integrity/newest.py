@@ -77,6 +77,12 @@ def _full(xid: int, next_xid: int) -> int:
     return next_xid - ((next_xid - xid) & 0xFFFFFFFF)
 
 
+def near_xid(xid: int, known: int) -> int:
+    """The 64-bit transaction id of a 32-bit one, by a known one that is near."""
+    ahead = (xid - known) & 0xFFFFFFFF
+    return known + (ahead if ahead < 1 << 31 else ahead - (1 << 32))
+
+
 def is_committed(db: Database, xid: int) -> tuple[bool | None, str]:
     """Whether transaction ``xid`` (64 bits) is committed here, and what was seen; None: too old for the server to tell."""
     try:

@@ -15,8 +15,8 @@ from drillbook.objectstore.holdings import Holdings
 from drillbook.objectstore.layout import ArchivedSegment, WalListing, wal_names
 from drillbook.objectstore.protocol import Level, ObjectInfo, ObjectStore
 from drillbook.objectstore.s3 import S3Store
-from drillbook.objectstore.tarcheck import READ_THROUGH, TarCheck, TarState, check_tars
 from drillbook.objectstore.search import changes_between
+from drillbook.objectstore.tarcheck import READ_THROUGH, TarCheck, TarState, check_tars
 from drillbook.objectstore.targets import ExpectedWal, ResolvedTarget, resolve
 from drillbook.objectstore.window import commit_of, newest_commit, window
 
@@ -39,8 +39,8 @@ __all__ = [
     "WalListing",
     "archive_chain",
     "catalogue",
-    "check_tars",
     "changes_between",
+    "check_tars",
     "commit_of",
     "commits_since",
     "histories",

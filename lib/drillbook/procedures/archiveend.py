@@ -77,18 +77,12 @@ class ReadArchiveEnd(Step[ArchiveEnd]):
             target=RecoveryTarget(timeline=self.cluster.timeline),
             marker=marker,
             newest=commits[-1],
-            newest_xid=_near(commits[-1].xid, xid),
+            newest_xid=integrity.near_xid(commits[-1].xid, xid),
             last_segment=chain.last_segment,
         )
         ctx.recorder.fact("target", end.model_dump(mode="json"))
         ctx.recorder.fact("claim", f"{self.cluster.ref.name} was restored to the end of its archive")
         return end
-
-
-def _near(xid: int, known: int) -> int:
-    """The 64-bit transaction id of a 32-bit one, by a known one that is near."""
-    ahead = (xid - known) & 0xFFFFFFFF
-    return known + (ahead if ahead < 1 << 31 else ahead - (1 << 32))
 
 
 __all__ = ["ArchiveEnd", "NewestOnSource", "NoteNewestChanges", "ReadArchiveEnd"]

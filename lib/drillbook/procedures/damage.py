@@ -132,7 +132,7 @@ def candidates(changes: Iterable[Changes], files: Files, table: str) -> Iterable
         words = [f"{count} rows deleted from {files.name(file) or f'file {file[2]}'}" for file, count in deleted.items()]
         if dropped:
             numbers = ", ".join(str(file[2]) for file in dropped[:4]) + (" …" if len(dropped) > 4 else "")
-            words.append(f"{len(dropped)} files dropped, truncated or rewritten ({numbers})")
+            words.append(f"{len(dropped)} {'file' if len(dropped) == 1 else 'files'} dropped, truncated or rewritten ({numbers})")
         yield Candidate(
             xid=one.xid,
             committed_at=one.committed_at,

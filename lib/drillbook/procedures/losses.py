@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from drillbook import objectstore
 from drillbook.model import ArchivedCommit, Check, Frozen, Instant, Verdict, show_instant, show_seconds
+from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.damage import Files, backup_before
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Rung
@@ -87,13 +88,12 @@ class ShowLosses(Rung):
     """
 
     cluster: SourceCluster
-    last_before: ArchivedCommit | None
-    first_after: ArchivedCommit | None
+    target: ResolvedTarget
     name: ClassVar[str] = "loss"
     proves: ClassVar[str] = "what each tenant loses is known before anybody decides"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        found = losses(ctx, self.cluster, self.last_before, self.first_after)
+        found = losses(ctx, self.cluster, self.target.last_before, self.target.first_after)
         ctx.recorder.fact("losses", [item.model_dump(mode="json") for item in found])
         tenants = {tenant.database for tenant in ctx.site.tenants}
         checks = []

@@ -1,0 +1,117 @@
+"""A base backup as one step: of what is about to be replaced, and of the new line once it is in service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from drillbook import kube as k8s
+from drillbook import manifests
+from drillbook.manifests import RUN_LABEL
+from drillbook.model import Check, ClusterRef, Effect, Verdict
+from drillbook.procedures.manualbackup import (
+    ArchiveTheEnd,
+    FinishedBackup,
+    ReadArchiveBefore,
+    RequestedBackup,
+    VerifyInBucket,
+    WaitForBackup,
+)
+from drillbook.procedures.readiness import SourceCluster
+from drillbook.step import Context, Plan, Rung
+
+_REASON = "drillbook.io/reason"
+
+
+@dataclass(frozen=True)
+class _BackUp(Rung):
+    """A base backup, and read back from the bucket: every object, its WAL, and the window that it extends.
+
+    Asked for anew only if this run hasn't yet: a run that is resumed waits for the one that it asked for before.
+    """
+
+    effect: ClassVar[Effect] = Effect.CREATES
+    cluster: SourceCluster
+    why: ClassVar[str] = ""
+
+    def plan(self, ctx: Context) -> Plan:
+        return Plan(summary=f"Backup of Cluster {self.cluster.ref}", notes=(f"below {self.cluster.location}/base/",))
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        before = ReadArchiveBefore(self.cluster).do(ctx)
+        requested = self._requested(ctx) or self._request(ctx)
+        finished = WaitForBackup(self.cluster, requested).do(ctx)
+        end = ArchiveTheEnd(self.cluster, finished).do(ctx)
+        checks = VerifyInBucket(self.cluster, before, finished, end).observe(ctx)
+        self._note(ctx, finished)
+        return [check.model_copy(update={"name": f"{self.name}: {check.name}"}) for check in checks]
+
+    def _note(self, ctx: Context, finished: FinishedBackup) -> None:
+        ctx.recorder.fact(self.name.replace(" ", "_"), {"backup_id": finished.backup_id, "seconds": finished.seconds})
+
+    def _requested(self, ctx: Context) -> RequestedBackup | None:
+        for item in ctx.kube.list(k8s.BACKUP, self.cluster.ref.namespace, labels=f"{RUN_LABEL}={ctx.run_id}"):
+            ours = (item["metadata"].get("annotations") or {}).get(_REASON) == self._reason
+            if ours and item.get("status", {}).get("phase") != "failed":
+                return self._as_requested(item)
+        return None
+
+    def _request(self, ctx: Context) -> RequestedBackup:
+        item = manifests.backup(
+            self.cluster.ref,
+            ctx.run_id,
+            method=ctx.archive.method,
+            reason=self._reason,
+            requested_at=datetime.now(UTC),
+        )
+        ctx.kube.create(item, dry_run=True)
+        return self._as_requested(ctx.kube.create(item))
+
+    @property
+    def _reason(self) -> str:
+        return self.name
+
+    def _as_requested(self, item: dict[str, Any]) -> RequestedBackup:
+        metadata = item["metadata"]
+        return RequestedBackup(
+            ref=ClusterRef(namespace=metadata["namespace"], name=metadata["name"]),
+            uid=metadata["uid"],
+            method=item["spec"]["method"],
+            requested_at=metadata["creationTimestamp"],
+        )
+
+
+@dataclass(frozen=True)
+class BackUpFirst(_BackUp):
+    """Back up what is about to be replaced.
+
+    Damaged or not, it is the way back behind the way back. Where it can't be had, the reason that the runbook was given
+    is recorded, shown at the gate and confirmed with it.
+    """
+
+    name: ClassVar[str] = "backup before the cut"
+    proves: ClassVar[str] = "what is replaced can be restored as it is now"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        reason = str(ctx.parameters.get("no_backup_because", ""))
+        if reason:
+            ctx.recorder.fact("no_backup_before_the_cut", reason)
+            return [self.result(Verdict.NOT_APPLICABLE, reason=f"not taken, because: {reason}")]
+        return super().observe(ctx)
+
+
+@dataclass(frozen=True)
+class BackUpNewLine(_BackUp):
+    """The first backup after the cut, and the WAL after it, are in the archive.
+
+    Until then a recovery to after the cut is not possible from a base backup that was taken after it.
+    """
+
+    name: ClassVar[str] = "backup after the cut"
+    proves: ClassVar[str] = "what is in service now can be recovered"
+    in_service: Any = None
+
+
+__all__ = ["BackUpFirst", "BackUpNewLine"]
