@@ -16,6 +16,7 @@ from drillbook.model import parse_instant
 _STOPPING = re.compile(r"recovery stopping (before|after) commit of transaction (\d+), time (.+)$")
 _LAST_DONE = re.compile(r"last completed transaction was at log time (.+)$")
 _TIMELINE = re.compile(r"selected new timeline ID: (\d+)")
+_REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
 _RESTORED = re.compile(r'restored log file "([0-9A-F]{24})" from archive')
 
 
@@ -37,6 +38,7 @@ class RecoveryLog:
     server_started_at: datetime | None = None
     redo_started_at: datetime | None = None
     redo_ended_at: datetime | None = None
+    redo_end: str = ""  # the LSN of the last record that was replayed
     promoted_at: datetime | None = None
     ready_at: datetime | None = None
     last_at: datetime | None = None
@@ -86,8 +88,8 @@ class RecoveryLog:
             self.server_started_at = at
         if message.startswith("redo starts at"):
             self.redo_started_at = at
-        elif message.startswith("redo done at"):
-            self.redo_ended_at = at
+        elif done := _REDO_DONE.match(message):
+            self.redo_ended_at, self.redo_end = at, done[1]
         elif message.startswith("archive recovery complete"):
             self.promoted_at = at
         elif message.startswith("database system is ready to accept connections"):

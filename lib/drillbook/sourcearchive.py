@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +29,7 @@ class SourceArchive:
     server_name: str
     retention_policy: str = ""
     periods: tuple[ServerPeriod, ...] = ()
+    object_store: str = ""  # the plugin's; "" in-tree, and where only the profile knows the archive
 
     @property
     def location(self) -> str:
@@ -63,7 +64,8 @@ def source_archive(kube: k8s.Kube, site: Site, cluster: dict[str, Any]) -> Sourc
             parameters = plugin.get("parameters", {})
             store = _object_store(kube, site, parameters.get("barmanObjectName", ""))
             policy = str(store["spec"].get("retentionPolicy", ""))
-            return _archive(site, PLUGIN, store["spec"]["configuration"], parameters, policy)
+            found = _archive(site, PLUGIN, store["spec"]["configuration"], parameters, policy)
+            return replace(found, object_store=store["metadata"]["name"])
     section = spec.get("backup", {}).get("barmanObjectStore")
     if section:
         return _archive(site, IN_TREE, section, section, str(spec["backup"].get("retentionPolicy", "")))

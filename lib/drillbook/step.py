@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, cast
 
 from drillbook import kube as k8s
+from drillbook import lostcluster
 from drillbook.errors import Changed, KubernetesError, PreconditionError, RunbookError
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Verdict
 from drillbook.objectstore import ObjectStore
 from drillbook.plans import Obligation, Plan, Touch
 from drillbook.postgres import Address, Database
 from drillbook.site import Site
-from drillbook.sourcearchive import SourceArchive, open_store, source_archive
+from drillbook.sourcearchive import SourceArchive, open_store
 
 T = TypeVar("T")
 
@@ -113,8 +114,8 @@ class Context:
 
     @cached_property
     def archive(self) -> SourceArchive:
-        """How and where the source archives: through the Barman Cloud Plugin, or in-tree."""
-        return source_archive(self.kube, self.site, self.cluster_object(self.source_ref))
+        """How and where the source archives (or did, if it is gone): by the Barman Cloud Plugin, or in-tree."""
+        return lostcluster.archive_of(self.kube, self.site)
 
     def cluster_object(self, ref: ClusterRef) -> dict[str, Any]:
         """The Cluster as the API server has it now."""

@@ -51,6 +51,8 @@ class Recovered(Frozen):
     recovery_seconds: float
     log: str
     replicas_seconds: float = 0.0  # until the other instances had joined; 0 for a copy of one
+    redo_end: str = ""  # the LSN of the last record replayed, as the log says it
+    last_segment: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ class WaitForRecovery(Step[Recovered]):
     once: the job's own retries would repeat it for minutes.
     """
 
+    about: ClassVar[str] = ""
+    """Set before the names of phases, facts and the log, where a run recovers more than one cluster."""
     cluster: SourceCluster
     copy: RecoveryCopy
 
@@ -180,7 +184,7 @@ class WaitForRecovery(Step[Recovered]):
         try:
             primary_at = self._wait(ctx, job, follower)
         finally:
-            log_name = follower.keep(ctx)
+            log_name = follower.keep(ctx, f"{self.about}recovery.log")
         return self._result(ctx, follower.log, log_name, primary_at)
 
     def _wait(self, ctx: Context, job: str, follower: _Follower) -> datetime:
@@ -230,9 +234,9 @@ class WaitForRecovery(Step[Recovered]):
         seconds = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(marks)]
         how = "PostgreSQL's own log records; ends when the Cluster is healthy"
         for name, start, length in zip(("provision", "fetch", "replay", "promote", "replicas"), marks, seconds, strict=False):
-            ctx.recorder.phase(name, start, length, how)
+            ctx.recorder.phase(f"{self.about}{name}", start, length, how)
         ctx.recorder.fact(
-            "reached",
+            f"{self.about}reached",
             {
                 "timeline": log.timeline,
                 "stopped": log.stopped,
@@ -258,6 +262,8 @@ class WaitForRecovery(Step[Recovered]):
             recovery_seconds=(healthy_at - created).total_seconds(),
             log=log_name,
             replicas_seconds=seconds[4] if several else 0.0,
+            redo_end=log.redo_end,
+            last_segment=log.last_segment,
         )
 
     def verify(self, ctx: Context, result: Recovered) -> None:
@@ -327,11 +333,11 @@ class _Follower:
             self._thread.join(timeout=10)
         self.step()
 
-    def keep(self, ctx: Context) -> str:
-        """Write the log to the run's folder; returns its name."""
+    def keep(self, ctx: Context, name: str) -> str:
+        """Write the log to the run's folder; returns its place there."""
         self.finish()
-        ctx.recorder.log("recovery.log", "\n".join(self.lines) + "\n")
-        return "logs/recovery.log"
+        ctx.recorder.log(name, "\n".join(self.lines) + "\n")
+        return f"logs/{name}"
 
 
 class Removal(Frozen):

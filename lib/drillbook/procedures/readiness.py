@@ -67,12 +67,29 @@ DRILL_RIGHTS: Rights = (
 EXCESS_RIGHTS: Rights = (("create", k8s.POD, "exec"), ("get", k8s.SECRET, ""))
 
 
-def _denied(ctx: Context, rights: Rights, namespace: str) -> list[str]:
+def denied(ctx: Context, rights: Rights, namespace: str) -> list[str]:
     missing: dict[str, list[str]] = {}
     for verb, kind, sub in rights:
         if not ctx.kube.can_i(verb, kind, subresource=sub, namespace=namespace):
             missing.setdefault(f"{kind.plural}{'/' + sub if sub else ''} in {namespace}", []).append(verb)
     return [f"{', '.join(verbs)} on {what}" for what, verbs in missing.items()]
+
+
+def pin_faults(ctx: Context, cluster: dict[str, Any]) -> list[str]:
+    """How Kubernetes and PostgreSQL differ from what the profile pins."""
+    pin = ctx.site.identity
+    faults = []
+    if pin.kube_system_uid:
+        namespace = ctx.kube.get(k8s.NAMESPACE, "", "kube-system") or {"metadata": {"uid": "unknown"}}
+        observed = namespace["metadata"]["uid"]
+        if observed != pin.kube_system_uid:
+            faults.append(
+                f"wrong Kubernetes cluster: kube-system has UID {observed}, the profile pins {pin.kube_system_uid}"
+            )
+    system_id = str(cluster.get("status", {}).get("systemID", ""))
+    if pin.system_identifier and system_id and system_id != pin.system_identifier:
+        faults.append(f"wrong PostgreSQL: system identifier {system_id}, the profile pins {pin.system_identifier}")
+    return faults
 
 
 @dataclass(frozen=True)
@@ -94,14 +111,14 @@ class CheckReadiness(Step[SourceCluster]):
         status = cluster.get("status", {})
         if status.get("phase") != HEALTHY:
             faults.append(f"Cluster {ctx.source_ref} is {status.get('phase') or 'without a phase'!r}, not {HEALTHY!r}")
-        denied = _denied(ctx, self.source_rights, site.cluster.namespace)
-        denied += _denied(ctx, self.drill_rights, site.drill_namespace)
-        faults += [f"missing right: {right} (deploy/rbac/)" for right in denied]
+        missing = denied(ctx, self.source_rights, site.cluster.namespace)
+        missing += denied(ctx, self.drill_rights, site.drill_namespace)
+        faults += [f"missing right: {right} (deploy/rbac/)" for right in missing]
         storage_class = site.copy_.storage_class or cluster["spec"].get("storage", {}).get("storageClass", "")
         faults += self._storage_faults(ctx, storage_class) if self.makes_a_copy else []
-        faults += self._pin_faults(ctx, cluster)
+        faults += pin_faults(ctx, cluster)
         facts: dict[str, Any] = {}
-        if status.get("currentPrimary") and not denied:
+        if status.get("currentPrimary") and not missing:
             with ctx.source() as db:
                 facts = db.ask_one("server_facts")
                 faults += self._database_faults(ctx, self._grants(ctx, db), facts)
@@ -135,21 +152,6 @@ class CheckReadiness(Step[SourceCluster]):
                 "copy could not be proven gone; name another in copy.storage_class"
             ]
         return []
-
-    def _pin_faults(self, ctx: Context, cluster: dict[str, Any]) -> list[str]:
-        pin = ctx.site.identity
-        faults = []
-        if pin.kube_system_uid:
-            namespace = ctx.kube.get(k8s.NAMESPACE, "", "kube-system") or {"metadata": {"uid": "unknown"}}
-            observed = namespace["metadata"]["uid"]
-            if observed != pin.kube_system_uid:
-                faults.append(
-                    f"wrong Kubernetes cluster: kube-system has UID {observed}, the profile pins {pin.kube_system_uid}"
-                )
-        system_id = str(cluster.get("status", {}).get("systemID", ""))
-        if pin.system_identifier and system_id and system_id != pin.system_identifier:
-            faults.append(f"wrong PostgreSQL: system identifier {system_id}, the profile pins {pin.system_identifier}")
-        return faults
 
     def _database_faults(self, ctx: Context, grants: list[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
         pinned = ctx.site.identity.system_identifier

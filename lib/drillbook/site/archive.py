@@ -22,6 +22,14 @@ class ArchiveReader(Frozen):
     region: str = ""
 
 
+class ArchiveWriter(Frozen):
+    """The Secret in the source's namespace with the cluster's own key to the archive, and the names of its keys."""
+
+    name: ObjectName
+    access_key_id: Text = "AWS_ACCESS_KEY_ID"
+    secret_access_key: Text = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the name of a key in a Secret
+
+
 class EndpointCa(Frozen):
     """The Secret in the drill namespace with the PEM certificates that sign the store's own, and the key in it."""
 
@@ -54,6 +62,10 @@ class Archive(Frozen):
     endpoint_ca: EndpointCa | None = None
     server_name: str = ""
     server_names: tuple[ServerPeriod, ...] = ()
+    # For the day on which the Cluster object no longer exists: its ObjectStore, and what to make one of.
+    object_store: str = ""
+    destination: Annotated[str, matches(r"(s3://[^/\s]+(/\S*)?)?", "an s3://bucket/path")] = ""
+    writer_secret: ArchiveWriter | None = None
 
     @field_validator("server_names")
     @classmethod

@@ -136,6 +136,19 @@ class CopySettings(Frozen):
     image: str = ""
 
 
+class Replacement(Frozen):
+    """The cluster that takes the source's place where the source's own Cluster object can no longer say how it was.
+
+    ``image`` "" is the operator's default; ``parameters`` are PostgreSQL's. While the Cluster object is there, it counts.
+    """
+
+    instances: Annotated[int, Field(ge=1, le=20)] = 3
+    image: str = ""
+    storage_size: Size = ""
+    storage_class: str = ""
+    parameters: dict[str, str] = Field(default_factory=dict)
+
+
 class Expectation(Frozen):
     """The expected answer of a question: exactly one of the three. A question answers with one row of one column."""
 
@@ -274,6 +287,7 @@ class Site(Frozen):
     approvals: Approvals = Approvals()
     # ``copy`` is what a pydantic model is copied with: the attribute has another name than the key.
     copy_: CopySettings = Field(default=CopySettings(), alias="copy")
+    replacement: Replacement = Replacement()
     tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)]
     checks: Checks = Checks()
     controls: tuple[Text, ...] = ()

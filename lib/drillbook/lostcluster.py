@@ -1,0 +1,50 @@
+"""What is known of a Cluster whose object no longer exists: what a run kept of it, and what the profile says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from drillbook import kube as k8s
+from drillbook.errors import PreconditionError
+from drillbook.site import Site
+from drillbook.sourcearchive import PLUGIN, SourceArchive, source_archive
+
+KEPT_CLUSTER = "drillbook.io/kept-cluster"
+"""The label of the ConfigMap that holds a Cluster's object after a run removed it; its value is the Cluster's name."""
+
+
+def kept_cluster(kube: k8s.Kube, site: Site) -> dict[str, Any] | None:
+    """The source's Cluster as the run that removed it last kept it, None if none did."""
+    notes = kube.list(k8s.CONFIG_MAP, site.cluster.namespace, labels=f"{KEPT_CLUSTER}={site.cluster.name}")
+    if not notes:
+        return None
+    newest = max(notes, key=lambda item: str(item["metadata"]["creationTimestamp"]))
+    found: dict[str, Any] = json.loads(newest["data"]["cluster"])
+    return found
+
+
+def archive_of(kube: k8s.Kube, site: Site) -> SourceArchive:
+    """Where the source archives: by its Cluster, else as the run that removed it kept it, else as the profile says.
+
+    PreconditionError: it archives nowhere, or nothing says where it did. NotReady: see `source_archive`.
+    """
+    cluster = kube.get(k8s.CLUSTER, site.cluster.namespace, site.cluster.name) or kept_cluster(kube, site)
+    return _by_profile(kube, site) if cluster is None else source_archive(kube, site, cluster)
+
+
+def _by_profile(kube: k8s.Kube, site: Site) -> SourceArchive:
+    said, periods = site.archive, site.archive.server_names
+    folder = periods[-1].name if periods else said.server_name or site.cluster.name
+    found = kube.get(k8s.OBJECT_STORE, site.cluster.namespace, said.object_store) if said.object_store else None
+    if found is not None:
+        configuration, policy = found["spec"]["configuration"], str(found["spec"].get("retentionPolicy", ""))
+        return SourceArchive(PLUGIN, configuration, folder, policy, periods, said.object_store)
+    if not said.destination:
+        raise PreconditionError(
+            f"Cluster {site.source} does not exist, and the profile does not say where it archived",
+            todo="Check the profile's cluster and context; if the Cluster is lost, set archive.object_store or "
+            "archive.destination.",
+        )
+    endpoint = {"endpointURL": said.endpoint_url} if said.endpoint_url else {}
+    return SourceArchive(PLUGIN, {"destinationPath": said.destination} | endpoint, folder, "", periods)

@@ -1,0 +1,195 @@
+"""Whether the replacement holds all that there was: healthy does not mean complete.
+
+Without a target CloudNativePG promotes at the first WAL segment that it can't fetch, also after a passing fault of the
+network, and calls the cluster healthy. So what recovery reached is held against what the archive has, and against what
+the old cluster still has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from drillbook import objectstore
+from drillbook.errors import RunbookError
+from drillbook.model import BaseBackup, Check, Lsn, RecoveryTarget, Verdict, show_instant
+from drillbook.procedures.archive import ArchivedWal
+from drillbook.procedures.copy import Recovered
+from drillbook.procedures.oldcluster import OldCluster
+from drillbook.procedures.replacement import ReplacementCluster
+from drillbook.procedures.salvage import wal_on_volume
+from drillbook.step import Context, Rung, Rungs
+from drillbook.wal import Chain
+
+LATEST = RecoveryTarget()
+
+
+@dataclass(frozen=True)
+class CompleteToTheArchive(Rung):
+    """The replacement holds every commit that the archive had, up to the target."""
+
+    old: OldCluster
+    backup: BaseBackup
+    archived: ArchivedWal
+    target: RecoveryTarget
+    replacement: ReplacementCluster
+    recovered: Recovered
+    name: ClassVar[str] = "complete"
+    proves: ClassVar[str] = (
+        "recovery replayed every archived commit up to the target, not only to the first missing segment"
+    )
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        reached, how = reached_lsn(ctx, self.old, self.replacement, self.recovered)
+        if reached is None:
+            return [
+                self.result(
+                    Verdict.UNPROVEN, reason="neither the new history file nor the recovery's log says where it ended"
+                )
+            ]
+        if self.target.model_copy(update={"timeline": None}) != LATEST:
+            return [self._at_target(reached, how)]
+        listing = objectstore.wal_names(ctx.store, self.old.server_name, since=self.backup.begin_wal)
+        chain = objectstore.archive_chain(ctx.store, self.backup, listing)
+        newest = self.archived.newest_commit
+        if chain.unbroken:
+            now = objectstore.newest_commit(ctx.store, listing, chain, system_id=self.old.system_id)
+            newest = now if newest is None or now.lsn > newest.lsn else newest
+        short = newest is not None and newest.lsn >= reached
+        expected = f"at least {newest.end_lsn}, the end of the newest archived commit" if newest else "unbroken WAL"
+        details = (
+            ("reached", f"{reached} ({how})"),
+            (
+                "newest archived commit",
+                f"XID {newest.xid} at {show_instant(newest.committed_at)}" if newest else "none",
+            ),
+            ("archived", f"{chain.segments} segments, newest {chain.newest_segment or 'none'}"),
+        )
+        if chain.unbroken and not short:
+            return [self.result(Verdict.VERIFIED, expected=expected, observed=f"{reached}", details=details)]
+        missing = chain.first_missing or first_not_replayed(chain, reached)
+        lost = (
+            f"; commits up to XID {newest.xid} at {show_instant(newest.committed_at)} are not in it"
+            if short and newest
+            else ""
+        )
+        observed = f"recovery ended at {reached}: the first segment that it did not have is {missing}{lost}"
+        return [self.result(Verdict.FAILED, expected=expected, observed=observed, details=details)]
+
+    def _at_target(self, reached: Lsn, how: str) -> Check:
+        """PostgreSQL does not promote before a target that it hasn't reached; that it stopped there is in its log."""
+        wanted = self.target.target_lsn
+        exact = self.target.target_time is None and self.target.target_xid is None
+        there = bool(self.recovered.stopped) or (exact and reached >= (wanted or self.backup.end_lsn))
+        return self.result(
+            Verdict.VERIFIED if there else Verdict.UNPROVEN,
+            expected=f"stopped at the target ({self.target})",
+            observed=f"ended at {reached} ({how})",
+            reason="" if there else "the recovery's log does not say that it stopped at the target",
+        )
+
+
+def reached_lsn(
+    ctx: Context, old: OldCluster, replacement: ReplacementCluster, recovered: Recovered
+) -> tuple[Lsn | None, str]:
+    """Where recovery ended, and by what that is known: the new timeline's history file in the bucket, else the log.
+
+    CloudNativePG archives the history file first of all; it is waited for as long as a step may take.
+    """
+    deadline = time.monotonic() + ctx.site.limits.step.total_seconds()
+    while True:
+        listing = objectstore.wal_names(ctx.store, replacement.server_name)
+        own = [number for number in listing.histories if number > old.timeline or number == recovered.timeline]
+        if own:
+            switches = objectstore.histories(ctx.store, listing)[max(own)]
+            return switches[-1].lsn, f"{max(own):08X}.history"
+        if recovered.redo_end and time.monotonic() > deadline - ctx.site.limits.step.total_seconds() / 2:
+            return Lsn(recovered.redo_end), "the recovery's log"
+        if time.monotonic() > deadline:
+            return None, ""
+        ctx.recorder.progress("waiting for the new line's history file in the archive")
+        ctx.pause(0.5)
+
+
+def first_not_replayed(chain: Chain, reached: Lsn) -> str:
+    """The segment in which recovery ended before its end; at a boundary the one after it."""
+    return chain.name_at(reached.value // chain.segment_bytes)
+
+
+@dataclass(frozen=True)
+class CompleteToTheSource(Rung):
+    """Nothing is left on the old cluster that the replacement lacks."""
+
+    old: OldCluster
+    backup: BaseBackup
+    archived: ArchivedWal
+    target: RecoveryTarget
+    name: ClassVar[str] = "complete: old cluster"
+    proves: ClassVar[str] = "no commit is left on the old cluster's volume that was never archived"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        if self.target.model_copy(update={"timeline": None}) != LATEST:
+            return [self.result(Verdict.NOT_APPLICABLE, reason="a target before the end was chosen")]
+        found = wal_on_volume(ctx, self.old, self.backup)
+        if not found.pod:
+            return [
+                self.result(
+                    Verdict.UNPROVEN,
+                    required=not self.old.gone,
+                    expected="the old primary's volume, read",
+                    reason=f"the old volume can't be read: {found.problem}",
+                )
+            ]
+        if found.runs:
+            return [self._running(ctx)]
+        return [
+            self.result(
+                Verdict.FAILED if found.unarchived else Verdict.VERIFIED,
+                expected=f"the archive has every segment on the volume of {found.pod}",
+                observed=f"the first that it lacks is {found.unarchived[0]}, of {len(found.unarchived)}"
+                if found.unarchived
+                else f"all of them, to {found.newest or 'none'}",
+            )
+        ]
+
+    def _running(self, ctx: Context) -> Check:
+        """The old primary runs: its next transaction id says whether it has gone on."""
+        newest = self.archived.newest_commit
+        try:
+            with ctx.source() as db:
+                now = db.ask_one("wal_position")
+        except RunbookError as error:
+            return self.from_error(error)
+        same = newest is not None and int(now["next_xid"]) & 0xFFFFFFFF == newest.xid + 1
+        return self.result(
+            Verdict.VERIFIED if same else Verdict.FAILED,
+            expected="the old primary has committed nothing since the newest archived commit",
+            observed=f"its next transaction is {now['next_xid']}, the newest archived {newest.xid if newest else 'none'}",
+        )
+
+
+@dataclass(frozen=True)
+class ReplacementComplete(Rungs):
+    """The replacement is complete, not only healthy.
+
+    What recovery reached, held against the archive's newest commit and against what the old cluster still has. A
+    shortfall names the first segment that was missing.
+    """
+
+    old: OldCluster
+    backup: BaseBackup
+    archived: ArchivedWal
+    target: RecoveryTarget
+    replacement: ReplacementCluster
+    recovered: Recovered
+
+    def rungs(self) -> Sequence[Rung]:
+        return [
+            CompleteToTheArchive(self.old, self.backup, self.archived, self.target, self.replacement, self.recovered),
+            CompleteToTheSource(self.old, self.backup, self.archived, self.target),
+        ]
+
+
+__all__ = ["LATEST", "CompleteToTheArchive", "CompleteToTheSource", "ReplacementComplete"]

@@ -1,0 +1,163 @@
+"""The old cluster, stopped and kept: PostgreSQL is down on every instance, pods and volumes stay."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from drillbook import kube as k8s
+from drillbook.errors import KubernetesError, StepTimeoutError, VerificationError
+from drillbook.model import Effect, Frozen, show_seconds
+from drillbook.procedures.oldcluster import OldCluster
+from drillbook.procedures.readiness import HEALTHY
+from drillbook.step import Context, Obligation, Plan, Step, Touch
+
+FENCED = "cnpg.io/fencedInstances"
+
+
+class FencedCluster(Frozen):
+    """The old cluster with no server running; ``pods`` are still there, and their volumes with them."""
+
+    name: str
+    pods: tuple[str, ...]
+    was_fenced: str  # the annotation before, "" for none
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FenceOldCluster(Step[FencedCluster]):
+    """Fence the old cluster: no server of it runs, and nobody takes over.
+
+    Two writable primaries of one history would part it for good. Pods and volumes stay: they are the way back, and hold
+    what was never archived.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    gated: ClassVar[bool] = True
+    old: OldCluster
+
+    def plan(self, ctx: Context) -> Plan:
+        if self.unknown is not None or self.old.gone:
+            return Plan(summary="Fence the old cluster" if self.unknown else "Nothing: the old Cluster is gone")
+        ref = self.old.ref
+        return Plan(
+            summary=f'Annotation {FENCED}: ["*"] on Cluster {ref}; PostgreSQL stops on each of its instances',
+            touches=(Touch("fence", "Cluster", ref.namespace, ref.name, self.old.uid),),
+            lost=(f"every session on {ref}, of every tenant, and every write until the cut is done or undone",),
+        )
+
+    def do(self, ctx: Context) -> FencedCluster:
+        begun = time.monotonic()
+        if self.old.gone:
+            return FencedCluster(name=self.old.ref.name, pods=(), was_fenced="", seconds=0.0)
+        cluster = ctx.cluster_object(self.old.ref)
+        was = str((cluster["metadata"].get("annotations") or {}).get(FENCED, ""))
+        ctx.recorder.obligation(fence_promise(self.old))
+        annotate(ctx, self.old, '["*"]')
+        pods = instance_pods(ctx, self.old)
+        limit = ctx.site.limits.step.total_seconds()
+        while running := [name for name in pods if server_runs(ctx, self.old, name)]:
+            if time.monotonic() - begun > limit:
+                raise StepTimeoutError(
+                    f"PostgreSQL still runs in {', '.join(running)} after {show_seconds(limit)} of fencing",
+                    todo="A stuck archive_command holds up the shutdown: look at the pod's log. Lift the fence to go back.",
+                )
+            ctx.recorder.progress(f"waiting for {', '.join(running)} to stop")
+            ctx.pause(0.3)
+        for name in pods:
+            ctx.forget_pod(self.old.ref.namespace, name)
+        was = "" if was == '["*"]' else was
+        return FencedCluster(name=self.old.ref.name, pods=tuple(pods), was_fenced=was, seconds=time.monotonic() - begun)
+
+    def verify(self, ctx: Context, result: FencedCluster) -> None:
+        ready = [name for name in result.pods if _is_ready(ctx, self.old, name)]
+        if ready:
+            raise VerificationError(
+                f"instances of {self.old.ref} are ready though fenced",
+                expected="none",
+                observed=", ".join(ready),
+                todo="See whether another controller removed the annotation.",
+            )
+
+
+def lift_fence(ctx: Context, old: OldCluster, *, before: str = "") -> None:
+    """Take the fence off again and wait until the cluster is healthy; safe to repeat. Raises StepTimeoutError."""
+    annotate(ctx, old, before or None)
+    limit = ctx.site.limits.recovery.total_seconds()
+    ctx.kube.wait(
+        k8s.CLUSTER,
+        old.ref.namespace,
+        old.ref.name,
+        lambda found: (found or {}).get("status", {}).get("phase") == HEALTHY and _all_ready(ctx, old),
+        timeout_seconds=limit,
+        what=f"Cluster {old.ref} to be healthy again",
+    )
+
+
+def fence_promise(old: OldCluster) -> Obligation:
+    """What fencing promises to undo."""
+    return Obligation("Fence", old.ref.namespace, old.ref.name, f"lift {FENCED}, unless its replacement is in service")
+
+
+def annotate(ctx: Context, old: OldCluster, value: str | None) -> None:
+    """Set or remove the annotation."""
+    ctx.kube.patch(k8s.CLUSTER, old.ref.namespace, old.ref.name, {"metadata": {"annotations": {FENCED: value}}})
+
+
+def instance_pods(ctx: Context, old: OldCluster) -> list[str]:
+    """The names of the old cluster's instance pods, the primary's first."""
+    labels = f"cnpg.io/cluster={old.ref.name},cnpg.io/podRole=instance"
+    found = [str(pod["metadata"]["name"]) for pod in ctx.kube.list(k8s.POD, old.ref.namespace, labels=labels)]
+    return sorted(found, key=lambda name: (name != old.primary, name))
+
+
+def server_runs(ctx: Context, old: OldCluster, pod: str) -> bool:
+    """Whether PostgreSQL runs in the pod, by what pg_ctl says there; a pod that runs nothing at all has no server."""
+    found = ctx.kube.get(k8s.POD, old.ref.namespace, pod)
+    if found is None or found.get("status", {}).get("phase") != "Running":
+        return False
+    try:
+        done = ctx.kube.exec(
+            old.ref.namespace, pod, "postgres", ["pg_ctl", "status", "-D", data_directory(ctx, old, pod)],
+            timeout_seconds=30,
+        )  # fmt: skip
+    except KubernetesError as error:
+        if "not running" in error.what:  # between two attempts of a container that crashes
+            return False
+        raise
+    return done.exit_code == 0
+
+
+def data_directory(ctx: Context, old: OldCluster, pod: str) -> str:
+    """PGDATA as the pod's own environment has it."""
+    done = ctx.kube.exec(old.ref.namespace, pod, "postgres", ["printenv", "PGDATA"], timeout_seconds=30)
+    return done.text.strip() or "/var/lib/postgresql/data/pgdata"
+
+
+def _is_ready(ctx: Context, old: OldCluster, pod: str) -> bool:
+    found = ctx.kube.get(k8s.POD, old.ref.namespace, pod) or {}
+    return _ready(found)
+
+
+def _ready(pod: dict[str, Any]) -> bool:
+    conditions = pod.get("status", {}).get("conditions") or []
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def _all_ready(ctx: Context, old: OldCluster) -> bool:
+    pods = instance_pods(ctx, old)
+    return bool(pods) and all(_is_ready(ctx, old, name) for name in pods)
+
+
+def is_fenced(cluster: dict[str, Any]) -> bool:
+    """Whether every instance of the Cluster is fenced."""
+    text = (cluster["metadata"].get("annotations") or {}).get(FENCED, "")
+    try:
+        return "*" in json.loads(text or "[]")
+    except ValueError:
+        return False
+
+
+__all__ = ["FenceOldCluster", "FencedCluster", "is_fenced", "lift_fence"]
