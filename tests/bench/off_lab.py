@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,15 +32,26 @@ def chain_cost(names: int) -> ChainCost:
 
 
 def _chain_in_this_process(names: int) -> None:
-    from drillbook.wal import chain, segment_names
-    from drillbook.wal.arithmetic import SegmentName
+    from drillbook.model import BaseBackup, Lsn
+    from drillbook.objectstore import Holdings, WalListing
+    from drillbook.objectstore.protocol import ObjectInfo
+    from drillbook.wal import SegmentName
 
-    first, last = (SegmentName(1, number).text(SEGMENT_BYTES) for number in (16, 16 + names - 1))
-    listing = list(segment_names(first, last, SEGMENT_BYTES))
+    at = datetime(2026, 11, 1, tzinfo=UTC)
+    listing = WalListing("pg")
+    for number in range(16, 16 + names):
+        name = SegmentName(1, number).text(SEGMENT_BYTES)
+        listing._add(ObjectInfo(f"pg/wals/{name[:16]}/{name}.gz", 5_000_000, at, "", "STANDARD"))
+    first = SegmentName(1, 16).text(SEGMENT_BYTES)
+    backup = BaseBackup(
+        backup_id="20261101T000000", server_name="pg", status="DONE", begin_time=at, end_time=at, begin_wal=first,
+        end_wal=first, begin_lsn=Lsn(16 * SEGMENT_BYTES), end_lsn=Lsn(16 * SEGMENT_BYTES + 8), timeline=1, system_id="7",
+        pg_version=160000, segment_bytes=SEGMENT_BYTES, size_bytes=1, cluster_size_bytes=1, compression="gzip", location="",
+    )  # fmt: skip
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        found = chain(first, 0, listing, {}, SEGMENT_BYTES)
+        found = Holdings(None, listing, [backup], {}).chain(backup)
         seconds.append(time.perf_counter() - began)
         if found.segments != names or not found.unbroken:
             raise RuntimeError(f"not the chain that it should be: {found.segments} segments, {found.problem}")

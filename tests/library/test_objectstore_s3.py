@@ -163,6 +163,7 @@ def test_credentials_that_may_only_list_and_get_are_enough() -> None:
         reader, lister = user("reader", only_list, get), user("lister", only_list)
         assert catalogue(reader, "pg").unusable == [("20260101T000000", "failed: full")]
         assert len(wal_names(reader, "pg")) == 0
+        assert reader.uploads("pg/") is None  # s3:ListBucketMultipartUploads isn't among them
         with pytest.raises(ObjectStoreError, match="AccessDenied") as denied:
             catalogue(lister, "pg")
         assert (denied.value.status, denied.value.reason) == (403, "AccessDenied")

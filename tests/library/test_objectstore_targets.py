@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from fix_archive import ACCESS_KEY, S3, SECRET_KEY, Server, running_s3
+from fix_archive import ACCESS_KEY, BUCKET, S3, SECRET_KEY, Server, running_s3
 
 from drillbook.errors import BaseBackupMissing, ObjectStoreError, TargetOutsideWindow
 from drillbook.model import ArchivedCommit, BaseBackup, Lsn, RecoveryTarget
-from drillbook.objectstore import Holdings, ResolvedTarget, S3Store, catalogue, read_segment, resolve, wal_names
+from drillbook.objectstore import (
+    Holdings,
+    ResolvedTarget,
+    S3Store,
+    broken_wal,
+    catalogue,
+    read_segment,
+    resolve,
+    sample,
+    uploading,
+    wal_names,
+)
 from drillbook.wal import SegmentName, WalReader
 
 DESTINATION, NAME = "s3://archive/targets", "pg"
@@ -262,3 +274,63 @@ def test_reading_is_bounded(site: Site) -> None:
     assert error.value.reason == "TargetTooFarBack"
     with pytest.raises(BaseBackupMissing):
         resolve(Holdings.read(site.store, [], NAME), RecoveryTarget())
+
+
+# -- what is broken, and how ---------------------------------------------------------------------
+
+
+def broken(site: Site, *, later: timedelta = timedelta(hours=1)) -> list[tuple[str, str, int, str]]:
+    held = site.held()
+    under_way = uploading(site.store, NAME)
+    found = broken_wal(held, site.first, now=datetime.now(UTC) + later, under_way=under_way)
+    return [(item.first_segment, item.last_segment, item.segments, str(item.state)) for item in found]
+
+
+def test_each_gap_has_its_first_and_last_segment_and_a_state(site: Site) -> None:
+    names = list(reversed(list(site.once.chain(site.first).backwards())))
+    lost = names[3:9]
+    keys = {name: f"targets/{NAME}/wals/{name[:16]}/{name}.gz" for name in lost}
+    assert broken(site) == []
+    bodies = {name: site.s3.take(key) for name, key in keys.items()}
+    upload = {"Bucket": BUCKET, "Key": keys[lost[1]]}
+    upload["UploadId"] = site.s3.client.create_multipart_upload(**upload)["UploadId"]
+    site.s3.put(keys[lost[3]], b"")
+    site.s3.put(keys[lost[4]].replace(".gz", ".partial.gz"), b"x")
+    site.s3.put(keys[lost[5]].removesuffix(".gz"), b"short")
+    try:
+        told = [
+            (lost[0], lost[0], 1, "lost"),
+            (lost[1], lost[1], 1, "uploading"),
+            (lost[2], lost[2], 1, "lost"),
+            (lost[3], lost[3], 1, "zero-length"),
+            (lost[4], lost[4], 1, "partial"),
+            (lost[5], lost[5], 1, "damaged"),
+        ]
+        assert broken(site) == told
+        site.s3.client.abort_multipart_upload(**upload)
+        assert broken(site)[0] == (lost[0], lost[2], 3, "lost")
+        # What follows has only just come: uploads in parallel end out of order.
+        assert [item[3] for item in broken(site, later=timedelta())] == ["delayed", "zero-length", "partial", "damaged"]
+    finally:
+        for name, body in bodies.items():
+            for ending in ("", ".partial.gz", ".gz"):
+                site.s3.client.delete_object(Bucket=BUCKET, Key=keys[name].removesuffix(".gz") + ending)
+            site.s3.put(keys[name], body)
+    assert broken(site) == []
+
+
+def test_a_sample_is_bounded_and_finds_a_flipped_bit_in_any_record(site: Site) -> None:
+    stretch = site.once.stretch(site.first)
+    whole = sample(stretch, most=stretch.last - stretch.first + 1)
+    assert not whole.damaged and len(whole.segments) == stretch.last - stretch.first + 1
+    few = sample(stretch, most=3)
+    assert len(few.segments) == 3 and stretch.reach.last_segment in few.segments
+    assert len(sample(stretch, most=9, most_bytes=1 << 20).segments) == 1
+    name = site.first.end_wal
+    key = f"targets/{NAME}/wals/{name[:16]}/{name}.gz"
+    with site.s3.without(key) as body:
+        data = bytearray(gzip.decompress(body))
+        data[(site.first.end_lsn.value - 40) % len(data)] ^= 1
+        site.s3.put(key, gzip.compress(data))
+        (item,) = sample(site.held().stretch(site.first), most=2).damaged
+        assert item.first_segment == name and "checksum is wrong" in item.why and item.state == "damaged"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from dataclasses import dataclass
 
 import pytest
@@ -32,7 +33,7 @@ class Archive:
 @st.composite
 def archives(draw: st.DrawFn) -> Archive:
     """A base backup, up to four switches after it, and segments that are there or not on any timeline."""
-    size = draw(st.sampled_from([MIB, 16 * MIB, 1024 * MIB]))
+    size = MIB << draw(st.integers(0, 10))
     first = draw(st.integers(0, 600))
     switches = sorted(draw(st.lists(st.integers((first + 1) * size, (first + 40) * size), max_size=4)))
     own = draw(st.integers(1, 2))
@@ -98,6 +99,96 @@ def test_the_chain_agrees_with_a_look_at_each_segment(archive: Archive) -> None:
     assert found.last_segment == (reachable[0] if reachable else "")
     if missing:
         assert found.first_missing in found.problem
+
+
+# -- any tree of timelines -----------------------------------------------------------------------
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> tuple[Archive, int]:
+    """Timelines that leave any earlier one anywhere, some history files lost, and a timeline to recover to (0: latest)."""
+    size = MIB << draw(st.integers(0, 10))
+    first = draw(st.integers(0, 5000))
+    histories: dict[int, tuple[Switch, ...]] = {}
+    for timeline in range(2, draw(st.integers(1, 6)) + 1):
+        parent = draw(st.integers(1, timeline - 1))
+        before = histories.get(parent, ())
+        low = before[-1].lsn.value if before else first * size
+        left = draw(st.integers(low, low + 15 * size))
+        histories[timeline] = (*before, Switch(parent, Lsn(left), ""))
+    timelines = [1, *histories]
+    own = draw(st.sampled_from(timelines))
+    begun = histories[own][-1].lsn.value // size if own in histories else first
+    start = SegmentName(own, begun + draw(st.integers(0, 12)))
+    # The holes of one timeline as a bit pattern from its end: few draws, every pattern.
+    present = set()
+    for timeline in timelines:
+        end, holes = draw(st.tuples(st.integers(first, first + 40), st.integers(0, 1 << 12)))
+        present |= {SegmentName(timeline, n) for n in range(max(0, first - 2), end) if not holes >> (end - n) & 1}
+    lost = draw(st.sets(st.sampled_from([*histories, 99]), max_size=1))
+    known = {timeline: switches for timeline, switches in histories.items() if timeline not in lost}
+    return Archive(size, start, known, frozenset(present)), draw(st.sampled_from([0, *timelines]))
+
+
+def slow(archive: Archive, wanted: int) -> tuple[list[SegmentName], list[SegmentName]] | None:
+    """(there, missing), asking for one segment after the other as recovery does; None: no way leads there.
+
+    Recovery goes from the backup's timeline to the target's by the target's history file alone.
+    """
+    target = wanted
+    if not target:
+        target = archive.start.timeline
+        while target + 1 in archive.histories:
+            target += 1
+    if target != 1 and target not in archive.histories:
+        return None
+    ancestors = list(archive.histories.get(target, ()))
+    if archive.start.timeline not in {target, *(switch.timeline for switch in ancestors)}:
+        return None
+    left = next((switch.lsn for switch in ancestors if switch.timeline == archive.start.timeline), None)
+    if left is not None and archive.start.number * archive.segment_bytes > left.value:
+        return None
+    asked = []
+    for number in range(archive.start.number, archive.start.number + 120):
+        owner = next(
+            (switch.timeline for switch in ancestors if number < switch.lsn.value // archive.segment_bytes), target
+        )
+        asked.append(SegmentName(archive.start.timeline if number == archive.start.number else owner, number))
+    newest = max((i for i, segment in enumerate(asked) if segment in archive.present), default=0)
+    needed = asked[: newest + 1]
+    return [s for s in needed if s in archive.present], [s for s in needed if s not in archive.present]
+
+
+@settings(max_examples=300)
+@given(trees())
+def test_over_any_tree_of_timelines_the_chain_is_what_a_slow_walk_finds(case: tuple[Archive, int]) -> None:
+    archive, wanted = case
+    found, expected = archive.chain(wanted), slow(archive, wanted)
+    if expected is None:
+        assert not found.unbroken and not found.gaps and not found.last_segment
+        return
+    there, missing = expected
+    assert found.segments == len(there) and found.unbroken == (not missing)
+    told = [n for gap in found.gaps for n in range(found.number(gap.first_missing), found.number(gap.last_missing) + 1)]
+    assert told == [segment.number for segment in missing]
+    assert [gap.first_missing for gap in found.gaps] == [
+        segment.text(archive.segment_bytes)
+        for n, segment in enumerate(missing)
+        if n == 0 or missing[n - 1].number != segment.number - 1
+    ]
+    reachable = [segment for segment in there if not missing or segment.number < missing[0].number]
+    assert list(found.backwards()) == [segment.text(archive.segment_bytes) for segment in reversed(reachable)]
+
+
+@given(trees())
+def test_numbers_that_were_made_before_give_the_same_chain(case: tuple[Archive, int]) -> None:
+    archive, wanted = case
+    numbers: dict[int, array[int]] = {}
+    for segment in sorted(archive.present):
+        numbers.setdefault(segment.timeline, array("Q")).append(segment.number)
+    size = archive.segment_bytes
+    again = chain(archive.start.text(size), wanted, numbers, archive.histories, size)
+    assert again == archive.chain(wanted)
 
 
 def names(timeline: int, *numbers: int) -> list[str]:

@@ -3,7 +3,7 @@
 `protocol`: what the rest needs of a store. `s3`: the only user of boto3. `destinations`: what is not S3. `layout`: keys,
 listing of the WAL. `backupinfo`, `catalogue`: base backups; `tarwalk`, `tarcheck`: whether their tars are whole.
 `compression`, `archive`, `scan`: segments and history files, the chain, what a segment holds. `holdings`: all of one server,
-listed once. `window`, `targets`: what recovery can reach. Everything is read by listing and getting; nothing is ever written.
+listed once. `gaps`: what is broken, and why. `window`, `targets`: what recovery can reach. Everything is read by listing and getting; nothing is ever written.
 """
 
 from drillbook.objectstore.archive import archive_chain, histories, read_segment
@@ -11,7 +11,8 @@ from drillbook.objectstore.catalogue import BackupState, Catalogue, Entry, catal
 from drillbook.objectstore.commits import commits_since, is_archived
 from drillbook.objectstore.compression import Unpackable, unpacker
 from drillbook.objectstore.destinations import not_s3
-from drillbook.objectstore.holdings import Holdings
+from drillbook.objectstore.gaps import BrokenWal, Sample, WalState, broken_wal, sample, uploading
+from drillbook.objectstore.holdings import Holdings, Stretch
 from drillbook.objectstore.layout import ArchivedSegment, WalListing, wal_names
 from drillbook.objectstore.protocol import Level, ObjectInfo, ObjectStore
 from drillbook.objectstore.s3 import S3Store
@@ -24,6 +25,7 @@ __all__ = [
     "READ_THROUGH",
     "ArchivedSegment",
     "BackupState",
+    "BrokenWal",
     "Catalogue",
     "Entry",
     "ExpectedWal",
@@ -33,11 +35,15 @@ __all__ = [
     "ObjectStore",
     "ResolvedTarget",
     "S3Store",
+    "Sample",
+    "Stretch",
     "TarCheck",
     "TarState",
     "Unpackable",
     "WalListing",
+    "WalState",
     "archive_chain",
+    "broken_wal",
     "catalogue",
     "changes_between",
     "check_tars",
@@ -49,8 +55,10 @@ __all__ = [
     "not_s3",
     "read_segment",
     "resolve",
+    "sample",
     "server_names",
     "unpacker",
+    "uploading",
     "wal_names",
     "window",
 ]

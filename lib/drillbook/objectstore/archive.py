@@ -12,7 +12,6 @@ from drillbook.objectstore.protocol import ObjectStore
 from drillbook.wal import (
     MAX_SEGMENT_BYTES,
     Chain,
-    Histories,
     Switch,
     WalFormatError,
     chain,
@@ -65,18 +64,10 @@ def histories(store: ObjectStore, listing: WalListing) -> dict[int, tuple[Switch
         return dict(zip(listing.histories, pool.map(read, listing.histories.values()), strict=True))
 
 
-def archive_chain(
-    store: ObjectStore,
-    backup: BaseBackup,
-    listing: WalListing,
-    *,
-    timeline: int = 0,
-    known: Histories | None = None,
-) -> Chain:
+def archive_chain(store: ObjectStore, backup: BaseBackup, listing: WalListing, *, timeline: int = 0) -> Chain:
     """The WAL chain from ``backup`` to the newest segment on the way to ``timeline`` (0: the newest timeline).
 
-    ``listing`` must go back at least to the backup's begin WAL; ``known`` are its history files where they were read
-    before. Segments that the listing already shows to be torn
+    ``listing`` must go back at least to the backup's begin WAL. Segments that the listing already shows to be torn
     (empty, or stored without compression in another size) count as missing. Raises what `histories` raises.
     """
     if listing.since > backup.begin_wal:
@@ -88,8 +79,8 @@ def archive_chain(
     return chain(
         backup.begin_wal,
         timeline,
-        listing.names(),
-        histories(store, listing) if known is None else known,
+        listing.numbers(backup.segment_bytes),
+        histories(store, listing),
         backup.segment_bytes,
         begin_lsn=backup.begin_lsn,
         torn=listing.torn(backup.segment_bytes),

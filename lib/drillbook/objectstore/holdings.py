@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from drillbook.errors import ObjectStoreError
 from drillbook.model import BaseBackup, Lsn
-from drillbook.objectstore.archive import archive_chain, histories
+from drillbook.objectstore.archive import histories
 from drillbook.objectstore.layout import WalListing, wal_names
 from drillbook.objectstore.protocol import ObjectStore
 from drillbook.objectstore.scan import Scan, record_from, scan
-from drillbook.wal import Chain, Histories, SegmentName
+from drillbook.wal import Chain, Histories, Numbers, SegmentName, chain
 
 LOOK_BACK = 256
 """How many segments are read at most in search of something, unless told otherwise."""
@@ -33,6 +33,7 @@ class Holdings:
     backups: Sequence[BaseBackup]
     histories: Histories
     system_id: str = ""
+    _names: dict[int, tuple[Numbers, frozenset[str]]] = field(default_factory=dict, repr=False)
     _chains: dict[tuple[str, int], Chain] = field(default_factory=dict, repr=False)
     _scans: OrderedDict[str, Scan] = field(default_factory=OrderedDict, repr=False)
     _allowed: int = field(default=LOOK_BACK, repr=False)
@@ -56,7 +57,13 @@ class Holdings:
         """The WAL chain from ``backup`` on the way to ``timeline`` (0: the newest)."""
         key = backup.backup_id, timeline
         if key not in self._chains:
-            self._chains[key] = archive_chain(self.store, backup, self.listing, timeline=timeline, known=self.histories)
+            size = backup.segment_bytes
+            if size not in self._names:
+                self._names[size] = self.listing.numbers(size), frozenset(self.listing.torn(size))
+            numbers, torn = self._names[size]
+            self._chains[key] = chain(
+                backup.begin_wal, timeline, numbers, self.histories, size, begin_lsn=backup.begin_lsn, torn=torn
+            )
         return self._chains[key]
 
     def stretch(self, backup: BaseBackup, timeline: int = 0) -> Stretch:

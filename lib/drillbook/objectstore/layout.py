@@ -17,13 +17,15 @@ from typing import NamedTuple
 
 from drillbook.errors import ParameterError
 from drillbook.objectstore.protocol import ObjectInfo, ObjectStore
+from drillbook.wal import sorted_once
 
 PARALLEL = 8
 COMPRESSIONS = {"": "", "gz": "gzip", "bz2": "bzip2", "xz": "xz", "snappy": "snappy", "zst": "zstd", "lz4": "lz4"}
 _ENDINGS = tuple(COMPRESSIONS)
 _SEGMENT = re.compile(r"([0-9A-F]{8})([0-9A-F]{16})(?:\.([a-z0-9]+))?")
 _HISTORY = re.compile(r"([0-9A-F]{8})\.history(?:\.([a-z0-9]+))?")
-_KNOWN = re.compile(r"[0-9A-F]{24}\.(?:[0-9A-F]{8}\.backup|partial)(?:\.[a-z0-9]+)?")
+_PARTIAL = re.compile(r"([0-9A-F]{24})\.partial(?:\.[a-z0-9]+)?")
+_KNOWN = re.compile(r"[0-9A-F]{24}\.[0-9A-F]{8}\.backup(?:\.[a-z0-9]+)?")
 _FOLDER = re.compile(r"[0-9A-F]{16}/")
 
 
@@ -59,7 +61,8 @@ class HistoryObject(NamedTuple):
 class WalListing:
     """What the archive holds of one server's WAL, in about 30 bytes a segment however long the archive.
 
-    ``empty`` segments are there with no byte in them, ``unknown`` are objects that are no WAL (the first 12).
+    ``empty`` segments are there with no byte in them, ``partial`` ones were cut off at a promotion and end in
+    ``.partial``, ``unknown`` are objects that are no WAL (the first 12).
     """
 
     def __init__(self, server_name: str, *, since: str = "") -> None:
@@ -67,6 +70,7 @@ class WalListing:
         self.since = since
         self.histories: dict[int, HistoryObject] = {}
         self.empty: list[str] = []
+        self.partial: list[str] = []
         self.unknown: list[str] = []
         self._columns: dict[int, _Columns] = {}
 
@@ -112,6 +116,28 @@ class WalListing:
                     found.append(f"{timeline:08X}{key:016X}")
         return found
 
+    def numbers(self, segment_bytes: int) -> dict[int, array[int]]:
+        """The segment numbers by timeline, ascending and each once, without those that `torn` names.
+
+        Names that are none at this segment size are left out. Eight bytes a segment.
+        """
+        per_log = (1 << 32) // segment_bytes
+        found = {}
+        for timeline in self.timelines:
+            columns = self._columns[timeline]
+            rows = zip(columns.keys, columns.sizes, columns.endings, strict=True)
+            found[timeline] = sorted_once(
+                array(
+                    "Q",
+                    (
+                        (key >> 32) * per_log + (key & 0xFFFFFFFF)
+                        for key, size, ending in rows
+                        if (ending or size == segment_bytes) and key & 0xFFFFFFFF < per_log
+                    ),
+                )
+            )
+        return found
+
     @property
     def newest(self) -> ArchivedSegment | None:
         """The last segment of the highest timeline, ``None`` if there is no WAL at all."""
@@ -152,7 +178,9 @@ class WalListing:
                     int(timeline, 16), item.key, COMPRESSIONS[ending], item.modified
                 )
                 return
-        if not _KNOWN.fullmatch(name) and len(self.unknown) < 12:
+        if found := _PARTIAL.fullmatch(name):
+            self.partial.append(found[1])
+        elif not _KNOWN.fullmatch(name) and len(self.unknown) < 12:
             self.unknown.append(name)
 
     def _extend(self, other: WalListing) -> None:
@@ -163,6 +191,7 @@ class WalListing:
             mine.modified.extend(columns.modified)
             mine.endings.extend(columns.endings)
         self.empty += other.empty
+        self.partial += other.partial
         self.unknown += other.unknown[: 12 - len(self.unknown)]
         self.histories |= other.histories
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -45,6 +45,9 @@ class ObjectStore(Protocol):
 
     def head(self, key: str) -> ObjectInfo | None:
         """An object's description, ``None`` if there is no such object."""
+
+    def uploads(self, prefix: str) -> Sequence[str] | None:
+        """The keys below ``prefix`` that are being uploaded in parts; ``None`` if these credentials may not ask."""
 
     def close(self) -> None:
         """End the connections; safe to call twice."""

@@ -6,7 +6,7 @@ barman's HeadBucket is not asked for). Errors carry S3's own code and never a cr
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -206,6 +206,18 @@ class S3Store:
             str(answer.get("StorageClass", "STANDARD")),
         )
 
+    def uploads(self, prefix: str) -> Sequence[str] | None:
+        """Multipart uploads that were begun and not ended, at most 1,000; ``None`` without s3:ListBucketMultipartUploads."""
+        try:
+            answer = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=self._prefix + prefix)
+        except botocore.exceptions.ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in {400, 403, 405, 501}:
+                return None
+            self._fail(error, "listing the uploads to", prefix)
+        except (botocore.exceptions.BotoCoreError, OSError) as error:
+            self._fail(error, "listing the uploads to", prefix)
+        return [self._relative(item["Key"]) for item in answer.get("Uploads", ())]
+
     def _pages(self, prefix: str, **more: str) -> Iterator[dict[str, Any]]:
         token: dict[str, str] = {}
         while True:
@@ -249,7 +261,9 @@ class S3Store:
             ) from None
         if isinstance(error, botocore.exceptions.NoCredentialsError | botocore.exceptions.PartialCredentialsError):
             raise ObjectStoreError(
-                f"{doing} {where}: boto3's default chain finds no credentials here", reason="NoCredentials", todo=_NO_KEY
+                f"{doing} {where}: boto3's default chain finds no credentials here",
+                reason="NoCredentials",
+                todo=_NO_KEY,
             ) from None
         at = f" at {self._endpoint}" if self._endpoint else ""
         raise ObjectStoreError(

@@ -23,6 +23,9 @@ from drillbook.model import (
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Rung, Rungs, Step
 
+PATIENCE_SECONDS = 5
+"""How long a segment is waited for that is missing while later ones are there."""
+
 
 @dataclass(frozen=True)
 class ChooseBaseBackup(Step[BaseBackup]):
@@ -128,8 +131,8 @@ class WalChainUnbroken(Step[ArchivedWal]):
     backup: BaseBackup
 
     def do(self, ctx: Context) -> ArchivedWal:
-        listing = objectstore.wal_names(ctx.store, self.cluster.server_name, since=self.backup.begin_wal)
-        chain = objectstore.archive_chain(ctx.store, self.backup, listing)
+        held, broken = self._settled(ctx)
+        listing, chain = held.listing, held.chain(self.backup)
         newest: ArchivedCommit | None = None
         if chain.segments:
             newest = objectstore.newest_commit(ctx.store, listing, chain, system_id=self.cluster.system_id)
@@ -141,10 +144,7 @@ class WalChainUnbroken(Step[ArchivedWal]):
                 verdict=Verdict.VERIFIED if chain.unbroken else Verdict.FAILED,
                 expected=expected,
                 observed=f"{chain.segments} segments, unbroken" if chain.unbroken else chain.problem,
-                details=tuple(
-                    (f"gap {n}", f"{gap.first_missing} to {gap.last_missing}")
-                    for n, gap in enumerate(chain.gaps[:8], 1)
-                ),
+                details=tuple((f"gap {n}", f"{item}. {item.todo}") for n, item in enumerate(broken[:8], 1)),
             )
         )
         result = ArchivedWal(
@@ -160,6 +160,23 @@ class WalChainUnbroken(Step[ArchivedWal]):
         )
         ctx.recorder.fact("chain", result.model_dump(mode="json"))
         return result
+
+    def _settled(self, ctx: Context) -> tuple[objectstore.Holdings, tuple[objectstore.BrokenWal, ...]]:
+        """The archive, listed again while all that is missing may be on its way: uploads in parallel end out of order."""
+        name = self.cluster.server_name
+        for attempt in range(PATIENCE_SECONDS + 1):
+            if attempt:
+                ctx.recorder.progress("a segment is missing whose successor has just come: looking again")
+                ctx.pause(1)
+            held = objectstore.Holdings.read(ctx.store, [self.backup], name, system_id=self.cluster.system_id)
+            if held.chain(self.backup).unbroken:
+                return held, ()
+            broken = objectstore.broken_wal(
+                held, self.backup, now=datetime.now(UTC), under_way=objectstore.uploading(ctx.store, name)
+            )
+            if not broken or not all(item.state.passing for item in broken):
+                break
+        return held, broken
 
     def _asked(self, ctx: Context, newest: ArchivedCommit | None) -> datetime | None:
         if not ctx.target_time:

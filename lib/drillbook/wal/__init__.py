@@ -15,7 +15,7 @@ from drillbook.wal.arithmetic import (
     segment_name,
     segment_names,
 )
-from drillbook.wal.chain import Chain, Gap, chain
+from drillbook.wal.chain import Chain, Gap, Numbers, chain, sorted_once
 from drillbook.wal.changes import ChangeReader, Changes, File
 from drillbook.wal.history import Branch, Histories, Switch, branches, newest_timeline, parse_history
 from drillbook.wal.pages import PageHeader, SegmentHeader, WalFormatError, segment_header
@@ -31,6 +31,7 @@ __all__ = [
     "File",
     "Gap",
     "Histories",
+    "Numbers",
     "PageHeader",
     "SegmentHeader",
     "SegmentName",
@@ -48,4 +49,5 @@ __all__ = [
     "segment_header",
     "segment_name",
     "segment_names",
+    "sorted_once",
 ]

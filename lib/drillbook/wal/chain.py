@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -18,6 +18,9 @@ from drillbook.wal.arithmetic import SegmentName, check_segment_bytes
 from drillbook.wal.history import Branch, Histories, branches, newest_timeline
 
 _LOG_BYTES = 1 << 32
+
+Numbers = Mapping[int, "array[int]"]
+"""Segment numbers by timeline: ascending, each once."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class Chain:
     strange: tuple[str, ...] = ()
     unlinked: tuple[int, ...] = ()
 
+    def number(self, name: str) -> int:
+        """The segment number that a name means at this chain's segment size."""
+        return SegmentName.parse(name, self.segment_bytes).number
+
     @property
     def unbroken(self) -> bool:
         """Whether every segment from the first to the newest is there."""
@@ -95,7 +102,7 @@ class Chain:
 def chain(
     begin_wal: str,
     timeline: int,
-    names: Iterable[str],
+    names: Iterable[str] | Numbers,
     histories: Histories,
     segment_bytes: int,
     *,
@@ -104,7 +111,8 @@ def chain(
 ) -> Chain:
     """The chain from ``begin_wal`` to the newest of ``names`` on the way to ``timeline`` (0: the newest timeline).
 
-    ``names`` are segment names in any order; a name twice counts once. ``begin_lsn`` is the base backup's: with it, a
+    ``names`` are segment names in any order (a name twice counts once), or numbers that were made of them before: then
+    ``torn`` ones are not among them, but are named so that the sentence can say it. ``begin_lsn`` is the base backup's: with it, a
     backup that was made after its timeline had been left is recognised. ``torn`` names are there but can't be used:
     they count as missing and the sentence says so. ValueError: ``begin_wal`` or ``segment_bytes`` is no such thing.
     """
@@ -112,7 +120,12 @@ def chain(
     start = SegmentName.parse(begin_wal, segment_bytes)
     target = timeline or newest_timeline(start.timeline, histories)
     unusable = frozenset(torn)
-    by_timeline, strange = _by_timeline(names, segment_bytes, unusable)
+    by_timeline: Numbers
+    strange: tuple[str, ...] = ()
+    if isinstance(names, Mapping):
+        by_timeline = names
+    else:
+        by_timeline, strange = _by_timeline(names, segment_bytes, unusable)
     try:
         way = branches(target, histories)
     except ValueError as error:
@@ -197,10 +210,10 @@ def _by_timeline(
         except ValueError:
             if len(strange) < 12:
                 strange.append(name)
-    return {int(prefix, 16): _sorted_once(numbers) for prefix, numbers in found.items() if numbers}, tuple(strange)
+    return {int(prefix, 16): sorted_once(numbers) for prefix, numbers in found.items() if numbers}, tuple(strange)
 
 
-def _sorted_once(numbers: array[int]) -> array[int]:
+def sorted_once(numbers: array[int]) -> array[int]:
     """Ascending and each number once; a listing is nearly always that already."""
     if all(a < b for a, b in pairwise(numbers)):
         return numbers

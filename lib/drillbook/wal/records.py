@@ -49,10 +49,10 @@ class WalReader:
     """Reads a run of adjoining segments, one `feed` after the other.
 
     ``expected_system_id`` is "" or the system identifier that each segment must carry. ``watch`` is an LSN of interest:
-    the first whole record that starts there or later is kept in `watched`.
+    the first whole record that starts there or later is kept in `watched`. ``checksums`` verifies every record's.
     """
 
-    def __init__(self, *, expected_system_id: str = "", watch: Lsn | None = None) -> None:
+    def __init__(self, *, expected_system_id: str = "", watch: Lsn | None = None, checksums: bool = False) -> None:
         self.stopped = ""
         """Where and why reading has ended before a segment's end; "" while all is valid."""
         self.restore_points: list[RestorePoint] = []
@@ -60,6 +60,7 @@ class WalReader:
         self.watched: tuple[Lsn, Lsn] | None = None
         """Where the first whole record from ``watch`` on starts and ends, once it was seen."""
         self._watch = watch.value if watch is not None else -1
+        self._checksums = checksums
         self._system_id = expected_system_id
         self._next = -1  # where the next segment must begin; -1: anywhere
         self._previous = -1  # where the last whole record starts; -1: not known yet
@@ -174,7 +175,7 @@ class WalReader:
     def _worth_keeping(self, head: bytes) -> bool:
         """Whether the record may be a commit or a segment switch; stops the reader if it is not linked rightly."""
         self._check_link(int.from_bytes(head[8:16], "little"), head[17])
-        return head[17] in {_XLOG, _TRANSACTION}
+        return self._checksums or head[17] in {_XLOG, _TRANSACTION}
 
     def _check_link(self, previous: int, manager: int) -> None:
         linked = previous == self._previous if self._previous >= 0 else previous < self._start
@@ -192,10 +193,11 @@ class WalReader:
             if self.stopped:
                 return None
             kind = info & 0xF0
-            if manager == _TRANSACTION or (manager == _XLOG and kind in {_SEGMENT_SWITCH, _RESTORE_POINT}):
-                if crc32c(record[RECORD_BYTES:], record[: RECORD_BYTES - 4]) != crc:
-                    self._stop(self._start, "the record's checksum is wrong")
-                    return None
+            looked_into = manager == _TRANSACTION or (manager == _XLOG and kind in {_SEGMENT_SWITCH, _RESTORE_POINT})
+            if (self._checksums or looked_into) and crc32c(record[RECORD_BYTES:], record[: RECORD_BYTES - 4]) != crc:
+                self._stop(self._start, "the record's checksum is wrong")
+                return None
+            if looked_into:
                 self._previous = self._start
                 if manager == _XLOG and kind == _SEGMENT_SWITCH:
                     self._switch = True
