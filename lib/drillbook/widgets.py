@@ -25,7 +25,6 @@ def ask_phrase(phrase: str, answer: Callable[[str], str]) -> None:
         said.value = _escaped(answer(str(typed.value)))
 
     button.on_click(collect)
-    typed.on_submit(collect) if hasattr(typed, "on_submit") else None
     box = ipywidgets.VBox([ipywidgets.HBox([typed, button]), said])
     display(box)  # type: ignore[no-untyped-call]
 

@@ -120,12 +120,17 @@ def record(events: Sequence[Event]) -> dict[str, Any]:
 
 
 def _approvers(events: Sequence[Event]) -> list[dict[str, Any]] | None:
-    """Who approved which section, each with the API server's own answer, how, when, and how long the run waited."""
-    passed = gates.confirmed(events)
-    if passed or not of_type(events, "approved"):
-        return passed or None
-    given = [{key: event[key] for key in ("section", "digest", "how", "actor", "at")} for event in of_type(events, "approved")]
-    return [{"confirmed": False, "approvals": given}]
+    """Each gate: who approved that plan, by the API server's own answer, how and when; None if there was no gate."""
+    passed = {gate["digest"]: gate for gate in gates.confirmed(events)}
+    found: dict[str, dict[str, Any]] = {}
+    for event in of_type(events, "waiting"):
+        digest = str(event["digest"])
+        given = [{key: one[key] for key in ("actor", "how", "at")} for one in gates.approvals(events, digest)]
+        asked = {"section": event["section"], "digest": digest, "approvals": given, "waited_seconds": None, "at": None}
+        found[digest] = asked | {"confirmed": False} | passed.get(digest, {})
+    for digest, gate in passed.items():
+        found[digest] = found.get(digest, {}) | gate | {"confirmed": True}
+    return list(found.values()) or None
 
 
 def _not_closed(judgement: Judgement) -> Judgement:

@@ -9,7 +9,7 @@ from typing import Any
 
 from drillbook import kube as k8s
 from drillbook.errors import ParameterError, RunbookError
-from drillbook.evidence import Journal, Masker, gates
+from drillbook.evidence import Journal, Masker, gates, notebook_digest
 from drillbook.evidence.judge import of_type, unsettled
 from drillbook.headless.runner import partial_notebook, run_attempt
 from drillbook.headless.settling import Progress, RunOutcome, events_of, notebook_name, settle
@@ -50,8 +50,11 @@ def resume(
     parameters = dict(past.opened["parameters"])
     site, mode = str(parameters.pop("site")), str(parameters.pop("mode"))
     profile = validate(site=site, mode=mode, parameters=parameters)
-    _keep_partial(folder, past.events)
     given = parameters | {"mode": mode} | ({"site": site} if site else {})
+    past.require_same(
+        profile_sha256=profile.digest, notebook_sha256=notebook_digest(path), given=given, runbook=runbook
+    )
+    _keep_partial(folder, past.events)
     told = {"DRILLBOOK_RESUME": past.run_id} | ({"DRILLBOOK_CONFIRM": phrase} if phrase else {})
     return run_attempt(path, given, folder, profile, told, progress)
 

@@ -233,7 +233,7 @@ class Run:
                 trouble = error
             shown = plan_json(plan) if plan else (past.plan if past else None)
         section = None
-        if step.gated and not (planned or barred or unknown or (trouble and past is None)):
+        if step.gated and not planned and not barred and unknown is None and (trouble is None or past is not None):
             section = self._gates.admit(step, plan, past)
             trouble = None
         self._n = n
@@ -310,6 +310,7 @@ class Run:
 
     def _failed(self, step: Step[T], error: RunbookError, seconds: float) -> T:
         refused = error.verdict is None
+        self._gates.note_failure(step, f"step {self._n} ({step.title}) failed")
         self._finish("refused" if refused else "failed", seconds, None, error_json(error))
         if refused:
             self.release()  # the run is over: nothing was touched, and a new one may begin

@@ -42,6 +42,7 @@ class Gatekeeper:
         self._make_plan, self._go_on, self._give_back = make_plan, go_on, give_back
         self._confirmed: list[Section] = []
         self._blocked: list[Section] = []
+        self._broken: dict[str, str] = {}  # a section's digest, and the step of it that failed
 
     # -- planning ------------------------------------------------------------------------------
 
@@ -203,10 +204,19 @@ class Gatekeeper:
 
     # -- the steps behind it -------------------------------------------------------------------
 
+    def note_failure(self, step: Step[Any], what: str) -> None:
+        """A step has failed: of its section only what settles is still done."""
+        for section in self._confirmed:
+            if section.part_of(step):
+                self._broken.setdefault(section.digest, what)
+
     def barred(self, step: Step[Any]) -> str:
-        """Why a gated step is not run though nothing is wrong with the gate: its section came to no confirmation."""
+        """Why a gated step is not run: its section was not asked for, or an earlier step of it has failed."""
+        confirmed = next((one for one in self._confirmed if one.part_of(step)), None)
+        if confirmed is not None:
+            return "" if step.settles else self._broken.get(confirmed.digest, "")
         section = next((one for one in self._blocked if one.part_of(step)), None)
-        if section is None or any(one.part_of(step) for one in self._confirmed):
+        if section is None:
             return ""
         unmet = "; ".join(check.name for check in self._told.unmet())
         return f"{section.title!r} was not asked for: {section.blocked or unmet}"

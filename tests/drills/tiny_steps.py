@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,9 +29,11 @@ def subject(ctx: Context) -> dict[str, Any]:
 
 
 def perhaps_die(name: str) -> None:
-    """Die as by kill -9, in the middle of a step that the environment names."""
+    """Die as by kill -9, or wait to be killed, in the middle of a step that the environment names."""
     if os.environ.get("TINY_DIE_IN") == name:
         os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("TINY_SLEEP_IN") == name:
+        time.sleep(600)
 
 
 class Seen(Frozen):

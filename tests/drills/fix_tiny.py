@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -66,10 +65,7 @@ class Tiny:
 
     def prepare(self) -> None:
         """Subject and application as they are before."""
-        for kind, name in ((k8s.CONFIG_MAP, SUBJECT), (DEPLOYMENT, APP)):
-            found = self.lab.admin.get(kind, self.namespace, name)
-            if found is not None:
-                self.lab.admin.delete(kind, self.namespace, name, uid=found["metadata"]["uid"])
+        self.clear()
         self.make_subject()
         labels = {"app": APP}
         container = {"name": "app", "image": "nothing/like-it:1"}
@@ -82,6 +78,21 @@ class Tiny:
                 "spec": {"replicas": 3, "selector": {"matchLabels": labels}, "template": template},
             }
         )
+
+    def remake_subject(self) -> None:
+        """Another subject of the same name: the plan that was made for the first is void."""
+        self._remove(k8s.CONFIG_MAP, SUBJECT)
+        self.make_subject()
+
+    def clear(self) -> None:
+        """Take subject and application away."""
+        self._remove(k8s.CONFIG_MAP, SUBJECT)
+        self._remove(DEPLOYMENT, APP)
+
+    def _remove(self, kind: k8s.Kind, name: str) -> None:
+        found = self.lab.admin.get(kind, self.namespace, name)
+        if found is not None:
+            self.lab.admin.delete(kind, self.namespace, name, uid=found["metadata"]["uid"])
 
     def make_subject(self) -> None:
         metadata = {"name": SUBJECT, "namespace": self.namespace}
@@ -98,6 +109,11 @@ class Tiny:
     @property
     def untouched(self) -> bool:
         return {key: value for key, value in self.state().items() if key != "own"} == {"value": "old", "replicas": 3}
+
+    def history(self) -> list[str]:
+        """The runs that have replaced the subject's value."""
+        subject = self.lab.admin.get(k8s.CONFIG_MAP, self.namespace, SUBJECT) or {"data": {"history": ""}}
+        return str(subject["data"]["history"]).split()
 
     # -- running -------------------------------------------------------------------------------
 
@@ -121,7 +137,7 @@ class Tiny:
         return Drill(done.returncode, run.folder, done.stdout + done.stderr)
 
     def approve(self, run: Drill, phrase: str, *more: str, env: dict[str, str] | None = None) -> Drill:
-        done = self.lab.drillbook("approve", run.folder.name, "--phrase", phrase, *more, env=env)
+        done = self.lab.drillbook("approve", str(run.folder), "--phrase", phrase, *more, env=env)
         return Drill(done.returncode, run.folder, done.stdout + done.stderr)
 
     def abandon(self, run: Drill) -> Drill:
@@ -131,19 +147,25 @@ class Tiny:
     def folders(self) -> list[Path]:
         return sorted(path for path in self.lab.outputs.glob(f"{self.notebook.stem}/*") if path.is_dir())
 
-    def kubeconfig_of(self, username: str) -> Path:
-        """A person's own credentials: the administrator's connection, and a ServiceAccount's token."""
-        raise NotImplementedError
-
 
 def phrase_of(run: Drill) -> str:
     """The phrase of the gate at which the run waits."""
     return str(run.of("waiting")[-1]["phrase"])
 
 
-def steady(record: dict[str, Any]) -> Any:
-    """A record without what differs between any two runs: ids, times, attempts, digests of files."""
-    text = json.dumps(record, sort_keys=True)
-    text = re.sub(r"\d{8}T\d{6}Z-[0-9a-f]{6}|tiny-[0-9a-f]{6}", "RUN", text)
-    text = re.sub(r"\d{4}-\d\d-\d\dT[0-9:.]+(Z|[+-]\d\d:\d\d)", "AT", text)
-    return json.loads(text)
+# What differs between any two runs, and between one that was interrupted and one that was not.
+OF_ITS_OWN = {
+    "at", "started_at", "finished_at", "made_at", "settled_at", "seconds", "waited_seconds", "waiting_at_gates_seconds",
+    "digest", "id", "uid", "journal", "previous", "attempts", "notebooks", "phases", "host", "proof", "name", "sha256", "logs",
+}  # fmt: skip
+
+
+def steady(value: Any) -> Any:
+    """A record without what is each run's own: ids, times, attempts, proofs of the moment."""
+    if isinstance(value, dict):
+        return {key: steady(item) for key, item in value.items() if key not in OF_ITS_OWN}
+    if isinstance(value, list):
+        return [steady(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"\d{4}-\d\d-\d\d[ T][0-9:.+Z]+", "AT", re.sub(r"[0-9TZ]{16}-[0-9a-f]{6}|tiny-[0-9a-f]{6}", "RUN", value))
