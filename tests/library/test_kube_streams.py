@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.lab.fix_apiserver import Api
@@ -18,7 +19,7 @@ from tests.library.fix_integrity import PASSWORD, SUPERUSER, Server
 from tests.library.fix_kube import Link
 
 from drillbook.errors import KubernetesError, PostgresError, StepTimeoutError
-from drillbook.kube import Kube
+from drillbook.kube import Command, Kube, Piped
 from drillbook.postgres import Address, Database
 
 MEGABYTES = 50
@@ -330,3 +331,40 @@ def test_a_silent_log_ends_at_its_limit(kube: Kube, growing: str) -> None:
         assert next(log) == "begun"
         with pytest.raises(StepTimeoutError, match=r"nothing was written for 3 s"):
             next(log)
+
+
+# -- a pipe from one container to another ----------------------------------------------------
+
+
+def piped(kube: Kube, pod: str, writer: str, reader: str, *, timeout_seconds: float = 60) -> Piped:
+    ends = (Command("default", pod, "main", ["sh", "-c", script]) for script in (writer, reader))
+    return kube.pipe(*ends, timeout_seconds=timeout_seconds)
+
+
+def test_a_pipe_carries_every_byte_and_its_end(kube: Kube, pod: str, tmp_path: Path) -> None:
+    """All that was written is read, in order, and the reader sees the end."""
+    (tmp_path / "sent").write_bytes(os.urandom(7_000_001))
+    found = piped(kube, pod, f"cat {tmp_path}/sent", f"cat > {tmp_path}/got; echo read >&2")
+    assert (found.well, found.bytes, found.reader_error) == (True, 7_000_001, "read\n")
+    assert (tmp_path / "got").read_bytes() == (tmp_path / "sent").read_bytes()
+
+
+def test_a_writer_that_fails_ends_the_reader_and_is_named(kube: Kube, pod: str, tmp_path: Path) -> None:
+    """What it left is not taken for all: the reader is ended without an end of its input."""
+    found = piped(kube, pod, "echo half; echo broken >&2; exit 3", f"cat >/dev/null; touch {tmp_path}/whole")
+    assert (found.writer_exit_code, found.writer_error, found.reader_exit_code) == (3, "broken\n", None)
+    assert not found.well and not (tmp_path / "whole").exists()
+
+
+def test_a_reader_that_fails_ends_the_writer_and_is_named(kube: Kube, pod: str) -> None:
+    """A writer without end doesn't go on for nobody."""
+    found = piped(kube, pod, "cat /dev/zero", "head -c 1000 >/dev/null; echo full >&2; exit 5")
+    assert (found.reader_exit_code, found.reader_error, found.writer_exit_code) == (5, "full\n", None)
+
+
+def test_a_slow_reader_slows_the_writer(kube: Kube, pod: str) -> None:
+    """Nothing piles up on the way: a writer of 500 MB gets only as far as what the sockets hold."""
+    with pytest.raises(StepTimeoutError, match="bytes until then") as caught:
+        piped(kube, pod, "head -c 500000000 /dev/zero", "exec sleep 60", timeout_seconds=5)
+    moved = int(caught.value.what.rpartition("(")[2].split()[0])
+    assert 0 < moved < 100_000_000

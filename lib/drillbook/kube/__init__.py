@@ -8,9 +8,12 @@ from drillbook.kube.client import Kube
 from drillbook.kube.execution import ExecResult
 from drillbook.kube.forwarding import Forward
 from drillbook.kube.kinds import (
+    APPLICATION,
+    AUTOSCALER,
     BACKUP,
     CLUSTER,
     CONFIG_MAP,
+    DEPLOYMENT,
     EVENT,
     JOB,
     KINDS,
@@ -30,13 +33,17 @@ from drillbook.kube.kinds import (
 )
 from drillbook.kube.lease import Lease
 from drillbook.kube.logs import LogStream
+from drillbook.kube.piping import Command, Piped
 from drillbook.kube.watching import describe
 from drillbook.model import Actor
 
 __all__ = [
+    "APPLICATION",
+    "AUTOSCALER",
     "BACKUP",
     "CLUSTER",
     "CONFIG_MAP",
+    "DEPLOYMENT",
     "EVENT",
     "JOB",
     "KINDS",
@@ -52,12 +59,14 @@ __all__ = [
     "SERVICE",
     "STORAGE_CLASS",
     "Actor",
+    "Command",
     "ExecResult",
     "Forward",
     "Kind",
     "Kube",
     "Lease",
     "LogStream",
+    "Piped",
     "describe",
     "kind_of",
 ]

@@ -15,6 +15,7 @@ from drillbook.kube.kinds import POD, SECRET, SELF_SUBJECT_ACCESS_REVIEW, SELF_S
 from drillbook.kube.lease import Lease
 from drillbook.kube.logs import LogStream
 from drillbook.kube.loop import LoopThread
+from drillbook.kube.piping import Command, Pipe, Piped
 from drillbook.kube.redaction import Redactor, decoded
 from drillbook.kube.transport import Transport, load_configuration
 from drillbook.model import Actor
@@ -267,6 +268,23 @@ class Kube:
         of ``stdin`` may count as not seen: the server resets the connection that is still being sent to.
         """
         return execute(self._streams, namespace, pod, container, [*argv], stdin=stdin, timeout_seconds=timeout_seconds)
+
+    def pipe(
+        self,
+        writer: Command,
+        reader: Command,
+        *,
+        timeout_seconds: float,
+        on_bytes: Callable[[int], None] = lambda _: None,
+    ) -> Piped:
+        """``writer | reader``, each in a container: the writer's output is the reader's input; no shell is involved.
+
+        The bytes pass through this machine, with back-pressure; ``on_bytes`` is told how many, about twice a second. Any
+        exit code is a result; the reader's input is ended only when the writer has ended well, and whichever runs
+        when the other has failed is ended. KubernetesError if one could not be run or its end was not seen,
+        StepTimeoutError after ``timeout_seconds``.
+        """
+        return Pipe(self._streams, writer, reader).run(timeout_seconds, on_bytes)
 
     def forward(self, namespace: str, pod: str, port: int) -> Forward:
         """A local port that leads to the pod's ``port``; a context manager."""

@@ -105,7 +105,7 @@ async def _execute(
             todo="Look at the pod and its node; the command may have run.",
             changed=Changed.UNKNOWN,
         )
-    return ExecResult(bytes(out), bytes(err), _exit_code(streams, what, status))
+    return ExecResult(bytes(out), bytes(err), exit_code(streams, what, status))
 
 
 async def _feed(socket: aiohttp.ClientWebSocketResponse[bool], stdin: bytes) -> None:
@@ -120,7 +120,8 @@ async def _feed(socket: aiohttp.ClientWebSocketResponse[bool], stdin: bytes) -> 
         pass  # the command ended without reading all of it; its status says how
 
 
-def _exit_code(streams: LoopThread, what: str, status: dict[str, Any]) -> int:
+def exit_code(streams: LoopThread, what: str, status: dict[str, Any]) -> int:
+    """The exit code in a command's final status; KubernetesError if it could not be run."""
     if status.get("status") == "Success":
         return 0
     if status.get("reason") == "NonZeroExitCode":

@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import aiohttp
@@ -64,12 +65,16 @@ class LoopThread:
 
     def run(self, work: Coroutine[Any, Any, T], timeout_seconds: float | None = None) -> T:
         """Do ``work`` on the loop and wait for it; TimeoutError after ``timeout_seconds``, and it is cancelled."""
-        future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout_seconds), self._started())
+        future = self.start(work, timeout_seconds)
         try:
             return future.result()
         except BaseException:
             future.cancel()  # Ctrl-C in the notebook ends the work as well
             raise
+
+    def start(self, work: Coroutine[Any, Any, T], timeout_seconds: float | None = None) -> Future[T]:
+        """Begin ``work`` on the loop; cancelling what is returned cancels it."""
+        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout_seconds), self._started())
 
     async def session(self) -> aiohttp.ClientSession:
         """The HTTP session; to be used on the loop only."""

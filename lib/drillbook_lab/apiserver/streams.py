@@ -112,6 +112,8 @@ class _Exec:
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.kill()
+                # A child of the command may live on and hold the pipes: our ends of them are closed whatever it does.
+                self._process._transport.close()  # type: ignore[attr-defined]
             incoming.cancel()
             outgoing.cancel()
             await asyncio.gather(incoming, outgoing, return_exceptions=True)
