@@ -24,10 +24,11 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from drillbook.errors import Changed, PostgresError
 
-__all__ = ["SQL", "Address", "Composed", "Database", "Identifier", "Literal", "question"]
+__all__ = ["SQL", "Address", "Composed", "Database", "Identifier", "Literal", "as_text", "question"]
 
 CONNECT_SECONDS = 15
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+_PARAMETER = re.compile(r"%(?:%|\((\w+)\)s)")
 
 # Before a session exists libpq passes on the server's words without their SQLSTATE; these are told apart by them.
 _BEFORE_SESSION = tuple(
@@ -75,6 +76,17 @@ def question(name: str) -> str:
     if not _NAME.match(name) or not place.is_file():
         raise LookupError(f"there is no question {name!r} in drillbook/sql")
     return place.read_text(encoding="utf-8")
+
+
+def as_text(statement: str | SQL | Composed | Literal, /, **params: Any) -> str:
+    """``sql/<statement>.sql`` or a composed statement as text, its parameters written as literals.
+
+    For a server that is only reached through its own psql. KeyError for a parameter that isn't given.
+    """
+    text = (SQL(question(statement)) if isinstance(statement, str) else statement).as_string(None)
+    if isinstance(statement, str):
+        text = _PARAMETER.sub(lambda found: Literal(params[found[1]]).as_string(None) if found[1] else "%", text)
+    return text.strip().removesuffix(";")
 
 
 class Database:

@@ -17,6 +17,9 @@ NAMES = {
     "SOURCE_NAMESPACE": "databases",
     "DRILL_NAMESPACE": "copies",
     "DRILLBOOK_NAMESPACE": "proof",
+    "APP_NAMESPACE": "shop",
+    "ARGOCD_NAMESPACE": "argocd",
+    "APPLICATION": "shop-backend",
     "DRILLBOOK_IMAGE": "registry.example/drillbook:0.1.0",
 }
 FILES = sorted(DEPLOY.rglob("*.yaml"))
@@ -29,15 +32,21 @@ def objects(*paths: Path) -> list[dict[str, Any]]:
     return [item for item in yaml.safe_load_all(text) if item]
 
 
-def rules(namespace: str = "") -> Iterator[dict[str, Any]]:
+RECOVER = DEPLOY / "rbac" / "recover.yaml"
+
+
+def rules(namespace: str = "", *, recover: bool = False) -> Iterator[dict[str, Any]]:
+    """The rules of drills and backups, or of recoveries alone."""
     kind = "Role" if namespace else "ClusterRole"
-    for item in objects(*sorted((DEPLOY / "rbac").glob("*.yaml"))):
+    files = [RECOVER] if recover else [path for path in sorted((DEPLOY / "rbac").glob("*.yaml")) if path != RECOVER]
+    for item in objects(*files):
         if item["kind"] == kind and item["metadata"].get("namespace", "") == namespace:
             yield from item["rules"]
 
 
-def verbs(resource: str, namespace: str = "") -> set[str]:
-    return {verb for rule in rules(namespace) if resource in rule["resources"] for verb in rule["verbs"]}
+def verbs(resource: str, namespace: str = "", *, recover: bool = False) -> set[str]:
+    found = rules(namespace, recover=recover)
+    return {verb for rule in found if resource in rule["resources"] for verb in rule["verbs"]}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(DEPLOY)))
@@ -75,6 +84,23 @@ def test_in_the_sources_namespace_a_drill_reads_forwards_asks_for_backups_and_no
         assert all(changing <= allowed.get(resource, set()) for resource in rule["resources"])
     assert not verbs("secrets", "databases")
     assert not verbs("pods/exec", "databases")
+
+
+def test_a_recovery_adds_exec_and_pooler_on_the_source_and_the_applications_deployment() -> None:
+    assert verbs("pods/exec", "databases", recover=True) == {"get", "create"}
+    assert verbs("poolers", "databases", recover=True) == {"get", "patch"}
+    assert verbs("deployments", "shop", recover=True) == {"get", "patch"}
+    for namespace in ("databases", "shop"):
+        granted = list(rules(namespace, recover=True))
+        assert not any({"delete", "deletecollection", "*"} & set(rule["verbs"]) for rule in granted)
+        assert not any("secrets" in rule["resources"] for rule in granted)
+    assert not list(rules(recover=True))
+
+
+def test_argo_cds_application_may_be_patched_by_its_name_only() -> None:
+    (role,) = [item for item in objects(DEPLOY / "argocd" / "application.yaml") if item["kind"] == "Role"]
+    (rule,) = role["rules"]
+    assert rule["resourceNames"] == ["shop-backend"] and set(rule["verbs"]) == {"get", "patch"}
 
 
 def test_no_secret_can_be_read_across_namespaces_or_listed_beside_the_drills() -> None:

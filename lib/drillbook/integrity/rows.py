@@ -79,20 +79,32 @@ def digest_table(db: Database, table: Table, key: bytes) -> TableDigest:
     """The digest of ``table`` in the open, pinned snapshot. One pass in the server; raises ``PostgresError``."""
     if len(key) < SHORTEST_KEY:
         raise ValueError(f"the digest's key has {len(key)} bytes: at least {SHORTEST_KEY} are needed")
+    statement = digest_statement(table.quoted.replace("%", "%%"), "%s")
+    ((rows, *totals),) = db.ask_text(statement, (key,))
+    return digest_of(table.quoted, rows, totals, key)
+
+
+def digest_statement(source: str, key: str, row: str = "t::pg_catalog.text") -> str:
+    """The SELECT of ``rows`` and the four sums ``s1`` to ``s4`` over ``source``, a table as the server quotes it.
+
+    ``key`` is SQL for a bytea; ``row`` is SQL for the text that stands for a row ``t``.
+    """
     # The row as text is the same for equal rows only: record output quotes what could be mistaken, and NULL is not ''.
     # convert_to with the server's own encoding changes nothing; textsend would depend on the client's.
     # A sum of hashes knows no order; by 16 hexadecimal digits at a time, which every version from 14 on can convert.
     sums = ", ".join(
-        f"coalesce(pg_catalog.sum(('x' || pg_catalog.substr(h, {at}, 16))::bit(64)::bigint), 0)"
-        for at in (1, 17, 33, 49)
+        f"coalesce(pg_catalog.sum(('x' || pg_catalog.substr(h, {at}, 16))::bit(64)::bigint), 0) as s{number}"
+        for number, at in enumerate((1, 17, 33, 49), 1)
     )
-    statement = (
-        f"select pg_catalog.count(*), {sums} from (select pg_catalog.encode(pg_catalog.sha256(%s::pg_catalog.bytea || "  # noqa: S608 - the server quoted the name
-        "pg_catalog.convert_to(t::pg_catalog.text, pg_catalog.getdatabaseencoding())), 'hex') as h "
-        f"from {table.quoted.replace('%', '%%')} t) digests"
+    return (
+        f"select pg_catalog.count(*) as rows, {sums} from (select pg_catalog.encode(pg_catalog.sha256({key}::pg_catalog.bytea || "  # noqa: S608 - the server quoted the name
+        f"pg_catalog.convert_to({row}, pg_catalog.getdatabaseencoding())), 'hex') as h from {source} t) digests"
     )
-    ((rows, *totals),) = db.ask_text(statement, (key,))
-    message = f"{table.quoted}\n{rows}\n{totals}".encode()
+
+
+def digest_of(name: str, rows: int, totals: Iterable[Any], key: bytes) -> TableDigest:
+    """The digest that leaves the server's count and sums behind."""
+    message = f"{name}\n{rows}\n{[int(total) for total in totals]}".encode()
     return TableDigest(rows=rows, digest=hmac.new(key, message, hashlib.sha256).hexdigest())
 
 

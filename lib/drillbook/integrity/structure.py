@@ -16,7 +16,7 @@ from drillbook.integrity.common import Rung, counted, pinned
 from drillbook.model import Check, Frozen, Verdict
 from drillbook.postgres import Database
 
-_OF_A_DATABASE = ("integrity_structure_relations", "integrity_structure_code", "integrity_structure_grants")
+OF_A_DATABASE = ("integrity_structure_relations", "integrity_structure_code", "integrity_structure_grants")
 _OF_THE_CLUSTER = ("integrity_structure_cluster",)
 # Differences are told in this order, the kinds that take others with them first.
 _ORDER = (
@@ -39,6 +39,20 @@ class Structure(Frozen):
 
     objects: dict[str, dict[str, str]]
 
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]]) -> Structure:
+        """The structure that rows of ``kind``, ``name`` and ``definition`` tell of."""
+        objects: dict[str, dict[str, list[str]]] = {}
+        for row in rows:
+            named = objects.setdefault(str(row["kind"]), {})
+            named.setdefault(str(row["name"]), []).append(str(row["definition"]))
+        return cls(
+            objects={
+                kind: {name: _digest(sorted(definitions)) for name, definitions in sorted(named.items())}
+                for kind, named in sorted(objects.items())
+            }
+        )
+
     @property
     def digests(self) -> dict[str, str]:
         """One digest a kind, over its names and definitions."""
@@ -55,18 +69,8 @@ def _digest(value: object) -> str:
 
 
 def _read(db: Database, questions: Iterable[str]) -> Structure:
-    objects: dict[str, dict[str, list[str]]] = {}
     with pinned(db):
-        for question in questions:
-            for row in db.ask(question):
-                named = objects.setdefault(str(row["kind"]), {})
-                named.setdefault(str(row["name"]), []).append(str(row["definition"]))
-    return Structure(
-        objects={
-            kind: {name: _digest(sorted(definitions)) for name, definitions in sorted(named.items())}
-            for kind, named in sorted(objects.items())
-        }
-    )
+        return Structure.of([row for question in questions for row in db.ask(question)])
 
 
 def structure(db: Database) -> Structure:
@@ -74,7 +78,7 @@ def structure(db: Database) -> Structure:
 
     Reads the catalogues in one snapshot; raises ``PostgresError``.
     """
-    return _read(db, _OF_A_DATABASE)
+    return _read(db, OF_A_DATABASE)
 
 
 def cluster_structure(db: Database) -> Structure:
@@ -85,16 +89,25 @@ def cluster_structure(db: Database) -> Structure:
     return _read(db, _OF_THE_CLUSTER)
 
 
-def structure_equal(expected: Structure, observed: Structure, *, name: str = "structure") -> Check:
+def structure_equal(
+    expected: Structure,
+    observed: Structure,
+    *,
+    name: str = "structure",
+    source: str = "the source",
+    copy: str = "the copy",
+) -> Check:
     """Compare the source's structure with the copy's; FAILED names what is missing, different or not of the source."""
     rung = Rung(
         name,
-        "no object of the source is missing, different or new",
-        f"{counted(expected.count, 'object')} as on the source",
+        f"no object of {source} is missing, different or new",
+        f"{counted(expected.count, 'object')} as on {source}",
     )
     differences: list[tuple[str, str]] = []
     for kind in sorted({*expected.objects, *observed.objects}, key=_place):
-        differences += _compare(kind, expected.objects.get(kind, {}), observed.objects.get(kind, {}))
+        differences += _compare(
+            kind, expected.objects.get(kind, {}), observed.objects.get(kind, {}), source, copy
+        )
     if differences:
         kinds = Counter(what.partition(":")[0] for what, _ in differences)
         summary = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
@@ -102,7 +115,7 @@ def structure_equal(expected: Structure, observed: Structure, *, name: str = "st
             Verdict.FAILED, f"{counted(len(differences), 'difference')}: {summary}", details=differences
         )
     if not expected.count:
-        return rung.verdict(Verdict.UNPROVEN, "nothing to compare", reason="the source's structure was not read")
+        return rung.verdict(Verdict.UNPROVEN, "nothing to compare", reason=f"the structure of {source} was not read")
     details: list[tuple[str, Any]] = [
         (kind, f"{len(objects)} equal, digest {expected.digests[kind]}") for kind, objects in expected.objects.items()
     ]
@@ -113,16 +126,18 @@ def _place(kind: str) -> tuple[int, str]:
     return (_ORDER.index(kind) if kind in _ORDER else len(_ORDER), kind)
 
 
-def _compare(kind: str, expected: Mapping[str, str], observed: Mapping[str, str]) -> list[tuple[str, str]]:
+def _compare(
+    kind: str, expected: Mapping[str, str], observed: Mapping[str, str], source: str, copy: str
+) -> list[tuple[str, str]]:
     found = []
     for name in sorted({*expected, *observed}):
         what = f"{kind}: {name}"
         if name not in observed:
-            found.append((what, "missing on the copy"))
+            found.append((what, f"missing on {copy}"))
         elif (kind, name) in _OURS:
             continue
         elif name not in expected:
-            found.append((what, "not on the source"))
+            found.append((what, f"not on {source}"))
         elif expected[name] != observed[name]:
             found.append((what, "defined differently"))
     return found

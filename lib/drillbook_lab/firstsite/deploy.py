@@ -36,6 +36,7 @@ def manifests(site: LabSite) -> list[Object]:
         "SOURCE_NAMESPACE": site.source_namespace,
         "DRILL_NAMESPACE": site.drill_namespace,
         "DRILLBOOK_NAMESPACE": site.drillbook_namespace,
+        "APP_NAMESPACE": site.app.namespace,
     }
     found: list[Object] = []
     for path in [root / "namespaces.yaml", *sorted((root / "rbac").glob("*.yaml"))]:

@@ -1,0 +1,325 @@
+"""`swap-database`: the one database is put into service under its name; the damaged one is kept, and the way back with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+from drillbook.cutover import swapping
+from drillbook.cutover.names import Kept
+from drillbook.cutover.superuser import MAINTENANCE
+from drillbook.errors import Changed, PreconditionError, RunbookError, VerificationError
+from drillbook.model import Effect, Frozen, Instant, Lsn, show_instant
+from drillbook.postgres import as_text
+from drillbook.procedures.carry import database_obligation, superuser_of
+from drillbook.procedures.drain import still_there
+from drillbook.procedures.readiness import SourceCluster
+from drillbook.procedures.swapfits import SwapFits
+from drillbook.step import Context, Plan, Step, Touch
+
+KEPT_FOR = timedelta(days=14)
+DAMAGED, LATER = "replaced by recovered data", "in service after the cut, swapped back"
+
+
+class Swapped(Frozen):
+    """The cut: at which LSN and instant; what was put aside, for whom and until when."""
+
+    database: str
+    kept: str
+    lsn: Lsn
+    cut_at: Instant
+    owner: str
+    expires_at: Instant
+    sessions_ended: tuple[tuple[str, int], ...] = ()
+    written: tuple[tuple[str, int, int, int], ...] = ()  # after a swap back: table, rows inserted, updated, deleted
+
+
+class Dropped(Frozen):
+    """A database that is gone."""
+
+    database: str
+    gone_at: Instant
+
+
+def _there(ctx: Context, fits: SwapFits) -> dict[str, dict[str, Any]]:
+    with ctx.source() as db:
+        return {row["name"]: row for row in db.ask("cutover_names", names=fits.names.all)}
+
+
+def _kept(there: dict[str, dict[str, Any]], name: str) -> Kept | None:
+    return Kept.read(there[name]["comment"]) if name in there else None
+
+
+def _require_drained(ctx: Context, fits: SwapFits) -> None:
+    pods, sessions = still_there(ctx, fits)
+    if pods or sessions:
+        told = ", ".join([*pods, *(f"{count} sessions of {name}" for name, count in sessions)])
+        raise PreconditionError(
+            f"the application is not drained: {told}",
+            todo="No database was touched. Drain it first; the step that scales it up is the way back.",
+        )
+
+
+def _exchange(ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str, aside: str, what: str) -> Swapped:
+    """``new`` comes into service, what was there is put aside. Done before, it is only read."""
+    database = fits.names.database
+    there = _there(ctx, fits)
+    done = _kept(there, aside)
+    ended: tuple[tuple[str, int], ...] = ()
+    if done is None:
+        missing = [name for name in (database, new) if name not in there]
+        if missing or aside in there:
+            found = f"missing: {', '.join(missing)}" if missing else f"{aside} exists and no cut has made it"
+            raise PreconditionError(f"the names are not as the cut needs them: {found}", todo="Nothing was changed.")
+        ended = _cut(ctx, fits, cluster, new=new, aside=aside, what=what)
+        done = _kept(_there(ctx, fits), aside)
+    if done is None or done.run != ctx.run_id:
+        raise VerificationError(
+            f"{aside} does not say that this run has put it aside",
+            expected=f"run {ctx.run_id}",
+            observed=f"run {done.run}" if done else "no note",
+            todo="Look at the comments of the databases (psql: \\l+) before anything else.",
+        )
+    ctx.recorder.settled(
+        database_obligation(cluster.ref, aside, ""),
+        "kept on purpose",
+        f"for {done.owner} until {show_instant(done.expires_at)}; dropped only behind a gate of its own",
+    )
+    ctx.recorder.fact("cut", {"database": database, "lsn": done.lsn, "at": show_instant(done.at), "kept": aside})
+    return Swapped(
+        database=database,
+        kept=aside,
+        lsn=Lsn(done.lsn),
+        cut_at=done.at,
+        owner=done.owner,
+        expires_at=done.expires_at,
+        sessions_ended=ended,
+    )
+
+
+def _cut(
+    ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str, aside: str, what: str
+) -> tuple[tuple[str, int], ...]:
+    database = fits.names.database
+    note = swapping.note(ctx.run_id, what, ctx.kube.whoami().username, datetime.now(UTC) + KEPT_FOR)
+    back = _kept(_there(ctx, fits), new)
+    also = [swapping.forget(database, back.comment)] if back is not None else []
+    with ctx.source() as db:
+        rows = [row for name in (database, new) for row in db.ask("sessions", database=name)]
+    source = superuser_of(ctx, cluster.ref)
+    ctx.recorder.obligation(database_obligation(cluster.ref, aside, f"{what}: drop it when nobody needs it any more"))
+    try:
+        source.run(
+            MAINTENANCE,
+            *swapping.close([database, new]),
+            *swapping.exchange(database, aside, new, kept=note, also=also),
+        )
+    except RunbookError as error:
+        _let_in_again(ctx, fits, cluster, error)
+        raise
+    told: dict[str, int] = {}
+    for row in rows:
+        who = f"{row['role']} ({row['application'] or 'no application name'})"
+        told[who] = told.get(who, 0) + int(row["sessions"])
+    return tuple(sorted(told.items()))
+
+
+def _let_in_again(ctx: Context, fits: SwapFits, cluster: SourceCluster, error: RunbookError) -> None:
+    """The cut is one transaction: it happened or it didn't. Whichever, nobody stays locked out."""
+    there = [name for name, row in _there(ctx, fits).items() if not row["allows_connections"]]
+    if there:
+        superuser_of(ctx, cluster.ref).run(MAINTENANCE, *swapping.reopen(there))
+    error.changed = Changed.DONE if fits.names.carried not in _there(ctx, fits) else Changed.NOTHING
+
+
+def _plan(ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str, aside: str, what: str, lost: str) -> Plan:
+    database = fits.names.database
+    renames = [
+        *swapping.close([database, new]),
+        *swapping.exchange(database, aside, new, kept={"run": ctx.run_id, "what": what}),
+    ]
+    place = cluster.ref
+    return Plan(
+        summary=f"{database} becomes {aside}, {new} becomes {database}",
+        sql=tuple(as_text(one) for one in renames),
+        touches=(
+            Touch(
+                "rename",
+                "Database",
+                place.namespace,
+                f"{place.name}.{database}",
+                str(fits.oid) if what == DAMAGED else "",
+            ),
+            Touch("rename", "Database", place.namespace, f"{place.name}.{new}"),
+        ),
+        notes=(
+            f"kept for {KEPT_FOR.days} days, then dropped only behind a gate of its own",
+            "the other databases are not touched",
+        ),
+        lost=(lost,),
+    )
+
+
+@dataclass(frozen=True)
+class SwapDatabase(Step[Swapped]):
+    """Put the recovered database into service: both names are changed in one transaction.
+
+    Connections to both are disallowed and ended first, and allowed again with the same commit. The damaged database is
+    kept as it was at the cut, for its owner and with an expiry. The other tenants' databases are not touched.
+    """
+
+    effect: ClassVar[Effect] = Effect.DESTROYS
+    gated: ClassVar[bool] = True
+    cluster: SourceCluster
+    fits: SwapFits
+
+    def check(self, ctx: Context) -> None:
+        ctx.require_preconditions()
+        if _kept(_there(ctx, self.fits), self.fits.names.kept) is None:
+            _require_drained(ctx, self.fits)
+
+    def plan(self, ctx: Context) -> Plan:
+        names = self.fits.names
+        lost = f"what {names.database} took in since the recovery target: kept in {names.kept}, not in service any more"
+        return _plan(ctx, self.fits, self.cluster, new=names.carried, aside=names.kept, what=DAMAGED, lost=lost)
+
+    def do(self, ctx: Context) -> Swapped:
+        names = self.fits.names
+        found = _exchange(ctx, self.fits, self.cluster, new=names.carried, aside=names.kept, what=DAMAGED)
+        ctx.recorder.settled(
+            database_obligation(self.cluster.ref, names.carried, ""), "in service", f"it is {names.database} now"
+        )
+        return found
+
+    def verify(self, ctx: Context, result: Swapped) -> None:
+        _require_service(ctx, self.fits, gone=self.fits.names.carried)
+
+
+@dataclass(frozen=True)
+class SwapBack(Step[Swapped]):
+    """The way back: the damaged database is in service again, as it was at the cut.
+
+    What was written since the cut is kept under another name, and shown by table: nothing of it is in the one that
+    comes back.
+    """
+
+    effect: ClassVar[Effect] = Effect.DESTROYS
+    gated: ClassVar[bool] = True
+    cluster: SourceCluster
+    fits: SwapFits
+
+    def check(self, ctx: Context) -> None:
+        if _kept(_there(ctx, self.fits), self.fits.names.later) is None:
+            _require_drained(ctx, self.fits)
+
+    def plan(self, ctx: Context) -> Plan:
+        names = self.fits.names
+        lost = f"what was written since the cut: kept in {names.later}, not in service any more"
+        return _plan(ctx, self.fits, self.cluster, new=names.kept, aside=names.later, what=LATER, lost=lost)
+
+    def do(self, ctx: Context) -> Swapped:
+        names = self.fits.names
+        found = _exchange(ctx, self.fits, self.cluster, new=names.kept, aside=names.later, what=LATER)
+        rows = superuser_of(ctx, self.cluster.ref).ask(names.later, "cutover_writes")
+        written = tuple((row["name"], row["inserted"], row["updated"], row["deleted"]) for row in rows)
+        ctx.recorder.fact(
+            "written_after_the_cut", {"database": names.later, "tables": [list(row) for row in written[:50]]}
+        )
+        return found.model_copy(update={"written": written[:50]})
+
+    def verify(self, ctx: Context, result: Swapped) -> None:
+        _require_service(ctx, self.fits, gone=self.fits.names.kept)
+
+
+def _require_service(ctx: Context, fits: SwapFits, *, gone: str) -> None:
+    there = _there(ctx, fits)
+    database = fits.names.database
+    if gone in there or not there.get(database, {}).get("allows_connections"):
+        raise VerificationError(
+            "the names are not as after the cut",
+            expected=f"{database} in service, no {gone}",
+            observed=", ".join(there),
+            todo="Look at the databases (psql: \\l+); nothing was dropped.",
+        )
+
+
+@dataclass(frozen=True)
+class DropDamaged(Step[Dropped]):
+    """Drop the database that the cut put aside.
+
+    After this there is no way back but the archive. It has a gate of its own, and only a database whose own comment says
+    that a run put it aside is dropped.
+    """
+
+    effect: ClassVar[Effect] = Effect.DESTROYS
+    gated: ClassVar[bool] = True
+    cluster: SourceCluster
+    database: str  # as the cut's result names it: ``swapped.kept``
+
+    def plan(self, ctx: Context) -> Plan:
+        ref = self.cluster.ref
+        return Plan(
+            summary=f"Drop {self.database} of {ref}",
+            sql=(as_text(swapping.drop(str(self.database))),),
+            touches=(Touch("drop", "Database", ref.namespace, f"{ref.name}.{self.database}"),),
+            lost=(f"everything in {self.database}: swapping back is over",),
+        )
+
+    def check(self, ctx: Context) -> None:
+        with ctx.source() as db:
+            found = db.ask("cutover_names", names=[self.database])
+        if found and Kept.read(found[0]["comment"]) is None:
+            raise PreconditionError(
+                f"{self.database} was not put aside by a cut: its comment doesn't say so",
+                todo="Name the database that the cut's record names.",
+            )
+
+    def do(self, ctx: Context) -> Dropped:
+        superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, swapping.drop(self.database))
+        now = datetime.now(UTC)
+        ctx.recorder.settled(database_obligation(self.cluster.ref, self.database, ""), "dropped", show_instant(now))
+        return Dropped(database=self.database, gone_at=now)
+
+    def verify(self, ctx: Context, result: Dropped) -> None:
+        _require_gone(ctx, result.database)
+
+
+@dataclass(frozen=True)
+class RemoveCarried(Step[Dropped]):
+    """Drop the carried database that never went into service.
+
+    This run has made it, and nobody but a superuser was ever in it: so it needs no gate. After a cut there is none.
+    """
+
+    effect: ClassVar[Effect] = Effect.DESTROYS
+    settles: ClassVar[bool] = True
+    cluster: SourceCluster
+    fits: SwapFits
+
+    def plan(self, ctx: Context) -> Plan:
+        name = self.fits.names.carried
+        return Plan(summary=f"Drop {name} if it is still there", sql=(as_text(swapping.drop(name)),))
+
+    def do(self, ctx: Context) -> Dropped:
+        name = self.fits.names.carried
+        if name in _there(ctx, self.fits):
+            superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, swapping.drop(name))
+        now = datetime.now(UTC)
+        ctx.recorder.settled(database_obligation(self.cluster.ref, name, ""), "not there", show_instant(now))
+        return Dropped(database=name, gone_at=now)
+
+    def verify(self, ctx: Context, result: Dropped) -> None:
+        _require_gone(ctx, result.database)
+
+
+def _require_gone(ctx: Context, name: str) -> None:
+    with ctx.source() as db:
+        found = db.ask("cutover_names", names=[name])
+    if found:
+        raise VerificationError(
+            "the database is still there", expected="none", observed=name, todo="Drop it by hand (psql: DROP DATABASE)."
+        )
+
+
+__all__ = ["DropDamaged", "Dropped", "RemoveCarried", "SwapBack", "SwapDatabase", "Swapped"]

@@ -1,0 +1,245 @@
+"""Whether one database can be swapped: asked before any gate, every fault at once, nothing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from drillbook import kube as k8s
+from drillbook.cutover import application
+from drillbook.cutover.hands import Hand, hands_on
+from drillbook.cutover.names import Names
+from drillbook.cutover.space import Room, free_on
+from drillbook.errors import NotReady, ParameterError, RunbookError
+from drillbook.forecast import Forecast
+from drillbook.model import Check, Frozen, Verdict, show_seconds
+from drillbook.procedures.copy import Recovered
+from drillbook.procedures.readiness import SourceCluster
+from drillbook.site.profile import Tenant
+from drillbook.step import Context, Rung, Step
+
+FACTOR = 1.3  # of the database's size: what carrying it needs on every instance
+# What carrying takes is not known before it was done here: dump, transfer and indexes at this rate are an assumption.
+ASSUMED_BYTES_A_SECOND = 20 * 2**20
+
+
+class SwapFits(Frozen):
+    """A swap that fits: the names, what it needs, who else holds the application, what holds the database now."""
+
+    names: Names
+    oid: int
+    app_role: str
+    size_bytes: int
+    unarchived_bytes: int
+    needed_bytes: int
+    carry_seconds_assumed: float
+    room: tuple[Room, ...]
+    hands: tuple[Hand, ...]
+    sessions: tuple[tuple[str, int], ...]  # of the application's role, by application name
+    deployment_uid: str = ""
+
+
+def tenant_of(ctx: Context, database: str) -> Tenant:
+    """The profile's tenant of that database; ParameterError names those that there are."""
+    try:
+        return ctx.site.tenant(database)
+    except KeyError:
+        known = ", ".join(tenant.database for tenant in ctx.site.tenants)
+        raise ParameterError(
+            [f"database: {database!r} is no tenant of the profile (it has {known})"], where="swap-database"
+        ) from None
+
+
+@dataclass(frozen=True)
+class CheckSwapFits(Step[SwapFits]):
+    """One database can be swapped: room on every instance, an archiver that keeps up, nothing in the way.
+
+    Space, archiver, forecast, what stands on the database, whose sessions hold it and who else scales its application
+    are asked together, so that all faults are told at once while nothing has been touched.
+    """
+
+    cluster: SourceCluster
+    database: str
+    forecast: Forecast | None = None
+
+    def do(self, ctx: Context) -> SwapFits:
+        tenant = tenant_of(ctx, self.database)
+        names = Names.of(self.database, ctx.run_id)
+        faults: list[str] = []
+        with ctx.source() as db:
+            known = {row["name"]: row for row in db.ask("databases")}
+            there = {row["name"]: row for row in db.ask("cutover_names", names=names.all)}
+            obstacles = db.ask("cutover_obstacles", database=self.database)
+            archiver = db.ask_one("archiver")
+            sessions = db.ask("sessions", database=self.database)
+        own = known.get(self.database, {})
+        size = int(own.get("size_bytes") or 0)
+        if self.database not in there:
+            faults.append(f"database {self.database} does not exist on the source")
+        elif not size:
+            faults.append(
+                f"role {ctx.site.sql.role} may not connect to {self.database}: its size can't be read (deploy/sql/)"
+            )
+        faults += [f"{row['what']} {row['name']} stands on {self.database}: remove it first" for row in obstacles]
+        if self.database in ("postgres", "template1", "template0"):
+            faults.append(f"{self.database} is a database that maintenance itself stands on: it can't be swapped")
+        faults += self._archiver_faults(ctx, archiver)
+        unarchived = max(0, int(archiver["waiting_segments"] or 0)) * int(archiver["segment_bytes"])
+        needed = int(size * FACTOR) + unarchived
+        rooms, room_faults = self._rooms(ctx, needed)
+        faults += room_faults
+        seconds = size / ASSUMED_BYTES_A_SECOND
+        faults += self._forecast_faults(ctx, seconds)
+        expected, others = self._sessions(ctx, tenant, sessions)
+        faults += [
+            f"{count} sessions of {who} hold {self.database}: end them, or wait for them" for who, count in others
+        ]
+        hands, uid, app_faults = self._application(ctx, tenant)
+        faults += app_faults
+        if faults:
+            raise NotReady(faults, where=f"swap-database of {self.database} on {self.cluster.ref}")
+        found = SwapFits(
+            names=names,
+            oid=int(there[self.database]["oid"]),
+            app_role=tenant.app_role,
+            size_bytes=size,
+            unarchived_bytes=unarchived,
+            needed_bytes=needed,
+            carry_seconds_assumed=round(seconds, 1),
+            room=tuple(rooms),
+            hands=tuple(hands),
+            sessions=tuple(expected),
+            deployment_uid=uid,
+        )
+        ctx.recorder.fact("swap_fits", found.model_dump(mode="json"))
+        ctx.recorder.check(_fits(found, self.forecast))
+        return found
+
+    def _archiver_faults(self, ctx: Context, archiver: dict[str, Any]) -> list[str]:
+        failed, archived = archiver["last_failed_time"], archiver["last_archived_time"]
+        if failed and (not archived or failed > archived):
+            return [
+                f"WAL archiving fails (last {archiver['last_failed_wal']}): a swap writes as much WAL as the database is large"
+            ]
+        waiting = int(archiver["waiting_segments"] or 0)
+        limit = ctx.site.freshness.archive_lag.total_seconds()
+        if waiting > 0 and float(archiver["seconds_since_archived"] or 0.0) > limit:
+            return [
+                f"WAL archiving doesn't keep up: {waiting} segments wait, the last was archived over {show_seconds(limit)} ago"
+            ]
+        return []
+
+    def _rooms(self, ctx: Context, needed: int) -> tuple[list[Room], list[str]]:
+        status = ctx.cluster_object(self.cluster.ref).get("status", {})
+        rooms, faults = [], []
+        for pod in status.get("instanceNames") or [self.cluster.primary]:
+            try:
+                room = free_on(ctx.kube, self.cluster.ref.namespace, pod)
+            except RunbookError as error:
+                faults.append(f"space of instance {pod} can't be read: {error.what}")
+                continue
+            rooms.append(room)
+            if room.free_bytes < needed:
+                faults.append(
+                    f"instance {pod} has {room.free_bytes:,} bytes free; {needed:,} are needed "
+                    f"({FACTOR:g} × the database + WAL that isn't archived)"
+                )
+        return rooms, faults
+
+    def _forecast_faults(self, ctx: Context, carry_seconds: float) -> list[str]:
+        if self.forecast is None or self.forecast.seconds is None:
+            return []
+        limit = ctx.site.objectives.recovery_time.total_seconds()
+        seconds = self.forecast.seconds + carry_seconds
+        if seconds <= limit:
+            return []
+        return [
+            f"the forecast is {show_seconds(seconds)} with {show_seconds(carry_seconds)} to carry the database (assumed at "
+            f"{ASSUMED_BYTES_A_SECOND // 2**20} MiB/s): over the recovery time objective of {show_seconds(limit)}"
+        ]
+
+    def _sessions(
+        self, ctx: Context, tenant: Tenant, rows: Sequence[dict[str, Any]]
+    ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+        expected: dict[str, int] = {}
+        others: dict[str, int] = {}
+        for row in rows:
+            if row["role"] == ctx.site.sql.role or row["application"].startswith("cnpg_"):
+                continue  # ours, and the instance manager's own short looks
+            if row["role"] == tenant.app_role and tenant.application is not None:
+                name = row["application"] or "no name"
+                expected[name] = expected.get(name, 0) + int(row["sessions"])
+            else:
+                who = f"role {row['role']} ({row['application'] or 'no application name'})"
+                others[who] = others.get(who, 0) + int(row["sessions"])
+        return sorted(expected.items()), sorted(others.items())
+
+    def _application(self, ctx: Context, tenant: Tenant) -> tuple[list[Hand], str, list[str]]:
+        if tenant.application is None:
+            return [], "", [f"the profile names no application of {self.database}: nobody could drain it"]
+        try:
+            found = application.deployment(ctx.kube, tenant.application)
+        except RunbookError as error:
+            return [], "", [error.what]
+        hands = hands_on(ctx.kube, found)
+        if tenant.application.pooler:
+            pooler = ctx.kube.get(k8s.POOLER, self.cluster.ref.namespace, tenant.application.pooler)
+            if pooler is None:
+                return hands, "", [f"Pooler {self.cluster.ref.namespace}/{tenant.application.pooler} does not exist"]
+            hands += hands_on(ctx.kube, pooler)
+        faults = [f"other hands would put the application back: {hand}" for hand in hands if hand.in_the_way]
+        return hands, found["metadata"]["uid"], faults
+
+
+def _fits(found: SwapFits, forecast: Forecast | None) -> Check:
+    least = min(found.room, key=lambda room: room.free_bytes)
+    known = forecast is not None and forecast.seconds is not None
+    return Check(
+        name="swap fits",
+        proves="the database can be carried and swapped, and nothing would undo it",
+        verdict=Verdict.VERIFIED,
+        expected=f"{found.needed_bytes:,} bytes free on every instance, nothing in the way",
+        observed=f"{least.free_bytes:,} bytes free on {least.pod}",
+        details=(
+            ("forecast", "within the objective" if known else "not known: the objective was not compared"),
+            *((hand.who, hand.how) for hand in found.hands),
+            *((f"sessions of {name}", str(count)) for name, count in found.sessions),
+        )[:12],
+    )
+
+
+@dataclass(frozen=True)
+class CheckCanBeCarried(Rung):
+    """Everything of the copy's database can be carried; what stays behind is named.
+
+    Roles aren't carried: those that the database needs have to be on the source. Read from the copy as its superuser,
+    and from the source as Drillbook's own role.
+    """
+
+    cluster: SourceCluster
+    fits: SwapFits
+    recovered: Recovered
+    name: ClassVar[str] = "can be carried"
+    proves: ClassVar[str] = "no object of the database would fail on the source"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        with ctx.copy(self.recovered.ref, self.fits.names.database, read_only=True) as db:
+            needed = {str(row["name"]) for row in db.ask("cutover_roles")}
+            left = [(str(row["what"]), str(row["why"])) for row in db.ask("cutover_uncarried")]
+        with ctx.source() as db:
+            there = {str(row["name"]) for row in db.ask("cutover_known_roles")}
+        missing = sorted(needed - there)
+        ctx.recorder.fact("not_carried", left)
+        details = [(f"role {name}", "is on the copy, not on the source: make it first") for name in missing] + left
+        return [
+            self.result(
+                Verdict.FAILED if missing else Verdict.VERIFIED,
+                expected=f"{len(needed)} roles that the database needs are on the source",
+                observed=f"missing: {', '.join(missing)}" if missing else f"all there; {len(left)} things stay behind",
+                details=tuple(details[:12]),
+            )
+        ]
+
+
+__all__ = ["CheckCanBeCarried", "CheckSwapFits", "SwapFits", "tenant_of"]

@@ -1,0 +1,24 @@
+-- What a dump of the current database leaves behind, each with its reason.
+select 'rows of unlogged table ' || pg_catalog.format('%%I.%%I', n.nspname, c.relname) as what,
+       'a recovery empties unlogged tables' as why
+  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'r' and c.relpersistence = 'u'
+union all
+select 'rows of materialised view ' || pg_catalog.format('%%I.%%I', n.nspname, c.relname), 'it is filled anew from the carried tables'
+  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'm' and c.relispopulated
+union all
+select 'subscription ' || pg_catalog.quote_ident(s.subname), 'it would connect to its publisher twice: make it anew after the cut'
+  from pg_catalog.pg_subscription s join pg_catalog.pg_database d on d.oid = s.subdbid
+ where d.datname = pg_catalog.current_database()
+union all
+select 'replication slot ' || slot_name, 'a slot stands on the old database: its consumer starts anew after the cut'
+  from pg_catalog.pg_replication_slots where database = pg_catalog.current_database()
+union all
+select 'version ' || e.extversion || ' of extension ' || pg_catalog.quote_ident(e.extname),
+       'a dump makes extensions in their default version, here ' || a.default_version
+  from pg_catalog.pg_extension e
+  join pg_catalog.pg_namespace n on n.oid = e.extnamespace
+  join pg_catalog.pg_available_extensions a on a.name = e.extname
+ where a.default_version <> e.extversion and n.nspname not in ('public', 'pg_catalog')
+ order by 1;
