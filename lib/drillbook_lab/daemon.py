@@ -39,6 +39,7 @@ from drillbook_lab.firstsite import reconciler
 from drillbook_lab.firstsite.manifests import Credentials
 from drillbook_lab.firstsite.seed import Progress, Seeding
 from drillbook_lab.firstsite.site import LabSite, load
+from drillbook_lab.firstsite.users import rest_with
 from drillbook_lab.home import LabHome, new_socket_dir, write_json
 from drillbook_lab.identity import identity
 from drillbook_lab.kubelet import Kubelet
@@ -83,6 +84,7 @@ class Lab:
         self._writer = Child("writer", [sys.executable, *writer], home.path("writer.log"), home.root)
         self._serving: Serving | None = None
         self._control: asyncio.Server | None = None
+        self._users: asyncio.Task[None] | None = None
         self._state: dict[str, Any] = self._before | {
             "pid": os.getpid(),
             "profile": options.profile,
@@ -186,6 +188,7 @@ class Lab:
         await self._serve()
         self.manager.operate(bool(self._state.get("operator", True)))
         self.manager.start()
+        self._users = asyncio.create_task(rest_with(self.registry, self.site.app, self.home.path("app-away")))
         self._control = await asyncio.start_unix_server(self._answer, str(self._socket_dir / "ctl"))
 
     async def _serve(self) -> None:
@@ -243,6 +246,8 @@ class Lab:
         """Stop everything. PostgreSQL goes before the store, so that its last WAL has somewhere to go."""
         self.registry.close()  # what is ended from here on was running, and will be again at the next start
         await self._writer.stop(5.0)
+        if self._users is not None:
+            self._users.cancel()
         await self.manager.close()
         if self._control is not None:
             self._control.close()

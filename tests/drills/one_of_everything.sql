@@ -44,7 +44,7 @@ create rule quiet as on delete to everything.parts do instead nothing;
 create function everything.on_ddl() returns event_trigger language plpgsql as $$ begin null; end $$;
 create event trigger watching on ddl_command_end execute function everything.on_ddl();
 create text search configuration everything.plain (copy = simple);
-create publication everything_out for table everything.item (id, amount) where (id > 10);
+create publication everything_out for table everything.item where (id > 10), table everything.parts (day);
 create cast (everything.pair as text) with inout;
 create foreign data wrapper elsewhere;
 create server far foreign data wrapper elsewhere options (host 'nowhere.invalid');

@@ -1,19 +1,17 @@
-"""Other hands: who else holds an object, whether they would put it back, and how Argo CD is paused and resumed."""
+"""Other hands: who else holds an object, whether they would put it back, and who can be paused."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from drillbook import kube as k8s
 from drillbook.errors import KubernetesError
 from drillbook.model import Frozen
 
+# What keeps Argo CD from syncing by itself, as its own command line sets it.
+UNSYNCED: dict[str, Any] = {"spec": {"syncPolicy": {"automated": None}}}
 TRACKING = "argocd.argoproj.io/tracking-id"
 ARGO_NAMESPACE = "argocd"
-PAUSED = "drillbook.io/sync-policy-before"  # what `automated` was, while a run has taken it away
-PAUSED_BY = "drillbook.io/paused-by"
-
 _FLUX = ("kustomize.toolkit.fluxcd.io/name", "helm.toolkit.fluxcd.io/name")
 _HELM = "meta.helm.sh/release-name"
 _KEDA = "scaledobject.keda.sh/name"
@@ -109,32 +107,3 @@ def _autoscalers(kube: k8s.Kube, obj: dict[str, Any]) -> list[Hand]:
                 )
             )
     return found
-
-
-def pause(kube: k8s.Kube, hand: Hand, run_id: str) -> None:
-    """Take the Application's automated sync away and note on it what it was; safe to repeat."""
-    app = kube.get(k8s.APPLICATION, hand.namespace, hand.name)
-    automated = ((app or {}).get("spec", {}).get("syncPolicy") or {}).get("automated")
-    if app is None or automated is None:
-        return
-    annotations = {PAUSED: json.dumps(automated, sort_keys=True), PAUSED_BY: run_id}
-    # As a swap: what somebody else changes meanwhile is not written over.
-    merge = {
-        "metadata": {"annotations": annotations, "resourceVersion": app["metadata"]["resourceVersion"]},
-        "spec": {"syncPolicy": {"automated": None}},
-    }
-    kube.patch(k8s.APPLICATION, hand.namespace, hand.name, merge)
-
-
-def resume(kube: k8s.Kube, namespace: str, name: str, run_id: str) -> bool:
-    """Give an Application back the automated sync that this run took away; whether there was anything to give back."""
-    app = kube.get(k8s.APPLICATION, namespace, name)
-    annotations = (app or {}).get("metadata", {}).get("annotations") or {}
-    if annotations.get(PAUSED_BY) != run_id:
-        return False
-    merge = {
-        "metadata": {"annotations": {PAUSED: None, PAUSED_BY: None}},
-        "spec": {"syncPolicy": {"automated": json.loads(annotations[PAUSED])}},
-    }
-    kube.patch(k8s.APPLICATION, namespace, name, merge)
-    return True

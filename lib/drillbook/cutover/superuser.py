@@ -21,7 +21,6 @@ MAINTENANCE = "postgres"
 
 _PSQL = ("psql", "-X", "-A", "-t", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose")
 _ERROR = re.compile(r"(?:ERROR|FATAL|PANIC):\s+([0-9A-Z]{5}): (.*)")
-_SECONDS = 600.0
 
 Statement = str | SQL | Composed
 
@@ -33,6 +32,7 @@ class Superuser:
     kube: k8s.Kube
     namespace: str
     pod: str
+    timeout_seconds: float = 600.0
 
     def ask(self, database: str, question: Statement, /, **params: Any) -> list[dict[str, Any]]:
         """The rows that answer ``sql/<question>.sql`` or a composed SELECT, in a pinned, read-only snapshot."""
@@ -56,7 +56,7 @@ class Superuser:
     def _psql(self, database: str, statements: list[str], *, changed: Changed) -> list[dict[str, Any]]:
         argv = [*_PSQL, "-U", "postgres", "-d", database, "-f", "-"]
         text = "".join(one + ("\n" if one.endswith("\\gexec") else ";\n") for one in statements)
-        done = self.kube.exec(self.namespace, self.pod, CONTAINER, argv, stdin=text.encode(), timeout_seconds=_SECONDS)
+        done = self.kube.exec(self.namespace, self.pod, CONTAINER, argv, stdin=text.encode(), timeout_seconds=self.timeout_seconds)
         if done.exit_code != 0:
             state, words = _told(done.error_text)
             raise PostgresError(

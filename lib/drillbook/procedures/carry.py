@@ -39,7 +39,8 @@ def superuser_of(ctx: Context, ref: ClusterRef) -> Superuser:
         raise PreconditionError(f"Cluster {ref} has no primary", todo="Wait until it is healthy.")
     if ref == ctx.source_ref:
         ctx.recorder.fact("superuser_on_source", {"how": "psql by pods/exec, behind the gate", "pod": pod})
-    return Superuser(ctx.kube, ref.namespace, pod)
+    # ANALYZE and the digests pass over every row: bounded as the recovery is.
+    return Superuser(ctx.kube, ref.namespace, pod, ctx.site.limits.recovery.total_seconds())
 
 
 def database_obligation(ref: ClusterRef, name: str, what: str) -> Obligation:
@@ -87,6 +88,7 @@ class CarryDatabase(Step[Carried]):
         (found,) = copy.ask(names.database, "cutover_database")
         extensions = copy.ask(names.database, "cutover_extensions")
         # One that an earlier attempt of this run has begun is of no use.
+        ctx.hold()
         source.run(MAINTENANCE, swapping.drop(names.carried))
         source.run(MAINTENANCE, *carrying.create(names.carried, found))
         source.run(names.carried, *carrying.empty(found), *carrying.extensions(extensions))

@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from drillbook import kube as k8s
+from drillbook import restoring
 from drillbook.cutover import application, hands
 from drillbook.errors import Changed, ParameterError, StepTimeoutError, VerificationError
-from drillbook.model import Effect, Frozen, Instant, show_instant
+from drillbook.model import Effect, Frozen, Instant, parse_instant, show_instant
+from drillbook.plans import Touch
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.procedures.swapfits import SwapFits, tenant_of
 from drillbook.site.profile import Application
-from drillbook.step import Context, Obligation, Plan, Step, Touch
+from drillbook.step import Context, Plan, Step
 
 DRAIN = "drain"  # the fact that tells when it began
 
 
 class Drained(Frozen):
-    """The application has no pod and its role no session; what it was is noted on its Deployment."""
+    """The application has no pod and its role no session; what it was is promised to come back."""
 
     deployment: str
     replicas_before: int
@@ -34,9 +37,9 @@ class InService(Frozen):
     deployment: str
     replicas: int
     began_at: Instant | None
-    healthy_at: Instant
+    healthy_at: Instant | None  # None: it was at nothing before this run, and is again
     outage_seconds: float | None
-    resumed: tuple[str, ...]
+    put_back: tuple[str, ...]
 
 
 def application_of(ctx: Context, fits: SwapFits) -> Application:
@@ -66,17 +69,24 @@ def still_there(ctx: Context, fits: SwapFits) -> tuple[list[str], list[tuple[str
     return [pod["metadata"]["name"] for pod in left], sessions_of_the_app(ctx, fits)
 
 
-def _obligations(ctx: Context, fits: SwapFits, cluster: SourceCluster) -> list[Obligation]:
-    app = application_of(ctx, fits)
-    made = [Obligation("Deployment", app.namespace, app.deployment, "scaled to 0 for the cut: bring its replicas back")]
-    if app.pooler:
-        made.append(Obligation("Pooler", cluster.ref.namespace, app.pooler, "paused for the cut: resume it"))
-    made += [
-        Obligation("Application", hand.namespace, hand.name, "automated sync taken away for the cut: give it back")
+def _changed(fits: SwapFits, app: Application, cluster: SourceCluster) -> list[Touch]:
+    """What a drain changes, in its order: who would undo it, the application, what it connects through."""
+    changed = [
+        Touch("pause automated sync of", k8s.APPLICATION.kind, hand.namespace, hand.name)
         for hand in fits.hands
         if hand.pausable and hand.acts
     ]
-    return made
+    changed.append(Touch("scale to 0", k8s.DEPLOYMENT.kind, app.namespace, app.deployment, fits.deployment_uid))
+    if app.pooler:
+        changed.append(Touch("pause", k8s.POOLER.kind, cluster.ref.namespace, app.pooler))
+    return changed
+
+
+_PATCHES: dict[str, tuple[k8s.Kind, dict[str, Any], str]] = {
+    "Application": (k8s.APPLICATION, hands.UNSYNCED, "doesn't sync by itself during the cut"),
+    "Deployment": (k8s.DEPLOYMENT, {"spec": {"replicas": 0}}, "scaled to nothing for the cut"),
+    "Pooler": (k8s.POOLER, {"spec": {"pgbouncer": {"paused": True}}}, "paused for the cut"),
+}
 
 
 @dataclass(frozen=True)
@@ -97,46 +107,43 @@ class DrainApplication(Step[Drained]):
 
     def plan(self, ctx: Context) -> Plan:
         app = application_of(ctx, self.fits)
-        touches = [Touch("scale to 0", "Deployment", app.namespace, app.deployment, self.fits.deployment_uid)]
-        if app.pooler:
-            touches.append(Touch("pause", "Pooler", self.cluster.ref.namespace, app.pooler))
-        touches += [
-            Touch("pause automated sync of", "Application", hand.namespace, hand.name)
-            for hand in self.fits.hands
-            if hand.pausable and hand.acts
-        ]
         return Plan(
             summary=f"Scale Deployment {app.namespace}/{app.deployment} to 0 and wait for the end of its sessions",
-            touches=tuple(touches),
+            touches=tuple(_changed(self.fits, app, self.cluster)),
             notes=tuple(str(hand) for hand in self.fits.hands),
             lost=(f"{app.deployment} doesn't serve until it is scaled up again",),
         )
 
     def do(self, ctx: Context) -> Drained:
         app = application_of(ctx, self.fits)
-        for promise in _obligations(ctx, self.fits, self.cluster):
-            ctx.recorder.obligation(promise)
-        paused = [hand for hand in self.fits.hands if hand.pausable and hand.acts]
-        for hand in paused:
-            hands.pause(ctx.kube, hand, ctx.run_id)
-        noted = application.scale_to_nothing(ctx.kube, app, ctx.run_id, datetime.now(UTC))
-        ctx.recorder.fact(DRAIN, {"began_at": show_instant(noted.began_at), "replicas_before": noted.replicas})
-        self._wait(ctx, app, noted, pods_only=True)
-        application.pause_pooler(ctx.kube, self.cluster.ref.namespace, app, paused=True)
-        self._wait(ctx, app, noted, pods_only=False)
-        drained_at = datetime.now(UTC)
-        ctx.recorder.phase(
-            "drain", noted.began_at, (drained_at - noted.began_at).total_seconds(), "until the app's last session ended"
-        )
+        before = int(application.deployment(ctx.kube, app)["spec"].get("replicas", 1))
+        noted = ctx.recorder.seen(DRAIN) or {}
+        if before or not noted:
+            noted = {"began_at": show_instant(datetime.now(UTC)), "replicas_before": before}
+            ctx.recorder.fact(DRAIN, noted)
+        changed = _changed(self.fits, app, self.cluster)
+        for touch in [touch for touch in changed if touch.kind != k8s.POOLER.kind]:
+            self._change(ctx, touch)
+        self._wait(ctx, app, int(noted["replicas_before"]), pods_only=True)
+        # The Pooler's own sessions end with it, once nobody asks through it any more.
+        for touch in [touch for touch in changed if touch.kind == k8s.POOLER.kind]:
+            self._change(ctx, touch)
+        self._wait(ctx, app, int(noted["replicas_before"]), pods_only=False)
+        began, now = parse_instant(noted["began_at"]), datetime.now(UTC)
+        ctx.recorder.phase("drain", began, (now - began).total_seconds(), "until the app's last session ended")
         return Drained(
             deployment=f"{app.namespace}/{app.deployment}",
-            replicas_before=noted.replicas,
-            began_at=noted.began_at,
-            drained_at=drained_at,
-            paused=tuple(hand.who for hand in paused),
+            replicas_before=int(noted["replicas_before"]),
+            began_at=began,
+            drained_at=now,
+            paused=tuple(hand.who for hand in self.fits.hands if hand.pausable and hand.acts),
         )
 
-    def _wait(self, ctx: Context, app: Application, noted: application.Before, *, pods_only: bool) -> None:
+    def _change(self, ctx: Context, touch: Touch) -> None:
+        kind, patch, what = _PATCHES[touch.kind]
+        restoring.change(ctx, kind, touch.namespace, touch.name, patch, what)
+
+    def _wait(self, ctx: Context, app: Application, replicas: int, *, pods_only: bool) -> None:
         limit = ctx.site.limits.step.total_seconds()
         deadline = time.monotonic() + limit
         while True:
@@ -150,7 +157,7 @@ class DrainApplication(Step[Drained]):
                     changed=Changed.DONE,
                     todo="No database was touched. End what is named, then start again; the way back: the step that scales "
                     f"the application up, or kubectl -n {app.namespace} scale deployment/{app.deployment} "
-                    f"--replicas={noted.replicas}.",
+                    f"--replicas={replicas}.",
                 )
             ctx.recorder.progress(f"waiting for the end of {told}")
             ctx.pause(0.3)
@@ -189,15 +196,12 @@ class ScaleUpApplication(Step[InService]):
 
     def do(self, ctx: Context) -> InService:
         app = application_of(ctx, self.fits)
-        application.pause_pooler(ctx.kube, self.cluster.ref.namespace, app, paused=False)
-        noted = application.scale_back(ctx.kube, app, ctx.run_id)
-        found = application.deployment(ctx.kube, app)
-        replicas = noted.replicas if noted else int(found["spec"].get("replicas", 1))
-        resumed = [
-            hand.who
-            for hand in self.fits.hands
-            if hand.pausable and hands.resume(ctx.kube, hand.namespace, hand.name, ctx.run_id)
-        ]
+        mine = {(touch.kind, touch.namespace, touch.name) for touch in _changed(self.fits, app, self.cluster)}
+        promises = [p for p in ctx.recorder.promises() if p.undo and (p.kind, p.namespace, p.name) in mine]
+        # The last one that was changed comes back first: the Pooler before the application, who acts on it last of all.
+        for promise in reversed(promises):
+            restoring.restore(ctx, promise)
+        replicas = int(application.deployment(ctx.kube, app)["spec"].get("replicas", 1))
         healthy_at, wrong = application.wait_until_well(
             ctx.kube,
             app,
@@ -205,41 +209,31 @@ class ScaleUpApplication(Step[InService]):
             timeout_seconds=ctx.site.limits.step.total_seconds(),
             say=lambda text: ctx.recorder.progress(text),
         )
-        if wrong or healthy_at is None:
+        if wrong:
             raise VerificationError(
                 f"Deployment {app.namespace}/{app.deployment} is not well after it was scaled up",
                 expected=f"{replicas} pods ready, {app.health_path} healthy",
-                observed=wrong or "no healthy answer",
+                observed=wrong,
                 todo=f"Read its log; if the recovered data is the cause, swap back: {self.fits.names.kept} is kept.",
             )
-        return self._in_service(ctx, app, noted, replicas, healthy_at, resumed)
+        return self._in_service(ctx, app, replicas, healthy_at, tuple(str(promise.id) for promise in promises))
 
     def _in_service(
-        self,
-        ctx: Context,
-        app: Application,
-        noted: application.Before | None,
-        replicas: int,
-        healthy_at: datetime,
-        resumed: list[str],
+        self, ctx: Context, app: Application, replicas: int, healthy_at: datetime | None, back: tuple[str, ...]
     ) -> InService:
-        began: Any = noted.began_at if noted else None
-        outage = (healthy_at - began).total_seconds() if began else None
-        if began:
-            ctx.recorder.phase("cut over", began, outage or 0.0, "from the drain's begin to the first healthy answer")
-            ctx.recorder.fact("outage", {"deployment": app.deployment, "seconds": round(outage or 0.0, 3)})
-        for promise in _obligations(ctx, self.fits, self.cluster):
-            how = f"{replicas} pods ready and healthy at {show_instant(healthy_at)}"
-            ctx.recorder.settled(promise, "put back", how if promise.kind == "Deployment" else "as it was before")
-        # Last of all: until here a killed run finds on the Deployment what it was.
-        application.forget(ctx.kube, app)
+        noted = ctx.recorder.seen(DRAIN)
+        began = parse_instant(noted["began_at"]) if noted else None
+        outage = (healthy_at - began).total_seconds() if began and healthy_at else None
+        if began and outage is not None:
+            ctx.recorder.phase("cut over", began, outage, "from the drain's begin to the first healthy answer")
+            ctx.recorder.fact("outage", {"deployment": app.deployment, "seconds": round(outage, 3)})
         return InService(
             deployment=f"{app.namespace}/{app.deployment}",
             replicas=replicas,
             began_at=began,
             healthy_at=healthy_at,
             outage_seconds=outage,
-            resumed=tuple(resumed),
+            put_back=back,
         )
 
 

@@ -109,6 +109,7 @@ def _cut(
         rows = [row for name in (database, new) for row in db.ask("sessions", database=name)]
     source = superuser_of(ctx, cluster.ref)
     ctx.recorder.obligation(database_obligation(cluster.ref, aside, f"{what}: drop it when nobody needs it any more"))
+    ctx.hold()
     try:
         source.run(
             MAINTENANCE,
@@ -116,7 +117,7 @@ def _cut(
             *swapping.exchange(database, aside, new, kept=note, also=also),
         )
     except RunbookError as error:
-        _let_in_again(ctx, fits, cluster, error)
+        _let_in_again(ctx, fits, cluster, error, new)
         raise
     told: dict[str, int] = {}
     for row in rows:
@@ -125,12 +126,12 @@ def _cut(
     return tuple(sorted(told.items()))
 
 
-def _let_in_again(ctx: Context, fits: SwapFits, cluster: SourceCluster, error: RunbookError) -> None:
+def _let_in_again(ctx: Context, fits: SwapFits, cluster: SourceCluster, error: RunbookError, new: str) -> None:
     """The cut is one transaction: it happened or it didn't. Whichever, nobody stays locked out."""
     there = [name for name, row in _there(ctx, fits).items() if not row["allows_connections"]]
     if there:
         superuser_of(ctx, cluster.ref).run(MAINTENANCE, *swapping.reopen(there))
-    error.changed = Changed.DONE if fits.names.carried not in _there(ctx, fits) else Changed.NOTHING
+    error.changed = Changed.DONE if new not in _there(ctx, fits) else Changed.NOTHING
 
 
 def _plan(ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str, aside: str, what: str, lost: str) -> Plan:

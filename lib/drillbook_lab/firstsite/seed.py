@@ -182,6 +182,7 @@ class Seeding:
                     "sslmode": "prefer",  # a server that was built without TLS is served as well
                     "application_name": f"{tenant.database}-backend",
                 },
+                **({"rests_while": str(path.with_name("app-away"))} if tenant is self.site.tenants[0] else {}),
             }
             for tenant in self.site.tenants
         ]

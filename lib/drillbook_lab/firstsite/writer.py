@@ -1,6 +1,7 @@
 """The tenants' daily work: a few small commits a second in every database, until it is stopped.
 
 A program of its own, so that "stop the writers" is a real thing to do: `python -m drillbook_lab.firstsite.writer FILE`.
+Whose users come through an application rests, without a session, while a file says that it is scaled to nothing.
 """
 
 from __future__ import annotations
@@ -18,16 +19,21 @@ import psycopg
 from drillbook_lab.agent.procs import die_with_parent
 
 _PATIENCE_SECONDS = 1.0
+_GLANCE_SECONDS = 0.2
 
 
 def work(tenant: dict[str, Any], stop: threading.Event) -> None:
     """One tenant's loop; a lost server is found again."""
     pause = 1.0 / float(tenant["per_second"])
     statements = itertools.cycle(tenant["writes"])
+    away = Path(tenant["rests_while"]) if tenant.get("rests_while") else None
     while not stop.is_set():
+        if away is not None and away.exists():
+            stop.wait(_GLANCE_SECONDS)
+            continue
         try:
             with psycopg.connect(**tenant["connection"], autocommit=True, connect_timeout=5) as connection:
-                while not stop.wait(pause):
+                while not stop.wait(pause) and not (away is not None and away.exists()):
                     connection.execute(next(statements))
         except psycopg.Error as fault:
             sys.stderr.write(f"{tenant['name']}: {fault}\n")
