@@ -106,6 +106,11 @@ class DrillLab:
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         return done
 
+    def processes(self) -> list[dict[str, Any]]:
+        """What runs for this lab, with its pid."""
+        found: list[dict[str, Any]] = json.loads(self._lab("status", "--json").stdout)["processes"]
+        return found
+
     # -- running -------------------------------------------------------------------------------
 
     def drillbook(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -13,21 +13,23 @@ from drillbook import kube as k8s
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture(scope="module")
-def in_tree_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrillLab]:
+@pytest.fixture(params=[1, 3], ids=lambda instances: f"{instances} instances")
+def in_tree_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrillLab]:
     """The first site, made without plugin and ObjectStore."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("DRILLBOOK_LAB_BACKUP_METHOD", "barmanObjectStore")
+        environment.setenv("DRILLBOOK_LAB_INSTANCES", str(request.param))
         lab = DrillLab(tmp_path_factory.mktemp("in-tree"), "first", 2)
     yield lab
     lab.down()
 
 
-def test_the_drill_is_verified_on_an_in_tree_source(in_tree_lab: DrillLab) -> None:
+def test_the_drill_is_verified_on_an_in_tree_source(in_tree_lab: DrillLab, request: pytest.FixtureRequest) -> None:
     lab = in_tree_lab
     namespace = lab.site.cluster.namespace
     source = lab.admin.get(k8s.CLUSTER, namespace, lab.site.cluster.name) or {}
     assert "plugins" not in source["spec"]
+    assert source["status"]["readyInstances"] == request.node.callspec.params["in_tree_lab"]
     assert lab.admin.list(k8s.OBJECT_STORE, namespace) == []
     (scheduled,) = lab.admin.list(k8s.SCHEDULED_BACKUP, namespace)
     assert scheduled["spec"]["method"] == "barmanObjectStore"

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fix_lab import CNPG, CORE, RunningLab, condition, until
+from fix_clusters import SmallCluster
+from fix_clusters import namespace as made_namespace
+from fix_lab import BATCH, CNPG, CORE, RunningLab, condition, until
 from kubernetes import client, config
 from kubernetes.stream import stream
+from test_lab_pooler import Pool
 
 from drillbook_lab import faults, supervise
+from drillbook_lab.controller import poolerconfig
 from drillbook_lab.home import LabHome
 from drillbook_lab.processes import processes_under
 
@@ -112,6 +116,22 @@ def backup(lab: RunningLab, name: str) -> str:
     return f"{CNPG}/{state['namespace']}/backups/{name}"
 
 
+def recovering(lab: RunningLab, name: str, target: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A copy of the source, beside it."""
+    source = lab.source()
+    store = next(plugin["parameters"] for plugin in source["spec"]["plugins"] if plugin.get("isWALArchiver"))
+    external = {"plugin": {"name": "barman-cloud.cloudnative-pg.io", "parameters": store}, "name": "origin"}
+    recovery = {"source": "origin", **({"recoveryTarget": target} if target else {})}
+    return {
+        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster",
+        "metadata": {"name": name, "namespace": lab.state["namespace"]},
+        "spec": {
+            "instances": 1, "imageName": source["spec"]["imageName"], "storage": {"size": "1Gi"},
+            "bootstrap": {"recovery": recovery}, "externalClusters": [external],
+        },
+    }  # fmt: skip
+
+
 def phase(obj: Any) -> str:
     return str((obj.get("status") or {}).get("phase") or "")
 
@@ -173,16 +193,7 @@ def test_during_a_recovery_job(killable: Killable) -> None:
     """The Job's pod has failed; the Job tries again, and the copy becomes healthy."""
     lab = RunningLab(killable.home)
     namespace = lab.state["namespace"]
-    source = lab.source()
-    store = next(plugin["parameters"] for plugin in source["spec"]["plugins"] if plugin.get("isWALArchiver"))
-    external = {"plugin": {"name": "barman-cloud.cloudnative-pg.io", "parameters": store}, "name": "origin"}
-    lab.create(f"{CNPG}/{namespace}/clusters", {
-        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": "copy", "namespace": namespace},
-        "spec": {
-            "instances": 1, "imageName": source["spec"]["imageName"], "storage": {"size": "1Gi"},
-            "bootstrap": {"recovery": {"source": "origin"}}, "externalClusters": [external],
-        },
-    })  # fmt: skip
+    lab.create(f"{CNPG}/{namespace}/clusters", recovering(lab, "copy"))
 
     def job_pods() -> list[Any]:
         pods = lab.get(f"{CORE}/{namespace}/pods")["items"]
@@ -269,6 +280,76 @@ def test_while_replicas_join(killable: Killable) -> None:
     archives(lab)
     lab.patch(path, {"spec": {"instances": 1}})
     until(lambda: complete(1) and set(pods()) == {f"{name}-1"})
+
+
+@pytest.mark.long
+def test_in_the_middle_of_what_people_do(killable: Killable) -> None:
+    """Fenced stays fenced, asleep asleep and paused paused; what was leaving goes, what can't work ends, a fault lasts."""
+    lab = RunningLab(killable.home)
+    here = made_namespace(lab, "states")
+    fenced, asleep, leaving = (SmallCluster(lab, here, name).create() for name in ("fenced", "asleep", "leaving"))
+    asleep.app("CREATE TABLE kept AS SELECT g FROM generate_series(1, 10) AS g")
+    fenced.annotate(fencedInstances='["*"]')
+    asleep.annotate(hibernation="on")
+    until(lambda: not fenced.is_ready() and asleep.pod() is None)
+    never = f"{CNPG}/{lab.state['namespace']}/clusters/never"
+    lab.create(
+        never.rpartition("/")[0], recovering(lab, "never", {"backupID": "20200101T000000", "targetImmediate": True})
+    )
+    job = f"{BATCH}/{lab.state['namespace']}/jobs/never-1-full-recovery"
+    until(lambda: ((lab.find(job) or {}).get("status") or {}).get("failed", 0) >= 1)
+    faults.inject(killable.home, "store-slow")
+    lab.delete(leaving.path)
+    killable.kill()
+    lab = killable.up()
+    until(lambda: lab.find(leaving.path) is None and not of_cluster(lab, here, "leaving"))
+    assert faults.in_force(killable.home) == ["store-slow"]
+    faults.mend(killable.home, "store-slow")
+    until(lambda: phase(lab.get(never)) == "Cluster is unrecoverable and needs manual intervention")
+    assert lab.get(job)["status"]["failed"] == 7, "no attempt was forgotten"
+    until(lambda: phase(fenced.pod() or {}) == "Running")
+    until(lambda: fenced.status.get("readyInstances") == 0)
+    assert not fenced.answers() and fenced.status["phase"] == "Cluster in healthy state"
+    assert asleep.pod() is None and condition(asleep.object, "cnpg.io/hibernation") == "True"
+    fenced.annotate(fencedInstances=None)
+    asleep.annotate(hibernation="off")
+    until(lambda: all(cluster.is_healthy() and cluster.answers() for cluster in (fenced, asleep)))
+    assert asleep.app("SELECT count(*) FROM kept") == [(10,)]
+    lab.delete(never)
+    lab.delete(f"{CORE}/{here}")
+    until(lambda: lab.find(f"{CORE}/{here}") is None)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(poolerconfig.binary() is None, reason=poolerconfig.NO_BINARY)
+def test_a_paused_pooler_stays_paused(killable: Killable) -> None:
+    lab = RunningLab(killable.home)
+    pool = Pool(SmallCluster(lab, made_namespace(lab, "pooled"), "pooled").create(), "entrance").create(
+        poolMode="transaction"
+    )
+    until(lambda: pool.ready() and pool.answers())
+    pool.pause(True)
+    until(lambda: paused_databases(pool) == {"1"})
+    killable.kill()
+    lab = killable.up()
+    until(pool.ready)
+    until(lambda: paused_databases(pool) <= {"1"} and pool.status["phase"] == "paused")
+    pool.pause(False)
+    until(lambda: pool.ready() and pool.answers())
+    lab.delete(f"{CORE}/pooled")
+    until(lambda: lab.find(f"{CORE}/pooled") is None)
+
+
+def paused_databases(pool: Pool) -> set[str]:
+    """What PgBouncer itself says of the databases that clients use."""
+    return {row["paused"] for row in pool.console("SHOW DATABASES") if row["name"] == "app"}
+
+
+def of_cluster(lab: RunningLab, where: str, name: str) -> list[str]:
+    """Pods and claims of a Cluster that are still there."""
+    kinds = ("pods", "persistentvolumeclaims")
+    found = [entry for kind in kinds for entry in lab.get(f"{CORE}/{where}/{kind}")["items"]]
+    return [entry["metadata"]["name"] for entry in found if entry["metadata"]["name"].startswith(f"{name}-")]
 
 
 @pytest.mark.long

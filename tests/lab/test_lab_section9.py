@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from botocore.config import Config
 from fix_copies import DRILLS, PLUGIN, cluster, copy, job_failed, job_pods, log_lines, origin, phase, said, store
 from fix_lab import BARMAN, BATCH, CNPG, CORE, RunningLab, until
+from kubernetes import client, config, watch
 
 from drillbook_lab.home import LabHome
 
@@ -24,6 +26,8 @@ __all__ = ["origin"]
 
 RPC = "rpc error: code = Unknown desc = "
 UNRECOVERABLE = "Cluster is unrecoverable and needs manual intervention"
+HEALTHY = "Cluster in healthy state"
+WAITING = "Waiting for the instances to become active"
 NO_DISK = "Not enough disk space"
 
 
@@ -173,6 +177,70 @@ def test_what_slipped_past_the_webhook_is_not_acted_on(origin: RunningLab) -> No
     lab.delete(path)
 
 
+def journey(lab: RunningLab, name: str, since: str) -> list[Any]:
+    """Each state of a Cluster that a watch shows, from before it was made until it is healthy."""
+    with config.new_client_from_config(str(lab.home.kubeconfig), context="lab-admin") as connection:
+        listing = client.CustomObjectsApi(connection).list_namespaced_custom_object
+        stream = watch.Watch().stream(
+            listing, "postgresql.cnpg.io", "v1", DRILLS, "clusters", field_selector=f"metadata.name={name}",
+            resource_version=since, timeout_seconds=300,
+        )  # fmt: skip
+        seen = []
+        for event in stream:
+            seen.append(event["object"])
+            if (seen[-1].get("status") or {}).get("phase") == HEALTHY:
+                return seen
+    raise AssertionError(f"it never was healthy: {seen[-1:]}")
+
+
+@pytest.mark.long
+def test_a_recovery_goes_its_way_in_order(origin: RunningLab) -> None:
+    """From an empty phase to the healthy one, with a standby; each state is consistent in itself."""
+    lab = origin
+    since = lab.get(f"{CNPG}/{DRILLS}/clusters")["metadata"]["resourceVersion"]
+    lab.create(f"{CNPG}/{DRILLS}/clusters", copy(lab, "ordered", instances=2))
+    jobs = f"{BATCH}/{DRILLS}/jobs?labelSelector=cnpg.io/cluster%3Dordered"
+    (job,) = until(lambda: lab.get(jobs)["items"])
+    claim = lab.get(f"{CORE}/{DRILLS}/persistentvolumeclaims/ordered-1")
+    assert claim["metadata"]["annotations"]["cnpg.io/pvcStatus"] == "initializing"
+    assert job["metadata"]["labels"]["cnpg.io/jobRole"] == "full-recovery"
+    states = [found.get("status") or {} for found in journey(lab, "ordered", since)]
+    told: list[tuple[str, str]] = []
+    for status in states:
+        now = (status.get("phase", ""), status.get("phaseReason", ""))
+        told += [now] if told[-1:] != [now] else []
+    phases = [entry for number, (entry, _) in enumerate(told) if number == 0 or told[number - 1][0] != entry]
+    assert phases in (
+        ["", "Setting up primary", WAITING, "Creating a new replica", HEALTHY],
+        ["", "Setting up primary", WAITING, "Creating a new replica", WAITING, HEALTHY],
+    )
+    assert ("Setting up primary", "Creating primary instance ordered-1") in told
+    assert ("Creating a new replica", "Creating replica ordered-2-join") in told
+    for status in states:
+        conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
+        if "Ready" in conditions:
+            well = status.get("phase") == HEALTHY
+            assert (conditions["Ready"]["status"] == "True") == well, status
+            assert conditions["Ready"]["reason"] == ("ClusterIsReady" if well else "ClusterIsNotReady")
+        if status.get("phase", "") in ("", "Setting up primary") and status.get("currentPrimary"):
+            assert conditions["Initialized"]["status"] == "True", "a primary only once the bootstrap is complete"
+    began = [
+        entry["status"]
+        for status in states
+        for entry in status.get("conditions") or ()
+        if entry["type"] == "Initialized"
+    ]
+    assert began == sorted(began), "Initialized never goes back"
+    events = lab.get(f"{CORE}/{DRILLS}/events")["items"]
+    mine = [
+        event["message"]
+        for event in events
+        if event["involvedObject"]["name"] == "ordered" and event["reason"] == "CreatingInstance"
+    ]
+    assert mine == ["Primary instance (recovery from an object store)", "Creating instance ordered-2"]
+    until(lambda: lab.get(jobs)["items"] == [])
+
+
 @pytest.mark.long
 def test_a_target_that_never_comes_fills_the_volume_and_ends_unrecoverable(origin: RunningLab) -> None:
     """Each attempt leaves a whole data directory aside, until there is no room for another one."""
@@ -201,15 +269,21 @@ def test_a_target_that_never_comes_fills_the_volume_and_ends_unrecoverable(origi
     assert "no space left on device" in last[-1]
     (volume,) = lab.home.path("volumes").glob(f"{DRILLS}_full-1_*")
     assert list(volume.glob("pgdata_*"))
-    waits = [str(lines[0]["ts"]) for lines in logs]
-    assert waits == sorted(waits)
+    begun = [datetime.fromisoformat(str(lines[0]["ts"])) for lines in logs]
+    ended = [datetime.fromisoformat(str(lines[-1]["ts"])) for lines in logs]
+    waits = [(start - end).total_seconds() for end, start in zip(ended, begun[1:], strict=False)]
+    assert waits[-1] >= 2, f"a tenth of a second at first in this lab, twice as long each time: {waits}"
+    # What is left: all but the archive's own, which the copy never wrote to.
+    for kind in ("persistentvolumeclaims/full-1", "secrets/full-ca", "secrets/full-server", "services/full-rw"):
+        assert lab.find(f"{CORE}/{DRILLS}/{kind}"), kind
+    assert bucket(lab.home).list_objects_v2(Bucket="synergyflow-backups", Prefix="postgres/full/")["KeyCount"] == 0
 
 
 @pytest.mark.long
 def test_a_full_volume_stops_postgresql_until_there_is_room(origin: RunningLab) -> None:
     lab = origin
     lab.create(f"{CNPG}/{DRILLS}/clusters", copy(lab, "tight"))
-    until(lambda: phase(lab, "tight") == "Cluster in healthy state")
+    until(lambda: phase(lab, "tight") == HEALTHY)
     assert lab.get(f"{BATCH}/{DRILLS}/jobs")["items"] == [], "the Job is gone once all is well, and its log with it"
     (volume,) = lab.home.path("volumes").glob(f"{DRILLS}_tight-1_*")
     with (volume / "ballast").open("wb") as out:
@@ -220,7 +294,7 @@ def test_a_full_volume_stops_postgresql_until_there_is_room(origin: RunningLab) 
     assert status["lastState"]["terminated"]["exitCode"] == 4
     assert "Insufficient disk space detected" in cluster(lab, "tight")["status"]["phaseReason"]
     (volume / "ballast").unlink()
-    until(lambda: phase(lab, "tight") == "Cluster in healthy state")
+    until(lambda: phase(lab, "tight") == HEALTHY)
     login = {key: base64.b64decode(value).decode() for key, value in
              lab.get(f"{CORE}/{DRILLS}/secrets/copy-login")["data"].items()}  # fmt: skip
     pod = lab.get(f"{CORE}/{DRILLS}/pods/tight-1")

@@ -9,6 +9,8 @@ import psycopg
 import pytest
 from fix_lab import BARMAN, BATCH, CNPG, CORE, RunningLab, condition, until
 
+from drillbook_lab.apiserver.shipped import served_crds
+
 
 def test_the_source_is_healthy_and_archives(lab: RunningLab) -> None:
     source = lab.source()
@@ -29,6 +31,13 @@ def test_the_first_backup_is_complete_and_its_window_is_known(lab: RunningLab) -
     store = lab.get(f"{BARMAN}/cnpg-system/objectstores/shared-postgres-store")
     window = store["status"]["serverRecoveryWindow"]["shared-postgres"]
     assert window["firstRecoverabilityPoint"] == status["stoppedAt"]
+
+
+def test_the_lab_serves_the_definitions_that_the_environment_names(lab: RunningLab) -> None:
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    for wanted in served_crds():
+        found = lab.get(f"{definitions}/{wanted['metadata']['name']}")
+        assert found["spec"]["versions"] == wanted["spec"]["versions"]
 
 
 def test_completed_jobs_and_their_logs_are_gone(lab: RunningLab) -> None:

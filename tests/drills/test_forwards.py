@@ -1,0 +1,61 @@
+"""Two hundred port-forwards at once to a running lab's PostgreSQL, by the product's own client: nothing is left of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+from pathlib import Path
+
+from fix_drills import DrillLab, until
+
+from drillbook import kube as k8s
+
+MANY = 200
+_SSL_REQUEST = struct.pack("!II", 8, 80877103)
+
+
+def left(pid: int | str) -> tuple[int, int]:
+    """Descriptors and threads of a process."""
+    return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task"))
+
+
+def descendants(pid: int) -> int:
+    """How many processes come from this one; PostgreSQL has one for each connection."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    known = {pid}
+    while more := {child for child, parent in parents.items() if parent in known} - known:
+        known |= more
+    return len(known)
+
+
+def test_two_hundred_forwards_leave_no_descriptor_thread_or_process(drill_lab: DrillLab) -> None:
+    daemon = next(int(entry["pid"]) for entry in drill_lab.processes() if entry["what"] == "labd")
+    namespace, pod = drill_lab.site.cluster.namespace, f"{drill_lab.site.cluster.name}-1"
+
+    def ask(count: int) -> int:
+        """Forward as often, have each answered while all of them are open, and close them; processes at the height."""
+        with k8s.Kube.open(str(drill_lab.home / "kubeconfig"), "lab-admin") as kube, contextlib.ExitStack() as stack:
+            lines = []
+            for _ in range(count):
+                forward = stack.enter_context(kube.forward(namespace, pod, 5432))
+                line = socket.create_connection((forward.host, forward.port), timeout=120)
+                lines.append(stack.enter_context(contextlib.closing(line)))
+            for line in lines:
+                line.sendall(_SSL_REQUEST)
+            assert {line.recv(1) for line in lines} <= {b"N", b"S"}
+            return descendants(daemon)
+
+    ask(2)  # what stays for good is there from here on
+    mine, threads = left("self")[0], threading.active_count()
+    until(lambda: descendants(daemon) < MANY, "no crowd before")
+    before = left(daemon)
+    assert ask(MANY) >= MANY, "each is a connection of its own"
+    until(lambda: descendants(daemon) < MANY, "the servers for them have ended")
+    until(lambda: left(daemon)[0] <= before[0] + 2 and left(daemon)[1] <= before[1] + 1, "the daemon is as it was")
+    until(lambda: left("self")[0] <= mine and threading.active_count() <= threads, "and so are we")
