@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from drillbook_lab import names, podenv, podprobes, podprograms
+from drillbook_lab import names, podenv, podprobes, podprograms, podsidecars
 from drillbook_lab.apiserver.errors import ApiError, Object
 from drillbook_lab.apiserver.registry import Registry
 from drillbook_lab.controller import events
@@ -87,14 +87,14 @@ class PodWorker:
 
     @property
     def container(self) -> str:
-        """The name of the pod's one container."""
+        """The name of the pod's main container."""
         return str(self._pod["spec"]["containers"][0]["name"])
 
     def log_path(self, container: str | None) -> Path:
         """The container's output. `KeyError`: the pod has no such container."""
-        if container not in (None, "", self.container):
+        if container not in (None, "", self.container, *podsidecars.names(self._pod)):
             raise KeyError(container)
-        return self._places.run_dir / "logs" / f"{self.container}.log"
+        return self._places.run_dir / "logs" / f"{container or self.container}.log"
 
     def environment(self) -> dict[str, str]:
         """What a program in the pod finds in its environment; nothing of ours leaks into it."""
@@ -216,6 +216,7 @@ class PodWorker:
     async def _run_once(self, argv: list[str]) -> tuple[int, str]:
         path = self.log_path(None)
         path.parent.mkdir(parents=True, exist_ok=True)
+        podsidecars.begin_logs(self._pod, path.parent)
         if self._restarts:
             path.replace(path.with_suffix(".previous.log"))
         with path.open("ab") as output:
@@ -297,6 +298,9 @@ class PodWorker:
                 }
             ],
         }
+        before = podsidecars.statuses(self._pod, phase, self._pod["metadata"]["creationTimestamp"])
+        if before:
+            status["initContainerStatuses"] = before
         if phase != "Pending":
             status["startTime"] = self._pod["metadata"]["creationTimestamp"]
         with contextlib.suppress(ApiError):  # the object may be gone; then nobody asks any more

@@ -70,25 +70,12 @@ def settle(registry: Registry, pods_dir: Path) -> Losses:
 
 
 def _after_kill(status: Object, *, ends: bool) -> Object:
-    containers = []
-    for container in status["containerStatuses"]:
-        running = (container.get("state") or {}).get("running")
-        ended: Object = {
-            "terminated": {
-                "exitCode": _KILLED, "reason": "Error", "startedAt": (running or {}).get("startedAt", now()),
-                "finishedAt": now(),
-            }
-        }  # fmt: skip
-        changed = {**container, "ready": False, "started": False}
-        if ends:
-            changed["state"] = ended
-        elif running is not None:
-            changed |= {
-                "state": {"waiting": {"reason": "ContainerCreating"}},
-                "lastState": ended,
-                "restartCount": container.get("restartCount", 0) + 1,
-            }
-        containers.append(changed)
+    containers = [_ended(container, ends=ends) for container in status["containerStatuses"]]
+    # Of those that came before it, only one that stays was cut off.
+    before = [
+        _ended(container, ends=ends) if (container.get("state") or {}).get("running") else container
+        for container in status.get("initContainerStatuses") or ()
+    ]
     conditions = [
         {**condition, "status": "False", "lastTransitionTime": now()}
         if condition["type"] in ("Ready", "ContainersReady") and condition["status"] == "True"
@@ -96,9 +83,32 @@ def _after_kill(status: Object, *, ends: bool) -> Object:
         for condition in status.get("conditions") or ()
     ]
     changes: Object = {"containerStatuses": containers, "conditions": conditions}
+    if before:
+        changes["initContainerStatuses"] = before
     if ends:
         changes["phase"] = "Failed"
     return changes
+
+
+def _ended(container: Object, *, ends: bool) -> Object:
+    """A container's status after the kill: ended for good, or about to be started again."""
+    running = (container.get("state") or {}).get("running")
+    ended: Object = {
+        "terminated": {
+            "exitCode": _KILLED, "reason": "Error", "startedAt": (running or {}).get("startedAt", now()),
+            "finishedAt": now(),
+        }
+    }  # fmt: skip
+    changed = {**container, "ready": False, "started": False}
+    if ends:
+        changed["state"] = ended
+    elif running is not None:
+        changed |= {
+            "state": {"waiting": {"reason": "ContainerCreating"}},
+            "lastState": ended,
+            "restartCount": container.get("restartCount", 0) + 1,
+        }
+    return changed
 
 
 async def pods_are_back(registry: Registry, namespace: str, cluster: str) -> str:

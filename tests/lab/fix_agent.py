@@ -168,10 +168,19 @@ class Pod:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = self.home / "instance.log"
 
+    @property
+    def sidecar_log(self) -> Path:
+        """What the plugin's container has said."""
+        return Path(self.spec.run_dir) / "logs" / "plugin-barman-cloud.log"
+
     def run(self, program: str, *arguments: str) -> Ended:
+        """A program to its end; what both containers of the pod have said, in the order of time."""
         argv = [sys.executable, "-m", f"drillbook_lab.agent.{program}", "--spec", str(self.spec_file), *arguments]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=DEADLINE_SECONDS)
-        return Ended(done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr)
+        said = done.stdout + (self.sidecar_log.read_text() if self.sidecar_log.exists() else "")
+        self.sidecar_log.unlink(missing_ok=True)
+        lines = [json.loads(line) for line in said.splitlines()]
+        return Ended(done.returncode, sorted(lines, key=lambda line: str(line.get("ts", "~"))), done.stderr)
 
     def start(self) -> None:
         argv = [sys.executable, "-m", "drillbook_lab.agent.instance", "--spec", str(self.spec_file)]

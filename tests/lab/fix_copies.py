@@ -98,10 +98,13 @@ def job_pods(lab: RunningLab, name: str) -> list[Any]:
     return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
 
-def log_lines(lab: RunningLab, pod: Any) -> list[dict[str, Any]]:
-    """What a pod of a recovery Job has logged."""
-    (log,) = lab.home.path("pods").glob(f"{DRILLS}_{pod['metadata']['name']}_*/logs/full-recovery.log")
-    return [json.loads(line) for line in log.read_text().splitlines()]
+def log_lines(lab: RunningLab, pod: Any, *containers: str) -> list[dict[str, Any]]:
+    """What the containers of a recovery Job's pod have logged, the job's own and the plugin's, in the order of time."""
+    found: list[dict[str, Any]] = []
+    for container in containers or ("full-recovery", "plugin-barman-cloud"):
+        (log,) = lab.home.path("pods").glob(f"{DRILLS}_{pod['metadata']['name']}_*/logs/{container}.log")
+        found += [json.loads(line) for line in log.read_text().splitlines()]
+    return sorted(found, key=lambda line: str(line["ts"]))
 
 
 def said(lines: list[dict[str, Any]]) -> list[str]:

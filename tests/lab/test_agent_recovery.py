@@ -314,18 +314,20 @@ def test_without_a_target_a_store_that_goes_away_is_the_end_too(site: Site, copi
     """A network that fails midway is no failure either: PostgreSQL hears that the segment isn't there."""
     copy = copies(source=site.side(wal_max_parallel=1))
     argv = [sys.executable, "-m", "drillbook_lab.agent.recovery", "--spec", str(copy.spec_file)]
-    job = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-    assert job.stdout is not None
-    lines: list[dict[str, Any]] = []
+    job = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+
+    def fetched() -> list[dict[str, Any]]:
+        """What the sidecar has said so far."""
+        complete = copy.sidecar_log.read_text().rpartition("\n")[0] if copy.sidecar_log.exists() else ""
+        return [json.loads(line) for line in complete.splitlines()]
+
     try:
-        for text in job.stdout:
-            lines.append(json.loads(text))
-            if lines[-1]["msg"] == "Restored WAL file":
-                site.store.faults(down=True)
+        wait_for("the first segment", lambda: any(line["msg"] == "Restored WAL file" for line in fetched()))
+        site.store.faults(down=True)
+        assert job.wait(300) == 0, fetched()
     finally:
         site.store.faults()
-        job.stdout.close()
-    assert job.wait() == 0, lines
+    lines = fetched()
     told = [line for line in lines if line["msg"] == "Failed restoring WAL file (Postgres might retry)"]
     assert "barman-cloud-wal-restore" in told[0]["error"]
     copy.start()

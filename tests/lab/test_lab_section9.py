@@ -105,11 +105,15 @@ def test_each_cause_is_told_in_the_jobs_log(wrong_stores: RunningLab) -> None:
         "bucket": (copy(lab, "bucket", "no-bucket"), "while getting the backup list: "),
         "network": (copy(lab, "network", "nobody-there"), "while getting the backup list: General error (exit code 4)"),
     }  # fmt: skip
-    logs, differ = {}, {}
+    logs, own, differ = {}, {}, {}
     for name, (manifest, wanted) in rows.items():
         lab.create(f"{CNPG}/{DRILLS}/clusters", manifest)
         until(partial(job_failed, lab, name))
-        lines = logs[name] = log_lines(lab, job_pods(lab, name)[0])
+        pod = job_pods(lab, name)[0]
+        lines = logs[name] = log_lines(lab, pod)
+        own[name] = said(log_lines(lab, pod, "full-recovery"))
+        stays = next(entry for entry in pod["status"]["initContainerStatuses"] if entry["name"] == "plugin-barman-cloud")
+        assert stays["state"]["terminated"]["exitCode"] == 0, "it is the job that failed"
         last = lines[-1]
         assert (last["level"], last["msg"]) == ("error", "Error while restoring a backup"), (name, last)
         if not last["error"].startswith(RPC + wanted):
@@ -126,6 +130,8 @@ def test_each_cause_is_told_in_the_jobs_log(wrong_stores: RunningLab) -> None:
     misleading = next(i for i, text in enumerate(texts) if "unexpected failure invoking" in text)
     assert empty < misleading
     assert any("WAL archive check failed for server shared-postgres" in text for text in texts)
+    # Each container says its part: barman's words are the plugin's, the job hears of them by a remote call.
+    assert not [text for text in own["used"] if "Expected empty archive" in text]
 
 
 def test_a_store_that_comes_later_is_waited_for_without_a_word(origin: RunningLab) -> None:

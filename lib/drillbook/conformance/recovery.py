@@ -11,6 +11,7 @@ from drillbook.conformance.probe import Differs, probe
 from drillbook.recoverylog import RecoveryLog
 
 _CONTAINER = "full-recovery"
+_SIDECAR = "plugin-barman-cloud"
 
 
 def _name(ground: Ground) -> str:
@@ -50,12 +51,16 @@ def _pod(ground: Ground, cluster: dict[str, Any]) -> dict[str, Any]:
 
 
 def _log(ground: Ground, cluster: dict[str, Any]) -> str:
-    """The first attempt's whole log, followed until its container ends."""
-    pod = _pod(ground, cluster)["metadata"]["name"]
+    """The first attempt's whole log, followed until its container ends; then what the plugin's own container said."""
+    pod = _pod(ground, cluster)
+    name = pod["metadata"]["name"]
     with ground.kube.follow_log(
-        ground.namespace, pod, _CONTAINER, timeout_seconds=ground.options.wait_seconds
+        ground.namespace, name, _CONTAINER, timeout_seconds=ground.options.wait_seconds
     ) as stream:
-        return "\n".join(stream)
+        text = "\n".join(stream)
+    if any(one["name"] == _SIDECAR for one in pod["spec"].get("initContainers") or ()):
+        text = f"{ground.kube.log(ground.namespace, name, _SIDECAR)}\n{text}"
+    return text
 
 
 def _failure(ground: Ground, cluster: dict[str, Any], words: str) -> str:

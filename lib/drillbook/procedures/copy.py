@@ -337,7 +337,16 @@ class _Follower:
         """Write the log to the run's folder; returns its place there."""
         self.finish()
         ctx.recorder.log(name, "\n".join(self.lines) + "\n")
+        if beside := self._beside():
+            ctx.recorder.log(f"{name.removesuffix('.log')}-plugin.log", beside)
         return f"logs/{name}"
+
+    def _beside(self) -> str:
+        """What the plugin's own container says of a restore that failed: barman's words are there, not in the job's log."""
+        try:
+            return self.ctx.kube.log(self.namespace, self._pod, "plugin-barman-cloud") if self._pod else ""
+        except RunbookError:
+            return ""  # an in-tree restore has none; a job that succeeded is gone by now, and its pod with it
 
 
 class Removal(Frozen):

@@ -7,6 +7,9 @@ import json
 import os
 from typing import Any
 
+SIDECAR = "plugin-barman-cloud"
+"""The plugin's container in a pod: what barman does for a Cluster by plugin is told in its log."""
+
 
 def now() -> str:
     """UTC to the microsecond, as in `2026-08-01T10:15:00.000000Z`."""
@@ -24,6 +27,12 @@ class Log:
     def named(self, logger: str) -> Log:
         """The same log under another logger's name."""
         return Log(self.pod, logger, fd=self.fd)
+
+    def beside(self, run_dir: str) -> Log:
+        """The log of the plugin's container in the same pod."""
+        path = os.path.join(run_dir, "logs", f"{SIDECAR}.log")  # noqa: PTH118 - walarchive starts once a segment
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+        return Log(self.pod, self.logger, fd=os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
 
     def info(self, message: str, **fields: Any) -> None:
         """A line of level info."""

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from drillbook_lab import identity
-from drillbook_lab.agent.log import Log
+from drillbook_lab.agent.log import SIDECAR, Log
 from drillbook_lab.agent.procs import die_with_parent
 from drillbook_lab.agent.spec import PodSpec, StoreSpec
 from drillbook_lab.errors import LabError
@@ -31,6 +31,9 @@ def prepare(spec: PodSpec, spec_file: Path) -> None:
     """Directories and files that PostgreSQL's identity must be able to use."""
     identity.prepare_dir(spec.run_dir)
     identity.prepare_dir(Path(spec.pgdata).parent)
+    beside = Path(spec.run_dir, "logs", f"{SIDECAR}.log")
+    if beside.exists():  # what archives as PostgreSQL writes there
+        identity.share(beside)
     stores: list[StoreSpec] = [store for store in (spec.archive, spec.source) if store is not None]
     identity.share(spec_file, *(store.credentials_file for store in stores))
 

@@ -1,7 +1,8 @@
 """The full-recovery job, in CNPG's order and words. `python -m drillbook_lab.agent.recovery --spec FILE`.
 
 Destination check, catalogue, probe of the first WAL, base backup, configuration, replay to the target and
-promotion, the application's role and database, stop. Nothing is archived meanwhile.
+promotion, the application's role and database, stop. Nothing is archived meanwhile. With the plugin all that is
+barman's is done and told by its own container; the job hears of it by remote calls.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ async def recover(spec: PodSpec, spec_file: Path, log: Log) -> int:
     log.info("Starting full recovery", serverName=spec.source.server_name, pgdata=spec.pgdata)
     if done := conf.clear_target(Path(spec.pgdata)):
         log.info(done)
-    async with WalFeed(spec, spec.source, log) as feed:
+    restoring = log.beside(spec.run_dir) if spec.source.by_plugin else log
+    async with WalFeed(spec, spec.source, restoring) as feed:
         try:
-            await check_destination(spec, log)
-            backup = await find_backup(spec, spec.source, log)
-            await probe(feed, backup, log)
-            await restore_data_dir(spec, spec.source, backup, log)
+            await check_destination(spec, restoring)
+            backup = await find_backup(spec, spec.source, restoring)
+            await probe(feed, backup, restoring)
+            await restore_data_dir(spec, spec.source, backup, restoring)
         except JobFailed as error:
-            raise _through_sidecar(spec.source, error, log) from error
+            raise _through_sidecar(spec.source, error, restoring) from error
         configure(spec, spec_file, log)
         await replay(spec, log)
     log.info("Full recovery completed", backupID=backup.backup_id)
@@ -46,7 +48,7 @@ async def recover(spec: PodSpec, spec_file: Path, log: Log) -> int:
 
 
 def _through_sidecar(source: StoreSpec, error: JobFailed, log: Log) -> JobFailed:
-    """With the plugin all this is the sidecar's work: it says why, and the job gets to know it by a remote call."""
+    """The sidecar says why, and the job gets to know it by a remote call."""
     if not source.by_plugin:
         return error
     log.named("barman-cloud").error("Error while restoring", error)
@@ -77,9 +79,8 @@ async def check_destination(spec: PodSpec, log: Log) -> None:
     env = barman.environment(spec.archive, home=spec.run_dir)
     done = await procs.run(identity.wrap(argv), env=env, log=log.named("barman-cloud-check-wal-archive"))
     if done.returncode:
-        raise JobFailed(
-            f"unexpected failure invoking barman-cloud-wal-archive: exit status {done.returncode}: {done.last_words}"
-        )
+        # CNPG names the wrong program and not the reason: barman's own line before it does.
+        raise JobFailed(f"unexpected failure invoking barman-cloud-wal-archive: exit status {done.returncode}")
 
 
 async def find_backup(spec: PodSpec, source: StoreSpec, log: Log) -> Backup:

@@ -16,7 +16,7 @@ if __name__ == "__main__" and __package__ is None:  # `python -I -S FILE`: no pa
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from drillbook_lab.agent import barman
-from drillbook_lab.agent.log import now
+from drillbook_lab.agent.log import Log, now
 from drillbook_lab.agent.spec import PodSpec, StoreSpec
 
 MARKER = ".check-empty-wal-archive"
@@ -95,7 +95,11 @@ def report(spec: PodSpec, wal: str, returncode: int, program: str, said: str) ->
         outcome["message"] = f"unexpected failure invoking barman-cloud-wal-archive: exit status {returncode}"
         outcome["program"] = program
         outcome["detail"] = barman.last_words(said)
-        sys.stderr.write(said + "\n")
+        if spec.archive is not None and spec.archive.by_plugin:
+            sidecar = Log(spec.pod).beside(spec.run_dir).named(program)
+            sidecar.error(f"Error invoking {program}", said, walName=wal, exitCode=returncode)
+        else:
+            sys.stderr.write(said + "\n")
     with open(os.path.join(spec.run_dir, OUTCOMES), "a", encoding="utf-8") as out:  # noqa: PTH118, PTH123
         out.write(json.dumps(outcome) + "\n")
 

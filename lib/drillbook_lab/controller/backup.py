@@ -11,7 +11,7 @@ from typing import Any
 from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.controller import backuptarget, guard, hibernation, intree, objectstore, retention
 from drillbook_lab.controller.context import Operator, holds, timestamp
-from drillbook_lab.controller.objects import PLUGIN
+from drillbook_lab.controller.objects import PLUGIN, PLUGIN_VERSION
 from drillbook_lab.podworker import PodWorker
 
 log = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ class Backups:
         if not in_tree:
             changes["pluginMetadata"] = {
                 "timeline": str(taken["timeline"]),
-                "version": "0.14.0",
+                "version": PLUGIN_VERSION,
                 "name": PLUGIN,
                 "displayName": "BarmanCloudInstance",
                 "clusterUID": cluster["metadata"]["uid"],

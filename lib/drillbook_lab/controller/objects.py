@@ -11,12 +11,14 @@ import string
 from typing import Any
 from urllib.parse import quote
 
+from drillbook_lab.agent.log import SIDECAR
 from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.controller.certs import Pair
 
 RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 OPERATOR_VERSION = "1.30.0"  # whose sources this controller follows
 PLUGIN = "barman-cloud.cloudnative-pg.io"
+PLUGIN_VERSION = "0.14.0"
 _ALPHABET = string.ascii_letters + string.digits
 _PORTS = (("postgresql", 5432), ("metrics", 9187), ("status", 8000))
 
@@ -193,6 +195,32 @@ def _pod_spec(cluster: Object, instance: str, container: str, command: list[str]
     }
 
 
+def _before(cluster: Object, *, recovery: bool = False) -> list[Object]:
+    """Containers that start first: the operator's own, and the plugin's where it archives or restores."""
+    made: list[Object] = [
+        {
+            "name": "bootstrap-controller",
+            "image": f"cloudnative-pg:{OPERATOR_VERSION}",
+            "command": ["/manager", "bootstrap", "/controller/manager"],
+        }
+    ]
+    entries = cluster["spec"].get("plugins") or ()
+    wanted = any(entry["name"] == PLUGIN and entry.get("enabled", True) for entry in entries)
+    if recovery:
+        source = bootstrap(cluster)[1].get("source")
+        external = cluster["spec"].get("externalClusters") or ()
+        wanted = any(entry["name"] == source and (entry.get("plugin") or {}).get("name") == PLUGIN for entry in external)
+    if wanted:
+        sidecar = {
+            "name": SIDECAR,
+            "image": f"plugin-barman-cloud-sidecar:v{PLUGIN_VERSION}",
+            "args": ["restore" if recovery else "instance"],
+            "restartPolicy": "Always",
+        }
+        made.append(sidecar)
+    return made
+
+
 def image(cluster: Object) -> str:
     """The image that the spec names; the lab runs the PostgreSQL that it has, whatever stands here."""
     return str(cluster["spec"].get("imageName") or "")
@@ -225,6 +253,7 @@ def instance_pod(cluster: Object, instance: str, version: str) -> Object:
         made["metadata"]["annotations"][RESTARTED_AT] = restarted_at
     spec = _pod_spec(cluster, instance, "postgres", ["/controller/manager", "instance", "run"], "Always")
     spec["terminationGracePeriodSeconds"] = cluster["spec"].get("stopDelay", 1800)
+    spec["initContainers"] = _before(cluster)
     spec["containers"][0]["ports"] = [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in _PORTS]
     made["spec"] = spec
     return made
@@ -234,11 +263,14 @@ def bootstrap_job(cluster: Object, instance: str, role: str) -> Object:
     """The Job that fills PGDATA: role `initdb`, `full-recovery` or `join`."""
     command = {"initdb": "init", "full-recovery": "restore", "join": "join"}[role]
     labels = {"cnpg.io/instanceName": instance, "cnpg.io/jobRole": role, **_component_labels(cluster)}
+    spec = _pod_spec(cluster, instance, role, ["/controller/manager", "instance", command], "Never")
+    recovery = role == "full-recovery"
+    spec["initContainers"] = [one for one in _before(cluster, recovery=recovery) if recovery or one["name"] != SIDECAR]
     made = _owned(cluster, "Job", f"{instance}-{role}", "batch/v1", **labels)
     made["spec"] = {
         "template": {
             "metadata": {"labels": _labels(cluster, **labels)},
-            "spec": _pod_spec(cluster, instance, role, ["/controller/manager", "instance", command], "Never"),
+            "spec": spec,
         }
     }
     return made

@@ -28,7 +28,7 @@ def initialize(operator: Operator, cluster: Object) -> Object:
         "image": image,
         "pgDataImageInfo": {"image": image, "majorVersion": int(version.split(".")[0])},
         "certificates": furniture.certificate_status(operator, cluster),
-        "pluginStatus": [{"name": objects.PLUGIN, "version": "0.14.0"}] if entry is not None else None,
+        "pluginStatus": [{"name": objects.PLUGIN, "version": objects.PLUGIN_VERSION}] if entry is not None else None,
         "selector": f"cnpg.io/cluster={name},cnpg.io/podRole=instance",
     }
     cluster = operator.set_status(cluster, changes)
