@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from drillbook import kube as k8s
+from drillbook import restoring
 from drillbook.errors import KubernetesError, StepTimeoutError, VerificationError
 from drillbook.model import Effect, Frozen, show_seconds
 from drillbook.procedures.oldcluster import OldCluster
@@ -22,7 +23,6 @@ class FencedCluster(Frozen):
 
     name: str
     pods: tuple[str, ...]
-    was_fenced: str  # the annotation before, "" for none
     seconds: float
 
 
@@ -51,11 +51,11 @@ class FenceOldCluster(Step[FencedCluster]):
     def do(self, ctx: Context) -> FencedCluster:
         begun = time.monotonic()
         if self.old.gone:
-            return FencedCluster(name=self.old.ref.name, pods=(), was_fenced="", seconds=0.0)
-        cluster = ctx.cluster_object(self.old.ref)
-        was = str((cluster["metadata"].get("annotations") or {}).get(FENCED, ""))
-        ctx.recorder.obligation(fence_promise(self.old))
-        annotate(ctx, self.old, '["*"]')
+            return FencedCluster(name=self.old.ref.name, pods=(), seconds=0.0)
+        restoring.change(
+            ctx, k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name,
+            {"metadata": {"annotations": {FENCED: '["*"]'}}}, "fenced while it is replaced",
+        )  # fmt: skip
         pods = instance_pods(ctx, self.old)
         limit = ctx.site.limits.step.total_seconds()
         while running := [name for name in pods if server_runs(ctx, self.old, name)]:
@@ -68,8 +68,7 @@ class FenceOldCluster(Step[FencedCluster]):
             ctx.pause(0.3)
         for name in pods:
             ctx.forget_pod(self.old.ref.namespace, name)
-        was = "" if was == '["*"]' else was
-        return FencedCluster(name=self.old.ref.name, pods=tuple(pods), was_fenced=was, seconds=time.monotonic() - begun)
+        return FencedCluster(name=self.old.ref.name, pods=tuple(pods), seconds=time.monotonic() - begun)
 
     def verify(self, ctx: Context, result: FencedCluster) -> None:
         ready = [name for name in result.pods if _is_ready(ctx, self.old, name)]
@@ -82,28 +81,25 @@ class FenceOldCluster(Step[FencedCluster]):
             )
 
 
-def lift_fence(ctx: Context, old: OldCluster, *, before: str = "") -> None:
-    """Take the fence off again and wait until the cluster is healthy; safe to repeat. Raises StepTimeoutError."""
-    annotate(ctx, old, before or None)
-    limit = ctx.site.limits.recovery.total_seconds()
+def lift_fence(ctx: Context, old: OldCluster) -> None:
+    """Put the annotation back as it was and wait until the cluster is healthy; safe to repeat. StepTimeoutError."""
+    for promise in promises_on(ctx, k8s.CLUSTER, old.ref.namespace, old.ref.name):
+        restoring.restore(ctx, promise)
     ctx.kube.wait(
         k8s.CLUSTER,
         old.ref.namespace,
         old.ref.name,
         lambda found: (found or {}).get("status", {}).get("phase") == HEALTHY and _all_ready(ctx, old),
-        timeout_seconds=limit,
+        timeout_seconds=ctx.site.limits.recovery.total_seconds(),
         what=f"Cluster {old.ref} to be healthy again",
     )
 
 
-def fence_promise(old: OldCluster) -> Obligation:
-    """What fencing promises to undo."""
-    return Obligation("Fence", old.ref.namespace, old.ref.name, f"lift {FENCED}, unless its replacement is in service")
-
-
-def annotate(ctx: Context, old: OldCluster, value: str | None) -> None:
-    """Set or remove the annotation."""
-    ctx.kube.patch(k8s.CLUSTER, old.ref.namespace, old.ref.name, {"metadata": {"annotations": {FENCED: value}}})
+def promises_on(ctx: Context, kind: k8s.Kind, namespace: str, name: str) -> list[Obligation]:
+    """The run's open promises to put a value of this object back, the newest first."""
+    place = (kind.kind, namespace, name)
+    found = [item for item in ctx.recorder.promises() if (item.kind, item.namespace, item.name) == place]
+    return [item for item in reversed(found) if (item.undo or {}).get("verb") in ("patch", "scale")]
 
 
 def instance_pods(ctx: Context, old: OldCluster) -> list[str]:

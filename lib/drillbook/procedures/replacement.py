@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -77,6 +78,8 @@ class CreateReplacementCluster(Step[ReplacementCluster]):
         note = replacements.note(names, source=self.old.ref, expires_at=expires)
         secret, credentials = self._secret(ctx, names)
         cluster, left_out = self._cluster(ctx, names, secret)
+        before = as_it_was(ctx, self.old)["spec"].get("enableSuperuserAccess")
+        note["data"]["superuser"] = json.dumps(bool(before))
         found = self._mine(ctx, names)
         if found is None:
             stores = self._store(ctx)
@@ -123,8 +126,7 @@ class CreateReplacementCluster(Step[ReplacementCluster]):
     def _ensure(self, ctx: Context, item: dict[str, Any], *, promised: bool) -> dict[str, Any]:
         metadata = item["metadata"]
         if promised and not self.stays:
-            what = "made by this run; kept once it is in service"
-            ctx.recorder.obligation(Obligation(item["kind"], metadata["namespace"], metadata["name"], what))
+            ctx.recorder.obligation(to_delete(item["kind"], metadata["namespace"], metadata["name"]))
         try:
             return ctx.kube.create(item)
         except KubernetesError as error:
@@ -200,6 +202,12 @@ def require_new_server_name(ctx: Context, server_name: str) -> None:
         )
 
 
+def to_delete(kind: str, namespace: str, name: str) -> Obligation:
+    """The promise to delete what a run makes under a name of its own, unless it is put into service."""
+    undo = {"verb": "delete", "kind": kind, "namespace": namespace, "name": name, "uid": ""}
+    return Obligation(kind, namespace, name, "made by this run; kept once it is in service", undo=undo)
+
+
 def made_by(item: dict[str, Any]) -> str:
     """The run that made the object, "" if none did."""
     labels: dict[str, str] = item["metadata"].get("labels") or {}
@@ -264,4 +272,5 @@ __all__ = [
     "made_by",
     "owner_password",
     "require_new_server_name",
+    "to_delete",
 ]

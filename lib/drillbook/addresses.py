@@ -1,0 +1,70 @@
+"""Where an application is told its database's address, and the same text with another cluster's name in it; no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+SERVICES = ("rw", "ro", "r")
+
+Lookup = Callable[[str, str], dict[str, str]]
+"""From a kind (Secret, ConfigMap) and a name to its entries, decoded; empty if there is no such object."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a variable's value stands: in the Deployment itself, or under a key of a Secret or ConfigMap."""
+
+    kind: str  # Deployment | Secret | ConfigMap
+    name: str
+    key: str
+    value: str  # may hold a password: never shown
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}" + (f", key {self.key}" if self.kind != "Deployment" else "")
+
+
+def find(deployment: dict[str, Any], variable: str, lookup: Lookup) -> Place | None:
+    """Where the first container gets ``variable`` from; None if it has none, or one that is not text."""
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    for entry in container.get("env") or ():
+        if entry["name"] != variable:
+            continue
+        if "valueFrom" not in entry:
+            return Place("Deployment", deployment["metadata"]["name"], variable, str(entry.get("value", "")))
+        for field, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
+            reference = entry["valueFrom"].get(field)
+            if reference:
+                value = lookup(kind, reference["name"]).get(reference["key"])
+                return None if value is None else Place(kind, reference["name"], reference["key"], value)
+        return None
+    return next((place for place in _from_whole_objects(container, variable, lookup)), None)
+
+
+def _from_whole_objects(container: dict[str, Any], variable: str, lookup: Lookup) -> Iterator[Place]:
+    """``envFrom``, the last first: a later one wins."""
+    for source in reversed(container.get("envFrom") or []):
+        for field, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
+            prefix = str(source.get("prefix") or "")
+            if field in source and variable.startswith(prefix):
+                key = variable.removeprefix(prefix)
+                values = lookup(kind, source[field]["name"])
+                if key in values:
+                    yield Place(kind, source[field]["name"], key, values[key])
+
+
+def readdressed(address: str, old: str, new: str) -> str:
+    """The address with the services of Cluster ``new`` in place of those of ``old``; unchanged if it names none of them."""
+    return _service_of(old).sub(lambda match: f"{new}-{match[1]}", address)
+
+
+def services_in(address: str, cluster: str) -> list[str]:
+    """The Cluster's services that the address names; nothing else of it, as it may hold a password."""
+    return [match[0] for match in _service_of(cluster).finditer(address)]
+
+
+def _service_of(cluster: str) -> re.Pattern[str]:
+    # A host's first label and no more of it: `shop-rw` is neither in `my-shop-rw` nor in `shop-rw-2`.
+    return re.compile(rf"(?<![A-Za-z0-9.-]){re.escape(cluster)}-({'|'.join(SERVICES)})(?![A-Za-z0-9-])")

@@ -1,0 +1,373 @@
+"""The cut-over ``rebuild``: the old cluster is removed, and made again under its own name by recovery.
+
+There is no way back but the archive: so it is read once more in the last moment, and the old volumes must be proven
+gone before the name is used again, for CloudNativePG would take over an ownerless volume, and return the old data.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from drillbook import kube as k8s
+from drillbook import objectstore, replacements
+from drillbook.errors import (
+    BaseBackupMissing,
+    Changed,
+    KubernetesError,
+    NotReady,
+    PreconditionError,
+    StepTimeoutError,
+    VerificationError,
+    WalGap,
+)
+from drillbook.lostcluster import KEPT_CLUSTER
+from drillbook.model import BaseBackup, Effect, Frozen, Instant, show_seconds
+from drillbook.procedures import schedules
+from drillbook.procedures.fence import promises_on
+from drillbook.procedures.oldcluster import OldCluster, as_it_was
+from drillbook.procedures.readiness import HEALTHY
+from drillbook.procedures.replacement import (
+    CreateReplacementCluster,
+    ReplacementCluster,
+    made_by,
+    require_new_server_name,
+)
+from drillbook.procedures.service import of_cluster, recall
+from drillbook.replacements import Replacement
+from drillbook.step import Context, Obligation, Plan, Step, Touch
+
+SERIAL = "cnpg.io/nodeSerial"
+
+
+class Rebuildable(Frozen):
+    """What a rebuild will remove: volumes and schedules as (name, UID); ``server_name`` is the new one."""
+
+    server_name: str
+    volumes: tuple[tuple[str, str], ...]
+    schedules: tuple[tuple[str, str], ...]
+    kept_volumes: tuple[str, ...]  # PersistentVolumes that their class retains: they stay, and hold the old data
+
+
+@dataclass(frozen=True)
+class CheckRebuild(Step[Rebuildable]):
+    """Check that the name can be used again: no orphaned volume, a serverName that was never used.
+
+    A volume that has lost its Cluster is taken over by the next one of the name, which then returns the old data
+    instead of the recovered. It is refused here, before anything is removed.
+    """
+
+    old: OldCluster
+    server_name: str = ""
+
+    def do(self, ctx: Context) -> Rebuildable:
+        names = Replacement.under_the_old_name(self.old.ref, ctx.run_id, self.server_name)
+        claims = claims_of(ctx, self.old)
+        faults = [orphan_fault(self.old, claim) for claim in claims if not claim["metadata"].get("ownerReferences")]
+        try:
+            require_new_server_name(ctx, names.server_name)
+        except PreconditionError as error:
+            faults.append(f"{error.what}. {error.todo}")
+        waiting = [
+            item["metadata"]["name"]
+            for item in of_cluster(ctx, k8s.BACKUP, self.old, self.old.ref.name)
+            if item.get("status", {}).get("phase", "") not in ("completed", "failed", "invalid backup definition")
+        ]
+        if waiting:
+            faults.append(
+                f"Backup {', '.join(waiting)} waits or runs: it would start by itself on the new cluster of this name; "
+                "let it end, or delete it"
+            )
+        if faults:
+            raise NotReady(faults, where=f"Cluster {self.old.ref}")
+        found = of_cluster(ctx, k8s.SCHEDULED_BACKUP, self.old, self.old.ref.name)
+        return Rebuildable(
+            server_name=names.server_name,
+            volumes=tuple((claim["metadata"]["name"], claim["metadata"]["uid"]) for claim in claims),
+            schedules=tuple((item["metadata"]["name"], item["metadata"]["uid"]) for item in found),
+            kept_volumes=tuple(claim["spec"].get("volumeName", "") for claim in claims if _retained(ctx, claim)),
+        )
+
+
+def orphan_fault(old: OldCluster, claim: dict[str, Any]) -> str:
+    """An orphaned volume in words, with the fix."""
+    name = claim["metadata"]["name"]
+    return (
+        f"volume claim {old.ref.namespace}/{name} carries {SERIAL} and has no owner: a new Cluster {old.ref.name} would "
+        "take it over and return its old data instead of the recovery. Look at what it holds, then: "
+        f"kubectl delete pvc -n {old.ref.namespace} {name}"
+    )
+
+
+def claims_of(ctx: Context, old: OldCluster) -> list[dict[str, Any]]:
+    """The volume claims that a Cluster of the old name has, or would take over."""
+    labels = f"cnpg.io/cluster={old.ref.name}"
+    found = ctx.kube.list(k8s.PVC, old.ref.namespace, labels=labels)
+    return [claim for claim in found if SERIAL in (claim["metadata"].get("annotations") or {})]
+
+
+def _retained(ctx: Context, claim: dict[str, Any]) -> bool:
+    name = claim["spec"].get("storageClassName", "")
+    try:
+        found = ctx.kube.get(k8s.STORAGE_CLASS, "", name) if name else None
+    except KubernetesError:
+        return False
+    return found is not None and found.get("reclaimPolicy", "Delete") != "Delete"
+
+
+class RemovedCluster(Frozen):
+    """The old cluster is gone, with its volumes. ``note`` is the ConfigMap that keeps its object as it was."""
+
+    uid: str
+    removed_at: Instant
+    volumes: tuple[tuple[str, str], ...]
+    note: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RemoveOldCluster(Step[RemovedCluster]):
+    """Remove the old cluster, and prove it gone with its volumes.
+
+    Its backup schedules are suspended first; its object is kept in a ConfigMap; and what the recovery relies on is read
+    in the archive once more. Nothing prunes the old folder of the archive any more: retention runs on the primary that
+    archives into it.
+    """
+
+    effect: ClassVar[Effect] = Effect.DESTROYS
+    gated: ClassVar[bool] = True
+    old: OldCluster
+    backup: BaseBackup
+    checked: Rebuildable
+
+    def check(self, ctx: Context) -> None:
+        ctx.require_preconditions()
+        found = ctx.kube.get(k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
+        if found is not None and found["metadata"]["uid"] == self.old.uid:
+            require_recoverable(ctx, self.old, self.backup)
+
+    def plan(self, ctx: Context) -> Plan:
+        if self.unknown is not None:
+            return Plan(summary=self.title)
+        ref = self.old.ref
+        if self.old.gone:
+            return Plan(summary=f"Cluster {ref} is gone already: its schedules are suspended")
+        touches = [Touch("suspend", "ScheduledBackup", ref.namespace, *pair) for pair in self.checked.schedules]
+        touches.append(Touch("delete", "Cluster", ref.namespace, ref.name, self.old.uid))
+        touches += [Touch("delete", "PersistentVolumeClaim", ref.namespace, *pair) for pair in self.checked.volumes]
+        kept = [
+            f"the class retains volume {name}: it stays, and holds the old data" for name in self.checked.kept_volumes
+        ]
+        return Plan(
+            summary=f"Delete Cluster {ref} by its UID, wait until its pods and volumes are gone",
+            notes=(f"recovered again from base backup {self.backup.backup_id} in {self.old.location}", *kept),
+            touches=tuple(touches),
+            lost=(
+                f"Cluster {ref} with {len(self.checked.volumes)} volumes: every database of every tenant, as it is now",
+                f"every session on {ref}; its tenants are down until the recovery is done",
+                f"what is not archived under {self.old.location} yet",
+            ),
+        )
+
+    def do(self, ctx: Context) -> RemovedCluster:
+        begun, at = time.monotonic(), datetime.now(UTC)
+        ref = self.old.ref
+        names = Replacement.under_the_old_name(ref, ctx.run_id, self.checked.server_name)
+        self._keep(ctx, names)
+        found = of_cluster(ctx, k8s.SCHEDULED_BACKUP, self.old, ref.name)
+        schedules.suspend(ctx, self.old, found, names.made_by)
+        ctx.recorder.obligation(rebuild_promise(self.old))
+        if not self.old.gone:
+            for number in range(1, self.old.instances + 4):
+                ctx.forget_pod(ref.namespace, f"{ref.name}-{number}")
+            ctx.hold()
+            ctx.kube.delete(k8s.CLUSTER, ref.namespace, ref.name, uid=self.old.uid, propagation="Background")
+            self._wait_gone(ctx, begun)
+            for promise in promises_on(ctx, k8s.CLUSTER, ref.namespace, ref.name):
+                ctx.recorder.settled(promise, "no longer needed", f"Cluster {ref} is gone")
+        seconds = time.monotonic() - begun
+        ctx.recorder.phase("remove old cluster", at, seconds, "until its object, pods and volumes were gone")
+        result = RemovedCluster(
+            uid=self.old.uid,
+            removed_at=datetime.now(UTC),
+            volumes=self.checked.volumes,
+            note=names.made_by,
+            seconds=seconds,
+        )
+        ctx.recorder.fact("removed", result.model_dump(mode="json"))
+        return result
+
+    def _keep(self, ctx: Context, names: Replacement) -> None:
+        """The Cluster's object in a ConfigMap: what is made again is made from it, also by another machine."""
+        if ctx.kube.get(k8s.CONFIG_MAP, self.old.ref.namespace, names.made_by) is not None:
+            return
+        was = as_it_was(ctx, self.old)
+        note = replacements.note(names, source=self.old.ref, expires_at=None)
+        note["metadata"]["labels"][KEPT_CLUSTER] = self.old.ref.name
+        place = {key: was["metadata"][key] for key in ("name", "namespace")}
+        note["data"]["cluster"] = json.dumps({"metadata": place, "spec": was["spec"]})
+        note["data"]["superuser"] = json.dumps(bool(was["spec"].get("enableSuperuserAccess")))
+        ctx.kube.create(note)
+
+    def _wait_gone(self, ctx: Context, begun: float) -> None:
+        limit = ctx.site.limits.recovery.total_seconds()
+        while left := self._left(ctx):
+            if time.monotonic() - begun > limit:
+                raise StepTimeoutError(
+                    f"still there {show_seconds(limit)} after Cluster {self.old.ref} was deleted: {', '.join(left)}",
+                    todo="Look for finalizers and for pods that still use the volumes. Resume the run when they are gone.",
+                )
+            ctx.recorder.progress(f"waiting for {len(left)} to be gone: {', '.join(left[:4])}")
+            ctx.pause(0.3)
+
+    def _left(self, ctx: Context) -> list[str]:
+        """What is still there of the old cluster, by UID: the Cluster, its volumes, and whatever it owns of pods and jobs."""
+        ref, uids = self.old.ref, {uid for _, uid in self.checked.volumes}
+        cluster = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name)
+        left = [f"Cluster/{ref.name}"] if cluster is not None and cluster["metadata"]["uid"] == self.old.uid else []
+        for kind in (k8s.POD, k8s.JOB, k8s.PVC):
+            for item in ctx.kube.list(kind, ref.namespace, labels=f"cnpg.io/cluster={ref.name}"):
+                owners = {owner["uid"] for owner in item["metadata"].get("ownerReferences") or []}
+                if self.old.uid in owners or item["metadata"]["uid"] in uids:
+                    left.append(f"{kind.kind}/{item['metadata']['name']}")
+        return left
+
+    def verify(self, ctx: Context, result: RemovedCluster) -> None:
+        left = [] if self.old.gone else self._left(ctx)
+        if left:
+            raise VerificationError(
+                f"Cluster {self.old.ref} is not gone",
+                expected="no object, pod or volume of it",
+                observed=", ".join(left),
+                todo="Nothing may be made under its name before: the new cluster would take over the old volumes.",
+            )
+
+
+def require_recoverable(ctx: Context, old: OldCluster, backup: BaseBackup) -> None:
+    """Raise unless the base backup is whole in the bucket, with unbroken WAL after it: the last look before removing."""
+    found = objectstore.catalogue(ctx.store, backup.server_name, system_id=old.system_id)
+    if found.find(backup.backup_id) is None:
+        why = dict(found.unusable).get(backup.backup_id, "it is not in the bucket any more")
+        raise BaseBackupMissing(
+            f"base backup {backup.backup_id} can't be relied on: {why}",
+            todo="Hold backups against retention while you recover; choose another one in a new run.",
+        )
+    listing = objectstore.wal_names(ctx.store, backup.server_name, since=backup.begin_wal)
+    chain = objectstore.archive_chain(ctx.store, backup, listing)
+    if not chain.unbroken:
+        raise WalGap(chain.problem, todo="Nothing was removed. Salvage the segment from the old volume (SalvageWal).")
+
+
+def rebuild_promise(old: OldCluster) -> Obligation:
+    """What removing the old cluster promises."""
+    return Obligation(
+        "Rebuild", old.ref.namespace, old.ref.name, "its Cluster was removed: make it again under this name"
+    )
+
+
+@dataclass(frozen=True)
+class CreateUnderOldName(CreateReplacementCluster):
+    """Make the cluster again under its old name, by recovery from its archive.
+
+    It reads the old serverName and archives under a new one. Connection strings, Services, Poolers and schedules stay
+    as they are. Refused while any volume of the old name is left.
+    """
+
+    gated: ClassVar[bool] = True
+    stays: ClassVar[bool] = True
+
+    def names(self, ctx: Context) -> Replacement:
+        return Replacement.under_the_old_name(self.old.ref, ctx.run_id, self.server_name)
+
+    def check(self, ctx: Context) -> None:
+        super().check(ctx)
+        ref = self.old.ref
+        found = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name)
+        if found is not None and made_by(found) == ctx.run_id:
+            return  # an earlier attempt of this step has made it
+        if found is not None:
+            raise PreconditionError(
+                f"Cluster {ref} exists (UID {found['metadata']['uid']})",
+                todo="It must be removed first (RemoveOldCluster), unless another controller has made it: pause that one.",
+            )
+        claims = claims_of(ctx, self.old)
+        if claims:
+            raise PreconditionError(
+                "; ".join(orphan_fault(self.old, claim) for claim in claims),
+                changed=Changed.UNKNOWN,
+                todo="Nothing was created. Remove what is left, then resume.",
+            )
+
+
+class Rebuilt(Frozen):
+    """The cluster under its old name, in service; schedules that go on; the serverNames that its history lies under."""
+
+    name: str
+    resumed: tuple[str, ...]
+    old_server_name: str
+    server_name: str
+
+
+@dataclass(frozen=True)
+class FinishRebuild(Step[Rebuilt]):
+    """Finish the rebuild: schedules go on, superuser access as it was.
+
+    From here on the new cluster has base backups of its own. What lies under the old serverName is the only way to
+    before the cut: it must not be removed while that may be wanted.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    old: OldCluster
+    replacement: ReplacementCluster
+
+    def check(self, ctx: Context) -> None:
+        found = ctx.cluster_object(self.replacement.ref)
+        phase = found.get("status", {}).get("phase", "")
+        if phase != HEALTHY:
+            raise PreconditionError(
+                f"Cluster {self.replacement.ref} is {phase or 'without a phase'!r}", todo="Wait for it."
+            )
+
+    def plan(self, ctx: Context) -> Plan:
+        return Plan(summary="Schedules resumed, superuser access as in the old cluster")
+
+    def do(self, ctx: Context) -> Rebuilt:
+        ref = self.replacement.ref
+        before = recall(ctx, ref.namespace, self.replacement.note, "superuser")
+        ctx.kube.patch(k8s.CLUSTER, ref.namespace, ref.name, {"spec": {"enableSuperuserAccess": bool(before)}})
+        resumed = schedules.resume(ctx, self.old, self.replacement.note)
+        ctx.recorder.settled(rebuild_promise(self.old), "made again", f"Cluster {ref} is healthy")
+        return Rebuilt(
+            name=ref.name,
+            resumed=tuple(resumed),
+            old_server_name=self.old.server_name,
+            server_name=self.replacement.server_name,
+        )
+
+    def verify(self, ctx: Context, result: Rebuilt) -> None:
+        asleep = [
+            item["metadata"]["name"]
+            for item in of_cluster(ctx, k8s.SCHEDULED_BACKUP, self.old, self.old.ref.name)
+            if item["metadata"]["name"] in result.resumed and item["spec"].get("suspend")
+        ]
+        if asleep:
+            raise VerificationError(
+                "schedules are still suspended",
+                expected="suspend: false",
+                observed=", ".join(asleep),
+                todo="Set them going by hand: without them there are no base backups.",
+            )
+
+
+__all__ = [
+    "CheckRebuild",
+    "CreateUnderOldName",
+    "FinishRebuild",
+    "Rebuildable",
+    "Rebuilt",
+    "RemoveOldCluster",
+    "RemovedCluster",
+]

@@ -1,0 +1,73 @@
+"""An application's address: where it stands, and the same with another cluster's services in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from drillbook import addresses
+from drillbook.addresses import Place
+
+OBJECTS = {
+    ("Secret", "db"): {"url": "postgresql://app:pw@shop-rw:5432/shop", "APP_URL": "from the whole Secret"},
+    ("ConfigMap", "settings"): {"URL": "shop-rw"},
+}
+
+
+def lookup(kind: str, name: str) -> dict[str, str]:
+    return OBJECTS.get((kind, name), {})
+
+
+def deployment(*env: dict[str, Any], **container: Any) -> dict[str, Any]:
+    containers = [{"name": "app", "env": list(env)} | container, {"name": "other", "env": [{"name": "URL", "value": "x"}]}]
+    return {"metadata": {"name": "web"}, "spec": {"template": {"spec": {"containers": containers}}}}
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("jdbc:postgresql://shop-rw.db.svc.cluster.local:5432/shop", "jdbc:postgresql://new-rw.db.svc.cluster.local:5432/shop"),
+        ("postgresql://app:pw@shop-rw:5432,shop-ro:5432/shop", "postgresql://app:pw@new-rw:5432,new-ro:5432/shop"),
+        ("host=shop-r user=app", "host=new-r user=app"),
+        ("shop-rw", "new-rw"),
+        # No service of this Cluster: another one whose name ends or begins like it, its Pooler, its database.
+        ("my-shop-rw:5432", "my-shop-rw:5432"),
+        ("shop-rw-2:5432", "shop-rw-2:5432"),
+        ("db.shop-rw:5432", "db.shop-rw:5432"),
+        ("shop-pool:5432/shop", "shop-pool:5432/shop"),
+    ],
+)
+def test_only_the_clusters_services_are_replaced(address: str, expected: str) -> None:
+    assert addresses.readdressed(address, "shop", "new") == expected
+    assert addresses.readdressed(expected, "new", "shop") == address
+
+
+def test_what_is_told_of_an_address_is_its_services_only() -> None:
+    assert addresses.services_in("postgresql://app:pw@shop-rw:5432,shop-ro/shop?sslmode=require", "shop") == [
+        "shop-rw", "shop-ro",
+    ]  # fmt: skip
+
+
+def test_the_variable_is_found_where_it_stands() -> None:
+    literal = deployment({"name": "URL", "value": "shop-rw"})
+    assert addresses.find(literal, "URL", lookup) == Place("Deployment", "web", "URL", "shop-rw")
+    secret = deployment({"name": "URL", "valueFrom": {"secretKeyRef": {"name": "db", "key": "url"}}})
+    assert addresses.find(secret, "URL", lookup) == Place("Secret", "db", "url", OBJECTS["Secret", "db"]["url"])
+    settings = deployment({"name": "URL", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "URL"}}})
+    assert addresses.find(settings, "URL", lookup) == Place("ConfigMap", "settings", "URL", "shop-rw")
+
+
+def test_a_whole_secret_or_config_map_counts_too_and_the_last_one_wins() -> None:
+    sources = [{"configMapRef": {"name": "settings"}}, {"secretRef": {"name": "db"}, "prefix": "X_"}]
+    assert addresses.find(deployment(envFrom=sources), "URL", lookup) == Place("ConfigMap", "settings", "URL", "shop-rw")
+    found = addresses.find(deployment(envFrom=sources), "X_APP_URL", lookup)
+    assert found == Place("Secret", "db", "APP_URL", "from the whole Secret")
+
+
+def test_a_variable_that_is_not_text_or_not_there_is_none() -> None:
+    assert addresses.find(deployment(), "URL", lookup) is None
+    missing = deployment({"name": "URL", "valueFrom": {"secretKeyRef": {"name": "gone", "key": "url"}}})
+    assert addresses.find(missing, "URL", lookup) is None
+    field = deployment({"name": "URL", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
+    assert addresses.find(field, "URL", lookup) is None
