@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.controller import furniture, objects, objectstore, phases
-from drillbook_lab.controller.context import Operator, holds
+from drillbook_lab.controller.context import Operator, holds, with_condition
 from drillbook_lab.controller.members import Members, status_of
 
 
 def phase(operator: Operator, cluster: Object, phase_: str, reason: str, **more: object) -> Object:
-    """Set the phase, its reason, and the Ready condition that mirrors it."""
-    cluster = operator.set_status(cluster, {"phase": phase_, "phaseReason": reason or None, **more})
-    if phase_ == phases.HEALTHY:
-        return operator.set_condition(cluster, "Ready", True, "ClusterIsReady", "Cluster is Ready")
-    return operator.set_condition(cluster, "Ready", False, "ClusterIsNotReady", "Cluster Is Not Ready")
+    """Set the phase, its reason, and the Ready condition that mirrors it: in one update, as no watch may see them differ."""
+    meta = cluster["metadata"]
+    told = operator.find("Cluster", meta["namespace"], meta["name"]) or cluster
+    ready = phase_ == phases.HEALTHY
+    why = ("ClusterIsReady", "Cluster is Ready") if ready else ("ClusterIsNotReady", "Cluster Is Not Ready")
+    conditions = with_condition((told.get("status") or {}).get("conditions") or (), "Ready", ready, *why)
+    return operator.set_status(
+        cluster, {"phase": phase_, "phaseReason": reason or None, **more, "conditions": conditions}
+    )
 
 
 def initialize(operator: Operator, cluster: Object) -> Object:
