@@ -78,13 +78,14 @@ def test_of_a_step_that_was_done_again_only_the_last_attempt_counts() -> None:
                "name": "b"}  # fmt: skip
     events = [
         verified()[0], started(1), finished(1), started(2), promise, bad, phase, finished(2, "failed", FAILURE), started(3),
+        {"type": "attempt", "at": at(3), "n": 1, "how": "kernel died", "error": "Kernel died"},
         {"type": "resumed", "at": at(3), "attempt": 2, "actor": {}, "note": ""}, started(2), good, finished(2), started(3),
         finished(3),
     ]  # fmt: skip
     kept = gates.current(events)
     assert [event["n"] for event in kept if event["type"] == "step_started"] == [1, 2, 3]
     assert bad not in kept and phase not in kept and promise in kept
-    assert not [reason for reason in judge(events).reasons if "step" in reason]
+    assert not [reason for reason in judge(events).reasons if "step" in reason or "kernel" in reason]
     assert [item["observed"] for item in record(events)["checks"] if item["name"] == "value"] == ["new"]
 
 

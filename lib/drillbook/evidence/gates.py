@@ -27,8 +27,9 @@ def current(events: Sequence[Event]) -> list[Event]:
         kind = event["type"]
         if kind in ("step_started", "resumed"):
             void = event.get("n") if kind == "step_started" and last[event["n"]] != index else None
-        opening_failed = kind == "step_finished" and event["n"] == 0 and index < resumed
-        if not opening_failed and (void is None or kind not in _OF_A_STEP):
+        # How an earlier attempt ended, or failed to open, says nothing about how the run ended.
+        over = index < resumed and (kind == "attempt" or (kind == "step_finished" and event["n"] == 0))
+        if not over and (void is None or kind not in _OF_A_STEP):
             found.append(event)
         if kind == "step_finished" and event["n"] == void:
             void = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -121,10 +122,11 @@ def _papermill(
     if child.returncode == 0:
         return "completed", ""
     last = [line for line in words.splitlines() if line.strip()]
-    dead = "DeadKernelError" in words or "Kernel died" in words
-    return ("kernel died" if dead else "error"), (
-        last[-1][:300] if last else f"papermill ended with {child.returncode}"
-    )
+    dead = any(line.startswith("nbclient.exceptions.DeadKernelError") for line in last)
+    # An error of ours is told in lines, of which the one before this says what happened.
+    ours = [what for what, line in itertools.pairwise(last) if line.startswith("Changed so far: ")]
+    said = [*last[-1:], *ours[-1:]]
+    return ("kernel died" if dead else "error"), (said[-1][:300] if said else f"papermill ended with {child.returncode}")
 
 
 @contextmanager

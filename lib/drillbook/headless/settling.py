@@ -222,9 +222,10 @@ def _give_lease_back(folder: Path) -> None:
         return  # it expires by itself
 
 
-def exit_code(events: list[dict[str, Any]], how: str) -> int:
+def exit_code(events: Sequence[gates.Event], how: str) -> int:
     """The command line's status for a run's journal and the way its notebook ended."""
     found = judge(events)
+    events = gates.current(events)
     errors = [event["error"] for event in events if event["type"] == "step_finished" and event.get("error")]
     codes = [int(error.get("exit_code", 2)) for error in errors]
     if BUG in codes:
