@@ -62,6 +62,8 @@ def put_back(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
 
     Raises Overtaken if the value is neither the one that was set nor the old one.
     """
+    if undo["verb"] == "sql":
+        return _run_sql(kube, undo)
     kind = _kind(str(undo["kind"]))
     namespace, name, uid = str(undo.get("namespace", "")), str(undo["name"]), str(undo.get("uid", ""))
     where = kind.where(namespace, name)
@@ -127,6 +129,25 @@ def _delete(kube: k8s.Kube, kind: k8s.Kind, obj: Object) -> tuple[str, str]:
         timeout_seconds=120.0, what=f"{kind.where(namespace, name)} to be gone",
     )  # fmt: skip
     return "removed", f"{kind.where(namespace, name)} is gone"
+
+
+def _run_sql(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
+    """Run the promised statement as superuser in the Cluster's current primary; what it sets must be safe to set twice."""
+    namespace, name = str(undo["namespace"]), str(undo["name"])
+    cluster = kube.get(k8s.CLUSTER, namespace, name)
+    if cluster is None:
+        return "nothing to put back", f"Cluster {namespace}/{name} is gone"
+    pod = str(cluster.get("status", {}).get("currentPrimary", ""))
+    argv = ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-f", "-"]
+    done = kube.exec(namespace, pod, "postgres", argv, stdin=f"{undo['sql']};\n".encode(), timeout_seconds=60.0)
+    if done.exit_code:
+        first = next((line for line in done.error_text.splitlines() if "ERROR" in line), "it ended without a word")
+        raise Overtaken(
+            f"{undo['sql']} in pod {pod}: {first[:200]}",
+            changed=Changed.UNKNOWN,
+            todo="Run the statement by hand as superuser, if the database is still to be as it was.",
+        )
+    return "put back", f"{undo['sql']} in pod {pod}"
 
 
 def _kind(name: str) -> k8s.Kind:

@@ -32,6 +32,7 @@ class ReachedPoint(Rung):
     proves: ClassVar[str] = "recovery ended on the source's history, and promoted"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
+        ctx.recorder.fact("backup", self.target.backup.model_dump(mode="json") | {"chosen": "for the target"})
         with ctx.copy(self.recovered.ref, "postgres", read_only=True) as db:
             facts = db.ask_one("server_facts")
         timeline, last = int(facts["timeline"]), self.recovered.last_completed_at

@@ -44,6 +44,13 @@ class Candidates(Frozen):
     since: Instant
     until: Instant
 
+    def rows(self) -> list[tuple[str, str]]:
+        """As a card shows it."""
+        nothing = [("nothing found", f"between {show_instant(self.since)} and {show_instant(self.until)}")]
+        return [
+            (f"XID {item.xid}", f"{show_instant(item.committed_at)}  {item.database}: {item.what}") for item in self.found
+        ] or nothing
+
 
 @dataclass(frozen=True)
 class Files:

@@ -276,7 +276,7 @@ class ArchiveTheEnd(Step[ArchivedEnd]):
 
     effect: ClassVar[Effect] = Effect.CHANGES
     cluster: SourceCluster
-    finished: FinishedBackup
+    finished: FinishedBackup | None = None
 
     def plan(self, ctx: Context) -> Plan:
         return Plan(

@@ -40,12 +40,16 @@ class _BackUp(Rung):
         return Plan(summary=f"Backup of Cluster {self.cluster.ref}", notes=(f"below {self.cluster.location}/base/",))
 
     def observe(self, ctx: Context) -> Sequence[Check]:
+        known = {name: ctx.recorder.seen(name) for name in ("backup", "window")}
         before = ReadArchiveBefore(self.cluster).do(ctx)
         requested = self._requested(ctx) or self._request(ctx)
         finished = WaitForBackup(self.cluster, requested).do(ctx)
         end = ArchiveTheEnd(self.cluster, finished).do(ctx)
         checks = VerifyInBucket(self.cluster, before, finished, end).observe(ctx)
         self._note(ctx, finished)
+        for name, value in known.items():  # the record's backup is the one that the recovery stands on
+            if value is not None:
+                ctx.recorder.fact(name, value)
         return [check.model_copy(update={"name": f"{self.name}: {check.name}"}) for check in checks]
 
     def _note(self, ctx: Context, finished: FinishedBackup) -> None:

@@ -40,6 +40,18 @@ _KINDS = {
 
 # What one runbook is judged by beside its prefix.
 _OF_ONE = {
+    "recover-point-in-time": Kind(
+        (
+            "target and timeline", "boundary", "structure", "site questions", "quarantine", "backup before the cut",
+            "carried structure", "carried rows", "application health", "smoke test", "application log", "backup after the cut",
+        ),
+        (
+            "the application beyond its health, one record through its API, and errors in its log",
+            "what other systems hold that refer to data from after the target",
+        ),
+        recovers=True,
+        resumes=True,
+    ),
     "drill-quarterly-full-restore": Kind(
         ("target and timeline", "boundary", "completeness", "newest changes", "structure", "site questions", "quarantine"),
         (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from drillbook.model import TARGET_PARAMETERS
+from drillbook.model import TARGET_PARAMETERS, parse_instant
 
 REASONS = ("deployment", "schema change", "emergency", "compliance")
 
@@ -25,10 +26,25 @@ def _one_line(value: Any) -> None:
         raise ValueError("not one line of at most 200 characters")
 
 
+def _instant(value: Any) -> None:
+    if value != "":
+        parse_instant(value)
+
+
+def _table(value: Any) -> None:
+    if value != "" and not re.fullmatch(r"[^.\s]+\.[^.\s]+", str(value)):
+        raise ValueError(f"{str(value)[:80]!r} is not a table as schema.table")
+
+
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
     **{name: _target(parse) for name, parse in TARGET_PARAMETERS.items()},
     "reason": _reason,
     "reference": _one_line,
+    "database": _one_line,
+    "no_backup_because": _one_line,
+    "search_table": _table,
+    "search_from": _instant,
+    "search_to": _instant,
 }
 
 

@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS requests (
   PRIMARY KEY (bucket, setting)
 ) WITHOUT ROWID;
 """
+_READ_AGAIN = 100
 _READING_SECONDS = 30.0
 # Attributes of a moto key that are plain values.
 _PLAIN = (
@@ -171,9 +172,14 @@ class Kept:
             if isinstance(buffer, StoredBody):
                 return buffer.path.name
             path = self._bodies / uuid.uuid4().hex
-            buffer.seek(0)
-            with path.open("wb") as out:
-                shutil.copyfileobj(buffer, out, 1 << 20)
+            # moto computes an etag, which a listing asks for, from the same buffer and without the lock: whoever reads
+            # at the same time moves the place, and one of both sees too little. So it is read again until it is whole.
+            for _ in range(_READ_AGAIN):
+                buffer.seek(0)
+                with path.open("wb") as out:
+                    shutil.copyfileobj(buffer, out, 1 << 20)
+                if path.stat().st_size == key.contentsize:
+                    break
             key._value_buffer = StoredBody(path)  # type: ignore[assignment]
             buffer.close()
             if key.multipart is not None:

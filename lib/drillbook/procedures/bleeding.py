@@ -1,0 +1,280 @@
+"""What stops the bleeding, before anybody thinks about a target: nothing more is lost while people think.
+
+Each measure is promised to be undone before it is taken. Retention is held by taking the policy away, not by barman's
+keep annotation: that needs a write to the archive (docs/adr/0017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from drillbook import kube as k8s
+from drillbook import restoring
+from drillbook.cutover.superuser import MAINTENANCE
+from drillbook.errors import VerificationError
+from drillbook.model import BaseBackup, Effect, Frozen
+from drillbook.postgres import SQL, Composed, Identifier, as_text
+from drillbook.procedures.carry import superuser_of
+from drillbook.procedures.copy import Removal, RemoveRecoveryCluster
+from drillbook.procedures.manualbackup import ArchiveTheEnd
+from drillbook.procedures.readiness import CheckReadiness, Rights, SourceCluster
+from drillbook.procedures.swapfits import tenant_of
+from drillbook.sourcearchive import IN_TREE
+from drillbook.step import Context, Obligation, Plan, Step, Touch
+
+_READ_ONLY = "default_transaction_read_only"
+
+
+@dataclass(frozen=True)
+class CheckRecoveryReadiness(CheckReadiness):
+    """The right cluster, and the rights to recover it.
+
+    Cluster, identity pin, rights, storage class and the role's grants are checked together, so that all faults are told
+    at once while nothing has been touched. A recovery needs more rights than a drill (deploy/rbac/recover.yaml).
+    ParameterError if the database is no tenant of the profile.
+    """
+
+    source_rights: ClassVar[Rights] = (
+        *CheckReadiness.source_rights,
+        ("create", k8s.BACKUP, ""),
+        ("create", k8s.POD, "exec"),
+        ("patch", k8s.SCHEDULED_BACKUP, ""),
+        ("patch", k8s.OBJECT_STORE, ""),
+    )
+
+    database: str
+
+    def do(self, ctx: Context) -> SourceCluster:
+        tenant_of(ctx, self.database)
+        ctx.recorder.fact("test", {"type": "recovery to a point in time, put into service"})
+        return super().do(ctx)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """One object that is changed: ``patch`` as a merge patch, ``what`` in words."""
+
+    kind: k8s.Kind
+    namespace: str
+    name: str
+    patch: dict[str, Any]
+    what: str
+    uid: str
+
+
+class Held(Frozen):
+    """What was switched off, each in words."""
+
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HoldBackups(Step[Held]):
+    """Hold every backup: no retention, no scheduled backup, until this run has ended.
+
+    Retention acts on a timer and would take the base backup away that this recovery stands on; a scheduled backup would
+    back up the damage, and can't run while the cluster is cut over.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    gated: ClassVar[bool] = True
+    cluster: SourceCluster
+    backup: BaseBackup  # the one that this recovery stands on: without it nobody is asked
+
+    def plan(self, ctx: Context) -> Plan:
+        if self.unknown is not None:
+            return Plan(summary=f"{self.title} (its base backup is {self.unknown})")
+        measures = list(self._measures(ctx))
+        return Plan(
+            summary="; ".join(one.what for one in measures) or "Nothing: no retention policy and no schedule is in force",
+            objects=tuple(
+                {"kind": one.kind.kind, "metadata": {"namespace": one.namespace, "name": one.name}, **one.patch}
+                for one in measures
+            ),
+            touches=tuple(Touch("patch", one.kind.kind, one.namespace, one.name, one.uid) for one in measures),
+            notes=(
+                f"this recovery stands on base backup {self.backup.backup_id}",
+                "each old value is noted first and put back when the run ends, is abandoned or is cleaned up",
+            ),
+        )
+
+    def do(self, ctx: Context) -> Held:
+        measures = list(self._measures(ctx))
+        for one in measures:
+            restoring.change(ctx, one.kind, one.namespace, one.name, one.patch, one.what)
+        return Held(changed=tuple(one.what for one in measures))
+
+    def verify(self, ctx: Context, result: Held) -> None:
+        undone = [
+            one.kind.where(one.namespace, one.name)
+            for one in self._measures(ctx)
+            if not restoring.matches(ctx.kube.get(one.kind, one.namespace, one.name), one.patch)
+        ]
+        if undone:
+            raise VerificationError(
+                "somebody puts back what this step has changed",
+                expected="no retention policy, no schedule in force",
+                observed=f"as before: {', '.join(undone)}",
+                todo="Find its owner (Argo CD, Flux, Helm) and pause it, then resume this run.",
+            )
+
+    def _measures(self, ctx: Context) -> Iterator[_Measure]:
+        """Every measure, also one that this run has taken already: the plan must not change by its own doing."""
+        namespace = self.cluster.ref.namespace
+        cluster = ctx.cluster_object(self.cluster.ref)
+        if ctx.archive.method == IN_TREE:
+            patch: dict[str, Any] = {"spec": {"backup": {"retentionPolicy": None}}}
+            if (cluster["spec"].get("backup") or {}).get("retentionPolicy") or self._promised(ctx, "Cluster"):
+                yield self._measure(k8s.CLUSTER, cluster, patch, "take the retention policy away")
+        else:
+            for store in self._stores(ctx, cluster, namespace):
+                if store["spec"].get("retentionPolicy") or self._promised(ctx, "ObjectStore"):
+                    patch = {"spec": {"retentionPolicy": None}}
+                    yield self._measure(k8s.OBJECT_STORE, store, patch, "take the retention policy away")
+        for schedule in ctx.kube.list(k8s.SCHEDULED_BACKUP, namespace):
+            name = schedule["metadata"]["name"]
+            if schedule["spec"]["cluster"]["name"] != self.cluster.ref.name:
+                continue
+            if not schedule["spec"].get("suspend") or self._promised(ctx, "ScheduledBackup", name):
+                yield self._measure(k8s.SCHEDULED_BACKUP, schedule, {"spec": {"suspend": True}}, "suspend")
+
+    def _stores(self, ctx: Context, cluster: dict[str, Any], namespace: str) -> Iterator[dict[str, Any]]:
+        for entry in cluster["spec"].get("plugins", []):
+            name = (entry.get("parameters") or {}).get("barmanObjectName", "")
+            found = ctx.kube.get(k8s.OBJECT_STORE, namespace, name) if name else None
+            if found is not None:
+                yield found
+
+    def _promised(self, ctx: Context, kind: str, name: str = "") -> bool:
+        return any(item.kind == kind and name in ("", item.name) for item in ctx.recorder.promises())
+
+    def _measure(self, kind: k8s.Kind, obj: dict[str, Any], patch: dict[str, Any], verb: str) -> _Measure:
+        metadata = obj["metadata"]
+        where = kind.where(metadata["namespace"], metadata["name"])
+        return _Measure(kind, metadata["namespace"], metadata["name"], patch, f"{verb} of {where}" if " " in verb else f"{verb} {where}", metadata["uid"])  # fmt: skip
+
+
+class Blocked(Frozen):
+    """The database takes no writes from new sessions; ``ended`` old ones are gone."""
+
+    database: str
+    ended: int
+
+
+@dataclass(frozen=True)
+class BlockWrites(Step[Blocked]):
+    """Let the damaged database be read only, until the cut.
+
+    In the database itself, not by the application's replicas: pods come back, and others write too. Its sessions are
+    ended, because a setting of the database counts for new sessions only; readers come back at once.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    gated: ClassVar[bool] = True
+    cluster: SourceCluster
+    database: str
+
+    def _statements(self) -> tuple[SQL | Composed, ...]:
+        name = Identifier(self.database)
+        return (
+            SQL("alter database {} set default_transaction_read_only = on").format(name),
+            SQL(
+                "select pg_catalog.json_build_object('ended', pg_catalog.count(pg_catalog.pg_terminate_backend(pid)))::text "
+                "from pg_catalog.pg_stat_activity where datname = {} and backend_type = 'client backend'"
+            ).format(self.database),
+        )
+
+    def plan(self, ctx: Context) -> Plan:
+        ref = self.cluster.ref
+        return Plan(
+            summary=f"Database {self.database} of {ref} is read only from now on; its sessions are ended",
+            sql=tuple(as_text(one) for one in self._statements()),
+            touches=(Touch("block writes to", "Database", ref.namespace, f"{ref.name}.{self.database}"),),
+            lost=(f"transactions that are open in {self.database} now, and every write until this is undone",),
+            notes=("as superuser on the source, by pods/exec: the record says so", "other tenants are not touched"),
+        )
+
+    def do(self, ctx: Context) -> Blocked:
+        ctx.hold()
+        ctx.recorder.obligation(writes_promise(self.cluster, self.database))
+        rows = superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, *self._statements())
+        return Blocked(database=self.database, ended=int(rows[-1]["ended"]) if rows else 0)
+
+    def verify(self, ctx: Context, result: Blocked) -> None:
+        with ctx.source() as db:
+            found = db.ask("database_setting", database=self.database, name=_READ_ONLY)
+        if [row["value"] for row in found] != ["on"]:
+            raise VerificationError(
+                f"{self.database} still takes writes",
+                expected=f"{_READ_ONLY} on",
+                observed=", ".join(str(row["value"]) for row in found) or "not set",
+                todo="Look at ALTER DATABASE … SET on the source; a managed Database object may have put it back.",
+            )
+
+
+def writes_promise(cluster: SourceCluster, database: str) -> Obligation:
+    """The promise to let the database take writes again."""
+    ref = cluster.ref
+    statement = as_text(SQL("alter database {} reset default_transaction_read_only").format(Identifier(database)))
+    undo = {"verb": "sql", "kind": "Cluster", "namespace": ref.namespace, "name": ref.name, "sql": statement}
+    return Obligation("Writes", ref.namespace, f"{ref.name}.{database}", "let it take writes again", undo=undo)
+
+
+@dataclass(frozen=True)
+class ArchiveNow(ArchiveTheEnd):
+    """Archive what was written until now: one row of ours, one WAL switch.
+
+    What is in the archive can't be lost with the cluster any more, and a target of a moment ago can be reached.
+    """
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What stops the bleeding, as one section; ``title`` is what is confirmed."""
+
+    hold: HoldBackups
+    block: BlockWrites
+    title: str = "Stop the bleeding"
+
+    @property
+    def steps(self) -> tuple[Step[Any], ...]:
+        """What the gate covers."""
+        return self.hold, self.block
+
+    def _ipython_display_(self) -> None:
+        """Nothing: the section's card shows its plan."""
+
+
+def measures(cluster: SourceCluster, backup: BaseBackup, database: str) -> Measures:
+    """The measures; the same objects are planned, confirmed and done."""
+    return Measures(HoldBackups(cluster, backup), BlockWrites(cluster, database))
+
+
+@dataclass(frozen=True)
+class PutBackAndRemove(RemoveRecoveryCluster):
+    """Put back what stopped the bleeding, remove the copy, and prove it gone with its volume.
+
+    A value is put back only while it is still the one that this run set: what another hand has changed since is named
+    and left. The copy is found by this run's label and UID. Both settle what this run promised, so there is no gate.
+    """
+
+    held: Held
+    blocked: Blocked
+
+    def plan(self, ctx: Context) -> Plan:
+        known = super().plan(ctx)
+        return Plan(summary=f"Put back every value that this run has noted. {known.summary}", notes=known.notes)
+
+    def do(self, ctx: Context) -> Removal:
+        done = []
+        for promise in reversed(ctx.recorder.promises()):
+            if promise.undo is not None:
+                how, proof = restoring.restore(ctx, promise)
+                done.append((promise.id, f"{how}: {proof}"))
+        found = super().do(ctx)
+        return found.model_copy(update={"removed": (*done, *found.removed)})
+
+
+__all__ = ["ArchiveNow", "BlockWrites", "Blocked", "CheckRecoveryReadiness", "Held", "HoldBackups", "Measures", "PutBackAndRemove", "measures", "writes_promise"]

@@ -1,0 +1,94 @@
+"""The end of a recovery: what was achieved, what is lost, how to go back, and what Git must learn; told to people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from drillbook.model import Check, Effect, show_seconds
+from drillbook.objectstore import ResolvedTarget
+from drillbook.procedures.announce import Announce, Answer
+from drillbook.procedures.copy import Recovered
+from drillbook.procedures.losses import TenantLoss
+from drillbook.procedures.readiness import SourceCluster
+from drillbook.step import Context, Plan, Rung
+
+NOTHING_IN_GIT = (
+    "# Nothing in Git has to change: the Cluster, its Services and the connection strings are what they were.\n"
+    "# Retention and schedules are as declared again. If a manifest names the database's owner or comment, leave it.\n"
+)
+
+
+@dataclass(frozen=True)
+class TellPeople(Rung):
+    """Say what was recovered, what is lost, how to go back, and what to change in Git; and tell people.
+
+    From what this run has seen and nothing else. The text and the patch lie with the run's logs; the text goes to the
+    site's webhook, if the profile names one.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    name: ClassVar[str] = "announced"
+    proves: ClassVar[str] = "people were told"
+    required: ClassVar[bool] = False
+    cluster: SourceCluster
+    target: ResolvedTarget
+    recovered: Recovered
+    database: str
+    strategy: str
+
+    def plan(self, ctx: Context) -> Plan:
+        webhook = ctx.site.announce.webhook
+        return Plan(summary=f"Write the text; POST it to the webhook of Secret {webhook}" if webhook else "Write the text")
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        return Announce(self._answer(ctx)).observe(ctx)
+
+    def _answer(self, ctx: Context) -> Answer:
+        unmet = ctx.recorder.unmet()
+        state = "recovered" if not unmet else "NOT PROVEN TO BE RECOVERED"
+        why = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in unmet)
+        self._achieved(ctx)
+        cut, outage = ctx.recorder.seen("cut") or {}, ctx.recorder.seen("outage") or {}
+        lines = [
+            f"{self.cluster.ref}, database {self.database}: {state} to {self.target.target} by {self.strategy}."
+            + (f" {why}." if why else ""),
+            *self._losses(ctx),
+        ]
+        if outage:
+            lines.append(f"The application did not serve for {show_seconds(float(outage['seconds']))}.")
+        if cut.get("kept"):
+            lines.append(
+                f"The damaged database is kept as {cut['kept']}. The way back: SwapBack (drillbook.procedures."
+                "swapdatabase), which keeps what was written since under another name."
+            )
+        lines.append(f"Run {ctx.run_id}.")
+        text = " ".join(lines)
+        answer = text.partition(". ")[0] + "."
+        ctx.recorder.fact("answer", answer)
+        if not unmet:
+            ctx.recorder.fact("claim", f"Database {self.database} of {self.cluster.ref.name} is in service again, recovered to {self.target.target}")
+        ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")
+        ctx.recorder.log("patch-for-git.yaml", NOTHING_IN_GIT)
+        return Answer(answer=answer, text=text)
+
+    def _achieved(self, ctx: Context) -> None:
+        """The technical recovery time of the copy, and what the target costs this database."""
+        found: list[dict[str, Any]] = ctx.recorder.seen("losses") or []
+        own = next((TenantLoss.model_validate(item) for item in found if item["database"] == self.database), None)
+        seconds = {"recovery_seconds": self.recovered.recovery_seconds}
+        ctx.recorder.fact("achieved", seconds | {"recovery_point_seconds": own.seconds if own else None})
+
+    def _losses(self, ctx: Context) -> list[str]:
+        found: list[dict[str, Any]] = ctx.recorder.seen("losses") or []
+        own = next((item for item in found if item["database"] == self.database), None)
+        if own is None:
+            return ["What is lost was not read."]
+        others = [item["database"] for item in found if item["commits"] and item["database"] != self.database]
+        lost = f"{own['commits']} commits of it come after the target and are not in service any more."
+        spared = f" Not touched: {', '.join(others)}, which would have lost commits too." if others else ""
+        return [lost + spared]
+
+
+__all__ = ["TellPeople"]
