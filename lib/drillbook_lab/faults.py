@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from drillbook_lab import faultcluster, faultstore
+from drillbook_lab import faultarchive, faultcluster, faultstore
 from drillbook_lab.faultcluster import control
 from drillbook_lab.home import LabHome, write_json
 from drillbook_lab.usage import UsageFault
@@ -106,11 +106,37 @@ _FAULTS = (
           faultstore.hold_wal, faultstore.release_wal),
     Fault("drill-denied", "the object store refuses the drill's key", *faultstore.deny("drill_key")),
     Fault("wal-removed", "a WAL segment that a recovery needs is gone from the bucket",
-          faultstore.remove_wal, faultstore.put_back),
-    Fault("wal-torn", "a WAL segment that a recovery needs is cut in half", faultstore.tear_wal, faultstore.put_back),
+          faultarchive.needed_wal("removed", None), faultarchive.put_back),
+    Fault("wal-torn", "a WAL segment that a recovery needs is cut in half",
+          faultarchive.needed_wal("cut in half", faultarchive.halved), faultarchive.put_back),
+    Fault("wal-empty", "a WAL segment that a recovery needs holds no byte",
+          faultarchive.needed_wal("emptied", faultarchive.emptied), faultarchive.put_back),
     Fault("wal-damaged", "a WAL segment that a recovery needs holds wrong bytes",
-          faultstore.damage_wal, faultstore.put_back),
-    Fault("backup-torn", "the newest base backup's data is cut in half", faultstore.tear_backup, faultstore.put_back),
+          faultarchive.needed_wal("damaged bytes of", faultarchive.damaged), faultarchive.put_back),
+    Fault("wal-partial", "a .partial lies in the place of a WAL segment that a recovery needs",
+          faultarchive.make_partial, faultarchive.put_back),
+    Fault("wal-begin-removed", "the WAL segment in which the newest base backup begins is gone",
+          faultarchive.remove_begin_wal, faultarchive.put_back),
+    Fault("history-removed", "the history file of the newest timeline is gone",
+          faultarchive.history("removed", None), faultarchive.put_back),
+    Fault("history-damaged", "the history file of the newest timeline holds wrong bytes",
+          faultarchive.history("damaged bytes of", faultarchive.damaged), faultarchive.put_back),
+    Fault("backup-torn", "the newest base backup's data is cut in half",
+          faultarchive.backup_data("cut in half", faultarchive.halved), faultarchive.put_back),
+    Fault("backup-empty", "a part of the newest base backup holds no byte",
+          faultarchive.backup_data("emptied", faultarchive.emptied), faultarchive.put_back),
+    Fault("backup-data-removed", "the newest base backup's data is gone",
+          faultarchive.backup_data("removed", None), faultarchive.put_back),
+    Fault("backup-cold", "the newest base backup's data lies in Glacier",
+          faultarchive.backup_data("moved to Glacier", bytes, "GLACIER"), faultarchive.put_back),
+    Fault("backup-info-removed", "the newest base backup's backup.info is gone",
+          faultarchive.backup_info("removed"), faultarchive.put_back),
+    Fault("backup-failed", "the newest base backup's backup.info says FAILED",
+          faultarchive.backup_info("FAILED", ("^status=.*$", "status=FAILED"), ("^error=.*$", "error=disk full")),
+          faultarchive.put_back),
+    Fault("backup-foreign", "the newest base backup is another system's",
+          faultarchive.backup_info("another system's", ("^systemid=.*$", "systemid=7000000000000000001")),
+          faultarchive.put_back),
     Fault("objectstore-missing", "the ObjectStore of the Cluster is deleted",
           faultcluster.delete_store, faultcluster.create_store),
     Fault("plugin-missing", "the Cluster asks for a plugin that the operator doesn't have",

@@ -1,11 +1,10 @@
-"""Faults of the object store: objects that are gone, cut or damaged, and a gate that refuses, waits or is down."""
+"""Faults of the object store itself: a gate that refuses, waits or is down. What lies in it: `faultarchive`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -37,9 +36,13 @@ class Bucket:
         body: bytes = self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
         return body
 
-    def write(self, key: str, body: bytes) -> None:
+    def write(self, key: str, body: bytes, storage_class: str = "STANDARD") -> None:
         """Replace an object."""
-        self.client.put_object(Bucket=self.name, Key=key, Body=body)
+        self.client.put_object(Bucket=self.name, Key=key, Body=body, StorageClass=storage_class)
+
+    def remove(self, key: str) -> None:
+        """Delete an object."""
+        self.client.delete_object(Bucket=self.name, Key=key)
 
 
 def admin(home: LabHome) -> dict[str, str]:
@@ -63,110 +66,6 @@ def bucket(home: LabHome) -> Bucket:
         config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 2}, proxies={}),
     )
     return Bucket(client, known["bucket"], known["prefix"])
-
-
-# -- objects ---------------------------------------------------------------------------------------------------
-
-
-def newest_backup(store: Bucket) -> tuple[str, str]:
-    """The newest base backup's id and its begin WAL, from its `backup.info`."""
-    infos = [key for key in store.keys("base/") if key.endswith("/backup.info")]
-    if not infos:
-        raise LabError("there is no base backup to damage", f"s3://{store.name}/{store.prefix}/base/")
-    text = store.read(infos[-1]).decode()
-    facts = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-    return infos[-1].split("/")[-2], facts["begin_wal"]
-
-
-def _needed_wal(home: LabHome, store: Bucket) -> tuple[str, str]:
-    """A segment in the middle of the chain that a recovery needs, that no other fault has in hand; its backup."""
-    backup, begin = newest_backup(store)
-    segments = [key for key in store.keys("wals/") if len(_wal(key)) == 24 and _wal(key)[8:] > begin[8:]]
-    if len(segments) < 2:
-        raise LabError(
-            "the archive has no segment to lose", f"{len(segments)} segment(s) after {begin}",
-            "switch WAL (SELECT pg_switch_wal()) until two more segments are archived, then inject this again",
-        )  # fmt: skip
-    return _free(home, segments), backup
-
-
-def _free(home: LabHome, keys: list[str]) -> str:
-    """The first that is not kept for another fault's undo."""
-    taken = {json.loads(path.read_text(encoding="utf-8")).get("key") for path in home.faults.glob("*.json")}
-    left = [key for key in keys if key not in taken]
-    if not left:
-        raise LabError("other faults have it already", keys[0], "lift them first: drillbook lab fault --all-off")
-    return left[0]
-
-
-def remove_wal(home: LabHome) -> Undo:
-    """The segment is gone."""
-    store = bucket(home)
-    key, backup = _needed_wal(home, store)
-    kept = _keep(home, key, store.read(key))
-    store.client.delete_object(Bucket=store.name, Key=key)
-    return {"did": f"removed {_wal(key)}, needed after base backup {backup}", "key": key, "kept": kept}
-
-
-def tear_wal(home: LabHome) -> Undo:
-    """The segment has lost its second half."""
-    store = bucket(home)
-    key, backup = _needed_wal(home, store)
-    body = store.read(key)
-    kept = _keep(home, key, body)
-    store.write(key, body[: len(body) // 2])
-    return {"did": f"cut {_wal(key)} in half, needed after base backup {backup}", "key": key, "kept": kept}
-
-
-def damage_wal(home: LabHome) -> Undo:
-    """The segment has its length, and a run of wrong bytes from its middle on."""
-    store = bucket(home)
-    key, backup = _needed_wal(home, store)
-    body = store.read(key)
-    kept = _keep(home, key, body)
-    store.write(key, _damaged(body))
-    return {"did": f"damaged bytes of {_wal(key)}, needed after base backup {backup}", "key": key, "kept": kept}
-
-
-def _damaged(body: bytes) -> bytes:
-    # What begins a page of WAL or lies in a compressed stream; past the end of records nobody would ever look.
-    at, length = len(body) // 4, max(1, len(body) // 4)
-    return body[:at] + bytes(byte ^ 0xFF for byte in body[at : at + length]) + body[at + length :]
-
-
-def tear_backup(home: LabHome) -> Undo:
-    """The newest base backup loses its second half: the upload that nobody noticed was cut."""
-    store = bucket(home)
-    backup, _ = newest_backup(store)
-    parts = [key for key in store.keys(f"base/{backup}/") if "/data" in key]
-    # Of several parts the largest: the one that surely holds tables.
-    sizes = {key: store.client.head_object(Bucket=store.name, Key=key)["ContentLength"] for key in parts}
-    key = max(sizes, key=lambda part: sizes[part])
-    body = store.read(key)
-    kept = _keep(home, key, body)
-    store.write(key, body[: len(body) // 2])
-    return {"did": f"cut {key.rpartition('/')[2]} of base backup {backup} in half", "key": key, "kept": kept}
-
-
-def _keep(home: LabHome, key: str, body: bytes) -> str:
-    kept = home.faults / "kept" / key.replace("/", "_")
-    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept.write_bytes(body)
-    return str(kept)
-
-
-def put_back(home: LabHome, undo: Undo) -> None:
-    """The object as it was."""
-    kept = Path(undo["kept"])
-    bucket(home).write(undo["key"], kept.read_bytes())
-    kept.unlink()
-
-
-def _wal(key: str) -> str:
-    """A segment's name without its compression's suffix; the name of a backup label or a history file stays long."""
-    name = key.rpartition("/")[2]
-    stem, _, suffix = name.rpartition(".")
-    return stem if suffix in ("gz", "bz2", "xz", "snappy", "zst", "lz4") else name
 
 
 # -- the gate --------------------------------------------------------------------------------------------------

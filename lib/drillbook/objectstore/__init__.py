@@ -3,7 +3,8 @@
 `protocol`: what the rest needs of a store. `s3`: the only user of boto3. `destinations`: what is not S3. `layout`: keys,
 listing of the WAL. `backupinfo`, `catalogue`: base backups; `tarwalk`, `tarcheck`: whether their tars are whole.
 `compression`, `archive`, `scan`: segments and history files, the chain, what a segment holds. `holdings`: all of one server,
-listed once. `gaps`: what is broken, and why. `window`, `targets`: what recovery can reach. Everything is read by listing and getting; nothing is ever written.
+listed once. `gaps`: what is broken, and why. `window`, `targets`: what recovery can reach. `retention`: what is deleted when.
+`sampling`, `survey`: what is wrong with an archive. Everything is read by listing and getting; nothing is ever written.
 """
 
 from drillbook.objectstore.archive import archive_chain, histories, read_segment
@@ -15,8 +16,10 @@ from drillbook.objectstore.gaps import BrokenWal, Sample, WalState, broken_wal, 
 from drillbook.objectstore.holdings import Holdings, Stretch
 from drillbook.objectstore.layout import ArchivedSegment, WalListing, wal_names
 from drillbook.objectstore.protocol import Level, ObjectInfo, ObjectStore
+from drillbook.objectstore.retention import deleted_at, deleted_during, retention_period
 from drillbook.objectstore.s3 import S3Store
 from drillbook.objectstore.search import changes_between
+from drillbook.objectstore.survey import Finding, KnownBackup, Survey, survey
 from drillbook.objectstore.tarcheck import READ_THROUGH, TarCheck, TarState, check_tars
 from drillbook.objectstore.targets import ExpectedWal, ResolvedTarget, resolve
 from drillbook.objectstore.window import commit_of, newest_commit, window
@@ -29,7 +32,9 @@ __all__ = [
     "Catalogue",
     "Entry",
     "ExpectedWal",
+    "Finding",
     "Holdings",
+    "KnownBackup",
     "Level",
     "ObjectInfo",
     "ObjectStore",
@@ -37,6 +42,7 @@ __all__ = [
     "S3Store",
     "Sample",
     "Stretch",
+    "Survey",
     "TarCheck",
     "TarState",
     "Unpackable",
@@ -49,14 +55,18 @@ __all__ = [
     "check_tars",
     "commit_of",
     "commits_since",
+    "deleted_at",
+    "deleted_during",
     "histories",
     "is_archived",
     "newest_commit",
     "not_s3",
     "read_segment",
     "resolve",
+    "retention_period",
     "sample",
     "server_names",
+    "survey",
     "unpacker",
     "uploading",
     "wal_names",

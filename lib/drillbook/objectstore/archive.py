@@ -43,25 +43,27 @@ def read_segment(store: ObjectStore, segment: ArchivedSegment) -> bytes:
     return data
 
 
+def read_history(store: ObjectStore, item: HistoryObject) -> tuple[Switch, ...]:
+    """A timeline history file, parsed; WalGap: it is damaged."""
+    name = f"{item.timeline:08X}.history"
+    data = decompress(store.get(item.key), item.compression, name=name, limit=_HISTORY_LIMIT)
+    try:
+        switches = parse_history(data.decode())
+        if not switches or switches[-1].timeline >= item.timeline:
+            raise ValueError("it names no ancestor" if not switches else "it names a later timeline")
+    except (ValueError, UnicodeDecodeError) as error:
+        raise WalGap(
+            f"{name} in the archive can't be read: {error}",
+            todo="Recovery to this timeline can't find its way: archive the file again from pg_wal.",
+        ) from error
+    return switches
+
+
 def histories(store: ObjectStore, listing: WalListing) -> dict[int, tuple[Switch, ...]]:
     """Every timeline history file of the listing, read and parsed; WalGap names one that is damaged."""
-
-    def read(item: HistoryObject) -> tuple[Switch, ...]:
-        name = f"{item.timeline:08X}.history"
-        data = decompress(store.get(item.key), item.compression, name=name, limit=_HISTORY_LIMIT)
-        try:
-            switches = parse_history(data.decode())
-            if not switches or switches[-1].timeline >= item.timeline:
-                raise ValueError("it names no ancestor" if not switches else "it names a later timeline")
-        except (ValueError, UnicodeDecodeError) as error:
-            raise WalGap(
-                f"{name} in the archive can't be read: {error}",
-                todo="Recovery to this timeline can't find its way: archive the file again from pg_wal.",
-            ) from error
-        return switches
-
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="histories") as pool:
-        return dict(zip(listing.histories, pool.map(read, listing.histories.values()), strict=True))
+        read = pool.map(lambda item: read_history(store, item), listing.histories.values())
+        return dict(zip(listing.histories, read, strict=True))
 
 
 def archive_chain(store: ObjectStore, backup: BaseBackup, listing: WalListing, *, timeline: int = 0) -> Chain:

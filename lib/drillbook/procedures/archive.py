@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 from drillbook import objectstore
-from drillbook.errors import BaseBackupMissing, TargetOutsideWindow
+from drillbook.errors import TargetOutsideWindow
 from drillbook.model import (
     ArchivedCommit,
     BaseBackup,
@@ -20,6 +20,7 @@ from drillbook.model import (
     parse_instant,
     show_instant,
 )
+from drillbook.procedures.candidates import Candidates, candidates
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Rung, Rungs, Step
 
@@ -31,49 +32,48 @@ PATIENCE_SECONDS = 5
 class ChooseBaseBackup(Step[BaseBackup]):
     """Choose the newest usable base backup, and judge its age.
 
-    The catalogue is read from each backup.info in the bucket: a listed directory may be an unfinished backup.
+    The catalogue is read from each backup.info in the bucket: a listed directory may be an unfinished backup. One that
+    retention may delete while the recovery runs is not used.
     """
 
     cluster: SourceCluster
 
     def do(self, ctx: Context) -> BaseBackup:
-        found = objectstore.catalogue(ctx.store, self.cluster.server_name, system_id=self.cluster.system_id)
+        asked = parse_instant(ctx.target_time) if ctx.target_time else None
+        found = candidates(ctx, self.cluster, asked)
         usable = found.usable
-        if not usable:
-            unusable = "; ".join(f"{backup_id}: {reason}" for backup_id, reason in found.unusable)
-            raise BaseBackupMissing(
-                f"no usable base backup under {self.cluster.location}" + (f" ({unusable})" if unusable else ""),
-                todo="Take one with runbooks/backup-manual.ipynb or a Backup object, and find out why none was made.",
-            )
-        if ctx.target_time:
-            asked = parse_instant(ctx.target_time)
-            earlier = [backup for backup in usable if backup.end_time <= asked]
-            if not earlier:
+        if asked is not None:
+            usable = [backup for backup in found.usable if backup.end_time <= asked]
+            if not usable:
+                first = show_instant(found.usable[0].end_time)
                 raise TargetOutsideWindow(
                     f"{show_instant(asked)} lies before the end of the first usable base backup; the nearest "
-                    f"reachable instant is {show_instant(usable[0].end_time)}",
-                    todo=f"Give target_time {show_instant(usable[0].end_time)} or later.",
+                    f"reachable instant is {first}{found.told}",
+                    todo=f"Give target_time {first} or later.",
                 )
-            usable = earlier
         backup = usable[-1]
         age = backup.age_seconds(datetime.now(UTC))
-        limit = ctx.site.freshness.backup_age.total_seconds()
-        newest_age = found.usable[-1].age_seconds(datetime.now(UTC))
         ctx.recorder.fact("backup", backup.model_dump(mode="json") | {"age_seconds": age, "chosen": "newest usable"})
-        ctx.recorder.check(
-            Check(
-                name="backup age",
-                proves="the schedule still makes base backups",
-                verdict=Verdict.VERIFIED if newest_age <= limit else Verdict.FAILED,
-                expected=f"the newest is at most {limit / 3600:g} h old",
-                observed=f"{newest_age / 3600:.2f} h ({found.usable[-1].backup_id})",
-                details=tuple(
-                    [("candidates", str(len(found.usable)))]
-                    + [(f"not used: {backup_id}", reason) for backup_id, reason in found.unusable[:8]]
-                ),
-            )
-        )
+        # The schedule is judged by the folder that is archived to now, whichever holds the target.
+        current = found if found.server_name == self.cluster.server_name else candidates(ctx, self.cluster, None)
+        ctx.recorder.check(self._newest(ctx, current))
         return backup
+
+    def _newest(self, ctx: Context, found: Candidates) -> Check:
+        newest = found.usable[-1]
+        age = newest.age_seconds(datetime.now(UTC))
+        limit = ctx.site.freshness.backup_age.total_seconds()
+        return Check(
+            name="backup age",
+            proves="the schedule still makes base backups",
+            verdict=Verdict.VERIFIED if age <= limit else Verdict.FAILED,
+            expected=f"the newest is at most {limit / 3600:g} h old",
+            observed=f"{age / 3600:.2f} h ({newest.backup_id})",
+            details=tuple(
+                [("candidates", str(len(found.usable)))]
+                + [(f"not used: {backup_id}", reason) for backup_id, reason in list(found.refused.items())[:8]]
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class WalChainUnbroken(Step[ArchivedWal]):
 
     def _settled(self, ctx: Context) -> tuple[objectstore.Holdings, tuple[objectstore.BrokenWal, ...]]:
         """The archive, listed again while all that is missing may be on its way: uploads in parallel end out of order."""
-        name = self.cluster.server_name
+        name = self.backup.server_name
         for attempt in range(PATIENCE_SECONDS + 1):
             if attempt:
                 ctx.recorder.progress("a segment is missing whose successor has just come: looking again")

@@ -60,7 +60,7 @@ class ReadArchiveEnd(Step[ArchiveEnd]):
     switched: SwitchedWal
 
     def do(self, ctx: Context) -> ArchiveEnd:
-        listing = objectstore.wal_names(ctx.store, self.cluster.server_name, since=self.backup.begin_wal)
+        listing = objectstore.wal_names(ctx.store, self.backup.server_name, since=self.backup.begin_wal)
         chain = objectstore.archive_chain(ctx.store, self.backup, listing)
         commits = objectstore.commits_since(
             ctx.store, listing, chain, lsn=self.baseline.lsn, system_id=self.cluster.system_id

@@ -255,7 +255,7 @@ class ProveTargetReachable(Step[ProvenTarget]):
     switched: SwitchedWal
 
     def do(self, ctx: Context) -> ProvenTarget:
-        listing = objectstore.wal_names(ctx.store, self.cluster.server_name, since=self.backup.begin_wal)
+        listing = objectstore.wal_names(ctx.store, self.backup.server_name, since=self.backup.begin_wal)
         chain = objectstore.archive_chain(ctx.store, self.backup, listing)
         commits = objectstore.commits_since(
             ctx.store, listing, chain, lsn=self.baseline.lsn, at=self.archived.asked, system_id=self.cluster.system_id

@@ -64,7 +64,7 @@ class ForecastRecovery(Step[Forecast]):
 
     def _segments(self, ctx: Context) -> list[objectstore.ArchivedSegment]:
         try:
-            listing = objectstore.wal_names(ctx.store, self.cluster.server_name, since=self.backup.begin_wal)
+            listing = objectstore.wal_names(ctx.store, self.backup.server_name, since=self.backup.begin_wal)
         except ObjectStoreError:
             return []  # the chain's own step judges the archive; here only the forecast becomes unknown
         return [segment for segment in listing.segments() if segment.name >= self.backup.begin_wal]

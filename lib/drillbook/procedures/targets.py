@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from drillbook import objectstore
 from drillbook.model import RecoveryTarget
 from drillbook.objectstore import ResolvedTarget
+from drillbook.procedures.candidates import candidates
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Step
 
@@ -24,8 +25,8 @@ class ResolveTarget(Step[ResolvedTarget]):
     def do(self, ctx: Context) -> ResolvedTarget:
         wanted, backup_id = RecoveryTarget.asked(ctx.parameters)
         ctx.recorder.progress(f"looking for {wanted} in the archive")
-        backups = objectstore.catalogue(ctx.store, self.cluster.server_name, system_id=self.cluster.system_id).usable
-        held = objectstore.Holdings.read(ctx.store, backups, self.cluster.server_name, system_id=self.cluster.system_id)
+        chosen = candidates(ctx, self.cluster, wanted.target_time)
+        held = objectstore.Holdings.read(ctx.store, chosen.usable, chosen.server_name, system_id=self.cluster.system_id)
         found = objectstore.resolve(held, wanted, backup_id=backup_id)
         ctx.recorder.fact("target", found.model_dump(mode="json"))
         return found
