@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import json
+import ssl
+import tempfile
+import threading
 import traceback
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import boto3.session
 import pytest
 from fix_archive import ACCESS_KEY, BUCKET, S3, SECRET_KEY, free_port, running_s3
 
 from drillbook.errors import ObjectStoreError, ParameterError, WalGap
-from drillbook.objectstore import ArchivedSegment, S3Store, catalogue, read_segment, wal_names
+from drillbook.objectstore import (
+    ArchivedSegment,
+    S3Store,
+    catalogue,
+    not_s3,
+    read_segment,
+    server_names,
+    survey,
+    wal_names,
+)
+from drillbook_lab.apiserver.tls import make_server_tls
 
 NAMES = [f"0000000100000000{number:08X}" for number in range(1005)]
 
@@ -164,6 +183,7 @@ def test_credentials_that_may_only_list_and_get_are_enough() -> None:
         assert catalogue(reader, "pg").unusable == [("20260101T000000", "failed: full")]
         assert len(wal_names(reader, "pg")) == 0
         assert reader.uploads("pg/") is None  # s3:ListBucketMultipartUploads isn't among them
+        assert [(one.state, one.backup_id) for one in survey(reader, "pg").findings] == [("failed", "20260101T000000")]
         with pytest.raises(ObjectStoreError, match="AccessDenied") as denied:
             catalogue(lister, "pg")
         assert (denied.value.status, denied.value.reason) == (403, "AccessDenied")
@@ -186,3 +206,132 @@ def test_a_compression_without_its_package_names_the_package(
         read_segment(opened(s3), segment)
     # Where the package is installed after all, the object is what is wrong.
     assert f"Python package {package}" in str(error.value) or "damaged" in str(error.value)
+
+
+# -- how it is reached -------------------------------------------------------------------------------------------------
+
+
+def test_the_default_chain_finds_the_key_or_says_that_there_is_none(
+    s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ROLE_ARN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+    def chained_store() -> S3Store:
+        return S3Store.open(f"s3://{BUCKET}/some/prefix", default_chain=True, endpoint_url=s3.endpoint_url)
+
+    with pytest.raises(ObjectStoreError, match="default chain finds no credentials") as none:
+        chained_store().get("a.txt")
+    assert none.value.reason == "NoCredentials" and "archive.reader_secret" in none.value.todo
+    (tmp_path / "credentials").write_text(
+        f"[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
+    )
+    assert chained_store().get("a.txt") == b"a.txt" * 10
+    with pytest.raises(ParameterError, match="a key is given, and the default chain"):
+        S3Store.open(f"s3://{BUCKET}", default_chain=True, access_key_id=ACCESS_KEY)
+
+
+class Heard(BaseHTTPRequestHandler):
+    """What a client asks of a proxy, and with which headers; it is passed on to the real store."""
+
+    asked: ClassVar[list[tuple[str, str]]]
+    backend: ClassVar[str]
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, self.headers.get("X-Amz-Security-Token", "")))
+        place = urlsplit(self.path)
+        request = urllib.request.Request(f"{self.backend}{place.path}?{place.query}")  # noqa: S310
+        for name, value in self.headers.items():
+            if name.lower() != "host":
+                request.add_header(name, value)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+            body = answer.read()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def listening(backend: str, *, secured: ssl.SSLContext | None = None) -> Iterator[tuple[type[Heard], int]]:
+    """A server that passes everything on."""
+
+    class Here(Heard):
+        asked: ClassVar[list[tuple[str, str]]] = []
+
+    Here.backend = backend
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Here)
+    if secured is not None:
+        server.socket = secured.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield Here, server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_name_that_does_not_resolve_says_what_to_set_and_a_proxy_finds_it(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = "http://minio.storage.svc.cluster.invalid"
+    with pytest.raises(ObjectStoreError, match=f"no answer at {endpoint}") as unknown:
+        opened(s3, endpoint_url=endpoint).get("a.txt")
+    assert "archive.endpoint_url" in unknown.value.todo and "doesn't resolve" in unknown.value.todo
+    with listening(s3.endpoint_url) as (proxy, port):
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        store = opened(s3, endpoint_url=endpoint, session_token="planted-session-token")
+        assert store.get("a.txt") == b"a.txt" * 10
+        # Path style, by the name that the proxy has to resolve, with the session's token.
+        assert proxy.asked == [(f"{endpoint}/{BUCKET}/some/prefix/a.txt", "planted-session-token")]
+        store.close()
+
+
+def test_a_private_ca_is_trusted_where_it_is_given(s3: S3, tmp_path: Path) -> None:
+    made = make_server_tls(tmp_path)
+    with listening(s3.endpoint_url, secured=made.context()) as (_, port):
+        endpoint = f"https://127.0.0.1:{port}"
+        with pytest.raises(ObjectStoreError, match="SSLError") as distrusted:
+            opened(s3, endpoint_url=endpoint).get("a.txt")
+        assert "archive.endpoint_ca" in distrusted.value.todo
+        files = set(Path(tempfile.gettempdir()).glob("drillbook-ca-*.pem"))
+        with opened(s3, endpoint_url=endpoint, ca_pem=made.ca_pem) as store:
+            assert store.get("a.txt") == b"a.txt" * 10
+        assert set(Path(tempfile.gettempdir()).glob("drillbook-ca-*.pem")) == files
+
+
+@pytest.mark.parametrize(
+    ("configuration", "told"),
+    [
+        ({"destinationPath": "https://acme.blob.core.windows.net/backups", "azureCredentials": {}}, "Azure Blob Storage (azureCredentials, https://acme.blob"),
+        ({"destinationPath": "https://acme.blob.core.windows.net/backups?sig=planted"}, "Azure Blob Storage (https://acme.blob.core.windows.net/backups)"),
+        ({"destinationPath": "gs://backups/pg", "googleCredentials": {}}, "Google Cloud Storage (googleCredentials, gs://backups/pg)"),
+        ({"destinationPath": "gs://backups/pg"}, "Google Cloud Storage (gs://backups/pg)"),
+        ({"destinationPath": "/mnt/backups"}, "'/mnt/backups', which is not s3://bucket/prefix"),
+    ],
+)  # fmt: skip
+def test_another_kind_of_store_is_told_by_its_name(configuration: dict[str, Any], told: str) -> None:
+    (found,) = not_s3(configuration)
+    assert told in found and "planted" not in found
+    assert not_s3({"destinationPath": "s3://b/p", "s3Credentials": {}}) == []
+
+
+def test_the_servers_of_a_prefix_are_told_apart_also_where_one_begins_as_another(s3: S3) -> None:
+    base = "some/servers"
+    for name in ("orders", "orders-v2"):
+        s3.put(f"{base}/{name}/base/20260101T000000/backup.info", f"status=FAILED\nerror={name}\n".encode())
+        s3.put(f"{base}/{name}/wals/{NAMES[0][:16]}/{NAMES[0]}", b"x")
+    s3.put(f"{base}/orders-v2/wals/{NAMES[1][:16]}/{NAMES[1]}", b"x")
+    s3.put(f"{base}/notes/readme.txt", b"x")
+    store = opened(s3, f"s3://{BUCKET}/{base}")
+    assert server_names(store) == ["orders", "orders-v2"]
+    assert catalogue(store, "orders").unusable == [("20260101T000000", "failed: orders")]
+    assert list(wal_names(store, "orders").names()) == NAMES[:1]
+    assert list(wal_names(store, "orders-v2").names()) == NAMES[:2]

@@ -95,7 +95,7 @@ class Catalogue:
 
 def server_names(store: ObjectStore) -> list[str]:
     """The folders right below the store's location that hold base backups or WAL; one may begin as another does."""
-    names = [folder.rstrip("/") for folder in store.level("").folders]
+    names = sorted(folder.rstrip("/") for folder in store.level("").folders)
     return [name for name in names if {base_prefix(name), wal_prefix(name)} & set(store.level(f"{name}/").folders)]
 
 
