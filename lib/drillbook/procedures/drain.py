@@ -183,6 +183,7 @@ class ScaleUpApplication(Step[InService]):
 
     effect: ClassVar[Effect] = Effect.CHANGES
     gated: ClassVar[bool] = True
+    settles: ClassVar[bool] = True
     cluster: SourceCluster
     fits: SwapFits
 

@@ -96,7 +96,7 @@ class CheckSwapFits(Step[SwapFits]):
             f"{count} sessions of {who} hold {self.database}: end them, or wait for them" for who, count in others
         ]
         hands, uid, app_faults = self._application(ctx, tenant)
-        faults += app_faults
+        faults += app_faults + self._rights_missing(ctx, tenant)
         if faults:
             raise NotReady(faults, where=f"swap-database of {self.database} on {self.cluster.ref}")
         found = SwapFits(
@@ -115,6 +115,18 @@ class CheckSwapFits(Step[SwapFits]):
         ctx.recorder.fact("swap_fits", found.model_dump(mode="json"))
         ctx.recorder.check(_fits(found, self.forecast))
         return found
+
+    def _rights_missing(self, ctx: Context, tenant: Tenant) -> list[str]:
+        source = self.cluster.ref.namespace
+        needed: list[tuple[str, k8s.Kind, str, str]] = [("create", k8s.POD, "exec", source)]
+        if (app := tenant.application) is not None:
+            needed += [("patch", k8s.DEPLOYMENT, "", app.namespace), ("create", k8s.POD, "portforward", app.namespace)]
+            needed += [("patch", k8s.POOLER, "", source)] if app.pooler else []
+        return [
+            f"missing right: {verb} {kind.plural}{'/' + sub if sub else ''} in {namespace} (deploy/rbac/recover.yaml)"
+            for verb, kind, sub, namespace in needed
+            if not ctx.kube.can_i(verb, kind, subresource=sub, namespace=namespace)
+        ]
 
     def _archiver_faults(self, ctx: Context, archiver: dict[str, Any]) -> list[str]:
         failed, archived = archiver["last_failed_time"], archiver["last_archived_time"]
