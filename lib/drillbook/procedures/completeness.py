@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from drillbook import kube as k8s
 from drillbook import objectstore
 from drillbook.errors import RunbookError
 from drillbook.model import BaseBackup, Check, Lsn, RecoveryTarget, Verdict, show_instant
@@ -132,6 +133,8 @@ class CompleteToTheSource(Rung):
     def observe(self, ctx: Context) -> Sequence[Check]:
         if self.target.model_copy(update={"timeline": None}) != LATEST:
             return [self.result(Verdict.NOT_APPLICABLE, reason="a target before the end was chosen")]
+        if not self.old.gone and self._removed(ctx):
+            return [self._before_it_was_removed(ctx)]
         found = wal_on_volume(ctx, self.old, self.backup)
         if not found.pod:
             return [
@@ -153,6 +156,27 @@ class CompleteToTheSource(Rung):
                 else f"all of them, to {found.newest or 'none'}",
             )
         ]
+
+    def _removed(self, ctx: Context) -> bool:
+        """Whether the old Cluster is no longer there; one of its name may be another."""
+        found = ctx.kube.get(k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
+        return found is None or found["metadata"]["uid"] != self.old.uid
+
+    def _before_it_was_removed(self, ctx: Context) -> Check:
+        """The volume is gone: what counts is what was read on it, with no server running, and archived from it."""
+        seen, salvaged = ctx.recorder.seen("wal_on_volume"), ctx.recorder.seen("salvaged") or {}
+        if not seen or not seen["pod"] or seen["runs"]:
+            return self.result(
+                Verdict.UNPROVEN,
+                expected="the old primary's volume, read before it was removed",
+                reason="the old cluster is gone, and its volume was not read with no server running",
+            )
+        left = sorted(set(seen["unarchived"]) - set(salvaged.get("segments", ())))
+        return self.result(
+            Verdict.FAILED if left else Verdict.VERIFIED,
+            expected=f"every segment that was on the volume of {seen['pod']} was archived before it was removed",
+            observed=f"{left[0]} was not" if left else f"all of them, to {seen['newest'] or 'none'}",
+        )
 
     def _running(self, ctx: Context) -> Check:
         """The old primary runs: its next transaction id says whether it has gone on."""

@@ -26,7 +26,7 @@ from drillbook.errors import (
 )
 from drillbook.lostcluster import KEPT_CLUSTER
 from drillbook.model import BaseBackup, Effect, Frozen, Instant, show_seconds
-from drillbook.procedures import schedules
+from drillbook.procedures import pausing, schedules
 from drillbook.procedures.fence import promises_on
 from drillbook.procedures.oldcluster import OldCluster, as_it_was
 from drillbook.procedures.readiness import HEALTHY
@@ -147,6 +147,7 @@ class RemoveOldCluster(Step[RemovedCluster]):
         ctx.require_preconditions()
         found = ctx.kube.get(k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
         if found is not None and found["metadata"]["uid"] == self.old.uid:
+            pausing.require_free(ctx, [found])
             require_recoverable(ctx, self.old, self.backup)
 
     def plan(self, ctx: Context) -> Plan:
@@ -181,6 +182,8 @@ class RemoveOldCluster(Step[RemovedCluster]):
         schedules.suspend(ctx, self.old, found, names.made_by)
         ctx.recorder.obligation(rebuild_promise(self.old))
         if not self.old.gone:
+            found_now = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name)
+            pausing.pause(ctx, [found_now] if found_now is not None else [])
             for number in range(1, self.old.instances + 4):
                 ctx.forget_pod(ref.namespace, f"{ref.name}-{number}")
             ctx.hold()

@@ -10,7 +10,7 @@ from drillbook import addresses, restoring
 from drillbook import kube as k8s
 from drillbook.errors import KubernetesError, PreconditionError, VerificationError
 from drillbook.model import Effect, Frozen
-from drillbook.procedures import schedules
+from drillbook.procedures import pausing, schedules
 from drillbook.procedures.application import (
     Addressed,
     addressed,
@@ -49,6 +49,9 @@ class RepointPoolers(Step[Repointed]):
     old: OldCluster
     replacement: ReplacementCluster
 
+    def check(self, ctx: Context) -> None:
+        pausing.require_free(ctx, of_cluster(ctx, k8s.POOLER, self.old, self.old.ref.name))
+
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
             return Plan(summary=self.title)
@@ -64,6 +67,7 @@ class RepointPoolers(Step[Repointed]):
     def do(self, ctx: Context) -> Repointed:
         hand_over(ctx, self.replacement)
         known = _known_poolers(ctx, self.old, self.replacement)
+        pausing.pause(ctx, of_cluster(ctx, k8s.POOLER, self.old, self.old.ref.name))
         remember(ctx, self.old.ref.namespace, self.replacement.note, _POOLERS, [bare(item) for item in known])
         for item in known:
             ctx.recorder.obligation(pooler_promise(self.old, item["metadata"]["name"]))
@@ -165,6 +169,7 @@ class RepointApplication(Step[Repointed]):
         found, _ = addressed(ctx)
         for one in found:
             require_known_address(one, self.old.ref.name, self.replacement.ref.name)
+        pausing.require_free(ctx, [one.deployment for one in found])
 
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
@@ -178,7 +183,8 @@ class RepointApplication(Step[Repointed]):
         return Plan(
             summary=f"{len(found)} applications pointed at {new}",
             notes=(*notes, *(f"not ours to change: {text}" for text in others)),
-            touches=tuple(
+            touches=pausing.touches(ctx, [one.deployment for one in found])
+            + tuple(
                 Touch(
                     f"point at {new}",
                     "Deployment",
@@ -199,6 +205,7 @@ class RepointApplication(Step[Repointed]):
         for one in found:
             if not addresses.services_in(one.place.value, old) and not addresses.services_in(one.place.value, new):
                 continue  # through its Pooler, which has been made anew under its name
+            pausing.pause(ctx, [one.deployment])
             readdress(ctx, one, old, new)
             changed.append(one.where)
         return Repointed(now=new, changed=tuple(changed), others=tuple(others))
@@ -284,6 +291,7 @@ class RepointBack(Step[Repointed]):
                 restoring.restore(ctx, promise)
             rolled_out(ctx, one.app)
         schedules.move_back(ctx, self.old, self.replacement)
+        pausing.let_go_on(ctx)
         take_back(ctx, self.replacement)
         return Repointed(now=old, changed=tuple(changed), others=tuple(others))
 

@@ -1,0 +1,23 @@
+"""One lab for all cut-overs of this folder: they replace its cluster, so no other test may share it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "drills"))
+
+from fix_cutover import CutLab
+
+
+@pytest.fixture(scope="session")
+def cut_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CutLab]:
+    """The second site, its application running."""
+    from fix_drills import DrillLab
+
+    lab = DrillLab(tmp_path_factory.mktemp("cutover"), "second", 1)
+    yield CutLab(lab)
+    lab.down()

@@ -1,0 +1,85 @@
+"""A lab whose cluster is replaced: runs that pass their gates, and a look at what they have left."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from drillbook import kube as k8s
+from drillbook.errors import ConfirmationRequired
+from drillbook.run import Run, open_run
+from drillbook.step import Step
+
+if TYPE_CHECKING:
+    from fix_drills import DrillLab
+
+T = TypeVar("T")
+
+
+class CutLab:
+    """A running lab, and the runs made in it in this process."""
+
+    def __init__(self, lab: DrillLab) -> None:
+        self.lab, self.admin, self.site = lab, lab.admin, lab.site
+        self.namespace, self.name = lab.site.cluster.namespace, lab.site.cluster.name
+
+    def profile(self, name: str, **changes: Any) -> Path:
+        """The lab's profile with the administrator's rights, for runs that replace its cluster."""
+        kubernetes = {"kubeconfig": str(self.lab.home / "kubeconfig"), "context": "lab-admin"}
+        return self.lab.profile_with(name, kubernetes=kubernetes, **changes)
+
+    def run(self, procedure: Callable[[Run], T], **changes: Any) -> tuple[Run, T]:
+        """Do a procedure; at a gate its process ends, and another one goes on with the phrase."""
+        os.environ |= {"DRILLBOOK_OUTPUTS": str(self.lab.outputs), "DRILLBOOK_NOTEBOOK": str(self.lab.home / "none.ipynb")}
+        site = str(self.profile("cutover", **changes))
+        run = open_run("recover-full-restore", site=site, mode="apply")
+        while True:
+            try:
+                return run, procedure(run)
+            except ConfirmationRequired:
+                phrase = run.journal.events()[-1]["phrase"]
+            finally:
+                run.release()
+            run = open_run("recover-full-restore", site=site, mode="apply", resume=run.run_id, confirm=phrase)
+
+    def sql(self, cluster: str, statement: str, database: str = "invoices") -> str:
+        """A statement on a cluster's first instance as its superuser; unaligned text."""
+        argv = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", statement]
+        done = self.admin.exec(self.namespace, f"{cluster}-1", "postgres", argv, timeout_seconds=60)
+        assert done.exit_code == 0, done.error_text
+        return done.text.strip()
+
+    def address(self) -> str:
+        """What the application is told of its database."""
+        app = self.site.tenants[0].application
+        assert app is not None
+        found = self.admin.get(k8s.DEPLOYMENT, app.namespace, app.deployment) or {}
+        env = found["spec"]["template"]["spec"]["containers"][0]["env"]
+        return str(next(entry["value"] for entry in env if entry["name"] == app.address_variable))
+
+    def schedules(self) -> dict[str, tuple[str, bool]]:
+        """The ScheduledBackups: their Cluster, and whether they are suspended."""
+        found = self.admin.list(k8s.SCHEDULED_BACKUP, self.namespace)
+        return {
+            item["metadata"]["name"]: (item["spec"]["cluster"]["name"], bool(item["spec"].get("suspend")))
+            for item in found
+        }
+
+    def password(self, namespace: str, name: str) -> str:
+        """The password in a Secret."""
+        found = self.admin.get(k8s.SECRET, namespace, name) or {}
+        return base64.b64decode(found["data"]["password"]).decode()
+
+
+def confirmed(run: Run, title: str, *steps: Step[Any]) -> list[Any]:
+    """A destructive section: planned, confirmed, done."""
+    run.confirm(run.plan(title, *steps))
+    return [run.do(step) for step in steps]
+
+
+def open_promises(run: Run) -> list[str]:
+    """What a run has promised to undo and not undone."""
+    return [item.id for item in run.context.recorder.promises()]

@@ -1,0 +1,255 @@
+"""The cluster is replaced for real: under another name and back, and under its own; nothing that was committed is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fix_cutover import CutLab, confirmed, open_promises
+from fix_drills import until
+
+from drillbook import kube as k8s
+from drillbook.model import RecoveryTarget, Verdict, parse_instant
+from drillbook.procedures.archive import ChooseBaseBackup, WalChainUnbroken
+from drillbook.procedures.completeness import LATEST, ReplacementComplete
+from drillbook.procedures.fence import FenceOldCluster
+from drillbook.procedures.gitpatch import PatchForGit
+from drillbook.procedures.manualbackup import RequestBackup, WaitForBackup
+from drillbook.procedures.newline import FirstBackupOfNewLine, ReadNewLine
+from drillbook.procedures.oldcluster import ReadOldCluster
+from drillbook.procedures.rebuild import CheckRebuild, CreateUnderOldName, FinishRebuild, RemoveOldCluster
+from drillbook.procedures.replacement import CreateReplacementCluster, RemoveReplacement, WaitForReplacement
+from drillbook.procedures.repoint import RepointApplication, RepointBack, RepointPoolers
+from drillbook.procedures.salvage import ReadWalOnVolume, SalvageWal
+from drillbook.procedures.schedules import MoveSchedules
+from drillbook.run import Run
+from drillbook_lab.faultstore import bucket
+from drillbook_lab.home import LabHome
+
+pytestmark = pytest.mark.long
+
+
+def commit(lab: CutLab, text: str, cluster: str = "") -> None:
+    lab.sql(cluster or lab.name, "create table if not exists kept (text text)")
+    lab.sql(cluster or lab.name, f"insert into kept values ('{text}')")
+
+
+def kept(lab: CutLab, cluster: str) -> set[str]:
+    return set(lab.sql(cluster, "select text from kept").split())
+
+
+def pooler(lab: CutLab) -> None:
+    spec = {"cluster": {"name": lab.name}, "instances": 1, "type": "rw", "pgbouncer": {"poolMode": "transaction"}}
+    meta = {"name": "ledger-pool", "namespace": lab.namespace}
+    lab.admin.create({"apiVersion": "postgresql.cnpg.io/v1", "kind": "Pooler", "metadata": meta, "spec": spec})
+
+
+def pooler_over(lab: CutLab) -> str:
+    return str((lab.admin.get(k8s.POOLER, lab.namespace, "ledger-pool") or {})["spec"]["cluster"]["name"])
+
+
+def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_back(cut_lab: CutLab) -> None:
+    lab = cut_lab
+    pooler(lab)
+    commit(lab, "archived")
+    lab.sql(lab.name, "select pg_switch_wal()", "postgres")
+    address, schedules = lab.address(), lab.schedules()
+
+    with lab.lab.fault("archiver-broken"):
+        commit(lab, "on-the-volume")
+        lab.sql(lab.name, "select pg_switch_wal()", "postgres")
+        commit(lab, "in-the-last-segment")
+        argv = ["pg_ctl", "stop", "-m", "immediate", "-W", "-D", "pgdata"]
+        lab.admin.patch(
+            k8s.CLUSTER, lab.namespace, lab.name, {"metadata": {"annotations": {"cnpg.io/fencedInstances": '["*"]'}}}
+        )
+        lab.admin.exec(lab.namespace, f"{lab.name}-1", "postgres", argv, timeout_seconds=60)  # it dies, or is dead
+        until(lambda: not ready(lab), "the primary is down")
+    lab.admin.patch(
+        k8s.CLUSTER, lab.namespace, lab.name, {"metadata": {"annotations": {"cnpg.io/fencedInstances": '["ledger-1"]'}}}
+    )
+
+    def procedure(run: Run) -> dict[str, Any]:
+        old = run.do(ReadOldCluster())
+        backup = run.do(ChooseBaseBackup(old))
+        confirmed(run, "Stop the old cluster", FenceOldCluster(old))
+        found = run.do(ReadWalOnVolume(old, backup))
+        (salvaged,) = confirmed(run, "Archive what is left", SalvageWal(old, backup, found))
+        archived = run.do(WalChainUnbroken(old, backup))
+        made = run.do(CreateReplacementCluster(old, backup, LATEST))
+        recovered = run.do(WaitForReplacement(old, made))
+        complete = run.do(ReplacementComplete(old, backup, archived, LATEST, made, recovered))
+        steps = RepointPoolers(old, made), RepointApplication(old, made), MoveSchedules(old, made)
+        confirmed(run, "Cut over", *steps)
+        seen = {
+            "kept": kept(lab, made.ref.name),
+            "address": lab.address(),
+            "pooler": pooler_over(lab),
+            "schedules": lab.schedules(),
+            "promises": open_promises(run),
+        }
+        confirmed(run, "Go back", RepointBack(old, made))
+        run.do(RemoveReplacement(old, made))
+        return seen | {"new": made.ref.name, "salvaged": salvaged, "complete": complete}
+
+    run, seen = lab.run(procedure)
+    new = seen["new"]
+    assert seen["salvaged"].segments
+    assert seen["complete"].verdict is Verdict.VERIFIED, seen["complete"]
+    assert seen["kept"] == {"archived", "on-the-volume", "in-the-last-segment"}
+    assert f"{new}-rw" in seen["address"] and seen["address"] != address
+    assert seen["pooler"] == new
+    assert {name: state[1] for name, state in seen["schedules"].items() if state[0] == lab.name} == dict.fromkeys(
+        schedules, True
+    )
+    assert [state for state in seen["schedules"].values() if state[0] == new] == [(new, False)]
+    assert seen["promises"]
+
+    assert lab.address() == address and pooler_over(lab) == lab.name and lab.schedules() == schedules
+    assert lab.admin.get(k8s.CLUSTER, lab.namespace, new) is None
+    assert open_promises(run) == []
+    lab.admin.patch(
+        k8s.CLUSTER, lab.namespace, lab.name, {"metadata": {"annotations": {"cnpg.io/fencedInstances": None}}}
+    )
+    until(lambda: ready(lab), "the old cluster serves again")
+    assert kept(lab, lab.name) == seen["kept"]
+
+
+def ready(lab: CutLab) -> bool:
+    pod = lab.admin.get(k8s.POD, lab.namespace, f"{lab.name}-1") or {}
+    conditions = pod.get("status", {}).get("conditions") or []
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def test_healthy_is_not_complete_when_a_segment_is_gone(cut_lab: CutLab) -> None:
+    lab = cut_lab
+    for number in range(3):
+        commit(lab, f"gap-{number}")
+        lab.sql(lab.name, "select pg_switch_wal()", "postgres")
+    store = bucket(LabHome(lab.lab.home))
+
+    def procedure(run: Run) -> tuple[str, Any]:
+        old = run.do(ReadOldCluster())
+        backup = run.do(ChooseBaseBackup(old))
+        confirmed(run, "Stop the old cluster", FenceOldCluster(old))
+        found = run.do(ReadWalOnVolume(old, backup))
+        confirmed(run, "Archive what is left", SalvageWal(old, backup, found))
+        archived = run.do(WalChainUnbroken(old, backup))
+        lost = archived.last_segment[:-1] + format(int(archived.last_segment[-1], 16) - 1, "X")
+        (key,) = [key for key in store.keys("wals/") if lost in key]
+        body = store.read(key)
+        store.client.delete_object(Bucket=store.name, Key=key)
+        made = run.do(CreateReplacementCluster(old, backup, LATEST))
+        recovered = run.do(WaitForReplacement(old, made))
+        checks = run.do(ReplacementComplete(old, backup, archived, LATEST, made, recovered))
+        store.write(key, body)
+        run.do(RemoveReplacement(old, made))
+        confirmed(run, "Go back", RepointBack(old, made))
+        return lost, checks
+
+    _, (lost, checks) = lab.run(procedure)
+    by_name = {check.name: check for check in checks.checks}
+    assert by_name["complete"].verdict is Verdict.FAILED and lost in by_name["complete"].observed, checks
+    assert by_name["complete: old cluster"].verdict is Verdict.FAILED and lost in by_name["complete: old cluster"].observed
+
+
+def test_the_name_stays_and_what_was_before_the_cut_can_still_be_had(cut_lab: CutLab) -> None:
+    lab = cut_lab
+    commit(lab, "before")
+    before = lab.sql(lab.name, "select clock_timestamp() at time zone 'UTC'")
+    commit(lab, "mistake")
+    address, schedules = lab.address(), lab.schedules()
+    uid = (lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {})["metadata"]["uid"]
+
+    def procedure(run: Run) -> dict[str, Any]:
+        old = run.do(ReadOldCluster())
+        backup = run.do(ChooseBaseBackup(old))
+        checked = run.do(CheckRebuild(old))
+        confirmed(run, "Stop the old cluster", FenceOldCluster(old))
+        found = run.do(ReadWalOnVolume(old, backup))
+        confirmed(run, "Archive what is left", SalvageWal(old, backup, found))
+        archived = run.do(WalChainUnbroken(old, backup))
+        removed, made = confirmed(
+            run, "Rebuild", RemoveOldCluster(old, backup, checked), CreateUnderOldName(old, backup, LATEST)
+        )
+        recovered = run.do(WaitForReplacement(old, made))
+        complete = run.do(ReplacementComplete(old, backup, archived, LATEST, made, recovered))
+        rebuilt = run.do(FinishRebuild(old, made))
+        line = run.do(ReadNewLine(old, made))
+        finished = run.do(WaitForBackup(line, run.do(RequestBackup(line))))
+        (first,) = run.do(FirstBackupOfNewLine(line, finished)).checks
+        assert first.verdict is Verdict.VERIFIED, first
+        patch = run.do(PatchForGit(old, made, archived.newest_commit))
+        assert f"name: {made.server_name}" in patch.profile and f"serverName: {made.server_name}" in patch.manifests
+        # The way to before the cut is the old serverName.
+        target = RecoveryTarget(target_time=parse_instant(before.replace(" ", "T") + "+00:00"), timeline=old.timeline)
+        earlier = run.do(CreateReplacementCluster(old, backup, target, server_name="ledger-earlier"))
+        again = run.do(WaitForReplacement(old, earlier))
+        seen = kept(lab, earlier.ref.name)
+        run.do(RemoveReplacement(old, earlier))
+        return {"removed": removed, "complete": complete, "rebuilt": rebuilt, "earlier": seen, "again": again}
+
+    run, seen = lab.run(procedure)
+    cluster = lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {}
+    assert cluster["metadata"]["uid"] not in (uid, "") and "drillbook.io/run" not in cluster["metadata"]["labels"]
+    assert cluster["spec"]["plugins"][0]["parameters"]["serverName"] == seen["rebuilt"].server_name != lab.name
+    assert cluster["spec"]["enableSuperuserAccess"] is False
+    assert {"before", "mistake"} <= kept(lab, lab.name)
+    assert "before" in seen["earlier"] and "mistake" not in seen["earlier"]
+    by_name = {check.name: check.verdict for check in seen["complete"].checks}
+    assert by_name["complete"] is Verdict.VERIFIED
+    assert lab.address() == address and lab.schedules() == schedules
+    assert open_promises(run) == []
+
+
+def test_bucket_and_profile_are_enough_when_the_cluster_is_gone(cut_lab: CutLab) -> None:
+    lab = cut_lab
+    commit(lab, "the-last")
+    cluster = lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {}
+    server = cluster["spec"]["plugins"][0]["parameters"]["serverName"]
+    lab.lab.back_up()
+    lab.sql(lab.name, "select pg_switch_wal()", "postgres")
+    commit(lab, "lost-with-the-volume")
+    lab.admin.delete(k8s.CLUSTER, lab.namespace, lab.name, uid=cluster["metadata"]["uid"])
+    until(lambda: not lab.admin.list(k8s.PVC, lab.namespace, labels=f"cnpg.io/cluster={lab.name}"), "its volumes are gone")
+    for note in lab.admin.list(k8s.CONFIG_MAP, lab.namespace, labels="drillbook.io/kept-cluster"):
+        lab.admin.delete(k8s.CONFIG_MAP, lab.namespace, note["metadata"]["name"], uid=note["metadata"]["uid"])
+    (store,) = lab.admin.list(k8s.OBJECT_STORE, lab.namespace)
+
+    def procedure(run: Run) -> Any:
+        old = run.do(ReadOldCluster())
+        assert old.gone and old.instances == 1, old
+        backup = run.do(ChooseBaseBackup(old))
+        run.do(WalChainUnbroken(old, backup))
+        checked = run.do(CheckRebuild(old))
+        _, made = confirmed(
+            run, "Rebuild", RemoveOldCluster(old, backup, checked), CreateUnderOldName(old, backup, LATEST)
+        )
+        run.do(WaitForReplacement(old, made))
+        return run.do(FinishRebuild(old, made))
+
+    replacement = {"instances": 1, "storage_size": "1Gi", "image": cluster["spec"]["imageName"]}
+    archive = {"object_store": store["metadata"]["name"], "server_name": server}
+    _, rebuilt = lab.run(procedure, replacement=replacement, archive=archive)
+    assert rebuilt.old_server_name == server
+    assert "the-last" in kept(lab, lab.name)
+    login = self_login(lab)
+    assert lab.admin.get(k8s.SECRET, lab.namespace, f"{lab.name}-app") is None or login
+    assert login == lab.sql(lab.name, "select current_database()")
+
+
+def self_login(lab: CutLab) -> str:
+    """The database that the application's own password opens."""
+    from drillbook.postgres import Address, Database
+
+    tenant = lab.site.tenants[0]
+    assert tenant.app_login is not None
+    password = lab.password(tenant.app_login.namespace, tenant.app_login.name)
+    with (
+        lab.admin.forward(lab.namespace, f"{lab.name}-1", 5432) as forward,
+        Database.connect(
+            Address(forward.host, forward.port), user=tenant.app_role, password=password, dbname=tenant.database
+        ) as db,
+    ):
+        ((name,),) = db.ask_text("select current_database()")
+    return str(name)
