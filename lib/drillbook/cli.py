@@ -28,6 +28,7 @@ from drillbook import evidence, headless
 from drillbook import run as places
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.interview import interview
+from drillbook.outlook import outlook
 from drillbook.terminal import VERDICT_STYLES, Narrator, show_outcome
 
 BAD_USAGE = 4
@@ -164,6 +165,17 @@ def list_runs() -> int:
         table.add_row(*row, Text(item.verdict, style=VERDICT_STYLES.get(item.verdict, "")), item.until)
     out.print(table if summaries else "no run yet: drillbook run runbooks/drill-monthly-verification.ipynb")
     return 0
+
+
+@app.command()
+def window(
+    site: SiteOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Everything that was read, as JSON.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Draw backups, WAL, gaps and window on a time line into this file.")] = None,
+    samples: Annotated[int, typer.Option(min=0, help="How many segments are read through, record by record.")] = 2,
+) -> int:
+    """Show what can be recovered now, from the archive alone: base backups, window, gaps, and what to do. Changes nothing."""
+    return outlook(out, site, as_json=as_json, svg=svg, samples=samples)
 
 
 @app.command()

@@ -34,7 +34,7 @@ class Item:
     todo: str = ""
 
 
-class _Silent:
+class Silent:
     """A recorder that keeps nothing: a look at a cluster is not a run."""
 
     def check(self, check: Check) -> None: ...
@@ -65,7 +65,7 @@ def examine(site: str, outputs: Path) -> Iterator[Item]:
         return
     pinned = profile.identity.pinned
     yield Item("site profile", True, f"{profile.name} ({profile.environment}), digest {profile.digest[:12]}")
-    ctx = Context(site=profile, run_id="", mode="plan", recorder=_Silent(), mask=lambda secret: None)
+    ctx = Context(site=profile, run_id="", mode="plan", recorder=Silent(), mask=lambda secret: None)
     try:
         try:
             actor = ctx.kube.whoami()

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from drillbook import cards
+from drillbook import cards, picture
 from drillbook.cards import show_bytes, show_instant
 from drillbook.errors import Changed, EvidenceError, EvidenceUnwritable
 from drillbook.evidence import Journal, Ledger, record
@@ -77,7 +77,7 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
         figures=[cards.figure(item) for item in found["objectives"]["measured"]],
         bars=cards.phase_bars(found["when"]["phases"]), foretold=foretold(found), marks=cards.marks(boundary(found)),
         recovery=(found["facts"].get("achieved") or {}).get("recovery_seconds"),
-        sections=sections(found), ledger=ledger[0] if ledger else None, ledger_sha256=ledger[1] if ledger else "",
+        reach=_reach(found), sections=sections(found), ledger=ledger[0] if ledger else None, ledger_sha256=ledger[1] if ledger else "",
     )  # fmt: skip
 
 
@@ -131,6 +131,15 @@ def boundary(found: Mapping[str, Any]) -> list[dict[str, str]]:
     return sorted(points, key=lambda point: datetime.fromisoformat(point["at"]))
 
 
+def _reach(found: Mapping[str, Any]) -> str:
+    """The archive as it was read, with the target; "" where it was not."""
+    drawn = found["facts"].get("reach")
+    if not drawn:
+        return ""
+    target = ((found["target"]["requested"] or {}).get("target") or {}).get("target_time") or ""
+    return picture.svg({**drawn, "target": target}, standalone=False)
+
+
 def _result(found: Mapping[str, Any], step: str) -> Mapping[str, Any]:
     """What a step of this name answered; nothing if it did not run or did not end well."""
     return next((item["result"] for item in found["steps"] if item.get("step") == step and item["result"]), {})
@@ -164,7 +173,7 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         ("Controls", {"references": found["controls"]["references"]} if found["controls"]["references"] else None),
         ("Clocks", around["clocks"]),
         ("Git", around["git"]),
-        *((_name(name), value) for name, value in found["facts"].items() if name != "achieved"),
+        *((_name(name), value) for name, value in found["facts"].items() if name not in ("achieved", "reach")),
     ]
     return [(heading, rows) for heading, value in pages if (rows := rows_of(value))]
 

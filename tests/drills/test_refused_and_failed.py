@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from fix_drills import DrillLab
 
@@ -61,6 +63,22 @@ def test_a_removed_wal_segment_fails_before_anything_is_created(drill_lab: Drill
     assert re.search(r"segment [0-9A-F]{24} is missing", chain["observed"])
     assert re.search(r"[0-9A-F]{24}", drill.headline)
     assert drill.check("archiving live")["verdict"] == "VERIFIED", "later checks still run"
+
+
+def test_the_window_is_shown_and_names_a_removed_segment(drill_lab: DrillLab, tmp_path: Path) -> None:
+    drill_lab.archive_segments(3)
+    svg = tmp_path / "window.svg"
+    whole = drill_lab.drillbook("window", "--svg", str(svg))
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    assert "reachable" in whole.stdout and "every record's checksum right" in whole.stdout and "→" not in whole.stdout
+    assert svg.read_text().startswith("<svg")
+    with drill_lab.fault("wal-removed"):
+        done = drill_lab.drillbook("window", "--json", "--samples", "0")
+    found = json.loads(done.stdout)
+    (gap,) = found["gaps"]
+    # What follows has only just come, so it may be on its way.
+    assert (done.returncode, gap["broken"]["state"], gap["broken"]["segments"]) == (2, "delayed", 1), done.stderr
+    assert gap["broken"]["first_segment"] in found["todo"][-1]
 
 
 def test_a_torn_base_backup_fails_as_soon_as_the_job_fails(drill_lab: DrillLab) -> None:

@@ -14,10 +14,12 @@ from drillbook.errors import BaseBackupMissing, ObjectStoreError, TargetOutsideW
 from drillbook.model import ArchivedCommit, BaseBackup, Lsn, RecoveryTarget
 from drillbook.objectstore import (
     Holdings,
+    Reachable,
     ResolvedTarget,
     S3Store,
     broken_wal,
     catalogue,
+    reachable,
     read_segment,
     resolve,
     sample,
@@ -334,3 +336,44 @@ def test_a_sample_is_bounded_and_finds_a_flipped_bit_in_any_record(site: Site) -
         site.s3.put(key, gzip.compress(data))
         (item,) = sample(site.held().stretch(site.first), most=2).damaged
         assert item.first_segment == name and "checksum is wrong" in item.why and item.state == "damaged"
+
+
+# -- the window ----------------------------------------------------------------------------------
+
+
+def look(site: Site, *, samples: int = 0) -> Reachable:
+    return reachable(site.held(), now=datetime.now(UTC) + timedelta(hours=1), samples=samples)
+
+
+def test_a_healthy_archive_has_one_window_and_nothing_to_do(site: Site) -> None:
+    found = look(site, samples=2)
+    assert [reach.backup_id for reach in found.backups] == [site.first.backup_id, site.second.backup_id]
+    assert all(reach.newest == site.commits[-1] and not reach.problem for reach in found.backups)
+    assert found.backups[0].latest_lsn == site.last_record
+    (period,) = found.periods
+    assert (period.first, period.last) == (site.first.end_time, site.commits[-1].committed_at - MICROSECOND)
+    assert found.newest == site.commits[-1] and len(found.sampled) == 2
+    assert found.todo == () and found.gaps == () and found.damaged == ()
+    assert Reachable.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_gap_parts_the_window_and_says_what_to_do(site: Site) -> None:
+    cut = next(c for c in reversed(site.commits) if c.lsn < site.second.begin_lsn)
+    before = next(c for c in reversed(site.commits) if c.segment < cut.segment)
+    with site.s3.without(f"targets/{NAME}/wals/{cut.segment[:16]}/{cut.segment}.gz"):
+        found = look(site)
+    assert [period.last for period in found.periods] == [
+        before.committed_at - MICROSECOND,
+        site.commits[-1].committed_at - MICROSECOND,
+    ]
+    assert found.periods[1].first == site.second.end_time
+    assert found.backups[0].problem and not found.backups[1].problem
+    (gap,) = found.gaps
+    assert gap.broken.first_segment == cut.segment and gap.broken.state == "lost" and gap.after <= gap.before
+    assert found.todo == (f"{gap.broken}. {gap.broken.todo}",)
+
+
+def test_a_missing_history_file_leaves_its_timeline_unlinked(site: Site) -> None:
+    with site.s3.without(f"targets/{NAME}/wals/00000002.history.gz"):
+        found = look(site)
+    assert found.unlinked == (2,) and any("00000002.history" in line for line in found.todo)

@@ -3,7 +3,8 @@
 `protocol`: what the rest needs of a store. `s3`: the only user of boto3. `destinations`: what is not S3. `layout`: keys,
 listing of the WAL. `backupinfo`, `catalogue`: base backups; `tarwalk`, `tarcheck`: whether their tars are whole.
 `compression`, `archive`, `scan`: segments and history files, the chain, what a segment holds. `holdings`: all of one server,
-listed once. `gaps`: what is broken, and why. `window`, `targets`: what recovery can reach. `retention`: what is deleted when.
+listed once. `gaps`: what is broken, and why. `window`, `targets`, `reachable`: what recovery can
+reach. `retention`: what is deleted when.
 `sampling`, `survey`: what is wrong with an archive. Everything is read by listing and getting; nothing is ever written.
 """
 
@@ -12,10 +13,20 @@ from drillbook.objectstore.catalogue import BackupState, Catalogue, Entry, catal
 from drillbook.objectstore.commits import commits_since, is_archived
 from drillbook.objectstore.compression import Unpackable, unpacker
 from drillbook.objectstore.destinations import not_s3
-from drillbook.objectstore.gaps import BrokenWal, Sample, WalState, broken_wal, sample, uploading
+from drillbook.objectstore.gaps import (
+    ARCHIVE_TIMEOUT_SECONDS,
+    SAMPLES,
+    BrokenWal,
+    Sample,
+    WalState,
+    broken_wal,
+    sample,
+    uploading,
+)
 from drillbook.objectstore.holdings import Holdings, Stretch
 from drillbook.objectstore.layout import ArchivedSegment, WalListing, wal_names
 from drillbook.objectstore.protocol import Level, ObjectInfo, ObjectStore
+from drillbook.objectstore.reachable import BackupReach, GapAt, Period, Reachable, reachable
 from drillbook.objectstore.retention import deleted_at, deleted_during, retention_period
 from drillbook.objectstore.s3 import S3Store
 from drillbook.objectstore.search import changes_between
@@ -25,19 +36,25 @@ from drillbook.objectstore.targets import ExpectedWal, ResolvedTarget, resolve
 from drillbook.objectstore.window import commit_of, newest_commit, window
 
 __all__ = [
+    "ARCHIVE_TIMEOUT_SECONDS",
     "READ_THROUGH",
+    "SAMPLES",
     "ArchivedSegment",
+    "BackupReach",
     "BackupState",
     "BrokenWal",
     "Catalogue",
     "Entry",
     "ExpectedWal",
     "Finding",
+    "GapAt",
     "Holdings",
     "KnownBackup",
     "Level",
     "ObjectInfo",
     "ObjectStore",
+    "Period",
+    "Reachable",
     "ResolvedTarget",
     "S3Store",
     "Sample",
@@ -61,6 +78,7 @@ __all__ = [
     "is_archived",
     "newest_commit",
     "not_s3",
+    "reachable",
     "read_segment",
     "resolve",
     "retention_period",

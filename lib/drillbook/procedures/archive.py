@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from pydantic import Field
 
 from drillbook import objectstore
 from drillbook.errors import TargetOutsideWindow
@@ -117,6 +119,7 @@ class ArchivedWal(Frozen):
     first_missing: str = ""
     newest_commit: ArchivedCommit | None = None
     asked: Instant | None = None  # the target that was asked for; None for this drill's own marker
+    drawn: dict[str, Any] = Field(default_factory=dict)  # as `picture` draws it
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,11 @@ class WalChainUnbroken(Step[ArchivedWal]):
             first_missing=chain.first_missing,
             newest_commit=newest,
             asked=self._asked(ctx, newest),
+            drawn=objectstore.reachable(held, now=datetime.now(UTC), samples=0).drawn if chain.segments else {},
         )
-        ctx.recorder.fact("chain", result.model_dump(mode="json"))
+        ctx.recorder.fact("chain", result.model_dump(mode="json", exclude={"drawn"}))
+        if result.drawn:
+            ctx.recorder.fact("reach", result.drawn)
         return result
 
     def _settled(self, ctx: Context) -> tuple[objectstore.Holdings, tuple[objectstore.BrokenWal, ...]]:

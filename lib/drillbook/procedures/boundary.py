@@ -255,8 +255,9 @@ class ProveTargetReachable(Step[ProvenTarget]):
     switched: SwitchedWal
 
     def do(self, ctx: Context) -> ProvenTarget:
-        listing = objectstore.wal_names(ctx.store, self.backup.server_name, since=self.backup.begin_wal)
-        chain = objectstore.archive_chain(ctx.store, self.backup, listing)
+        held = objectstore.Holdings.read(ctx.store, [self.backup], self.backup.server_name)
+        listing, chain = held.listing, held.chain(self.backup)
+        ctx.recorder.fact("reach", objectstore.reachable(held, now=datetime.now(UTC), samples=0).drawn)
         commits = objectstore.commits_since(
             ctx.store, listing, chain, lsn=self.baseline.lsn, at=self.archived.asked, system_id=self.cluster.system_id
         )

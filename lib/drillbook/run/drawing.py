@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from drillbook import cards
+from drillbook import cards, picture
 from drillbook.errors import RunbookError
 from drillbook.model import Check, Frozen, show_instant
 from drillbook.run.gate import plan_json
@@ -24,8 +24,8 @@ def draw_step(
     seconds: float,
     checks: Sequence[Check],
 ) -> dict[str, str]:
-    """The step and how it ended, as a mime bundle."""
-    return cards.step_card(
+    """The step and how it ended, as a mime bundle; with a picture, where its result can be drawn (``drawn``)."""
+    card = cards.step_card(
         n=n,
         title=step.title,
         why=step.why,
@@ -38,6 +38,10 @@ def draw_step(
         error=error_json(error) if error else None,
         reason=reason,
     )
+    drawn = getattr(result, "drawn", None)
+    if not isinstance(drawn, dict) or not drawn:
+        return card
+    return {kind: f"{text}\n{picture.bundle(drawn)[kind]}" for kind, text in card.items()}
 
 
 def error_json(error: RunbookError) -> dict[str, Any]:
