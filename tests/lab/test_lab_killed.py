@@ -16,10 +16,8 @@ from fix_clusters import namespace as made_namespace
 from fix_lab import BATCH, CNPG, CORE, RunningLab, condition, until
 from kubernetes import client, config
 from kubernetes.stream import stream
-from test_lab_pooler import Pool
 
 from drillbook_lab import faults, supervise
-from drillbook_lab.controller import poolerconfig
 from drillbook_lab.home import LabHome
 from drillbook_lab.processes import processes_under
 
@@ -318,31 +316,6 @@ def test_in_the_middle_of_what_people_do(killable: Killable) -> None:
     lab.delete(never)
     lab.delete(f"{CORE}/{here}")
     until(lambda: lab.find(f"{CORE}/{here}") is None)
-
-
-@pytest.mark.long
-@pytest.mark.skipif(poolerconfig.binary() is None, reason=poolerconfig.NO_BINARY)
-def test_a_paused_pooler_stays_paused(killable: Killable) -> None:
-    lab = RunningLab(killable.home)
-    pool = Pool(SmallCluster(lab, made_namespace(lab, "pooled"), "pooled").create(), "entrance").create(
-        poolMode="transaction"
-    )
-    until(lambda: pool.ready() and pool.answers())
-    pool.pause(True)
-    until(lambda: paused_databases(pool) == {"1"})
-    killable.kill()
-    lab = killable.up()
-    until(pool.ready)
-    until(lambda: paused_databases(pool) <= {"1"} and pool.status["phase"] == "paused")
-    pool.pause(False)
-    until(lambda: pool.ready() and pool.answers())
-    lab.delete(f"{CORE}/pooled")
-    until(lambda: lab.find(f"{CORE}/pooled") is None)
-
-
-def paused_databases(pool: Pool) -> set[str]:
-    """What PgBouncer itself says of the databases that clients use."""
-    return {row["paused"] for row in pool.console("SHOW DATABASES") if row["name"] == "app"}
 
 
 def of_cluster(lab: RunningLab, where: str, name: str) -> list[str]:
