@@ -57,7 +57,7 @@ def test_a_plan_and_a_run_without_confirmation_change_nothing(drill_lab: DrillLa
     assert refused.code == 4, refused.said
     assert "is no tenant of the profile" in refused.said
     run = drill_lab.run(NOTEBOOK)
-    assert (run.code, run.verdict) == (3, None), run.said
+    assert run.code == 3, run.said
     (gate,) = run.of("waiting")
     assert (gate["section"], gate["made"]) == ("Stop the bleeding", [])
     assert "deadline" in gate and gate["phrase"] in run.said
@@ -91,3 +91,17 @@ def test_a_damaged_database_is_found_recovered_swapped_and_back_in_service(drill
     assert {event["id"] for event in done.of("obligation")} == {event["id"] for event in done.of("settled")}
     assert "are not in service any more" in (done.folder / "logs" / "announcement.txt").read_text()
     assert drill_lab.drillbook("verify", run.folder.name).returncode == 0
+
+
+@pytest.mark.long
+def test_a_run_that_is_abandoned_before_the_cut_puts_everything_back(drill_lab: DrillLab) -> None:
+    as_it_was = held(drill_lab)
+    waiting = again(drill_lab, drill_lab.run(NOTEBOOK))
+    assert waiting.code == 3, waiting.said
+    assert held(drill_lab) != as_it_was
+    done = drill_lab.drillbook("abandon", waiting.folder.name)
+    assert held(drill_lab) == as_it_was, done.stdout + done.stderr
+    assert {event["id"] for event in waiting.of("obligation")} == {event["id"] for event in waiting.of("settled")}
+    assert drill_lab.left() == []
+    drill_lab.sql(DATABASE, "create table after_all (n int)")
+    drill_lab.sql(DATABASE, "drop table after_all")

@@ -15,7 +15,7 @@ from drillbook import restoring
 from drillbook.cutover.superuser import MAINTENANCE
 from drillbook.errors import VerificationError
 from drillbook.model import BaseBackup, Effect, Frozen
-from drillbook.postgres import SQL, Composed, Identifier, as_text
+from drillbook.postgres import SQL, Composed, Identifier, Literal, as_text
 from drillbook.procedures.carry import superuser_of
 from drillbook.procedures.copy import Removal, RemoveRecoveryCluster
 from drillbook.procedures.manualbackup import ArchiveTheEnd
@@ -68,6 +68,10 @@ class Held(Frozen):
     """What was switched off, each in words."""
 
     changed: tuple[str, ...]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """As a card shows it."""
+        return [("changed", one) for one in self.changed] or [("changed", "nothing was in force")]
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,7 @@ class BlockWrites(Step[Blocked]):
 
     def do(self, ctx: Context) -> Blocked:
         ctx.hold()
-        ctx.recorder.obligation(writes_promise(self.cluster, self.database))
+        ctx.recorder.obligation(writes_promise(ctx, self.cluster, self.database))
         rows = superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, *self._statements())
         return Blocked(database=self.database, ended=int(rows[-1]["ended"]) if rows else 0)
 
@@ -214,10 +218,16 @@ class BlockWrites(Step[Blocked]):
             )
 
 
-def writes_promise(cluster: SourceCluster, database: str) -> Obligation:
-    """The promise to let the database take writes again."""
+def writes_promise(ctx: Context, cluster: SourceCluster, database: str) -> Obligation:
+    """The promise to let the database take writes again: by its id, for a cut gives its name to another."""
     ref = cluster.ref
-    statement = as_text(SQL("alter database {} reset default_transaction_read_only").format(Identifier(database)))
+    with ctx.source() as db:
+        oid = next((int(row["id"]) for row in db.ask("database_ids") if row["name"] == database), 0)
+    body = (
+        f"declare name text; begin for name in select datname from pg_catalog.pg_database where oid = {oid} loop "  # noqa: S608 - a number
+        "execute pg_catalog.format('alter database %I reset default_transaction_read_only', name); end loop; end"
+    )
+    statement = as_text(SQL("do {}").format(Literal(body)))
     undo = {"verb": "sql", "kind": "Cluster", "namespace": ref.namespace, "name": ref.name, "sql": statement}
     return Obligation("Writes", ref.namespace, f"{ref.name}.{database}", "let it take writes again", undo=undo)
 
