@@ -62,7 +62,7 @@ class Replacement:
     def under_the_old_name(cls, source: ClusterRef, run_id: str, server_name: str = "") -> Replacement:
         """The source's own name, for the cut-over ``rebuild``; only its ``serverName`` is new."""
         name = stamped(source.name, run_id)
-        return cls._named(source, name, run_id, server_name or name)
+        return cls._named(source, f"{name}-rebuild", run_id, server_name or name)  # one run may make both
 
     @classmethod
     def _named(cls, ref: ClusterRef, stem: str, run_id: str, server_name: str) -> Replacement:
