@@ -30,6 +30,7 @@ from drillbook.objectstore import (
     histories,
     newest_commit,
     read_segment,
+    survey,
     wal_names,
     window,
 )
@@ -386,6 +387,27 @@ def test_what_the_end_of_each_compression_tells(site: Site, compression: str, pa
         assert state(b"") is TarState.EMPTY
     finally:
         site.s3.take(f"site/a/{key}")
+
+
+def test_nothing_is_said_of_an_idle_server_with_two_timelines(site: Site) -> None:
+    a_month_later = datetime.now(UTC) + timedelta(days=31)
+    found = survey(site.store, NAME, now=a_month_later)
+    assert (found.findings, found.backups, found.usable) == ((), 2, 2)
+    assert any("read through" in line for line in found.read)
+
+
+def test_a_lost_way_to_the_newest_timeline_is_named(site: Site) -> None:
+    key = f"{WALS}/00000002.history.gz"
+
+    def told() -> set[tuple[str, str]]:
+        found = survey(site.store, NAME, samples=0, read_through=0).findings
+        return {(item.state, item.key.rpartition("/")[2]) for item in found if "history" in item.state}
+
+    with site.s3.without(key):
+        assert told() == {("history missing", "00000002.history")}
+        site.s3.put(key, gzip.compress(b"nonsense"))
+        assert told() == {("history damaged", "00000002.history.gz")}
+    assert told() == set()
 
 
 def test_the_chain_goes_over_the_switch_of_timelines(site: Site) -> None:
