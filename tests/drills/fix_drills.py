@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +35,15 @@ def until(what: Callable[[], T], why: str) -> T:
             return found
         assert time.monotonic() < deadline, f"it never came true: {why}"
         time.sleep(0.1)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has just ended
+            found += [int(child) for child in path.read_text().split()]
+    return found + [grandchild for child in found for grandchild in children(child)]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from fix_drills import NOTEBOOK, ROOT, Drill, DrillLab, until
+from fix_drills import NOTEBOOK, ROOT, Drill, DrillLab, children, until
 
 
 def _start(lab: DrillLab) -> tuple[subprocess.Popen[str], Path]:
@@ -29,16 +29,8 @@ def _waits(folder: Path) -> bool:
     return journal.exists() and '"step":"WaitForRecovery"' in journal.read_text()
 
 
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # a thread that has just ended
-            found += [int(child) for child in path.read_text().split()]
-    return found + [grandchild for child in found for grandchild in _children(child)]
-
-
 def _kernel(runner: subprocess.Popen[str]) -> int:
-    (kernel,) = [pid for pid in _children(runner.pid) if b"ipykernel" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (kernel,) = [pid for pid in children(runner.pid) if b"ipykernel" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return kernel
 
 
@@ -68,7 +60,7 @@ def test_a_runner_that_is_told_to_stop_settles_first(drill_lab: DrillLab) -> Non
 
 def test_when_the_runner_is_killed_too_cleanup_finds_what_is_left(drill_lab: DrillLab) -> None:
     runner, folder = _start(drill_lab)
-    killed = [runner.pid, *_children(runner.pid)]
+    killed = [runner.pid, *children(runner.pid)]
     for pid in killed:
         with suppress(ProcessLookupError):  # one that had done its work
             os.kill(pid, signal.SIGKILL)

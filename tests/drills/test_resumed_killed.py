@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
-from fix_drills import ROOT, Drill, DrillLab, until
+from fix_drills import ROOT, Drill, DrillLab, children, until
 from fix_tiny import Tiny, phrase_of, steady, write_notebook
 
 from drillbook.run.alive import alive
@@ -77,7 +80,9 @@ def test_a_runner_killed_with_its_kernel_leaves_a_run_that_can_be_resumed(tiny: 
     env = tiny.lab.env | tiny.env(TINY_SLEEP_IN="Drain after")
     runner = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
     until(lambda: tiny.state()["replicas"] == 0, "the application is drained")
-    runner.kill()  # the kernel watches its parent and goes with it
+    for pid in [runner.pid, *children(runner.pid)]:  # papermill outlives its runner otherwise, and goes on
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     runner.wait()
     until(lambda: not alive(run.folder), "the kernel has gone")
     done = tiny.resume(run)
