@@ -132,7 +132,7 @@ def test_paths_that_the_readme_names_exist() -> None:
 def test_decisions_have_a_number_each_and_the_same_parts() -> None:
     records = sorted((ROOT / "docs" / "adr").glob("*.md"))
     numbers = [int(path.name[:4]) for path in records]
-    assert numbers[0] == 1 and len(set(numbers)) == len(numbers)
+    assert numbers == list(range(1, len(numbers) + 1))
     for path in records:
         text = path.read_text(encoding="utf-8")
         assert text.startswith(f"# {int(path.name[:4])}. "), path.name
