@@ -53,7 +53,7 @@ test: setup ## lint, every test that is not long, and the runbooks in plan mode
 
 test-notebooks: setup ## every runbook as it stands, in plan mode, against a lab of its own
 	@outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
-	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider runbooks
+	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider runbooks
 
 test-long: setup ## kills, repetitions, large data, the browser
 	$(BIN)/python -m pytest -m long -n 2 --dist loadfile

@@ -57,6 +57,9 @@ MethodOption = Annotated[
         "--backup-method", envvar="DRILLBOOK_LAB_BACKUP_METHOD", help="How the site archives: plugin or barmanObjectStore."
     ),
 ]
+RecoverOption = Annotated[
+    bool, typer.Option("--recover", help="Grant what the recover- runbooks need, too (deploy/recover/).")
+]
 SiteOption = Annotated[
     Path | None, typer.Option("--site", help="The site profile to pin and export; else the one in sites/.")
 ]
@@ -73,6 +76,7 @@ def up(
     data_mb: DataOption = 60.0,
     instances: InstancesOption = 1,
     backup_method: MethodOption = "plugin",
+    recover: RecoverOption = False,
 ) -> None:
     """Start the lab and build its site; a lab that is up already is left as it is."""
     load(profile, backup_method)  # an unknown one is bad usage, and said before anything starts
@@ -94,7 +98,7 @@ def up(
             )
         if lab.is_resumable:  # it goes on as what it is, whatever is the default
             backup_method = lab.state().get("backup_method", backup_method)
-        more = ("--instances", str(instances), "--backup-method", backup_method)
+        more = ("--instances", str(instances), "--backup-method", backup_method, *(["--recover"] if recover else []))
         daemon = supervise.start(lab, supervise.daemon_command(lab, profile, data_mb, *more), detached=True)
     try:
         state = supervise.follow(lab, daemon, _stage)
@@ -214,13 +218,15 @@ def run(
     site: SiteOption = None,
     instances: InstancesOption = 1,
     backup_method: MethodOption = "plugin",
+    recover: RecoverOption = False,
 ) -> None:
     """Run a command against a lab of its own, which dies with it; the exit status is the command's."""
     load(profile, backup_method)
     if shutil.which(command[0]) is None:
         raise UsageFault("there is no such command", command[0])
     lab = LabHome(Path(tempfile.mkdtemp(prefix="drillbook-lab-")))
-    more = ("--throwaway", "--instances", str(instances), "--backup-method", backup_method)
+    granted = ["--recover"] if recover else []
+    more = ("--throwaway", "--instances", str(instances), "--backup-method", backup_method, *granted)
     argv = supervise.daemon_command(lab, profile, data_mb, *more)
     daemon = supervise.start(lab, argv, detached=False)
     try:

@@ -62,6 +62,7 @@ class Options:
     seed: bool = True
     instances: int = 1
     backup_method: str = "plugin"
+    recover: bool = False
 
 
 class Lab:
@@ -129,7 +130,13 @@ class Lab:
             await self._open()
             note(self._state["url"])
         seeding = Seeding(
-            self.manager.operator, self.site, self.credentials, endpoint, self.options.data_mb, self._progress
+            self.manager.operator,
+            self.site,
+            self.credentials,
+            endpoint,
+            self.options.data_mb,
+            self._progress,
+            self.options.recover,
         )
         seeding.install()
         self._tell(
@@ -342,6 +349,7 @@ def main() -> int:
     parser.add_argument("--job-retry-seconds", type=float, default=1.0)
     parser.add_argument("--backup-method", default="plugin")
     parser.add_argument("--instances", type=int, default=1)
+    parser.add_argument("--recover", action="store_true", help="apply deploy/recover/ as well")
     parser.add_argument("--foreground", action="store_true", help="accepted for clarity: labd never forks")
     parser.add_argument("--throwaway", action="store_true", help="end with the parent, and leave nothing")
     chosen = parser.parse_args()
@@ -357,6 +365,7 @@ def main() -> int:
             chosen.job_retry_seconds,
             instances=chosen.instances,
             backup_method=chosen.backup_method,
+            recover=chosen.recover,
         )
         if home.is_resumable:
             _is_the_same(home, options)

@@ -18,6 +18,10 @@ import yaml
 from drillbook import kube as k8s
 from drillbook.manifests import RUN_LABEL
 from drillbook.site import Site, load_site
+from drillbook_lab.firstsite import deploy
+from drillbook_lab.firstsite.site import load
+from drillbook_lab.home import LabHome
+from drillbook_lab.view import Client
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "runbooks" / "drill-monthly-verification.ipynb"
@@ -201,6 +205,21 @@ class DrillLab:
         cluster = self.admin.get(k8s.CLUSTER, self.site.cluster.namespace, self.site.cluster.name) or {}
         conditions = cluster.get("status", {}).get("conditions", [])
         return str(next((c["status"] for c in conditions if c["type"] == "ContinuousArchiving"), ""))
+
+    @contextmanager
+    def recovering(self) -> Iterator[None]:
+        """The rights of deploy/recover/, for the time of a recovery."""
+        home = LabHome(self.home)
+        client, made = Client(home), []
+        for item in deploy.recovery(load(str(home.state()["profile"]))):
+            api = f"/apis/{item['apiVersion']}/namespaces/{item['metadata']['namespace']}/{item['kind'].lower()}s"
+            client.post(api, item)
+            made.append(f"{api}/{item['metadata']['name']}")
+        try:
+            yield
+        finally:
+            for path in made:
+                client.delete(path)
 
     def left(self) -> list[str]:
         """What runs have left in the drill namespace, and what CloudNativePG made for their copies."""

@@ -14,6 +14,15 @@ NOTEBOOK = ROOT / "runbooks" / "recover-point-in-time.ipynb"
 DATABASE, TABLE = "synergyflow", "synergyflow_knowledge.articles"
 NOW = """select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
+pytestmark = pytest.mark.long  # whole recoveries
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rights(drill_lab: DrillLab) -> Iterator[None]:
+    """Drills and backups have no such rights."""
+    with drill_lab.recovering():
+        yield
+
 
 def damage(lab: DrillLab) -> tuple[str, int]:
     """Delete every article; the instant just before, and how many there were."""

@@ -29,6 +29,15 @@ from drillbook.step import Later, Step
 TENANT = "synergyflow"
 EVERYTHING = Path(__file__).with_name("one_of_everything.sql")
 
+pytestmark = pytest.mark.long  # whole recoveries
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rights(drill_lab: DrillLab) -> Iterator[None]:
+    """Drills and backups have no such rights."""
+    with drill_lab.recovering():
+        yield
+
 
 @contextmanager
 def opened(lab: DrillLab, monkeypatch: pytest.MonkeyPatch, *, site: str = "", mode: str = "apply") -> Iterator[Run]:

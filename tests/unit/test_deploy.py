@@ -32,13 +32,13 @@ def objects(*paths: Path) -> list[dict[str, Any]]:
     return [item for item in yaml.safe_load_all(text) if item]
 
 
-RECOVER = DEPLOY / "rbac" / "recover.yaml"
+RECOVER = DEPLOY / "recover" / "rbac.yaml"
 
 
 def rules(namespace: str = "", *, recover: bool = False) -> Iterator[dict[str, Any]]:
     """The rules of drills and backups, or of recoveries alone."""
     kind = "Role" if namespace else "ClusterRole"
-    files = [RECOVER] if recover else [path for path in sorted((DEPLOY / "rbac").glob("*.yaml")) if path != RECOVER]
+    files = [RECOVER] if recover else sorted((DEPLOY / "rbac").glob("*.yaml"))
     for item in objects(*files):
         if item["kind"] == kind and item["metadata"].get("namespace", "") == namespace:
             yield from item["rules"]

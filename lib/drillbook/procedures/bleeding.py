@@ -32,7 +32,7 @@ class CheckRecoveryReadiness(CheckReadiness):
     """The right cluster, and the rights to recover it.
 
     Cluster, identity pin, rights, storage class and the role's grants are checked together, so that all faults are told
-    at once while nothing has been touched. A recovery needs more rights than a drill (deploy/rbac/recover.yaml).
+    at once while nothing has been touched. A recovery needs more rights than a drill (deploy/recover/rbac.yaml).
     ParameterError if the database is no tenant of the profile.
     """
 

@@ -123,7 +123,7 @@ class CheckSwapFits(Step[SwapFits]):
             needed += [("patch", k8s.DEPLOYMENT, "", app.namespace), ("create", k8s.POD, "portforward", app.namespace)]
             needed += [("patch", k8s.POOLER, "", source)] if app.pooler else []
         return [
-            f"missing right: {verb} {kind.plural}{'/' + sub if sub else ''} in {namespace} (deploy/rbac/recover.yaml)"
+            f"missing right: {verb} {kind.plural}{'/' + sub if sub else ''} in {namespace} (deploy/recover/rbac.yaml)"
             for verb, kind, sub, namespace in needed
             if not ctx.kube.can_i(verb, kind, subresource=sub, namespace=namespace)
         ]

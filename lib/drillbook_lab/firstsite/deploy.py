@@ -32,6 +32,18 @@ def folder() -> Path:
 def manifests(site: LabSite) -> list[Object]:
     """Namespaces and RBAC, with the site's namespaces in the places of the placeholders."""
     root = folder()
+    found = _documents(site, [root / "namespaces.yaml", *sorted((root / "rbac").glob("*.yaml"))])
+    # An account before what is bound to it, a namespace before all.
+    order = {"Namespace": 0, "ServiceAccount": 1}
+    return sorted(found, key=lambda document: order.get(document["kind"], 2))
+
+
+def recovery(site: LabSite) -> list[Object]:
+    """What the recover- runbooks need beside it, and no drill may have."""
+    return _documents(site, sorted((folder() / "recover").glob("*.yaml")))
+
+
+def _documents(site: LabSite, paths: list[Path]) -> list[Object]:
     names = {
         "SOURCE_NAMESPACE": site.source_namespace,
         "DRILL_NAMESPACE": site.drill_namespace,
@@ -39,12 +51,10 @@ def manifests(site: LabSite) -> list[Object]:
         "APP_NAMESPACE": site.app.namespace,
     }
     found: list[Object] = []
-    for path in [root / "namespaces.yaml", *sorted((root / "rbac").glob("*.yaml"))]:
+    for path in paths:
         text = Template(path.read_text(encoding="utf-8")).substitute(names)
         found += [document for document in yaml.safe_load_all(text) if document]
-    # An account before what is bound to it, a namespace before all.
-    order = {"Namespace": 0, "ServiceAccount": 1}
-    return sorted(found, key=lambda document: order.get(document["kind"], 2))
+    return found
 
 
 def managed_role(site: LabSite) -> Object:

@@ -68,6 +68,7 @@ class Seeding:
     endpoint: str
     data_mb: float
     progress: Progress
+    recover: bool = False
 
     def install(self) -> None:
         """Everything that is an object: namespaces, RBAC, Secrets, store, cluster, schedule."""
@@ -75,6 +76,7 @@ class Seeding:
         for obj in [
             *manifests.namespaces(self.site),
             *deploy.manifests(self.site),
+            *(deploy.recovery(self.site) if self.recover else []),
             *manifests.secret_objects(self.site, self.credentials),
             *([] if self.site.in_tree else [manifests.object_store(self.site, self.endpoint)]),
             manifests.cluster(self.site, image),
