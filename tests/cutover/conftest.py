@@ -1,4 +1,4 @@
-"""One lab for all cut-overs of this folder: they replace its cluster, so no other test may share it."""
+"""A lab for each cut-over: it replaces the lab's cluster, so no other test may share it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "drills"))
 from fix_cutover import CutLab
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def cut_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CutLab]:
     """The second site, its application running."""
     from fix_drills import DrillLab

@@ -48,7 +48,7 @@ def pooler_over(lab: CutLab) -> str:
     return str((lab.admin.get(k8s.POOLER, lab.namespace, "ledger-pool") or {})["spec"]["cluster"]["name"])
 
 
-@pytest.mark.xfail(reason="open: going back with a Pooler waits for ever; the rest of this lab is not seen to work", strict=False, run=False)
+
 def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_back(cut_lab: CutLab) -> None:
     lab = cut_lab
     pooler(lab)
@@ -122,7 +122,7 @@ def ready(lab: CutLab) -> bool:
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
-@pytest.mark.xfail(reason="open: going back with a Pooler waits for ever; the rest of this lab is not seen to work", strict=False, run=False)
+
 def test_healthy_is_not_complete_when_a_segment_is_gone(cut_lab: CutLab) -> None:
     lab = cut_lab
     for number in range(3):
@@ -155,7 +155,7 @@ def test_healthy_is_not_complete_when_a_segment_is_gone(cut_lab: CutLab) -> None
     assert by_name["complete: old cluster"].verdict is Verdict.FAILED and lost in by_name["complete: old cluster"].observed
 
 
-@pytest.mark.xfail(reason="open: going back with a Pooler waits for ever; the rest of this lab is not seen to work", strict=False, run=False)
+
 def test_the_name_stays_and_what_was_before_the_cut_can_still_be_had(cut_lab: CutLab) -> None:
     lab = cut_lab
     commit(lab, "before")
@@ -205,7 +205,7 @@ def test_the_name_stays_and_what_was_before_the_cut_can_still_be_had(cut_lab: Cu
     assert open_promises(run) == []
 
 
-@pytest.mark.xfail(reason="open: going back with a Pooler waits for ever; the rest of this lab is not seen to work", strict=False, run=False)
+
 def test_bucket_and_profile_are_enough_when_the_cluster_is_gone(cut_lab: CutLab) -> None:
     lab = cut_lab
     commit(lab, "the-last")

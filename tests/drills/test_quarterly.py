@@ -28,7 +28,6 @@ def test_everything_that_was_archived_comes_back(drill_lab: DrillLab) -> None:
     assert {event["id"] for event in drill.of("settled")} == set(drill.created)
 
 
-@pytest.mark.xfail(reason="open: one of its checks is UNPROVEN, not FAILED", strict=False)
 @pytest.mark.long
 def test_a_copy_that_was_promoted_early_is_not_complete(drill_lab: DrillLab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest segments are lost between the look at the archive and the restore: the copy is healthy, and too old."""

@@ -35,7 +35,6 @@ def test_the_drill_is_verified_on_three_instances(three: DrillLab) -> None:
     assert three.left() == []
 
 
-@pytest.mark.xfail(reason="open: the quarantine takes the standbys of the copy for strangers", strict=False)
 @pytest.mark.long
 def test_a_full_restore_brings_three_instances_back(three: DrillLab) -> None:
     drill = three.run(ROOT / "runbooks" / "drill-quarterly-full-restore.ipynb")

@@ -206,6 +206,15 @@ def test_foreground_waits_for_blocking_dependents(registry: Registry) -> None:
     assert registry.list("ConfigMap") == []
 
 
+def test_a_dependent_that_comes_while_its_owner_waits_to_go_does_not_keep_it(registry: Registry) -> None:
+    owner = registry.create(config("owner"))
+    registry.create(config("child", ownerReferences=owned_by(owner, block=True), finalizers=["x.y/z"]))
+    registry.delete("ConfigMap", "default", "owner", propagation="Foreground")
+    registry.create(config("late", ownerReferences=owned_by(owner, block=True)))
+    registry.patch("ConfigMap", "default", "child", {"metadata": {"finalizers": None}})
+    assert registry.list("ConfigMap") == []
+
+
 def test_an_object_whose_owner_is_gone_does_not_stay(registry: Registry) -> None:
     owner = registry.create(config("owner"))
     registry.delete("ConfigMap", "default", "owner")

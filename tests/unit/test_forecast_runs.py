@@ -133,14 +133,14 @@ def test_the_report_shows_the_forecast_beside_what_was_achieved() -> None:
 
 def test_the_verdict_card_and_the_forecasts_own_card_tell_it() -> None:
     assert "forecast 5 min" in cards.verdict_card(record(with_forecast(300.0)))["text/plain"]
-    card = foretold(300.0)._repr_mimebundle_()
+    card = foretold(300.0).card()
     assert "5 min" in card["text/plain"] and "4 min to 6 min 30 s" in card["text/html"]
     assert "unknown" in card["text/plain"]
 
 
 def test_an_unknown_forecast_says_why_and_shows_no_figure() -> None:
     nothing = predict(WORK, [], None, now=NOW)
-    card = nothing._repr_mimebundle_()
+    card = nothing.card()
     assert card["text/plain"].startswith("Unknown: provision: no earlier run of this site")
 
 

@@ -111,9 +111,12 @@ class Forecast(Frozen):
     calibration: Calibration | None = None
     advice: tuple[Advice, ...] = ()
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """The card that a notebook shows for it."""
+    def card(self) -> dict[str, str]:
+        """What stands in its step's card, below the check."""
         return cards.forecast_card(self.model_dump(mode="json"))
+
+    def _ipython_display_(self) -> None:
+        """Nothing: the step's card has shown it."""
 
     def phase(self, name: str) -> PhaseForecast | None:
         """The phase of this name."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from drillbook.errors import PostgresError
 from drillbook.integrity.common import Rung, counted
 from drillbook.model import Check, Verdict
@@ -34,9 +36,10 @@ def launchers(preloaded: str) -> list[str]:
     return [library for library in libraries if library in _LAUNCHERS]
 
 
-def quarantined(db: Database) -> Check:
+def quarantined(db: Database, own_standbys: Sequence[str] = ()) -> Check:
     """Whether the copy keeps to itself: no archiving, no logical replication, no standby, no launcher of jobs.
 
+    ``own_standbys`` are the names of the copy's own other instances: as CloudNativePG's replication user they may stream.
     Needs a role with ``pg_monitor`` and ``pg_read_all_settings``. Foreign servers are counted only: a query opens their
     connections, and only the network can forbid that.
     """
@@ -46,7 +49,7 @@ def quarantined(db: Database) -> Check:
         "no archiving, no subscription worker, no foreign process",
     )
     try:
-        row = db.ask_one("integrity_quarantine")
+        row = db.ask_one("integrity_quarantine", own_standbys=list(own_standbys))
     except PostgresError as error:
         return rung.error(error)
     faults: list[tuple[str, str]] = []
@@ -61,7 +64,7 @@ def quarantined(db: Database) -> Check:
     if row["subscription_workers"]:
         faults.append(("subscription workers", str(row["subscription_workers"])))
     if row["walsenders"]:
-        faults.append(("standbys connected", str(row["walsenders"])))
+        faults.append(("standbys that are not its own", str(row["walsenders"])))
     if row["primary_conninfo"]:
         faults.append(("primary_conninfo", "is set"))
     if preloaded := launchers(row["preloaded"]):

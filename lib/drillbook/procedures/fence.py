@@ -81,15 +81,15 @@ class FenceOldCluster(Step[FencedCluster]):
             )
 
 
-def lift_fence(ctx: Context, old: OldCluster) -> None:
+def lift_fence(ctx: Context, old: OldCluster) -> bool:
     """Put the annotation back as it was and wait until the cluster is healthy; safe to repeat. StepTimeoutError.
 
-    An annotation that was there before this run stays, and nothing is waited for.
+    An annotation that was there before this run stays, and nothing is waited for. Returns whether the cluster serves.
     """
     for promise in promises_on(ctx, k8s.CLUSTER, old.ref.namespace, old.ref.name):
         restoring.restore(ctx, promise)
     if (ctx.cluster_object(old.ref)["metadata"].get("annotations") or {}).get(FENCED, "[]") != "[]":
-        return  # somebody had fenced it before this run: whether it may serve again is theirs to say
+        return False  # somebody had fenced it before this run: whether it may serve again is theirs to say
     ctx.kube.wait(
         k8s.CLUSTER,
         old.ref.namespace,
@@ -98,6 +98,7 @@ def lift_fence(ctx: Context, old: OldCluster) -> None:
         timeout_seconds=ctx.site.limits.recovery.total_seconds(),
         what=f"Cluster {old.ref} to be healthy again",
     )
+    return True
 
 
 def promises_on(ctx: Context, kind: k8s.Kind, namespace: str, name: str) -> list[Obligation]:

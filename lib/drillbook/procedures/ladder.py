@@ -275,9 +275,11 @@ class CopyQuarantined(Rung):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         checks: list[Check] = []
+        status = ctx.cluster_object(self.recovered.ref)["status"]
+        standbys = [name for name in status.get("instanceNames", []) if name != status.get("currentPrimary")]
         for database in dict.fromkeys([ctx.site.sql.database, *(tenant.database for tenant in ctx.site.tenants)]):
             with ctx.copy(self.recovered.ref, database, read_only=True) as db:
-                check = integrity.quarantined(db)
+                check = integrity.quarantined(db, standbys)
             checks.append(check.model_copy(update={"name": f"{self.name}: {database}", "proves": self.proves}))
         return checks
 

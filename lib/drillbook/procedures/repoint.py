@@ -277,7 +277,9 @@ class RepointBack(Step[Repointed]):
 
     def do(self, ctx: Context) -> Repointed:
         old, new = self.old.ref.name, self.replacement.ref.name
-        lift_fence(ctx, self.old)
+        serves = lift_fence(ctx, self.old)
+        # Fenced before this run by somebody, it can't be served from yet: everything points to it, and waits for them.
+        ctx.recorder.fact("old_cluster_serves", serves)
         for item in _known_poolers(ctx, self.old, self.replacement):
             make_anew(ctx, over(item, old))
             ctx.recorder.settled(pooler_promise(self.old, item["metadata"]["name"]), "put back", f"over {old}")
@@ -289,7 +291,8 @@ class RepointBack(Step[Repointed]):
                 changed.append(one.where)
             for promise in promises(ctx, one):
                 restoring.restore(ctx, promise)
-            rolled_out(ctx, one.app)
+            if serves:
+                rolled_out(ctx, one.app)
         schedules.move_back(ctx, self.old, self.replacement)
         pausing.let_go_on(ctx)
         take_back(ctx, self.replacement)

@@ -24,7 +24,8 @@ def draw_step(
     seconds: float,
     checks: Sequence[Check],
 ) -> dict[str, str]:
-    """The step and how it ended, as a mime bundle; with a picture, where its result can be drawn (``drawn``)."""
+    """The step and how it ended, as a mime bundle; with a picture, where its result can be drawn (``drawn``), or with the
+    result's own part (``card()``)."""
     card = cards.step_card(
         n=n,
         title=step.title,
@@ -38,6 +39,8 @@ def draw_step(
         error=error_json(error) if error else None,
         reason=reason,
     )
+    if hasattr(result, "card"):
+        return {kind: f"{text}\n{result.card()[kind]}" for kind, text in card.items()}
     drawn = getattr(result, "drawn", None)
     if not isinstance(drawn, dict) or not drawn:
         return card

@@ -8,10 +8,11 @@ select pg_catalog.current_setting('archive_mode') as archive_mode,
        pg_catalog.current_setting('shared_preload_libraries') as preloaded,
        (select count(*) from pg_catalog.pg_stat_subscription where pid is not null) as subscription_workers,
        (select count(*) from pg_catalog.pg_subscription where subenabled) as subscriptions_enabled,
-       (select count(*) from pg_catalog.pg_stat_replication) as walsenders,
+       (select count(*) from pg_catalog.pg_stat_replication
+         where not (usename = 'streaming_replica' and application_name = any (%(own_standbys)s))) as walsenders,
        (select count(*) from pg_catalog.pg_foreign_server) as foreign_servers,
        (select coalesce(pg_catalog.string_agg(distinct backend_type, ', ' order by backend_type), '')
           from pg_catalog.pg_stat_activity
          where backend_type not in ('client backend', 'autovacuum launcher', 'autovacuum worker', 'background writer', 'checkpointer',
                                     'walwriter', 'archiver', 'parallel worker', 'io worker', 'startup', 'walsummarizer', 'slotsync worker',
-                                    'standalone backend')) as other_processes;
+                                    'standalone backend', 'walsender')) as other_processes;

@@ -55,9 +55,13 @@ class Collector:
         return last
 
     def added(self, obj: Object) -> None:
-        """An object whose owners are all gone already doesn't stay."""
-        if obj["metadata"].get("ownerReferences"):
+        """An object whose owners are all gone already doesn't stay; nor one that comes while its owner waits to go."""
+        references = obj["metadata"].get("ownerReferences") or ()
+        if references:
             self._owner_gone(obj)
+        owners = [self._store.by_uid(reference["uid"]) for reference in references]
+        if any(owner and _FOREGROUND in (owner["metadata"].get("finalizers") or ()) for owner in owners):
+            self._cascade(obj, "Foreground")
 
     def _owner_gone(self, dependent: Object) -> None:
         current = self._current(dependent)

@@ -74,6 +74,9 @@ class Poolers:
         again = _LOOK_AGAIN_SECONDS
         if auth["own"] and not await self._integrate(cluster, auth["password"]):
             again = _SOON_SECONDS
+        now = self._operator.find("Pooler", namespace, name)
+        if now is None or now["metadata"]["uid"] != pooler["metadata"]["uid"] or now["metadata"].get("deletionTimestamp"):
+            return None  # deleted while the primary was asked
         self._ensure(pooler, program)
         self._tell_pods(pooler)
         phase, why = ("paused", "PgBouncer has been told to pause") if _paused(pooler) else ("active", "")
