@@ -119,6 +119,7 @@ def test_no_backup_is_asked_for_while_archiving_fails(drill_lab: DrillLab) -> No
     assert run.check("backup in the bucket")["verdict"] == "UNPROVEN"
 
 
+@pytest.mark.long
 def test_a_webhook_that_fails_is_told_and_costs_no_verdict(drill_lab: DrillLab) -> None:
     with webhook(drill_lab, 500) as (told, section):
         run = drill_lab.run(NOTEBOOK, site=drill_lab.profile_with("not-announcing", announce=section))

@@ -65,6 +65,7 @@ def test_two_different_people_confirm_and_both_are_in_the_record(tiny: Tiny, tmp
     assert tiny.resume(run).code == 4, "a run that has ended is not resumed"
 
 
+@pytest.mark.long
 def test_a_plan_that_changed_after_the_confirmation_voids_the_phrase(tiny: Tiny) -> None:
     run = tiny.run(tiny.profile("one-person"))
     first = phrase_of(run)

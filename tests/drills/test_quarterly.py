@@ -13,6 +13,7 @@ from drillbook_lab.home import LabHome
 NOTEBOOK = ROOT / "runbooks" / "drill-quarterly-full-restore.ipynb"
 
 
+@pytest.mark.long
 def test_everything_that_was_archived_comes_back(drill_lab: DrillLab) -> None:
     drill = drill_lab.run(NOTEBOOK)
     assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said

@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from fix_drills import DrillLab
 
 from drillbook import kube as k8s
@@ -81,6 +82,7 @@ def test_the_window_is_shown_and_names_a_removed_segment(drill_lab: DrillLab, tm
     assert gap["broken"]["first_segment"] in found["todo"][-1]
 
 
+@pytest.mark.long
 def test_a_torn_base_backup_fails_as_soon_as_the_job_fails(drill_lab: DrillLab) -> None:
     with drill_lab.fault("backup-torn"):
         drill = drill_lab.drill()
@@ -113,6 +115,7 @@ def test_denied_keys_leave_it_unproven(drill_lab: DrillLab) -> None:
     assert {check["verdict"] for check in drill.of("check") if "not run" in check["reason"]} == {"UNPROVEN"}
 
 
+@pytest.mark.long
 def test_a_wrong_answer_fails_and_an_error_leaves_unproven(drill_lab: DrillLab) -> None:
     tenants = [tenant.model_dump(mode="json", exclude_unset=True) for tenant in drill_lab.site.tenants]
     tenants[0]["questions"] = [
@@ -194,6 +197,7 @@ def test_identity_rights_and_storage_class_are_told_at_once(drill_lab: DrillLab)
     assert drill.created == []
 
 
+@pytest.mark.long
 def test_amcheck_names_a_damaged_index_of_the_source(drill_lab: DrillLab) -> None:
     # An index whose order no longer fits its comparison: what a changed collation does to an index in life.
     database = drill_lab.site.tenants[0].database

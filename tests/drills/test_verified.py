@@ -106,6 +106,7 @@ def test_standard_tools_verify_the_evidence(drill: Drill, drill_lab: DrillLab) -
     assert verified.returncode == 0, verified.stderr
 
 
+@pytest.mark.long
 def test_plain_papermill_runs_the_notebook_and_finish_seals_it(drill_lab: DrillLab, tmp_path: Path) -> None:
     executed = tmp_path / "by-hand.ipynb"
     before = set(drill_lab.folders())
@@ -123,6 +124,7 @@ def test_plain_papermill_runs_the_notebook_and_finish_seals_it(drill_lab: DrillL
     assert drill_lab.drillbook("verify", folder.name).returncode == 0
 
 
+@pytest.mark.long
 def test_another_site_passes_with_no_change_to_the_code(second_lab: DrillLab) -> None:
     drill = second_lab.drill()
     assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said

@@ -87,6 +87,7 @@ def wrong_stores(origin: RunningLab) -> Iterator[RunningLab]:
     lab.delete(f"{CORE}/{DRILLS}/secrets/wrong-key")
 
 
+@pytest.mark.long
 def test_each_cause_is_told_in_the_jobs_log(wrong_stores: RunningLab) -> None:
     """None of them gets as far as PostgreSQL. Each is removed once it has failed: else it is tried six times more."""
     lab = wrong_stores
