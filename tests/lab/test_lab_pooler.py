@@ -66,15 +66,21 @@ class Pool:
         values = self.lab.secret(self.namespace, f"{self.cluster.name}-app")
         return psycopg.connect(
             host=service["spec"]["clusterIP"], port=5432, user=values["username"], password=values["password"],
-            dbname="app", autocommit=True, prepare_threshold=None, connect_timeout=10, **more,
+            dbname=values["dbname"], autocommit=True, prepare_threshold=None, **{"connect_timeout": 10, **more},
         )  # fmt: skip
 
-    def answers(self) -> bool:
+    def answers(self, **more: Any) -> bool:
         try:
-            with self.connect() as connection:
+            with self.connect(**more) as connection:
                 return connection.execute("SELECT true").fetchone() == (True,)
         except psycopg.Error:
             return False
+
+    def is_held(self) -> bool:
+        """PgBouncer itself says so: somebody waits, and no server connection is at work."""
+        database = self.lab.secret(self.namespace, f"{self.cluster.name}-app")["dbname"]
+        rows = [row for row in self.console("SHOW POOLS") if row["database"] == database]
+        return all(row["sv_active"] == "0" for row in rows) and any(row["cl_waiting"] != "0" for row in rows)
 
     def console(self, command: str, pod: Object | None = None) -> list[dict[str, str]]:
         """PgBouncer's own console, as an administrator reaches it: psql in the pod."""
@@ -147,7 +153,7 @@ def test_paused_queries_wait_and_none_is_lost(pool: Pool) -> None:
         until(lambda: min(done) > 0 or faults)
         pool.pause(True)
         until(lambda: pool.status["phase"] == "paused")
-        until(lambda: _is_held(pool))
+        until(pool.is_held)
         at_rest = list(done)
         time.sleep(1.0)
         assert done == at_rest, "a paused pooler passes nothing on"
@@ -163,12 +169,6 @@ def test_paused_queries_wait_and_none_is_lost(pool: Pool) -> None:
     assert not faults
     ((rows,),) = pool.cluster.app("SELECT count(*) FROM paused_counter")
     assert rows == sum(done)
-
-
-def _is_held(pool: Pool) -> bool:
-    """PgBouncer itself says so, and no server connection is at work."""
-    app = [row for row in pool.console("SHOW POOLS") if row["database"] == "app"]
-    return all(row["sv_active"] == "0" for row in app) and any(row["cl_waiting"] != "0" for row in app)
 
 
 def test_metrics_are_what_the_console_says(pool: Pool) -> None:

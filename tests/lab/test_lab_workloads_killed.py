@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
+from fix_clusters import SmallCluster
 from fix_lab import CORE, RunningLab, until
 from fix_workloads import Workload, http
 from test_lab_killed import Killable
+from test_lab_pooler import Pool
 
 from drillbook_lab import faults
+from drillbook_lab.controller import poolerconfig
 from drillbook_lab.processes import processes_under
 
 APP = "/apis/argoproj.io/v1alpha1/namespaces/argocd/applications/synergyflow-backend"
@@ -48,3 +52,38 @@ def test_a_rollout_and_the_reconciler_go_on_after_a_kill() -> None:
         finally:
             killable.down()
         assert not processes_under([killable.home.root])
+
+
+@pytest.mark.long
+@pytest.mark.skipif(poolerconfig.binary() is None, reason=poolerconfig.NO_BINARY)
+def test_a_paused_pooler_is_paused_after_a_kill_and_lets_go_when_it_is_told() -> None:
+    with tempfile.TemporaryDirectory(prefix="lp-", dir="/tmp") as root:
+        killable = Killable(Path(root))
+        try:
+            pool = _pool(killable.up())
+            pool.create(poolMode="session")
+            until(pool.ready)
+            until(pool.answers)
+            pool.pause(True)
+            until(lambda: pool.status["phase"] == "paused")
+            killable.kill()
+            after = _pool(killable.up())
+            until(after.ready)
+            assert after.status["phase"] == "paused"
+            answers: list[bool] = []
+            waiting = threading.Thread(target=lambda: answers.append(after.answers(connect_timeout=120)))
+            waiting.start()
+            until(after.is_held)
+            assert not answers, "a client of a paused pooler waits"
+            after.pause(False)
+            waiting.join(120)
+            assert answers == [True]
+            assert after.status["phase"] == "active"
+        finally:
+            killable.down()
+        assert not processes_under([killable.home.root])
+
+
+def _pool(lab: RunningLab) -> Pool:
+    state = lab.state
+    return Pool(SmallCluster(lab, state["namespace"], state["cluster"]), "held")
