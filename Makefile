@@ -16,6 +16,10 @@ PATH="$$PATH:/usr/sbin:/sbin"; command -v pgbouncer >/dev/null || { \
 } || echo 'For Poolers in the lab: sudo apt-get install -y pgbouncer' >&2
 endef
 
+# Two at a time, a file's tests together, since they share a lab; in the order of the folders, which begins with the
+# whole drills: sorted by number of tests these would come last, and one of the two would be idle.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+
 export JUPYTER_PLATFORM_DIRS := 1
 
 .PHONY: help setup drill test test-notebooks test-long lint lab bench conformance docs clean
@@ -47,7 +51,7 @@ drill: setup ## the monthly verification, on the running lab or on one of its ow
 test: setup ## lint, every test that is not long, and the runbooks in plan mode
 	@begun=$$(date +%s); \
 	$(MAKE) --no-print-directory lint && \
-	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile && \
+	$(BIN)/python -m pytest -m "not long" $(TWO) && \
 	$(MAKE) --no-print-directory test-notebooks || exit 1; \
 	mkdir -p outputs/bench && echo "{\"seconds\": $$(( $$(date +%s) - begun ))}" > outputs/bench/last-test.json
 
@@ -56,7 +60,7 @@ test-notebooks: setup ## every runbook as it stands, in plan mode, against a lab
 	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider runbooks
 
 test-long: setup ## kills, repetitions, large data, the browser
-	$(BIN)/python -m pytest -m long -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m long $(TWO)
 
 lint: setup ## ruff, mypy, import contracts, notebooks without outputs
 	$(BIN)/ruff check .

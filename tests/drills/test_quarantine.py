@@ -6,6 +6,7 @@ import socket
 import threading
 from pathlib import Path
 
+import pytest
 from fix_drills import DrillLab, until
 
 from drillbook import kube as k8s
@@ -55,6 +56,7 @@ def _data_directory(process: Path) -> str:
     return str((process / "cwd").readlink())
 
 
+@pytest.mark.long
 def test_the_copy_opens_no_connection(drill_lab: DrillLab) -> None:
     database = drill_lab.site.tenants[0].database
     publisher = Publisher()

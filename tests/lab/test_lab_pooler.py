@@ -108,7 +108,8 @@ def test_a_pooler_is_a_deployment_a_service_and_a_configuration(pool: Pool) -> N
     assert status["secrets"]["pgBouncerSecrets"]["authQuery"]["name"] == "small-pooler"
     (pod,) = pool.pods()
     assert pod["metadata"]["labels"]["cnpg.io/podRole"] == "pooler"
-    (database,) = [row for row in pool.console("SHOW DATABASES") if row["name"] == "app"]
+    with pool.connect():  # a database is listed from its first client on
+        (database,) = [row for row in pool.console("SHOW DATABASES") if row["name"] == "app"]
     assert (database["pool_mode"], database["pool_size"]) in (("transaction", "5"), ("", "5"))
     configuration = {row["key"]: row["value"] for row in pool.console("SHOW CONFIG")}
     assert (configuration["max_client_conn"], configuration["pool_mode"]) == ("1000", "transaction")

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from fix_clusters import SmallCluster
+from fix_clusters import SmallCluster, namespace
 from fix_lab import CORE, RunningLab, until
 from fix_workloads import Workload, http
 from test_lab_killed import Killable
@@ -60,14 +60,15 @@ def test_a_paused_pooler_is_paused_after_a_kill_and_lets_go_when_it_is_told() ->
     with tempfile.TemporaryDirectory(prefix="lp-", dir="/tmp") as root:
         killable = Killable(Path(root))
         try:
-            pool = _pool(killable.up())
-            pool.create(poolMode="session")
+            lab = killable.up()
+            small = SmallCluster(lab, namespace(lab, "small"), "small").create()
+            pool = Pool(small, "held").create(poolMode="session")
             until(pool.ready)
             until(pool.answers)
             pool.pause(True)
             until(lambda: pool.status["phase"] == "paused")
             killable.kill()
-            after = _pool(killable.up())
+            after = Pool(SmallCluster(killable.up(), small.namespace, small.name), pool.name)
             until(after.ready)
             assert after.status["phase"] == "paused"
             answers: list[bool] = []
@@ -82,8 +83,3 @@ def test_a_paused_pooler_is_paused_after_a_kill_and_lets_go_when_it_is_told() ->
         finally:
             killable.down()
         assert not processes_under([killable.home.root])
-
-
-def _pool(lab: RunningLab) -> Pool:
-    state = lab.state
-    return Pool(SmallCluster(lab, state["namespace"], state["cluster"]), "held")
