@@ -172,9 +172,9 @@ def window(
     site: SiteOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="Everything that was read, as JSON.")] = False,
     svg: Annotated[Path | None, typer.Option(help="Draw backups, WAL, gaps and window on a time line into this file.")] = None,
-    samples: Annotated[int, typer.Option(min=0, help="How many segments are read through, record by record.")] = 2,
+    samples: Annotated[int, typer.Option(min=0, help="How many segments are read through; 0: only what listings and ends show.")] = 2,
 ) -> int:
-    """Show what can be recovered now, from the archive alone: base backups, window, gaps, and what to do. Changes nothing."""
+    """Show what can be recovered now, from the archive alone: base backups, window, gaps, damages, and what to do. Changes nothing."""
     return outlook(out, site, as_json=as_json, svg=svg, samples=samples)
 
 

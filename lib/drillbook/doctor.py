@@ -17,6 +17,7 @@ from drillbook import kube as k8s
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.model import Check
 from drillbook.procedures.readiness import CheckReadiness
+from drillbook.procedures.reading import read_archive
 from drillbook.site import load_site
 from drillbook.step import Context, Obligation
 
@@ -78,6 +79,7 @@ def examine(site: str, outputs: Path) -> Iterator[Item]:
         yield _readiness(ctx)
         yield from _passwords(ctx)
         yield _archive(ctx)
+        yield _damages(ctx)
         yield _left_behind(ctx)
     finally:
         ctx.close()
@@ -150,6 +152,23 @@ def _archive(ctx: Context) -> Item:
     fresh = age <= ctx.site.freshness.backup_age.total_seconds() / 3600
     found = f"{len(catalogue.usable)} usable base backups, the newest {newest.backup_id} is {age:.1f} h old"
     return Item("archive", fresh, found, "" if fresh else "Find out why the schedule made none.")
+
+
+def _damages(ctx: Context) -> Item:
+    """By listings and the ends of the base backups alone: the check runbook and `drillbook window` read on."""
+    try:
+        found = read_archive(ctx, samples=0, checked=0, read_through=0)
+    except RunbookError as error:
+        return Item("archive: damages", False, error.what, error.todo)
+    more = "drillbook window tells each with what to do."
+    if found.damages:
+        count = len(found.damages)
+        told = f"{count} {'damage' if count == 1 else 'damages'}, the first: {found.damages[0].what}"
+        return Item("archive: damages", False, told, more)
+    doubt = (*found.passing, *found.spare)
+    if doubt:
+        return Item("archive: damages", None, f"none, but {len(doubt)} to know of: {doubt[0].what}", more)
+    return Item("archive: damages", True, "none that listings and the ends of the base backups show")
 
 
 def _left_behind(ctx: Context) -> Item:

@@ -23,9 +23,10 @@ def svg(data: Mapping[str, Any], *, standalone: bool = True) -> str:
 
     ``data``: ``server``, ``now``, ``backups`` (``id``, ``at``), ``periods`` (``first``, ``last``), ``gaps`` (``from``, ``to``,
     ``state``, ``segments``, ``first``, ``last``), ``wal_to`` and ``target`` ("" for none); instants as RFC 3339 text.
+    Where the history lies in several folders, ``lines`` has each one's WAL (``server``, ``from``, ``to``).
     ``standalone`` brings its own colours for a light and a dark page; otherwise it takes the page's.
     """
-    scale = _Scale(_instants(data))
+    scale, lines = _Scale(_instants(data)), _lines(data)
     backups = [
         {"x": scale.x(item["at"]), "id": item["id"], "at": cards.show_instant(item["at"])} for item in data["backups"]
     ]
@@ -39,7 +40,9 @@ def svg(data: Mapping[str, Any], *, standalone: bool = True) -> str:
         "right": WIDTH - RIGHT,
         "backups": backups,
         "backup_labels": _apart([(item["x"], item["at"][:16].removesuffix(" UTC")) for item in backups]),
-        "wal": _pieces(scale, data, gaps),
+        "wal": [piece for line in lines for piece in _pieces(scale, line, gaps)],
+        "line_labels": _apart([(scale.x(line["from"]), line["server"]) for line in lines]) if lines[1:] else [],
+        "line_ends": [scale.x(line["from"]) for line in lines[1:]],
         "gaps": gaps,
         "gap_labels": _apart([(item["x"] + item["width"] / 2, item["said"]) for item in gaps]),
         "periods": periods,
@@ -109,6 +112,7 @@ def _instants(data: Mapping[str, Any]) -> list[datetime]:
     texts = [item["at"] for item in data["backups"]]
     texts += [item[key] for item in data["periods"] for key in ("first", "last")]
     texts += [item[key] for item in data["gaps"] for key in ("from", "to")]
+    texts += [line[key] for line in _lines(data) for key in ("from", "to")]
     return [_at(text) for text in (*texts, data["wal_to"], data["target"], data["now"]) if text]
 
 
@@ -118,16 +122,24 @@ def _band(scale: _Scale, first: str, last: str, least: float = 2) -> dict[str, A
     return {"x": round(min(begin, begin + (end - begin - width) / 2), 1), "width": width}
 
 
-def _pieces(scale: _Scale, data: Mapping[str, Any], gaps: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """The WAL from the first base backup to the newest segment, without the gaps."""
+def _lines(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Each folder's WAL, from its first base backup to its newest segment."""
+    if "lines" in data:
+        return list(data["lines"])
     if not data["backups"] or not data["wal_to"]:
         return []
+    return [{"server": data["server"], "from": data["backups"][0]["at"], "to": data["wal_to"]}]
+
+
+def _pieces(scale: _Scale, line: Mapping[str, Any], gaps: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """One folder's WAL without the gaps."""
     found: list[dict[str, float]] = []
-    begin, end = scale.x(data["backups"][0]["at"]), scale.x(data["wal_to"])
+    begin, end = scale.x(line["from"]), scale.x(line["to"])
     for gap in sorted(gaps, key=lambda item: item["x"]):
-        if gap["x"] > begin:
+        if begin < gap["x"] <= end:
             found.append({"x": begin, "width": round(min(gap["x"], end) - begin, 1)})
-        begin = max(begin, gap["x"] + gap["width"])
+        if gap["x"] <= end:
+            begin = max(begin, gap["x"] + gap["width"])
     return [*found, {"x": round(begin, 1), "width": round(max(end - begin, 2 if not found else 0), 1)}]
 
 

@@ -36,6 +36,11 @@ class SourceArchive:
         """The folder in the object store that holds ``base/`` and ``wals/``."""
         return str(self.configuration["destinationPath"]).rstrip("/") + "/" + self.server_name
 
+    @property
+    def folders(self) -> tuple[ServerPeriod, ...]:
+        """Every folder that the cluster's history lies in, oldest first; the last is the one archived to now."""
+        return self.periods or (ServerPeriod(name=self.server_name),)
+
     def server_at(self, instant: datetime | None) -> str:
         """The folder that holds the WAL of an instant; ``None`` is now. TargetOutsideWindow: it lies between two."""
         if instant is None or not self.periods:

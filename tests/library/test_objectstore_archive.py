@@ -29,6 +29,7 @@ from drillbook.objectstore import (
     commit_of,
     histories,
     newest_commit,
+    read_folder,
     read_segment,
     survey,
     wal_names,
@@ -394,6 +395,39 @@ def test_nothing_is_said_of_an_idle_server_with_two_timelines(site: Site) -> Non
     found = survey(site.store, NAME, now=a_month_later)
     assert (found.findings, found.backups, found.usable) == ((), 2, 2)
     assert any("read through" in line for line in found.read)
+
+
+def test_a_folder_is_read_once_and_a_torn_backup_reaches_nothing(site: Site) -> None:
+    first, second = catalogue(site.store, NAME).usable
+    whole = read_folder(site.store, NAME, samples=0, read_through=0, checked=0, retention_policy="1d")
+    assert [item.state for item in whole.backups] == ["complete", "complete"] and not whole.survey.findings
+    assert whole.backups[0].goes_at and not whole.backups[1].goes_at
+    assert (whole.periods, whole.reach.newest) == (whole.reach.periods, newest_commit_of(site))
+    # Of the cluster's history only the period in this folder counts, whatever was archived here after it.
+    until = second.end_time
+    older = read_folder(site.store, NAME, until=until, samples=0, read_through=0, checked=0)
+    assert [period.last for period in older.periods] == [until - timedelta(microseconds=1)]
+    (data, _), *_ = next(entry for entry in catalogue(site.store, NAME).entries if entry.backup_id == first.backup_id).tars
+    with site.s3.without(f"site/a/{data.key}") as body:
+        site.s3.put(f"site/a/{data.key}", body[: len(body) // 2])
+        torn = read_folder(site.store, NAME, samples=0, read_through=0, checked=0)
+    assert [item.state for item in torn.backups] == ["cut", "complete"]
+    assert [item.backup_id for item in torn.reach.backups] == [second.backup_id]
+    assert [(item.state, item.key) for item in torn.damages] == [("cut", data.key)]
+    assert torn.periods[0].first == second.end_time
+
+
+def test_what_lies_before_a_damaged_newest_segment_is_still_reached(site: Site) -> None:
+    newest = newest_commit_of(site)
+    with site.s3.without(site.key(newest.segment)):
+        site.s3.put(site.key(newest.segment), gzip.compress(bytes(1 << 20)))
+        found = read_folder(site.store, NAME, samples=0, read_through=0, checked=0)
+    assert all(newest.segment in reach.problem for reach in found.reach.backups)
+    assert found.reach.newest and found.reach.newest.lsn < newest.lsn
+
+
+def newest_commit_of(site: Site) -> ArchivedCommit:
+    return newest_commit(site.store, wal_names(site.store, NAME), site.chain())
 
 
 def test_a_lost_way_to_the_newest_timeline_is_named(site: Site) -> None:

@@ -4,8 +4,8 @@
 listing of the WAL. `backupinfo`, `catalogue`: base backups; `tarwalk`, `tarcheck`: whether their tars are whole.
 `compression`, `archive`, `scan`: segments and history files, the chain, what a segment holds. `holdings`: all of one server,
 listed once. `gaps`: what is broken, and why. `window`, `targets`, `reachable`: what recovery can
-reach. `retention`: what is deleted when.
-`sampling`, `survey`: what is wrong with an archive. Everything is read by listing and getting; nothing is ever written.
+reach. `retention`: what is deleted when. `sampling`, `survey`: what is wrong with an archive. `reading`: all of one server,
+read once. Everything is read by listing and getting; nothing is ever written.
 """
 
 from drillbook.objectstore.archive import archive_chain, histories, read_segment
@@ -27,10 +27,11 @@ from drillbook.objectstore.holdings import Holdings, Stretch
 from drillbook.objectstore.layout import ArchivedSegment, WalListing, wal_names
 from drillbook.objectstore.protocol import Level, ObjectInfo, ObjectStore
 from drillbook.objectstore.reachable import BackupReach, GapAt, Period, Reachable, reachable
+from drillbook.objectstore.reading import Listed, Reading, read_folder
 from drillbook.objectstore.retention import deleted_at, deleted_during, retention_period
 from drillbook.objectstore.s3 import S3Store
 from drillbook.objectstore.search import changes_between
-from drillbook.objectstore.survey import Finding, KnownBackup, Survey, survey
+from drillbook.objectstore.survey import Asked, Finding, KnownBackup, Survey, survey
 from drillbook.objectstore.tarcheck import READ_THROUGH, TarCheck, TarState, check_tars
 from drillbook.objectstore.targets import ExpectedWal, ResolvedTarget, resolve
 from drillbook.objectstore.window import commit_of, newest_commit, window
@@ -40,6 +41,7 @@ __all__ = [
     "READ_THROUGH",
     "SAMPLES",
     "ArchivedSegment",
+    "Asked",
     "BackupReach",
     "BackupState",
     "BrokenWal",
@@ -51,10 +53,12 @@ __all__ = [
     "Holdings",
     "KnownBackup",
     "Level",
+    "Listed",
     "ObjectInfo",
     "ObjectStore",
     "Period",
     "Reachable",
+    "Reading",
     "ResolvedTarget",
     "S3Store",
     "Sample",
@@ -79,6 +83,7 @@ __all__ = [
     "newest_commit",
     "not_s3",
     "reachable",
+    "read_folder",
     "read_segment",
     "resolve",
     "retention_period",

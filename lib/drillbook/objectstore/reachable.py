@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from drillbook.errors import WalGap
 from drillbook.model import ArchivedCommit, Frozen, Instant, Lsn, show_instant
 from drillbook.objectstore.gaps import ARCHIVE_TIMEOUT_SECONDS, SAMPLES, BrokenWal, Sample, broken_wal, sample
 from drillbook.objectstore.holdings import LOOK_BACK, Holdings, Stretch
@@ -142,7 +143,8 @@ def reachable(
 ) -> Reachable:
     """Everything that the listing tells, the newest commits, and a sample of segments read through.
 
-    Raises what `scan` raises of a damaged newest segment, and ObjectStoreError for the store's own refusals.
+    A segment that is damaged where a commit is looked for is where recovery stops: what lies before it counts.
+    ObjectStoreError: the store's own refusals.
     """
     held.allow(look_back * max(1, len(held.backups)))
     stretches = [held.stretch(backup) for backup in held.backups]
@@ -174,7 +176,12 @@ def _reach(stretch: Stretch) -> BackupReach:
     latest: Lsn | None = None
     problem = reach.problem
     if stretch.consistent:
-        for _, scan in stretch.backwards():
+        for number in range(stretch.last, stretch.first - 1, -1):
+            try:
+                scan = stretch.scan(number)
+            except WalGap as error:
+                problem, newest, latest = error.what, None, None
+                continue
             latest = latest or scan.last_record
             if scan.commits:
                 newest = scan.commits[-1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple, TypedDict, Unpack
 
 from drillbook.errors import ObjectStoreError, WalGap
 from drillbook.model import BaseBackup, Frozen
@@ -24,6 +25,7 @@ from drillbook.wal import Histories, Switch, WalFormatError, segment_header
 
 RUNNING = frozenset({"", "pending", "started", "running", "finalizing", "walArchivingFailing"})
 MOST_GAPS = 8
+_NEVER_COMPLETE = {BackupState.UNFINISHED, BackupState.FAILED, BackupState.FOREIGN, BackupState.SNAPSHOT}
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,22 @@ class KnownBackup:
 
 
 class Finding(Frozen):
-    """One damage. ``what`` is the sentence; ``key`` the object in the store, "" where none is there; ``segment`` the WAL."""
+    """One damage. ``what`` is the sentence; ``key`` the object in the store, "" where none is there; ``segment`` the WAL.
+
+    ``spare``: a base backup that nothing says was ever complete, or another system's: it takes room, and costs no instant.
+    """
 
     state: str
     what: str
     key: str = ""
     segment: str = ""
     backup_id: str = ""
+    spare: bool = False
+
+    @property
+    def passing(self) -> bool:
+        """Whether it may well mend itself: look again before anything is done."""
+        return self.state in {WalState.DELAYED, WalState.UPLOADING}
 
 
 class Survey(Frozen):
@@ -57,8 +68,37 @@ class Survey(Frozen):
     findings: tuple[Finding, ...]
     read: tuple[str, ...]
 
+    @property
+    def damages(self) -> tuple[Finding, ...]:
+        """What costs instants that could be recovered, for good."""
+        return tuple(item for item in self.findings if not item.spare and not item.passing)
 
-def survey(
+
+class Look(NamedTuple):
+    """A survey, and the listings that it was made from; a backup with a broken tar is not among those of ``held``."""
+
+    survey: Survey
+    catalogue: Catalogue
+    held: Holdings
+
+
+class Asked(TypedDict, total=False):
+    """What a survey may be told, and how deep it reads: the arguments of `look`."""
+
+    system_id: str
+    known: Sequence[KnownBackup] | None
+    samples: int
+    read_through: int
+    now: datetime | None
+    archive_timeout_seconds: float
+
+
+def survey(store: ObjectStore, server_name: str, **asked: Unpack[Asked]) -> Survey:
+    """Look at all that ``server_name`` has in the archive; `look` says what it may be told, and what it raises."""
+    return look(store, server_name, **asked).survey
+
+
+def look(
     store: ObjectStore,
     server_name: str,
     *,
@@ -67,12 +107,13 @@ def survey(
     samples: int = SAMPLES,
     read_through: int = READ_THROUGH,
     now: datetime | None = None,
-) -> Survey:
-    """Look at all that ``server_name`` has in the archive.
+    archive_timeout_seconds: float = ARCHIVE_TIMEOUT_SECONDS,
+) -> Look:
+    """Survey ``server_name``'s archive; a history file that can't be read is told, and left out of the holdings.
 
     ``system_id`` is the cluster's ("": that of the newest archived WAL); ``known`` its Backup objects (``None``: not asked);
-    ``samples`` WAL segments and ``read_through`` stored bytes of the newest base backup are read;
-    a segment that is missing may still be on its way at ``now`` (``None``: the present). ObjectStoreError: the store
+    ``samples`` WAL segments and ``read_through`` stored bytes of the newest base backup are read; a segment that is
+    missing may still be on its way at ``now`` (``None``: the present), see `broken_wal`. ObjectStoreError: the store
     refused or did not answer.
     """
     listing = wal_names(store, server_name)
@@ -80,13 +121,15 @@ def survey(
     found = catalogue(store, server_name, system_id=system_id)
     findings = _backups(found, known)
     read: list[str] = []
-    findings += _tars(store, found, read_through, read)
+    torn = _tars(store, found, read_through, read)
     histories, damage = _histories(store, listing)
-    findings += damage
-    held = Holdings(store, listing, tuple(found.usable), histories, system_id)
-    findings += _chains(held, now or datetime.now(UTC))
+    findings += torn + damage
+    broken = {item.backup_id for item in torn}
+    whole = tuple(backup for backup in found.usable if backup.backup_id not in broken)
+    held = Holdings(store, listing, whole, histories, system_id)
+    findings += _chains(held, now or datetime.now(UTC), archive_timeout_seconds)
     findings += _sampled(held, samples, read)
-    return Survey(
+    told = Survey(
         server_name=server_name,
         backups=len(found.entries),
         usable=len(found.usable),
@@ -95,6 +138,7 @@ def survey(
         findings=tuple(findings),
         read=tuple(read),
     )
+    return Look(told, found, held)
 
 
 # -- base backups ----------------------------------------------------------------------------------------------------
@@ -103,6 +147,7 @@ def survey(
 def _backups(found: Catalogue, known: Sequence[KnownBackup] | None) -> list[Finding]:
     running = any(item.phase in RUNNING for item in known or ())
     ids = {item.backup_id for item in known or () if item.backup_id}
+    completed = {item.backup_id for item in known or () if item.phase == "completed"}
     findings = []
     for entry in found.entries:
         # The one that is being made is no damage: it is the newest, and a Backup object says that it runs.
@@ -116,15 +161,18 @@ def _backups(found: Catalogue, known: Sequence[KnownBackup] | None) -> list[Find
                 what=f"base backup {entry.backup_id} is {entry.reason}{explained}",
                 key=entry.key,
                 backup_id=entry.backup_id,
+                spare=entry.state in _NEVER_COMPLETE and entry.backup_id not in completed,
             )
         )
     if not found.entries:
         findings.append(Finding(state="no backup", what="the archive holds no base backup"))
+    oldest = min((backup.backup_id for backup in found.usable), default="")
     return findings + [
         Finding(
             state="orphaned",
             what=f"Backup {item.name} says completed, and the bucket has no base backup {item.backup_id}",
             backup_id=item.backup_id,
+            spare=item.backup_id < oldest,  # retention takes the oldest, and the Backup object only after it
         )
         for item in known or ()
         if item.phase == "completed" and item.backup_id and found.entry(item.backup_id) is None
@@ -187,13 +235,16 @@ def _histories(store: ObjectStore, listing: WalListing) -> tuple[Histories, list
     return histories, findings
 
 
-def _chains(held: Holdings, now: datetime) -> list[Finding]:
+def _chains(held: Holdings, now: datetime, archive_timeout_seconds: float) -> list[Finding]:
     findings: list[Finding] = []
     told: set[str] = set()
     under_way = uploading(held.store, held.listing.server_name)
     for backup in reversed(held.backups):  # a gap that several of them meet is told once, for the newest
         reach = held.chain(backup)
-        for item in broken_wal(held, backup, now=now, under_way=under_way)[:MOST_GAPS]:
+        broken = broken_wal(
+            held, backup, now=now, under_way=under_way, archive_timeout_seconds=archive_timeout_seconds
+        )
+        for item in broken[:MOST_GAPS]:
             if item.first_segment not in told:
                 findings.append(_broken(held, backup, item))
             told.add(item.first_segment)
@@ -201,7 +252,7 @@ def _chains(held: Holdings, now: datetime) -> list[Finding]:
             what = f"from base backup {backup.backup_id}: {reach.problem}"
             findings.append(Finding(state="unreachable", what=what, backup_id=backup.backup_id))
         if reach.unbroken and reach.end_lsn < backup.end_lsn:
-            late = (now - backup.end_time).total_seconds() > ARCHIVE_TIMEOUT_SECONDS
+            late = (now - backup.end_time).total_seconds() > archive_timeout_seconds
             what = f"base backup {backup.backup_id} needs WAL up to {backup.end_wal}, archived is {reach.last_segment}"
             state = str(WalState.LOST if late else WalState.DELAYED)
             findings.append(Finding(state=state, what=what, segment=backup.end_wal, backup_id=backup.backup_id))

@@ -11,6 +11,7 @@ from drillbook import kube as k8s
 from drillbook.errors import KubernetesError, ObjectStoreError
 from drillbook.forecast import Forecast, Work
 from drillbook.model import BaseBackup, Check, Verdict, show_seconds
+from drillbook.objectstore import ExpectedWal
 from drillbook.procedures.archive import ArchivedWal
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.sourcearchive import PLUGIN
@@ -30,7 +31,7 @@ class ForecastRecovery(Step[Forecast]):
 
     cluster: SourceCluster
     backup: BaseBackup
-    archived: ArchivedWal
+    archived: ArchivedWal | ExpectedWal
 
     def do(self, ctx: Context) -> Forecast:
         now = datetime.now(UTC)

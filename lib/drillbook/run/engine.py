@@ -20,6 +20,7 @@ from drillbook.run.drawing import draw_step, error_json, short
 from drillbook.run.gate import Section, plan_json
 from drillbook.run.gatekeeping import Gatekeeper
 from drillbook.run.holding import Hold
+from drillbook.run.kinds import kind_of
 from drillbook.run.observing import Observations
 from drillbook.run.opening import notebook_sha256, opening, public_names, validate
 from drillbook.run.past import Past, PastStep
@@ -42,7 +43,9 @@ def open_run(
     confirm: str = "",
     **parameters: str | int | bool,
 ) -> Run:
-    """Open a run: check the parameters, make its folder, journal who and what, take the Lease (``apply`` only).
+    """Open a run: check the parameters, make its folder, journal who and what, take the Lease.
+
+    A plan takes none, and neither does a runbook that only reads.
 
     ``site`` is a profile's path or name (empty: ``$DRILLBOOK_SITE``, else ``lab``); ``parameters`` are the runbook's
     own. ``resume`` (or ``run``, as a notebook's parameter is called) goes on with that run instead: what it has seen
@@ -140,7 +143,8 @@ class Run:
         if trouble is not None:
             self._fail_open(trouble)
         try:
-            self._hold.take()
+            if kind_of(self.runbook).alone:
+                self._hold.take()
         except RunbookError as error:
             self._fail_open(error)
         self._show(cards.run_card(self.journal.events()[0]))

@@ -11,23 +11,26 @@ _RECOVERY_NOT_TESTED = (
     "rows of tables that the profile does not name in digest_tables",
     "the application itself on the recovered data",
 )
+_CHECK_NOT_TESTED = ("restoring anything: it was only read",)
 
 
 @dataclass(frozen=True)
 class Kind:
     """``required`` rungs are the library's floor, which no profile can switch off; ``recovers`` is whether recovery
     time and point are measured and held against the objectives; ``resumes`` whether a run that stops midway is left as
-    it stands, to be resumed or abandoned, where others are settled at once."""
+    it stands, to be resumed or abandoned, where others are settled at once; ``alone`` whether it takes the cluster's
+    Lease when it opens: what only reads needs none, and must not keep a recovery waiting."""
 
     required: tuple[str, ...]
     not_tested: tuple[str, ...]
     recovers: bool
     to_an_instant: bool = True  # whether the objective of a point-in-time recovery applies to it
     resumes: bool = False
+    alone: bool = True
 
 
 _KINDS = {
-    "check": Kind(("WAL chain",), ("restoring anything: only the archive was read",), recovers=False),
+    "check": Kind((), _CHECK_NOT_TESTED, recovers=False, alone=False),
     "backup": Kind(
         ("backup in the bucket", "backup's WAL archived", "recovery window extended"),
         ("restoring this backup: the monthly drill does that",),
@@ -40,6 +43,12 @@ _KINDS = {
 
 # What one runbook is judged by beside its prefix.
 _OF_ONE = {
+    "check-recovery-window": Kind(
+        ("base backup", "WAL chain", "WAL gaps", "recovery window", "damage"),
+        (*_CHECK_NOT_TESTED, "base backups and WAL segments beyond those that the check `damage` says were read through"),
+        recovers=False,
+        alone=False,
+    ),
     "recover-point-in-time": Kind(
         (
             "target and timeline", "boundary", "structure", "site questions", "quarantine", "backup before the cut",

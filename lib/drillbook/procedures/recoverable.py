@@ -1,0 +1,76 @@
+"""Whether a recovery would reach its target, and the answer in one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drillbook.errors import TargetOutsideWindow
+from drillbook.model import Frozen, RecoveryTarget, show_seconds
+from drillbook.objectstore import ResolvedTarget
+from drillbook.procedures.reading import ArchiveReading
+from drillbook.procedures.targets import ResolveTarget
+from drillbook.step import Context, Step
+
+
+@dataclass(frozen=True)
+class WouldReach(ResolveTarget):
+    """Resolve the target: base backup, timeline, WAL, and the commits on both sides.
+
+    A target that was asked for and can't be reached is refused, with the nearest. Without one it is the end of the
+    archive; that it can't be reached is then a consequence of what the checks have found.
+    """
+
+    def do(self, ctx: Context) -> ResolvedTarget:
+        try:
+            return super().do(ctx)
+        except TargetOutsideWindow:
+            if RecoveryTarget.asked(ctx.parameters)[0] == RecoveryTarget():
+                ctx.require_preconditions()
+            raise
+
+
+class Recoverable(Frozen):
+    """``answer`` to the question in one line."""
+
+    answer: str
+
+    def _ipython_display_(self) -> None:
+        """Nothing: the step's card has shown it."""
+
+
+@dataclass(frozen=True)
+class CanWeRecover(Step[Recoverable]):
+    """Can we recover, to which instants, and how long will it take?
+
+    Yes only if every required check of this run is VERIFIED.
+    """
+
+    reading: ArchiveReading
+    target: ResolvedTarget
+
+    def do(self, ctx: Context) -> Recoverable:
+        unmet, window = ctx.recorder.unmet(), ctx.recorder.seen("window")
+        if unmet or not window:
+            why = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in unmet)
+            answer = f"NOT AS IT SHOULD BE. {why or 'no instant can be recovered'}"
+        else:
+            seconds = (ctx.recorder.seen("forecast") or {}).get("seconds")
+            goal = show_seconds(ctx.site.objectives.recovery_time.total_seconds())
+            takes = f"in about {show_seconds(seconds)}" if seconds is not None else "in a time that is not known"
+            holes = " (with holes)" if len(self.reading.periods) > 1 else ""
+            answer = (
+                f"YES. Any instant from {_short(window['first_time'])} to {_short(window['last_time'])} UTC{holes} can be "
+                f"recovered, {self.target.target} from base backup {self.target.backup.backup_id} {takes} "
+                f"(objective {goal})."
+            )
+            ctx.recorder.fact("claim", f"The archive of {ctx.source_ref.name} reaches {_short(window['last_time'])} UTC")
+        ctx.recorder.fact("answer", answer)
+        return Recoverable(answer=answer)
+
+
+def _short(at: str) -> str:
+    """An instant's date and time of day, to the second."""
+    return at[:19].replace("T", " ")
+
+
+__all__ = ["CanWeRecover", "Recoverable", "WouldReach"]
