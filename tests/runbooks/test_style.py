@@ -78,7 +78,8 @@ def test_it_has_at_most_1200_words(runbook: NotebookNode) -> None:
 
 def test_a_code_cell_has_1_to_6_lines(runbook: NotebookNode) -> None:
     for cell in code_cells(runbook):
-        assert 1 <= len(lines(cell)) <= 6, cell.source
+        most = 14 if cell is parameters(runbook) else 6  # a parameter is one line with its help
+        assert 1 <= len(lines(cell)) <= most, cell.source
 
 
 def test_a_code_cell_is_an_assignment_and_a_call(runbook: NotebookNode) -> None:

@@ -20,7 +20,7 @@ from drillbook.procedures.manualbackup import (
     WaitForBackup,
 )
 from drillbook.procedures.readiness import SourceCluster
-from drillbook.step import Context, Plan, Rung
+from drillbook.step import Context, Plan, Rung, Touch
 
 _REASON = "drillbook.io/reason"
 
@@ -106,6 +106,15 @@ class BackUpFirst(_BackUp):
         return super().observe(ctx)
 
 
+def unsaved(ctx: Context, ref: ClusterRef) -> tuple[tuple[Touch, ...], tuple[str, ...]]:
+    """What a cut's plan adds where the runbook was given a reason to back nothing up first: it is confirmed with the cut."""
+    reason = str(ctx.parameters.get("no_backup_because", ""))
+    if not reason:
+        return (), ()
+    touch = Touch("cut over without a fresh backup of", "Cluster", ref.namespace, ref.name)
+    return (touch,), (f"no backup was taken before the cut, because: {reason}",)
+
+
 @dataclass(frozen=True)
 class BackUpNewLine(_BackUp):
     """The first backup after the cut, and the WAL after it, are in the archive.
@@ -118,4 +127,4 @@ class BackUpNewLine(_BackUp):
     in_service: Any = None
 
 
-__all__ = ["BackUpFirst", "BackUpNewLine"]
+__all__ = ["BackUpFirst", "BackUpNewLine", "unsaved"]

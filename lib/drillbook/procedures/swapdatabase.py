@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from drillbook.postgres import as_text
 from drillbook.procedures.carry import database_obligation, superuser_of
 from drillbook.procedures.drain import still_there
 from drillbook.procedures.readiness import SourceCluster
+from drillbook.procedures.safetycopy import unsaved
 from drillbook.procedures.swapfits import SwapFits
 from drillbook.step import Context, Plan, Step, Touch
 
@@ -183,7 +184,9 @@ class SwapDatabase(Step[Swapped]):
     def plan(self, ctx: Context) -> Plan:
         names = self.fits.names
         lost = f"what {names.database} took in since the recovery target: kept in {names.kept}, not in service any more"
-        return _plan(ctx, self.fits, self.cluster, new=names.carried, aside=names.kept, what=DAMAGED, lost=lost)
+        found = _plan(ctx, self.fits, self.cluster, new=names.carried, aside=names.kept, what=DAMAGED, lost=lost)
+        touches, more = unsaved(ctx, self.cluster.ref)
+        return replace(found, touches=(*found.touches, *touches), lost=(*found.lost, *more))
 
     def do(self, ctx: Context) -> Swapped:
         names = self.fits.names

@@ -14,7 +14,9 @@ from drillbook.cutover.space import Room, free_on
 from drillbook.errors import NotReady, ParameterError, RunbookError
 from drillbook.forecast import Forecast
 from drillbook.model import Check, Frozen, Verdict, show_seconds
+from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.copy import Recovered
+from drillbook.procedures.forecast import ForecastRecovery
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.site.profile import Tenant
 from drillbook.step import Context, Rung, Step
@@ -61,7 +63,7 @@ class CheckSwapFits(Step[SwapFits]):
 
     cluster: SourceCluster
     database: str
-    forecast: Forecast | None = None
+    target: ResolvedTarget | None = None  # what is going to be recovered: without it no recovery time is foretold
 
     def do(self, ctx: Context) -> SwapFits:
         tenant = tenant_of(ctx, self.database)
@@ -90,7 +92,8 @@ class CheckSwapFits(Step[SwapFits]):
         rooms, room_faults = self._rooms(ctx, needed)
         faults += room_faults
         seconds = size / ASSUMED_BYTES_A_SECOND
-        faults += self._forecast_faults(ctx, seconds)
+        foretold = self._foretold(ctx)
+        faults += self._forecast_faults(ctx, foretold, seconds)
         expected, others = self._sessions(ctx, tenant, sessions)
         faults += [
             f"{count} sessions of {who} hold {self.database}: end them, or wait for them" for who, count in others
@@ -113,7 +116,7 @@ class CheckSwapFits(Step[SwapFits]):
             deployment_uid=uid,
         )
         ctx.recorder.fact("swap_fits", found.model_dump(mode="json"))
-        ctx.recorder.check(_fits(found, self.forecast))
+        ctx.recorder.check(_fits(found, foretold))
         return found
 
     def _rights_missing(self, ctx: Context, tenant: Tenant) -> list[str]:
@@ -159,11 +162,16 @@ class CheckSwapFits(Step[SwapFits]):
                 )
         return rooms, faults
 
-    def _forecast_faults(self, ctx: Context, carry_seconds: float) -> list[str]:
-        if self.forecast is None or self.forecast.seconds is None:
+    def _foretold(self, ctx: Context) -> Forecast | None:
+        if self.target is None:
+            return None
+        return ForecastRecovery(self.cluster, self.target.backup, self.target.wal).do(ctx)
+
+    def _forecast_faults(self, ctx: Context, foretold: Forecast | None, carry_seconds: float) -> list[str]:
+        if foretold is None or foretold.seconds is None:
             return []
         limit = ctx.site.objectives.recovery_time.total_seconds()
-        seconds = self.forecast.seconds + carry_seconds
+        seconds = foretold.seconds + carry_seconds
         if seconds <= limit:
             return []
         return [

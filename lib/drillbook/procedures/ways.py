@@ -6,18 +6,20 @@ says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from drillbook.errors import ParameterError
+from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.carry import CarryDatabase, CompareCarried
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.drain import DrainApplication, ScaleUpApplication
+from drillbook.procedures.losses import ShowLosses
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.procedures.swapdatabase import RemoveCarried, SwapDatabase
-from drillbook.procedures.swapfits import CheckSwapFits, SwapFits
-from drillbook.step import Step
+from drillbook.procedures.swapfits import CheckCanBeCarried, CheckSwapFits, SwapFits
+from drillbook.step import Rung, Rungs, Step
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,28 @@ class CutOver:
         """Nothing: the section's card shows its plan."""
 
 
-def _swap_database(cluster: SourceCluster, fits: SwapFits, recovered: Recovered) -> CutOver:
+@dataclass(frozen=True)
+class LastLook(Rungs):
+    """What each tenant would lose, and what stays behind.
+
+    Each tenant's newest commit in production beside its newest in the copy, by the archived WAL; and whether all of the
+    recovered database can be put where the strategy puts it.
+    """
+
+    cluster: SourceCluster
+    target: ResolvedTarget
+    fits: Any
+    recovered: Recovered
+    strategy: str
+
+    def rungs(self) -> Sequence[Rung]:
+        shown: list[Rung] = [ShowLosses(self.cluster, self.target)]
+        if self.strategy == "swap-database":
+            shown.append(CheckCanBeCarried(self.cluster, self.fits, self.recovered))
+        return shown
+
+
+def _swap_database(cluster: SourceCluster, target: ResolvedTarget, fits: SwapFits, recovered: Recovered) -> CutOver:
     return CutOver(
         title="Put the recovered database into service",
         build=CarryDatabase(cluster, fits, recovered),
@@ -56,8 +79,10 @@ def _swap_database(cluster: SourceCluster, fits: SwapFits, recovered: Recovered)
     )
 
 
-_CHECKS: Mapping[str, Callable[[SourceCluster, str], Step[Any]]] = {"swap-database": CheckSwapFits}
-_WAYS: Mapping[str, Callable[[SourceCluster, Any, Recovered], CutOver]] = {"swap-database": _swap_database}
+_CHECKS: Mapping[str, Callable[[SourceCluster, str, ResolvedTarget], Step[Any]]] = {"swap-database": CheckSwapFits}
+_WAYS: Mapping[str, Callable[[SourceCluster, ResolvedTarget, Any, Recovered], CutOver]] = {
+    "swap-database": _swap_database,
+}
 
 
 def strategies() -> tuple[str, ...]:
@@ -65,14 +90,23 @@ def strategies() -> tuple[str, ...]:
     return tuple(_WAYS)
 
 
-def fits(strategy: str, cluster: SourceCluster, database: str) -> Step[Any]:
+def fits(strategy: str, cluster: SourceCluster, database: str, target: ResolvedTarget) -> Step[Any]:
     """The step that asks whether the strategy fits, before any gate: every fault at once, nothing changed."""
-    return _CHECKS[_known(strategy)](cluster, database)
+    return _CHECKS[_known(strategy)](cluster, database, target)
 
 
-def cut_over(strategy: str, cluster: SourceCluster, fits: Any, recovered: Recovered) -> CutOver:
+def last_look(
+    strategy: str, cluster: SourceCluster, target: ResolvedTarget, fits: Any, recovered: Recovered
+) -> LastLook:
+    """What is lost and what stays behind, seen before anybody is asked."""
+    return LastLook(cluster, target, fits, recovered, _known(strategy))
+
+
+def cut_over(
+    strategy: str, cluster: SourceCluster, target: ResolvedTarget, fits: Any, recovered: Recovered
+) -> CutOver:
     """The steps of the strategy; the same objects are planned, confirmed and done."""
-    return _WAYS[_known(strategy)](cluster, fits, recovered)
+    return _WAYS[_known(strategy)](cluster, target, fits, recovered)
 
 
 def _known(strategy: str) -> str:
@@ -81,4 +115,4 @@ def _known(strategy: str) -> str:
     return strategy
 
 
-__all__ = ["CutOver", "cut_over", "fits", "strategies"]
+__all__ = ["CutOver", "LastLook", "cut_over", "fits", "last_look", "strategies"]

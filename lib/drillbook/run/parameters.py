@@ -9,6 +9,7 @@ from typing import Any
 from drillbook.model import TARGET_PARAMETERS, parse_instant
 
 REASONS = ("deployment", "schema change", "emergency", "compliance")
+STRATEGIES = ("swap-database", "repoint", "rebuild")
 
 
 def _target(parse: Callable[[Any], Any]) -> Callable[[Any], None]:
@@ -19,6 +20,11 @@ def _target(parse: Callable[[Any], Any]) -> Callable[[Any], None]:
 def _reason(value: Any) -> None:
     if value not in REASONS:
         raise ValueError(f"{value!r} is none of {', '.join(REASONS)}")
+
+
+def _strategy(value: Any) -> None:
+    if value not in STRATEGIES:
+        raise ValueError(f"{value!r} is none of {', '.join(STRATEGIES)}")
 
 
 def _one_line(value: Any) -> None:
@@ -40,6 +46,7 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     **{name: _target(parse) for name, parse in TARGET_PARAMETERS.items()},
     "reason": _reason,
     "reference": _one_line,
+    "strategy": _strategy,
     "database": _one_line,
     "no_backup_because": _one_line,
     "search_table": _table,
@@ -59,4 +66,12 @@ def faults_of(parameters: Mapping[str, Any]) -> list[str]:
     targets = [name for name in TARGET_PARAMETERS if parameters.get(name, "") != ""]
     if len(targets) > 1:
         faults.append(f"{', '.join(targets)}: give at most one of them")
-    return faults
+    return faults + _search_faults(parameters)
+
+
+def _search_faults(parameters: Mapping[str, Any]) -> list[str]:
+    try:
+        begin, end = (parse_instant(parameters.get(name) or "") for name in ("search_from", "search_to"))
+    except ValueError:
+        return []  # one of them is not given, or told above
+    return [] if begin < end else ["search_from, search_to: nothing lies between them"]
