@@ -132,14 +132,18 @@ class Context:
         forward = self._forwards[key]
         return Address(forward.host, forward.port, why=forward.why)
 
-    def source(self, dbname: str = "", *, read_only: bool = True) -> Database:
-        """A session on the source's primary as Drillbook's least-privilege role; the caller closes it."""
+    def source(self, dbname: str = "", *, read_only: bool = True, of: ClusterRef | None = None) -> Database:
+        """A session on the source's primary as Drillbook's least-privilege role; the caller closes it.
+
+        ``of`` another Cluster: the one that has taken the source's place, with all its roles.
+        """
+        cluster = of or self.source_ref
         secret = self.kube.secret(self.site.sql.secret.namespace, self.site.sql.secret.name)
-        primary = pod_of(self.cluster_object(self.source_ref))
+        primary = pod_of(self.cluster_object(cluster))
         if not primary:
-            raise KubernetesError(f"Cluster {self.source_ref} has no primary", todo="Wait until it is healthy.")
+            raise KubernetesError(f"Cluster {cluster} has no primary", todo="Wait until it is healthy.")
         return Database.connect(
-            self.forward(self.source_ref.namespace, primary),
+            self.forward(cluster.namespace, primary),
             user=secret["username"],
             password=secret["password"],
             dbname=dbname or self.site.sql.database,

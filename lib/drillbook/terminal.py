@@ -70,7 +70,8 @@ class Narrator:
 
     def _tell_confirmed(self, event: Mapping[str, Any]) -> None:
         names = ", ".join(str(approval["actor"]["username"]) for approval in event["approvals"])
-        self._say((f"{'confirmed':<13}", "green"), f"{event['section']}: by {names}")
+        who = f"by {names}" if names else "nothing in it that anybody would have to confirm"
+        self._say((f"{'confirmed':<13}", "green"), f"{event['section']}: {who}")
 
     def _tell_abandoned(self, event: Mapping[str, Any]) -> None:
         self._say((f"{'abandoned':<13}", "yellow"), f"by {event['actor']['username']}")

@@ -58,7 +58,7 @@ MethodOption = Annotated[
     ),
 ]
 RecoverOption = Annotated[
-    bool, typer.Option("--recover", help="Grant what the recover- runbooks need, too (deploy/recover/).")
+    bool, typer.Option("--recover", help="Grant what the recover- runbooks need, too (deploy/recover/, deploy/replace/).")
 ]
 SiteOption = Annotated[
     Path | None, typer.Option("--site", help="The site profile to pin and export; else the one in sites/.")

@@ -233,13 +233,13 @@ class Kube:
 
     # -- pods --------------------------------------------------------------------------------
 
-    def log(self, namespace: str, pod: str, container: str) -> str:
-        """The container's whole log until now."""
+    def log(self, namespace: str, pod: str, container: str, *, since: str = "") -> str:
+        """The container's log until now; ``since`` an instant (RFC 3339), "" for its beginning."""
         answer = self._transport.call(
             "GET",
             POD.path(namespace, pod, "log"),
             what=f"read the log of {container} in {POD.where(namespace, pod)}",
-            query={"container": container},
+            query={"container": container} | ({"sinceTime": since} if since else {}),
         )
         return answer.data.decode(errors="replace")
 

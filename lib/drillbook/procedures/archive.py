@@ -79,6 +79,18 @@ class ChooseBaseBackup(Step[BaseBackup]):
 
 
 @dataclass(frozen=True)
+class ChooseNewestBackup(ChooseBaseBackup):
+    """Choose the newest usable base backup, however old it is.
+
+    The catalogue is read from each backup.info in the bucket: a listed directory may be an unfinished backup. With the
+    cluster lost an old backup and all WAL after it are what there is: its age is shown, and stops nobody.
+    """
+
+    def _newest(self, ctx: Context, found: Candidates) -> Check:
+        return super()._newest(ctx, found).model_copy(update={"required": False})
+
+
+@dataclass(frozen=True)
 class LastArchivingSucceeded(Rung):
     """The last attempt to archive WAL succeeded, by the Cluster's condition and by the server's own statistics."""
 
@@ -251,4 +263,4 @@ class ArchivingLive(Rungs):
         return [LastArchivingSucceeded(self.cluster), ArchiveLag(self.cluster, self.archived)]
 
 
-__all__ = ["ArchivedWal", "ArchivingLive", "ChooseBaseBackup", "WalChainUnbroken"]
+__all__ = ["ArchivedWal", "ArchivingLive", "ChooseBaseBackup", "ChooseNewestBackup", "WalChainUnbroken"]

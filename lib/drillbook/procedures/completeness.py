@@ -136,6 +136,9 @@ class CompleteToTheSource(Rung):
         if not self.old.gone and self._removed(ctx):
             return [self._before_it_was_removed(ctx)]
         found = wal_on_volume(ctx, self.old, self.backup)
+        because = str(ctx.parameters.get("no_salvage_because", ""))
+        if not found.pod and because:
+            return [self.result(Verdict.NOT_APPLICABLE, reason=f"the old volume is given up, because: {because}")]
         if not found.pod:
             return [
                 self.result(
@@ -165,6 +168,9 @@ class CompleteToTheSource(Rung):
     def _before_it_was_removed(self, ctx: Context) -> Check:
         """The volume is gone: what counts is what was read on it, with no server running, and archived from it."""
         seen, salvaged = ctx.recorder.seen("wal_on_volume"), ctx.recorder.seen("salvaged") or {}
+        because = str(ctx.parameters.get("no_salvage_because", ""))
+        if because and not (seen or {}).get("pod"):
+            return self.result(Verdict.NOT_APPLICABLE, reason=f"the old volume was given up, because: {because}")
         if not seen or not seen["pod"] or seen["runs"]:
             return self.result(
                 Verdict.UNPROVEN,

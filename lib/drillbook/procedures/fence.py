@@ -11,7 +11,7 @@ from drillbook import kube as k8s
 from drillbook import restoring
 from drillbook.errors import KubernetesError, StepTimeoutError, VerificationError
 from drillbook.model import Effect, Frozen, show_seconds
-from drillbook.procedures.oldcluster import OldCluster
+from drillbook.procedures.oldcluster import STILL_HEALTHY, OldCluster
 from drillbook.procedures.readiness import HEALTHY
 from drillbook.step import Context, Obligation, Plan, Step, Touch
 
@@ -38,13 +38,21 @@ class FenceOldCluster(Step[FencedCluster]):
     gated: ClassVar[bool] = True
     old: OldCluster
 
+    def check(self, ctx: Context) -> None:
+        ctx.require_preconditions()
+
     def plan(self, ctx: Context) -> Plan:
-        if self.unknown is not None or self.old.gone:
-            return Plan(summary="Fence the old cluster" if self.unknown else "Nothing: the old Cluster is gone")
+        if self.unknown is not None:
+            return Plan(summary="Fence the old cluster")
+        if self.old.gone:
+            return Plan(summary="Nothing: the old Cluster is gone", harmless=True)
         ref = self.old.ref
+        found = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name) or {}
+        healthy = found.get("status", {}).get("phase") == HEALTHY and not is_fenced(found)
         return Plan(
             summary=f'Annotation {FENCED}: ["*"] on Cluster {ref}; PostgreSQL stops on each of its instances',
             touches=(Touch("fence", "Cluster", ref.namespace, ref.name, self.old.uid),),
+            notes=(f"WARNING: {ref} is healthy now; {STILL_HEALTHY}",) if healthy else (),
             lost=(f"every session on {ref}, of every tenant, and every write until the cut is done or undone",),
         )
 

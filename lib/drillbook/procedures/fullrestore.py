@@ -16,7 +16,7 @@ from drillbook.postgres import SQL
 from drillbook.procedures.archiveend import ArchiveEnd, NewestOnSource
 from drillbook.procedures.boundary import Baseline
 from drillbook.procedures.copy import Recovered
-from drillbook.procedures.ladder import CopyQuarantined, StructureEqual
+from drillbook.procedures.ladder import CopyQuarantined, SiteAgrees, SoundInside, StructureEqual
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Rung, Rungs
 
@@ -238,4 +238,24 @@ class InstancesEventsAndQuarantine(Rungs):
         ]
 
 
-__all__ = ["EndAndCompleteness", "InstancesEventsAndQuarantine", "NewestAndStructure"]
+@dataclass(frozen=True)
+class ReplacementSound(Rungs):
+    """The replacement is sound, and answers as it should.
+
+    Every instance has joined; heaps, indexes, sequences and catalogue are whole; the site's questions are answered and
+    its roles log in; the events that will be sent a second time are counted before anybody is let in.
+    """
+
+    recovered: Recovered
+    instances: int
+
+    def rungs(self) -> Sequence[Rung]:
+        return [
+            InstancesJoined(self.recovered, self.instances),
+            *SoundInside(self.recovered).rungs(),
+            *SiteAgrees(self.recovered).rungs(),
+            PendingEvents(self.recovered),
+        ]
+
+
+__all__ = ["EndAndCompleteness", "InstancesEventsAndQuarantine", "NewestAndStructure", "ReplacementSound"]

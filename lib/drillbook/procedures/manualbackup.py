@@ -286,7 +286,8 @@ class ArchiveTheEnd(Step[ArchivedEnd]):
 
     def do(self, ctx: Context) -> ArchivedEnd:
         begun = time.monotonic()
-        with ctx.source(read_only=False) as own:
+        # Of the cluster that was backed up: after a cut it is not the one that the profile names.
+        with ctx.source(read_only=False, of=self.cluster.ref) as own:
             own.run("ensure_scratch")
             own.run_one("write_marker", run_id=ctx.run_id, name="later")
             switched = own.run_one("switch_wal")

@@ -9,8 +9,13 @@ from drillbook import kube as k8s
 from drillbook import lostcluster, objectstore, replacements
 from drillbook.errors import BaseBackupMissing, NotReady
 from drillbook.model import Check, Verdict
-from drillbook.procedures.readiness import ARCHIVED_BY, Rights, SourceCluster, denied, pin_faults
+from drillbook.procedures.readiness import ARCHIVED_BY, HEALTHY, Rights, SourceCluster, denied, pin_faults
 from drillbook.step import Context, Step
+
+STILL_HEALTHY = (
+    "a full restore stops every tenant and loses what is not archived: for one tenant's data there is "
+    "recover-point-in-time, for a failed node CloudNativePG's own failover"
+)
 
 # What a replacement needs in the source's namespace, each asked of the API server itself.
 RIGHTS: Rights = (
@@ -21,6 +26,8 @@ RIGHTS: Rights = (
     *((verb, kind, "") for kind in (k8s.POD, k8s.JOB, k8s.PVC) for verb in ("get", "list")),
     ("get", k8s.POD, "log"),
     ("create", k8s.POD, "portforward"),
+    ("create", k8s.POD, "exec"),
+    ("create", k8s.BACKUP, ""),
 )
 
 
@@ -103,6 +110,19 @@ class ReadOldCluster(Step[OldCluster]):
             {"namespace": old.ref.namespace, "name": old.ref.name, "uid": old.uid, "system_id": old.system_id},
         )
         ctx.recorder.fact("archived_by", {"method": old.method, "location": old.location})
+        ctx.recorder.fact("test", {"type": "full restore, put into service"})
+        if phase == HEALTHY:
+            ctx.recorder.check(
+                Check(
+                    name="restore called for",
+                    proves="the cluster is lost or corrupted, and nothing less than all of it will do",
+                    verdict=Verdict.UNPROVEN,
+                    required=False,
+                    expected="a cluster that is gone or broken",
+                    observed=f"WARNING: Cluster {old.ref} is healthy",
+                    reason=STILL_HEALTHY,
+                )
+            )
         pinned = ctx.site.identity.pinned
         ctx.recorder.check(
             Check(

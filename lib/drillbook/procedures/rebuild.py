@@ -154,9 +154,9 @@ class RemoveOldCluster(Step[RemovedCluster]):
         if self.unknown is not None:
             return Plan(summary=self.title)
         ref = self.old.ref
-        if self.old.gone:
-            return Plan(summary=f"Cluster {ref} is gone already: its schedules are suspended")
         touches = [Touch("suspend", "ScheduledBackup", ref.namespace, *pair) for pair in self.checked.schedules]
+        if self.old.gone:
+            return Plan(summary=f"Cluster {ref} is gone already: its schedules are suspended", touches=tuple(touches))
         touches.append(Touch("delete", "Cluster", ref.namespace, ref.name, self.old.uid))
         touches += [Touch("delete", "PersistentVolumeClaim", ref.namespace, *pair) for pair in self.checked.volumes]
         kept = [
@@ -335,7 +335,7 @@ class FinishRebuild(Step[Rebuilt]):
             )
 
     def plan(self, ctx: Context) -> Plan:
-        return Plan(summary="Schedules resumed, superuser access as in the old cluster")
+        return Plan(summary="Schedules resumed, superuser access as in the old cluster", harmless=True)
 
     def do(self, ctx: Context) -> Rebuilt:
         ref = self.replacement.ref

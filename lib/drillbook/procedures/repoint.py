@@ -62,6 +62,7 @@ class RepointPoolers(Step[Repointed]):
             objects=tuple(over(item, self.replacement.ref.name) for item in known),
             touches=tuple(Touch("make anew", "Pooler", namespace, item["metadata"]["name"]) for item in known),
             lost=tuple(f"the connections of Pooler {item['metadata']['name']}" for item in known),
+            harmless=not known,
         )
 
     def do(self, ctx: Context) -> Repointed:
@@ -194,7 +195,8 @@ class RepointApplication(Step[Repointed]):
                 )
                 for one in found
             ),
-            lost=(f"every write on {old} that {new} does not hold, for the application",),
+            lost=(f"every write on {old} that {new} does not hold, for the application",) if found else (),
+            harmless=not found,
         )
 
     def do(self, ctx: Context) -> Repointed:
@@ -316,6 +318,7 @@ class KeepReplacement(Step[Repointed]):
     """
 
     effect: ClassVar[Effect] = Effect.CHANGES
+    gated: ClassVar[bool] = True
     old: OldCluster
     replacement: ReplacementCluster
 

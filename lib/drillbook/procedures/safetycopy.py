@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from drillbook import kube as k8s
 from drillbook import manifests
 from drillbook.manifests import RUN_LABEL
 from drillbook.model import Check, ClusterRef, Effect, Verdict
+from drillbook.procedures.fence import is_fenced
 from drillbook.procedures.manualbackup import (
     ArchiveTheEnd,
     FinishedBackup,
@@ -19,7 +20,10 @@ from drillbook.procedures.manualbackup import (
     VerifyInBucket,
     WaitForBackup,
 )
-from drillbook.procedures.readiness import SourceCluster
+from drillbook.procedures.newline import ReadNewLine
+from drillbook.procedures.oldcluster import OldCluster
+from drillbook.procedures.readiness import HEALTHY, SourceCluster
+from drillbook.procedures.replacement import ReplacementCluster
 from drillbook.step import Context, Plan, Rung, Touch
 
 _REASON = "drillbook.io/reason"
@@ -116,6 +120,68 @@ def unsaved(ctx: Context, ref: ClusterRef) -> tuple[tuple[Touch, ...], tuple[str
 
 
 @dataclass(frozen=True)
+class BackUpOld(BackUpFirst):
+    """Back up the old cluster, if it still can be.
+
+    Damaged or not, it is the way back behind the way back. A cluster that is gone, or that no instance of serves, can't
+    be backed up: that is the reason, shown at the gate, confirmed with it, and kept in the record.
+    """
+
+    gated: ClassVar[bool] = True
+    cluster: OldCluster
+
+    def plan(self, ctx: Context) -> Plan:
+        if self.unknown is not None:
+            return Plan(summary=self.title)
+        why, ref = self._none(ctx), self.cluster.ref
+        if why and self.cluster.gone:
+            return Plan(summary=f"No backup: {why}", harmless=True)
+        if why:
+            touch = Touch("go on without a fresh backup of", "Cluster", ref.namespace, ref.name, self.cluster.uid)
+            return Plan(summary=f"No backup: {why}", touches=(touch,), lost=(f"no backup of {ref} as it is now: {why}",))
+        return replace(super().plan(ctx), touches=(Touch("back up", "Cluster", ref.namespace, ref.name, self.cluster.uid),))
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        why = self._none(ctx)
+        if not why or ctx.parameters.get("no_backup_because"):
+            return super().observe(ctx)
+        ctx.recorder.fact("no_backup_before_the_cut", why)
+        return [self.result(Verdict.NOT_APPLICABLE, reason=f"it can't be had: {why}")]
+
+    def _none(self, ctx: Context) -> str:
+        """Why there is none; "" if it can be had."""
+        if because := str(ctx.parameters.get("no_backup_because", "")):
+            return because
+        ref = self.cluster.ref
+        found = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name)
+        if found is None:
+            return f"Cluster {ref} no longer exists"
+        phase = str(found.get("status", {}).get("phase") or "without a phase")
+        return "" if phase == HEALTHY and not is_fenced(found) else f"no instance of {ref} serves ({phase})"
+
+
+@dataclass(frozen=True)
+class BackUpReplacement(Rung):
+    """The replacement's first WAL and its first backup are in the archive, under its own serverName.
+
+    Until then a second loss would go back to the old line's backups, and lose all that came after the cut.
+    """
+
+    effect: ClassVar[Effect] = Effect.CREATES
+    name: ClassVar[str] = "backup after the cut"
+    proves: ClassVar[str] = "what is in service now can be recovered"
+    old: OldCluster
+    replacement: ReplacementCluster
+    in_service: Any = None
+
+    def plan(self, ctx: Context) -> Plan:
+        return Plan(summary="One commit and one WAL switch on the replacement, and a Backup of it, read back from the bucket")
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        return BackUpNewLine(ReadNewLine(self.old, self.replacement).do(ctx)).observe(ctx)
+
+
+@dataclass(frozen=True)
 class BackUpNewLine(_BackUp):
     """The first backup after the cut, and the WAL after it, are in the archive.
 
@@ -127,4 +193,4 @@ class BackUpNewLine(_BackUp):
     in_service: Any = None
 
 
-__all__ = ["BackUpFirst", "BackUpNewLine", "unsaved"]
+__all__ = ["BackUpFirst", "BackUpNewLine", "BackUpOld", "BackUpReplacement", "unsaved"]

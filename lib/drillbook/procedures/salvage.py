@@ -14,7 +14,7 @@ from typing import ClassVar
 from drillbook import kube as k8s
 from drillbook import objectstore
 from drillbook.errors import Changed, KubernetesError, PreconditionError, VerificationError
-from drillbook.model import BaseBackup, Effect, Frozen
+from drillbook.model import BaseBackup, Check, Effect, Frozen, Verdict
 from drillbook.procedures.fence import data_directory, instance_pods, server_runs
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.step import Context, Plan, Step, Touch
@@ -218,4 +218,66 @@ class SalvageWal(Step[SalvagedWal]):
             )
 
 
-__all__ = ["ReadWalOnVolume", "SalvageWal", "SalvagedWal", "WalOnVolume", "wal_on_volume"]
+@dataclass(frozen=True)
+class ArchiveWhatIsLeft(Step[SalvagedWal]):
+    """Archive what only the old primary's volume still holds.
+
+    A primary that dies takes the transactions with it that it had committed and not yet archived. They are read on its
+    volume, and archived by the instance's own archive_command, in its pod. Where no volume can be read nobody knows what
+    is lost: the run stops before anything is made, unless it was given a reason to go on.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    gated: ClassVar[bool] = True
+    old: OldCluster
+    backup: BaseBackup
+
+    def plan(self, ctx: Context) -> Plan:
+        if self.unknown is not None:
+            return Plan(summary=self.title)
+        if self.old.gone:
+            return Plan(summary="Nothing: no pod has the old Cluster's volumes mounted", harmless=True)
+        ref = self.old.ref
+        return Plan(
+            summary=f"Archive under {self.old.location} what its volume holds and the archive lacks",
+            touches=tuple(Touch("archive WAL from", "Pod", ref.namespace, pod) for pod in instance_pods(ctx, self.old)),
+            notes=("by the instance's own archive_command, in its pod, once no server runs",),
+        )
+
+    def do(self, ctx: Context) -> SalvagedWal:
+        found = wal_on_volume(ctx, self.old, self.backup)
+        ctx.recorder.fact("wal_on_volume", found.model_dump(mode="json"))
+        salvage = SalvageWal(self.old, self.backup, found)
+        salvage.check(ctx)
+        result = salvage.do(ctx)
+        ctx.recorder.check(self._read(ctx, found))
+        if found.pod:  # all that was ever committed is in the archive now
+            ctx.recorder.fact("archive_lag", {"seconds": 0.0, "how": "what the old volume held was archived"})
+        return result
+
+    def _read(self, ctx: Context, found: WalOnVolume) -> Check:
+        because = str(ctx.parameters.get("no_salvage_because", ""))
+        excused = self.old.gone or bool(because)
+        verdict = Verdict.VERIFIED if found.pod else Verdict.NOT_APPLICABLE if excused else Verdict.UNPROVEN
+        archived = f"{len(found.unarchived)} segments archived from it" if found.unarchived else "the archive had all of it"
+        return Check(
+            name="old volume",
+            proves="nothing that was committed is lost with the old volume",
+            verdict=verdict,
+            required=not self.old.gone,
+            expected="the old primary's volume, read",
+            observed=f"volume of {found.pod}, to {found.newest or 'none'}: {archived}" if found.pod else "not read",
+            reason=""
+            if found.pod
+            else f"given up, because: {because}"
+            if because
+            else f"{found.problem}: what was never archived is lost"
+            if self.old.gone
+            else f"{found.problem}. Mend the pod; or give no_salvage_because, and lose what was never archived",
+        )
+
+    def verify(self, ctx: Context, result: SalvagedWal) -> None:
+        SalvageWal(self.old, self.backup, WalOnVolume(pod=result.pod)).verify(ctx, result)
+
+
+__all__ = ["ArchiveWhatIsLeft", "ReadWalOnVolume", "SalvageWal", "SalvagedWal", "WalOnVolume", "wal_on_volume"]

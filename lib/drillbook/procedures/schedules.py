@@ -52,6 +52,7 @@ class MoveSchedules(Step[Schedules]):
             summary=f"{len(found)} ScheduledBackups suspended, as many made for {self.replacement.ref.name}",
             objects=tuple(self._new(ctx, item) for item in found),
             touches=touches,
+            harmless=not found,
         )
 
     def _new(self, ctx: Context, item: dict[str, Any]) -> dict[str, Any]:

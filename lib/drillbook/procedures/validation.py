@@ -11,14 +11,15 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.cutover import application
 from drillbook.errors import KubernetesError
-from drillbook.model import Check, Effect, Verdict
+from drillbook.model import Check, Effect, Verdict, show_instant
 from drillbook.site.profile import Application
-from drillbook.step import Context, Plan, Rung, Rungs
+from drillbook.step import Checks, Context, Plan, Rung, Rungs
 
 _SECONDS = 20.0
 _MOST_BYTES = 1 << 20
@@ -128,9 +129,10 @@ def _contains(answer: Any, made: Any) -> bool:
 
 @dataclass(frozen=True)
 class LogIsSilent(Rung):
-    """No error stands in the log of the application's pods, which were started after the cut."""
+    """No error stands in the log of the application's pods, which were started after the cut; or since an instant."""
 
     database: str
+    since: str = ""
     name: ClassVar[str] = "application log"
     proves: ClassVar[str] = "the application meets no error on the recovered data"
 
@@ -151,7 +153,7 @@ class LogIsSilent(Rung):
 
     def _errors(self, ctx: Context, app: Application, pod: str) -> int:
         container = (ctx.kube.get(k8s.POD, app.namespace, pod) or {})["spec"]["containers"][0]["name"]
-        return sum(is_error(line) for line in ctx.kube.log(app.namespace, pod, container).splitlines())
+        return sum(is_error(line) for line in ctx.kube.log(app.namespace, pod, container, since=self.since).splitlines())
 
 
 def is_error(line: str) -> bool:
@@ -213,4 +215,50 @@ class ApplicationIsBack(Rungs):
         ]
 
 
-__all__ = ["ApplicationIsBack", "application_of", "is_error"]
+@dataclass(frozen=True)
+class ApplicationsAreBack(Rungs):
+    """Every application of the profile is back: well, able to write and read, silent in its log since the cut.
+
+    The smoke test makes one record through each application's own API. A pod that lived through the outage has said so
+    in its log: lines from before it was well again don't count.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    old: Any
+    in_service: Any
+
+    def plan(self, ctx: Context) -> Plan:
+        named = [tenant.application.deployment for tenant in ctx.site.tenants if tenant.application]
+        return Plan(summary=f"Ask every pod of {', '.join(named) or 'no application'}; make one record by each API")
+
+    def rungs(self) -> Sequence[Rung]:
+        return _of_application("", "")
+
+    def do(self, ctx: Context) -> Checks:
+        found: list[Check] = []
+        for tenant in ctx.site.tenants:
+            if (app := tenant.application) is None:
+                continue
+            wanted = int(application.deployment(ctx.kube, app)["spec"].get("replicas", 1))
+            application.wait_until_well(
+                ctx.kube,
+                app,
+                wanted,
+                timeout_seconds=ctx.site.limits.step.total_seconds(),
+                say=lambda text: ctx.recorder.progress(text),
+            )
+            since = show_instant(datetime.now(UTC))
+            for rung in _of_application(tenant.database, since):
+                named = [item.model_copy(update={"name": f"{item.name}: {tenant.database}"}) for item in rung.do(ctx).checks]
+                found += named
+        if not found:
+            reason = "the profile names no application"
+            found = [rung.result(Verdict.NOT_APPLICABLE, reason=reason) for rung in self.rungs()]
+        return Checks(checks=tuple(found))
+
+
+def _of_application(database: str, since: str) -> list[Rung]:
+    return [PodsAreWell(database), SmokeTest(database), LogIsSilent(database, since)]
+
+
+__all__ = ["ApplicationIsBack", "ApplicationsAreBack", "application_of", "is_error"]

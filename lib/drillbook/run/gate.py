@@ -68,6 +68,11 @@ class Section:
         return f"{self.cluster} {self.digest[:8]}"
 
     @property
+    def harmless(self) -> bool:
+        """Whether none of its steps would do anything that had to be confirmed: nobody is asked about nothing."""
+        return all(part.shown.get("harmless") for part in self.parts)
+
+    @property
     def lost(self) -> list[str]:
         """What can't be had back."""
         return [line for part in self.parts for line in (part.shown.get("lost") or ())]
@@ -89,4 +94,6 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         found["touches"] = [str(touch) for touch in plan.touches]
     if plan.lost:
         found["lost"] = list(plan.lost)
+    if plan.harmless:
+        found["harmless"] = True
     return found

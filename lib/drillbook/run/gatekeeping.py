@@ -105,7 +105,12 @@ class Gatekeeper:
         if section.blocked:
             self._blocked.append(section)
             return
-        before = gates.waiting(self._told.journal.events())
+        events = self._told.journal.events()
+        if section.harmless:  # nobody is asked about nothing; said once, also in a run that is resumed
+            said = any((one["section"], one["digest"]) == (section.title, section.digest) for one in gates.confirmed(events))
+            self._admit(section) if said else self._pass(section, None)
+            return
+        before = gates.waiting(events)
         if reason := self._not_yet(section, before):
             changed = shown != section.digest or (before is not None and before["digest"] != section.digest)
             self._wait(section, "the plan has changed: an earlier phrase is void" if changed else reason)
@@ -157,7 +162,9 @@ class Gatekeeper:
             kube_system_uid=cluster_uid(kube) if kube else "",
         )
         if kube is not None:
-            _keep_until(kube, site.drill_namespace, run_id, deadline)
+            notes = {event["namespace"] for event in unsettled(journal.events()) if event["kind"] == k8s.CONFIG_MAP.kind}
+            for namespace in sorted({site.drill_namespace, *notes}):
+                _keep_until(kube, namespace, run_id, deadline)
         self.show(section, asks=reason)
         if not os.environ.get(NOBODY_THERE):
             widgets.ask_phrase(section.phrase, self._typed)

@@ -61,6 +61,20 @@ _OF_ONE = {
         recovers=True,
         resumes=True,
     ),
+    "recover-full-restore": Kind(
+        (
+            "backup before the cut", "old volume", "WAL chain", "complete", "site questions", "application health",
+            "smoke test", "application log", "backup after the cut", "declared state",
+        ),
+        (
+            "the applications beyond their health, one record through each API, and errors in their logs",
+            "what other systems hold that refer to data that was lost",
+            "tenants whose application the profile does not name",
+        ),
+        recovers=True,
+        to_an_instant=False,
+        resumes=True,
+    ),
     "drill-quarterly-full-restore": Kind(
         ("target and timeline", "boundary", "completeness", "newest changes", "structure", "site questions", "quarantine"),
         (

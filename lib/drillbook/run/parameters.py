@@ -49,6 +49,7 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "strategy": _strategy,
     "database": _one_line,
     "no_backup_because": _one_line,
+    "no_salvage_because": _one_line,
     "search_table": _table,
     "search_from": _instant,
     "search_to": _instant,

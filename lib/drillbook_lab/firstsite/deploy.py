@@ -40,7 +40,8 @@ def manifests(site: LabSite) -> list[Object]:
 
 def recovery(site: LabSite) -> list[Object]:
     """What the recover- runbooks need beside it, and no drill may have."""
-    return _documents(site, sorted((folder() / "recover").glob("*.yaml")))
+    root = folder()
+    return _documents(site, [*sorted((root / "recover").glob("*.yaml")), *sorted((root / "replace").glob("*.yaml"))])
 
 
 def _documents(site: LabSite, paths: list[Path]) -> list[Object]:

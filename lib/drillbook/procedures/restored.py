@@ -1,0 +1,82 @@
+"""The end of a full restore: what came back, what is lost, the way back, and what others must do; told to people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from drillbook.model import Check, Effect, show_instant, show_seconds
+from drillbook.procedures.announce import Announce, Answer
+from drillbook.procedures.archive import ArchivedWal
+from drillbook.procedures.copy import Recovered
+from drillbook.procedures.gitpatch import GitPatch, PatchForGit
+from drillbook.procedures.oldcluster import OldCluster
+from drillbook.procedures.replacement import ReplacementCluster
+from drillbook.step import Context, Plan, Rung
+
+
+@dataclass(frozen=True)
+class TellOfRestore(Rung):
+    """Say what came back, up to which commit, how to go back, and what each tenant must do; and tell people.
+
+    From what this run has seen and nothing else. The text and the patch for Git lie with the run's logs; the text goes
+    to the site's webhook, if the profile names one.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    name: ClassVar[str] = "announced"
+    proves: ClassVar[str] = "people were told"
+    required: ClassVar[bool] = False
+    old: OldCluster
+    archived: ArchivedWal
+    replacement: ReplacementCluster
+    recovered: Recovered
+    patch: GitPatch
+    strategy: str
+
+    def plan(self, ctx: Context) -> Plan:
+        webhook = ctx.site.announce.webhook
+        return Plan(summary=f"Write the text; POST it to the webhook of Secret {webhook}" if webhook else "Write the text")
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        unmet = ctx.recorder.unmet()
+        why = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in unmet)
+        newest, new = self.archived.newest_commit, self.replacement.ref
+        to = f" up to {show_instant(newest.committed_at)}" if newest else ""
+        state = "restored" if not unmet else "NOT PROVEN TO BE RESTORED"
+        lines = [
+            f"{self.old.ref}: {state}{to} by {self.strategy}, now Cluster {new.name}." + (f" {why}." if why else ""),
+            f"It took {show_seconds(self.recovered.recovery_seconds)} from its creation until every instance was ready.",
+            self._lost(ctx),
+            self._way_back(),
+            *(f"To do: {line}." for line in self.patch.addresses),
+            f"Git must learn what logs/git.patch.yaml says, before anything syncs. Run {ctx.run_id}.",
+        ]
+        answer = Answer(answer=lines[0], text=" ".join(lines))
+        lag = ctx.recorder.seen("archive_lag") or {}
+        achieved = {"recovery_seconds": self.recovered.recovery_seconds, "recovery_point_seconds": lag.get("seconds")}
+        ctx.recorder.fact("achieved", achieved | {"pitr_seconds": None})
+        ctx.recorder.fact("answer", answer.answer)
+        if not unmet:
+            ctx.recorder.fact("claim", f"{self.old.ref.name} was restored{to}, and is in service as {new.name}")
+        ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")
+        return Announce(answer).observe(ctx)
+
+    def _lost(self, ctx: Context) -> str:
+        seen = ctx.recorder.seen("wal_on_volume") or {}
+        if seen.get("pod"):
+            return "Nothing that was committed is lost: the old volume was read, and what it alone held was archived."
+        return "What was committed after that and not archived is lost: the old volume could not be read."
+
+    def _way_back(self) -> str:
+        old = self.old
+        if old.gone or self.replacement.ref == old.ref:
+            return f"To before the cut: a recovery from serverName {old.server_name}, which must be kept."
+        return (
+            f"Cluster {old.ref.name} stands fenced with its volumes, until somebody deletes it. The way back to it: "
+            "RepointBack (drillbook.procedures.repoint); what was written since then stays in the replacement."
+        )
+
+
+__all__ = ["PatchForGit", "TellOfRestore"]
