@@ -10,6 +10,9 @@ from drillbook.errors import PreconditionError
 from drillbook.site import Site
 from drillbook.sourcearchive import PLUGIN, SourceArchive, source_archive
 
+MADE_BY = "drillbook.io/made-by"
+"""The label of what a run made and means to stay; what is to be cleaned up with its run has ``drillbook.io/run``."""
+
 KEPT_CLUSTER = "drillbook.io/kept-cluster"
 """The label of the ConfigMap that holds a Cluster's object after a run removed it; its value is the Cluster's name."""
 
@@ -24,12 +27,14 @@ def kept_cluster(kube: k8s.Kube, site: Site) -> dict[str, Any] | None:
     return found
 
 
-def archive_of(kube: k8s.Kube, site: Site) -> SourceArchive:
+def archive_of(kube: k8s.Kube, site: Site, run_id: str = "") -> SourceArchive:
     """Where the source archives: by its Cluster, else as the run that removed it kept it, else as the profile says.
 
-    PreconditionError: it archives nowhere, or nothing says where it did. NotReady: see `source_archive`.
+    To the run that has made the Cluster again (``run_id``) its source is still the one that it removed. PreconditionError: it archives nowhere, or nothing says where it did. NotReady: see `source_archive`.
     """
-    cluster = kube.get(k8s.CLUSTER, site.cluster.namespace, site.cluster.name) or kept_cluster(kube, site)
+    cluster = kube.get(k8s.CLUSTER, site.cluster.namespace, site.cluster.name)
+    if cluster is None or (run_id and (cluster["metadata"].get("labels") or {}).get(MADE_BY) == run_id):
+        cluster = kept_cluster(kube, site)
     return _by_profile(kube, site) if cluster is None else source_archive(kube, site, cluster)
 
 

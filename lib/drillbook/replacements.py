@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from drillbook.lostcluster import MADE_BY as MADE_BY
 from drillbook.manifests import EXPIRES, RUN_LABEL, recovery_target
 from drillbook.model import BaseBackup, ClusterRef, RecoveryTarget, show_instant
 from drillbook.site import Site
 from drillbook.sourcearchive import BARMAN_PLUGIN, IN_TREE, SourceArchive
-
-MADE_BY = "drillbook.io/made-by"
-"""The label of what a run made and means to stay; what is to be cleaned up with its run has ``drillbook.io/run``."""
 
 NAME_LIMIT = 50
 

@@ -115,7 +115,7 @@ class Context:
     @cached_property
     def archive(self) -> SourceArchive:
         """How and where the source archives (or did, if it is gone): by the Barman Cloud Plugin, or in-tree."""
-        return lostcluster.archive_of(self.kube, self.site)
+        return lostcluster.archive_of(self.kube, self.site, self.run_id)
 
     def cluster_object(self, ref: ClusterRef) -> dict[str, Any]:
         """The Cluster as the API server has it now."""

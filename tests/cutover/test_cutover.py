@@ -19,7 +19,7 @@ from drillbook.procedures.newline import FirstBackupOfNewLine, ReadNewLine
 from drillbook.procedures.oldcluster import ReadOldCluster
 from drillbook.procedures.rebuild import CheckRebuild, CreateUnderOldName, FinishRebuild, RemoveOldCluster
 from drillbook.procedures.replacement import CreateReplacementCluster, RemoveReplacement, WaitForReplacement
-from drillbook.procedures.repoint import RepointApplication, RepointBack, RepointPoolers
+from drillbook.procedures.repoint import KeepReplacement, RepointApplication, RepointBack, RepointPoolers
 from drillbook.procedures.salvage import ReadWalOnVolume, SalvageWal
 from drillbook.procedures.schedules import MoveSchedules
 from drillbook.run import Run
@@ -89,6 +89,8 @@ def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_bac
             "schedules": lab.schedules(),
             "promises": open_promises(run),
         }
+        confirmed(run, "Keep", KeepReplacement(old, made))
+        seen |= {"kept_promises": open_promises(run)}
         confirmed(run, "Go back", RepointBack(old, made))
         run.do(RemoveReplacement(old, made))
         return seen | {"new": made.ref.name, "salvaged": salvaged, "complete": complete}
@@ -104,7 +106,7 @@ def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_bac
         schedules, True
     )
     assert [state for state in seen["schedules"].values() if state[0] == new] == [(new, False)]
-    assert seen["promises"]
+    assert seen["promises"] and not seen["kept_promises"]
 
     assert lab.address() == address and pooler_over(lab) == lab.name and lab.schedules() == schedules
     assert lab.admin.get(k8s.CLUSTER, lab.namespace, new) is None
@@ -203,57 +205,3 @@ def test_the_name_stays_and_what_was_before_the_cut_can_still_be_had(cut_lab: Cu
     assert by_name["complete"] is Verdict.VERIFIED
     assert lab.address() == address and lab.schedules() == schedules
     assert open_promises(run) == []
-
-
-
-def test_bucket_and_profile_are_enough_when_the_cluster_is_gone(cut_lab: CutLab) -> None:
-    lab = cut_lab
-    commit(lab, "the-last")
-    cluster = lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {}
-    server = cluster["spec"]["plugins"][0]["parameters"]["serverName"]
-    lab.lab.back_up()
-    lab.sql(lab.name, "select pg_switch_wal()", "postgres")
-    commit(lab, "lost-with-the-volume")
-    lab.admin.delete(k8s.CLUSTER, lab.namespace, lab.name, uid=cluster["metadata"]["uid"])
-    until(lambda: not lab.admin.list(k8s.PVC, lab.namespace, labels=f"cnpg.io/cluster={lab.name}"), "its volumes are gone")
-    for note in lab.admin.list(k8s.CONFIG_MAP, lab.namespace, labels="drillbook.io/kept-cluster"):
-        lab.admin.delete(k8s.CONFIG_MAP, lab.namespace, note["metadata"]["name"], uid=note["metadata"]["uid"])
-    (store,) = lab.admin.list(k8s.OBJECT_STORE, lab.namespace)
-
-    def procedure(run: Run) -> Any:
-        old = run.do(ReadOldCluster())
-        assert old.gone and old.instances == 1, old
-        backup = run.do(ChooseBaseBackup(old))
-        run.do(WalChainUnbroken(old, backup))
-        checked = run.do(CheckRebuild(old))
-        _, made = confirmed(
-            run, "Rebuild", RemoveOldCluster(old, backup, checked), CreateUnderOldName(old, backup, LATEST)
-        )
-        run.do(WaitForReplacement(old, made))
-        return run.do(FinishRebuild(old, made))
-
-    replacement = {"instances": 1, "storage_size": "1Gi", "image": cluster["spec"]["imageName"]}
-    archive = {"object_store": store["metadata"]["name"], "server_name": server}
-    _, rebuilt = lab.run(procedure, replacement=replacement, archive=archive)
-    assert rebuilt.old_server_name == server
-    assert "the-last" in kept(lab, lab.name)
-    login = self_login(lab)
-    assert lab.admin.get(k8s.SECRET, lab.namespace, f"{lab.name}-app") is None or login
-    assert login == lab.sql(lab.name, "select current_database()")
-
-
-def self_login(lab: CutLab) -> str:
-    """The database that the application's own password opens."""
-    from drillbook.postgres import Address, Database
-
-    tenant = lab.site.tenants[0]
-    assert tenant.app_login is not None
-    password = lab.password(tenant.app_login.namespace, tenant.app_login.name)
-    with (
-        lab.admin.forward(lab.namespace, f"{lab.name}-1", 5432) as forward,
-        Database.connect(
-            Address(forward.host, forward.port), user=tenant.app_role, password=password, dbname=tenant.database
-        ) as db,
-    ):
-        ((name,),) = db.ask_text("select current_database()")
-    return str(name)

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from fix_cutover import CutLab
-from fix_drills import ROOT, Drill
+from fix_drills import ROOT, Drill, until
+from fix_hands import Hands
 
 from drillbook import kube as k8s
+from drillbook.postgres import Address, Database
 
 NOTEBOOK = ROOT / "runbooks" / "recover-full-restore.ipynb"
 
@@ -54,17 +56,26 @@ def commit(lab: CutLab, text: str, cluster: str = "") -> None:
     lab.sql(cluster or lab.name, f"insert into kept values ('{text}')")
 
 
-def is_verified(lab: CutLab, run: Drill) -> None:
+def is_verified(lab: CutLab, run: Drill, complete: tuple[str, ...] = ("complete", "complete: old cluster")) -> None:
     """The run is VERIFIED, its record is sealed and intact, and it owes nothing."""
     assert (run.code, run.verdict) == (0, "VERIFIED"), run.said
     assert {event["id"] for event in run.of("obligation")} == {event["id"] for event in run.of("settled")}
-    for start in ("complete", "application health", "smoke test", "application log", "backup after the cut"):
+    assert {run.check(name)["verdict"] for name in complete} == {"VERIFIED"}
+    for start in ("application health", "smoke test", "application log", "backup after the cut"):
         assert set(run.verdicts(start).values()) == {"VERIFIED"}, run.verdicts(start)
     assert (run.folder / "SHA256SUMS").exists()
     assert lab.lab.drillbook("verify", run.folder.name).returncode == 0
 
 
-def test_rebuild_of_a_healthy_cluster_warns_waits_and_loses_nothing(cut_lab: CutLab) -> None:
+@pytest.fixture
+def hands(cut_lab: CutLab) -> Iterator[Hands]:
+    """A reconciler and an autoscaler that act on the application."""
+    found = Hands(cut_lab)
+    yield found
+    found.rest()
+
+
+def test_rebuild_of_a_healthy_cluster_warns_waits_and_loses_nothing(cut_lab: CutLab, hands: Hands) -> None:
     lab = cut_lab
     commit(lab, "never-archived")
     before = source(lab)
@@ -86,3 +97,72 @@ def test_rebuild_of_a_healthy_cluster_warns_waits_and_loses_nothing(cut_lab: Cut
     assert f"serverName {lab.name}" in (done.folder / "logs" / "announcement.txt").read_text()
     patch = (done.folder / "logs" / "git.patch.yaml").read_text()
     assert f"serverName: {lab.name}-" in patch and "until:" in patch
+    assert done.check("declared state")["verdict"] == "n/a", "the application is what is declared: nobody was paused"
+    hands.as_before()
+
+
+def test_repoint_is_proven_once_git_agrees_and_replicas_are_as_they_were(cut_lab: CutLab, hands: Hands) -> None:
+    lab = cut_lab
+    commit(lab, "never-archived")
+    before = source(lab)
+    run = lab.lab.run(NOTEBOOK, strategy="repoint", no_backup_because="the test of rebuild takes one")
+    waits_for(run, "Stop the old cluster")
+    assert "no backup of" in str(run.of("waiting")[-1]["lost"])
+    stopped = approved(lab, run)
+    made = waits_for(stopped, "Put the replacement into service")
+    (new,) = [name.rpartition("/")[2] for name in made if name.startswith("Cluster/") and ":" not in name]
+    assert source(lab)[3:] == before[3:], "applications, schedules and backups are as they were"
+    with hands.git_follows(f"{lab.name}-rw", f"{new}-rw"):
+        done = approved(lab, stopped)
+    is_verified(lab, done)
+    assert f"{new}-rw" in lab.address()
+    assert lab.sql(new, "select text from kept") == "never-archived"
+    old = source(lab)
+    assert (old[0], old[2]) == (before[0], '["*"]'), "the old one stands fenced"
+    assert lab.schedules()[f"{lab.name}-nightly"] == (lab.name, True)
+    assert [state for state in lab.schedules().values() if state[0] == new] == [(new, False)]
+    assert "RepointBack" in (done.folder / "logs" / "announcement.txt").read_text()
+    hands.went_on(done)
+    assert hands.verdict_while_git_says_otherwise() == "UNPROVEN"
+
+
+def test_bucket_and_profile_are_enough_when_the_cluster_is_gone(cut_lab: CutLab) -> None:
+    lab = cut_lab
+    commit(lab, "the-last")
+    cluster = lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {}
+    lab.lab.back_up()
+    lab.sql(lab.name, "select pg_switch_wal()", "postgres")
+    commit(lab, "lost-with-the-volume")
+    server = cluster["spec"]["plugins"][0]["parameters"]["serverName"]
+    lab.admin.delete(k8s.CLUSTER, lab.namespace, lab.name, uid=cluster["metadata"]["uid"])
+    until(lambda: not lab.admin.list(k8s.PVC, lab.namespace, labels=f"cnpg.io/cluster={lab.name}"), "its volumes are gone")
+    (store,) = lab.admin.list(k8s.OBJECT_STORE, lab.namespace)
+    site = lab.lab.profile_with(
+        "gone",
+        replacement={"instances": 1, "storage_size": "1Gi", "image": cluster["spec"]["imageName"]},
+        archive={"object_store": store["metadata"]["name"], "server_name": server},
+    )
+    run = lab.lab.run(NOTEBOOK, site=site, strategy="rebuild")
+    waits_for(run, "Remove the old cluster, and make it again")
+    assert [event["section"] for event in run.of("confirmed")] == ["Stop the old cluster"], "nothing to stop: not asked"
+    done = approved(lab, run)
+    is_verified(lab, done, complete=("complete",))
+    assert done.check("complete: old cluster")["verdict"] == "UNPROVEN", "nobody can see what the volume held"
+    assert "is lost: the old volume could not be read" in (done.folder / "logs" / "announcement.txt").read_text()
+    assert "the-last" in lab.sql(lab.name, "select text from kept")
+    assert own_login(lab) == lab.sql(lab.name, "select current_database()")
+
+
+def own_login(lab: CutLab) -> str:
+    """The database that the application's own password opens."""
+    tenant = lab.site.tenants[0]
+    assert tenant.app_login is not None
+    password = lab.password(tenant.app_login.namespace, tenant.app_login.name)
+    with (
+        lab.admin.forward(lab.namespace, f"{lab.name}-1", 5432) as forward,
+        Database.connect(
+            Address(forward.host, forward.port), user=tenant.app_role, password=password, dbname=tenant.database
+        ) as db,
+    ):
+        ((name,),) = db.ask_text("select current_database()")
+    return str(name)

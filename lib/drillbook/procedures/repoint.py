@@ -25,7 +25,7 @@ from drillbook.procedures.replacement import ReplacementCluster
 from drillbook.procedures.service import bare, hand_over, of_cluster, recall, remember, take_back
 from drillbook.step import Context, Obligation, Plan, Step, Touch
 
-_POOLERS = "poolers"
+_POOLERS, _FENCE = "poolers", "fence"
 
 
 class Repointed(Frozen):
@@ -279,6 +279,8 @@ class RepointBack(Step[Repointed]):
 
     def do(self, ctx: Context) -> Repointed:
         old, new = self.old.ref.name, self.replacement.ref.name
+        for undo in recall(ctx, self.old.ref.namespace, self.replacement.note, _FENCE) or []:
+            restoring.put_back(ctx.kube, undo)  # the cut was kept: its promises are settled, what they knew is here
         serves = lift_fence(ctx, self.old)
         # Fenced before this run by somebody, it can't be served from yet: everything points to it, and waits for them.
         ctx.recorder.fact("old_cluster_serves", serves)
@@ -287,12 +289,17 @@ class RepointBack(Step[Repointed]):
             ctx.recorder.settled(pooler_promise(self.old, item["metadata"]["name"]), "put back", f"over {old}")
         found, others = addressed(ctx)
         changed = []
+        # Where no promise holds the old value any more (the cut was kept), the way back is the same change the other way.
+        kept = {one.where for one in found if not promises(ctx, one)}
         for one in found:
             if addresses.services_in(one.place.value, new):
-                self._address_back(ctx, one)
+                self._address_back(ctx, one, kept=one.where in kept)
                 changed.append(one.where)
             for promise in promises(ctx, one):
-                restoring.restore(ctx, promise)
+                if one.where in kept:
+                    ctx.recorder.settled(promise, "kept", f"it points at {old} again")
+                else:
+                    restoring.restore(ctx, promise)
             if serves:
                 rolled_out(ctx, one.app)
         schedules.move_back(ctx, self.old, self.replacement)
@@ -300,8 +307,8 @@ class RepointBack(Step[Repointed]):
         take_back(ctx, self.replacement)
         return Repointed(now=old, changed=tuple(changed), others=tuple(others))
 
-    def _address_back(self, ctx: Context, one: Addressed) -> None:
-        if one.place.kind == "Secret":
+    def _address_back(self, ctx: Context, one: Addressed, *, kept: bool) -> None:
+        if kept or one.place.kind == "Secret":
             readdress(ctx, one, self.replacement.ref.name, self.old.ref.name)
             ctx.recorder.settled(secret_promise(one), "put back", f"names services of {self.old.ref.name}")
 
@@ -332,10 +339,12 @@ class KeepReplacement(Step[Repointed]):
         hand_over(ctx, self.replacement)
         ref, proof = self.replacement.ref, f"Cluster {self.replacement.ref} is in service"
         before = recall(ctx, ref.namespace, self.replacement.note, "superuser")
+        fence = promises_on(ctx, k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
+        remember(ctx, ref.namespace, self.replacement.note, _FENCE, [promise.undo for promise in fence])
         ctx.kube.patch(k8s.CLUSTER, ref.namespace, ref.name, {"spec": {"enableSuperuserAccess": bool(before)}})
         found, others = addressed(ctx)
         kept: Sequence[Obligation] = [
-            *promises_on(ctx, k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name),
+            *fence,
             *(
                 pooler_promise(self.old, item["metadata"]["name"])
                 for item in _known_poolers(ctx, self.old, self.replacement)
@@ -343,8 +352,10 @@ class KeepReplacement(Step[Repointed]):
             *(promise for one in found for promise in (*promises(ctx, one), secret_promise(one))),
             *schedules.promises(ctx, self.old, self.replacement),
         ]
+        still_open = {promise.id for promise in ctx.recorder.promises()}
         for promise in kept:
-            ctx.recorder.settled(promise, "not undone", proof)
+            if promise.id in still_open:
+                ctx.recorder.settled(promise, "not undone", proof)
         return Repointed(now=ref.name, changed=tuple(one.where for one in found), others=tuple(others))
 
 

@@ -126,8 +126,11 @@ def resume(ctx: Context, old: OldCluster, note: str) -> list[str]:
     before: dict[str, bool] = recall(ctx, old.ref.namespace, note, _KEY) or {}
     resumed = [name for name, was_suspended in before.items() if not was_suspended]
     for name in resumed:
-        for promise in promises_on(ctx, k8s.SCHEDULED_BACKUP, old.ref.namespace, name):
+        known = promises_on(ctx, k8s.SCHEDULED_BACKUP, old.ref.namespace, name)
+        for promise in known:
             restoring.restore(ctx, promise)
+        if not known:  # a cut that was kept, and is gone back from
+            ctx.kube.patch(k8s.SCHEDULED_BACKUP, old.ref.namespace, name, {"spec": {"suspend": False}})
     return resumed
 
 
