@@ -1,7 +1,7 @@
 """What stops the bleeding, before anybody thinks about a target: nothing more is lost while people think.
 
 Each measure is promised to be undone before it is taken. Retention is held by taking the policy away, not by barman's
-keep annotation: that needs a write to the archive (docs/adr/0017).
+keep annotation: that needs a write to the archive (docs/adr/0010).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from drillbook.postgres import SQL, Composed, Identifier, Literal, as_text
 from drillbook.procedures.carry import superuser_of
 from drillbook.procedures.copy import Removal, RemoveRecoveryCluster
 from drillbook.procedures.manualbackup import ArchiveTheEnd
+from drillbook.procedures.pausing import DeclaredStateAgrees
 from drillbook.procedures.readiness import CheckReadiness, Rights, SourceCluster
 from drillbook.procedures.swapfits import tenant_of
 from drillbook.sourcearchive import IN_TREE
@@ -267,7 +268,8 @@ class PutBackAndRemove(RemoveRecoveryCluster):
     """Put back what stopped the bleeding, remove the copy, and prove it gone with its volume.
 
     A value is put back only while it is still the one that this run set: what another hand has changed since is named
-    and left. The copy is found by this run's label and UID. Both settle what this run promised, so there is no gate.
+    and left. Whoever was paused goes on once what is declared is what is there. The copy is found by this run's label and
+    UID. All of it settles what this run promised, so there is no gate.
     """
 
     held: Held
@@ -280,9 +282,11 @@ class PutBackAndRemove(RemoveRecoveryCluster):
     def do(self, ctx: Context) -> Removal:
         done = []
         for promise in reversed(ctx.recorder.promises()):
-            if promise.undo is not None:
+            if promise.undo is not None and promise.kind != k8s.APPLICATION.kind:
                 how, proof = restoring.restore(ctx, promise)
                 done.append((promise.id, f"{how}: {proof}"))
+        for check in DeclaredStateAgrees().do(ctx).checks:  # who was paused goes on only where Git would undo nothing
+            ctx.recorder.check(check)
         found = super().do(ctx)
         return found.model_copy(update={"removed": (*done, *found.removed)})
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from drillbook.model import Check, Effect, show_seconds
+from drillbook.model import Check, Effect, parse_instant, show_seconds
 from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.announce import Announce, Answer
 from drillbook.procedures.copy import Recovered
+from drillbook.procedures.gitpatch import PatchForGit
 from drillbook.procedures.losses import TenantLoss
 from drillbook.procedures.readiness import SourceCluster
+from drillbook.procedures.replacefits import built
 from drillbook.step import Context, Plan, Rung
 
 NOTHING_IN_GIT = (
@@ -50,7 +52,7 @@ class TellPeople(Rung):
         state = "recovered" if not unmet else "NOT PROVEN TO BE RECOVERED"
         why = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in unmet)
         self._achieved(ctx)
-        cut, outage = ctx.recorder.seen("cut") or {}, ctx.recorder.seen("outage") or {}
+        outage = ctx.recorder.seen("outage") or {}
         lines = [
             f"{self.cluster.ref}, database {self.database}: {state} to {self.target.target} by {self.strategy}."
             + (f" {why}." if why else ""),
@@ -58,20 +60,39 @@ class TellPeople(Rung):
         ]
         if outage:
             lines.append(f"The application did not serve for {show_seconds(float(outage['seconds']))}.")
-        if cut.get("kept"):
-            lines.append(
-                f"The damaged database is kept as {cut['kept']}. The way back: SwapBack (drillbook.procedures."
-                "swapdatabase), which keeps what was written since under another name."
-            )
-        lines.append(f"Run {ctx.run_id}.")
+        lines += [*self._cut(ctx), f"Run {ctx.run_id}."]
         text = " ".join(lines)
         answer = text.partition(". ")[0] + "."
         ctx.recorder.fact("answer", answer)
         if not unmet:
             ctx.recorder.fact("claim", f"Database {self.database} of {self.cluster.ref.name} is in service again, recovered to {self.target.target}")
         ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")
-        ctx.recorder.log("patch-for-git.yaml", NOTHING_IN_GIT)
         return Answer(answer=answer, text=text)
+
+    def _cut(self, ctx: Context) -> list[str]:
+        """What was put into service and how to go back; writes the patch for Git."""
+        cut = ctx.recorder.seen("cut") or {}
+        if "now" not in cut:
+            ctx.recorder.log("patch-for-git.yaml", NOTHING_IN_GIT)
+        if cut.get("kept"):
+            return [
+                f"The damaged database is kept as {cut['kept']}. The way back: SwapBack (drillbook.procedures."
+                "swapdatabase), which keeps what was written since under another name."
+            ]
+        if "now" not in cut:
+            return []
+        patch = PatchForGit(self.cluster, built(ctx).replacement, at=parse_instant(cut["cut_at"])).do(ctx)
+        return [
+            f"In service is Cluster {cut['now']}, which archives under serverName {cut['server_name']}.",
+            f"Cluster {self.cluster.ref.name} stands stopped, with its volumes, until somebody deletes it. The way back to it: "
+            "RepointBack (drillbook.procedures.repoint); what was written since then stays in the replacement."
+            if cut["now"] != self.cluster.ref.name
+            else "The old cluster is gone.",
+            f"What every tenant has lost is in the archive under serverName {self.cluster.server_name}, which must be kept: "
+            "a recovery from there has it.",
+            *(f"To do: {line}." for line in (*patch.addresses, *cut["others"])),
+            "Git must learn what logs/git.patch.yaml says, before anything syncs.",
+        ]
 
     def _achieved(self, ctx: Context) -> None:
         """The technical recovery time of the copy, and what the target costs this database."""
@@ -85,10 +106,13 @@ class TellPeople(Rung):
         own = next((item for item in found if item["database"] == self.database), None)
         if own is None:
             return ["What is lost was not read."]
-        others = [item["database"] for item in found if item["commits"] and item["database"] != self.database]
+        tenants = {tenant.database for tenant in ctx.site.tenants}
+        others = [item for item in found if item["commits"] and item["database"] in tenants - {self.database}]
         lost = f"{own['commits']} commits of it come after the target and are not in service any more."
-        spared = f" Not touched: {', '.join(others)}, which would have lost commits too." if others else ""
-        return [lost + spared]
+        names = ", ".join(item["database"] for item in others)
+        if "now" in (ctx.recorder.seen("cut") or {}):
+            return [lost, *(f"{item['database']} has lost {item['commits']} commits with it." for item in others)]
+        return [lost + (f" Not touched: {names}, which would have lost commits too." if others else "")]
 
 
 __all__ = ["TellPeople"]

@@ -14,7 +14,7 @@ from drillbook.errors import Changed, ParameterError, StepTimeoutError, Verifica
 from drillbook.model import Effect, Frozen, Instant, parse_instant, show_instant
 from drillbook.plans import Touch
 from drillbook.procedures.readiness import SourceCluster
-from drillbook.procedures.swapfits import SwapFits, tenant_of
+from drillbook.procedures.swapfits import AppFits, tenant_of
 from drillbook.site.profile import Application
 from drillbook.step import Context, Plan, Step
 
@@ -40,17 +40,18 @@ class InService(Frozen):
     healthy_at: Instant | None  # None: it was at nothing before this run, and is again
     outage_seconds: float | None
     put_back: tuple[str, ...]
+    line: SourceCluster | None = None  # the cluster that is in service now, where it is another one
 
 
-def application_of(ctx: Context, fits: SwapFits) -> Application:
+def application_of(ctx: Context, fits: AppFits) -> Application:
     """The application of the database that is swapped."""
     found = tenant_of(ctx, fits.names.database).application
     if found is None:
-        raise ParameterError([f"the profile names no application of {fits.names.database}"], where="swap-database")
+        raise ParameterError([f"the profile names no application of {fits.names.database}"], where="cut-over")
     return found
 
 
-def sessions_of_the_app(ctx: Context, fits: SwapFits) -> list[tuple[str, int]]:
+def sessions_of_the_app(ctx: Context, fits: AppFits) -> list[tuple[str, int]]:
     """Sessions of the application's role in its database, by application name; asked as Drillbook's own role."""
     with ctx.source() as db:
         rows = db.ask("sessions", database=fits.names.database)
@@ -62,14 +63,14 @@ def sessions_of_the_app(ctx: Context, fits: SwapFits) -> list[tuple[str, int]]:
     return sorted(found.items())
 
 
-def still_there(ctx: Context, fits: SwapFits) -> tuple[list[str], list[tuple[str, int]]]:
+def still_there(ctx: Context, fits: AppFits) -> tuple[list[str], list[tuple[str, int]]]:
     """The application's pods and its role's sessions that are there now."""
     app = application_of(ctx, fits)
     left = application.pods(ctx.kube, application.deployment(ctx.kube, app))
     return [pod["metadata"]["name"] for pod in left], sessions_of_the_app(ctx, fits)
 
 
-def _changed(fits: SwapFits, app: Application, cluster: SourceCluster) -> list[Touch]:
+def _changed(fits: AppFits, app: Application, cluster: SourceCluster) -> list[Touch]:
     """What a drain changes, in its order: who would undo it, the application, what it connects through."""
     changed = [
         Touch("pause automated sync of", k8s.APPLICATION.kind, hand.namespace, hand.name)
@@ -100,7 +101,7 @@ class DrainApplication(Step[Drained]):
     effect: ClassVar[Effect] = Effect.CHANGES
     gated: ClassVar[bool] = True
     cluster: SourceCluster
-    fits: SwapFits
+    fits: AppFits
 
     def check(self, ctx: Context) -> None:
         ctx.require_preconditions()
@@ -185,7 +186,7 @@ class ScaleUpApplication(Step[InService]):
     gated: ClassVar[bool] = True
     settles: ClassVar[bool] = True
     cluster: SourceCluster
-    fits: SwapFits
+    fits: AppFits
 
     def plan(self, ctx: Context) -> Plan:
         app = application_of(ctx, self.fits)
@@ -197,8 +198,14 @@ class ScaleUpApplication(Step[InService]):
 
     def do(self, ctx: Context) -> InService:
         app = application_of(ctx, self.fits)
-        mine = {(touch.kind, touch.namespace, touch.name) for touch in _changed(self.fits, app, self.cluster)}
-        promises = [p for p in ctx.recorder.promises() if p.undo and (p.kind, p.namespace, p.name) in mine]
+        changed = [touch for touch in _changed(self.fits, app, self.cluster) if self._puts_back(touch.kind)]
+        mine = {(touch.kind, touch.namespace, touch.name): _PATCHES[touch.kind][1] for touch in changed}
+        promises = [
+            promise
+            for promise in ctx.recorder.promises()
+            # What a cut has changed on the same object is not the drain's to put back.
+            if promise.undo and promise.undo.get("set") == mine.get((promise.kind, promise.namespace, promise.name), {})
+        ]
         # The last one that was changed comes back first: the Pooler before the application, who acts on it last of all.
         for promise in reversed(promises):
             restoring.restore(ctx, promise)
@@ -215,9 +222,15 @@ class ScaleUpApplication(Step[InService]):
                 f"Deployment {app.namespace}/{app.deployment} is not well after it was scaled up",
                 expected=f"{replicas} pods ready, {app.health_path} healthy",
                 observed=wrong,
-                todo=f"Read its log; if the recovered data is the cause, swap back: {self.fits.names.kept} is kept.",
+                todo=f"Read its log; if the recovered data is the cause: {self._way_back()}.",
             )
         return self._in_service(ctx, app, replicas, healthy_at, tuple(str(promise.id) for promise in promises))
+
+    def _puts_back(self, kind: str) -> bool:
+        return True
+
+    def _way_back(self) -> str:
+        return f"swap back: {self.fits.names.kept} is kept"
 
     def _in_service(
         self, ctx: Context, app: Application, replicas: int, healthy_at: datetime | None, back: tuple[str, ...]
@@ -238,4 +251,22 @@ class ScaleUpApplication(Step[InService]):
         )
 
 
-__all__ = ["DrainApplication", "Drained", "InService", "ScaleUpApplication", "sessions_of_the_app", "still_there"]
+@dataclass(frozen=True)
+class ScaleUpAndHold(ScaleUpApplication):
+    """Bring the application back as it was, while whoever was paused stays paused.
+
+    Its declared state is the one before the cut: whoever applied it now would undo the cut.
+    """
+
+    settles: ClassVar[bool] = False
+
+    def _puts_back(self, kind: str) -> bool:
+        return kind != k8s.APPLICATION.kind
+
+    def _way_back(self) -> str:
+        return "the run's announcement says how to go back"
+
+
+__all__ = [
+    "DrainApplication", "Drained", "InService", "ScaleUpAndHold", "ScaleUpApplication", "sessions_of_the_app", "still_there",
+]  # fmt: skip

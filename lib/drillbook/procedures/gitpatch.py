@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import yaml
 
 from drillbook.model import ArchivedCommit, Frozen, show_instant
 from drillbook.procedures.application import addressed
-from drillbook.procedures.oldcluster import OldCluster
+from drillbook.procedures.readiness import SourceCluster
 from drillbook.procedures.replacement import ReplacementCluster
 from drillbook.step import Context, Step
 
@@ -34,13 +35,14 @@ class PatchForGit(Step[GitPatch]):
     Cluster must name the new serverName, or the next sync would archive into the old history.
     """
 
-    old: OldCluster
+    old: SourceCluster
     replacement: ReplacementCluster
     newest: ArchivedCommit | None = None
+    at: datetime | None = None  # when the old line ended, where it went on after what was recovered
 
     def do(self, ctx: Context) -> GitPatch:
         # A period ends with the newest commit that the old line holds and the new one goes on from.
-        cut = self.newest.committed_at if self.newest is not None else self.replacement.created_at
+        cut = self.at or (self.newest.committed_at if self.newest is not None else self.replacement.created_at)
         known = [period.model_dump(mode="json", exclude_none=True) for period in ctx.site.archive.server_names]
         periods = known or [{"name": self.old.server_name}]
         periods[-1] = periods[-1] | {"until": show_instant(cut)}

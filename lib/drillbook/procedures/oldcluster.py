@@ -59,6 +59,8 @@ class ReadOldCluster(Step[OldCluster]):
     """
 
     rights: ClassVar[Rights] = RIGHTS
+    instead: ClassVar[bool] = True
+    """Whether a healthy cluster is a warning: all of it is to be replaced, and not one tenant's data."""
 
     def do(self, ctx: Context) -> OldCluster:
         site = ctx.site
@@ -110,8 +112,9 @@ class ReadOldCluster(Step[OldCluster]):
             {"namespace": old.ref.namespace, "name": old.ref.name, "uid": old.uid, "system_id": old.system_id},
         )
         ctx.recorder.fact("archived_by", {"method": old.method, "location": old.location})
-        ctx.recorder.fact("test", {"type": "full restore, put into service"})
-        if phase == HEALTHY:
+        if self.instead:
+            ctx.recorder.fact("test", {"type": "full restore, put into service"})
+        if self.instead and phase == HEALTHY:
             ctx.recorder.check(
                 Check(
                     name="restore called for",

@@ -192,5 +192,9 @@ class BackUpNewLine(_BackUp):
     proves: ClassVar[str] = "what is in service now can be recovered"
     in_service: Any = None
 
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        line = getattr(self.in_service, "line", None)
+        return super().observe(ctx) if line is None else BackUpNewLine(line).observe(ctx)
+
 
 __all__ = ["BackUpFirst", "BackUpNewLine", "BackUpOld", "BackUpReplacement", "unsaved"]

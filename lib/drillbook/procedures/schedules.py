@@ -97,7 +97,10 @@ class MoveSchedules(Step[Schedules]):
 
 def suspend(ctx: Context, old: OldCluster, found: list[dict[str, Any]], note: str) -> list[str]:
     """Suspend the schedules, each promised to be resumed; how they were is kept in the run's ConfigMap."""
-    before = {item["metadata"]["name"]: bool(item["spec"].get("suspend")) for item in found}
+    before = {}
+    for item in found:  # what this run has suspended already was awake before it
+        held = promises_on(ctx, k8s.SCHEDULED_BACKUP, old.ref.namespace, item["metadata"]["name"])
+        before[item["metadata"]["name"]] = bool(item["spec"].get("suspend")) and not held
     remember(ctx, old.ref.namespace, note, _KEY, before)
     names = []
     for item in found:

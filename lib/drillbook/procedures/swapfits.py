@@ -26,20 +26,25 @@ FACTOR = 1.3  # of the database's size: what carrying it needs on every instance
 ASSUMED_BYTES_A_SECOND = 20 * 2**20
 
 
-class SwapFits(Frozen):
-    """A swap that fits: the names, what it needs, who else holds the application, what holds the database now."""
+class AppFits(Frozen):
+    """What every cut-over must know of the application: its database's names, its role, and who else holds it."""
 
     names: Names
-    oid: int
     app_role: str
+    hands: tuple[Hand, ...]
+    deployment_uid: str = ""
+
+
+class SwapFits(AppFits):
+    """A swap that fits: what it needs, and what holds the database now."""
+
+    oid: int
     size_bytes: int
     unarchived_bytes: int
     needed_bytes: int
     carry_seconds_assumed: float
     room: tuple[Room, ...]
-    hands: tuple[Hand, ...]
     sessions: tuple[tuple[str, int], ...]  # of the application's role, by application name
-    deployment_uid: str = ""
 
 
 def tenant_of(ctx: Context, database: str) -> Tenant:
@@ -98,8 +103,8 @@ class CheckSwapFits(Step[SwapFits]):
         faults += [
             f"{count} sessions of {who} hold {self.database}: end them, or wait for them" for who, count in others
         ]
-        hands, uid, app_faults = self._application(ctx, tenant)
-        faults += app_faults + self._rights_missing(ctx, tenant)
+        hands, uid, more = app_faults(ctx, self.cluster, tenant)
+        faults += more
         if faults:
             raise NotReady(faults, where=f"swap-database of {self.database} on {self.cluster.ref}")
         found = SwapFits(
@@ -118,18 +123,6 @@ class CheckSwapFits(Step[SwapFits]):
         ctx.recorder.fact("swap_fits", found.model_dump(mode="json"))
         ctx.recorder.check(_fits(found, foretold))
         return found
-
-    def _rights_missing(self, ctx: Context, tenant: Tenant) -> list[str]:
-        source = self.cluster.ref.namespace
-        needed: list[tuple[str, k8s.Kind, str, str]] = [("create", k8s.POD, "exec", source)]
-        if (app := tenant.application) is not None:
-            needed += [("patch", k8s.DEPLOYMENT, "", app.namespace), ("create", k8s.POD, "portforward", app.namespace)]
-            needed += [("patch", k8s.POOLER, "", source)] if app.pooler else []
-        return [
-            f"missing right: {verb} {kind.plural}{'/' + sub if sub else ''} in {namespace} (deploy/recover/rbac.yaml)"
-            for verb, kind, sub, namespace in needed
-            if not ctx.kube.can_i(verb, kind, subresource=sub, namespace=namespace)
-        ]
 
     def _archiver_faults(self, ctx: Context, archiver: dict[str, Any]) -> list[str]:
         failed, archived = archiver["last_failed_time"], archiver["last_archived_time"]
@@ -195,21 +188,37 @@ class CheckSwapFits(Step[SwapFits]):
                 others[who] = others.get(who, 0) + int(row["sessions"])
         return sorted(expected.items()), sorted(others.items())
 
-    def _application(self, ctx: Context, tenant: Tenant) -> tuple[list[Hand], str, list[str]]:
-        if tenant.application is None:
-            return [], "", [f"the profile names no application of {self.database}: nobody could drain it"]
-        try:
-            found = application.deployment(ctx.kube, tenant.application)
-        except RunbookError as error:
-            return [], "", [error.what]
-        hands = hands_on(ctx.kube, found)
-        if tenant.application.pooler:
-            pooler = ctx.kube.get(k8s.POOLER, self.cluster.ref.namespace, tenant.application.pooler)
-            if pooler is None:
-                return hands, "", [f"Pooler {self.cluster.ref.namespace}/{tenant.application.pooler} does not exist"]
-            hands += hands_on(ctx.kube, pooler)
-        faults = [f"other hands would put the application back: {hand}" for hand in hands if hand.in_the_way]
-        return hands, found["metadata"]["uid"], faults
+
+def app_faults(ctx: Context, cluster: SourceCluster, tenant: Tenant) -> tuple[list[Hand], str, list[str]]:
+    """Who else holds the tenant's application and its Pooler, its Deployment's UID, and what is in the way of a cut."""
+    missing = _rights_missing(ctx, cluster, tenant)
+    if tenant.application is None:
+        return [], "", [f"the profile names no application of {tenant.database}: nobody could drain it", *missing]
+    try:
+        found = application.deployment(ctx.kube, tenant.application)
+    except RunbookError as error:
+        return [], "", [error.what, *missing]
+    hands = hands_on(ctx.kube, found)
+    if tenant.application.pooler:
+        pooler = ctx.kube.get(k8s.POOLER, cluster.ref.namespace, tenant.application.pooler)
+        if pooler is None:
+            return hands, "", [f"Pooler {cluster.ref.namespace}/{tenant.application.pooler} does not exist", *missing]
+        hands += hands_on(ctx.kube, pooler)
+    faults = [f"other hands would put the application back: {hand}" for hand in hands if hand.in_the_way]
+    return hands, found["metadata"]["uid"], faults + missing
+
+
+def _rights_missing(ctx: Context, cluster: SourceCluster, tenant: Tenant) -> list[str]:
+    source = cluster.ref.namespace
+    needed: list[tuple[str, k8s.Kind, str, str]] = [("create", k8s.POD, "exec", source)]
+    if (app := tenant.application) is not None:
+        needed += [("patch", k8s.DEPLOYMENT, "", app.namespace), ("create", k8s.POD, "portforward", app.namespace)]
+        needed += [("patch", k8s.POOLER, "", source)] if app.pooler else []
+    return [
+        f"missing right: {verb} {kind.plural}{'/' + sub if sub else ''} in {namespace} (deploy/recover/rbac.yaml)"
+        for verb, kind, sub, namespace in needed
+        if not ctx.kube.can_i(verb, kind, subresource=sub, namespace=namespace)
+    ]
 
 
 def _fits(found: SwapFits, forecast: Forecast | None) -> Check:
@@ -262,4 +271,4 @@ class CheckCanBeCarried(Rung):
         ]
 
 
-__all__ = ["CheckCanBeCarried", "CheckSwapFits", "SwapFits", "tenant_of"]
+__all__ = ["AppFits", "CheckCanBeCarried", "CheckSwapFits", "SwapFits", "app_faults", "tenant_of"]

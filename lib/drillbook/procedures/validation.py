@@ -173,6 +173,7 @@ class EventsPending(Rung):
     """How many events will be sent again from the database that is in service now."""
 
     database: str
+    served: Any = None
     name: ClassVar[str] = "pending events in service"
     proves: ClassVar[str] = "how many events are sent a second time is known"
     required: ClassVar[bool] = False
@@ -181,7 +182,8 @@ class EventsPending(Rung):
         tenant = ctx.site.tenant(self.database)
         if not tenant.pending_events:
             return [self.result(Verdict.NOT_APPLICABLE, reason="the profile names no pending_events")]
-        with ctx.source(self.database) as db:
+        line = getattr(self.served, "line", None)
+        with ctx.source(self.database, of=line.ref if line else None) as db:
             ((pending,),) = db.ask_text(tenant.pending_events)
         return [self.result(Verdict.VERIFIED, observed=f"{pending} pending: their receivers may get them twice")]
 
@@ -211,7 +213,7 @@ class ApplicationIsBack(Rungs):
             PodsAreWell(self.database),
             SmokeTest(self.database),
             LogIsSilent(self.database),
-            EventsPending(self.database),
+            EventsPending(self.database, self.swapped),
         ]
 
 

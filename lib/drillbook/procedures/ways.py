@@ -12,22 +12,22 @@ from typing import Any
 
 from drillbook.errors import ParameterError
 from drillbook.objectstore import ResolvedTarget
+from drillbook.procedures import replacing
 from drillbook.procedures.carry import CarryDatabase, CompareCarried
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.drain import DrainApplication, ScaleUpApplication
+from drillbook.procedures.fullways import NotNeeded
 from drillbook.procedures.losses import ShowLosses
 from drillbook.procedures.readiness import SourceCluster
-from drillbook.procedures.swapdatabase import RemoveCarried, SwapDatabase
+from drillbook.procedures.replacefits import CheckRebuildFits, CheckRepointFits, ReplaceFits
+from drillbook.procedures.swapdatabase import SwapDatabase
 from drillbook.procedures.swapfits import CheckCanBeCarried, CheckSwapFits, SwapFits
 from drillbook.step import Rung, Rungs, Step
 
 
 @dataclass(frozen=True)
 class CutOver:
-    """The steps of one strategy, in their order; the section of ``title`` is confirmed as a whole.
-
-    ``tidy`` removes what was built and did not go into service; after a cut there is nothing to remove.
-    """
+    """The steps of one strategy, in their order; the section of ``title`` is confirmed as a whole."""
 
     title: str
     build: Step[Any]
@@ -35,7 +35,6 @@ class CutOver:
     drain: Step[Any]
     cut: Step[Any]
     serve: Step[Any]
-    tidy: Step[Any]
 
     @property
     def steps(self) -> tuple[Step[Any], ...]:
@@ -75,13 +74,40 @@ def _swap_database(cluster: SourceCluster, target: ResolvedTarget, fits: SwapFit
         drain=DrainApplication(cluster, fits),
         cut=SwapDatabase(cluster, fits),
         serve=ScaleUpApplication(cluster, fits),
-        tidy=RemoveCarried(cluster, fits),
     )
 
 
-_CHECKS: Mapping[str, Callable[[SourceCluster, str, ResolvedTarget], Step[Any]]] = {"swap-database": CheckSwapFits}
+def _repoint(cluster: SourceCluster, target: ResolvedTarget, fits: ReplaceFits, recovered: Recovered) -> CutOver:
+    return CutOver(
+        title="Put the recovered cluster into service",
+        build=replacing.BuildBeside(fits, target),
+        compare=replacing.ReplacementAsChecked(cluster, target),
+        drain=replacing.StopOldCluster(cluster, fits, target),
+        cut=replacing.FollowToReplacement(cluster, fits),
+        serve=replacing.ServeBeside(cluster, fits, target),
+    )
+
+
+def _rebuild(cluster: SourceCluster, target: ResolvedTarget, fits: ReplaceFits, recovered: Recovered) -> CutOver:
+    return CutOver(
+        title="Remove the cluster, and make it again as it was",
+        build=NotNeeded("the cluster is made again under its own name"),
+        compare=NotNeeded("what is made again is checked before the application is let in"),
+        drain=replacing.StopOldCluster(cluster, fits, target),
+        cut=replacing.MakeAgain(cluster, fits, target),
+        serve=replacing.ServeAgain(cluster, fits, target),
+    )
+
+
+_CHECKS: Mapping[str, Callable[[SourceCluster, str, ResolvedTarget], Step[Any]]] = {
+    "swap-database": CheckSwapFits,
+    "repoint": CheckRepointFits,
+    "rebuild": CheckRebuildFits,
+}
 _WAYS: Mapping[str, Callable[[SourceCluster, ResolvedTarget, Any, Recovered], CutOver]] = {
     "swap-database": _swap_database,
+    "repoint": _repoint,
+    "rebuild": _rebuild,
 }
 
 

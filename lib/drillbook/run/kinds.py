@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _RECOVERED = ("target and timeline", "boundary", "rows", "structure", "site questions", "quarantine")
 _RECOVERY_NOT_TESTED = (
@@ -52,7 +52,7 @@ _OF_ONE = {
     "recover-point-in-time": Kind(
         (
             "target and timeline", "boundary", "structure", "site questions", "quarantine", "backup before the cut",
-            "carried structure", "carried rows", "application health", "smoke test", "application log", "backup after the cut",
+            "application health", "smoke test", "application log", "backup after the cut", "declared state",
         ),
         (
             "the application beyond its health, one record through its API, and errors in its log",
@@ -87,6 +87,15 @@ _OF_ONE = {
 }
 
 
-def kind_of(runbook: str) -> Kind:
+# What a way of putting recovered data into service must have shown, beside its runbook's own.
+_OF_A_WAY: dict[tuple[str, str], tuple[str, ...]] = {
+    ("recover-point-in-time", "swap-database"): ("carried structure", "carried rows"),
+    ("recover-point-in-time", "repoint"): ("replacement", "old volume"),
+    ("recover-point-in-time", "rebuild"): ("replacement", "old volume"),
+}
+
+
+def kind_of(runbook: str, strategy: str = "") -> Kind:
     """The runbook's own kind, or that of its name's prefix; another prefix is judged as strictly as a drill."""
-    return _OF_ONE.get(runbook) or _KINDS.get(runbook.partition("-")[0], _KINDS["drill"])
+    found = _OF_ONE.get(runbook) or _KINDS.get(runbook.partition("-")[0], _KINDS["drill"])
+    return replace(found, required=(*found.required, *_OF_A_WAY.get((runbook, strategy), ())))
