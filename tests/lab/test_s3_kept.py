@@ -143,3 +143,41 @@ def test_what_is_stored_takes_no_memory(own: Store) -> None:
         client.put_object(Bucket=BUCKET, Key=f"block {number}", Body=os.urandom(8 << 20))
     assert resident(own) - before < 96 << 20  # of 192 MB
     client.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": f"block {number}"} for number in range(24)]})
+
+
+def test_a_large_object_takes_no_memory_either_in_parts_or_in_ranges(own: Store) -> None:
+    client = own.client()
+    block = os.urandom(8 << 20)
+    client.upload_fileobj(io.BytesIO(block * 2), BUCKET, "warm in parts")
+    before, peak = resident(own), 0
+    upload = client.create_multipart_upload(Bucket=BUCKET, Key="base")["UploadId"]
+    parts = []
+    for number in range(1, 25):
+        where = {"Bucket": BUCKET, "Key": "base", "UploadId": upload, "PartNumber": number}
+        parts.append({"PartNumber": number, "ETag": client.upload_part(**where, Body=block)["ETag"]})
+        peak = max(peak, resident(own))
+    wrong = [*parts[:-1], {**parts[-1], "ETag": parts[0]["ETag"].replace('"', "") + "0"}]
+    call = {"Bucket": BUCKET, "Key": "base", "UploadId": upload}
+    refused = lambda: client.complete_multipart_upload(**call, MultipartUpload={"Parts": wrong})  # noqa: E731
+    assert code(refused) == "InvalidPart"
+    client.complete_multipart_upload(**call, MultipartUpload={"Parts": parts})
+    size = 24 * len(block)
+    head = client.head_object(Bucket=BUCKET, Key="base")
+    assert (head["ContentLength"], head["ETag"].rstrip('"')[-3:]) == (size, "-24")
+    whole = client.get_object(Bucket=BUCKET, Key="base")
+    assert sum(len(piece) for piece in whole["Body"].iter_chunks(1 << 20)) == size
+    for asked, first, last in (
+        ("bytes=5-14", 5, 14),
+        (f"bytes={size - 3}-", size - 3, size - 1),
+        ("bytes=-3", size - 3, size - 1),
+    ):
+        some = client.get_object(Bucket=BUCKET, Key="base", Range=asked)
+        assert some["ContentRange"] == f"bytes {first}-{last}/{size}"
+        assert some["Body"].read() == (block * 2)[first % len(block) :][: last - first + 1]
+    assert code(lambda: client.get_object(Bucket=BUCKET, Key="base", Range=f"bytes={size}-")) == "InvalidRange"
+    assert max(peak, resident(own)) - before < 96 << 20  # of 192 MB
+    again(own)
+    tail = own.client().get_object(Bucket=BUCKET, Key="base", Range="bytes=-9")["Body"].read()
+    assert tail == block[-9:]
+    own.client().delete_object(Bucket=BUCKET, Key="base")
+    assert code(lambda: own.client().get_object(Bucket=BUCKET, Key="base")) == "NoSuchKey"

@@ -5,6 +5,7 @@ What it holds is kept in the folder, and is there again at the next start.
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ def main() -> None:
     # The one service, without moto's dispatcher: it would load and index two hundred others.
     mirror = Mirror(create_backend_app("s3"), Kept(Path(sys.argv[1])))
     mirror.restore()
+    gc.freeze()  # all of moto itself: a collection looks at requests only
     server = make_server("127.0.0.1", 0, mirror, threaded=True)
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()

@@ -93,7 +93,8 @@ class Kept:
     def keep_setting(self, bucket: str, setting: str, query: str, headers: dict[str, str], body: bytes) -> None:
         """Keep one request, in the place of an earlier one for the same setting."""
         self._base.execute(
-            "INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)", (bucket, setting, query, json.dumps(headers), body)
+            "INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)",
+            (bucket, setting, query, json.dumps(headers), body),
         )
 
     def drop_setting(self, bucket: str, setting: str) -> None:
@@ -107,9 +108,16 @@ class Kept:
 
     # -- objects -----------------------------------------------------------------------------------------------
 
+    @property
+    def bodies(self) -> Path:
+        """The folder of the bodies."""
+        return self._bodies
+
     def names(self, bucket: str) -> set[str]:
         """The keys of a bucket that are on disk."""
-        return {name for (name,) in self._base.execute("SELECT DISTINCT name FROM versions WHERE bucket = ?", (bucket,))}
+        return {
+            name for (name,) in self._base.execute("SELECT DISTINCT name FROM versions WHERE bucket = ?", (bucket,))
+        }
 
     def write(self, bucket: str, name: str, versions: Iterable[Any], tags: Any) -> None:
         """Keep all versions of a key as they are now; none: the key is gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import threading
 from collections.abc import Callable, Iterable
@@ -14,7 +15,8 @@ from moto.s3.models import FakeBucket, FakeKey, S3Backend, s3_backends
 from moto.s3.utils import _VersionedKeyStore
 from werkzeug.test import Client
 
-from drillbook_lab.s3.kept import Kept
+from drillbook_lab.s3.kept import Kept, StoredBody
+from drillbook_lab.s3.large import JoinedInAFile, one_range, pieces
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -28,6 +30,9 @@ _LOST = (
     b"exist. The upload ID may be invalid, or the upload may have been aborted or completed.</Message></Error>"
 )
 
+# moto's requests are rings of references, each with its body: the collector is called after so many bytes of them.
+_UNCOLLECTED_BYTES = 64 << 20
+
 _touched = threading.local()
 
 
@@ -36,6 +41,8 @@ class NotedKeys(_VersionedKeyStore):
 
     def setlist(self, key: Any, list_: Any) -> Any:
         _names().add(key)
+        for version in list_:
+            _joined(version)
         return super().setlist(key, list_)
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -45,6 +52,17 @@ class NotedKeys(_VersionedKeyStore):
     def pop(self, key: str) -> None:  # type: ignore[override]
         _names().add(key)
         super().pop(key)
+
+
+def _joined(version: Any) -> None:
+    """An object whose parts were joined in a file reads from there before anybody can see it."""
+    upload = getattr(version, "multipart", None)
+    if isinstance(upload, JoinedInAFile) and upload.joined is not None:
+        version._value_buffer.close()
+        version._value_buffer = StoredBody(upload.joined)
+        version.contentsize = upload.joined.stat().st_size
+        version.multipart = None
+        upload.dispose()
 
 
 def _names() -> set[str]:
@@ -61,6 +79,7 @@ class Mirror:
         self._moto = moto
         self._kept = kept
         self._lock = threading.Lock()
+        self._uncollected = 0
 
     def restore(self) -> int:
         """Make moto what it was: buckets by the requests that made them, then their objects. How many versions."""
@@ -75,10 +94,13 @@ class Mirror:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """One request."""
-        if environ["REQUEST_METHOD"] not in _CHANGES:
-            return self._moto(environ, start_response)
         path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace").lstrip("/")
         bucket, _, name = path.partition("/")
+        if environ["REQUEST_METHOD"] not in _CHANGES:
+            sent = (
+                self._from_file(environ, start_response, bucket, name) if environ["REQUEST_METHOD"] == "GET" else None
+            )
+            return self._moto(environ, start_response) if sent is None else sent
         if self._is_of_a_lost_upload(environ, bucket):
             self._take_body(environ)
             start_response("404 NOT FOUND", [("Content-Type", "application/xml"), ("Content-Length", str(len(_LOST)))])
@@ -98,7 +120,51 @@ class Mirror:
                 if setting is not None:
                     self._keep_setting(environ, bucket, setting, body)
                 self._keep_objects(bucket, {*_names(), name} - {""})
+                for upload in getattr(_backend().buckets.get(bucket), "multiparts", {}).values():
+                    JoinedInAFile.adopt(upload, self._kept.bodies)
+        self._uncollected += int(environ.get("CONTENT_LENGTH") or 0)
+        if self._uncollected > _UNCOLLECTED_BYTES:
+            self._uncollected = 0
+            gc.collect()
         return answer
+
+    def _from_file(
+        self, environ: dict[str, Any], start_response: Any, bucket: str, name: str
+    ) -> Iterable[bytes] | None:
+        """A stored object, sent from its file with the headers that moto gives; None: moto shall answer by itself."""
+        query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
+        known = _backend().buckets.get(bucket)
+        if known is None or not name or set(query) - {"versionId", "x-id"}:
+            return None
+        key = _backend().get_object(bucket, name, version_id=query.get("versionId"))
+        body = key._value_buffer if isinstance(key, FakeKey) else None
+        if not isinstance(body, StoredBody):
+            return None
+        told: list[Any] = []
+        head = {**environ, "REQUEST_METHOD": "HEAD", "wsgi.input": io.BytesIO(b""), "CONTENT_LENGTH": "0"}
+        asked = head.pop("HTTP_RANGE", "")
+        _close(self._moto(head, lambda status, headers, exc_info=None: told.extend([status, dict(headers)])))
+        status, headers = told[0], {entry.lower(): value for entry, value in told[1].items()}
+        span = one_range(asked, key.contentsize) if asked else (0, key.contentsize)
+        # An object in cold storage isn't given out; one that was replaced meanwhile has other headers.
+        if (
+            not status.startswith("200")
+            or "x-amz-storage-class" in headers
+            or headers.get("etag") != key.etag
+            or span is None
+        ):
+            return None
+        source = body.path.open("rb")
+        if asked:
+            status = "206 PARTIAL CONTENT"
+            headers = {entry: value for entry, value in headers.items() if not entry.startswith("x-amz-checksum")}
+            headers["content-range"] = f"bytes {span[0]}-{span[0] + span[1] - 1}/{key.contentsize}"
+        elif key.checksum_type == "COMPOSITE":  # which moto says of a whole object, and not of its head
+            for entry in [entry for entry in headers if entry.startswith("x-amz-checksum-")]:
+                headers[entry] = f"{headers[entry]}-{key.checksum_parts}"
+        headers["content-length"] = str(span[1])
+        start_response(status, list(headers.items()))
+        return pieces(source, *span)
 
     def _keep_objects(self, bucket_name: str, names: set[str]) -> None:
         bucket = _backend().buckets.get(bucket_name)
@@ -153,6 +219,14 @@ class Mirror:
                 noted.setlist(name, versions)
             bucket.keys = noted
         return bucket
+
+
+def _close(answer: Iterable[bytes]) -> None:
+    for _ in answer:
+        pass
+    close = getattr(answer, "close", None)
+    if close is not None:
+        close()
 
 
 def _backend() -> S3Backend:
