@@ -97,10 +97,15 @@ def resume(
     run_id: RunArgument,
     confirm: Annotated[str, typer.Option(metavar="PHRASE", help="The phrase of the plan that waits.")] = "",
     notebook: Annotated[Path | None, typer.Option(help="The runbook, where it doesn't lie in runbooks/.")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME VALUE", help="Another target for a recovery that is not in service."),
+    ] = None,
 ) -> int:
     """Go on with a run that waits at a gate or stopped midway; what it has seen comes from its journal."""
+    target = _parameters(parameter or [])
     outcome = headless.resume(
-        places.find_run(run_id), confirm=confirm, notebook=notebook, progress=Narrator(out).tell
+        places.find_run(run_id), confirm=confirm, notebook=notebook, target=target, progress=Narrator(out).tell
     )
     show_outcome(out, outcome)
     return int(outcome.exit_code)

@@ -6,7 +6,7 @@ every step and every circumstance. It is computed from the journal like the reco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,7 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         ("Base backup", found["backup"]),
         ("WAL chain", target["chain"]),
         ("Recovery target", {key: value for key, value in wanted.items() if value not in (None, False)}),
+        ("Attempts", _attempts(target.get("attempts") or [])),
         ("Point reached", target["reached"]),
         ("Recovery window", target["window"]),
         ("Archive lag before the run", around["archive_lag"]),
@@ -176,6 +177,16 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         *((_name(name), value) for name, value in found["facts"].items() if name not in ("achieved", "reach")),
     ]
     return [(heading, rows) for heading, value in pages if (rows := rows_of(value))]
+
+
+def _attempts(targets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Each target that the run was to recover to, and the copy that was made for it."""
+    told = {}
+    for one in targets:
+        asked = [f"{name} {value}" for name, value in one["parameters"].items() if name.startswith("target_") and value]
+        copy = ((one.get("copy") or {}).get("ref") or {}).get("name")
+        told[f"attempt {one['attempt']}"] = f"{', '.join(asked) or 'end of the archive'}; copy {copy or 'not made'}"
+    return told
 
 
 def rows_of(value: Any, prefix: str = "") -> list[tuple[str, str]]:

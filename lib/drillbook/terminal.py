@@ -58,6 +58,10 @@ class Narrator:
     def _tell_resumed(self, event: Mapping[str, Any]) -> None:
         self._say(("resumed", "bold"), f"  attempt {event['attempt']} by {event['actor']['username']}")
 
+    def _tell_retargeted(self, event: Mapping[str, Any]) -> None:
+        told = ", ".join(f"{name} {value}" for name, value in event["parameters"].items() if value != "")
+        self._say((f"{'target':<13}", "yellow"), f"attempt {event['attempt']}: {told or 'the end of the archive'}")
+
     def _tell_waiting(self, event: Mapping[str, Any]) -> None:
         self._say((f"{'waiting':<13}", "yellow"), f"{event['section']}: {event['reason']}")
         for part in event["steps"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ NOTEBOOK = ROOT / "runbooks" / "recover-point-in-time.ipynb"
 DATABASE, TABLE = "synergyflow", "synergyflow_knowledge.articles"
 NOW = """select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
-pytestmark = pytest.mark.long  # whole recoveries
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]  # whole recoveries
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,13 +52,56 @@ def again(lab: DrillLab, run: Drill) -> Drill:
     return Drill(done.returncode, run.folder, done.stdout + done.stderr)
 
 
-@pytest.fixture
-def tidy(drill_lab: DrillLab) -> Iterator[None]:
-    """What a cut keeps on purpose is dropped after the test."""
-    yield
-    kept = drill_lab.sql("postgres", f"select datname from pg_database where datname like '{DATABASE}\\_%'")
+def drop_kept(lab: DrillLab) -> None:
+    """What a cut keeps on purpose."""
+    kept = lab.sql("postgres", f"select datname from pg_database where datname like '{DATABASE}\\_%'")
     for name in kept.split():
-        drill_lab.sql("postgres", f'drop database "{name}" with (force)')
+        lab.sql("postgres", f'drop database "{name}" with (force)')
+
+
+def end_state(lab: DrillLab) -> dict[str, Any]:
+    """What a recovery leaves: the measures taken back, the application, the databases by their kinds, nothing of its own."""
+    app = lab.site.tenants[0].application
+    assert app is not None
+    found = lab.admin.get(k8s.DEPLOYMENT, app.namespace, app.deployment) or {}
+    names = lab.sql("postgres", f"select datname from pg_database where datname like '{DATABASE}%'").split()
+    return held(lab) | {
+        "replicas": found["spec"]["replicas"],
+        "databases": sorted(name.removeprefix(DATABASE)[:8] for name in names),
+        "rows": int(lab.sql(DATABASE, f"select count(*) from {TABLE}")),
+        "left": lab.left(),
+    }
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that stopped at its gates only: how it stood at the second, how it ended, and what it left."""
+
+    before: dict[str, Any]
+    count: int
+    run: Drill
+    stopped: dict[str, Any]
+    done: Drill
+    left: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(drill_lab: DrillLab, rights: None) -> Undisturbed:
+    """One damaged database, recovered and swapped."""
+    before = held(drill_lab)
+    target, count = damage(drill_lab)
+    run = drill_lab.run(NOTEBOOK, target_time=target, search_table=TABLE)
+    assert run.code == 3, run.said
+    again(drill_lab, run)
+    stopped = {
+        "held": held(drill_lab),
+        "rows": int(drill_lab.sql(DATABASE, f"select count(*) from {TABLE}")),
+        "gate": run.of("waiting")[-1],
+    }
+    done = again(drill_lab, run)
+    left = end_state(drill_lab)
+    drop_kept(drill_lab)
+    return Undisturbed(before, count, run, stopped, done, left)
 
 
 def test_a_plan_and_a_run_without_confirmation_change_nothing(drill_lab: DrillLab) -> None:
@@ -75,25 +119,20 @@ def test_a_plan_and_a_run_without_confirmation_change_nothing(drill_lab: DrillLa
     assert held(drill_lab) == before, abandoned.stdout + abandoned.stderr
 
 
-def test_a_damaged_database_is_found_recovered_swapped_and_back_in_service(drill_lab: DrillLab, tidy: None) -> None:
-    as_it_was = held(drill_lab)
-    target, count = damage(drill_lab)
-    run = drill_lab.run(NOTEBOOK, target_time=target, search_table=TABLE)
-    assert run.code == 3, run.said
-    assert f"{count} rows deleted from {TABLE}" in str(run.check("damage")["details"])
+def test_a_damaged_database_is_found_recovered_swapped_and_back_in_service(
+    drill_lab: DrillLab, undisturbed: Undisturbed
+) -> None:
+    run, stopped, done = undisturbed.run, undisturbed.stopped, undisturbed.done
+    assert f"{undisturbed.count} rows deleted from {TABLE}" in str(run.check("damage")["details"])
+    assert stopped["gate"]["section"] == "Put the recovered database into service"
+    assert [made for made in stopped["gate"]["made"] if made.startswith("Cluster/")], "the copy is listed with its deadline"
+    assert stopped["held"] == undisturbed.before | {"retention": [None], "suspended": [True], "settings": "1"}
+    assert stopped["rows"] == 0, "production is still as damaged"
 
-    stopped = again(drill_lab, run)
-    assert stopped.code == 3, stopped.said
-    (*_, gate) = stopped.of("waiting")
-    assert gate["section"] == "Put the recovered database into service"
-    assert [made for made in gate["made"] if made.startswith("Cluster/")], "the copy is listed with its deadline"
-    assert held(drill_lab)["suspended"] == [True]
-    assert int(drill_lab.sql(DATABASE, f"select count(*) from {TABLE}")) == 0, "production is still as damaged"
-
-    done = again(drill_lab, stopped)
     assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
-    assert int(drill_lab.sql(DATABASE, f"select count(*) from {TABLE}")) == count
-    assert held(drill_lab) == as_it_was
+    assert undisturbed.left == undisturbed.before | {
+        "replicas": 3, "databases": ["", "_before_"], "rows": undisturbed.count, "left": [],
+    }  # fmt: skip
     for name in ("boundary", "application health", "smoke test", "application log"):
         assert done.check(name)["verdict"] == "VERIFIED", name
     assert set(done.verdicts("backup after the cut").values()) == {"VERIFIED"}
@@ -102,15 +141,36 @@ def test_a_damaged_database_is_found_recovered_swapped_and_back_in_service(drill
     assert drill_lab.drillbook("verify", run.folder.name).returncode == 0
 
 
-@pytest.mark.long
-def test_a_run_that_is_abandoned_before_the_cut_puts_everything_back(drill_lab: DrillLab) -> None:
-    as_it_was = held(drill_lab)
-    waiting = again(drill_lab, drill_lab.run(NOTEBOOK))
+def copies(lab: DrillLab) -> list[str]:
+    return [item["metadata"]["name"] for item in lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace)]
+
+
+def test_another_target_is_another_attempt_and_an_abandoned_run_puts_everything_back(drill_lab: DrillLab) -> None:
+    lab, as_it_was, target = drill_lab, held(drill_lab), drill_lab.sql("postgres", NOW)
+    waiting = again(lab, lab.run(NOTEBOOK))
     assert waiting.code == 3, waiting.said
-    assert held(drill_lab) != as_it_was
-    done = drill_lab.drillbook("abandon", waiting.folder.name)
-    assert held(drill_lab) == as_it_was, done.stdout + done.stderr
+    assert held(lab) != as_it_was
+    (first,) = copies(lab)
+    refused = lab.drillbook("resume", waiting.folder.name, "-p", "target_time", "2099-01-01T00:00:00Z")
+    assert refused.returncode == 4 and "can't be reached" in refused.stdout + refused.stderr
+    assert copies(lab) == [first], "a target that can't be reached costs nothing"
+    done = lab.drillbook("resume", waiting.folder.name, "-p", "target_time", target)
+    assert done.returncode == 3, done.stdout + done.stderr
+    (second,) = copies(lab)
+    assert first != second
+    gone = next(index for index, event in enumerate(waiting.events) if event["type"] == "settled" and first in event["id"])
+    made = next(index for index, event in enumerate(waiting.events) if event["type"] == "obligation" and second in event["id"])
+    assert gone < made, "the earlier attempt's copy is removed first"
+    no_target = lab.drillbook("resume", waiting.folder.name, "-p", "database", "gitlab")
+    assert no_target.returncode == 4 and "only another target can be given" in no_target.stdout + no_target.stderr
+
+    done = lab.drillbook("abandon", waiting.folder.name)
+    assert held(lab) == as_it_was, done.stdout + done.stderr
     assert {event["id"] for event in waiting.of("obligation")} == {event["id"] for event in waiting.of("settled")}
-    assert drill_lab.left() == []
-    drill_lab.sql(DATABASE, "create table after_all (n int)")
-    drill_lab.sql(DATABASE, "drop table after_all")
+    assert lab.left() == []
+    attempts = waiting.record["target"]["attempts"]
+    assert [one["parameters"]["target_time"] for one in attempts] == ["", "2099-01-01T00:00:00Z", target]
+    assert [one.get("copy", {}).get("ref", {}).get("name") for one in attempts] == [first, None, second]
+    assert lab.drillbook("verify", waiting.folder.name).returncode == 0
+    lab.sql(DATABASE, "create table after_all (n int)")
+    lab.sql(DATABASE, "drop table after_all")

@@ -104,3 +104,25 @@ def test_the_record_names_each_gate_and_who_approved() -> None:
     assert (void["confirmed"], void["approvals"]) == (False, [])
     assert (gate["confirmed"], gate["approvals"][0]["actor"]["username"], gate["waited_seconds"]) == (True, "ada", 200.0)
     assert "the plan of 'Cut over' changed while it waited" in str(record(events)["deviations"]["findings"])
+
+
+def test_another_target_makes_void_what_was_done_for_the_first() -> None:
+    def fact(name: str, value: object) -> Event:
+        return {"type": "fact", "at": at(3), "name": name, "value": value}
+
+    opened = {"type": "opened", "at": at(0), "parameters": {"site": "", "target_time": "t1", "target_lsn": ""}, "actor": {}}
+    again = {"type": "retargeted", "at": at(500), "n": 2, "attempt": 2, "actor": {}}
+    events: list[Event] = [
+        opened, started(1, "Look"), check(1, "before", "p", "e", "o"), finished(1), started(2, "ResolveTarget"), fact("target", "first"),
+        finished(2), started(3, "Copy"), fact("copy", "copy 1"), check(3, "of the first", "p", "e", "o"), finished(3), waits(),
+        again | {"parameters": {"target_time": "", "target_lsn": "0/1"}}, {"type": "resumed", "at": at(501)},
+    ]  # fmt: skip
+    assert gates.current(events[:-1]) == gates.current(events)[:-1], "also before anybody has resumed it"
+    kept = gates.current(events)
+    assert [event["n"] for event in kept if event["type"] == "step_started"] == [1]
+    assert [event["name"] for event in kept if event["type"] == "check"] == ["before"]
+    assert gates.waiting(events) is None
+    assert gates.parameters(events) == {"site": "", "target_time": "", "target_lsn": "0/1"}
+    first, second = gates.targets([*events, started(2, "ResolveTarget"), fact("target", "second")])
+    assert (first["attempt"], first["target"], first["copy"]) == (1, "first", "copy 1")
+    assert (second["attempt"], second["target"], second.get("copy")) == (2, "second", None)

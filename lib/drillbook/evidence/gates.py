@@ -17,10 +17,11 @@ _OF_A_STEP = {"step_started", "step_finished", "check", "phase"}
 
 def current(events: Sequence[Event]) -> list[Event]:
     """The events that count: without those of a step that a later attempt did again. What was promised always counts."""
-    if not any(event["type"] == "resumed" for event in events):
+    if not any(event["type"] in ("resumed", "retargeted") for event in events):
         return list(events)
+    events = _of_the_last_target(events)
     last = {event["n"]: index for index, event in enumerate(events) if event["type"] == "step_started"}
-    resumed = max(index for index, event in enumerate(events) if event["type"] == "resumed")
+    resumed = max((index for index, event in enumerate(events) if event["type"] == "resumed"), default=-1)
     found: list[Event] = []
     void: Any = None
     for index, event in enumerate(events):
@@ -36,6 +37,40 @@ def current(events: Sequence[Event]) -> list[Event]:
     return found
 
 
+def _of_the_last_target(events: Sequence[Event]) -> list[Event]:
+    """Without what was done for an earlier target: the step that read it, and those after it."""
+    found = list(events)
+    for event in [event for event in events if event["type"] == "retargeted"]:
+        at, n = found.index(event), 0
+        kept = []
+        for earlier in found[:at]:
+            n = earlier["n"] if earlier["type"] == "step_started" else n
+            if earlier["type"] not in _OF_A_STEP or n < event["n"]:
+                kept.append(earlier)
+        found = kept + found[at:]
+    return found
+
+
+def targets(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """Each target that the run has recovered to or was to: as it was asked for, as it was resolved, and its copy."""
+    opened = next((event for event in events if event["type"] == "opened"), {})
+    found = [{"attempt": 1, "parameters": dict(opened.get("parameters") or {}), "actor": opened.get("actor")}]
+    for event in events:
+        if event["type"] == "retargeted":
+            found.append({key: event[key] for key in ("attempt", "parameters", "actor", "at")})
+        elif event["type"] == "fact" and event["name"] in ("target", "copy"):
+            found[-1][event["name"]] = event["value"]
+    return found
+
+
+def parameters(events: Sequence[Event]) -> dict[str, Any]:
+    """The run's parameters, with the target that it goes for now."""
+    now: dict[str, Any] = {}
+    for one in targets(events):
+        now |= one["parameters"]
+    return now
+
+
 def attempt(events: Sequence[Event]) -> int:
     """The number of the attempt that wrote last, from 1."""
     return 1 + len([event for event in events if event["type"] == "resumed"])
@@ -47,7 +82,7 @@ def waiting(events: Sequence[Event]) -> Event | None:
     for event in events:
         if event["type"] == "waiting":
             found = event
-        elif event["type"] in ("confirmed", "step_started", "abandoned"):
+        elif event["type"] in ("confirmed", "step_started", "abandoned", "retargeted"):
             found = None
     return found
 

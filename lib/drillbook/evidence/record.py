@@ -113,6 +113,8 @@ def record(events: Sequence[Event]) -> dict[str, Any]:
         "steps": _steps(events),
         "facts": {name: value for name, value in sorted(noted.items()) if name not in _GROUPED},
     }
+    if len(attempts := gates.targets(events)) > 1:  # a record without another target has no such key
+        found["target"]["attempts"] = attempts
     if noted.get("forecast"):
         found["forecast"] = foretold.compare(noted["forecast"], found)
     found["absent"] = {path: reason for path, reason in sorted(ABSENT.items()) if _at(found, path) is None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from drillbook.headless.runner import partial_notebook, run_attempt
 from drillbook.headless.settling import Progress, RunOutcome, events_of, notebook_name, settle
 from drillbook.run import approving, places, validate
 from drillbook.run.past import Past
+from drillbook.run.retargeting import retarget
 from drillbook.site import load_site
 
 
@@ -28,15 +30,27 @@ class Abandoned:
 
 
 def resume(
-    folder: Path, *, confirm: str = "", notebook: Path | None = None, progress: Progress = lambda _: None
+    folder: Path,
+    *,
+    confirm: str = "",
+    notebook: Path | None = None,
+    target: Mapping[str, Any] | None = None,
+    progress: Progress = lambda _: None,
 ) -> RunOutcome:
     """Run the notebook of a run that stopped again, under the same run id and with the same parameters.
 
     ``confirm`` is the phrase of the gate at which it waits; ``notebook`` names the runbook where it doesn't lie in
-    ``runbooks/``. Raises NotResumable or ParameterError with nothing touched.
+    ``runbooks/``; ``target`` is another target, as a parameter and its value, for a recovery that was not put into
+    service yet. Raises NotResumable or ParameterError with nothing touched.
     """
     past = Past(folder)
     past.require_resumable()
+    if target:
+        if confirm:
+            both = "a phrase confirms the plan for one target: give another target without it"
+            raise ParameterError([both], where=f"resume of run {past.run_id}", todo="Nothing was changed.")
+        retarget(past, target, load_site(str(past.parameters["site"])))
+        past = Past(folder)
     gate, phrase = gates.waiting(past.events), " ".join(confirm.split())
     if phrase and (gate is None or phrase != gate["phrase"]):
         waits = f"{phrase!r} is not the phrase of the plan that waits" if gate else "the run does not wait for a phrase"
@@ -47,7 +61,7 @@ def resume(
         raise ParameterError(
             [f"there is no notebook {path}"], where=f"resume of run {past.run_id}", todo="Name it with --notebook."
         )
-    parameters = dict(past.opened["parameters"])
+    parameters = dict(past.parameters)
     site, mode = str(parameters.pop("site")), str(parameters.pop("mode"))
     profile = validate(site=site, mode=mode, parameters=parameters)
     given = parameters | {"mode": mode} | ({"site": site} if site else {})

@@ -63,8 +63,10 @@ def end_attempt(folder: Path, *, how: str, message: str, progress: Progress = la
         return settle(folder, how=how, message=message, by="runner", progress=progress)
     since = _of_this_attempt(events)
     waits = "waiting" in since[-1:]
-    # A resumed run that was refused before it did anything stands where it stood.
-    refused = gates.attempt(events) > 1 and how == "error" and not {"step_started", "waiting"} & set(since)
+    # A resumed run that was refused before it did anything, or at a step that touched nothing, stands where it stood.
+    ends = [event["status"] for event in events[len(events) - len(since) :] if event["type"] == "step_finished"]
+    began = {"step_started", "waiting"} & set(since) and ends != ["refused"]
+    refused = gates.attempt(events) > 1 and how == "error" and not began
     if not (waits or refused or how in INTERRUPTED):
         return settle(folder, how=how, message=message, by="runner", progress=progress)
     _note_attempt(Journal.open(folder / "journal.jsonl"), folder, events, "waiting" if waits else how, message)

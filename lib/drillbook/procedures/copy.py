@@ -101,6 +101,7 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
     def do(self, ctx: Context) -> RecoveryCopy:
         now = datetime.now(UTC)
         copy = Copy.named(ctx.site, ctx.run_id, now)
+        self._remove_earlier(ctx)
         owner = manifests.owner_object(copy, source=self.cluster.ref, expires_at=now + ctx.site.limits.copy_expires)
         objects, left_out = self._objects(ctx, copy, owner_uid="")
         # Everything is tried as a dry run first, so that a refusal leaves nothing behind.
@@ -145,6 +146,11 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
             },
         )
         return found
+
+    def _remove_earlier(self, ctx: Context) -> None:
+        """One copy a run: what an attempt that was killed here has made, or one to another target, goes first."""
+        if cleanup.left_of(ctx.kube, ctx.site.drill_namespace, ctx.run_id):
+            remove_copy(ctx)
 
     def _promise(self, ctx: Context, item: dict[str, Any]) -> None:
         metadata = item["metadata"]
@@ -359,6 +365,21 @@ class Removal(Frozen):
         """Nothing: the step's card has said it."""
 
 
+def remove_copy(ctx: Context) -> list[cleanup.Removed]:
+    """Remove what the run made in the drill namespace, prove it gone, and settle its promises. Safe to repeat."""
+    ctx.forget_pods(ctx.site.drill_namespace)
+    removed = cleanup.remove_run(
+        ctx.kube,
+        ctx.site.drill_namespace,
+        ctx.run_id,
+        timeout_seconds=ctx.site.limits.step.total_seconds(),
+        say=ctx.recorder.progress,
+    )
+    for item in removed:
+        ctx.recorder.settled(Obligation(item.kind, item.namespace, item.name, ""), "removed", item.proof)
+    return removed
+
+
 @dataclass(frozen=True)
 class RemoveRecoveryCluster(Step[Removal]):
     """Remove the copy, and prove it gone with its volume.
@@ -379,16 +400,7 @@ class RemoveRecoveryCluster(Step[Removal]):
     def do(self, ctx: Context) -> Removal:
         started = time.monotonic()
         at = datetime.now(UTC)
-        ctx.forget_pods(ctx.site.drill_namespace)
-        removed = cleanup.remove_run(
-            ctx.kube,
-            ctx.site.drill_namespace,
-            ctx.run_id,
-            timeout_seconds=ctx.site.limits.step.total_seconds(),
-            say=ctx.recorder.progress,
-        )
-        for item in removed:
-            ctx.recorder.settled(Obligation(item.kind, item.namespace, item.name, ""), "removed", item.proof)
+        removed = remove_copy(ctx)
         seconds = time.monotonic() - started
         ctx.recorder.phase("remove", at, seconds, "until every object of the copy was gone")
         return Removal(removed=tuple((item.id, item.proof) for item in removed), seconds=seconds)

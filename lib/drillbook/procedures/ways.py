@@ -22,7 +22,7 @@ from drillbook.procedures.readiness import SourceCluster
 from drillbook.procedures.replacefits import CheckRebuildFits, CheckRepointFits, ReplaceFits
 from drillbook.procedures.swapdatabase import SwapDatabase
 from drillbook.procedures.swapfits import CheckCanBeCarried, CheckSwapFits, SwapFits
-from drillbook.step import Rung, Rungs, Step
+from drillbook.step import Later, Rung, Rungs, Step
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,18 @@ class LastLook(Rungs):
     cluster: SourceCluster
     target: ResolvedTarget
     fits: Any
-    recovered: Recovered
+    recovered: Any
     strategy: str
+
+    @property
+    def unknown(self) -> Later | None:
+        """A copy that isn't there yet keeps nobody from seeing what would be lost."""
+        known = (self.cluster, self.target, self.fits)
+        return next((value for value in known if isinstance(value, Later)), None)
 
     def rungs(self) -> Sequence[Rung]:
         shown: list[Rung] = [ShowLosses(self.cluster, self.target)]
-        if self.strategy == "swap-database":
+        if self.strategy == "swap-database" and not isinstance(self.recovered, Later):
             shown.append(CheckCanBeCarried(self.cluster, self.fits, self.recovered))
         return shown
 

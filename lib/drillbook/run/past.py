@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from drillbook.errors import NotResumable
 from drillbook.evidence import Journal, gates, plain
@@ -46,6 +46,7 @@ class Past:
         self.events = Journal(folder / "journal.jsonl").events()
         self.opened = self.events[0]
         self.run_id = str(self.opened["run_id"])
+        self.parameters = gates.parameters(self.events)
         self.facts = facts(self.events)
         self.steps = _steps(gates.current(self.events))
         self.open_promises = {event["id"] for event in unsettled(self.events)}
@@ -72,7 +73,7 @@ class Past:
         """Raise NotResumable unless parameters, profile and notebook are those with which the run was begun."""
         if runbook != self.opened["runbook"]:
             self.refuse(f"it is a run of {self.opened['runbook']}, not of {runbook}")
-        begun = {key: value for key, value in self.opened["parameters"].items() if key != "site"}
+        begun = {key: value for key, value in self.parameters.items() if key != "site"}
         now = {key: plain(value) for key, value in given.items() if key != "site"}
         other = sorted(key for key in begun.keys() | now.keys() if begun.get(key) != now.get(key))
         if other:
@@ -82,7 +83,7 @@ class Past:
         if (before := self.opened.get("notebook_sha256")) and notebook_sha256 != before:
             self.refuse("the notebook is not the one with which it was begun, or was changed since")
 
-    def refuse(self, why: str, todo: str = "") -> None:
+    def refuse(self, why: str, todo: str = "") -> NoReturn:
         """Raise NotResumable; nothing was changed."""
         raise NotResumable(
             f"run {self.run_id} can't be resumed: {why}",
