@@ -72,8 +72,9 @@ def _entries(ctx: Context, app: Application, kind: str, name: str) -> dict[str, 
     return dict(found.get("data") or {})
 
 
-def readdress(ctx: Context, one: Addressed, old: str, new: str) -> bool:
-    """Put Cluster ``new``'s services in place of ``old``'s; whether anything had to be changed. Waits for the rollout.
+def readdress(ctx: Context, one: Addressed, old: str, new: str, *, wait: bool = True) -> bool:
+    """Put Cluster ``new``'s services in place of ``old``'s; whether anything had to be changed. Waits for the rollout,
+    unless told not to (``new`` doesn't serve yet).
 
     What it changes is promised to be put back. A Secret's old value is not kept: the way back is this, the other way.
     """
@@ -91,7 +92,8 @@ def readdress(ctx: Context, one: Addressed, old: str, new: str) -> bool:
     if changed and one.place.kind == "Deployment":
         template["spec"] = {"containers": _containers(one, value)}
     restoring.change(ctx, k8s.DEPLOYMENT, app.namespace, app.deployment, {"spec": {"template": template}}, what)
-    rolled_out(ctx, app)
+    if wait:
+        rolled_out(ctx, app)
     return changed
 
 

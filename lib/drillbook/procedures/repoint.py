@@ -293,7 +293,7 @@ class RepointBack(Step[Repointed]):
         kept = {one.where for one in found if not promises(ctx, one)}
         for one in found:
             if addresses.services_in(one.place.value, new):
-                self._address_back(ctx, one, kept=one.where in kept)
+                self._address_back(ctx, one, kept=one.where in kept, wait=serves)
                 changed.append(one.where)
             for promise in promises(ctx, one):
                 if one.where in kept:
@@ -307,9 +307,10 @@ class RepointBack(Step[Repointed]):
         take_back(ctx, self.replacement)
         return Repointed(now=old, changed=tuple(changed), others=tuple(others))
 
-    def _address_back(self, ctx: Context, one: Addressed, *, kept: bool) -> None:
+    def _address_back(self, ctx: Context, one: Addressed, *, kept: bool, wait: bool) -> None:
         if kept or one.place.kind == "Secret":
-            readdress(ctx, one, self.replacement.ref.name, self.old.ref.name)
+            readdress(ctx, one, self.replacement.ref.name, self.old.ref.name, wait=wait)
+        if one.place.kind == "Secret":
             ctx.recorder.settled(secret_promise(one), "put back", f"names services of {self.old.ref.name}")
 
     def verify(self, ctx: Context, result: Repointed) -> None:
