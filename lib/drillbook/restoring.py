@@ -64,6 +64,8 @@ def put_back(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
     """
     if undo["verb"] == "sql":
         return _run_sql(kube, undo)
+    if undo["verb"] == "make anew":
+        return _make_anew(kube, undo)
     kind = _kind(str(undo["kind"]))
     namespace, name, uid = str(undo.get("namespace", "")), str(undo["name"]), str(undo.get("uid", ""))
     where = kind.where(namespace, name)
@@ -129,6 +131,25 @@ def _delete(kube: k8s.Kube, kind: k8s.Kind, obj: Object) -> tuple[str, str]:
         timeout_seconds=120.0, what=f"{kind.where(namespace, name)} to be gone",
     )  # fmt: skip
     return "removed", f"{kind.where(namespace, name)} is gone"
+
+
+def _make_anew(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
+    """Make the object again as it was, in place of the one of its name: what is immutable in it can't be patched."""
+    kind, wanted = _kind(str(undo["kind"])), dict(undo["object"])
+    namespace, name = str(undo["namespace"]), str(undo["name"])
+    where = kind.where(namespace, name)
+    found = kube.get(kind, namespace, name)
+    if found is not None and matches(found, {"spec": wanted["spec"]}):
+        return "put back", f"{where} is as it was"
+    if found is not None:
+        uid = found["metadata"]["uid"]
+        kube.delete(kind, namespace, name, uid=uid, propagation="Foreground")  # what it owns has its name
+        kube.wait(
+            kind, namespace, name, lambda item: item is None or item["metadata"]["uid"] != uid,
+            timeout_seconds=120.0, what=f"{where} to be gone",
+        )  # fmt: skip
+    kube.create(wanted)
+    return "put back", f"{where} was made anew as it was"
 
 
 def _run_sql(kube: k8s.Kube, undo: Object) -> tuple[str, str]:

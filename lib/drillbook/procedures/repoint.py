@@ -71,7 +71,7 @@ class RepointPoolers(Step[Repointed]):
         pausing.pause(ctx, of_cluster(ctx, k8s.POOLER, self.old, self.old.ref.name))
         remember(ctx, self.old.ref.namespace, self.replacement.note, _POOLERS, [bare(item) for item in known])
         for item in known:
-            ctx.recorder.obligation(pooler_promise(self.old, item["metadata"]["name"]))
+            ctx.recorder.obligation(pooler_promise(self.old, item["metadata"]["name"], as_it_was=bare(item)))
             make_anew(ctx, over(item, self.replacement.ref.name))
         return Repointed(now=self.replacement.ref.name, changed=tuple(item["metadata"]["name"] for item in known))
 
@@ -146,11 +146,12 @@ def _is_active(found: dict[str, Any] | None) -> bool:
     return found is not None and int(status.get("instances") or 0) >= int(found["spec"].get("instances", 1))
 
 
-def pooler_promise(old: OldCluster, name: str) -> Obligation:
-    """What making a Pooler anew promises."""
-    return Obligation(
-        "Pooler", old.ref.namespace, name, f"over {old.ref.name} again, unless the replacement is in service"
-    )
+def pooler_promise(old: OldCluster, name: str, *, as_it_was: dict[str, Any] | None = None) -> Obligation:
+    """What making a Pooler anew promises: to make it again as it was, unless the cut is kept."""
+    place = {"kind": "Pooler", "namespace": old.ref.namespace, "name": name}
+    undo = {"verb": "make anew", **place, "object": as_it_was} if as_it_was else None
+    what = f"over {old.ref.name} again, unless the replacement is in service"
+    return Obligation("Pooler", old.ref.namespace, name, what, undo=undo)
 
 
 @dataclass(frozen=True)
