@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
+import yaml
 from fix_cutover import CutLab, confirmed, open_promises
-from fix_drills import until
+from fix_drills import ROOT, until
 
 from drillbook import kube as k8s
 from drillbook import restoring
 from drillbook.model import RecoveryTarget, Verdict, parse_instant
 from drillbook.procedures.archive import ChooseBaseBackup, WalChainUnbroken
 from drillbook.procedures.completeness import LATEST, ReplacementComplete
+from drillbook.procedures.copy import CreateRecoveryCluster, RemoveRecoveryCluster, WaitForRecovery
+from drillbook.procedures.damage import FindDamage
 from drillbook.procedures.fence import FenceOldCluster
 from drillbook.procedures.gitpatch import PatchForGit
+from drillbook.procedures.losses import losses
 from drillbook.procedures.manualbackup import RequestBackup, WaitForBackup
 from drillbook.procedures.newline import FirstBackupOfNewLine, ReadNewLine
 from drillbook.procedures.oldcluster import ReadOldCluster
+from drillbook.procedures.readiness import CheckReadiness
 from drillbook.procedures.rebuild import CheckRebuild, CreateUnderOldName, FinishRebuild, RemoveOldCluster
 from drillbook.procedures.replacement import CreateReplacementCluster, RemoveReplacement, WaitForReplacement
 from drillbook.procedures.repoint import KeepReplacement, RepointApplication, RepointBack, RepointPoolers
 from drillbook.procedures.salvage import ReadWalOnVolume, SalvageWal
 from drillbook.procedures.schedules import MoveSchedules
-from drillbook.run import Run
+from drillbook.procedures.targets import ResolveTarget
+from drillbook.run import Run, open_run
 from drillbook_lab.faultstore import bucket
 from drillbook_lab.home import LabHome
 
@@ -204,7 +211,8 @@ def test_the_name_stays_and_what_was_before_the_cut_can_still_be_had(cut_lab: Cu
         again = run.do(WaitForReplacement(old, earlier))
         seen = kept(lab, earlier.ref.name)
         run.do(RemoveReplacement(old, earlier))
-        return {"removed": removed, "complete": complete, "rebuilt": rebuilt, "earlier": seen, "again": again}
+        found = {"removed": removed, "complete": complete, "rebuilt": rebuilt, "earlier": seen, "again": again}
+        return found | {"profile": patch.profile}
 
     run, seen = lab.run(procedure)
     cluster = lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {}
@@ -217,3 +225,50 @@ def test_the_name_stays_and_what_was_before_the_cut_can_still_be_had(cut_lab: Cu
     assert by_name["complete"] is Verdict.VERIFIED
     assert lab.address() == address and lab.schedules() == schedules
     assert open_promises(run) == []
+    after_the_cut(lab, before, yaml.safe_load(seen["profile"]))
+
+
+def after_the_cut(lab: CutLab, before: str, changes: dict[str, Any]) -> None:
+    """By the profile with both serverNames: the window is their union, and an instant before the cut is recovered."""
+    old_name, new_name = (item["name"] for item in changes["archive"]["server_names"])
+    commit(lab, "after")
+    lab.sql(lab.name, "select pg_switch_wal()", "postgres")
+    lab.lab.back_up()
+    site = lab.profile("both-names", **changes)
+    check = lab.lab.run(ROOT / "runbooks" / "check-recovery-window.ipynb", site=site)
+    assert (check.code, check.verdict) == (0, "VERIFIED"), check.said
+    rows = dict(check.check("recovery window")["details"])
+    assert [name.split()[1] for name in rows] == [old_name, new_name] and "nothing" not in rows.values()
+    (older, newer) = check.record["facts"]["reach"]["lines"]
+    assert (older["server"], newer["server"]) == (old_name, new_name) and older["to"] <= newer["to"]
+    at = f"{before.replace(' ', 'T')}Z"
+    asked = lab.lab.run(ROOT / "runbooks" / "check-recovery-window.ipynb", site=site, target_time=at)
+    assert (asked.code, asked.record["target"]["requested"]["backup"]["server_name"]) == (0, old_name), asked.said
+
+    os.environ["DRILLBOOK_NOTEBOOK"] = str(lab.lab.home / "none.ipynb")
+    run = open_run("recover-point-in-time", site=str(site), mode="apply", target_time=at)
+    try:
+        cluster = run.do(CheckReadiness())
+        target = run.do(ResolveTarget(cluster))
+        by_xid = ResolveTarget(cluster)
+        run.context.parameters = {"target_xid": str(target.first_after.xid if target.first_after else 0)}
+        assert run.do(by_xid).backup.server_name == old_name, "a commit that only the older name has"
+        run.context.parameters = {"search_from": at, "search_to": ""}
+        damage = run.do(FindDamage(cluster))
+        assert damage.since < damage.until
+        lost = {item.database: item for item in losses(run.context, cluster, target.last_before, target.first_after, server_name=old_name)}  # fmt: skip
+        mine = lost["invoices"]
+        assert mine.commits >= 2 and mine.in_production and mine.in_production > parse_instant(changes["archive"]["server_names"][1]["since"])  # fmt: skip
+        created = run.do(CreateRecoveryCluster(cluster, target.backup, target))
+        try:
+            copy = lab.admin.get(k8s.CLUSTER, created.ref.namespace, created.ref.name) or {}
+            parameters = copy["spec"]["externalClusters"][0]["plugin"]["parameters"]
+            assert parameters["serverName"] == old_name
+            recovered = run.do(WaitForRecovery(cluster, created))
+            with run.context.copy(recovered.ref, "invoices", read_only=True) as db:
+                found = {row[0] for row in db.ask_text("select text from kept")}
+            assert "before" in found and not {"mistake", "after"} & found
+        finally:
+            run.do(RemoveRecoveryCluster(created))
+    finally:
+        run.release()

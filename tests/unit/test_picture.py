@@ -53,6 +53,17 @@ def test_it_lies_within_its_page_and_the_wal_is_cut_at_gaps() -> None:
     assert len(re.findall(r'y="98"', svg)) == 3
 
 
+def test_a_history_in_two_folders_is_drawn_as_two() -> None:
+    lines = [
+        {"server": "orders", "from": "2026-11-20T02:00:00Z", "to": "2026-11-23T09:14:00Z"},
+        {"server": "orders-v2", "from": "2026-11-24T02:00:00Z", "to": "2026-11-27T04:08:00Z"},
+    ]
+    svg = picture.svg(DATA | {"lines": lines, "gaps": DATA["gaps"][1:]})
+    assert {"orders", "orders-v2"} <= set(texts(svg))
+    assert len(re.findall(r'y="98"', svg)) == 3, "one piece, and one that is cut by a gap"
+    assert "orders-v2" not in texts(picture.svg(DATA | {"lines": lines[:1]}))
+
+
 @pytest.mark.parametrize("data", [DATA, EMPTY, DATA | {"gaps": []}, EMPTY | {"backups": DATA["backups"][:1]}])
 def test_it_is_self_contained_and_well_formed(data: dict[str, Any]) -> None:
     for standalone in (True, False):

@@ -16,8 +16,8 @@ class BackupReach(Frozen):
     """How far recovery from one base backup gets. ``earliest`` is where the backup ended: nothing before it is consistent.
 
     ``newest`` is the last commit that it reaches (by LSN or transaction id; by time, 1 µs less), ``None`` if there is none
-    after the backup. ``latest_lsn`` is where the last whole record starts. ``problem`` says why the WAL ends there, "" if
-    that is the archive's own end.
+    after the backup; ``last_commit`` is the last one in its WAL, which its own end may hold already. ``latest_lsn`` is
+    where the last whole record starts. ``problem`` says why the WAL ends there, "" if that is the archive's own end.
     """
 
     backup_id: str
@@ -31,6 +31,7 @@ class BackupReach(Frozen):
     segments: int
     problem: str
     size_bytes: int
+    last_commit: ArchivedCommit | None = None
 
     @property
     def latest(self) -> datetime | None:
@@ -173,6 +174,7 @@ def reachable(
 def _reach(stretch: Stretch) -> BackupReach:
     backup, reach = stretch.backup, stretch.reach
     newest: ArchivedCommit | None = None
+    last: ArchivedCommit | None = None
     latest: Lsn | None = None
     problem = reach.problem
     if stretch.consistent:
@@ -186,6 +188,7 @@ def _reach(stretch: Stretch) -> BackupReach:
             if scan.commits:
                 newest = scan.commits[-1]
                 break
+        last = newest
         if newest is not None and newest.lsn < backup.end_lsn:
             newest = None
     else:
@@ -202,6 +205,7 @@ def _reach(stretch: Stretch) -> BackupReach:
         segments=reach.segments,
         problem=problem,
         size_bytes=backup.size_bytes,
+        last_commit=last,
     )
 
 

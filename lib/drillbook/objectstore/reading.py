@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Unpack
 
-from drillbook.model import Frozen, Instant
+from drillbook.model import ArchivedCommit, Frozen, Instant
 from drillbook.objectstore.catalogue import Entry
 from drillbook.objectstore.gaps import ARCHIVE_TIMEOUT_SECONDS, SAMPLES, uploading
 from drillbook.objectstore.protocol import ObjectStore
@@ -55,6 +55,12 @@ class Reading(Frozen):
             for period in self.reach.periods
         ]
         return tuple(Period(first=first, last=last) for first, last in clipped if first <= last)
+
+    @property
+    def newest_commit(self) -> ArchivedCommit | None:
+        """The newest commit in the WAL of any chain: a base backup that was made since on an idle server has none in its own."""
+        found = [reach.last_commit for reach in self.reach.backups if reach.last_commit is not None]
+        return max(found, key=lambda commit: commit.lsn) if found else None
 
     @property
     def damages(self) -> tuple[Finding, ...]:

@@ -63,7 +63,7 @@ class ResolvedTarget(Frozen):
         """As a card shows it."""
         return [
             ("target", f"{self.target}, timeline {self.target.timeline}"),
-            ("base backup", self.backup.backup_id),
+            ("base backup", f"{self.backup.backup_id}, serverName {self.backup.server_name}"),
             ("WAL", f"{self.wal.segments} segments, {self.wal.first_segment} to {self.wal.last_segment}"),
             ("last commit recovered", _said(self.last_before)),
             ("first commit left out", _said(self.first_after)),

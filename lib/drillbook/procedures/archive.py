@@ -131,6 +131,7 @@ class ArchivedWal(Frozen):
     first_missing: str = ""
     newest_commit: ArchivedCommit | None = None
     asked: Instant | None = None  # the target that was asked for; None for this drill's own marker
+    server_name: str = ""  # the folder that was read
     drawn: dict[str, Any] = Field(default_factory=dict)  # as `picture` draws it
 
 
@@ -172,6 +173,7 @@ class WalChainUnbroken(Step[ArchivedWal]):
             first_missing=chain.first_missing,
             newest_commit=newest,
             asked=self._asked(ctx, newest),
+            server_name=self.backup.server_name,
             drawn=objectstore.reachable(held, now=datetime.now(UTC), samples=0).drawn if chain.segments else {},
         )
         ctx.recorder.fact("chain", result.model_dump(mode="json", exclude={"drawn"}))
@@ -222,7 +224,7 @@ class ArchiveLag(Rung):
     proves: ClassVar[str] = "how much is lost if the source is lost now"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        newest = self.archived.newest_commit
+        newest = self._newest(ctx)
         with ctx.source() as db:
             now = db.ask_one("wal_position")
         if newest is None:
@@ -246,6 +248,15 @@ class ArchiveLag(Rung):
                 ),
             )
         ]
+
+    def _newest(self, ctx: Context) -> ArchivedCommit | None:
+        """The newest commit in the folder that is archived to now, whichever holds the target."""
+        if self.archived.server_name in ("", self.cluster.server_name):
+            return self.archived.newest_commit
+        usable = candidates(ctx, self.cluster, None).usable
+        held = objectstore.Holdings.read(ctx.store, usable, self.cluster.server_name, system_id=self.cluster.system_id)
+        chain = held.chain(usable[-1])
+        return objectstore.newest_commit(ctx.store, held.listing, chain, system_id=self.cluster.system_id)
 
 
 @dataclass(frozen=True)

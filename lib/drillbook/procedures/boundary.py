@@ -261,27 +261,36 @@ class ProveTargetReachable(Step[ProvenTarget]):
         commits = objectstore.commits_since(
             ctx.store, listing, chain, lsn=self.baseline.lsn, at=self.archived.asked, system_id=self.cluster.system_id
         )
-        before = next((c for c in commits if c.xid == self.baseline.marker.xid & 0xFFFFFFFF), None)
-        after = next((c for c in commits if c.xid == self.mistake.after.xid & 0xFFFFFFFF), None)
-        if before is None or after is None:
+        # After a cut-over a target may lie under an older serverName: the markers are not there, nor in its past.
+        older = self.backup.server_name != self.cluster.server_name
+        mine = [] if older else commits
+        before = next((c for c in mine if c.xid == self.baseline.marker.xid & 0xFFFFFFFF), None)
+        after = next((c for c in mine if c.xid == self.mistake.after.xid & 0xFFFFFFFF), None)
+        if not older and (before is None or after is None):
             raise PreconditionError(
                 f"the commits of the markers (XID {self.baseline.marker.xid}, {self.mistake.after.xid}) are not in the archived "
                 f"WAL up to {self.switched.segment}",
                 changed=Changed.DONE,
                 todo="Read the archive with pg_waldump of the source's major version; start a new run.",
             )
-        at = self.archived.asked or before.committed_at
+        at = self.archived.asked or (before or commits[-1]).committed_at
         earlier = [c for c in commits if c.committed_at <= at]
         later = [c for c in commits if c.committed_at > at]
         last = earlier[-1] if earlier else before
+        if last is None:
+            raise PreconditionError(
+                f"no commit before {show_instant(at)} is in the archived WAL since base backup {self.backup.backup_id}",
+                changed=Changed.DONE,
+                todo="Ask for a later target_time: nothing else proves where recovery stopped.",
+            )
         # Recovery stops at the first commit with a later time, in the order of the WAL.
         first_after = later[0]
         # A commit that follows the marker in the WAL but carries an earlier time would be replayed too.
-        holds = self.archived.asked is None and not any(
+        holds = self.archived.asked is None and before is not None and not any(
             c.lsn > before.lsn and c.lsn < first_after.lsn and c.committed_at <= at for c in commits
         )
         found = ProvenTarget(
-            target=RecoveryTarget(target_time=at, timeline=self.cluster.timeline),
+            target=RecoveryTarget(target_time=at, timeline=chain.timeline if older else self.cluster.timeline),
             last_before=last,
             first_after=first_after,
             newest=commits[-1],

@@ -28,7 +28,11 @@ def candidates(ctx: Context, cluster: SourceCluster, asked: datetime | None) -> 
     One that retention may delete while the recovery runs is refused: its data or WAL would go from under it.
     BaseBackupMissing: none is left, with every reason. TargetOutsideWindow: ``asked`` lies between two folders.
     """
-    server = ctx.archive.server_at(asked)
+    return candidates_of(ctx, cluster, ctx.archive.server_at(asked))
+
+
+def candidates_of(ctx: Context, cluster: SourceCluster, server: str) -> Candidates:
+    """Those of one folder; raises as `candidates`."""
     found = objectstore.catalogue(ctx.store, server, system_id=cluster.system_id)
     # Retention works on the folder that is archived to now; another one's backups stay.
     policy = ctx.archive.retention_policy if server == ctx.archive.server_name else ""
@@ -49,4 +53,4 @@ def candidates(ctx: Context, cluster: SourceCluster, asked: datetime | None) -> 
     return Candidates(server, usable, refused, f" ({told})" if told else "")
 
 
-__all__ = ["Candidates", "candidates"]
+__all__ = ["Candidates", "candidates", "candidates_of"]

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from drillbook import objectstore
-from drillbook.errors import PreconditionError
-from drillbook.model import BaseBackup, Check, Frozen, Instant, Lsn, Verdict, parse_instant, show_instant
+from drillbook.model import Check, Frozen, Instant, Lsn, Verdict, parse_instant, show_instant
+from drillbook.procedures.committed import committed_between
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Step
 from drillbook.wal import Changes, File
@@ -79,7 +78,8 @@ class FindDamage(Step[Candidates]):
     """Search the archived WAL for what deleted rows or dropped relations.
 
     With search_table only what touched that table, and every drop: WAL names a relation by its file, and of a dropped
-    one nobody knows the name any more. A TRUNCATE or a rewrite drops the old file too.
+    one nobody knows the name any more. A TRUNCATE or a rewrite drops the old file too. After a cut-over every serverName's
+    WAL is searched.
     """
 
     cluster: SourceCluster
@@ -89,18 +89,7 @@ class FindDamage(Step[Candidates]):
         since = _instant(ctx, "search_from") or until - _HOUR
         files = Files.read(ctx)
         table = str(ctx.parameters.get("search_table", ""))
-        backup = backup_before(ctx, self.cluster, since)
-        listing = objectstore.wal_names(ctx.store, self.cluster.server_name, since=backup.begin_wal)
-        chain = objectstore.archive_chain(ctx.store, backup, listing)
-        changes = objectstore.changes_between(
-            ctx.store,
-            listing,
-            chain,
-            since=since,
-            until=until,
-            system_id=self.cluster.system_id,
-            say=ctx.recorder.progress,
-        )
+        changes = (one.changes for one in committed_between(ctx, self.cluster, since, until))
         found = sorted(candidates(changes, files, table), key=lambda item: (-item.weight, item.committed_at))
         result = Candidates(found=tuple(found[:SHOWN]), since=since, until=until)
         ctx.recorder.fact("damage", result.model_dump(mode="json"))
@@ -157,20 +146,9 @@ def _counts(name: str, file: File, table: str) -> bool:
     return file[2] >= _FIRST_USER_ID
 
 
-def backup_before(ctx: Context, cluster: SourceCluster, at: datetime) -> BaseBackup:
-    """The newest usable base backup that ended before ``at``, else the oldest; PreconditionError if there is none."""
-    usable = objectstore.catalogue(ctx.store, cluster.server_name, system_id=cluster.system_id).usable
-    if not usable:
-        raise PreconditionError(
-            f"no usable base backup under {cluster.location}",
-            todo="Take one with runbooks/backup-manual.ipynb: there is nothing to recover from.",
-        )
-    return next((backup for backup in reversed(usable) if backup.end_time <= at), usable[0])
-
-
 def _instant(ctx: Context, name: str) -> datetime | None:
     text: Any = ctx.parameters.get(name, "")
     return parse_instant(text) if text else None
 
 
-__all__ = ["Candidate", "Candidates", "Files", "FindDamage", "backup_before"]
+__all__ = ["Candidate", "Candidates", "Files", "FindDamage"]

@@ -36,7 +36,8 @@ class ReachedTarget(Rung):
         expected_xid, log = self.target.first_after.xid, self.recovered
         with ctx.copy(log.ref, "postgres", read_only=True) as db:
             facts = db.ask_one("server_facts")
-        expected = f"stopped before transaction {expected_xid}, timeline {self.cluster.timeline + 1}, promoted"
+        timeline = int(self.target.target.timeline or self.cluster.timeline) + 1
+        expected = f"stopped before transaction {expected_xid}, timeline {timeline}, promoted"
         where = (
             f"stopped {log.stopped} transaction {log.stopped_xid}" if log.stopped else "stopped without naming a commit"
         )
@@ -45,7 +46,7 @@ class ReachedTarget(Rung):
             log.stopped == "before"
             and log.stopped_xid == expected_xid
             and not facts["in_recovery"]
-            and int(facts["timeline"]) == self.cluster.timeline + 1
+            and int(facts["timeline"]) == timeline
             and str(facts["system_identifier"]) == self.cluster.system_id
         )
         last = show_instant(log.last_completed_at) if log.last_completed_at else "not said"

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from drillbook import objectstore
 from drillbook.model import ArchivedCommit, Check, Frozen, Instant, Verdict, show_instant, show_seconds
 from drillbook.objectstore import ResolvedTarget
-from drillbook.procedures.damage import Files, backup_before
+from drillbook.procedures.committed import committed_between
+from drillbook.procedures.damage import Files
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Rung
 
@@ -45,36 +45,31 @@ class TenantLoss(Frozen):
 
 
 def losses(
-    ctx: Context, cluster: SourceCluster, last: ArchivedCommit | None, first: ArchivedCommit | None
+    ctx: Context, cluster: SourceCluster, last: ArchivedCommit | None, first: ArchivedCommit | None, *, server_name: str = ""
 ) -> list[TenantLoss]:
-    """The loss of every database if recovery ends between ``last`` and ``first`` (None: at the archive's end)."""
+    """The loss of every database if recovery ends between ``last`` and ``first`` (None: at the archive's end).
+
+    ``server_name`` is the folder that recovery reads ("": the one archived to now); what production has in later ones is
+    lost with the rest, and what production itself left behind at an earlier cut-over is no loss of this one.
+    """
+    server = server_name or cluster.server_name
     at = first.committed_at if first else last.committed_at if last else None
     files = Files.read(ctx)
     found = {name: TenantLoss(database=name) for name in files.databases.values()}
     if at is None:
         return list(found.values())
-    backup = backup_before(ctx, cluster, at - LOOK_BACK)
-    listing = objectstore.wal_names(ctx.store, cluster.server_name, since=backup.begin_wal)
-    chain = objectstore.archive_chain(ctx.store, backup, listing)
-    changes = objectstore.changes_between(
-        ctx.store,
-        listing,
-        chain,
-        since=at - LOOK_BACK,
-        until=datetime.max.replace(tzinfo=at.tzinfo) - timedelta(days=1),
-        system_id=cluster.system_id,
-        say=ctx.recorder.progress,
-    )
-    for one in changes:
+    end = datetime.max.replace(tzinfo=at.tzinfo) - timedelta(days=1)
+    for one, folder, kept in committed_between(ctx, cluster, at - LOOK_BACK, end, first_folder=server):
         name = files.databases.get(one.database)
         if name is None:
             continue  # a commit that names no database changed no table's row
-        before, lost = found[name], first is not None and one.lsn >= first.lsn
-        update = (
-            {"in_production": one.committed_at, "commits": before.commits + 1}
-            if lost
-            else {"in_copy": one.committed_at, "in_production": one.committed_at}
-        )
+        before = found[name]
+        lost = folder != server or (first is not None and one.lsn >= first.lsn)
+        update: dict[str, Any] = {"in_production": one.committed_at} if kept else {}
+        if not lost:
+            update["in_copy"] = one.committed_at
+        elif kept:
+            update["commits"] = before.commits + 1
         found[name] = before.model_copy(update=update)
     return list(found.values())
 
@@ -93,7 +88,9 @@ class ShowLosses(Rung):
     proves: ClassVar[str] = "what each tenant loses is known before anybody decides"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        found = losses(ctx, self.cluster, self.target.last_before, self.target.first_after)
+        found = losses(
+            ctx, self.cluster, self.target.last_before, self.target.first_after, server_name=self.target.backup.server_name
+        )
         ctx.recorder.fact("losses", [item.model_dump(mode="json") for item in found])
         tenants = {tenant.database for tenant in ctx.site.tenants}
         checks = []

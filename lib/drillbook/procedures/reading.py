@@ -81,8 +81,8 @@ class ArchiveReading(Frozen):
             survey, newest = folder.survey, folder.reach.newest_segment
             rows.append(
                 (
-                    f"serverName {folder.server_name}",
-                    f"{survey.backups} base backups, {survey.usable} of them usable; {survey.segments:,} WAL segments, "
+                    f"under {folder.server_name}",
+                    f"base backups: {survey.backups}, usable: {len(folder.reach.backups)}; WAL segments: {survey.segments:,}, "
                     f"the newest {newest or 'none'}",
                 )
             )

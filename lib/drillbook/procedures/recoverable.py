@@ -50,17 +50,20 @@ class CanWeRecover(Step[Recoverable]):
 
     def do(self, ctx: Context) -> Recoverable:
         unmet, window = ctx.recorder.unmet(), ctx.recorder.seen("window")
-        if unmet or not window:
+        if unmet:
             why = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in unmet)
-            answer = f"NOT AS IT SHOULD BE. {why or 'no instant can be recovered'}"
+            answer = f"NOT AS IT SHOULD BE. {why}"
+        elif not window:
+            answer = f"YES, but only to the end of base backup {self.target.backup.backup_id}: nothing was committed since."
+            ctx.recorder.fact("claim", f"The archive of {ctx.source_ref.name} reaches the end of its base backup")
         else:
             seconds = (ctx.recorder.seen("forecast") or {}).get("seconds")
             goal = show_seconds(ctx.site.objectives.recovery_time.total_seconds())
-            takes = f"in about {show_seconds(seconds)}" if seconds is not None else "in a time that is not known"
+            takes = f"about {show_seconds(seconds)}" if seconds is not None else "a time that is not known"
             holes = " (with holes)" if len(self.reading.periods) > 1 else ""
             answer = (
                 f"YES. Any instant from {_short(window['first_time'])} to {_short(window['last_time'])} UTC{holes} can be "
-                f"recovered, {self.target.target} from base backup {self.target.backup.backup_id} {takes} "
+                f"recovered. To the {self.target.target} from base backup {self.target.backup.backup_id} it takes {takes} "
                 f"(objective {goal})."
             )
             ctx.recorder.fact("claim", f"The archive of {ctx.source_ref.name} reaches {_short(window['last_time'])} UTC")

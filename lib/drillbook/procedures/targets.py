@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drillbook import objectstore
+from drillbook.errors import BaseBackupMissing, TargetOutsideWindow
 from drillbook.model import RecoveryTarget
 from drillbook.objectstore import ResolvedTarget
-from drillbook.procedures.candidates import candidates
+from drillbook.procedures.candidates import candidates_of
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Step
 
@@ -17,7 +19,8 @@ class ResolveTarget(Step[ResolvedTarget]):
     """Resolve the target: base backup, timeline, WAL, and the commits on both sides.
 
     Read from the archived WAL itself. A target that it does not reach would fail only after the base backup was fetched and
-    all WAL replayed; it is refused here, with the nearest that can be reached.
+    all WAL replayed; it is refused here, with the nearest that can be reached. After a cut-over a time lies under the
+    serverName of its period; anything else is looked for under the newest first.
     """
 
     cluster: SourceCluster
@@ -25,11 +28,35 @@ class ResolveTarget(Step[ResolvedTarget]):
     def do(self, ctx: Context) -> ResolvedTarget:
         wanted, backup_id = RecoveryTarget.asked(ctx.parameters)
         ctx.recorder.progress(f"looking for {wanted} in the archive")
-        chosen = candidates(ctx, self.cluster, wanted.target_time)
-        held = objectstore.Holdings.read(ctx.store, chosen.usable, chosen.server_name, system_id=self.cluster.system_id)
-        found = objectstore.resolve(held, wanted, backup_id=backup_id)
+        found = self._resolve(ctx, wanted, backup_id)
         ctx.recorder.fact("target", found.model_dump(mode="json"))
         return found
+
+    def _resolve(self, ctx: Context, wanted: RecoveryTarget, backup_id: str) -> ResolvedTarget:
+        refused: list[TargetOutsideWindow | BaseBackupMissing] = []
+        servers = _servers(ctx, wanted)
+        for server in servers:
+            try:
+                chosen = candidates_of(ctx, self.cluster, server)
+                held = objectstore.Holdings.read(ctx.store, chosen.usable, server, system_id=self.cluster.system_id)
+                return objectstore.resolve(held, wanted, backup_id=backup_id)
+            except (TargetOutsideWindow, BaseBackupMissing) as error:
+                refused.append(error)
+        first = refused[0]
+        if len(servers) > 1:
+            raise TargetOutsideWindow(
+                f"under {servers[0]}: {first.what}; it is not under {', '.join(servers[1:])} either", todo=first.todo
+            ) from first
+        raise first
+
+
+def _servers(ctx: Context, wanted: RecoveryTarget) -> Sequence[str]:
+    """The folders in which the target may lie, in the order in which they are searched."""
+    if wanted.target_time is not None:
+        return [ctx.archive.server_at(wanted.target_time)]
+    if wanted == RecoveryTarget():
+        return [ctx.archive.server_name]
+    return [period.name for period in reversed(ctx.archive.folders)]
 
 
 __all__ = ["ResolveTarget", "ResolvedTarget"]

@@ -64,7 +64,7 @@ class FindArchive(Step[SourceCluster]):
             primary=str(status.get("currentPrimary", "")),
             server_name=archive.server_name,
             location=archive.location,
-            server_version=0,
+            server_version=int(status.get("pgDataImageInfo", {}).get("majorVersion") or 0) * 10000,
             image=str(status.get("image") or spec.get("imageName", "")),
             storage_class=site.copy_.storage_class or str(spec.get("storage", {}).get("storageClass", "")),
             instances=int(spec.get("instances") or 0),
@@ -217,7 +217,8 @@ class JudgeChains(Step[ArchivedWal]):
             segments=newest.segments,
             end_lsn=newest.latest_lsn or newest.earliest_lsn,
             timeline=newest.timeline,
-            newest_commit=newest.newest,
+            newest_commit=current.newest_commit,
+            server_name=current.server_name,
         )
         ctx.recorder.fact("chain", result.model_dump(mode="json", exclude={"drawn"}))
         return result
@@ -273,7 +274,10 @@ class JudgeWindow(Step[Table]):
         newest = current.reach.backups[-1] if current.reach.backups else None
         problem = newest.problem if newest else "there is no usable base backup"
         periods = [f"{show_instant(item.first)} to {show_instant(item.last)}" for item in reading.periods]
-        reached = bool(newest and current.periods) and not problem
+        only = newest is not None and newest.newest is None and not reading.periods
+        if only and newest is not None:
+            periods = [f"only the end of base backup {newest.backup_id}: nothing was committed and archived since"]
+        reached = bool(current.periods or only) and not problem
         ctx.recorder.fact("reach", reading.drawing)
         if reading.periods:
             first, last = reading.periods[0].first, reading.periods[-1].last

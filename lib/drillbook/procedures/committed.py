@@ -1,0 +1,81 @@
+"""What the cluster has committed, from the archived WAL of every folder that its history lies in, in that order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from drillbook import objectstore
+from drillbook.errors import PreconditionError
+from drillbook.model import BaseBackup, Lsn
+from drillbook.procedures.readiness import SourceCluster
+from drillbook.site import ServerPeriod
+from drillbook.step import Context
+from drillbook.wal import Changes
+
+
+class Committed(NamedTuple):
+    """A transaction's changes and the folder they were found in. ``kept``: production's own line of history has it.
+
+    A cluster that was recovered to take another's place leaves that one's history where its recovery stopped.
+    """
+
+    changes: Changes
+    server_name: str
+    kept: bool
+
+
+def committed_between(
+    ctx: Context, cluster: SourceCluster, since: datetime, until: datetime, *, first_folder: str = ""
+) -> Iterator[Committed]:
+    """Everything that was committed between two instants, folder after folder, each in the order of its WAL.
+
+    Searched is what lies in each folder's own period, from the newest base backup before it (else its oldest) on, and
+    ``first_folder`` with all after it ("": all). PreconditionError: a folder on the way has no usable base backup.
+    Raises what `changes_between` raises.
+    """
+    folders = ctx.archive.folders
+    names = [period.name for period in folders]
+    begin = names.index(first_folder) if first_folder in names else 0
+    for at, period in enumerate(folders[begin:], begin):
+        first = max(since, period.since or since)
+        last = min(until, period.until - timedelta(microseconds=1)) if period.until else until
+        if first > last:
+            continue
+        backup = backup_before(ctx, cluster, period.name, first)
+        listing = objectstore.wal_names(ctx.store, period.name, since=backup.begin_wal)
+        chain = objectstore.archive_chain(ctx.store, backup, listing)
+        left = _left_at(ctx, folders[at + 1], chain.timeline) if at + 1 < len(folders) else None
+        found = objectstore.changes_between(
+            ctx.store,
+            listing,
+            chain,
+            since=first,
+            until=last,
+            system_id=cluster.system_id,
+            say=ctx.recorder.progress,
+        )
+        for one in found:
+            yield Committed(one, period.name, left is None or one.lsn < left)
+
+
+def backup_before(ctx: Context, cluster: SourceCluster, server_name: str, at: datetime) -> BaseBackup:
+    """The newest usable base backup of the folder that ended before ``at``, else its oldest; PreconditionError: none."""
+    usable = objectstore.catalogue(ctx.store, server_name, system_id=cluster.system_id).usable
+    if not usable:
+        raise PreconditionError(
+            f"no usable base backup under {ctx.store.location}/{server_name}",
+            todo="Take one with runbooks/backup-manual.ipynb: there is nothing to recover from.",
+        )
+    return next((backup for backup in reversed(usable) if backup.end_time <= at), usable[0])
+
+
+def _left_at(ctx: Context, following: ServerPeriod, timeline: int) -> Lsn | None:
+    """Where the line of the following folder left ``timeline``; ``None`` if its history does not tell."""
+    histories = objectstore.histories(ctx.store, objectstore.wal_names(ctx.store, following.name))
+    switches = histories[max(histories)] if histories else ()
+    return next((switch.lsn for switch in switches if switch.timeline == timeline), None)
+
+
+__all__ = ["Committed", "backup_before", "committed_between"]
