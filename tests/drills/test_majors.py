@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,35 +11,19 @@ from fix_drills import DrillLab
 
 from drillbook import kube as k8s
 from drillbook_lab import pgbin
-from drillbook_lab.errors import LabError
 
-PACKAGED = Path("/usr/lib/postgresql")
-OLDEST, NEWEST = 14, 18
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "library"))
 
+from fix_majors import NEWEST, OLDEST, found, why_missing
 
-def _major(folder: Path) -> int:
-    told = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
-    return int(told.split()[2].split(".")[0])
-
-
-def _found() -> dict[int, Path]:
-    """The folder of each supported major; the lab's own one last, so that it stands for its major."""
-    folders = [path.parent for path in PACKAGED.glob("*/bin/postgres")]
-    try:
-        folders.append(pgbin.bin_dir())
-    except LabError:
-        pass
-    return {major: folder for folder in folders if OLDEST <= (major := _major(folder)) <= NEWEST}
-
-
-FOUND = _found()
+FOUND = found()
 
 
 @pytest.fixture(params=range(OLDEST, NEWEST + 1), ids=lambda major: f"PostgreSQL {major}")
 def major(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """One of the majors; labs that start in this test run it."""
     if request.param not in FOUND:
-        pytest.skip(f"PostgreSQL {request.param} is not on this machine: neither the wheel nor in {PACKAGED}")
+        pytest.skip(why_missing(request.param))
     monkeypatch.setenv(pgbin.VARIABLE, str(FOUND[request.param]))
     return int(request.param)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,17 +12,22 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import boto3.session
 import psycopg
 
+from drillbook.model import Lsn
 from drillbook_lab import identity, pgbin
 from drillbook_lab.addresses import free_port
 
+DROP_ALL = "DO $$ BEGIN FOR i IN 1..120 LOOP EXECUTE format('DROP TABLE m%s', i); END LOOP;"
+BEFORE_THE_END = "((2097152 - 20480 - (pg_current_wal_insert_lsn() - '0/0') % 1048576) % 1048576)"
 BIN = Path(sys.executable).parent
 ACCESS_KEY, SECRET_KEY = "AKIATESTARCHIVE01", "planted/secret+of-the-tests"
 BUCKET = "archive"
@@ -105,7 +111,10 @@ def running_s3(**environment: str) -> Iterator[S3]:
 class Server:
     """A PostgreSQL server that archives with barman-cloud-wal-archive, in 1 MiB segments."""
 
-    def __init__(self, s3: S3, destination: str, name: str, *, compression: str = "--gzip") -> None:
+    def __init__(
+        self, s3: S3, destination: str, name: str, *, compression: str = "--gzip", binaries: Path | None = None
+    ) -> None:
+        self.binaries = binaries or pgbin.bin_dir()
         self.s3, self.destination, self.name = s3, destination, name
         self.root = identity.prepare_dir(tempfile.mkdtemp(prefix="dba-"))
         self.data = self.root / "data"
@@ -117,7 +126,7 @@ class Server:
             "TZ": "UTC",
         }
         self._process: subprocess.Popen[bytes] | None = None
-        self._run(pgbin.program("initdb"), "-D", self.data, "-U", "postgres", "--auth=trust", "--wal-segsize=1")
+        self._run(self.binaries / "initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "--wal-segsize=1")
         archive = (
             f"{BIN}/barman-cloud-wal-archive --endpoint-url {s3.endpoint_url} {compression} {destination} {name} %p"
         )
@@ -137,7 +146,7 @@ class Server:
     def start(self) -> None:
         with (self.root / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                identity.wrap([pgbin.program("postgres"), "-D", str(self.data)]),
+                identity.wrap([str(self.binaries / "postgres"), "-D", str(self.data)]),
                 env=self.environment,
                 cwd="/",
                 stdout=log,
@@ -212,3 +221,75 @@ class Server:
         argv += [self.destination, name, self.data / "pg_wal" / segment]
         done = subprocess.run([str(a) for a in argv], env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+class Lived(NamedTuple):
+    """Transactions that `every_kind_of_commit` has made."""
+
+    prepared_xid: int
+    savepoint_xid: int
+
+
+def tables_to_drop(server: Server) -> None:
+    """The tables that `every_kind_of_commit` works on."""
+    server.sql(
+        "CREATE TABLE t (a int)",
+        "DO $$ BEGIN FOR i IN 1..120 LOOP EXECUTE format('CREATE TABLE m%s (a int PRIMARY KEY)', i); END LOOP; END $$",
+    )
+
+
+def every_kind_of_commit(server: Server) -> Lived:
+    """Plain, long, over two segments, with savepoints, prepared, rolled back, and of a replication origin."""
+    savepoint_xid = server.sql(
+        "INSERT INTO t SELECT generate_series(1, 1000)",
+        "SELECT pg_logical_emit_message(true, 'x', repeat('y', 3500000))",  # a record over several segments
+        # Dropped tables make a commit record of many KiB, and the message before it puts it at a segment's end.
+        f"{DROP_ALL} PERFORM pg_logical_emit_message(false, 'x', repeat('y', {BEFORE_THE_END}::int)); END $$",
+        "DO $$ BEGIN INSERT INTO t VALUES (1); BEGIN INSERT INTO t VALUES (2); EXCEPTION WHEN others THEN END; END $$",
+        "SELECT max(xmin::text::bigint) - 1 FROM t WHERE a = 2",
+    )
+    with server.connect() as connection:
+        connection.autocommit = False
+        connection.execute("CREATE TABLE u (a int)")
+        connection.execute("SAVEPOINT s")
+        connection.execute("DROP TABLE t")
+        connection.execute("CREATE TABLE t (a int)")
+        row = connection.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
+        connection.execute("PREPARE TRANSACTION 'two phases'")
+        connection.commit()
+    server.sql("COMMIT PREPARED 'two phases'", "INSERT INTO t VALUES (3)", "BEGIN; INSERT INTO t VALUES (4); ROLLBACK")
+    server.sql(
+        "SELECT pg_replication_origin_create('elsewhere')",
+        "DO $$ BEGIN PERFORM pg_replication_origin_session_setup('elsewhere'); INSERT INTO t VALUES (5); END $$",
+    )
+    assert row is not None
+    return Lived(int(row[0]), int(savepoint_xid))
+
+
+_COMMIT = re.compile(
+    r"tx: +(\d+), lsn: ([0-9A-F/]+), .*desc: (COMMIT|COMMIT_PREPARED) (?:(\d+): )?(\d{4}-[0-9-]+ [0-9:.]+) UTC"
+)
+_DELETED = re.compile(r"desc: DELETE .*?rel (\d+)/(\d+)/(\d+) ")
+
+
+def waldump(folder: Path, first: str, last: str, binaries: Path | None = None) -> list[tuple[datetime, int, Lsn]]:
+    """The commits that PostgreSQL's own pg_waldump sees."""
+    found = _waldump("Transaction", folder, first, last, binaries)
+    commits = [match.groups() for match in map(_COMMIT.search, found) if match]
+    assert commits, found
+    return [
+        (datetime.fromisoformat(f"{at}+00:00"), int(prepared or xid), Lsn(lsn)) for xid, lsn, _, prepared, at in commits
+    ]
+
+
+def waldump_deletes(folder: Path, first: str, last: str, binaries: Path | None = None) -> Counter[tuple[int, ...]]:
+    """How many rows of each file were deleted, as pg_waldump sees it."""
+    found = _waldump("Heap", folder, first, last, binaries)
+    return Counter(tuple(map(int, match.groups())) for match in map(_DELETED.search, found) if match)
+
+
+def _waldump(rmgr: str, folder: Path, first: str, last: str, binaries: Path | None) -> list[str]:
+    program = (binaries or pgbin.bin_dir()) / "pg_waldump"
+    argv = [program, f"--rmgr={rmgr}", f"--path={folder}", first, last]
+    done = subprocess.run(argv, capture_output=True, text=True, env={"TZ": "UTC"}, check=False)
+    return [*done.stdout.splitlines(), *done.stderr.splitlines()]

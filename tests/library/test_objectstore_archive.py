@@ -6,20 +6,35 @@ import bz2
 import dataclasses
 import gzip
 import itertools
-import re
-import subprocess
+import json
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import boto3.session
 import pytest
-from fix_archive import ACCESS_KEY, S3, SECRET_KEY, Server, running_s3
+from botocore.exceptions import ClientError
+from fix_archive import (
+    ACCESS_KEY,
+    S3,
+    SECRET_KEY,
+    Server,
+    every_kind_of_commit,
+    running_s3,
+    tables_to_drop,
+    waldump,
+    waldump_deletes,
+)
 
 from drillbook.errors import BaseBackupMissing, ObjectStoreError, PreconditionError, WalGap
-from drillbook.model import ArchivedCommit, BaseBackup, Lsn
+from drillbook.forecast import calibrate
+from drillbook.model import ArchivedCommit, BaseBackup, Lsn, RecoveryTarget
 from drillbook.objectstore import (
     Entry,
+    Holdings,
     S3Store,
     TarState,
     archive_chain,
@@ -31,13 +46,13 @@ from drillbook.objectstore import (
     newest_commit,
     read_folder,
     read_segment,
+    resolve,
     survey,
     wal_names,
     window,
 )
 from drillbook.objectstore.tarcheck import check_end, read_tar
 from drillbook.wal import Chain, ChangeReader, File, WalFormatError, WalReader, commits
-from drillbook_lab import pgbin
 
 
 def lz4_frame(data: bytes) -> bytes:
@@ -59,8 +74,6 @@ def snappy_frames(data: bytes) -> bytes:
 
 
 DESTINATION, NAME = "s3://archive/site/a", "pg"
-DROP_ALL = "DO $$ BEGIN FOR i IN 1..120 LOOP EXECUTE format('DROP TABLE m%s', i); END LOOP;"
-BEFORE_THE_END = "((2097152 - 20480 - (pg_current_wal_insert_lsn() - '0/0') % 1048576) % 1048576)"
 WALS = f"site/a/{NAME}/wals"
 
 
@@ -104,33 +117,9 @@ def site() -> Iterator[Site]:
 def lived(server: Server, s3: S3) -> Site:
     server.start()
     (server.root / "ts").mkdir()
-    server.sql(
-        "CREATE TABLE t (a int)",
-        "DO $$ BEGIN FOR i IN 1..120 LOOP EXECUTE format('CREATE TABLE m%s (a int PRIMARY KEY)', i); END LOOP; END $$",
-    )
+    tables_to_drop(server)
     server.backup("--name", "backup-1", "--gzip")
-    savepoint_xid = server.sql(
-        "INSERT INTO t SELECT generate_series(1, 1000)",
-        "SELECT pg_logical_emit_message(true, 'x', repeat('y', 3500000))",  # a record over several segments
-        # Dropped tables make a commit record of many KiB, and the message before it puts it at a segment's end.
-        f"{DROP_ALL} PERFORM pg_logical_emit_message(false, 'x', repeat('y', {BEFORE_THE_END}::int)); END $$",
-        "DO $$ BEGIN INSERT INTO t VALUES (1); BEGIN INSERT INTO t VALUES (2); EXCEPTION WHEN others THEN END; END $$",
-        "SELECT max(xmin::text::bigint) - 1 FROM t WHERE a = 2",
-    )
-    with server.connect() as connection:
-        connection.autocommit = False
-        connection.execute("CREATE TABLE u (a int)")
-        connection.execute("SAVEPOINT s")
-        connection.execute("DROP TABLE t")
-        connection.execute("CREATE TABLE t (a int)")
-        row = connection.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
-        connection.execute("PREPARE TRANSACTION 'two phases'")
-        connection.commit()
-    server.sql("COMMIT PREPARED 'two phases'", "INSERT INTO t VALUES (3)", "BEGIN; INSERT INTO t VALUES (4); ROLLBACK")
-    server.sql(
-        "SELECT pg_replication_origin_create('elsewhere')",
-        "DO $$ BEGIN PERFORM pg_replication_origin_session_setup('elsewhere'); INSERT INTO t VALUES (5); END $$",
-    )
+    made = every_kind_of_commit(server)
     server.switch()
     server.promote_to_new_timeline()
     server.sql("INSERT INTO t VALUES (6)")
@@ -146,29 +135,7 @@ def lived(server: Server, s3: S3) -> Site:
     store = S3Store.open(
         DESTINATION, access_key_id=ACCESS_KEY, secret_access_key=SECRET_KEY, endpoint_url=s3.endpoint_url
     )
-    assert row is not None
-    return Site(s3, server, store, int(row[0]), int(savepoint_xid), int(last_xid), idle)
-
-
-LINE = re.compile(
-    r"tx: +(\d+), lsn: ([0-9A-F/]+), .*desc: (COMMIT|COMMIT_PREPARED) (?:(\d+): )?(\d{4}-[0-9-]+ [0-9:.]+) UTC"
-)
-
-
-def waldump(folder: Path, first: str, last: str) -> list[tuple[datetime, int, Lsn]]:
-    """The commits that PostgreSQL's own pg_waldump sees."""
-    done = subprocess.run(
-        [pgbin.program("pg_waldump"), "--rmgr=Transaction", f"--path={folder}", first, last],
-        capture_output=True,
-        text=True,
-        env={"TZ": "UTC"},
-        check=False,
-    )
-    found = [match.groups() for match in map(LINE.search, done.stdout.splitlines()) if match]
-    assert found, done.stderr
-    return [
-        (datetime.fromisoformat(f"{at}+00:00"), int(prepared or xid), Lsn(lsn)) for xid, lsn, _, prepared, at in found
-    ]
+    return Site(s3, server, store, made.prepared_xid, made.savepoint_xid, int(last_xid), idle)
 
 
 @pytest.mark.parametrize("timeline", [1, 2])
@@ -187,16 +154,11 @@ def test_the_commits_are_those_that_pg_waldump_sees(site: Site, tmp_path: Path, 
         assert site.prepared_xid in {c.xid for c in ours}
 
 
-DELETED = re.compile(r"desc: DELETE .*?rel (\d+)/(\d+)/(\d+) ")
-
-
 def test_what_was_deleted_and_dropped_is_what_pg_waldump_sees(site: Site, tmp_path: Path) -> None:
     names = [name for name in wal_names(site.store, NAME).names() if name.startswith("00000001")]
     for name, data in site.read(names):
         (tmp_path / name).write_bytes(data)
-    argv = [pgbin.program("pg_waldump"), "--rmgr=Heap", f"--path={tmp_path}", names[0], names[-1]]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    theirs = Counter(tuple(map(int, found.groups())) for found in map(DELETED.search, done.stdout.splitlines()) if found)
+    theirs = waldump_deletes(tmp_path, names[0], names[-1])
     reader = ChangeReader()
     changes = [one for name, data in site.read(names) for one in reader.changes(name, data)]
     ours: Counter[File] = Counter()
@@ -428,6 +390,69 @@ def test_what_lies_before_a_damaged_newest_segment_is_still_reached(site: Site) 
 
 def newest_commit_of(site: Site) -> ArchivedCommit:
     return newest_commit(site.store, wal_names(site.store, NAME), site.chain())
+
+
+@contextmanager
+def who_may_only_list_and_get(site: Site) -> Iterator[dict[str, str]]:
+    """IAM is evaluated: the keys of a user who may list the bucket and get below its prefix, and nothing else."""
+    iam = boto3.session.Session().client(
+        "iam",
+        endpoint_url=site.s3.endpoint_url,
+        region_name="us-east-1",
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+    )
+    statements = [
+        {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::archive"},
+        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::archive/site/a/*"},
+    ]
+
+    def free_calls(count: str) -> None:
+        address = f"{site.s3.endpoint_url}/moto-api/reset-auth"
+        asked = urllib.request.Request(address, data=count.encode(), headers={"Content-Type": "text/plain"})  # noqa: S310
+        urllib.request.urlopen(asked).close()  # noqa: S310
+
+    iam.create_user(UserName="reader")
+    key = iam.create_access_key(UserName="reader")["AccessKey"]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    iam.put_user_policy(UserName="reader", PolicyName="archive", PolicyDocument=policy)
+    free_calls("0")
+    try:
+        yield {"access_key_id": key["AccessKeyId"], "secret_access_key": key["SecretAccessKey"]}
+    finally:
+        free_calls("inf")
+        iam.close()
+
+
+def test_credentials_that_may_only_list_and_get_are_enough_for_all_that_is_read(site: Site) -> None:
+    newest, (backup, _) = newest_commit_of(site), catalogue(site.store, NAME).usable
+    with who_may_only_list_and_get(site) as keys:
+        client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=site.s3.endpoint_url,
+            region_name="us-east-1",
+            aws_access_key_id=keys["access_key_id"],
+            aws_secret_access_key=keys["secret_access_key"],
+        )
+        with pytest.raises(ClientError, match="AccessDenied"):
+            client.put_object(Bucket="archive", Key=f"{WALS}/x", Body=b"x")
+        client.close()
+        store = S3Store.open(DESTINATION, endpoint_url=site.s3.endpoint_url, **keys)
+        found = read_folder(store, NAME)
+        assert not found.survey.findings and found.reach.newest == newest
+        assert not found.reach.uploads_told, "uploads in parts may not be listed: that is said, and no more"
+        assert window(store, wal_names(store, NAME), catalogue(store, NAME).usable).newest_commit == newest
+        held = Holdings.read(store, catalogue(store, NAME).usable, NAME)
+        for wanted in (
+            {},
+            {"target_time": newest.committed_at - timedelta(microseconds=1)},
+            {"target_lsn": newest.lsn},
+            {"target_xid": newest.xid},
+        ):
+            assert resolve(held, RecoveryTarget.model_validate(wanted)).wal.segments
+        calibration = calibrate(store, backup, list(wal_names(store, NAME, since=backup.begin_wal).segments()))
+        assert calibration.notes == () and calibration.base_read and calibration.wal_read
+        store.close()
 
 
 def test_a_lost_way_to_the_newest_timeline_is_named(site: Site) -> None:

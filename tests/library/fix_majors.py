@@ -1,0 +1,31 @@
+"""The PostgreSQLs of this machine: Debian's majors side by side, and the lab's own wheel."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from drillbook_lab import pgbin
+from drillbook_lab.errors import LabError
+
+PACKAGED = Path("/usr/lib/postgresql")
+OLDEST, NEWEST = 14, 18
+
+
+def major_of(folder: Path) -> int:
+    told = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(told.split()[2].split(".")[0])
+
+
+def found() -> dict[int, Path]:
+    """The folder of each supported major; the lab's own one last, so that it stands for its major."""
+    folders = [path.parent for path in PACKAGED.glob("*/bin/postgres")]
+    try:
+        folders.append(pgbin.bin_dir())
+    except LabError:
+        pass
+    return {major: folder for folder in folders if OLDEST <= (major := major_of(folder)) <= NEWEST}
+
+
+def why_missing(major: int) -> str:
+    return f"PostgreSQL {major} is not on this machine: neither the wheel nor in {PACKAGED}"
