@@ -19,7 +19,18 @@ from drillbook.cutover import application, hands
 from drillbook.errors import ConfirmationRequired, NotConfirmed, NotReady, PreconditionError
 from drillbook.evidence.judge import unsettled
 from drillbook.model import Verdict
-from drillbook.procedures import archive, boundary, carry, copy, drain, readiness, swapdatabase, swapfits
+from drillbook.procedures import (
+    archive,
+    boundary,
+    carry,
+    copy,
+    drain,
+    readiness,
+    safetycopy,
+    swapdatabase,
+    swapfits,
+    targets,
+)
 from drillbook.run import open_run
 from drillbook.run.approving import approve
 from drillbook.run.engine import Run
@@ -40,11 +51,13 @@ def rights(drill_lab: DrillLab) -> Iterator[None]:
 
 
 @contextmanager
-def opened(lab: DrillLab, monkeypatch: pytest.MonkeyPatch, *, site: str = "", mode: str = "apply") -> Iterator[Run]:
+def opened(
+    lab: DrillLab, monkeypatch: pytest.MonkeyPatch, *, site: str = "", mode: str = "apply", **parameters: str
+) -> Iterator[Run]:
     """A run of the library's own, without a notebook."""
     for name, value in lab.env.items():
         monkeypatch.setenv(name, value)
-    run = open_run("recover-point-in-time", site=site, mode=mode)
+    run = open_run("recover-point-in-time", site=site, mode=mode, **parameters)
     try:
         yield run
     finally:
@@ -290,16 +303,19 @@ def test_a_swap_that_does_not_fit_is_refused_with_every_reason_at_once(
             application_name="a curious neighbour",
         )  # fmt: skip
         undo.callback(session.close)
-        with opened(lab, monkeypatch) as run:
+        site = lab.profile_with("hasty", objectives={"recovery_time": "1s", "point_in_time_recovery": "1s"})
+        with opened(lab, monkeypatch, site=str(site)) as run:
             cluster = run.do(readiness.CheckReadiness())
+            target = run.do(targets.ResolveTarget(cluster))
             with pytest.raises(NotReady) as caught:
-                run.do(swapfits.CheckSwapFits(cluster, TENANT))
+                run.do(swapfits.CheckSwapFits(cluster, TENANT, target))
     told = "\n".join(caught.value.faults)
     for words in (
         "replication slot stands_here stands on synergyflow",
         f"instance {pod} has",
         "1 sessions of role gitlab_app (a curious neighbour) hold synergyflow",
         "Flux shop",
+        "over the recovery time objective of 1 s",
     ):
         assert words in told, told
     assert databases(lab) == before
@@ -363,6 +379,58 @@ def test_an_app_that_does_not_drain_stops_before_any_database_is_touched(
         run.do(swapdatabase.RemoveCarried(cluster, fits))
         assert unsettled(run.journal.events()) == []
     assert databases(lab) == {TENANT}
+
+
+def test_health_that_stays_red_names_the_way_back(
+    drill_lab: DrillLab, restored: Restored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, cluster = drill_lab, restored.cluster
+    site = lab.profile_with("impatient", limits={"step": "20s"})
+    role = lab.site.tenants[0].app_role
+    with opened(lab, monkeypatch, site=str(site)) as run:
+        fits = run.do(swapfits.CheckSwapFits(cluster, TENANT))
+        off, on = drain.DrainApplication(cluster, fits), drain.ScaleUpApplication(cluster, fits)
+        confirmed(run, "rest", off, on)
+        assert not isinstance(run.do(off), Later), last_error(run)
+        lab.sql("postgres", f'alter role "{role}" nologin')
+        try:
+            assert isinstance(run.do(on), Later)
+            assert "is not well after it was scaled up" in last_error(run)["what"]
+            assert f"swap back: {fits.names.kept} is kept" in last_error(run)["todo"]
+        finally:
+            lab.sql("postgres", f'alter role "{role}" login')
+        until(lambda: not on.do(run.context).put_back, "the application is well again")
+        assert unsettled(run.journal.events()) == []
+
+
+def test_nobody_is_asked_for_a_cut_whose_backup_failed(
+    drill_lab: DrillLab, restored: Restored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, cluster = drill_lab, restored.cluster
+    with opened(lab, monkeypatch, site=str(lab.profile_with("impatient", limits={"step": "20s"}))) as run:
+        fits = run.do(swapfits.CheckSwapFits(cluster, TENANT))
+        with lab.failing_archiver():
+            (check, *_) = run.do(safetycopy.BackUpFirst(cluster)).checks
+        assert check.verdict in (Verdict.FAILED, Verdict.UNPROVEN) and check.name == "backup before the cut", check
+        off, swap = drain.DrainApplication(cluster, fits), swapdatabase.SwapDatabase(cluster, fits)
+        run.confirm(run.plan("cut", off, swap))  # neither waits nor lets pass
+        assert isinstance(run.do(off), Later) and isinstance(run.do(swap), Later)
+        assert [event for event in run.journal.events() if event["type"] in ("waiting", "confirmed")] == []
+    app = lab.site.tenants[0].application
+    assert app is not None and application.deployment(lab.admin, app)["spec"]["replicas"] == 3
+
+
+def test_a_cut_without_a_backup_is_confirmed_as_one(
+    drill_lab: DrillLab, restored: Restored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = []
+    for reason in ("", "its volume is full"):
+        with opened(drill_lab, monkeypatch, mode="plan", no_backup_because=reason) as run:
+            fits = run.do(swapfits.CheckSwapFits(restored.cluster, TENANT))
+            plans.append(swapdatabase.SwapDatabase(restored.cluster, fits).plan(run.context))
+    with_one, without = plans
+    assert len(without.touches) == len(with_one.touches) + 1, "another digest, and so another phrase"
+    assert without.lost[-1] == "no backup was taken before the cut, because: its volume is full"
 
 
 @pytest.mark.long

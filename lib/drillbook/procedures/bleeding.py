@@ -166,6 +166,7 @@ class Blocked(Frozen):
 
     database: str
     ended: int
+    oid: int = 0  # by which it is known when a cut has given it another name
 
 
 @dataclass(frozen=True)
@@ -205,11 +206,13 @@ class BlockWrites(Step[Blocked]):
         ctx.hold()
         ctx.recorder.obligation(writes_promise(ctx, self.cluster, self.database))
         rows = superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, *self._statements())
-        return Blocked(database=self.database, ended=int(rows[-1]["ended"]) if rows else 0)
+        ended = int(rows[-1]["ended"]) if rows else 0
+        return Blocked(database=self.database, ended=ended, oid=oid_of(ctx, self.database))
 
     def verify(self, ctx: Context, result: Blocked) -> None:
         with ctx.source() as db:
-            found = db.ask("database_setting", database=self.database, name=_READ_ONLY)
+            names = {int(row["id"]): str(row["name"]) for row in db.ask("database_ids")}
+            found = db.ask("database_setting", database=names.get(result.oid, self.database), name=_READ_ONLY)
         if [row["value"] for row in found] != ["on"]:
             raise VerificationError(
                 f"{self.database} still takes writes",
@@ -219,11 +222,15 @@ class BlockWrites(Step[Blocked]):
             )
 
 
+def oid_of(ctx: Context, database: str) -> int:
+    """The database's id, 0 if there is none of that name."""
+    with ctx.source() as db:
+        return next((int(row["id"]) for row in db.ask("database_ids") if row["name"] == database), 0)
+
+
 def writes_promise(ctx: Context, cluster: SourceCluster, database: str) -> Obligation:
     """The promise to let the database take writes again: by its id, for a cut gives its name to another."""
-    ref = cluster.ref
-    with ctx.source() as db:
-        oid = next((int(row["id"]) for row in db.ask("database_ids") if row["name"] == database), 0)
+    ref, oid = cluster.ref, oid_of(ctx, database)
     body = (
         f"declare name text; begin for name in select datname from pg_catalog.pg_database where oid = {oid} loop "  # noqa: S608 - a number
         "execute pg_catalog.format('alter database %I reset default_transaction_read_only', name); end loop; end"
