@@ -20,6 +20,7 @@ Backend = tuple[str, int]
 
 _CHUNK = 256 * 1024
 _CONNECT_SECONDS = 10.0
+_ACCEPT_TURNS = 4
 
 
 class _Side(asyncio.BufferedProtocol):
@@ -90,7 +91,7 @@ class Listener:
         self.buffer = memoryview(bytearray(_CHUNK))
         self._server: asyncio.Server | None = None
         self._pairs: dict[_Side, Backend] = {}
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening: dict[asyncio.Task[None], _Side] = {}
 
     @property
     def connections(self) -> int:
@@ -107,21 +108,28 @@ class Listener:
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(lambda: _Front(self), self.address, self.port, backlog=256)
         elif not self.backends and self._server is not None:
-            self._server.close()
-            self._server = None
+            closing, self._server = self._server, None
+            for listening in closing.sockets:
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+            # asyncio forgets who is between accepted and told to us when its server is closed, and leaves him open.
+            for _ in range(_ACCEPT_TURNS):
+                await asyncio.sleep(0)
+            closing.close()
 
     async def close(self) -> None:
         """Stop listening, and cut every connection."""
         await self.put((), frozenset())
-        for task in list(self._opening):
+        opening = dict(self._opening)
+        for task, front in opening.items():
             task.cancel()
-        await asyncio.gather(*self._opening, return_exceptions=True)
+            _abort(front)  # nobody is behind it yet who could close it
+        await asyncio.gather(*opening, return_exceptions=True)
 
     def accepted(self, front: _Side) -> None:
         """A client has come."""
         task = asyncio.get_running_loop().create_task(self._open(front))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        self._opening[task] = front
+        task.add_done_callback(lambda done: self._opening.pop(done, None))
 
     async def _open(self, front: _Side) -> None:
         assert front.transport is not None  # noqa: S101 - it has been accepted

@@ -109,6 +109,7 @@ def test_bad_parameters_are_told_together(drill_lab: DrillLab) -> None:
     assert "reference: not one line" in run.said
 
 
+@pytest.mark.long
 def test_no_backup_is_asked_for_while_archiving_fails(drill_lab: DrillLab) -> None:
     known = backups(drill_lab)
     with drill_lab.failing_archiver():
@@ -129,6 +130,7 @@ def test_a_webhook_that_fails_is_told_and_costs_no_verdict(drill_lab: DrillLab) 
     assert "answered 500" in run.check("announced")["observed"]
 
 
+@pytest.mark.long
 def test_completed_is_not_believed_when_the_bucket_lacks_an_object_or_half_of_it(
     drill_lab: DrillLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

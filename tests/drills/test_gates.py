@@ -29,6 +29,7 @@ def own(tiny: Tiny, context: str) -> tuple[str, ...]:
     return ("--kubeconfig", str(tiny.lab.home / "kubeconfig"), "--context", context)
 
 
+@pytest.mark.long
 def test_two_different_people_confirm_and_both_are_in_the_record(tiny: Tiny, tmp_path: Path) -> None:
     run = tiny.run(tiny.profile("two-people", approvals={"people": 2, "deadline": "2h"}))
     assert run.code == 3, run.said

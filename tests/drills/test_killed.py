@@ -34,6 +34,7 @@ def _kernel(runner: subprocess.Popen[str]) -> int:
     return kernel
 
 
+@pytest.mark.long
 def test_a_killed_kernel_is_settled_by_its_runner(drill_lab: DrillLab) -> None:
     runner, folder = _start(drill_lab)
     os.kill(_kernel(runner), signal.SIGKILL)
@@ -58,6 +59,7 @@ def test_a_runner_that_is_told_to_stop_settles_first(drill_lab: DrillLab) -> Non
     assert {event["id"] for event in drill.of("settled")} == set(drill.created)
 
 
+@pytest.mark.long
 def test_when_the_runner_is_killed_too_cleanup_finds_what_is_left(drill_lab: DrillLab) -> None:
     runner, folder = _start(drill_lab)
     killed = [runner.pid, *children(runner.pid)]

@@ -96,6 +96,7 @@ def test_a_torn_base_backup_fails_as_soon_as_the_job_fails(drill_lab: DrillLab) 
     assert failed["seconds"] < drill_lab.site.limits.recovery.total_seconds() / 2
 
 
+@pytest.mark.long
 def test_a_broken_archiver_fails_at_the_precondition(drill_lab: DrillLab) -> None:
     with drill_lab.failing_archiver():
         drill = drill_lab.drill()
@@ -105,6 +106,7 @@ def test_a_broken_archiver_fails_at_the_precondition(drill_lab: DrillLab) -> Non
     assert drill.check("archiving live")["verdict"] == "FAILED"
 
 
+@pytest.mark.long
 def test_denied_keys_leave_it_unproven(drill_lab: DrillLab) -> None:
     with drill_lab.fault("drill-denied"):
         drill = drill_lab.drill()

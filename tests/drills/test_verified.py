@@ -134,6 +134,7 @@ def test_another_site_passes_with_no_change_to_the_code(second_lab: DrillLab) ->
         assert foreign not in text
 
 
+@pytest.mark.long
 def test_a_target_of_ones_own_is_reached(drill: Drill, drill_lab: DrillLab) -> None:
     (proven,) = [event["value"] for event in drill.of("fact") if event["name"] == "target"]
     asked = datetime.fromisoformat(proven["newest"]["committed_at"])

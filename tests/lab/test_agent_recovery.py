@@ -43,6 +43,7 @@ def at(moment: datetime.datetime) -> TargetSpec:
     return TargetSpec(target_time=moment.isoformat().replace("+00:00", "Z"))
 
 
+@pytest.mark.long
 def test_point_in_time_recovery(site: Site, copies: Any) -> None:
     """The copy has what was committed before the target and nothing after it; the log tells each phase in order."""
     password = site.home / "new-password"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from fix_copies import DRILLS, PLUGIN, cluster, copy, job_failed, origin, phase, store
 from fix_lab import BARMAN, BATCH, CNPG, CORE, RunningLab, condition, until
 
@@ -12,6 +13,7 @@ from drillbook_lab.processes import processes_under
 __all__ = ["origin"]
 
 
+@pytest.mark.long
 def test_a_copy_is_restored_promoted_and_then_gone_without_a_trace(origin: RunningLab) -> None:
     lab = origin
     lab.create(f"{CNPG}/{DRILLS}/clusters", copy(lab, "once"))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+
+import pytest
 
 from drillbook_lab.addresses import free_port
 from drillbook_lab.proxy import Listener
@@ -78,3 +81,27 @@ def test_nobody_behind_is_a_refusal_and_a_lost_one_is_a_cut() -> None:
         server.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_who_came_a_moment_before_the_end_is_cut_too(turns: int) -> None:
+    """Whether he was accepted, was being connected to somebody, or was connected already."""
+
+    async def main() -> bytes:
+        server, behind = await listening()
+        listener = Listener(HERE, free_port())
+        await listener.put([(HERE, behind)], frozenset({HERE}))
+        client = socket.create_connection((HERE, listener.port), 5)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await listener.close()
+        server.close()
+        client.setblocking(False)
+        try:
+            return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 20)
+        except ConnectionResetError:
+            return b""
+        finally:
+            client.close()
+
+    assert asyncio.run(main()) == b""

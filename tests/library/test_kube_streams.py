@@ -6,6 +6,7 @@ import asyncio
 import gc
 import hashlib
 import os
+import signal
 import socket
 import threading
 import time
@@ -362,9 +363,11 @@ def test_a_reader_that_fails_ends_the_writer_and_is_named(kube: Kube, pod: str) 
     assert (found.reader_exit_code, found.reader_error, found.writer_exit_code) == (5, "full\n", None)
 
 
-def test_a_slow_reader_slows_the_writer(kube: Kube, pod: str) -> None:
+def test_a_slow_reader_slows_the_writer(kube: Kube, pod: str, tmp_path: Path) -> None:
     """Nothing piles up on the way: a writer of 500 MB gets only as far as what the sockets hold."""
+    noted = tmp_path / "pid"
     with pytest.raises(StepTimeoutError, match="bytes until then") as caught:
-        piped(kube, pod, "head -c 500000000 /dev/zero", "exec sleep 60", timeout_seconds=5)
+        piped(kube, pod, "head -c 500000000 /dev/zero", f"echo $$ > {noted}; exec sleep 60", timeout_seconds=5)
+    os.kill(int(noted.read_text()), signal.SIGKILL)  # as on a node: what was begun by exec outlives who asked for it
     moved = int(caught.value.what.rpartition("(")[2].split()[0])
     assert 0 < moved < 100_000_000
