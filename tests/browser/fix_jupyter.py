@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,3 +98,15 @@ def environment(lab: DrillLab, **more: str) -> dict[str, str]:
 
 def shown(cell: Locator) -> list[str]:
     return [" ".join(text.split()) for text in cell.locator(".jp-OutputArea-output").all_inner_texts()]
+
+
+def run_cell(page: Page, cell: Locator, what: str) -> str:
+    """Run a cell with Shift+Enter and wait for its end; what it shows. ``what`` names it if it never ends."""
+    cell.locator(".cm-content").click()
+    before = cell.locator(".jp-InputPrompt").inner_text().strip()
+    page.keyboard.press("Shift+Enter")
+    deadline = time.monotonic() + CELL_SECONDS
+    while not re.fullmatch(r"\[\d+\]:?", now := cell.locator(".jp-InputPrompt").inner_text().strip()) or now == before:
+        assert time.monotonic() < deadline, f"the cell never ended: {what}"
+        page.wait_for_timeout(200)
+    return " ".join(shown(cell))

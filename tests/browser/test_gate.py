@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from pathlib import Path
 
 import nbformat
 import pytest
 from fix_drills import DrillLab, until
-from fix_jupyter import CELL_SECONDS, NEEDS_CHROMIUM, environment, jupyter, opened, shown
+from fix_jupyter import NEEDS_CHROMIUM, environment, jupyter, opened, run_cell, shown
 from fix_tiny import HERE, Tiny, write_notebook
 from playwright.sync_api import Locator, Page, expect
 
@@ -21,16 +20,10 @@ def cell_with(page: Page, words: str) -> Locator:
     return page.locator(".jp-Notebook .jp-CodeCell", has=page.locator(".cm-content", has_text=words))
 
 
-def run_cell(page: Page, words: str) -> Locator:
-    """Run the cell that says so with Shift+Enter, and wait for its end."""
+def run_words(page: Page, words: str) -> Locator:
+    """Run the cell that says so."""
     cell = cell_with(page, words)
-    cell.locator(".cm-content").click()
-    before = cell.locator(".jp-InputPrompt").inner_text().strip()
-    page.keyboard.press("Shift+Enter")
-    deadline = time.monotonic() + CELL_SECONDS
-    while not re.fullmatch(r"\[\d+\]:?", now := cell.locator(".jp-InputPrompt").inner_text().strip()) or now == before:
-        assert time.monotonic() < deadline, f"the cell never ended: {words}"
-        page.wait_for_timeout(200)
+    run_cell(page, cell, words)
     return cell
 
 
@@ -46,11 +39,11 @@ def test_a_gate_is_confirmed_in_the_text_box_of_its_card(browser_lab: DrillLab, 
 
     with jupyter(tmp_path, env, tiny.notebook.name) as address, opened(address) as page:
         for words in ("site =", "open_run", "LookAround", "MakeThing", "run.plan"):
-            run_cell(page, words)
+            run_words(page, words)
         card = " ".join(shown(cell_with(page, "run.plan")))
         assert "Replace the value" in card and "What is lost" in card and "the old value 'old'" in card
 
-        gate = run_cell(page, "run.confirm")
+        gate = run_words(page, "run.confirm")
         said = " ".join(shown(gate))
         assert "ConfirmationRequired" in said and "Traceback" not in said
         (run,) = tiny.folders()
@@ -67,10 +60,10 @@ def test_a_gate_is_confirmed_in_the_text_box_of_its_card(browser_lab: DrillLab, 
         page.screenshot(path=str(tmp_path / "gate.png"))
         assert tiny.untouched, "the text box only collects the phrase"
 
-        assert "ConfirmationRequired" not in " ".join(shown(run_cell(page, "run.confirm")))
+        assert "ConfirmationRequired" not in " ".join(shown(run_words(page, "run.confirm")))
         for words in ("run.do(drain)", "run.do(replace)", "run.do(scale)", "ValueIsNew", "RemoveThing"):
-            run_cell(page, words)
-        assert "VERIFIED" in " ".join(shown(run_cell(page, "run.close")))
+            run_words(page, words)
+        assert "VERIFIED" in " ".join(shown(run_words(page, "run.close")))
         page.keyboard.press("Control+s")
         until(lambda: "VERIFIED" in tiny.notebook.read_text(), "the notebook is saved")
 

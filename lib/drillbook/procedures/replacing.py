@@ -6,6 +6,7 @@ any of them is done: what the later ones act on is named by the run's id, and lo
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -130,7 +131,9 @@ class StopOldCluster(Step[Stopped]):
     def do(self, ctx: Context) -> Stopped:
         if not is_fenced(ctx.cluster_object(self.cluster.ref)):  # nobody can be drained from servers that are down
             done(ctx, DrainApplication(self.cluster, self.fits))
-            for promise in ctx.recorder.promises():  # the old cluster is left as it was found, for whoever goes back to it
+            for (
+                promise
+            ) in ctx.recorder.promises():  # the old cluster is left as it was found, for whoever goes back to it
                 if promise.kind == "Writes":
                     restoring.restore(ctx, promise)
         fenced = done(ctx, FenceOldCluster(self.fits.old))
@@ -279,8 +282,9 @@ class _Serve(Step[InService]):
     def _up(self) -> ScaleUpAndHold:
         return ScaleUpAndHold(self.cluster, self.fits)
 
+    @abstractmethod
     def _hand_over(self, ctx: Context, made: ReplacementCluster) -> None:
-        raise NotImplementedError
+        """What each way does before the application comes back."""
 
     def do(self, ctx: Context) -> InService:
         made = built(ctx).replacement
