@@ -93,6 +93,34 @@ def put_back(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
     raise Overtaken(f"{where} is being changed all the time", changed=Changed.DONE, todo="Look who does it.")
 
 
+def before(ctx: Context, obj: Object) -> dict[str, Any]:
+    """The object as it was before this run, with every value that the run has promised to put back of it.
+
+    What is made in the likeness of an object that is held, paused or suspended for the time of a cut must not inherit that.
+    """
+    metadata, was = obj["metadata"], dict(obj)
+    place = (obj["kind"], metadata.get("namespace", ""), metadata["name"])
+    for promise in reversed(ctx.recorder.promises()):
+        undo = promise.undo or {}
+        of_it = (promise.kind, promise.namespace, promise.name) == place and undo.get("uid") == metadata["uid"]
+        if of_it and undo.get("verb") in ("patch", "scale"):
+            was = merged(was, undo["patch"])
+    return was
+
+
+def merged(obj: Any, patch: Any) -> Any:
+    """``obj`` with a merge patch applied (RFC 7396): None takes a field away."""
+    if not isinstance(patch, Mapping):
+        return patch
+    found = dict(obj) if isinstance(obj, Mapping) else {}
+    for key, value in patch.items():
+        if value is None:
+            found.pop(key, None)
+        else:
+            found[key] = merged(found.get(key), value)
+    return found
+
+
 def matches(obj: Any, wanted: Any) -> bool:
     """Whether ``obj`` has every value of a merge patch: None is absent; of an object only the fields named count."""
     if isinstance(wanted, Mapping):

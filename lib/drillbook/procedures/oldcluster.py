@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from drillbook import kube as k8s
-from drillbook import lostcluster, objectstore, replacements
+from drillbook import lostcluster, objectstore, replacements, restoring
 from drillbook.errors import BaseBackupMissing, NotReady
 from drillbook.model import Check, Verdict
 from drillbook.procedures.readiness import ARCHIVED_BY, HEALTHY, Rights, SourceCluster, denied, pin_faults
@@ -186,10 +186,10 @@ def application(ctx: Context, cluster: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def as_it_was(ctx: Context, old: OldCluster) -> dict[str, Any]:
-    """The old Cluster's object: as it is, else as the run that removed it kept it, else as the profile describes it."""
+    """The old Cluster's object: as it was before this run, else as the run that removed it kept it, else by the profile."""
     found = ctx.kube.get(k8s.CLUSTER, old.ref.namespace, old.ref.name)
     if found is not None and found["metadata"]["uid"] == old.uid:
-        return found
+        return restoring.before(ctx, found)
     return (None if old.gone else lostcluster.kept_cluster(ctx.kube, ctx.site)) or replacements.from_profile(ctx.site)
 
 

@@ -69,9 +69,9 @@ class RepointPoolers(Step[Repointed]):
         hand_over(ctx, self.replacement)
         known = _known_poolers(ctx, self.old, self.replacement)
         pausing.pause(ctx, of_cluster(ctx, k8s.POOLER, self.old, self.old.ref.name))
-        remember(ctx, self.old.ref.namespace, self.replacement.note, _POOLERS, [bare(item) for item in known])
+        remember(ctx, self.old.ref.namespace, self.replacement.note, _POOLERS, known)
         for item in known:
-            ctx.recorder.obligation(pooler_promise(self.old, item["metadata"]["name"], as_it_was=bare(item)))
+            ctx.recorder.obligation(pooler_promise(self.old, item["metadata"]["name"], as_it_was=item))
             make_anew(ctx, over(item, self.replacement.ref.name))
         return Repointed(now=self.replacement.ref.name, changed=tuple(item["metadata"]["name"] for item in known))
 
@@ -87,9 +87,11 @@ class RepointPoolers(Step[Repointed]):
 
 
 def _known_poolers(ctx: Context, old: OldCluster, replacement: ReplacementCluster) -> list[dict[str, Any]]:
-    """The Poolers that stood over the old cluster when this was first asked, as they were."""
+    """The Poolers that stood over the old cluster when this was first asked, as they were before this run."""
     kept: list[dict[str, Any]] | None = recall(ctx, old.ref.namespace, replacement.note, _POOLERS)
-    return kept if kept is not None else of_cluster(ctx, k8s.POOLER, old, old.ref.name)
+    if kept is not None:
+        return kept
+    return [bare(restoring.before(ctx, item)) for item in of_cluster(ctx, k8s.POOLER, old, old.ref.name)]
 
 
 def _pooler_over(ctx: Context, old: OldCluster, name: str) -> str:

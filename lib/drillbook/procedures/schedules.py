@@ -56,7 +56,9 @@ class MoveSchedules(Step[Schedules]):
         )
 
     def _new(self, ctx: Context, item: dict[str, Any]) -> dict[str, Any]:
-        made = bare(item, cluster={"name": self.replacement.ref.name}, suspend=False, immediate=False)
+        # One that somebody had suspended before this run stays so.
+        asleep = bool(restoring.before(ctx, item)["spec"].get("suspend"))
+        made = bare(item, cluster={"name": self.replacement.ref.name}, suspend=asleep, immediate=False)
         made["metadata"] = {
             "name": replacements.stamped(item["metadata"]["name"], ctx.run_id),
             "namespace": item["metadata"]["namespace"],
@@ -97,10 +99,8 @@ class MoveSchedules(Step[Schedules]):
 
 def suspend(ctx: Context, old: OldCluster, found: list[dict[str, Any]], note: str) -> list[str]:
     """Suspend the schedules, each promised to be resumed; how they were is kept in the run's ConfigMap."""
-    before = {}
-    for item in found:  # what this run has suspended already was awake before it
-        held = promises_on(ctx, k8s.SCHEDULED_BACKUP, old.ref.namespace, item["metadata"]["name"])
-        before[item["metadata"]["name"]] = bool(item["spec"].get("suspend")) and not held
+    # What this run has suspended already was awake before it.
+    before = {item["metadata"]["name"]: bool(restoring.before(ctx, item)["spec"].get("suspend")) for item in found}
     remember(ctx, old.ref.namespace, note, _KEY, before)
     names = []
     for item in found:
