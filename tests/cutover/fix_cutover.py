@@ -60,6 +60,20 @@ class CutLab:
         env = found["spec"]["template"]["spec"]["containers"][0]["env"]
         return str(next(entry["value"] for entry in env if entry["name"] == app.address_variable))
 
+    def generated_secret(self) -> None:
+        """The owner's password where CloudNativePG keeps one that it has drawn: in a Secret that dies with the Cluster."""
+        owner = self.admin.get(k8s.CLUSTER, self.namespace, self.name) or {}
+        mine = self.admin.get(k8s.SECRET, self.namespace, owner["spec"]["bootstrap"]["initdb"]["secret"]["name"]) or {}
+        reference = {"apiVersion": owner["apiVersion"], "kind": "Cluster", "name": self.name, "uid": owner["metadata"]["uid"]}
+        meta = {"name": f"{self.name}-app", "namespace": self.namespace, "ownerReferences": [reference]}
+        self.admin.create({"apiVersion": "v1", "kind": "Secret", "type": mine["type"], "metadata": meta, "data": mine["data"]})
+
+    def tenants_without_login(self) -> list[dict[str, Any]]:
+        """The profile's tenants, none of which names the application's own password."""
+        return [
+            tenant.model_dump(mode="json", exclude={"app_login"}, exclude_defaults=True) for tenant in self.site.tenants
+        ]
+
     def schedules(self) -> dict[str, tuple[str, bool]]:
         """The ScheduledBackups: their Cluster, and whether they are suspended."""
         found = self.admin.list(k8s.SCHEDULED_BACKUP, self.namespace)

@@ -33,7 +33,9 @@ from drillbook.procedures.readiness import HEALTHY
 from drillbook.procedures.replacement import (
     CreateReplacementCluster,
     ReplacementCluster,
+    has_own_secret,
     made_by,
+    owner_password,
     require_new_server_name,
 )
 from drillbook.procedures.service import of_cluster, recall
@@ -69,6 +71,11 @@ class CheckRebuild(Step[Rebuildable]):
         faults = [orphan_fault(self.old, claim) for claim in claims if not claim["metadata"].get("ownerReferences")]
         try:
             require_new_server_name(ctx, names.server_name)
+        except PreconditionError as error:
+            faults.append(f"{error.what}. {error.todo}")
+        try:
+            if not has_own_secret(ctx, self.old):
+                owner_password(ctx, self.old)
         except PreconditionError as error:
             faults.append(f"{error.what}. {error.todo}")
         waiting = [
@@ -182,12 +189,15 @@ class RemoveOldCluster(Step[RemovedCluster]):
         schedules.suspend(ctx, self.old, found, names.made_by)
         ctx.recorder.obligation(rebuild_promise(self.old))
         if not self.old.gone:
-            found_now = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name)
-            pausing.pause(ctx, [found_now] if found_now is not None else [])
-            for number in range(1, self.old.instances + 4):
-                ctx.forget_pod(ref.namespace, f"{ref.name}-{number}")
-            ctx.hold()
-            ctx.kube.delete(k8s.CLUSTER, ref.namespace, ref.name, uid=self.old.uid, propagation="Background")
+            now = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name)
+            # Done again after a kill: it may be gone already, or have been made again by this very run.
+            if now is not None and now["metadata"]["uid"] == self.old.uid:
+                self._keep_password(ctx, names)
+                pausing.pause(ctx, [now])
+                for number in range(1, self.old.instances + 4):
+                    ctx.forget_pod(ref.namespace, f"{ref.name}-{number}")
+                ctx.hold()
+                ctx.kube.delete(k8s.CLUSTER, ref.namespace, ref.name, uid=self.old.uid, propagation="Background")
             self._wait_gone(ctx, begun)
             for promise in promises_on(ctx, k8s.CLUSTER, ref.namespace, ref.name):
                 ctx.recorder.settled(promise, "no longer needed", f"Cluster {ref} is gone")
@@ -217,6 +227,17 @@ class RemoveOldCluster(Step[RemovedCluster]):
 
     def _wait_gone(self, ctx: Context, begun: float) -> None:
         limit = ctx.site.limits.recovery.total_seconds()
+    def _keep_password(self, ctx: Context, names: Replacement) -> None:
+        """The owner's password in a Secret that outlives the Cluster: CloudNativePG's own dies with it."""
+        if has_own_secret(ctx, self.old):
+            return
+        known = owner_password(ctx, self.old, kept=names.password_secret)
+        try:
+            ctx.kube.create(replacements.password_secret(names, username=self.old.owner, password=known, stays=True))
+        except KubernetesError as error:
+            if error.status != 409:  # an earlier attempt of this step has made it
+                raise
+
         while left := self._left(ctx):
             if time.monotonic() - begun > limit:
                 raise StepTimeoutError(

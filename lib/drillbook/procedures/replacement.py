@@ -164,19 +164,26 @@ class CreateReplacementCluster(Step[ReplacementCluster]):
 
     def _secret(self, ctx: Context, names: Replacement) -> tuple[str, list[dict[str, Any]]]:
         """The Secret with the owner's password, and what has to be made for it."""
-        namespace = self.old.ref.namespace
-        if self.old.secret and ctx.kube.get(k8s.SECRET, namespace, self.old.secret) is not None:
+        if has_own_secret(ctx, self.old):
             return self.old.secret, []
-        known = owner_password(ctx, self.old)
+        known = owner_password(ctx, self.old, kept=names.password_secret)
         made = replacements.password_secret(names, username=self.old.owner, password=known, stays=self.stays)
         return names.password_secret, [made]
 
 
-def owner_password(ctx: Context, old: OldCluster) -> str:
-    """The owner's password: CloudNativePG's own Secret while it is there, else the application's, which the profile names."""
+def has_own_secret(ctx: Context, old: OldCluster) -> bool:
+    """Whether the owner's password stands in a Secret of the user's own, which no Cluster takes with it."""
+    return bool(old.secret) and ctx.kube.get(k8s.SECRET, old.ref.namespace, old.secret) is not None
+
+
+def owner_password(ctx: Context, old: OldCluster, *, kept: str = "") -> str:
+    """The owner's password: CloudNativePG's own Secret while it is there, else the application's, which the profile names.
+
+    ``kept`` is the Secret in which this run keeps it, and may have already. PreconditionError: nobody knows it.
+    """
     generated = f"{old.ref.name}-app"
     tenant = next((tenant for tenant in ctx.site.tenants if tenant.app_role == old.owner), None)
-    places = [(old.ref.namespace, generated)]
+    places = [(old.ref.namespace, name) for name in (kept, generated) if name]
     places += [(tenant.app_login.namespace, tenant.app_login.name)] if tenant and tenant.app_login else []
     for namespace, name in places:
         if ctx.kube.get(k8s.SECRET, namespace, name) is None:
@@ -269,6 +276,7 @@ __all__ = [
     "RemoveReplacement",
     "ReplacementCluster",
     "WaitForReplacement",
+    "has_own_secret",
     "made_by",
     "owner_password",
     "require_new_server_name",
