@@ -26,6 +26,10 @@ from drillbook.sourcearchive import IN_TREE
 from drillbook.step import Context, Obligation, Plan, Step, Touch
 
 _READ_ONLY = "default_transaction_read_only"
+_NO_RETENTION = {"spec": {"retentionPolicy": None}}
+_NO_RETENTION_IN_TREE = {"spec": {"backup": {"retentionPolicy": None}}}
+_NO_SCHEDULE = {"spec": {"suspend": True}}
+_HELD = {k8s.CLUSTER: _NO_RETENTION_IN_TREE, k8s.OBJECT_STORE: _NO_RETENTION, k8s.SCHEDULED_BACKUP: _NO_SCHEDULE}
 
 
 @dataclass(frozen=True)
@@ -112,11 +116,13 @@ class HoldBackups(Step[Held]):
         return Held(changed=tuple(one.what for one in measures))
 
     def verify(self, ctx: Context, result: Held) -> None:
-        undone = [
-            one.kind.where(one.namespace, one.name)
-            for one in self._measures(ctx)
-            if not restoring.matches(ctx.kube.get(one.kind, one.namespace, one.name), one.patch)
-        ]
+        # Asked again when a run is resumed: a cut may have let schedules go on since, or removed the Cluster.
+        undone = []
+        for promise in ctx.recorder.promises():
+            kind = next((kind for kind, patch in _HELD.items() if _holds(promise, kind, patch)), None)
+            found = ctx.kube.get(kind, promise.namespace, promise.name) if kind else None
+            if kind and found is not None and not restoring.matches(found, _HELD[kind]):
+                undone.append(kind.where(promise.namespace, promise.name))
         if undone:
             raise VerificationError(
                 "somebody puts back what this step has changed",
@@ -130,20 +136,18 @@ class HoldBackups(Step[Held]):
         namespace = self.cluster.ref.namespace
         cluster = ctx.cluster_object(self.cluster.ref)
         if ctx.archive.method == IN_TREE:
-            patch: dict[str, Any] = {"spec": {"backup": {"retentionPolicy": None}}}
             if (cluster["spec"].get("backup") or {}).get("retentionPolicy") or self._promised(ctx, "Cluster"):
-                yield self._measure(k8s.CLUSTER, cluster, patch, "take the retention policy away")
+                yield self._measure(k8s.CLUSTER, cluster, _NO_RETENTION_IN_TREE, "take the retention policy away")
         else:
             for store in self._stores(ctx, cluster, namespace):
                 if store["spec"].get("retentionPolicy") or self._promised(ctx, "ObjectStore"):
-                    patch = {"spec": {"retentionPolicy": None}}
-                    yield self._measure(k8s.OBJECT_STORE, store, patch, "take the retention policy away")
+                    yield self._measure(k8s.OBJECT_STORE, store, _NO_RETENTION, "take the retention policy away")
         for schedule in ctx.kube.list(k8s.SCHEDULED_BACKUP, namespace):
             name = schedule["metadata"]["name"]
             if schedule["spec"]["cluster"]["name"] != self.cluster.ref.name:
                 continue
             if not schedule["spec"].get("suspend") or self._promised(ctx, "ScheduledBackup", name):
-                yield self._measure(k8s.SCHEDULED_BACKUP, schedule, {"spec": {"suspend": True}}, "suspend")
+                yield self._measure(k8s.SCHEDULED_BACKUP, schedule, _NO_SCHEDULE, "suspend")
 
     def _stores(self, ctx: Context, cluster: dict[str, Any], namespace: str) -> Iterator[dict[str, Any]]:
         for entry in cluster["spec"].get("plugins", []):
@@ -159,6 +163,11 @@ class HoldBackups(Step[Held]):
         metadata = obj["metadata"]
         where = kind.where(metadata["namespace"], metadata["name"])
         return _Measure(kind, metadata["namespace"], metadata["name"], patch, f"{verb} of {where}" if " " in verb else f"{verb} {where}", metadata["uid"])  # fmt: skip
+
+
+def _holds(promise: Obligation, kind: k8s.Kind, patch: dict[str, Any]) -> bool:
+    """Whether it is the promise to put back what `HoldBackups` has changed on an object of this kind."""
+    return promise.kind == kind.kind and (promise.undo or {}).get("set") == patch
 
 
 class Blocked(Frozen):

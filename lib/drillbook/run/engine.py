@@ -228,7 +228,7 @@ class Run:
         planned = self.mode == "plan" and (step.effect is not Effect.READS or unknown is not None)
         barred = self._gates.barred(step) if step.gated and not planned else ""
         if not planned and self._replay is not None:
-            self._replay.ask_again()
+            self._replay.ask_again(undoing=past is not None and step.settles and not step.gated)
         plan, shown, trouble = None, None, None
         if planned or step.gated or step.effect is not Effect.READS:
             try:

@@ -49,10 +49,10 @@ class Gatekeeper:
     def plan(self, title: str, steps: tuple[Step[Any], ...]) -> Section:
         """Make every step's plan; what has begun in an earlier attempt keeps the plan that was confirmed."""
         known = self._past.section(title, [type(step).__name__ for step in steps]) if self._past else None
-        begun, before = (known[1], known[0]) if known else ([], {})
+        begun, before = (known[1], known[0]) if known else ({}, {})
         parts, blocked = [], ""
         for index, step in enumerate(steps):
-            if index < len(begun):
+            if index in begun:
                 parts.append(Part(step, begun[index].plan or {}, before["steps"][index]["digest"], begun=True))
                 continue
             unknown = step.unknown

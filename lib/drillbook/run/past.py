@@ -92,15 +92,19 @@ class Past:
 
     # -- what is known ---------------------------------------------------------------------------
 
-    def section(self, title: str, steps: list[str]) -> tuple[Event, list[PastStep]] | None:
-        """The confirmation of a section that has begun, and those of its steps that have, in order."""
+    def section(self, title: str, steps: list[str]) -> tuple[Event, dict[int, PastStep]] | None:
+        """The confirmation of a section that has begun, and those of its steps that have, by their place in it."""
         confirmed = [
             event
             for event in of_type(self.events, "confirmed")
             if event["section"] == title and [part["step"] for part in event["steps"]] == steps
         ]
         digests = {event["digest"] for event in confirmed}
-        begun = [step for step in self.steps.values() if (step.section or {}).get("digest") in digests]
+        begun = {
+            int(step.section["part"]): step
+            for step in self.steps.values()
+            if step.section and step.section["digest"] in digests
+        }
         return (confirmed[-1], begun) if begun else None
 
     @property

@@ -42,10 +42,11 @@ class Replay:
         self._restored.append((step, past, result))
         return result
 
-    def ask_again(self) -> None:
+    def ask_again(self, *, undoing: bool = False) -> None:
         """Ask the world again: each effect's ``verify``, and what must last while nothing destructive has begun.
 
-        Raises NotResumable, naming the step, if something no longer holds. Asks once; nothing is journalled.
+        ``undoing``: it was the clean-up that was interrupted, so nobody knows which of the effects are over already. Raises
+        NotResumable, naming the step, if something no longer holds. Asks once; nothing is journalled.
         """
         if self._over:
             return
@@ -54,7 +55,7 @@ class Replay:
         asked: list[int] = []
         try:
             for step, past, result in self._restored:
-                if self._ask(step, past, result):
+                if self._ask(step, past, result, undoing):
                     asked.append(past.n)
         finally:
             checks, self._told.asking_again = self._told.asking_again, None
@@ -64,7 +65,7 @@ class Replay:
             self._refuse(f"what was seen no longer holds: {causes}")
         self._told.journal.append("asked_again", steps=asked)
 
-    def _ask(self, step: Step[Any], past: PastStep, result: Any) -> bool:
+    def _ask(self, step: Step[Any], past: PastStep, result: Any, undoing: bool) -> bool:
         interrupted = self.past.interrupted_section()
         try:
             if step.lasting and step.effect is Effect.READS and not self.past.destruction_has_begun:
@@ -74,7 +75,7 @@ class Replay:
                         self._told.check(check)
                 return True
             # What was undone since by the run itself, or is being changed by the step that was interrupted, is not asked.
-            over = self.past.ended_by_itself(past)
+            over = undoing or self.past.ended_by_itself(past)
             same_section = bool(interrupted) and (past.section or {}).get("digest") == interrupted
             if step.effect is not Effect.READS and not over and not same_section:
                 step.verify(self._context, result)

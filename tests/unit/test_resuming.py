@@ -1,0 +1,40 @@
+"""What a journal tells of a run that is resumed: which steps of a section have begun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from drillbook.evidence import Journal
+from drillbook.run.past import Past
+
+DIGEST = "a" * 64
+REBUILD = ["NotNeeded", "NotNeeded", "StopOldCluster", "MakeAgain", "ServeAgain"]
+
+
+def past(folder: Path, *events: dict[str, Any]) -> Past:
+    journal = Journal.open(folder / "journal.jsonl")
+    opened = {"type": "opened", "run_id": "r-1", "mode": "apply", "parameters": {"site": "", "target_time": "t1"}, "actor": {}}
+    for event in (opened, *events):
+        journal.append(**event)
+    return Past(folder)
+
+
+def started(n: int, step: str, part: int | None = None) -> dict[str, Any]:
+    section = {} if part is None else {"section": {"digest": DIGEST, "part": part}}
+    return {"type": "step_started", "n": n, "step": step, "title": step, "effect": "changes", "plan": {"summary": step}} | section
+
+
+def ended(n: int) -> dict[str, Any]:
+    return {"type": "step_finished", "n": n, "status": "done", "seconds": 1.0, "result": None, "error": None}
+
+
+def test_a_step_that_has_begun_is_found_by_its_place_whatever_stands_before_it(tmp_path: Path) -> None:
+    steps = [{"step": step, "title": step, "effect": "changes", "digest": str(n)} for n, step in enumerate(REBUILD)]
+    confirmed = {"type": "confirmed", "section": "Make it again", "digest": DIGEST, "steps": steps}
+    found = past(
+        tmp_path, confirmed, started(1, "NotNeeded"), ended(1), started(2, "NotNeeded"), ended(2),
+        started(3, "StopOldCluster", 2), ended(3), started(4, "MakeAgain", 3),
+    ).section("Make it again", REBUILD)  # fmt: skip
+    assert found is not None
+    assert {place: step.step for place, step in found[1].items()} == {2: "StopOldCluster", 3: "MakeAgain"}
