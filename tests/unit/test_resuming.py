@@ -1,4 +1,4 @@
-"""What a journal tells of a run that is resumed: which steps of a section have begun."""
+"""What a journal tells of a run that is resumed: which steps of a section have begun, and whether another target may come."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from drillbook.evidence import Journal
 from drillbook.run.past import Past
+from drillbook.run.retargeting import put_into_service
 
 DIGEST = "a" * 64
 REBUILD = ["NotNeeded", "NotNeeded", "StopOldCluster", "MakeAgain", "ServeAgain"]
@@ -29,6 +30,9 @@ def ended(n: int) -> dict[str, Any]:
     return {"type": "step_finished", "n": n, "status": "done", "seconds": 1.0, "result": None, "error": None}
 
 
+COPY = {"type": "fact", "name": "copy", "value": "copy"}
+
+
 def test_a_step_that_has_begun_is_found_by_its_place_whatever_stands_before_it(tmp_path: Path) -> None:
     steps = [{"step": step, "title": step, "effect": "changes", "digest": str(n)} for n, step in enumerate(REBUILD)]
     confirmed = {"type": "confirmed", "section": "Make it again", "digest": DIGEST, "steps": steps}
@@ -38,3 +42,19 @@ def test_a_step_that_has_begun_is_found_by_its_place_whatever_stands_before_it(t
     ).section("Make it again", REBUILD)  # fmt: skip
     assert found is not None
     assert {place: step.step for place, step in found[1].items()} == {2: "StopOldCluster", 3: "MakeAgain"}
+
+
+def test_another_target_may_come_until_what_was_recovered_for_this_one_is_put_into_service(tmp_path: Path) -> None:
+    first = [started(1, "ResolveTarget"), ended(1), started(2, "HoldBackups", 0), ended(2), started(3, "Copy"), COPY, ended(3)]
+    again = {"type": "retargeted", "n": 1, "attempt": 2, "parameters": {"target_time": "t2"}, "actor": {}}
+    second = [again, {"type": "resumed", "attempt": 2, "actor": {}, "note": ""}, *first[:4]]
+    for name, events, expected in (
+        ("before-any-copy", first[:4], False),
+        ("looked-at", first, False),
+        ("being-carried", [*first, started(4, "CarryDatabase", 0)], True),
+        ("stopped-before-the-second-copy", [*first, *second], False),
+        ("second-looked-at", [*first, *second, started(3, "Copy"), COPY, ended(3)], False),
+        ("second-carried", [*first, *second, started(3, "Copy"), COPY, ended(3), started(4, "CarryDatabase", 0)], True),
+    ):
+        (tmp_path / name).mkdir()
+        assert put_into_service(past(tmp_path / name, *events)) is expected, name

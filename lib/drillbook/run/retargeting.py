@@ -48,9 +48,12 @@ def retarget(past: Past, wanted: Mapping[str, Any], site: Site) -> None:
 
 
 def put_into_service(past: Past) -> bool:
-    """Whether a step of a destructive section was begun after the copy was made."""
-    copies = [index for index, event in enumerate(past.events) if event["type"] == "fact" and event["name"] == "copy"]
-    since = past.events[copies[-1] :] if copies else []
+    """Whether a step of a destructive section was begun after the copy for the present target was made."""
+    # What stops the bleeding is done again for each target, before its copy: the copy of an earlier one says nothing.
+    begun = max((index for index, event in enumerate(past.events) if event["type"] == "retargeted"), default=0)
+    events = past.events[begun:]
+    copies = [index for index, event in enumerate(events) if event["type"] == "fact" and event["name"] == "copy"]
+    since = events[copies[-1] :] if copies else []
     return any(event.get("section") for event in of_type(since, "step_started"))
 
 
