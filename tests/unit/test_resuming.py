@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from drillbook.evidence import Journal
+from drillbook.model import ClusterRef, Verdict
+from drillbook.procedures.oldcluster import OldCluster
+from drillbook.procedures.salvage import WalOnVolume, old_volume
 from drillbook.run.past import Past
 from drillbook.run.retargeting import put_into_service
 
@@ -58,3 +63,31 @@ def test_another_target_may_come_until_what_was_recovered_for_this_one_is_put_in
     ):
         (tmp_path / name).mkdir()
         assert put_into_service(past(tmp_path / name, *events)) is expected, name
+
+
+OLD = OldCluster(
+    ref=ClusterRef(namespace="databases", name="shop-db"), uid="u-1", system_id="77", timeline=1, primary="shop-db-1",
+    server_name="shop-db", location="s3://backups/shop-db", server_version=160000, image="", storage_class="fast",
+    instances=3, method="plugin", database="shop", owner="shop_app", secret="",
+)  # fmt: skip
+STANDBY = WalOnVolume(pod="shop-db-2", newest="000000010000000000000007", problem="pod shop-db-1 does not run")
+ASKS = {"no_salvage_because": ""}
+
+
+@pytest.mark.parametrize(
+    ("found", "parameters", "verdict", "says"),
+    [
+        (WalOnVolume(pod="shop-db-1", primary=True), ASKS, Verdict.VERIFIED, ""),
+        (STANDBY, ASKS, Verdict.UNPROVEN, "shop-db-1 does not run. Mend the primary's pod; or give no_salvage_because"),
+        (STANDBY, {}, Verdict.UNPROVEN, "shop-db-1 does not run. Mend the primary's pod"),
+        (STANDBY, {"no_salvage_because": "its node burnt"}, Verdict.NOT_APPLICABLE, "given up, because: its node burnt"),
+        (WalOnVolume(pod="", problem="the Cluster has no pod"), ASKS, Verdict.UNPROVEN, "the Cluster has no pod"),
+    ],
+)
+def test_only_the_primarys_volume_proves_that_nothing_is_lost(
+    found: WalOnVolume, parameters: dict[str, Any], verdict: Verdict, says: str
+) -> None:
+    check = old_volume(OLD, found, parameters)
+    assert (check.verdict, check.required) == (verdict, True)
+    assert says in check.reason and bool(says) == bool(check.reason)
+    assert "standby" in check.observed or found.primary or not found.pod

@@ -137,19 +137,19 @@ class CompleteToTheSource(Rung):
             return [self._before_it_was_removed(ctx)]
         found = wal_on_volume(ctx, self.old, self.backup)
         because = str(ctx.parameters.get("no_salvage_because", ""))
-        if not found.pod and because:
+        if found.runs:
+            return [self._running(ctx)]
+        if not found.primary and because:
             return [self.result(Verdict.NOT_APPLICABLE, reason=f"the old volume is given up, because: {because}")]
-        if not found.pod:
+        if not found.primary:
             return [
                 self.result(
                     Verdict.UNPROVEN,
                     required=not self.old.gone,
                     expected="the old primary's volume, read",
-                    reason=f"the old volume can't be read: {found.problem}",
+                    reason=f"the old primary's volume can't be read: {found.problem}",
                 )
             ]
-        if found.runs:
-            return [self._running(ctx)]
         return [
             self.result(
                 Verdict.FAILED if found.unarchived else Verdict.VERIFIED,
@@ -169,9 +169,9 @@ class CompleteToTheSource(Rung):
         """The volume is gone: what counts is what was read on it, with no server running, and archived from it."""
         seen, salvaged = ctx.recorder.seen("wal_on_volume"), ctx.recorder.seen("salvaged") or {}
         because = str(ctx.parameters.get("no_salvage_because", ""))
-        if because and not (seen or {}).get("pod"):
+        if because and not (seen or {}).get("primary"):
             return self.result(Verdict.NOT_APPLICABLE, reason=f"the old volume was given up, because: {because}")
-        if not seen or not seen["pod"] or seen["runs"]:
+        if not seen or not seen["primary"] or seen["runs"]:
             return self.result(
                 Verdict.UNPROVEN,
                 expected="the old primary's volume, read before it was removed",

@@ -65,7 +65,7 @@ class TellOfRestore(Rung):
 
     def _lost(self, ctx: Context) -> str:
         seen = ctx.recorder.seen("wal_on_volume") or {}
-        if seen.get("pod"):
+        if seen.get("primary"):
             return "Nothing that was committed is lost: the old volume was read, and what it alone held was archived."
         return "What was committed after that and not archived is lost: the old volume could not be read."
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook import objectstore
@@ -28,11 +29,13 @@ _HEADER_BYTES = 40
 class WalOnVolume(Frozen):
     """What an instance's volume holds of WAL. ``pod`` "": no volume could be read, and ``problem`` says why.
 
+    ``primary``: it is the primary's. A standby's may lack the last that was committed, and proves nothing about it.
     ``unarchived`` are segments that the archive lacks, oldest first; the last may be partly filled. ``runs``: the
     server is up, so it archives for itself, and its current segment is no loss yet.
     """
 
     pod: str
+    primary: bool = False
     runs: bool = False
     newest: str = ""
     unarchived: tuple[str, ...] = ()
@@ -68,7 +71,9 @@ def wal_on_volume(ctx: Context, old: OldCluster, backup: BaseBackup) -> WalOnVol
             problems.append(f"pod {pod} does not run")
             continue
         try:
-            return _Volume(ctx, old, backup, pod).read()
+            read = _Volume(ctx, old, backup, pod).read()
+            told = "; ".join([*problems, f"{pod} is not its primary"])
+            return read if read.primary else read.model_copy(update={"problem": told})
         except KubernetesError as error:
             problems.append(error.what)
     return WalOnVolume(pod="", problem="; ".join(problems) or "the Cluster has no pod")
@@ -112,6 +117,7 @@ class _Volume:
         )
         return WalOnVolume(
             pod=self.pod,
+            primary=self.pod == self.old.primary,
             runs=server_runs(self.ctx, self.old, self.pod),
             newest=present[-1] if present else "",
             unarchived=tuple(missing),
@@ -240,44 +246,52 @@ class ArchiveWhatIsLeft(Step[SalvagedWal]):
         ref = self.old.ref
         return Plan(
             summary=f"Archive under {self.old.location} what its volume holds and the archive lacks",
-            touches=tuple(Touch("archive WAL from", "Pod", ref.namespace, pod) for pod in instance_pods(ctx, self.old)),
+            # Not each pod: those of a broken cluster come and go between the confirmation and the step.
+            touches=(Touch("archive WAL from the volume of", "Cluster", ref.namespace, ref.name, self.old.uid),),
             notes=("by the instance's own archive_command, in its pod, once no server runs",),
         )
 
     def do(self, ctx: Context) -> SalvagedWal:
         found = wal_on_volume(ctx, self.old, self.backup)
         ctx.recorder.fact("wal_on_volume", found.model_dump(mode="json"))
-        salvage = SalvageWal(self.old, self.backup, found)
+        given_up = not found.primary and bool(ctx.parameters.get("no_salvage_because"))
+        # By a standby's own archive_command nothing is archived.
+        salvage = SalvageWal(self.old, self.backup, WalOnVolume(pod="") if given_up else found)
         salvage.check(ctx)
         result = salvage.do(ctx)
-        ctx.recorder.check(self._read(ctx, found))
-        if found.pod:  # all that was ever committed is in the archive now
+        ctx.recorder.check(old_volume(self.old, found, ctx.parameters))
+        if found.primary:  # all that was ever committed is in the archive now
             ctx.recorder.fact("archive_lag", {"seconds": 0.0, "how": "what the old volume held was archived"})
         return result
-
-    def _read(self, ctx: Context, found: WalOnVolume) -> Check:
-        because = str(ctx.parameters.get("no_salvage_because", ""))
-        excused = self.old.gone or bool(because)
-        verdict = Verdict.VERIFIED if found.pod else Verdict.NOT_APPLICABLE if excused else Verdict.UNPROVEN
-        archived = f"{len(found.unarchived)} segments archived from it" if found.unarchived else "the archive had all of it"
-        return Check(
-            name="old volume",
-            proves="nothing that was committed is lost with the old volume",
-            verdict=verdict,
-            required=not self.old.gone,
-            expected="the old primary's volume, read",
-            observed=f"volume of {found.pod}, to {found.newest or 'none'}: {archived}" if found.pod else "not read",
-            reason=""
-            if found.pod
-            else f"given up, because: {because}"
-            if because
-            else f"{found.problem}: what was never archived is lost"
-            if self.old.gone
-            else f"{found.problem}. Mend the pod; or give no_salvage_because, and lose what was never archived",
-        )
 
     def verify(self, ctx: Context, result: SalvagedWal) -> None:
         SalvageWal(self.old, self.backup, WalOnVolume(pod=result.pod)).verify(ctx, result)
 
 
-__all__ = ["ArchiveWhatIsLeft", "ReadWalOnVolume", "SalvageWal", "SalvagedWal", "WalOnVolume", "wal_on_volume"]
+def old_volume(old: OldCluster, found: WalOnVolume, parameters: Mapping[str, Any]) -> Check:
+    """Whether nothing that was committed is lost with the old volume; ``parameters`` may hold why that is not asked."""
+    because = str(parameters.get("no_salvage_because", ""))
+    excused = old.gone or bool(because)
+    archived = f"{len(found.unarchived)} segments archived from it" if found.unarchived else "the archive had all of it"
+    whose = "" if found.primary else "standby "
+    if found.primary:
+        reason = ""
+    elif because:
+        reason = f"given up, because: {because}"
+    elif old.gone:
+        reason = f"{found.problem}: what was never archived is lost"
+    else:
+        way = "; or give no_salvage_because, and lose what was never archived" if "no_salvage_because" in parameters else ""
+        reason = f"{found.problem}. Mend the primary's pod{way}"
+    return Check(
+        name="old volume",
+        proves="nothing that was committed is lost with the old volume",
+        verdict=Verdict.VERIFIED if found.primary else Verdict.NOT_APPLICABLE if excused else Verdict.UNPROVEN,
+        required=not old.gone,
+        expected="the old primary's volume, read",
+        observed=f"volume of {whose}{found.pod}, to {found.newest or 'none'}: {archived}" if found.pod else "not read",
+        reason=reason,
+    )
+
+
+__all__ = ["ArchiveWhatIsLeft", "ReadWalOnVolume", "SalvageWal", "SalvagedWal", "WalOnVolume", "old_volume", "wal_on_volume"]
