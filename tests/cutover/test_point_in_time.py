@@ -29,7 +29,8 @@ def kept(lab: CutLab, cluster: str) -> set[str]:
 
 
 def mistake(lab: CutLab) -> str:
-    """Something is committed, then a mistake is; the instant in between."""
+    """Something is committed, then a mistake is; the instant in between. There is a database that the profile doesn't name."""
+    lab.sql(lab.name, "create database unnamed", "postgres")
     lab.sql(lab.name, "create table kept (text text)")
     lab.sql(lab.name, "insert into kept values ('before')")
     target = lab.sql(lab.name, NOW)
@@ -52,11 +53,13 @@ def test_every_tenant_goes_back_and_the_application_is_served(cut_lab: CutLab, s
     uid = (lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {})["metadata"]["uid"]
     (store,) = lab.admin.list(k8s.OBJECT_STORE, lab.namespace)
     target = mistake(lab)
+    lab.sql(lab.name, "create table of_nobody (n int)", "unnamed")
     with lab.lab.recovering():
         run = lab.lab.run(NOTEBOOK, database=database, strategy=strategy, target_time=target)
         stopped = again(lab, run)
         (*_, gate) = stopped.of("waiting")
-        assert any(line.startswith(f"{database}: ") and "commits" in line for line in gate["lost"]), gate
+        for loser in (database, "unnamed"):
+            assert any(line.startswith(f"{loser}: ") and "commits" in line for line in gate["lost"]), gate
         assert (lab.address(), kept(lab, lab.name)) == (address, {"before", "mistake"}), "nothing of the source has changed"
         done = again(lab, stopped)
     assert (done.code, done.verdict) == (0, "VERIFIED"), done.said

@@ -10,6 +10,7 @@ import pytest
 
 from drillbook import restoring
 from drillbook.evidence import Masker
+from drillbook.procedures.losses import TenantLoss, to_tell
 from drillbook.run.observing import Observations
 from drillbook.site import load_site
 from drillbook.step import Context
@@ -65,3 +66,11 @@ def test_the_first_of_several_changes_knows_the_oldest_value(ctx: Context) -> No
         ctx.recorder.obligation(restoring.restoration(now, patch, "changed"))
         now = restoring.merged(now, patch)
     assert restoring.before(ctx, now) == old
+
+
+def test_a_loss_is_told_of_each_tenant_and_of_whoever_else_has_one(ctx: Context) -> None:
+    found = [
+        TenantLoss(database=name, commits=commits)
+        for name, commits in {"shop": 2, "wiki": 0, "reports": 1, "idle": 0, "postgres": 3, "drillbook": 5}.items()
+    ]
+    assert [one.database for one in to_tell(ctx.site, found)] == ["shop", "wiki", "reports"]

@@ -24,16 +24,14 @@ def changes_between(
     since: datetime,
     until: datetime,
     system_id: str = "",
-    limit: int = 256,
     say: Callable[[str], Any] = lambda _: None,
 ) -> Iterator[Changes]:
-    """What was committed between ``since`` and ``until`` along ``reach``, at most ``limit`` segments of it.
+    """What was committed between ``since`` and ``until`` along ``reach``: every segment in between is read, however many.
 
     Reading begins at the newest segment that was archived some minutes before ``since``, so a transaction that began
-    earlier is seen with what it did from there on. WalGap: a segment on the way is damaged. The generator's end tells
-    nothing of the limit: compare the last segment with the chain's.
+    earlier is seen with what it did from there on. ``say`` is told of each segment. WalGap: a segment on the way is damaged.
     """
-    names = list(_from(reach, listing, since - _CLOCKS))[:limit]
+    names = list(_from(reach, listing, since - _CLOCKS))
     reader = ChangeReader(expected_system_id=system_id)
     for count, name in enumerate(names, 1):
         say(f"reading {name}, {count} of {len(names)}")

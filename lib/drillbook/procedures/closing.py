@@ -11,7 +11,7 @@ from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.announce import Announce, Answer
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.gitpatch import PatchForGit
-from drillbook.procedures.losses import TenantLoss
+from drillbook.procedures.losses import TenantLoss, to_tell
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.procedures.replacefits import built
 from drillbook.step import Context, Plan, Rung
@@ -102,16 +102,15 @@ class TellPeople(Rung):
         ctx.recorder.fact("achieved", seconds | {"recovery_point_seconds": own.seconds if own else None})
 
     def _losses(self, ctx: Context) -> list[str]:
-        found: list[dict[str, Any]] = ctx.recorder.seen("losses") or []
-        own = next((item for item in found if item["database"] == self.database), None)
+        found = to_tell(ctx.site, [TenantLoss.model_validate(item) for item in ctx.recorder.seen("losses") or []])
+        own = next((item for item in found if item.database == self.database), None)
         if own is None:
             return ["What is lost was not read."]
-        tenants = {tenant.database for tenant in ctx.site.tenants}
-        others = [item for item in found if item["commits"] and item["database"] in tenants - {self.database}]
-        lost = f"{own['commits']} commits of it come after the target and are not in service any more."
-        names = ", ".join(item["database"] for item in others)
+        others = [item for item in found if item.commits and item is not own]
+        lost = f"{own.commits} commits of it come after the target and are not in service any more."
+        names = ", ".join(item.database for item in others)
         if "now" in (ctx.recorder.seen("cut") or {}):
-            return [lost, *(f"{item['database']} has lost {item['commits']} commits with it." for item in others)]
+            return [lost, *(f"{item.database} has lost {item.commits} commits with it." for item in others)]
         return [lost + (f" Not touched: {names}, which would have lost commits too." if others else "")]
 
 

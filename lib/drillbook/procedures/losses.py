@@ -6,16 +6,18 @@ logical), so nothing has to be read in a tenant's own tables.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
+from drillbook.cutover.superuser import MAINTENANCE
 from drillbook.model import ArchivedCommit, Check, Frozen, Instant, Verdict, show_instant, show_seconds
 from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.committed import committed_between
 from drillbook.procedures.damage import Files
 from drillbook.procedures.readiness import SourceCluster
+from drillbook.site import Site
 from drillbook.step import Context, Rung
 
 LOOK_BACK = timedelta(hours=1)
@@ -74,6 +76,16 @@ def losses(
     return list(found.values())
 
 
+def to_tell(site: Site, found: Iterable[TenantLoss]) -> list[TenantLoss]:
+    """The losses that somebody must know of: the profile's tenants, and whoever else loses commits with the cluster.
+
+    Not Drillbook's own database, and not ``postgres``, in which superusers do what concerns the whole cluster.
+    """
+    tenants = {tenant.database for tenant in site.tenants}
+    nobodys = {site.sql.database, MAINTENANCE} - tenants
+    return [one for one in found if one.database in tenants or (one.commits and one.database not in nobodys)]
+
+
 @dataclass(frozen=True)
 class ShowLosses(Rung):
     """What each tenant would lose if this copy took the place of the whole cluster.
@@ -92,14 +104,15 @@ class ShowLosses(Rung):
             ctx, self.cluster, self.target.last_before, self.target.first_after, server_name=self.target.backup.server_name
         )
         ctx.recorder.fact("losses", [item.model_dump(mode="json") for item in found])
-        tenants = {tenant.database for tenant in ctx.site.tenants}
-        checks = []
-        for item in found:
-            if item.database in tenants:
-                behind = f" ({show_seconds(item.seconds)} of work)" if item.seconds else ""
-                name = f"{self.name}: {item.database}"
-                checks.append(self.result(Verdict.VERIFIED, name=name, expected="known", observed=f"{item}{behind}"))
-        return checks
+        return [
+            self.result(
+                Verdict.VERIFIED,
+                name=f"{self.name}: {item.database}",
+                expected="known",
+                observed=f"{item}{f' ({show_seconds(item.seconds)} of work)' if item.seconds else ''}",
+            )
+            for item in to_tell(ctx.site, found)
+        ]
 
 
-__all__ = ["ShowLosses", "TenantLoss", "losses"]
+__all__ = ["ShowLosses", "TenantLoss", "losses", "to_tell"]

@@ -12,7 +12,7 @@ from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.application import addressed
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.forecast import ForecastRecovery
-from drillbook.procedures.losses import TenantLoss
+from drillbook.procedures.losses import TenantLoss, to_tell
 from drillbook.procedures.oldcluster import OldCluster, ReadOldCluster
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.procedures.rebuild import CheckRebuild, Rebuildable
@@ -129,10 +129,9 @@ class CheckRebuildFits(CheckRepointFits):
 
 
 def every_tenants_loss(ctx: Context, cluster: SourceCluster) -> tuple[tuple[Touch, ...], tuple[str, ...]]:
-    """What a cut of the whole cluster adds to its plan: each tenant that loses commits, and how many."""
+    """What a cut of the whole cluster adds to its plan: each database that loses commits, and how many."""
     seen = [TenantLoss.model_validate(item) for item in ctx.recorder.seen("losses") or []]
-    ref, tenants = cluster.ref, {tenant.database for tenant in ctx.site.tenants}
-    losing = [one for one in seen if one.commits and one.database in tenants]
+    ref, losing = cluster.ref, [one for one in to_tell(ctx.site, seen) if one.commits]
     touches = tuple(Touch("lose commits of", "Database", ref.namespace, f"{ref.name}.{one.database}") for one in losing)
     more, why = unsaved(ctx, ref)
     return touches + more, (*(f"{one.database}: {one}" for one in losing), *why)
