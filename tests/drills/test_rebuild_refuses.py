@@ -47,6 +47,8 @@ def test_an_orphaned_volume_and_a_used_server_name_are_named_with_their_fix(
         try:
             with pytest.raises(PreconditionError, match="Flux databases"):
                 RemoveOldCluster(old, backup, checked).check(run.context)
+            with pytest.raises(NotReady, match="Flux databases"):  # before anybody is asked
+                CheckRebuild(old).do(run.context)
         finally:
             held_by_flux(drill_lab, None)
         found = run.do(ReadWalOnVolume(old, backup))

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from drillbook.procedures.oldcluster import RIGHTS
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 NAMES = {
     "SOURCE_NAMESPACE": "databases",
@@ -95,6 +97,19 @@ def test_a_recovery_adds_exec_and_pooler_on_the_source_and_the_applications_depl
         assert not any({"delete", "deletecollection", "*"} & set(rule["verbs"]) for rule in granted)
         assert not any("secrets" in rule["resources"] for rule in granted)
     assert not list(rules(recover=True))
+
+
+def test_a_replacement_asks_beforehand_for_all_that_it_changes_and_for_nothing_that_is_not_granted() -> None:
+    replace = DEPLOY / "replace" / "rbac.yaml"
+    asked = {(verb, f"{kind.plural}/{sub}".rstrip("/")) for verb, kind, sub in RIGHTS}
+
+    def granted(*files: Path) -> set[tuple[str, str]]:
+        mine = [item for item in objects(*files) if item["kind"] == "Role" and item["metadata"]["namespace"] == "databases"]
+        found = [rule for item in mine for rule in item["rules"]]
+        return {(verb, name) for rule in found for name in rule["resources"] for verb in rule["verbs"]}
+
+    assert asked <= granted(replace, RECOVER, *(DEPLOY / "rbac").glob("*.yaml"))
+    assert {(verb, name) for verb, name in granted(replace) if verb in ("create", "patch", "delete")} <= asked
 
 
 def test_argo_cds_application_may_be_patched_by_its_name_only() -> None:

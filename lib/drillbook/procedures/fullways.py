@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drillbook.errors import ParameterError
+from drillbook.errors import NotReady, ParameterError
 from drillbook.model import BaseBackup, Frozen
 from drillbook.procedures.application import addressed
 from drillbook.procedures.archive import ArchivedWal
@@ -20,13 +20,8 @@ from drillbook.procedures.copy import Recovered
 from drillbook.procedures.fence import FenceOldCluster
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.procedures.rebuild import CheckRebuild, CreateUnderOldName, FinishRebuild, Rebuildable, RemoveOldCluster
-from drillbook.procedures.replacement import (
-    CreateReplacementCluster,
-    ReplacementCluster,
-    WaitForReplacement,
-    require_new_server_name,
-)
-from drillbook.procedures.repoint import KeepReplacement, RepointApplication, RepointPoolers, require_known_address
+from drillbook.procedures.replacement import CreateReplacementCluster, ReplacementCluster, WaitForReplacement
+from drillbook.procedures.repoint import KeepReplacement, RepointApplication, RepointPoolers, follow_faults
 from drillbook.procedures.safetycopy import BackUpOld
 from drillbook.procedures.salvage import ArchiveWhatIsLeft
 from drillbook.procedures.schedules import MoveSchedules
@@ -117,18 +112,17 @@ class Repointable(Frozen):
 class CheckRepoint(Step[Repointable]):
     """Check that the applications can follow to another name.
 
-    Where each one's address stands, and whether it is one of the old cluster's services; a serverName that was never
-    used. Tenants whose address the profile does not know are named: they must be told.
+    Where each one's address stands, whether it is one of the old cluster's services, and who would put it back; a
+    serverName that was never used: every fault at once. Tenants whose address the profile does not know are named: they must be told.
     """
 
     old: OldCluster
 
     def do(self, ctx: Context) -> Repointable:
         names = Replacement.beside(self.old.ref, ctx.run_id)
-        require_new_server_name(ctx, names.server_name)
+        if faults := follow_faults(ctx, self.old, names):
+            raise NotReady(faults, where=f"a replacement of {self.old.ref}")
         found, others = addressed(ctx)
-        for one in found:
-            require_known_address(one, self.old.ref.name, names.ref.name)
         return Repointable(
             server_name=names.server_name, applications=tuple(one.where for one in found), others=tuple(others)
         )

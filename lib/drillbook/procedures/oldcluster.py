@@ -21,13 +21,14 @@ STILL_HEALTHY = (
 RIGHTS: Rights = (
     *((verb, k8s.CLUSTER, "") for verb in ("get", "list", "create", "patch", "delete")),
     *((verb, k8s.OBJECT_STORE, "") for verb in ("get", "create")),
-    *((verb, k8s.SECRET, "") for verb in ("get", "create", "delete")),
+    *((verb, k8s.SECRET, "") for verb in ("get", "create", "patch", "delete")),
     *((verb, k8s.CONFIG_MAP, "") for verb in ("get", "create", "patch", "delete")),
     *((verb, kind, "") for kind in (k8s.POD, k8s.JOB, k8s.PVC) for verb in ("get", "list")),
     ("get", k8s.POD, "log"),
     ("create", k8s.POD, "portforward"),
     ("create", k8s.POD, "exec"),
     ("create", k8s.BACKUP, ""),
+    *((verb, kind, "") for kind in (k8s.POOLER, k8s.SCHEDULED_BACKUP) for verb in ("list", "create", "patch", "delete")),
 )
 
 

@@ -26,6 +26,11 @@ def hands_of(ctx: Context, objects: Objects) -> list[Hand]:
     return list(found.values())
 
 
+def faults(ctx: Context, objects: Objects) -> list[str]:
+    """Everybody who would put one of the objects back and can't be paused by a run, in words."""
+    return [f"other hands would put back what the cut changes: {hand}" for hand in hands_of(ctx, objects) if hand.in_the_way]
+
+
 def require_free(ctx: Context, objects: Objects) -> None:
     """Raise, naming them, if somebody would put an object back and can't be paused by this run."""
     blocking = [hand for hand in hands_of(ctx, objects) if hand.in_the_way]
@@ -107,4 +112,4 @@ class DeclaredStateAgrees(Rung):
         return str(((found.get("status") or {}).get("sync") or {}).get("status", ""))
 
 
-__all__ = ["DeclaredStateAgrees", "hands_of", "let_go_on", "pause", "paused", "require_free", "touches"]
+__all__ = ["DeclaredStateAgrees", "faults", "hands_of", "let_go_on", "pause", "paused", "require_free", "touches"]

@@ -88,6 +88,8 @@ class CheckRebuild(Step[Rebuildable]):
                 f"Backup {', '.join(waiting)} waits or runs: it would start by itself on the new cluster of this name; "
                 "let it end, or delete it"
             )
+        cluster = ctx.kube.get(k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
+        faults += pausing.faults(ctx, [cluster] if cluster is not None else [])
         if faults:
             raise NotReady(faults, where=f"Cluster {self.old.ref}")
         found = of_cluster(ctx, k8s.SCHEDULED_BACKUP, self.old, self.old.ref.name)
@@ -225,8 +227,6 @@ class RemoveOldCluster(Step[RemovedCluster]):
         note["data"]["superuser"] = json.dumps(bool(was["spec"].get("enableSuperuserAccess")))
         ctx.kube.create(note)
 
-    def _wait_gone(self, ctx: Context, begun: float) -> None:
-        limit = ctx.site.limits.recovery.total_seconds()
     def _keep_password(self, ctx: Context, names: Replacement) -> None:
         """The owner's password in a Secret that outlives the Cluster: CloudNativePG's own dies with it."""
         if has_own_secret(ctx, self.old):
@@ -238,6 +238,8 @@ class RemoveOldCluster(Step[RemovedCluster]):
             if error.status != 409:  # an earlier attempt of this step has made it
                 raise
 
+    def _wait_gone(self, ctx: Context, begun: float) -> None:
+        limit = ctx.site.limits.recovery.total_seconds()
         while left := self._left(ctx):
             if time.monotonic() - begun > limit:
                 raise StepTimeoutError(

@@ -9,15 +9,14 @@ from drillbook.cutover.names import Names
 from drillbook.errors import NotReady, PreconditionError
 from drillbook.model import Frozen
 from drillbook.objectstore import ResolvedTarget
-from drillbook.procedures.application import addressed
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.forecast import ForecastRecovery
 from drillbook.procedures.losses import TenantLoss, to_tell
 from drillbook.procedures.oldcluster import OldCluster, ReadOldCluster
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.procedures.rebuild import CheckRebuild, Rebuildable
-from drillbook.procedures.replacement import ReplacementCluster, require_new_server_name
-from drillbook.procedures.repoint import require_known_address
+from drillbook.procedures.replacement import ReplacementCluster
+from drillbook.procedures.repoint import follow_faults
 from drillbook.procedures.safetycopy import unsaved
 from drillbook.procedures.swapfits import AppFits, app_faults, tenant_of
 from drillbook.replacements import Replacement
@@ -78,7 +77,7 @@ class CheckRepointFits(Step[ReplaceFits]):
         replacement = self._names(ctx, old)
         hands, uid, faults = app_faults(ctx, self.cluster, tenant)
         rebuild, more = self._more(ctx, old, replacement)
-        if faults := [*faults, *more]:
+        if faults := [*faults, *(fault for fault in more if fault not in faults)]:
             raise NotReady(faults, where=f"a replacement of {self.cluster.ref}")
         ForecastRecovery(self.cluster, self.target.backup, self.target.wal).do(ctx)
         found = ReplaceFits(
@@ -97,17 +96,7 @@ class CheckRepointFits(Step[ReplaceFits]):
         return Replacement.beside(old.ref, ctx.run_id)
 
     def _more(self, ctx: Context, old: OldCluster, names: Replacement) -> tuple[Rebuildable | None, list[str]]:
-        faults = []
-        try:
-            require_new_server_name(ctx, names.server_name)
-        except PreconditionError as error:
-            faults.append(error.what)
-        try:
-            for one in addressed(ctx)[0]:
-                require_known_address(one, old.ref.name, names.ref.name)
-        except PreconditionError as error:
-            faults.append(error.what)
-        return None, faults
+        return None, follow_faults(ctx, old, names)
 
 
 @dataclass(frozen=True)

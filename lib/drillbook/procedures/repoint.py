@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from drillbook import addresses, restoring
@@ -21,8 +22,9 @@ from drillbook.procedures.application import (
 )
 from drillbook.procedures.fence import lift_fence, promises_on
 from drillbook.procedures.oldcluster import OldCluster
-from drillbook.procedures.replacement import ReplacementCluster
+from drillbook.procedures.replacement import ReplacementCluster, require_new_server_name
 from drillbook.procedures.service import bare, hand_over, of_cluster, recall, remember, take_back
+from drillbook.replacements import Replacement
 from drillbook.step import Context, Obligation, Plan, Step, Touch
 
 _POOLERS, _FENCE = "poolers", "fence"
@@ -233,6 +235,22 @@ def require_known_address(one: Addressed, old: str, new: str) -> None:
     )
 
 
+def follow_faults(ctx: Context, old: OldCluster, names: Replacement) -> list[str]:
+    """What keeps the applications from following to a replacement of these names, all of it at once. Changes nothing."""
+    faults: list[str] = []
+    found, _ = addressed(ctx)
+    for check in (
+        partial(require_new_server_name, ctx, names.server_name),
+        *(partial(require_known_address, one, old.ref.name, names.ref.name) for one in found),
+    ):
+        try:
+            check()
+        except PreconditionError as error:
+            faults.append(f"{error.what}. {error.todo}")
+    poolers = of_cluster(ctx, k8s.POOLER, old, old.ref.name)
+    return faults + pausing.faults(ctx, [*(one.deployment for one in found), *poolers])
+
+
 def require_addressed_to(ctx: Context, other: str, cluster: str) -> None:
     """Raise if an application still has an address of Cluster ``other``."""
     found, _ = addressed(ctx)
@@ -363,4 +381,4 @@ class KeepReplacement(Step[Repointed]):
         return Repointed(now=ref.name, changed=tuple(one.where for one in found), others=tuple(others))
 
 
-__all__ = ["KeepReplacement", "RepointApplication", "RepointBack", "RepointPoolers", "Repointed"]
+__all__ = ["KeepReplacement", "RepointApplication", "RepointBack", "RepointPoolers", "Repointed", "follow_faults"]

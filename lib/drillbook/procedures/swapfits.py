@@ -204,7 +204,7 @@ def app_faults(ctx: Context, cluster: SourceCluster, tenant: Tenant) -> tuple[li
         if pooler is None:
             return hands, "", [f"Pooler {cluster.ref.namespace}/{tenant.application.pooler} does not exist", *missing]
         hands += hands_on(ctx.kube, pooler)
-    faults = [f"other hands would put the application back: {hand}" for hand in hands if hand.in_the_way]
+    faults = [f"other hands would put back what the cut changes: {hand}" for hand in hands if hand.in_the_way]
     return hands, found["metadata"]["uid"], faults + missing
 
 
