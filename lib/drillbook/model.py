@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import total_ordering
@@ -301,6 +301,16 @@ class Check(Frozen):
     required: bool = True
     seconds: float = 0.0
     details: tuple[tuple[str, str], ...] = ()  # at most a dozen (what, value) rows; never a row of the database
+
+    @property
+    def unmet(self) -> bool:
+        """Whether it stands in the way: required, and not seen to hold."""
+        return self.required and self.verdict in (Verdict.FAILED, Verdict.UNPROVEN)
+
+
+def causes(checks: Iterable[Check]) -> str:
+    """What each of the checks has seen, or why it has seen nothing, in one line."""
+    return "; ".join(f"{check.name}: {check.observed or check.reason}" for check in checks)
 
 
 class Actor(Frozen):

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, cast
 from drillbook import kube as k8s
 from drillbook import lostcluster
 from drillbook.errors import Changed, KubernetesError, PreconditionError, RunbookError
-from drillbook.model import Check, ClusterRef, Effect, Frozen, Verdict
+from drillbook.model import Check, ClusterRef, Effect, Frozen, Verdict, causes
 from drillbook.objectstore import ObjectStore
 from drillbook.plans import Obligation, Plan, Touch
 from drillbook.postgres import Address, Database
@@ -193,8 +193,7 @@ class Context:
         unmet = self.recorder.unmet()
         if not unmet:
             return
-        causes = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in unmet)
-        raise PreconditionsNotMet(causes, failed=any(check.verdict is Verdict.FAILED for check in unmet))
+        raise PreconditionsNotMet(causes(unmet), failed=any(check.verdict is Verdict.FAILED for check in unmet))
 
 
 class PreconditionsNotMet(PreconditionError):

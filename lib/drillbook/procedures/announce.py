@@ -9,7 +9,7 @@ from typing import ClassVar
 from drillbook import notify
 from drillbook.cards import show_bytes
 from drillbook.errors import RunbookError
-from drillbook.model import Check, Effect, Frozen, Verdict, show_seconds
+from drillbook.model import Check, Effect, Frozen, Verdict, causes, show_seconds
 from drillbook.procedures.manualbackup import FinishedBackup
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Plan, Rung, Step
@@ -37,7 +37,7 @@ class MayIDeployNow(Step[Answer]):
         unmet = ctx.recorder.unmet()
         backup, window = ctx.recorder.seen("backup"), ctx.recorder.seen("window")
         if unmet or not backup or not window:
-            why = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in unmet)
+            why = causes(unmet)
             answer = f"NO. {why or 'the backup was not seen in the bucket'}"
         else:
             answer = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from drillbook.model import Check, Effect, parse_instant, show_seconds
+from drillbook.model import Check, Effect, causes, parse_instant, show_seconds
 from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.announce import Announce, Answer
 from drillbook.procedures.copy import Recovered
@@ -50,7 +50,7 @@ class TellPeople(Rung):
     def _answer(self, ctx: Context) -> Answer:
         unmet = ctx.recorder.unmet()
         state = "recovered" if not unmet else "NOT PROVEN TO BE RECOVERED"
-        why = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in unmet)
+        why = causes(unmet)
         self._achieved(ctx)
         outage = ctx.recorder.seen("outage") or {}
         lines = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drillbook.errors import TargetOutsideWindow
-from drillbook.model import Frozen, RecoveryTarget, show_seconds
+from drillbook.model import Frozen, RecoveryTarget, causes, show_seconds
 from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.reading import ArchiveReading
 from drillbook.procedures.targets import ResolveTarget
@@ -51,7 +51,7 @@ class CanWeRecover(Step[Recoverable]):
     def do(self, ctx: Context) -> Recoverable:
         unmet, window = ctx.recorder.unmet(), ctx.recorder.seen("window")
         if unmet:
-            why = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in unmet)
+            why = causes(unmet)
             answer = f"NOT AS IT SHOULD BE. {why}"
         elif not window:
             answer = f"YES, but only to the end of base backup {self.target.backup.backup_id}: nothing was committed since."

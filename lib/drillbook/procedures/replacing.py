@@ -15,7 +15,7 @@ from typing import ClassVar
 from drillbook import kube as k8s
 from drillbook import restoring
 from drillbook.errors import VerificationError
-from drillbook.model import Check, Effect, Frozen, Instant, Verdict
+from drillbook.model import Check, Effect, Frozen, Instant, causes
 from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.atpoint import BothSides, ReachedPoint
 from drillbook.procedures.drain import DrainApplication, InService, ScaleUpAndHold
@@ -255,12 +255,12 @@ class MakeAgain(Step[Cut]):
         checks = ReplacementAsChecked(self.cluster, self.target).do(ctx).checks
         for check in checks:
             ctx.recorder.check(check)
-        bad = [check for check in checks if check.required and check.verdict in (Verdict.FAILED, Verdict.UNPROVEN)]
+        bad = [check for check in checks if check.unmet]
         if bad:
             raise VerificationError(
                 f"Cluster {made.ref} is not what was recovered and checked",
                 expected="as the copy",
-                observed="; ".join(f"{check.name}: {check.observed or check.reason}" for check in bad),
+                observed=causes(bad),
                 todo=f"What was before the cut lies under serverName {self.fits.old.server_name}: recover from there.",
             )
 

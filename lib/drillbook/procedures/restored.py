@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drillbook.model import Check, Effect, show_instant, show_seconds
+from drillbook.model import Check, Effect, causes, show_instant, show_seconds
 from drillbook.procedures.announce import Announce, Answer
 from drillbook.procedures.archive import ArchivedWal
 from drillbook.procedures.copy import Recovered
@@ -41,7 +41,7 @@ class TellOfRestore(Rung):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         unmet = ctx.recorder.unmet()
-        why = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in unmet)
+        why = causes(unmet)
         newest, new = self.archived.newest_commit, self.replacement.ref
         to = f" up to {show_instant(newest.committed_at)}" if newest else ""
         state = "restored" if not unmet else "NOT PROVEN TO BE RESTORED"

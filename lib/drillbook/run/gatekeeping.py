@@ -13,7 +13,7 @@ from drillbook.errors import Changed, ConfirmationRequired, NotConfirmed, Parame
 from drillbook.evidence import gates
 from drillbook.evidence.judge import unsettled
 from drillbook.manifests import EXPIRES, RUN_LABEL
-from drillbook.model import parse_instant, show_instant
+from drillbook.model import causes, parse_instant, show_instant
 from drillbook.run.approving import approve, cluster_uid
 from drillbook.run.gate import Part, Section, part_digest, plan_json
 from drillbook.run.observing import Observations
@@ -94,7 +94,7 @@ class Gatekeeper:
         if section.begun == section.digest:
             self._admit(section)
             return
-        unmet = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in self._told.unmet())
+        unmet = causes(self._told.unmet())
         if section.blocked or unmet:
             self._blocked.append(section)
             reason = section.blocked or unmet

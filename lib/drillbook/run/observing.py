@@ -12,7 +12,7 @@ from drillbook import cards
 from drillbook.errors import PreconditionError
 from drillbook.evidence import Journal, Masker, gates, plain
 from drillbook.evidence.judge import unsettled
-from drillbook.model import Check, Verdict, show_instant
+from drillbook.model import Check, show_instant
 from drillbook.run.past import Past, PastStep
 from drillbook.run.show import Display
 from drillbook.step import Obligation
@@ -111,5 +111,4 @@ class Observations:
             self.display.draw(bundle, at_most_every_seconds=0.4)
 
     def unmet(self) -> list[Check]:
-        bad = (Verdict.FAILED, Verdict.UNPROVEN)
-        return [check for check in self._checks if check.required and check.verdict in bad]
+        return [check for check in self._checks if check.unmet]

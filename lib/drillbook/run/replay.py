@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from drillbook.errors import RunbookError
-from drillbook.model import Effect
+from drillbook.model import Effect, causes
 from drillbook.run import results
 from drillbook.run.observing import Observations
 from drillbook.run.past import Past, PastStep
@@ -59,10 +59,9 @@ class Replay:
                     asked.append(past.n)
         finally:
             checks, self._told.asking_again = self._told.asking_again, None
-        unmet = [check for check in checks if check.required and check.verdict in ("FAILED", "UNPROVEN")]
+        unmet = [check for check in checks if check.unmet]
         if unmet:
-            causes = "; ".join(f"{check.name}: {check.observed or check.reason}" for check in unmet)
-            self._refuse(f"what was seen no longer holds: {causes}")
+            self._refuse(f"what was seen no longer holds: {causes(unmet)}")
         self._told.journal.append("asked_again", steps=asked)
 
     def _ask(self, step: Step[Any], past: PastStep, result: Any, undoing: bool) -> bool:
