@@ -49,6 +49,22 @@ def test_a_step_that_has_begun_is_found_by_its_place_whatever_stands_before_it(t
     assert {place: step.step for place, step in found[1].items()} == {2: "StopOldCluster", 3: "MakeAgain"}
 
 
+@pytest.mark.parametrize("again", ["killed", "retargeted"])
+def test_a_step_that_was_done_again_keeps_its_first_promise(tmp_path: Path, again: str) -> None:
+    place = {"kind": "Writes", "namespace": "databases", "name": "shop-db.shop"}
+    promise = {"type": "obligation", "id": "Writes/databases/shop-db.shop", "what": "", "uid": ""} | place
+    settled = {"type": "settled", "id": promise["id"], "how": "put back", "proof": ""}
+    resumed = {"type": "resumed", "attempt": 2, "actor": {}, "note": ""}
+    other = {"type": "retargeted", "n": 1, "attempt": 2, "parameters": {"target_time": "t2"}, "actor": {}}
+    first = [started(1, "ResolveTarget"), ended(1), started(2, "BlockWrites", 0), promise]
+    first += [] if again == "killed" else [ended(2), other]
+    second = [resumed, *([] if again == "killed" else first[:2]), started(2, "BlockWrites", 0), ended(2)]
+    for name, events, over in (("open", [], False), ("let-go", [started(3, "StopOldCluster", 0), settled], True)):
+        (tmp_path / name).mkdir()
+        found = past(tmp_path / name, *first, *second, *events)
+        assert found.ended_by_itself(found.steps[2]) is over, name
+
+
 def test_another_target_may_come_until_what_was_recovered_for_this_one_is_put_into_service(tmp_path: Path) -> None:
     first = [started(1, "ResolveTarget"), ended(1), started(2, "HoldBackups", 0), ended(2), started(3, "Copy"), COPY, ended(3)]
     again = {"type": "retargeted", "n": 1, "attempt": 2, "parameters": {"target_time": "t2"}, "actor": {}}

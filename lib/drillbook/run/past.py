@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,7 +48,7 @@ class Past:
         self.run_id = str(self.opened["run_id"])
         self.parameters = gates.parameters(self.events)
         self.facts = facts(self.events)
-        self.steps = _steps(gates.current(self.events))
+        self.steps = _steps(gates.current(self.events), _promised(self.events))
         self.open_promises = {event["id"] for event in unsettled(self.events)}
 
     # -- may it go on? ---------------------------------------------------------------------------
@@ -122,23 +122,33 @@ class Past:
         return str((last.section or {}).get("digest", "")) if last else ""
 
 
-def _steps(events: list[Event]) -> dict[int, PastStep]:
+def _steps(events: list[Event], promised: Mapping[int, set[str]]) -> dict[int, PastStep]:
     found: dict[int, PastStep] = {}
-    now: PastStep | None = None
     for event in events:
         kind = event["type"]
         if kind == "step_started":
-            now = found[event["n"]] = PastStep(
-                event["n"], event["step"], event["title"], event["effect"], event.get("plan"), event.get("section")
-            )
+            n, plan, section = event["n"], event.get("plan"), event.get("section")
+            found[n] = PastStep(n, event["step"], event["title"], event["effect"], plan, section)
+            found[n].promised = promised.get(n, set())
         elif kind == "step_finished" and event["n"] in found:
             step = found[event["n"]]
             step.status, step.result, step.seen_at = event["status"], event["result"], event["at"]
             step.lost = str(event.get("not_restorable") or "")
-            now = None
         elif kind == "check" and event.get("n") in found:
             fields = {name: event[name] for name in Check.model_fields if name in event}
             found[event["n"]].checks.append(Check.model_validate(fields))
-        elif kind == "obligation" and now is not None:
-            now.promised.add(event["id"])
+    return found
+
+
+def _promised(events: Iterable[Event]) -> dict[int, set[str]]:
+    """What each step has promised to undo, in any attempt: one that is done again keeps its first promise."""
+    found: dict[int, set[str]] = {}
+    n = 0
+    for event in events:
+        if event["type"] == "step_started":
+            n = event["n"]
+        elif event["type"] in ("step_finished", "resumed"):
+            n = 0
+        elif event["type"] == "obligation" and n:
+            found.setdefault(n, set()).add(event["id"])
     return found
