@@ -49,6 +49,8 @@ class CheckRecoveryReadiness(CheckReadiness):
         ("patch", k8s.OBJECT_STORE, ""),
     )
 
+    granted_by: ClassVar[str] = "deploy/rbac/, deploy/recover/"
+
     database: str
 
     def do(self, ctx: Context) -> SourceCluster:

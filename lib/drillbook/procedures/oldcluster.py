@@ -67,9 +67,8 @@ class ReadOldCluster(Step[OldCluster]):
         site = ctx.site
         found = ctx.kube.get(k8s.CLUSTER, site.cluster.namespace, site.cluster.name)
         cluster = found or {"metadata": {}, "spec": {}, "status": {}}
-        faults = [
-            f"missing right: {right} (deploy/rbac/)" for right in denied(ctx, self.rights, site.cluster.namespace)
-        ]
+        missing = denied(ctx, self.rights, site.cluster.namespace)
+        faults = [f"missing right: {right} (deploy/recover/, deploy/replace/)" for right in missing]
         faults += pin_faults(ctx, cluster)
         if found is None and not faults:
             faults += profile_faults(ctx)

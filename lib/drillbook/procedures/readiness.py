@@ -102,6 +102,7 @@ class CheckReadiness(Step[SourceCluster]):
 
     source_rights: ClassVar[Rights] = SOURCE_RIGHTS
     drill_rights: ClassVar[Rights] = DRILL_RIGHTS
+    granted_by: ClassVar[str] = "deploy/rbac/"
     makes_a_copy: ClassVar[bool] = True
 
     def do(self, ctx: Context) -> SourceCluster:
@@ -113,7 +114,7 @@ class CheckReadiness(Step[SourceCluster]):
             faults.append(f"Cluster {ctx.source_ref} is {status.get('phase') or 'without a phase'!r}, not {HEALTHY!r}")
         missing = denied(ctx, self.source_rights, site.cluster.namespace)
         missing += denied(ctx, self.drill_rights, site.drill_namespace)
-        faults += [f"missing right: {right} (deploy/rbac/)" for right in missing]
+        faults += [f"missing right: {right} ({self.granted_by})" for right in missing]
         storage_class = site.copy_.storage_class or cluster["spec"].get("storage", {}).get("storageClass", "")
         faults += self._storage_faults(ctx, storage_class) if self.makes_a_copy else []
         faults += pin_faults(ctx, cluster)

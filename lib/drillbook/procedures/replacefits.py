@@ -69,11 +69,7 @@ class CheckRepointFits(Step[ReplaceFits]):
 
     def do(self, ctx: Context) -> ReplaceFits:
         tenant = tenant_of(ctx, self.database)
-        try:
-            old = _ReadItAsItIs().do(ctx)
-        except NotReady as error:
-            raise NotReady([f"{fault}; deploy/replace/" if "missing right" in fault else fault for fault in error.faults],
-                           where=f"a replacement of {self.cluster.ref}") from error  # fmt: skip
+        old = _ReadItAsItIs().do(ctx)
         replacement = self._names(ctx, old)
         hands, uid, faults = app_faults(ctx, self.cluster, tenant)
         rebuild, more = self._more(ctx, old, replacement)
