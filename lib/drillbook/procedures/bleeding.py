@@ -26,10 +26,14 @@ from drillbook.sourcearchive import IN_TREE
 from drillbook.step import Context, Obligation, Plan, Step, Touch
 
 _READ_ONLY = "default_transaction_read_only"
-_NO_RETENTION = {"spec": {"retentionPolicy": None}}
-_NO_RETENTION_IN_TREE = {"spec": {"backup": {"retentionPolicy": None}}}
-_NO_SCHEDULE = {"spec": {"suspend": True}}
-_HELD = {k8s.CLUSTER: _NO_RETENTION_IN_TREE, k8s.OBJECT_STORE: _NO_RETENTION, k8s.SCHEDULED_BACKUP: _NO_SCHEDULE}
+_NO_RETENTION: dict[str, Any] = {"spec": {"retentionPolicy": None}}
+_NO_RETENTION_IN_TREE: dict[str, Any] = {"spec": {"backup": {"retentionPolicy": None}}}
+_NO_SCHEDULE: dict[str, Any] = {"spec": {"suspend": True}}
+_HELD: dict[k8s.Kind, dict[str, Any]] = {
+    k8s.CLUSTER: _NO_RETENTION_IN_TREE,
+    k8s.OBJECT_STORE: _NO_RETENTION,
+    k8s.SCHEDULED_BACKUP: _NO_SCHEDULE,
+}
 
 
 @dataclass(frozen=True)

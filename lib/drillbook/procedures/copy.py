@@ -14,6 +14,7 @@ from drillbook import kube as k8s
 from drillbook.errors import Changed, RecoveryFailed, RunbookError, StepTimeoutError, VerificationError
 from drillbook.manifests import Copy
 from drillbook.model import BaseBackup, ClusterRef, Effect, Frozen, Instant, show_instant
+from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.archiveend import ArchiveEnd
 from drillbook.procedures.boundary import ProvenTarget
 from drillbook.procedures.readiness import HEALTHY, SourceCluster
@@ -66,7 +67,7 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
     effect: ClassVar[Effect] = Effect.CREATES
     cluster: SourceCluster
     backup: BaseBackup
-    target: ProvenTarget | ArchiveEnd
+    target: ProvenTarget | ArchiveEnd | ResolvedTarget
     instances: int = 1
 
     def check(self, ctx: Context) -> None:
