@@ -17,14 +17,25 @@ KEPT_CLUSTER = "drillbook.io/kept-cluster"
 """The label of the ConfigMap that holds a Cluster's object after a run removed it; its value is the Cluster's name."""
 
 
-def kept_cluster(kube: k8s.Kube, site: Site) -> dict[str, Any] | None:
-    """The source's Cluster as the run that removed it last kept it, None if none did."""
-    notes = kube.list(k8s.CONFIG_MAP, site.cluster.namespace, labels=f"{KEPT_CLUSTER}={site.cluster.name}")
-    if not notes:
+MADE_AGAIN = "made_again"
+"""The entry of that ConfigMap by which its run says that the Cluster is there again: what it kept is history then."""
+
+
+def kept_cluster(kube: k8s.Kube, site: Site, run_id: str = "") -> dict[str, Any] | None:
+    """The source's Cluster as the run that removed it last kept it, None if none did, or if that run made it again.
+
+    To that run itself (``run_id``) it stays what it was.
+    """
+    newest = _newest_note(kube, site)
+    if newest is None or (MADE_AGAIN in newest["data"] and newest["data"]["run"] != run_id):
         return None
-    newest = max(notes, key=lambda item: str(item["metadata"]["creationTimestamp"]))
     found: dict[str, Any] = json.loads(newest["data"]["cluster"])
     return found
+
+
+def _newest_note(kube: k8s.Kube, site: Site) -> dict[str, Any] | None:
+    notes = kube.list(k8s.CONFIG_MAP, site.cluster.namespace, labels=f"{KEPT_CLUSTER}={site.cluster.name}")
+    return max(notes, key=lambda item: str(item["metadata"]["creationTimestamp"]), default=None)
 
 
 def archive_of(kube: k8s.Kube, site: Site, run_id: str = "") -> SourceArchive:
@@ -34,13 +45,21 @@ def archive_of(kube: k8s.Kube, site: Site, run_id: str = "") -> SourceArchive:
     """
     cluster = kube.get(k8s.CLUSTER, site.cluster.namespace, site.cluster.name)
     if cluster is None or (run_id and (cluster["metadata"].get("labels") or {}).get(MADE_BY) == run_id):
-        cluster = kept_cluster(kube, site)
+        cluster = kept_cluster(kube, site, run_id)
     return _by_profile(kube, site) if cluster is None else source_archive(kube, site, cluster)
 
 
 def _by_profile(kube: k8s.Kube, site: Site) -> SourceArchive:
     said, periods = site.archive, site.archive.server_names
     folder = periods[-1].name if periods else said.server_name or site.cluster.name
+    made = (_newest_note(kube, site) or {"data": {}})["data"]
+    if MADE_AGAIN in made and made["server_name"] != folder:
+        raise PreconditionError(
+            f"run {made['run']} made Cluster {site.source} again, which archived under serverName {made['server_name']} since; "
+            f"the profile knows {folder}",
+            todo=f"Add it to archive.server_names, as logs/git.patch.yaml of run {made['run']} says: under {folder} lies "
+            "only what was before.",
+        )
     found = kube.get(k8s.OBJECT_STORE, site.cluster.namespace, said.object_store) if said.object_store else None
     if found is not None:
         configuration, policy = found["spec"]["configuration"], str(found["spec"].get("retentionPolicy", ""))

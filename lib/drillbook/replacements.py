@@ -7,6 +7,7 @@ roles and settings, and stands in the source's namespace. Its Cluster is built f
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,7 @@ from drillbook.site import Site
 from drillbook.sourcearchive import BARMAN_PLUGIN, IN_TREE, SourceArchive
 
 NAME_LIMIT = 50
+_OF_OTHERS = re.compile(r"([^/]+\.)?(cnpg\.io|drillbook\.io|kubectl\.kubernetes\.io)/").match
 
 KEPT = {
     "instances", "imageName", "imageCatalogRef", "storage", "walStorage", "tablespaces", "postgresql", "resources",
@@ -86,6 +88,16 @@ def metadata(replacement: Replacement, name: str, *, stays: bool) -> dict[str, A
         "namespace": replacement.ref.namespace,
         "labels": {label: replacement.run_id, "app.kubernetes.io/managed-by": "drillbook"},
     }
+
+
+def marks(item: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """The labels and annotations that an object keeps when it is made again under its name.
+
+    What declares it in Git is recognised by them. CloudNativePG's own say how the old one stood (fenced, asleep), and
+    kubectl's what was last sent.
+    """
+    found = {key: item["metadata"].get(key) or {} for key in ("labels", "annotations")}
+    return {key: {name: text for name, text in values.items() if not _OF_OTHERS(name)} for key, values in found.items()}
 
 
 def note(replacement: Replacement, *, source: ClusterRef, expires_at: datetime | None) -> dict[str, Any]:
@@ -197,12 +209,13 @@ def replacement_cluster(
         },
     }
     spec |= _archives(replacement, source, site, archive, backup.server_name)
-    cluster = {
-        "apiVersion": "postgresql.cnpg.io/v1",
-        "kind": "Cluster",
-        "metadata": metadata(replacement, replacement.ref.name, stays=stays),
-        "spec": spec,
-    }
+    meta = metadata(replacement, replacement.ref.name, stays=stays)
+    if same_name:
+        kept = marks(source)
+        meta = meta | {"labels": meta["labels"] | kept["labels"], "annotations": kept["annotations"]}
+        gone = sorted(set(source["metadata"].get("annotations") or {}) - set(kept["annotations"]))
+        left_out += [(f"metadata.annotations.{name}", "said of the old cluster") for name in gone]
+    cluster = {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": meta, "spec": spec}
     return cluster, left_out
 
 

@@ -14,6 +14,9 @@ from drillbook.errors import Changed, KubernetesError, Overtaken, PreconditionEr
 from drillbook.step import Context, Obligation
 
 Object = Mapping[str, Any]
+REPLACED = "replaced"
+"""The fact that something else stands in the place of what is declared: why, "" if not (any more)."""
+SYNCED = "Synced"
 
 
 def restoration(obj: Object, patch: Object, what: str, *, verb: str = "patch") -> Obligation:
@@ -119,6 +122,24 @@ def merged(obj: Any, patch: Any) -> Any:
         else:
             found[key] = merged(found.get(key), value)
     return found
+
+
+def synced(kube: k8s.Kube, namespace: str, name: str) -> str:
+    """What Argo CD says of its Application: whether what is declared is what is there; "" if it says nothing."""
+    found = kube.get(k8s.APPLICATION, namespace, name) or {}
+    return str(((found.get("status") or {}).get("sync") or {}).get("status", ""))
+
+
+def require_agreed(kube: k8s.Kube, undo: Object, replaced: str) -> None:
+    """Raise Overtaken if putting this back would let Argo CD undo a cut: something else stands in the place of what it declares."""
+    if not replaced or undo["kind"] != k8s.APPLICATION.kind:
+        return
+    if (status := synced(kube, str(undo["namespace"]), str(undo["name"]))) != SYNCED:
+        raise Overtaken(
+            f"it stays paused, for {replaced}, and Git declares what was before ({status or 'no status'})",
+            changed=Changed.DONE,
+            todo="Change Git by the run's logs/git.patch.yaml, then let it sync by itself again.",
+        )
 
 
 def matches(obj: Any, wanted: Any) -> bool:

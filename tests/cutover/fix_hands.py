@@ -40,7 +40,8 @@ class Hands:
         lab.admin.create(
             {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": meta, "spec": spec}
         )
-        self._path = LabHome(lab.lab.home).declared / app.deployment / "deployment.yaml"
+        self._folder = LabHome(lab.lab.home).declared / app.deployment
+        self._path, self._cluster = self._folder / "deployment.yaml", self._folder / "cluster.yaml"
 
     def _grant(self) -> None:
         text = (ROOT / "deploy" / "argocd" / "application.yaml").read_text()
@@ -55,6 +56,25 @@ class Hands:
             path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/argocd/{item['kind'].lower()}s"
             self.lab.admin._transport.call("POST", path, what="grant", body=item)
 
+    def declare_cluster(self) -> None:
+        """The Cluster is declared as it is, and held to that like the application."""
+        found, place = self.cluster, {"name": self.lab.name, "namespace": self.lab.namespace}
+        declared = {"apiVersion": found["apiVersion"], "kind": "Cluster", "metadata": place, "spec": found["spec"]}
+        self._cluster.write_text(yaml.safe_dump(declared))
+        until(lambda: TRACKING in (self.cluster["metadata"].get("annotations") or {}), "the Cluster carries its mark")
+
+    def declare_as_told(self, run: Drill) -> None:
+        """The Cluster is declared as the run's patch for Git says."""
+        (*_, told) = yaml.safe_load_all((run.folder / "logs" / "git.patch.yaml").read_text())
+        declared = yaml.safe_load(self._cluster.read_text())
+        declared["spec"] |= told["spec"]
+        self._cluster.write_text(yaml.safe_dump(declared))
+
+    def sync_again(self) -> None:
+        """Somebody lets it sync by itself again, and it does."""
+        self.lab.admin.patch(k8s.APPLICATION, "argocd", self.app.deployment, {"spec": {"syncPolicy": {"automated": SYNCS}}})
+        until(lambda: self.status("operationState", "syncResult", "revision") == self.status("sync", "revision"), "it syncs")
+
     def rest(self) -> None:
         """The reconciler is off again."""
         self.lab.lab._lab("reconciler", "off")
@@ -62,6 +82,17 @@ class Hands:
     @property
     def deployment(self) -> dict[str, Any]:
         return self.lab.admin.get(k8s.DEPLOYMENT, self.app.namespace, self.app.deployment) or {}
+
+    @property
+    def cluster(self) -> dict[str, Any]:
+        return self.lab.admin.get(k8s.CLUSTER, self.lab.namespace, self.lab.name) or {}
+
+    def status(self, *path: str) -> Any:
+        """A value of the Application's status."""
+        found: Any = self.application.get("status")
+        for key in path:
+            found = (found or {}).get(key)
+        return found
 
     @property
     def application(self) -> dict[str, Any]:
@@ -95,6 +126,16 @@ class Hands:
         assert run.check(f"declared state: argocd/{self.app.deployment}")["verdict"] == "VERIFIED"
         self.as_before()
 
+    def stays_paused(self, run: Drill) -> None:
+        """It was paused by the run, and that is all that keeps the run from being proven; how to go on is said."""
+        paused = f"Application/argocd/{self.app.deployment}:spec.syncPolicy.automated"
+        unmet = [check["name"] for check in run.of("check") if check["required"] and check["verdict"] in ("FAILED", "UNPROVEN")]
+        assert unmet == [f"declared state: argocd/{self.app.deployment}"]
+        assert {event["id"] for event in run.of("obligation")} - {event["id"] for event in run.of("settled")} == {paused}
+        (left,) = [event["value"] for event in run.of("fact") if event["name"] == "cleanup_failed"]
+        assert "it stays paused" in left and "is made again by recovery" in left
+        assert "automated" not in self.application["spec"]["syncPolicy"]
+
     def as_before(self) -> None:
         """It syncs by itself; as many replicas as before."""
         assert self.application["spec"]["syncPolicy"]["automated"] == SYNCS
@@ -109,7 +150,7 @@ class Hands:
             pause(run.context, [self.deployment])
             until(lambda: "automated" not in self.application["spec"]["syncPolicy"], "it is paused")
             self.declare(f"replicas: {self.replicas}", f"replicas: {self.replicas + 1}")
-            until(lambda: self.application["status"]["sync"]["status"] == "OutOfSync", "they differ")
+            until(lambda: self.status("sync", "status") == "OutOfSync", "they differ")
             (check,) = run.do(DeclaredStateAgrees()).checks
             assert "automated" not in self.application["spec"]["syncPolicy"]
             let_go_on(run.context)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fix_cutover import CutLab
 from fix_drills import ROOT, Drill, until
 from fix_hands import Hands
 
 from drillbook import kube as k8s
+from drillbook.errors import PreconditionError
+from drillbook.lostcluster import archive_of
 from drillbook.postgres import Address, Database
+from drillbook.site import load_site
 
 NOTEBOOK = ROOT / "runbooks" / "recover-full-restore.ipynb"
 
@@ -75,8 +80,9 @@ def hands(cut_lab: CutLab) -> Iterator[Hands]:
     found.rest()
 
 
-def test_rebuild_of_a_healthy_cluster_warns_waits_and_loses_nothing(cut_lab: CutLab, hands: Hands) -> None:
+def test_rebuild_loses_nothing_and_is_not_proven_while_git_declares_the_old_cluster(cut_lab: CutLab, hands: Hands) -> None:
     lab = cut_lab
+    hands.declare_cluster()
     commit(lab, "never-archived")
     before = source(lab)
     run = lab.lab.run(NOTEBOOK, strategy="rebuild")
@@ -90,14 +96,21 @@ def test_rebuild_of_a_healthy_cluster_warns_waits_and_loses_nothing(cut_lab: Cut
     assert any("fencedInstances" in made for made in waits_for(stopped, "Remove the old cluster, and make it again"))
     assert source(lab)[0] == before[0], "it is still there"
     done = approved(lab, stopped)
-    is_verified(lab, done)
-    assert source(lab)[0] not in (None, before[0])
+    assert (done.code, done.verdict) == (2, "UNPROVEN"), done.said
+    (removing,) = [event["plan"] for event in done.of("step_started") if event["step"] == "RemoveOldCluster"]
+    assert f"pause automated sync of Application argocd/{hands.app.deployment}" in removing["touches"]
+    hands.stays_paused(done)
+    made = source(lab)
+    assert made[0] not in (None, before[0])
     assert lab.sql(lab.name, "select text from kept") == "never-archived"
     assert (lab.address(), lab.schedules()) == (before[4], before[3])
     assert f"serverName {lab.name}" in (done.folder / "logs" / "announcement.txt").read_text()
     patch = (done.folder / "logs" / "git.patch.yaml").read_text()
     assert f"serverName: {lab.name}-" in patch and "until:" in patch
-    assert done.check("declared state")["verdict"] == "n/a", "the application is what is declared: nobody was paused"
+    hands.declare_as_told(done)
+    until(lambda: hands.status("sync", "status") == "Synced", "what the run has told is what is there")
+    hands.sync_again()
+    assert source(lab) == made, "the next sync brings nothing back"
     hands.as_before()
 
 
@@ -134,8 +147,7 @@ def test_bucket_and_profile_are_enough_when_the_cluster_is_gone(cut_lab: CutLab)
     lab.sql(lab.name, "select pg_switch_wal()", "postgres")
     commit(lab, "lost-with-the-volume")
     server = cluster["spec"]["plugins"][0]["parameters"]["serverName"]
-    lab.admin.delete(k8s.CLUSTER, lab.namespace, lab.name, uid=cluster["metadata"]["uid"])
-    until(lambda: not lab.admin.list(k8s.PVC, lab.namespace, labels=f"cnpg.io/cluster={lab.name}"), "its volumes are gone")
+    delete(lab)
     (store,) = lab.admin.list(k8s.OBJECT_STORE, lab.namespace)
     site = lab.lab.profile_with(
         "gone",
@@ -150,16 +162,86 @@ def test_bucket_and_profile_are_enough_when_the_cluster_is_gone(cut_lab: CutLab)
     assert done.check("complete: old cluster")["verdict"] == "UNPROVEN", "nobody can see what the volume held"
     assert "is lost: the old volume could not be read" in (done.folder / "logs" / "announcement.txt").read_text()
     assert "the-last" in lab.sql(lab.name, "select text from kept")
-    assert own_login(lab) == lab.sql(lab.name, "select current_database()")
+    assert own_login(lab, lab.name) == lab.site.tenants[0].database
+    gone_again_its_application_follows_to_another_name(lab, site, done)
 
 
-def own_login(lab: CutLab) -> str:
+def gone_again_its_application_follows_to_another_name(lab: CutLab, site: Path, first: Drill) -> None:
+    """Lost a second time: what was committed since lies under the newer serverName, which the profile must know."""
+    commit(lab, "since-then")
+    lab.sql(lab.name, "select pg_switch_wal()", "postgres")
+    delete(lab)
+    with pytest.raises(PreconditionError, match=f"run {first.folder.name} made Cluster .* again, which archived under"):
+        archive_of(lab.admin, load_site(str(site)))
+    told, _ = yaml.safe_load_all((first.folder / "logs" / "git.patch.yaml").read_text())
+    known = yaml.safe_load(site.read_text())
+    newer = lab.lab.profile_with("gone-again", **known | {"archive": known["archive"] | told["archive"]})
+    address, asleep = lab.address(), lab.schedules()[f"{lab.name}-nightly"]
+    run = lab.lab.run(NOTEBOOK, site=newer, strategy="repoint")
+    made = waits_for(run, "Put the replacement into service")
+    (new,) = [name.rpartition("/")[2] for name in made if name.startswith("Cluster/")]
+    assert (lab.address(), lab.schedules()[f"{lab.name}-nightly"]) == (address, asleep)
+    done = approved(lab, run)
+    is_verified(lab, done, complete=("complete",))
+    assert f"{new}-rw" in lab.address() and lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) is None
+    assert {"the-last", "since-then"} <= set(lab.sql(new, "select text from kept").split())
+    assert own_login(lab, new) == lab.site.tenants[0].database
+    assert [state for state in lab.schedules().values() if state[0] == new] == [(new, False)]
+
+
+def test_what_a_dead_volume_held_is_given_up_by_name_and_told_as_lost(cut_lab: CutLab) -> None:
+    lab = cut_lab
+    commit(lab, "archived")
+    lab.lab.archive_segments(1)
+    with lab.lab.fault("archiver-broken"):
+        commit(lab, "never-archived")
+        its_node_is_gone(lab)
+    given = {"no_backup_because": "its node is gone", "no_salvage_because": "its disk went with it"}
+    refused = lab.lab.run(NOTEBOOK, strategy="repoint", no_backup_because=given["no_backup_because"])
+    refused = approved(lab, refused)
+    assert (refused.code, refused.verdict) == (2, "UNPROVEN"), refused.said
+    assert "no_salvage_because" in refused.check("old volume")["reason"]
+    assert lab.admin.list(k8s.CLUSTER, lab.namespace, labels="drillbook.io/run") == [], "nothing was made"
+
+    run = lab.lab.run(NOTEBOOK, strategy="repoint", **given)
+    waits_for(run, "Stop the old cluster")
+    assert "never archived; given up, because: its disk went with it" in str(run.of("waiting")[-1]["lost"])
+    stopped = approved(lab, run)
+    (new,) = [name.rpartition("/")[2] for name in waits_for(stopped, "Put the replacement into service") if name.startswith("Cluster/") and ":" not in name]  # fmt: skip
+    done = approved(lab, stopped)
+    is_verified(lab, done, complete=("complete",))
+    assert lab.sql(new, "select text from kept") == "archived"
+    for name in ("old volume", "complete: old cluster"):
+        check = done.check(name)
+        assert check["verdict"] == "n/a" and "given up, because: its disk went with it" in check["reason"].lower(), check
+    assert "without what was never archived" in done.headline
+    told = (done.folder / "logs" / "announcement.txt").read_text()
+    assert "is lost: the old volume could not be read. It was given up, because: its disk went with it." in told
+
+
+def its_node_is_gone(lab: CutLab) -> None:
+    """The primary's pod ends at once, and nobody makes another."""
+    patch = {"metadata": {"annotations": {"cnpg.io/reconciliationLoop": "disabled"}}}
+    lab.admin.patch(k8s.CLUSTER, lab.namespace, lab.name, patch)
+    path = k8s.POD.path(lab.namespace, f"{lab.name}-1")
+    lab.admin._transport.call("DELETE", path, what="lose the node", body={"gracePeriodSeconds": 0})
+    until(lambda: lab.admin.get(k8s.POD, lab.namespace, f"{lab.name}-1") is None, "its pod is gone")
+
+
+def delete(lab: CutLab) -> None:
+    """The Cluster and its volumes are gone."""
+    cluster = lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {}
+    lab.admin.delete(k8s.CLUSTER, lab.namespace, lab.name, uid=cluster["metadata"]["uid"])
+    until(lambda: not lab.admin.list(k8s.PVC, lab.namespace, labels=f"cnpg.io/cluster={lab.name}"), "its volumes are gone")
+
+
+def own_login(lab: CutLab, cluster: str) -> str:
     """The database that the application's own password opens."""
     tenant = lab.site.tenants[0]
     assert tenant.app_login is not None
     password = lab.password(tenant.app_login.namespace, tenant.app_login.name)
     with (
-        lab.admin.forward(lab.namespace, f"{lab.name}-1", 5432) as forward,
+        lab.admin.forward(lab.namespace, f"{cluster}-1", 5432) as forward,
         Database.connect(
             Address(forward.host, forward.port), user=tenant.app_role, password=password, dbname=tenant.database
         ) as db,

@@ -147,6 +147,12 @@ class DrillLab:
         fresh = sorted(set(self.folders(notebook)) - before)
         return Drill(done.returncode, fresh[-1] if fresh else Path(), done.stdout + done.stderr)
 
+    def go_on(self, run: Drill) -> Drill:
+        """Give the phrase of the gate at which a run waits, and resume it."""
+        assert run.code == 3, run.said
+        done = self.drillbook("resume", run.folder.name, "--confirm", run.of("waiting")[-1]["phrase"])
+        return Drill(done.returncode, run.folder, done.stdout + done.stderr)
+
     def folders(self, notebook: Path = NOTEBOOK) -> list[Path]:
         """The runs of a runbook, oldest first."""
         return sorted(path for path in self.outputs.glob(f"{notebook.stem}/*") if path.is_dir())

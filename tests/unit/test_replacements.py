@@ -119,6 +119,19 @@ def test_roles_and_settings_are_kept_and_what_is_not_is_told(site: Site, backup:
     assert same["spec"]["managed"] == old["spec"]["managed"]
 
 
+def test_made_again_it_keeps_what_it_is_known_by_and_not_how_it_stood(site: Site, backup: BaseBackup) -> None:
+    mark = {"argocd.argoproj.io/tracking-id": "shop:postgresql.cnpg.io/Cluster:databases/shop-db"}
+    left = {"cnpg.io/fencedInstances": '["*"]', "kubectl.kubernetes.io/last-applied-configuration": "{}"}
+    old = source()
+    old["metadata"] |= {"annotations": mark | left, "labels": {"team": "shop", "drillbook.io/run": "another"}}
+    again, left_out = made(site, backup, old, names=Replacement.under_the_old_name(REF, RUN))
+    assert again["metadata"]["annotations"] == mark
+    assert again["metadata"]["labels"]["team"] == "shop" and again["metadata"]["labels"]["drillbook.io/run"] == RUN
+    assert {f"metadata.annotations.{name}" for name in left} <= set(left_out)
+    beside, _ = made(site, backup, old)
+    assert "annotations" not in beside["metadata"] and "team" not in beside["metadata"]["labels"]
+
+
 def test_nothing_that_can_be_deleted_owns_it(site: Site, backup: BaseBackup) -> None:
     cluster, _ = made(site, backup, source())
     note = replacements.note(Replacement.beside(REF, RUN), source=REF, expires_at=datetime.now(UTC))

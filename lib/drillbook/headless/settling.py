@@ -18,7 +18,7 @@ from drillbook import kube as k8s
 from drillbook import restoring
 from drillbook.errors import ParameterError, RunbookError, RunInProgress
 from drillbook.evidence import Journal, Ledger, Masker, gates, judge, notebook_digest, seal, sha256_file
-from drillbook.evidence.judge import unsettled
+from drillbook.evidence.judge import facts, unsettled
 from drillbook.headless.page import write_page
 from drillbook.model import Verdict
 from drillbook.report import render
@@ -173,10 +173,12 @@ def _put_back(
     except RunInProgress as error:
         return [f"not put back, because another run acts: {error.what}"]
     trouble: list[str] = []
+    replaced = str(facts(journal.events()).get(restoring.REPLACED) or "")
     with lease:
         for promise in promises:
             try:
                 lease.still_mine()
+                restoring.require_agreed(kube, promise["undo"], replaced)
                 how, proof = restoring.put_back(kube, promise["undo"])
             except RunbookError as error:
                 trouble.append(f"{promise['id']} ({promise['what']}): {error.what}")

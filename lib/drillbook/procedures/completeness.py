@@ -20,7 +20,7 @@ from drillbook.procedures.archive import ArchivedWal
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.procedures.replacement import ReplacementCluster
-from drillbook.procedures.salvage import wal_on_volume
+from drillbook.procedures.salvage import given_up, wal_on_volume
 from drillbook.step import Context, Rung, Rungs
 from drillbook.wal import Chain
 
@@ -136,7 +136,7 @@ class CompleteToTheSource(Rung):
         if not self.old.gone and self._removed(ctx):
             return [self._before_it_was_removed(ctx)]
         found = wal_on_volume(ctx, self.old, self.backup)
-        because = str(ctx.parameters.get("no_salvage_because", ""))
+        because = given_up(ctx)
         if found.runs:
             return [self._running(ctx)]
         if not found.primary and because:
@@ -168,7 +168,7 @@ class CompleteToTheSource(Rung):
     def _before_it_was_removed(self, ctx: Context) -> Check:
         """The volume is gone: what counts is what was read on it, with no server running, and archived from it."""
         seen, salvaged = ctx.recorder.seen("wal_on_volume"), ctx.recorder.seen("salvaged") or {}
-        because = str(ctx.parameters.get("no_salvage_because", ""))
+        because = given_up(ctx)
         if because and not (seen or {}).get("primary"):
             return self.result(Verdict.NOT_APPLICABLE, reason=f"the old volume was given up, because: {because}")
         if not seen or not seen["primary"] or seen["runs"]:

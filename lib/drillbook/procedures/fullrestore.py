@@ -16,11 +16,9 @@ from drillbook.postgres import SQL
 from drillbook.procedures.archiveend import ArchiveEnd, NewestOnSource
 from drillbook.procedures.boundary import Baseline
 from drillbook.procedures.copy import Recovered
-from drillbook.procedures.ladder import CopyQuarantined, SiteAgrees, SoundInside, StructureEqual
+from drillbook.procedures.ladder import NO_TABLE, CopyQuarantined, SiteAgrees, SoundInside, StructureEqual
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Rung, Rungs
-
-_NO_TABLE = {"42P01", "3F000"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class MarkerArrived(Rung):
             try:
                 seen = db.ask_one("boundary", run_id=ctx.run_id)
             except PostgresError as error:
-                if error.sqlstate not in _NO_TABLE:
+                if error.sqlstate not in NO_TABLE:
                     raise
                 # The source has the table, since this run wrote into it: a copy without it ends before that.
                 expected = f"the marker there, and {rows} rows"

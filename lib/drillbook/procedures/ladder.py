@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from drillbook import integrity
-from drillbook.errors import RunbookError
+from drillbook.errors import PostgresError, RunbookError
 from drillbook.model import Check, Verdict, show_instant
 from drillbook.procedures.boundary import Baseline, ProvenTarget
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Rung, Rungs
+
+NO_TABLE = {"42P01", "3F000"}
+"""SQLSTATEs of a table or schema that isn't there."""
 
 
 def _judge(holds: bool) -> Verdict:
@@ -79,7 +82,12 @@ class BoundaryHolds(Rung):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         with ctx.copy(self.recovered.ref, ctx.site.sql.database, read_only=True) as db:
-            seen = db.ask_one("boundary", run_id=ctx.run_id)
+            try:
+                seen = db.ask_one("boundary", run_id=ctx.run_id)
+            except PostgresError as error:
+                if self.target.own_marker or error.sqlstate not in NO_TABLE:
+                    raise
+                seen = {"before": False, "after": False}  # it lies before the first drill of all
         if not self.target.own_marker:
             # An older target was asked for: this drill's own marker must not be there.
             observed = (

@@ -190,7 +190,8 @@ def as_it_was(ctx: Context, old: OldCluster) -> dict[str, Any]:
     found = ctx.kube.get(k8s.CLUSTER, old.ref.namespace, old.ref.name)
     if found is not None and found["metadata"]["uid"] == old.uid:
         return restoring.before(ctx, found)
-    return (None if old.gone else lostcluster.kept_cluster(ctx.kube, ctx.site)) or replacements.from_profile(ctx.site)
+    kept = None if old.gone else lostcluster.kept_cluster(ctx.kube, ctx.site, ctx.run_id)
+    return kept or replacements.from_profile(ctx.site)
 
 
 __all__ = ["RIGHTS", "OldCluster", "ReadOldCluster", "as_it_was"]

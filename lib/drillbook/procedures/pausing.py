@@ -12,9 +12,12 @@ from drillbook import restoring
 from drillbook.cutover.hands import UNSYNCED, Hand, hands_on
 from drillbook.errors import PreconditionError
 from drillbook.model import Check, Effect, Verdict
+from drillbook.restoring import REPLACED, SYNCED, synced
 from drillbook.step import Context, Obligation, Plan, Rung, Touch
 
 Objects = Sequence[dict[str, Any]]
+PATIENCE_SECONDS = 20.0
+"""How long a comparison is waited for. Argo CD watches what it holds; Git it asks every three minutes."""
 
 
 def hands_of(ctx: Context, objects: Objects) -> list[Hand]:
@@ -33,8 +36,7 @@ def faults(ctx: Context, objects: Objects) -> list[str]:
 
 def require_free(ctx: Context, objects: Objects) -> None:
     """Raise, naming them, if somebody would put an object back and can't be paused by this run."""
-    blocking = [hand for hand in hands_of(ctx, objects) if hand.in_the_way]
-    if blocking:
+    if blocking := [hand for hand in hands_of(ctx, objects) if hand.in_the_way]:
         raise PreconditionError(
             "another controller would put back what the cut changes: " + "; ".join(str(hand) for hand in blocking),
             todo="Pause it, or make the change where it reads its manifests; then go on.",
@@ -63,8 +65,16 @@ def paused(ctx: Context) -> list[Obligation]:
     return [item for item in ctx.recorder.promises() if item.kind == k8s.APPLICATION.kind and item.undo]
 
 
+def stay_paused(ctx: Context, why: str) -> None:
+    """From here on what is declared is not what is there, and is not to come back: however this run ends, whoever it has
+    paused goes on only once Git agrees."""
+    ctx.recorder.fact(REPLACED, why)
+
+
 def let_go_on(ctx: Context) -> None:
     """Let everybody go on who was paused: what is declared is what is there again."""
+    if ctx.recorder.seen(REPLACED):
+        ctx.recorder.fact(REPLACED, "")
     for promise in paused(ctx):
         restoring.restore(ctx, promise)
 
@@ -92,11 +102,11 @@ class DeclaredStateAgrees(Rung):
 
     def _agrees(self, ctx: Context, promise: Obligation) -> Check:
         name = f"{self.name}: {promise.namespace}/{promise.name}"
-        deadline = time.monotonic() + min(60.0, ctx.site.limits.step.total_seconds())
-        while (status := self._sync(ctx, promise)) != "Synced" and time.monotonic() < deadline:
+        deadline = time.monotonic() + min(PATIENCE_SECONDS, ctx.site.limits.step.total_seconds())
+        while (status := synced(ctx.kube, promise.namespace, promise.name)) != SYNCED and time.monotonic() < deadline:
             ctx.recorder.progress(f"Argo CD says {status or 'nothing'} of {promise.name}")
             ctx.pause(1.0)
-        if status != "Synced":
+        if status != SYNCED:
             return self.result(
                 Verdict.UNPROVEN,
                 name=name,
@@ -107,9 +117,7 @@ class DeclaredStateAgrees(Rung):
         restoring.restore(ctx, promise)
         return self.result(Verdict.VERIFIED, name=name, expected="Synced", observed="Synced; it syncs by itself again")
 
-    def _sync(self, ctx: Context, promise: Obligation) -> str:
-        found = ctx.kube.get(k8s.APPLICATION, promise.namespace, promise.name) or {}
-        return str(((found.get("status") or {}).get("sync") or {}).get("status", ""))
 
-
-__all__ = ["DeclaredStateAgrees", "faults", "hands_of", "let_go_on", "pause", "paused", "require_free", "touches"]
+__all__ = [
+    "DeclaredStateAgrees", "faults", "hands_of", "let_go_on", "pause", "paused", "require_free", "stay_paused", "touches",
+]  # fmt: skip

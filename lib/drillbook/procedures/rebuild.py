@@ -24,7 +24,7 @@ from drillbook.errors import (
     VerificationError,
     WalGap,
 )
-from drillbook.lostcluster import KEPT_CLUSTER
+from drillbook.lostcluster import KEPT_CLUSTER, MADE_AGAIN
 from drillbook.model import BaseBackup, Effect, Frozen, Instant, show_seconds
 from drillbook.procedures import pausing, schedules
 from drillbook.procedures.fence import promises_on
@@ -38,7 +38,7 @@ from drillbook.procedures.replacement import (
     owner_password,
     require_new_server_name,
 )
-from drillbook.procedures.service import of_cluster, recall
+from drillbook.procedures.service import of_cluster, recall, remember
 from drillbook.replacements import Replacement
 from drillbook.step import Context, Obligation, Plan, Step, Touch
 
@@ -88,17 +88,22 @@ class CheckRebuild(Step[Rebuildable]):
                 f"Backup {', '.join(waiting)} waits or runs: it would start by itself on the new cluster of this name; "
                 "let it end, or delete it"
             )
-        cluster = ctx.kube.get(k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
-        faults += pausing.faults(ctx, [cluster] if cluster is not None else [])
+        faults += pausing.faults(ctx, held(ctx, self.old))
+        found = of_cluster(ctx, k8s.SCHEDULED_BACKUP, self.old, self.old.ref.name)
         if faults:
             raise NotReady(faults, where=f"Cluster {self.old.ref}")
-        found = of_cluster(ctx, k8s.SCHEDULED_BACKUP, self.old, self.old.ref.name)
         return Rebuildable(
             server_name=names.server_name,
             volumes=tuple((claim["metadata"]["name"], claim["metadata"]["uid"]) for claim in claims),
             schedules=tuple((item["metadata"]["name"], item["metadata"]["uid"]) for item in found),
             kept_volumes=tuple(claim["spec"].get("volumeName", "") for claim in claims if _retained(ctx, claim)),
         )
+
+
+def held(ctx: Context, old: OldCluster) -> list[dict[str, Any]]:
+    """What a rebuild changes and somebody else may declare: the Cluster, there or removed by this run, and its schedules."""
+    cluster = [] if old.gone else [as_it_was(ctx, old) | {"kind": k8s.CLUSTER.kind}]
+    return [*cluster, *of_cluster(ctx, k8s.SCHEDULED_BACKUP, old, old.ref.name)]
 
 
 def orphan_fault(old: OldCluster, claim: dict[str, Any]) -> str:
@@ -156,14 +161,15 @@ class RemoveOldCluster(Step[RemovedCluster]):
         ctx.require_preconditions()
         found = ctx.kube.get(k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
         if found is not None and found["metadata"]["uid"] == self.old.uid:
-            pausing.require_free(ctx, [found])
+            pausing.require_free(ctx, held(ctx, self.old))
             require_recoverable(ctx, self.old, self.backup)
 
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
             return Plan(summary=self.title)
         ref = self.old.ref
-        touches = [Touch("suspend", "ScheduledBackup", ref.namespace, *pair) for pair in self.checked.schedules]
+        touches = list(pausing.touches(ctx, held(ctx, self.old)))
+        touches += [Touch("suspend", "ScheduledBackup", ref.namespace, *pair) for pair in self.checked.schedules]
         if self.old.gone:
             return Plan(summary=f"Cluster {ref} is gone already: its schedules are suspended", touches=tuple(touches))
         touches.append(Touch("delete", "Cluster", ref.namespace, ref.name, self.old.uid))
@@ -173,7 +179,11 @@ class RemoveOldCluster(Step[RemovedCluster]):
         ]
         return Plan(
             summary=f"Delete Cluster {ref} by its UID, wait until its pods and volumes are gone",
-            notes=(f"recovered again from base backup {self.backup.backup_id} in {self.old.location}", *kept),
+            notes=(
+                f"recovered again from base backup {self.backup.backup_id} in {self.old.location}",
+                *kept,
+                *(str(hand) for hand in pausing.hands_of(ctx, held(ctx, self.old))),
+            ),
             touches=tuple(touches),
             lost=(
                 f"Cluster {ref} with {len(self.checked.volumes)} volumes: every database of every tenant, as it is now",
@@ -188,14 +198,15 @@ class RemoveOldCluster(Step[RemovedCluster]):
         names = Replacement.under_the_old_name(ref, ctx.run_id, self.checked.server_name)
         self._keep(ctx, names)
         found = of_cluster(ctx, k8s.SCHEDULED_BACKUP, self.old, ref.name)
+        pausing.pause(ctx, held(ctx, self.old))
         schedules.suspend(ctx, self.old, found, names.made_by)
         ctx.recorder.obligation(rebuild_promise(self.old))
+        pausing.stay_paused(ctx, f"Cluster {ref} is made again by recovery")
         if not self.old.gone:
             now = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name)
             # Done again after a kill: it may be gone already, or have been made again by this very run.
             if now is not None and now["metadata"]["uid"] == self.old.uid:
                 self._keep_password(ctx, names)
-                pausing.pause(ctx, [now])
                 for number in range(1, self.old.instances + 4):
                     ctx.forget_pod(ref.namespace, f"{ref.name}-{number}")
                 ctx.hold()
@@ -223,7 +234,7 @@ class RemoveOldCluster(Step[RemovedCluster]):
         note = replacements.note(names, source=self.old.ref, expires_at=None)
         note["metadata"]["labels"][KEPT_CLUSTER] = self.old.ref.name
         place = {key: was["metadata"][key] for key in ("name", "namespace")}
-        note["data"]["cluster"] = json.dumps({"metadata": place, "spec": was["spec"]})
+        note["data"]["cluster"] = json.dumps({"metadata": place | replacements.marks(was), "spec": was["spec"]})
         note["data"]["superuser"] = json.dumps(bool(was["spec"].get("enableSuperuserAccess")))
         ctx.kube.create(note)
 
@@ -364,6 +375,7 @@ class FinishRebuild(Step[Rebuilt]):
         ref = self.replacement.ref
         before = recall(ctx, ref.namespace, self.replacement.note, "superuser")
         ctx.kube.patch(k8s.CLUSTER, ref.namespace, ref.name, {"spec": {"enableSuperuserAccess": bool(before)}})
+        remember(ctx, ref.namespace, self.replacement.note, MADE_AGAIN, True)
         resumed = schedules.resume(ctx, self.old, self.replacement.note)
         ctx.recorder.settled(rebuild_promise(self.old), "made again", f"Cluster {ref} is healthy")
         return Rebuilt(

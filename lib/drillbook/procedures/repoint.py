@@ -247,8 +247,8 @@ def follow_faults(ctx: Context, old: OldCluster, names: Replacement) -> list[str
             check()
         except PreconditionError as error:
             faults.append(f"{error.what}. {error.todo}")
-    poolers = of_cluster(ctx, k8s.POOLER, old, old.ref.name)
-    return faults + pausing.faults(ctx, [*(one.deployment for one in found), *poolers])
+    others = [item for kind in (k8s.POOLER, k8s.SCHEDULED_BACKUP) for item in of_cluster(ctx, kind, old, old.ref.name)]
+    return faults + pausing.faults(ctx, [*(one.deployment for one in found), *others])
 
 
 def require_addressed_to(ctx: Context, other: str, cluster: str) -> None:
@@ -359,6 +359,7 @@ class KeepReplacement(Step[Repointed]):
 
     def do(self, ctx: Context) -> Repointed:
         hand_over(ctx, self.replacement)
+        pausing.stay_paused(ctx, f"Cluster {self.replacement.ref} is in service in place of {self.old.ref.name}")
         ref, proof = self.replacement.ref, f"Cluster {self.replacement.ref} is in service"
         before = recall(ctx, ref.namespace, self.replacement.note, "superuser")
         fence = promises_on(ctx, k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)

@@ -13,6 +13,7 @@ from drillbook.procedures.copy import Recovered
 from drillbook.procedures.gitpatch import GitPatch, PatchForGit
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.procedures.replacement import ReplacementCluster
+from drillbook.procedures.salvage import given_up
 from drillbook.step import Context, Plan, Rung
 
 
@@ -46,7 +47,7 @@ class TellOfRestore(Rung):
         to = f" up to {show_instant(newest.committed_at)}" if newest else ""
         state = "restored" if not unmet else "NOT PROVEN TO BE RESTORED"
         lines = [
-            f"{self.old.ref}: {state}{to} by {self.strategy}, now Cluster {new.name}." + (f" {why}." if why else ""),
+            f"{self.old.ref}: {state}{to}{self._without(ctx)} by {self.strategy}, now Cluster {new.name}." + (f" {why}." if why else ""),
             f"It took {show_seconds(self.recovered.recovery_seconds)} from its creation until every instance was ready.",
             self._lost(ctx),
             self._way_back(),
@@ -59,15 +60,22 @@ class TellOfRestore(Rung):
         ctx.recorder.fact("achieved", achieved | {"pitr_seconds": None})
         ctx.recorder.fact("answer", answer.answer)
         if not unmet:
-            ctx.recorder.fact("claim", f"{self.old.ref.name} was restored{to}, and is in service as {new.name}")
+            claim = f"{self.old.ref.name} was restored{to}{self._without(ctx)}, and is in service as {new.name}"
+            ctx.recorder.fact("claim", claim)
         ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")
         return Announce(answer).observe(ctx)
+
+    def _without(self, ctx: Context) -> str:
+        """What the claim leaves out, as somebody has decided."""
+        read = (ctx.recorder.seen("wal_on_volume") or {}).get("primary")
+        return "" if read or self.old.gone or not given_up(ctx) else " without what was never archived"
 
     def _lost(self, ctx: Context) -> str:
         seen = ctx.recorder.seen("wal_on_volume") or {}
         if seen.get("primary"):
             return "Nothing that was committed is lost: the old volume was read, and what it alone held was archived."
-        return "What was committed after that and not archived is lost: the old volume could not be read."
+        why = f" It was given up, because: {given_up(ctx)}." if given_up(ctx) and not self.old.gone else ""
+        return f"What was committed after that and not archived is lost: the old volume could not be read.{why}"
 
     def _way_back(self) -> str:
         old = self.old

@@ -156,8 +156,10 @@ class BackUpOld(BackUpFirst):
         found = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name)
         if found is None:
             return f"Cluster {ref} no longer exists"
-        phase = str(found.get("status", {}).get("phase") or "without a phase")
-        return "" if phase == HEALTHY and not is_fenced(found) else f"no instance of {ref} serves ({phase})"
+        status = found.get("status", {})
+        phase, ready = str(status.get("phase") or "without a phase"), int(status.get("readyInstances") or 0)
+        # A hibernated cluster stays healthy, without an instance.
+        return "" if phase == HEALTHY and ready and not is_fenced(found) else f"no instance of {ref} serves ({phase}, {ready} ready)"
 
 
 @dataclass(frozen=True)

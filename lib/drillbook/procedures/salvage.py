@@ -60,6 +60,11 @@ class ReadWalOnVolume(Step[WalOnVolume]):
         return found
 
 
+def given_up(ctx: Context) -> str:
+    """Why what a volume may hold is given up where it can't be read; "" if the runbook was given no reason."""
+    return str(ctx.parameters.get("no_salvage_because", ""))
+
+
 def wal_on_volume(ctx: Context, old: OldCluster, backup: BaseBackup) -> WalOnVolume:
     """Read by ``pods/exec``: names, and each file's first 40 bytes. Raises only what no pod's absence explains."""
     if old.gone:
@@ -243,20 +248,24 @@ class ArchiveWhatIsLeft(Step[SalvagedWal]):
             return Plan(summary=self.title)
         if self.old.gone:
             return Plan(summary="Nothing: no pod has the old Cluster's volumes mounted", harmless=True)
-        ref = self.old.ref
+        ref, because = self.old.ref, given_up(ctx)
+        given = (Touch("give up what only the volume holds of", "Cluster", ref.namespace, ref.name),) if because else ()
         return Plan(
             summary=f"Archive under {self.old.location} what its volume holds and the archive lacks",
             # Not each pod: those of a broken cluster come and go between the confirmation and the step.
-            touches=(Touch("archive WAL from the volume of", "Cluster", ref.namespace, ref.name, self.old.uid),),
+            touches=(Touch("archive WAL from the volume of", "Cluster", ref.namespace, ref.name, self.old.uid), *given),
             notes=("by the instance's own archive_command, in its pod, once no server runs",),
+            lost=(f"if the primary's volume can't be read, what was committed and never archived; given up, because: {because}",)
+            if because
+            else (),
         )
 
     def do(self, ctx: Context) -> SalvagedWal:
         found = wal_on_volume(ctx, self.old, self.backup)
         ctx.recorder.fact("wal_on_volume", found.model_dump(mode="json"))
-        given_up = not found.primary and bool(ctx.parameters.get("no_salvage_because"))
+        nothing = not found.primary and bool(given_up(ctx))
         # By a standby's own archive_command nothing is archived.
-        salvage = SalvageWal(self.old, self.backup, WalOnVolume(pod="") if given_up else found)
+        salvage = SalvageWal(self.old, self.backup, WalOnVolume(pod="") if nothing else found)
         salvage.check(ctx)
         result = salvage.do(ctx)
         ctx.recorder.check(old_volume(self.old, found, ctx.parameters))
@@ -277,7 +286,7 @@ def old_volume(old: OldCluster, found: WalOnVolume, parameters: Mapping[str, Any
     if found.primary:
         reason = ""
     elif because:
-        reason = f"given up, because: {because}"
+        reason = f"{found.problem}: what was never archived is lost; given up, because: {because}"
     elif old.gone:
         reason = f"{found.problem}: what was never archived is lost"
     else:
@@ -294,4 +303,7 @@ def old_volume(old: OldCluster, found: WalOnVolume, parameters: Mapping[str, Any
     )
 
 
-__all__ = ["ArchiveWhatIsLeft", "ReadWalOnVolume", "SalvageWal", "SalvagedWal", "WalOnVolume", "old_volume", "wal_on_volume"]
+__all__ = [
+    "ArchiveWhatIsLeft", "ReadWalOnVolume", "SalvageWal", "SalvagedWal", "WalOnVolume", "given_up", "old_volume",
+    "wal_on_volume",
+]  # fmt: skip

@@ -9,6 +9,7 @@ from drillbook import kube as k8s
 from drillbook import replacements, restoring
 from drillbook.errors import KubernetesError, VerificationError
 from drillbook.model import Effect, Frozen
+from drillbook.procedures import pausing
 from drillbook.procedures.fence import promises_on
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.procedures.replacement import ReplacementCluster, made_by, to_delete
@@ -39,6 +40,9 @@ class MoveSchedules(Step[Schedules]):
     old: OldCluster
     replacement: ReplacementCluster
 
+    def check(self, ctx: Context) -> None:
+        pausing.require_free(ctx, of_cluster(ctx, k8s.SCHEDULED_BACKUP, self.old, self.old.ref.name))
+
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
             return Plan(summary=self.title)
@@ -51,7 +55,7 @@ class MoveSchedules(Step[Schedules]):
         return Plan(
             summary=f"{len(found)} ScheduledBackups suspended, as many made for {self.replacement.ref.name}",
             objects=tuple(self._new(ctx, item) for item in found),
-            touches=touches,
+            touches=pausing.touches(ctx, found) + touches,
             harmless=not found,
         )
 
@@ -99,6 +103,7 @@ class MoveSchedules(Step[Schedules]):
 
 def suspend(ctx: Context, old: OldCluster, found: list[dict[str, Any]], note: str) -> list[str]:
     """Suspend the schedules, each promised to be resumed; how they were is kept in the run's ConfigMap."""
+    pausing.pause(ctx, found)
     # What this run has suspended already was awake before it.
     before = {item["metadata"]["name"]: bool(restoring.before(ctx, item)["spec"].get("suspend")) for item in found}
     remember(ctx, old.ref.namespace, note, _KEY, before)
