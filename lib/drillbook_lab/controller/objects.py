@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import secrets
 import string
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -277,7 +278,11 @@ def bootstrap_job(cluster: Object, instance: str, role: str) -> Object:
 
 
 def event(about: Object, reason: str, message: str, at: str, *, kind: str = "Normal") -> Object:
-    """A core Event about an object."""
+    """A core Event about an object.
+
+    Its name ends with the instant in nanoseconds, as client-go's recorder has it: a listing, which is by name, tells
+    an object's events in the order in which they happened.
+    """
     meta = about["metadata"]
     reference: dict[str, Any] = {
         "apiVersion": about["apiVersion"],
@@ -289,7 +294,7 @@ def event(about: Object, reason: str, message: str, at: str, *, kind: str = "Nor
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{meta['name']}.{secrets.token_hex(8)}", "namespace": meta["namespace"]},
+        "metadata": {"name": f"{meta['name']}.{time.time_ns():016x}", "namespace": meta["namespace"]},
         "involvedObject": reference,
         "reason": reason,
         "message": message,
