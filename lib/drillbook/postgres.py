@@ -112,14 +112,18 @@ class Database:
         dbname: str,
         read_only: bool = True,
         statement_timeout_seconds: float = 60,
+        lock_timeout_seconds: float = 60,
         application_name: str = "drillbook",
     ) -> Database:
         """Connect with TLS if the server has it. ``read_only`` sessions refuse to write (25006).
+
+        A statement that waits for a lock of someone else's gives up after ``lock_timeout_seconds`` (55P03).
 
         PostgresError with SQLSTATE 08… if the server can't be reached, 28… if it refuses user or password.
         """
         options = (
             f"-c statement_timeout={round(statement_timeout_seconds * 1000)} "
+            f"-c lock_timeout={round(lock_timeout_seconds * 1000)} "
             f"-c default_transaction_read_only={'on' if read_only else 'off'} "
             # A session that was left behind must not hold back vacuum for ever.
             f"-c idle_in_transaction_session_timeout={round(max(statement_timeout_seconds * 2, 900) * 1000)}"

@@ -148,6 +148,7 @@ class Context:
             password=secret["password"],
             dbname=dbname or self.site.sql.database,
             read_only=read_only,
+            statement_timeout_seconds=self.site.limits.step.total_seconds(),
         )
 
     def copy_address(self, copy: ClusterRef) -> Address:
@@ -163,6 +164,7 @@ class Context:
             password=secret["password"],
             dbname=dbname,
             read_only=read_only,
+            statement_timeout_seconds=self.site.limits.step.total_seconds(),
         )
 
     def forget_pod(self, namespace: str, pod: str) -> None:

@@ -124,6 +124,12 @@ def test_a_wrong_answer_fails_and_an_error_leaves_unproven(drill_lab: DrillLab) 
         {"name": "an impossible count", "sql": "select 41", "expect": {"equals": 42}},
         {"name": "a table that is not there", "sql": "select count(*) from nowhere", "expect": {"at_least": 1}},
         {"name": "a right answer", "sql": "select 7", "expect": {"equals": 7}},
+        # Digests and amcheck of a large table take minutes: a statement may take as long as a step.
+        {
+            "name": "the limit of a statement",
+            "sql": "select setting::int from pg_settings where name = 'statement_timeout'",
+            "expect": {"equals": drill_lab.site.limits.step.total_seconds() * 1000},
+        },
     ]
     drill = drill_lab.drill(site=drill_lab.profile_with("questions", tenants=tenants))
     assert (drill.code, drill.verdict) == (1, "FAILED"), drill.said
@@ -131,6 +137,7 @@ def test_a_wrong_answer_fails_and_an_error_leaves_unproven(drill_lab: DrillLab) 
     assert (wrong["verdict"], wrong["expected"], wrong["observed"]) == ("FAILED", "42", "41")
     assert drill.check("site questions: a table that is not there")["verdict"] == "UNPROVEN"
     assert drill.check("site questions: a right answer")["verdict"] == "VERIFIED"
+    assert drill.check("site questions: the limit of a statement")["verdict"] == "VERIFIED"
     assert "42" in drill.headline and "41" in drill.headline
     assert set(drill.verdicts("quarantine").values()) == {"VERIFIED"}, "later checks still run"
 

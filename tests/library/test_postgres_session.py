@@ -61,6 +61,22 @@ def test_percent_signs_and_parameters(db: Database) -> None:
     assert db.ask_text("select %(a)s::int + 1", {"a": 1}) == [(2,)]
 
 
+def test_nobody_waits_long_for_a_lock(server: Server, tenant: str) -> None:
+    """A statement may take long; behind somebody's lock it gives up soon, and unproven is all that it says."""
+    with (
+        server.superuser(tenant) as holder,
+        Database.connect(
+            server.address, user=SUPERUSER, password=PASSWORD, dbname=tenant, lock_timeout_seconds=0.2
+        ) as waiting,
+        holder.snapshot(),
+        pytest.raises(PostgresError, match="lock timeout") as late,
+    ):
+        holder.ask_text("lock table incident in access exclusive mode")
+        waiting.ask_text("select count(*) from incident")
+    assert late.value.sqlstate == "55P03"
+    assert not late.value.contradicts
+
+
 def test_a_question_has_a_time_limit(server: Server, tenant: str, db: Database) -> None:
     """The connection's own, or the question's; the session lives on."""
     with pytest.raises(PostgresError, match="statement timeout") as late:

@@ -12,6 +12,8 @@ from drillbook.postgres import Database
 
 # A check carries at most so many rows of detail; the rest is counted.
 SHOWN = 12
+# A statement that was cancelled: a scan of a table that is too large for the session's limit, which is the profile's.
+CANCELLED = "57014"
 
 
 @contextmanager
@@ -33,7 +35,8 @@ def verdict_of(error: PostgresError) -> Verdict:
 def said(error: PostgresError) -> str:
     """The server's words with their SQLSTATE, which names the fault in any language."""
     what = error.what.removeprefix("the question: ")
-    return f"{what} (SQLSTATE {error.sqlstate})" if error.sqlstate else what
+    todo = "; a large table needs a larger limits.step in the profile" if error.sqlstate == CANCELLED else ""
+    return f"{what} (SQLSTATE {error.sqlstate}){todo}" if error.sqlstate else what
 
 
 def few(details: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -98,7 +98,7 @@ class Freshness(Frozen):
 
 
 class Limits(Frozen):
-    """How long a run waits before it stops and cleans up."""
+    """How long a run waits before it stops and cleans up; ``step`` is also the most that one SQL statement may take."""
 
     recovery: Duration = timedelta(minutes=45)
     step: Duration = timedelta(minutes=10)
