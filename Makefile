@@ -60,7 +60,7 @@ test-notebooks: setup ## every runbook as it stands, in plan mode, against a lab
 	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider runbooks
 
 test-long: setup ## kills, repetitions, large data, the browser
-	$(BIN)/python -m pytest -m long $(TWO)
+	$(BIN)/python -m pytest -m long --durations=25 $(TWO)
 
 lint: setup ## ruff, mypy, import contracts, notebooks without outputs
 	$(BIN)/ruff check .

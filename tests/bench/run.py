@@ -88,7 +88,8 @@ def lab_up(folder: Path) -> list[Row]:
 def recovery(folder: Path) -> list[Row]:
     """From the job's first log line, and from the first command, to `archive recovery complete`; and the same drills'
     forecasts: the first has nothing but a short read of the archive to go by, the third has two runs."""
-    with lab(folder / "recovery", SCALE * 1000) as running:
+    with lab(folder / "recovery", SCALE * 1000) as up:
+        running = on_lab.with_few_rows_compared(up)
         pairs = [on_lab.recovery_pair(running) for _ in range(PAIRS)]
     size = pairs[0].backup_bytes / 1e9
     how = (
@@ -171,7 +172,7 @@ def measured(measure: Callable[[Path], list[Row]], wanted: tuple[Wanted, ...], f
     try:
         return measure(folder)
     except Exception as error:  # the other figures are still worth having
-        why = " ".join(str(error).split())[-300:]
+        why = " ".join(str(error).split())[:300]
         return [item.row(None, f"not measured: {type(error).__name__}: {why}") for item in wanted]
 
 
