@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from fix_drills import DrillLab
+from fix_drills import ROOT, DrillLab
 
 from drillbook import kube as k8s
 
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture(params=[1, 3], ids=lambda instances: f"{instances} instances")
+@pytest.fixture(scope="module", params=[1, 3], ids=lambda instances: f"{instances} instances")
 def in_tree_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrillLab]:
     """The first site, made without plugin and ObjectStore."""
     with pytest.MonkeyPatch.context() as environment:
@@ -50,6 +50,29 @@ def test_the_drill_is_verified_on_an_in_tree_source(in_tree_lab: DrillLab, reque
     requests = [entry for entry in lab.jsonl("s3/access.jsonl") if entry["key"] in readers]
     assert requests
     assert not [entry for entry in requests if entry["method"] not in ("GET", "HEAD")]
+
+
+@pytest.mark.parametrize("in_tree_lab", [3], indirect=True, ids=["3 instances"])
+def test_a_full_restore_by_rebuild_brings_three_instances_back(in_tree_lab: DrillLab) -> None:
+    lab = in_tree_lab
+    namespace, name = lab.site.cluster.namespace, lab.site.cluster.name
+    before = lab.admin.get(k8s.CLUSTER, namespace, name) or {}
+    lab.sql("synergyflow", "create table kept (text text)")
+    lab.sql("synergyflow", "insert into kept values ('never-archived')")
+
+    with lab.recovering():
+        done = lab.go_on(lab.go_on(lab.run(ROOT / "runbooks" / "recover-full-restore.ipynb", strategy="rebuild")))
+
+    assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
+    assert done.check("instances")["observed"] == "3 ready, 2 streaming"
+    assert set(done.verdicts("complete").values()) == set(done.verdicts("backup after the cut").values()) == {"VERIFIED"}
+    cluster = lab.admin.get(k8s.CLUSTER, namespace, name) or {}
+    assert cluster["metadata"]["uid"] != before["metadata"]["uid"] and cluster["status"]["readyInstances"] == 3
+    assert "plugins" not in cluster["spec"] and lab.admin.list(k8s.OBJECT_STORE, namespace) == []
+    (read,) = cluster["spec"]["externalClusters"]
+    assert read["barmanObjectStore"]["serverName"] == name != cluster["spec"]["backup"]["barmanObjectStore"]["serverName"]
+    assert lab.sql("synergyflow", "select text from kept") == "never-archived"
+    assert {event["id"] for event in done.of("obligation")} == {event["id"] for event in done.of("settled")}
 
 
 def _keys(lab: DrillLab) -> dict[str, dict[str, str]]:
