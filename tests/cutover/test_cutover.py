@@ -260,6 +260,12 @@ def after_the_cut(lab: CutLab, before: str, changes: dict[str, Any]) -> None:
     asked = lab.lab.run(ROOT / "runbooks" / "check-recovery-window.ipynb", site=site, target_time=at)
     assert (asked.code, asked.record["target"]["requested"]["backup"]["server_name"]) == (0, old_name), asked.said
 
+    drill = lab.lab.drill(site=site, target_time=at)
+    assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said
+    (target,) = [event["value"] for event in drill.of("fact") if event["name"] == "target"]
+    assert drill.record["backup"]["server_name"] == old_name and target["target"]["target_time"] == at
+    assert not target["own_marker"] and drill.check("boundary")["verdict"] == "VERIFIED"
+
     os.environ["DRILLBOOK_NOTEBOOK"] = str(lab.lab.home / "none.ipynb")
     run = open_run("recover-point-in-time", site=str(site), mode="apply", target_time=at)
     try:

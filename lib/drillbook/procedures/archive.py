@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from drillbook import objectstore
-from drillbook.errors import TargetOutsideWindow
+from drillbook.errors import PreconditionError, TargetOutsideWindow, WalGap
 from drillbook.model import (
     ArchivedCommit,
     BaseBackup,
@@ -22,9 +22,10 @@ from drillbook.model import (
     parse_instant,
     show_instant,
 )
-from drillbook.procedures.candidates import Candidates, candidates
+from drillbook.procedures.candidates import Candidates, candidates, candidates_of
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Rung, Rungs, Step
+from drillbook.wal import Chain
 
 PATIENCE_SECONDS = 5
 """How long a segment is waited for that is missing while later ones are there."""
@@ -135,6 +136,26 @@ class ArchivedWal(Frozen):
     drawn: dict[str, Any] = Field(default_factory=dict)  # as `picture` draws it
 
 
+def newest_in(
+    ctx: Context, cluster: SourceCluster, listing: objectstore.WalListing, chain: Chain
+) -> ArchivedCommit | None:
+    """The newest commit of a base backup's WAL, None if nothing was committed since. WalGap: a segment is damaged."""
+    try:
+        return objectstore.newest_commit(ctx.store, listing, chain, system_id=cluster.system_id)
+    except WalGap:
+        raise
+    except PreconditionError:
+        return None
+
+
+def newest_of(ctx: Context, cluster: SourceCluster, server: str) -> ArchivedCommit | None:
+    """The newest commit under a serverName, in the WAL of whichever base backup: one of an idle server has none of its own."""
+    usable = candidates_of(ctx, cluster, server).usable
+    held = objectstore.Holdings.read(ctx.store, usable, server, system_id=cluster.system_id)
+    found = (newest_in(ctx, cluster, held.listing, held.chain(backup)) for backup in reversed(usable))
+    return next((commit for commit in found if commit is not None), None)
+
+
 @dataclass(frozen=True)
 class WalChainUnbroken(Step[ArchivedWal]):
     """The WAL from the base backup to now is unbroken.
@@ -151,7 +172,8 @@ class WalChainUnbroken(Step[ArchivedWal]):
         listing, chain = held.listing, held.chain(self.backup)
         newest: ArchivedCommit | None = None
         if chain.segments:
-            newest = objectstore.newest_commit(ctx.store, listing, chain, system_id=self.cluster.system_id)
+            newest = newest_in(ctx, self.cluster, listing, chain)
+            newest = newest or newest_of(ctx, self.cluster, self.backup.server_name)
         expected = f"every segment from {self.backup.begin_wal} to {chain.last_segment or 'the newest'}"
         ctx.recorder.check(
             Check(
@@ -253,10 +275,7 @@ class ArchiveLag(Rung):
         """The newest commit in the folder that is archived to now, whichever holds the target."""
         if self.archived.server_name in ("", self.cluster.server_name):
             return self.archived.newest_commit
-        usable = candidates(ctx, self.cluster, None).usable
-        held = objectstore.Holdings.read(ctx.store, usable, self.cluster.server_name, system_id=self.cluster.system_id)
-        chain = held.chain(usable[-1])
-        return objectstore.newest_commit(ctx.store, held.listing, chain, system_id=self.cluster.system_id)
+        return newest_of(ctx, self.cluster, self.cluster.server_name)
 
 
 @dataclass(frozen=True)
@@ -274,4 +293,4 @@ class ArchivingLive(Rungs):
         return [LastArchivingSucceeded(self.cluster), ArchiveLag(self.cluster, self.archived)]
 
 
-__all__ = ["ArchivedWal", "ArchivingLive", "ChooseBaseBackup", "ChooseNewestBackup", "WalChainUnbroken"]
+__all__ = ["ArchivedWal", "ArchivingLive", "ChooseBaseBackup", "ChooseNewestBackup", "WalChainUnbroken", "newest_in"]

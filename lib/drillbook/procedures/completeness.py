@@ -16,7 +16,7 @@ from drillbook import kube as k8s
 from drillbook import objectstore
 from drillbook.errors import RunbookError
 from drillbook.model import BaseBackup, Check, Lsn, RecoveryTarget, Verdict, show_instant
-from drillbook.procedures.archive import ArchivedWal
+from drillbook.procedures.archive import ArchivedWal, newest_in
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.procedures.replacement import ReplacementCluster
@@ -56,8 +56,8 @@ class CompleteToTheArchive(Rung):
         chain = objectstore.archive_chain(ctx.store, self.backup, listing)
         newest = self.archived.newest_commit
         if chain.unbroken:
-            now = objectstore.newest_commit(ctx.store, listing, chain, system_id=self.old.system_id)
-            newest = now if newest is None or now.lsn > newest.lsn else newest
+            now = newest_in(ctx, self.old, listing, chain)
+            newest = max((one for one in (now, newest) if one is not None), key=lambda one: one.lsn, default=None)
         short = newest is not None and newest.lsn >= reached
         expected = f"at least {newest.end_lsn}, the end of the newest archived commit" if newest else "unbroken WAL"
         details = (
