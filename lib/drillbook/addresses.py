@@ -9,6 +9,10 @@ from typing import Any
 
 SERVICES = ("rw", "ro", "r")
 
+_NAMED = re.compile(r"(^|_)(PASSWORD|PASSWD)$", re.IGNORECASE)
+# As a URL has it, and as a query or a libpq string does.
+_INSIDE = re.compile(r"://[^/@\s:]*:[^/@\s]+@|(^|[?&;\s])(password|passwd)=[^&;\s]", re.IGNORECASE)
+
 Lookup = Callable[[str, str], dict[str, str]]
 """From a kind (Secret, ConfigMap) and a name to its entries, decoded; empty if there is no such object."""
 
@@ -63,6 +67,13 @@ def readdressed(address: str, old: str, new: str) -> str:
 def services_in(address: str, cluster: str) -> list[str]:
     """The Cluster's services that the address names; nothing else of it, as it may hold a password."""
     return [match[0] for match in _service_of(cluster).finditer(address)]
+
+
+def passwords(deployment: dict[str, Any]) -> list[str]:
+    """The variables whose value holds a password in the Deployment itself, by name; never the value."""
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    entries = [entry for container in containers for entry in container.get("env") or () if entry.get("value")]
+    return [str(entry["name"]) for entry in entries if _NAMED.search(entry["name"]) or _INSIDE.search(entry["value"])]
 
 
 def _service_of(cluster: str) -> re.Pattern[str]:
