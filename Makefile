@@ -19,6 +19,8 @@ endef
 # Two at a time, a file's tests together, since they share a lab; in the order of the folders, which begins with the
 # whole drills: sorted by number of tests these would come last, and one of the two would be idle.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# The long ones begin with the library's, which are one test of many minutes, and end with the lab's, of a minute each.
+LONG := tests/library/ $(filter-out tests/library/,$(sort $(wildcard tests/*/)))
 
 export JUPYTER_PLATFORM_DIRS := 1
 
@@ -60,7 +62,7 @@ test-notebooks: setup ## every runbook as it stands, in plan mode, against a lab
 	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider runbooks
 
 test-long: setup ## kills, repetitions, large data, the browser
-	$(BIN)/python -m pytest -m long --durations=25 $(TWO)
+	$(BIN)/python -m pytest -m long --durations=25 $(TWO) $(LONG)
 
 lint: setup ## ruff, mypy, import contracts, notebooks without outputs
 	$(BIN)/ruff check .
