@@ -101,7 +101,11 @@ def shown(cell: Locator) -> list[str]:
 
 
 def run_cell(page: Page, cell: Locator, what: str) -> str:
-    """Run a cell with Shift+Enter and wait for its end; what it shows. ``what`` names it if it never ends."""
+    """Run a cell with Shift+Enter and wait for its end; what it shows. ``what`` names it if it never ends.
+
+    JupyterLab numbers a cell before it has drawn all that the cell shows, and what acts on a run shows something.
+    """
+    acts = re.search(r"open_run|\brun\.(do|plan|close)\b", cell.locator(".cm-content").inner_text())
     cell.locator(".cm-content").click()
     before = cell.locator(".jp-InputPrompt").inner_text().strip()
     page.keyboard.press("Shift+Enter")
@@ -109,4 +113,9 @@ def run_cell(page: Page, cell: Locator, what: str) -> str:
     while not re.fullmatch(r"\[\d+\]:?", now := cell.locator(".jp-InputPrompt").inner_text().strip()) or now == before:
         assert time.monotonic() < deadline, f"the cell never ended: {what}"
         page.wait_for_timeout(200)
-    return " ".join(shown(cell))
+    if acts:
+        expect(cell.locator(".jp-OutputArea-output").first).to_be_visible(timeout=60_000)
+    said: list[str] | None = None
+    while said != (said := shown(cell)):
+        page.wait_for_timeout(500)
+    return " ".join(said)

@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from fix_drills import ROOT, DrillLab, until
 from fix_jupyter import NEEDS_CHROMIUM, environment, jupyter, opened, run_cell
+from nbformat.reader import NotJSONError
 from playwright.sync_api import Locator, Page, expect
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800), NEEDS_CHROMIUM]
@@ -42,7 +43,10 @@ def confirm(page: Page, cell: Locator, said: str, picture: Path) -> None:
 
 def ended(notebook: Path) -> bool:
     """Whether the saved notebook has the output of the cell that closes the run; JupyterLab adds an empty one below it."""
-    cells = nbformat.read(notebook, as_version=4).cells
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except NotJSONError:  # JupyterLab is about to write it
+        return False
     return any(cell.outputs for cell in cells if cell.cell_type == "code" and "run.close" in cell.source)
 
 
