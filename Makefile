@@ -24,7 +24,7 @@ LONG := tests/library/ $(filter-out tests/library/,$(sort $(wildcard tests/*/)))
 
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: help setup drill test test-notebooks test-long lint lab bench conformance docs clean
+.PHONY: help setup drill test test-notebooks test-long lint style types lab bench conformance docs clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -52,9 +52,8 @@ drill: setup ## the monthly verification, on the running lab or on one of its ow
 
 test: setup ## lint, every test that is not long, and the runbooks in plan mode
 	@begun=$$(date +%s); \
-	$(MAKE) --no-print-directory lint && \
-	$(BIN)/python -m pytest -m "not long" $(TWO) && \
-	$(MAKE) --no-print-directory test-notebooks || exit 1; \
+	$(MAKE) --no-print-directory -j 2 --output-sync=line test-notebooks types style && \
+	$(BIN)/python -m pytest -m "not long" $(TWO) || exit 1; \
 	mkdir -p outputs/bench && echo "{\"seconds\": $$(( $$(date +%s) - begun ))}" > outputs/bench/last-test.json
 
 test-notebooks: setup ## every runbook as it stands, in plan mode, against a lab of its own
@@ -64,9 +63,13 @@ test-notebooks: setup ## every runbook as it stands, in plan mode, against a lab
 test-long: setup ## kills, repetitions, large data, the browser
 	$(BIN)/python -m pytest -m long --durations=25 $(TWO) $(LONG)
 
-lint: setup ## ruff, mypy, import contracts, notebooks without outputs
-	$(BIN)/ruff check .
+lint: style types ## ruff, mypy, import contracts, notebooks without outputs
+
+types: setup
 	$(BIN)/mypy
+
+style: setup
+	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/nbstripout --verify --keep-id runbooks/*.ipynb
 

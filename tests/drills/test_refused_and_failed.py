@@ -54,6 +54,7 @@ def test_plan_changes_nothing(drill_lab: DrillLab) -> None:
     assert started <= datetime.now(UTC)
 
 
+@pytest.mark.long
 def test_a_removed_wal_segment_fails_before_anything_is_created(drill_lab: DrillLab) -> None:
     drill_lab.archive_segments(3)
     with drill_lab.fault("wal-removed"):
