@@ -9,7 +9,7 @@ from typing import Any
 
 SERVICES = ("rw", "ro", "r")
 
-_NAMED = re.compile(r"(^|_)(PASSWORD|PASSWD)$", re.IGNORECASE)
+_NAMED = re.compile(r"(^|_)(PASSWORD|PASSWD|SECRET|TOKEN|(SECRET|ACCESS|API|PRIVATE)_?KEY)$", re.IGNORECASE)
 # As a URL has it, and as a query or a libpq string does.
 _INSIDE = re.compile(r"://[^/@\s:]*:[^/@\s]+@|(^|[?&;\s])(password|passwd)=[^&;\s]", re.IGNORECASE)
 
@@ -69,8 +69,8 @@ def services_in(address: str, cluster: str) -> list[str]:
     return [match[0] for match in _service_of(cluster).finditer(address)]
 
 
-def passwords(deployment: dict[str, Any]) -> list[str]:
-    """The variables whose value holds a password in the Deployment itself, by name; never the value."""
+def literal_secrets(deployment: dict[str, Any]) -> list[str]:
+    """The variables whose value is or holds a secret in the Deployment itself, by name; never the value."""
     containers = deployment["spec"]["template"]["spec"]["containers"]
     entries = [entry for container in containers for entry in container.get("env") or () if entry.get("value")]
     return [str(entry["name"]) for entry in entries if _NAMED.search(entry["name"]) or _INSIDE.search(entry["value"])]

@@ -49,7 +49,7 @@ def test_what_is_told_of_an_address_is_its_services_only() -> None:
     ]  # fmt: skip
 
 
-def test_a_password_in_the_deployment_itself_is_found_and_only_its_variable_is_named() -> None:
+def test_a_secret_in_the_deployment_itself_is_found_and_only_its_variable_is_named() -> None:
     held = deployment(
         {"name": "URL", "value": "postgresql://app:pw@shop-rw:5432/shop"},
         {"name": "JDBC", "value": "jdbc:postgresql://shop-rw/shop?user=app&password=pw"},
@@ -57,12 +57,15 @@ def test_a_password_in_the_deployment_itself_is_found_and_only_its_variable_is_n
         {"name": "SPRING_DATASOURCE_PASSWORD", "value": "pw"},
         {"name": "REDIS_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "redis", "key": "password"}}},
         {"name": "PASSWORD_MIN_LENGTH", "value": "12"},
+        {"name": "STRIPE_API_KEY", "value": "sk"},
+        {"name": "JWT_SECRET", "value": "s"},
+        {"name": "TOKEN_LIFETIME", "value": "3600"},
         {"name": "SPRING_DATASOURCE_URL", "value": "jdbc:postgresql://shop-rw.db.svc.cluster.local:5432/shop"},
         {"name": "HOME_PAGE", "value": "https://example.test:8443/~app@work"},
         {"name": "EMPTY_PASSWORD", "value": ""},
     )
-    assert addresses.passwords(held) == ["URL", "JDBC", "DSN", "SPRING_DATASOURCE_PASSWORD"]
-    assert addresses.passwords(deployment({"name": "URL", "value": "shop-rw"})) == []
+    assert addresses.literal_secrets(held) == ["URL", "JDBC", "DSN", "SPRING_DATASOURCE_PASSWORD", "STRIPE_API_KEY", "JWT_SECRET"]
+    assert addresses.literal_secrets(deployment({"name": "URL", "value": "shop-rw"})) == []
 
 
 def test_the_variable_is_found_where_it_stands() -> None:

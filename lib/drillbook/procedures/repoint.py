@@ -249,10 +249,10 @@ def follow_faults(ctx: Context, old: OldCluster, names: Replacement) -> list[str
             faults.append(f"{error.what}. {error.todo}")
     # Old and new value of what is changed are kept in the journal, which may hold no secret.
     faults += [
-        f"Deployment {one.app.namespace}/{one.app.deployment} itself holds a password, in {', '.join(held)}: move it to a "
+        f"Deployment {one.app.namespace}/{one.app.deployment} itself holds a secret, in {', '.join(held)}: move it to a "
         "Secret that the Deployment refers to, or choose rebuild, which changes no address"
         for one in found
-        if one.place.kind == "Deployment" and (held := addresses.passwords(one.deployment))
+        if one.place.kind == "Deployment" and (held := addresses.literal_secrets(one.deployment))
     ]
     others = [item for kind in (k8s.POOLER, k8s.SCHEDULED_BACKUP) for item in of_cluster(ctx, kind, old, old.ref.name)]
     return faults + pausing.faults(ctx, [*(one.deployment for one in found), *others])
