@@ -24,7 +24,7 @@ LONG := tests/library/ $(filter-out tests/library/,$(sort $(wildcard tests/*/)))
 
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: help setup drill test test-notebooks test-long lint style types lab bench conformance docs clean
+.PHONY: help setup drill test test-notebooks test-long test-soak lint style types lab bench conformance docs clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -53,15 +53,18 @@ drill: setup ## the monthly verification, on the running lab or on one of its ow
 test: setup ## lint, every test that is not long, and the runbooks in plan mode
 	@begun=$$(date +%s); \
 	$(MAKE) --no-print-directory -j 2 --output-sync=line test-notebooks types style && \
-	$(BIN)/python -m pytest -m "not long" $(TWO) || exit 1; \
+	$(BIN)/python -m pytest -m "not long and not soak" $(TWO) || exit 1; \
 	mkdir -p outputs/bench && echo "{\"seconds\": $$(( $$(date +%s) - begun ))}" > outputs/bench/last-test.json
 
 test-notebooks: setup ## every runbook as it stands, in plan mode, against a lab of its own
 	@outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
 	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider runbooks
 
-test-long: setup ## kills, repetitions, large data, the browser
-	$(BIN)/python -m pytest -m long --durations=25 $(TWO) $(LONG)
+test-long: setup ## whole recoveries, kills, the browser
+	$(BIN)/python -m pytest -m "long and not soak" --durations=25 $(TWO) $(LONG)
+
+test-soak: setup ## repetitions, full matrices of kills and faults; writes docs/soak.md; not part of CI
+	$(BIN)/python tests/soak.py --page docs/soak.md -- $(TWO) $(LONG)
 
 lint: style types ## ruff, mypy, import contracts, notebooks without outputs
 

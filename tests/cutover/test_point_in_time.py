@@ -102,6 +102,7 @@ def killed(lab: CutLab, run: Drill, when: Callable[[], Any], why: str, *more: st
     until(lambda: not alive(run.folder), "the kernel has gone")
 
 
+@pytest.mark.soak
 def test_a_rebuild_that_is_killed_while_it_removes_makes_serves_and_clears_up_comes_to_its_end(cut_lab: CutLab) -> None:
     lab = cut_lab
     schedules = lab.schedules()

@@ -174,6 +174,7 @@ def told(run: Drill) -> dict[str, Any]:
     })  # fmt: skip
 
 
+@pytest.mark.soak
 def test_killed_after_every_step_it_comes_to_the_same_end(
     drill_lab: DrillLab, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:

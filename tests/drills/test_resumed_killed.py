@@ -15,8 +15,10 @@ from fix_tiny import Tiny, phrase_of, steady, write_notebook
 
 from drillbook.run.alive import alive
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
+# Killed inside these in every run of CI; in the others too in `make test-soak`.
+SAMPLE = ("MakeThing after", "Replace", "ScaleUp after")
 BEFORE_THE_GATE = ("LookAround", "MakeThing", "MakeThing after")
 BEHIND_THE_GATE = (
     "Drain", "Drain after", "Replace", "Replace after", "ScaleUp", "ScaleUp after", "ValueIsNew", "RemoveThing",
@@ -53,7 +55,13 @@ def equals(one: Drill, other: Drill) -> None:
         assert steady(one.record[part]) == steady(other.record[part]), part
 
 
-@pytest.mark.parametrize("where", BEFORE_THE_GATE + BEHIND_THE_GATE)
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param(where, marks=pytest.mark.long if where in SAMPLE else pytest.mark.soak)
+        for where in BEFORE_THE_GATE + BEHIND_THE_GATE
+    ],
+)
 def test_a_kernel_killed_in_a_step_is_resumed_to_the_same_end(tiny: Tiny, undisturbed: Drill, where: str) -> None:
     early = where in BEFORE_THE_GATE
     run = tiny.run(tiny.profile("killed"), die_in=where if early else "")
@@ -73,6 +81,7 @@ def test_a_kernel_killed_in_a_step_is_resumed_to_the_same_end(tiny: Tiny, undist
     assert tiny.lab.drillbook("verify", run.folder.name).returncode == 0
 
 
+@pytest.mark.soak
 def test_a_runner_killed_with_its_kernel_leaves_a_run_that_can_be_resumed(tiny: Tiny, undisturbed: Drill) -> None:
     run = tiny.run(tiny.profile("killed"))
     command = [sys.executable, "-m", "drillbook", "resume", run.folder.name, "--notebook", str(tiny.notebook)]

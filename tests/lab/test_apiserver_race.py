@@ -67,7 +67,7 @@ async def adds(http: aiohttp.ClientSession, conflicts: list[int]) -> None:
                 conflicts.append(1)
 
 
-@pytest.mark.parametrize("watchers", [10, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("watchers", [10, pytest.param(200, marks=pytest.mark.soak)])
 def test_eight_writers_and_many_watchers_agree(api: Api, watchers: int) -> None:
     made = api.do(api.registry.create, counter(0))
     conflicts: list[int] = []

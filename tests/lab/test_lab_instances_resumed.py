@@ -73,7 +73,7 @@ def test_a_restored_copy_gets_its_standbys(three: Three) -> None:
     until(lambda: not lab.get(f"{CORE}/{DRILLS}/persistentvolumeclaims")["items"])
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_switchover_goes_on_after_the_daemon_was_killed(three: Three) -> None:
     lab = RunningLab(three.home)
     name, path = lab.state["cluster"], f"{CNPG}/{lab.state['namespace']}/clusters/{lab.state['cluster']}"

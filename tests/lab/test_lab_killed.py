@@ -168,7 +168,7 @@ def test_idle(killable: Killable) -> None:
     archives(lab)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_during_a_backup(killable: Killable) -> None:
     """It fails in the operator's words, and the next one completes and can be restored from."""
     lab = RunningLab(killable.home)
@@ -186,7 +186,7 @@ def test_during_a_backup(killable: Killable) -> None:
     until(lambda: phase(lab.get(path)) == "completed")
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_during_a_recovery_job(killable: Killable) -> None:
     """The Job's pod has failed; the Job tries again, and the copy becomes healthy."""
     lab = RunningLab(killable.home)
@@ -208,7 +208,7 @@ def test_during_a_recovery_job(killable: Killable) -> None:
     until(lambda: lab.find(f"{CORE}/{namespace}/persistentvolumeclaims/copy-1") is None)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("what", ["object store", "writer"])
 def test_a_part_of_the_daemons(killable: Killable, what: str) -> None:
     """It comes back by itself; what the store held is there."""
@@ -224,7 +224,7 @@ def test_a_part_of_the_daemons(killable: Killable, what: str) -> None:
     assert catalogue
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("what", ["agent", "postmaster"])
 def test_a_part_of_the_pods(killable: Killable, what: str) -> None:
     """The container ends and is started again; the server recovers."""
@@ -243,7 +243,7 @@ def test_a_part_of_the_pods(killable: Killable, what: str) -> None:
     archives(lab)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_while_replicas_join(killable: Killable) -> None:
     """The second is cut off while it copies, the third while it starts; both stream in the end, and leave again."""
     lab = RunningLab(killable.home)
@@ -280,7 +280,7 @@ def test_while_replicas_join(killable: Killable) -> None:
     until(lambda: complete(1) and set(pods()) == {f"{name}-1"})
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_in_the_middle_of_what_people_do(killable: Killable) -> None:
     """Fenced stays fenced, asleep asleep and paused paused; what was leaving goes, what can't work ends, a fault lasts."""
     lab = RunningLab(killable.home)
@@ -325,7 +325,7 @@ def of_cluster(lab: RunningLab, where: str, name: str) -> list[str]:
     return [entry["metadata"]["name"] for entry in found if entry["metadata"]["name"].startswith(f"{name}-")]
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_an_orderly_end_is_no_end(killable: Killable) -> None:
     """SIGTERM, as a machine that goes down sends it: the lab is gone on with, and nothing was running meanwhile."""
     kept = killable.trust()
@@ -339,7 +339,7 @@ def test_an_orderly_end_is_no_end(killable: Killable) -> None:
     archives(lab)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("stage", ["PostgreSQL cluster", "Tenants and their data", "First base backup"])
 def test_while_it_comes_up(stage: str) -> None:
     """A lab that never was up is begun anew, and nothing of the first attempt is left."""

@@ -20,13 +20,13 @@ SELECTION = (
 )  # fmt: skip
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(2400)
 def test_a_selection_passes_with_the_real_definitions(tmp_path: Path) -> None:
     folder = os.environ.get("DRILLBOOK_CNPG_CRDS", "")
     if not folder:
         pytest.skip("DRILLBOOK_CNPG_CRDS names no folder with CloudNativePG's CRDs")
-    argv = [sys.executable, "-m", "pytest", "-m", "not long", "-p", "no:cacheprovider", *SELECTION]
+    argv = [sys.executable, "-m", "pytest", "-m", "not long and not soak", "-p", "no:cacheprovider", *SELECTION]
     environment = {**os.environ, FOLDER: str(Path(folder).absolute())}
     done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=2300, check=False)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]

@@ -248,7 +248,7 @@ def test_a_recovery_goes_its_way_in_order(origin: RunningLab) -> None:
     until(lambda: lab.get(jobs)["items"] == [])
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_target_that_never_comes_fills_the_volume_and_ends_unrecoverable(origin: RunningLab) -> None:
     """Each attempt leaves a whole data directory aside, until there is no room for another one."""
     lab = origin

@@ -20,7 +20,7 @@ def listens(address: str, port: int) -> bool:
         return probe.connect_ex((address, port)) == 0
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_three_labs_side_by_side() -> None:
     with tempfile.TemporaryDirectory(prefix="l3-", dir="/tmp") as root:
         homes = [LabHome(Path(root) / name) for name in "abc"]

@@ -24,7 +24,7 @@ def backend(lab: RunningLab) -> Workload:
     return Workload(lab, "synergyflow", "synergyflow-backend")
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_rollout_and_the_reconciler_go_on_after_a_kill() -> None:
     with tempfile.TemporaryDirectory(prefix="lw-", dir="/tmp") as root:
         killable = Killable(Path(root))
@@ -54,7 +54,7 @@ def test_a_rollout_and_the_reconciler_go_on_after_a_kill() -> None:
         assert not processes_under([killable.home.root])
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.skipif(poolerconfig.binary() is None, reason=poolerconfig.NO_BINARY)
 def test_a_paused_pooler_is_paused_after_a_kill_and_lets_go_when_it_is_told() -> None:
     with tempfile.TemporaryDirectory(prefix="lp-", dir="/tmp") as root:

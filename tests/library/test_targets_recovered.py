@@ -24,7 +24,6 @@ from drillbook.objectstore import Holdings, ResolvedTarget, S3Store, catalogue, 
 from drillbook_lab import identity, pgbin
 
 DESTINATION, NAME = "s3://archive/recovered", "pg"
-ROUNDS = 20
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -155,12 +154,12 @@ class Recovery:
             return False
 
 
-@pytest.mark.long
 @pytest.mark.timeout(3000)
-def test_the_newest_commit_is_the_border_of_what_can_be_reached(archived: tuple[S3, Server]) -> None:
+@pytest.mark.parametrize("rounds", [pytest.param(4, marks=pytest.mark.long), pytest.param(20, marks=pytest.mark.soak)])
+def test_the_newest_commit_is_the_border_of_what_can_be_reached(archived: tuple[S3, Server], rounds: int) -> None:
     """By time to 1 µs before it, to it by LSN and by XID; what is later is refused, and PostgreSQL would have failed.
 
-    Sixty recoveries; in every fourth round what is later is tried on PostgreSQL itself.
+    Three recoveries a round; in every fourth round what is later is tried on PostgreSQL itself.
     """
     s3, server = archived
     seed = random.SystemRandom().randrange(1 << 30)
@@ -170,7 +169,7 @@ def test_the_newest_commit_is_the_border_of_what_can_be_reached(archived: tuple[
     )
     recovery: Recovery | None = None
     try:
-        for number in range(ROUNDS):
+        for number in range(rounds):
             if number % 5 == 0:
                 server.backup("--gzip")
             load(server, chance, chance.uniform(0.1, 0.8))
