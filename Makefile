@@ -24,7 +24,7 @@ LONG := tests/library/ $(filter-out tests/library/,$(sort $(wildcard tests/*/)))
 
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: help setup drill test test-notebooks test-long test-soak lint style types lab bench conformance docs clean
+.PHONY: help setup majors drill test test-notebooks test-long test-soak lint style types lab bench conformance docs clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -43,6 +43,11 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(POOLER)
 	@touch $@
 
+majors: $(VENV)/majors/.unpacked ## PostgreSQL 14, 16 and 17, for the tests that run on each
+
+$(VENV)/majors/.unpacked: tests/majors.txt $(STAMP)
+	@$(BIN)/python tests/majors.py $(VENV)/majors && touch $@
+
 drill: setup ## the monthly verification, on the running lab or on one of its own
 	@if $(BIN)/drillbook lab status >/dev/null 2>&1; then \
 	  eval "$$($(BIN)/drillbook lab env)" && exec $(BIN)/drillbook run $(RUNBOOK) --mode apply; \
@@ -50,7 +55,7 @@ drill: setup ## the monthly verification, on the running lab or on one of its ow
 	  exec $(BIN)/drillbook lab run -- $(abspath $(BIN))/drillbook run $(RUNBOOK) --mode apply; \
 	fi
 
-test: setup ## lint, every test that is not long, and the runbooks in plan mode
+test: setup majors ## lint, every test that is not long, and the runbooks in plan mode
 	@begun=$$(date +%s); \
 	$(MAKE) --no-print-directory -j 2 --output-sync=line test-notebooks types style && \
 	$(BIN)/python -m pytest -m "not long and not soak" $(TWO) || exit 1; \
@@ -60,10 +65,10 @@ test-notebooks: setup ## every runbook as it stands, in plan mode, against a lab
 	@outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
 	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider runbooks
 
-test-long: setup ## whole recoveries, kills, the browser
+test-long: setup majors ## whole recoveries, kills, the browser
 	$(BIN)/python -m pytest -m "long and not soak" --durations=25 $(TWO) $(LONG)
 
-test-soak: setup ## repetitions, full matrices of kills and faults; writes docs/soak.md; not part of CI
+test-soak: setup majors ## repetitions, full matrices of kills and faults; writes docs/soak.md; not part of CI
 	$(BIN)/python tests/soak.py --page docs/soak.md -- $(TWO) $(LONG)
 
 lint: style types ## ruff, mypy, import contracts, notebooks without outputs

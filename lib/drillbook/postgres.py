@@ -18,13 +18,14 @@ from types import TracebackType
 from typing import Any, LiteralString, Self
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from drillbook.errors import Changed, PostgresError
 
-__all__ = ["SQL", "Address", "Composed", "Database", "Identifier", "Literal", "as_text", "question"]
+__all__ = ["SQL", "Address", "Composed", "Database", "Identifier", "Literal", "as_text", "hosts_of", "question"]
 
 CONNECT_SECONDS = 15
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -87,6 +88,16 @@ def as_text(statement: str | SQL | Composed | Literal, /, **params: Any) -> str:
     if isinstance(statement, str):
         text = _PARAMETER.sub(lambda found: Literal(params[found[1]]).as_string(None) if found[1] else "%", text)
     return text.strip().removesuffix(";")
+
+
+def hosts_of(conninfo: str) -> list[str]:
+    """The hosts that a connection string names, ``hostaddr`` included; one that can't be parsed is returned as a fixed text."""
+    try:
+        parts = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        return ["a connection string that can't be parsed"]  # its text may hold a password
+    named = ",".join(str(parts[key]) for key in ("host", "hostaddr") if parts.get(key))
+    return [host for host in named.split(",") if host]
 
 
 class Database:

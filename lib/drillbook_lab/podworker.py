@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _LONGEST_GRACE_SECONDS = 30.0
 _WAITING_PROBE_SECONDS = 0.25
 _SERVER_PROBE_SECONDS = 0.05
-_READY_SERVER_PROBE = {"periodSeconds": 1, "failureThreshold": 1}
+_READY_SERVER_PROBE = {"periodSeconds": 10, "failureThreshold": 3}  # the operator's own: a fence shows after 20 to 30 s
 _LONGEST_BACK_OFF_SECONDS = 10.0
 
 
@@ -243,7 +243,7 @@ class PodWorker:
         ask = podprobes.declared_probe(readiness, container, self._places.address)
         waiting = _WAITING_PROBE_SECONDS
         if pod_role(self._pod) == "instance":
-            # The instance manager's own probe: PostgreSQL's answer, seen to change within a second.
+            # The instance manager's own probe: PostgreSQL's answer.
             socket = self._places.socket_dir / ".s.PGSQL.5432"
             ask = podprobes.server_probe(socket) if container.get("ports") else None
             readiness, waiting = _READY_SERVER_PROBE, _SERVER_PROBE_SECONDS

@@ -27,7 +27,10 @@ PAGE_BYTES = 8192
 class Server:
     """One cluster in a folder, on a loopback port; role ``reader`` reads everything and is no superuser."""
 
-    def __init__(self, folder: Path, *, checksums: bool = True, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, checksums: bool = True, settings: dict[str, str] | None = None, programs: Path | None = None
+    ) -> None:
+        self.programs = programs or bin_dir()
         self.pgdata = folder / "pgdata"
         self.address = Address("127.0.0.1", free_port())
         self._log = folder / "server.log"
@@ -37,10 +40,10 @@ class Server:
         password = folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
-        sums = "--data-checksums" if checksums else "--no-data-checksums"
+        sums = ["--data-checksums"] if checksums else ["--no-data-checksums"] if self.major >= 18 else []
         arguments = ["-D", str(self.pgdata), "-U", SUPERUSER, "-A", "scram-sha-256", f"--pwfile={password}"]
-        arguments += [sums, "--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C.UTF-8"]
-        subprocess.run(wrap([str(bin_dir() / "initdb"), *arguments]), check=True, capture_output=True, cwd="/")
+        arguments += [*sums, "--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C.UTF-8"]
+        subprocess.run(wrap([str(self.programs / "initdb"), *arguments]), check=True, capture_output=True, cwd="/")
         lines = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.address.port),
@@ -59,7 +62,7 @@ class Server:
         """Start and wait until it answers, at most a minute."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                wrap([str(bin_dir() / "postgres"), "-D", str(self.pgdata)]), stdout=log, stderr=log, cwd="/"
+                wrap([str(self.programs / "postgres"), "-D", str(self.pgdata)]), stdout=log, stderr=log, cwd="/"
             )
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -80,6 +83,46 @@ class Server:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(timeout=START_SECONDS)
             self._process = None
+
+    @property
+    def major(self) -> int:
+        """The server's major version."""
+        told = subprocess.run([self.programs / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+        return int(told.split()[2].split(".")[0])
+
+    def program(self, name: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's client programs as superuser."""
+        address = ["-h", self.address.host, "-p", str(self.address.port), "-U", SUPERUSER]
+        argv = wrap([str(self.programs / name), *address, *arguments])
+        env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8", "PGPASSWORD": PASSWORD}
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd="/", env=env)
+        assert done.returncode == 0, done.stderr
+
+    def dumped_and_restored(self, database: str) -> str:
+        """A new database, made of another's dump as pg_dump and pg_restore make it; its name."""
+        copy = f"restored{next(self._names)}"
+        self.sql("postgres", f"create database {copy} template template0")
+        dump = self.pgdata.parent / f"{copy}.dump"
+        self.program("pg_dump", "-Fc", "-f", str(dump), database)
+        self.program("pg_restore", "--exit-on-error", "-d", copy, str(dump))
+        return copy
+
+    @contextmanager
+    def standby(self, folder: Path) -> Iterator[Server]:
+        """A server that streams from this one."""
+        other = Server.__new__(Server)
+        other.programs, other.pgdata, other.address = self.programs, folder / "pgdata", Address("127.0.0.1", free_port())
+        other._log, other._process, other._names = folder / "server.log", None, count(1)
+        prepare_dir(folder)
+        self.program("pg_basebackup", "-D", str(other.pgdata), "-R", "-X", "stream", "--checkpoint=fast", "--no-sync")
+        source = f"hostaddr={self.address.host} port={self.address.port} user={SUPERUSER} password=''{PASSWORD}''"
+        with (other.pgdata / "postgresql.auto.conf").open("a") as conf:
+            conf.write(f"port = '{other.address.port}'\nprimary_conninfo = 'host=orders-r1-rw {source}'\n")
+        other.start()
+        try:
+            yield other
+        finally:
+            other.stop()
 
     def superuser(self, database: str, *, read_only: bool = False, timeout: int = 60) -> Database:
         """A superuser's session, as on a copy that a drill made."""
@@ -130,9 +173,11 @@ def overwrite(path: Path, offset: int, content: bytes) -> None:
 
 
 @contextmanager
-def running(folder: Path, *, checksums: bool = True, settings: dict[str, str] | None = None) -> Iterator[Server]:
+def running(
+    folder: Path, *, checksums: bool = True, settings: dict[str, str] | None = None, programs: Path | None = None
+) -> Iterator[Server]:
     """A started server with role ``reader``; stopped at the end."""
-    server = Server(folder, checksums=checksums, settings=settings)
+    server = Server(folder, checksums=checksums, settings=settings, programs=programs)
     server.start()
     try:
         server.sql("postgres", f"create role {READER} login password '{PASSWORD}' in role pg_monitor, pg_read_all_data")

@@ -1,14 +1,16 @@
-"""The PostgreSQLs of this machine: Debian's majors side by side, and the lab's own wheel."""
+"""The PostgreSQLs of this machine: Debian's majors, those that `make majors` unpacked, and the lab's own wheel."""
 
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 from drillbook_lab import pgbin
 from drillbook_lab.errors import LabError
 
 PACKAGED = Path("/usr/lib/postgresql")
+UNPACKED = Path(sys.prefix) / "majors"
 OLDEST, NEWEST = 14, 18
 
 
@@ -19,7 +21,7 @@ def major_of(folder: Path) -> int:
 
 def found() -> dict[int, Path]:
     """The folder of each supported major; the lab's own one last, so that it stands for its major."""
-    folders = [path.parent for path in PACKAGED.glob("*/bin/postgres")]
+    folders = [path.parent for place in (UNPACKED, PACKAGED) for path in place.glob("*/bin/postgres")]
     try:
         folders.append(pgbin.bin_dir())
     except LabError:
@@ -28,4 +30,4 @@ def found() -> dict[int, Path]:
 
 
 def why_missing(major: int) -> str:
-    return f"PostgreSQL {major} is not on this machine: neither the wheel nor in {PACKAGED}"
+    return f"PostgreSQL {major} is not on this machine: neither the wheel, nor in {PACKAGED}, nor from `make majors`"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.library.fix_integrity import PASSWORD, READER, SUPERUSER, Server, run, running
 
 from drillbook.integrity import app_login, quarantined, questions, sequences_ahead
-from drillbook.integrity.quarantine import launchers
-from drillbook.model import Check, Verdict
-from drillbook.postgres import Address, Database
+from drillbook.integrity.quarantine import foreign_hosts, launchers
+from drillbook.model import Check, ClusterRef, Verdict
+from drillbook.postgres import SQL, Address, Database
 from drillbook.site import Question
 
 SEQUENCES = (
@@ -225,3 +227,52 @@ def test_settings_that_may_not_be_read_leave_it_unproven(server: Server) -> None
     server.sql("postgres", f"create role stranger login password '{PASSWORD}'")
     with Database.connect(server.address, user="stranger", password=PASSWORD, dbname="postgres") as db:
         assert quarantined(db).verdict is Verdict.UNPROVEN
+
+
+COPY = ClusterRef(namespace="drills", name="orders-r1")
+
+
+@pytest.mark.parametrize(
+    ("conninfo", "foreign"),
+    [
+        ("", []),
+        ("host=orders-r1-rw user=streaming_replica port=5432 application_name= sslmode=verify-ca", []),
+        ("host=orders-r1-rw.drills.svc.cluster.local user=streaming_replica", []),
+        ("host=orders-rw user=streaming_replica", ["orders-rw"]),
+        ("host=orders-r1-rw.shop.svc user=streaming_replica", ["orders-r1-rw.shop.svc"]),
+        ("host=orders-r1-rw hostaddr=10.0.0.7 user=streaming_replica", ["10.0.0.7"]),
+        ("host=orders-r1-rw,orders-rw user=streaming_replica", ["orders-rw"]),
+        ("postgresql://replica:secret@elsewhere/postgres", ["elsewhere"]),
+        ("user=streaming_replica", ["a connection string without a host"]),
+        ("host='open password=secret", ["a connection string that can't be parsed"]),
+    ],
+)
+def test_f01_only_a_host_that_is_not_the_copys_own_is_a_way_out(conninfo: str, foreign: list[str]) -> None:
+    """CloudNativePG sets primary_conninfo on primaries too, to the Cluster's own Service."""
+    assert foreign_hosts(conninfo, COPY) == foreign
+
+
+@pytest.mark.parametrize(
+    ("host", "verdict"), [("orders-r1-rw", Verdict.VERIFIED), ("orders-rw.shop", Verdict.FAILED)]
+)
+def test_f01_a_primary_is_judged_by_the_host_in_its_primary_conninfo(server: Server, host: str, verdict: Verdict) -> None:
+    own = f"host={host} user=streaming_replica port=5432 application_name= dbname=postgres"
+    server.sql("postgres", f"alter system set primary_conninfo = '{own}'", "select pg_reload_conf()")
+    try:
+        with server.superuser("postgres", read_only=True) as db:
+            while db.ask_one(SQL("select current_setting('primary_conninfo') as it"))["it"] != own:
+                time.sleep(0.01)
+            check = quarantined(db, copy=COPY)
+    finally:
+        server.sql("postgres", "alter system reset primary_conninfo", "select pg_reload_conf()")
+    assert check.verdict is verdict, check
+
+
+def test_f01_a_copy_that_streams_from_elsewhere_is_failed(server: Server, tmp_path: Path) -> None:
+    """Even where the setting names its own Service: what counts is the WAL receiver that runs."""
+    with server.standby(tmp_path / "standby") as standby, standby.superuser("postgres", read_only=True) as db:
+        while not db.ask(SQL("select from pg_stat_wal_receiver where status = 'streaming'")):
+            time.sleep(0.05)
+        check = quarantined(db, copy=COPY)
+    assert check.verdict is Verdict.FAILED
+    assert dict(check.details)["WAL receiver"] == "it streams from another server"

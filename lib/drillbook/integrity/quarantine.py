@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from drillbook.errors import PostgresError
 from drillbook.integrity.common import Rung, counted
-from drillbook.model import Check, Verdict
-from drillbook.postgres import Database
+from drillbook.model import Check, ClusterRef, Verdict
+from drillbook.postgres import Database, hosts_of
 
 # Archive commands that write nowhere.
 _IDLE_COMMANDS = {"", "true", "/bin/true", "/usr/bin/true", ":"}
@@ -36,10 +36,29 @@ def launchers(preloaded: str) -> list[str]:
     return [library for library in libraries if library in _LAUNCHERS]
 
 
-def quarantined(db: Database, own_standbys: Sequence[str] = ()) -> Check:
-    """Whether the copy keeps to itself: no archiving, no logical replication, no standby, no launcher of jobs.
+def foreign_hosts(conninfo: str, copy: ClusterRef | None) -> list[str]:
+    """The hosts of a ``primary_conninfo`` that are not the copy's own Services.
+
+    CloudNativePG sets ``host=<cluster>-rw`` on every instance, primaries too, where it has no effect: that one is no way out.
+    A string that can't be parsed, or names no host (libpq would then take its default), counts as foreign.
+    """
+    if not conninfo.strip():
+        return []
+    hosts = hosts_of(conninfo)
+    if not hosts:
+        return ["a connection string without a host"]
+    if copy is None:
+        return hosts
+    own = f"{copy.name}-rw"
+    within = f"{own}.{copy.namespace}"
+    return [host for host in hosts if host not in (own, within) and not host.startswith(f"{within}.svc")]
+
+
+def quarantined(db: Database, own_standbys: Sequence[str] = (), copy: ClusterRef | None = None) -> Check:
+    """Whether the copy keeps to itself: no archiving, no replication from or to elsewhere, no launcher of jobs.
 
     ``own_standbys`` are the names of the copy's own other instances: as CloudNativePG's replication user they may stream.
+    ``copy`` is the copy's Cluster, whose own Service may stand in ``primary_conninfo``. ``db`` is a session on its primary.
     Needs a role with ``pg_monitor`` and ``pg_read_all_settings``. Foreign servers are counted only: a query opens their
     connections, and only the network can forbid that.
     """
@@ -65,8 +84,10 @@ def quarantined(db: Database, own_standbys: Sequence[str] = ()) -> Check:
         faults.append(("subscription workers", str(row["subscription_workers"])))
     if row["walsenders"]:
         faults.append(("standbys that are not its own", str(row["walsenders"])))
-    if row["primary_conninfo"]:
-        faults.append(("primary_conninfo", "is set"))
+    if row["wal_receivers"]:
+        faults.append(("WAL receiver", "it streams from another server"))
+    if strangers := foreign_hosts(row["primary_conninfo"], copy):
+        faults.append(("primary_conninfo", ", ".join(strangers)))
     if preloaded := launchers(row["preloaded"]):
         faults.append(("launchers in shared_preload_libraries", ", ".join(preloaded)))
     if row["other_processes"]:

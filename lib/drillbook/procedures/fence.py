@@ -79,13 +79,18 @@ class FenceOldCluster(Step[FencedCluster]):
         return FencedCluster(name=self.old.ref.name, pods=tuple(pods), seconds=time.monotonic() - begun)
 
     def verify(self, ctx: Context, result: FencedCluster) -> None:
-        ready = [name for name in result.pods if _is_ready(ctx, self.old, name)]
-        if ready:
+        """By the annotation and by pg_ctl: a pod's Ready condition and the Cluster's phase show a fence only after 20 to 30 s."""
+        if not result.pods:
+            return
+        found = ctx.kube.get(k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
+        running = [name for name in result.pods if server_runs(ctx, self.old, name)]
+        if running or (found is not None and not is_fenced(found)):
             raise VerificationError(
-                f"instances of {self.old.ref} are ready though fenced",
-                expected="none",
-                observed=", ".join(ready),
-                todo="See whether another controller removed the annotation.",
+                f"Cluster {self.old.ref} is not fenced",
+                expected=f'annotation {FENCED}: ["*"], and no PostgreSQL server on its instances',
+                observed=f"servers on {', '.join(running) or 'none'}; the annotation is "
+                + ("there" if found is not None and is_fenced(found) else "gone"),
+                todo="See whether another controller removed the annotation, and pause it.",
             )
 
 
@@ -102,7 +107,7 @@ def lift_fence(ctx: Context, old: OldCluster) -> bool:
         k8s.CLUSTER,
         old.ref.namespace,
         old.ref.name,
-        lambda found: (found or {}).get("status", {}).get("phase") == HEALTHY and _all_ready(ctx, old),
+        lambda found: (found or {}).get("status", {}).get("phase") == HEALTHY and _all_serve(ctx, old),
         timeout_seconds=ctx.site.limits.recovery.total_seconds(),
         what=f"Cluster {old.ref} to be healthy again",
     )
@@ -156,9 +161,18 @@ def _ready(pod: dict[str, Any]) -> bool:
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
-def _all_ready(ctx: Context, old: OldCluster) -> bool:
+def _all_serve(ctx: Context, old: OldCluster) -> bool:
+    """Ready, and answering: a fence of a few seconds never shows in the Ready condition."""
     pods = instance_pods(ctx, old)
-    return bool(pods) and all(_is_ready(ctx, old, name) for name in pods)
+    return bool(pods) and all(_is_ready(ctx, old, name) and _accepts(ctx, old, name) for name in pods)
+
+
+def _accepts(ctx: Context, old: OldCluster, pod: str) -> bool:
+    """Whether PostgreSQL takes connections, by pg_isready in the pod."""
+    try:
+        return ctx.kube.exec(old.ref.namespace, pod, "postgres", ["pg_isready", "-q"], timeout_seconds=30).exit_code == 0
+    except KubernetesError:
+        return False  # between two attempts of a container, or the node is away: the wait's limit decides
 
 
 def is_fenced(cluster: dict[str, Any]) -> bool:

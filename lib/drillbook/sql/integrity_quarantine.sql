@@ -1,11 +1,12 @@
 -- What a restored copy could do to the world outside by itself: settings, and processes that are not PostgreSQL's own.
 select pg_catalog.current_setting('archive_mode') as archive_mode,
        case when pg_catalog.current_setting('archive_mode') = 'off' then '' else pg_catalog.current_setting('archive_command') end as archive_command,
-       pg_catalog.current_setting('archive_library') as archive_library,
+       coalesce(pg_catalog.current_setting('archive_library', true), '') as archive_library, -- since 15
        pg_catalog.current_setting('max_logical_replication_workers')::int as logical_workers,
        pg_catalog.current_setting('primary_conninfo') as primary_conninfo,
        pg_catalog.current_setting('synchronous_standby_names') as synchronous_standby_names,
        pg_catalog.current_setting('shared_preload_libraries') as preloaded,
+       (select count(*) from pg_catalog.pg_stat_wal_receiver) as wal_receivers,
        (select count(*) from pg_catalog.pg_stat_subscription where pid is not null) as subscription_workers,
        (select count(*) from pg_catalog.pg_subscription where subenabled) as subscriptions_enabled,
        (select count(*) from pg_catalog.pg_stat_replication

@@ -66,7 +66,7 @@ select 'cast', pg_catalog.format('%%s as %%s', c.castsource::pg_catalog.regtype,
    and not exists (select from member where classid = 'pg_catalog.pg_cast'::regclass and objid = c.oid)
 union all
 select 'collation', pg_catalog.format('%%I.%%I', n.nspname, c.collname),
-       (pg_catalog.to_jsonb(c) - '{oid,collnamespace,collowner,collversion}'::text[])::text
+       (pg_catalog.to_jsonb(c) - '{oid,collnamespace,collowner,collversion,collencoding}'::text[])::text
   from pg_catalog.pg_collation c
   join own_schema n on n.oid = c.collnamespace
  where not exists (select from member where classid = 'pg_catalog.pg_collation'::regclass and objid = c.oid)

@@ -1,5 +1,7 @@
 -- Schemas, extensions, tables, columns, indexes, constraints, statistics and sequences of this database, defined in text
--- that holds no oid. What belongs to an extension is left to the extension; statistics' values and sequences' positions are not structure.
+-- that holds no oid. Of a column's options only those that ALTER TABLE can set count: current minors keep entries of the
+-- server's own among them (pg_attver). NO INHERIT stands in a constraint's definition; connoinherit differs by how a partition's key
+-- came to be, by CREATE TABLE or by ATTACH as pg_dump does. What belongs to an extension is left to the extension; statistics' values and sequences' positions are not structure.
 with own as (
     select c.*, pg_catalog.format('%%I.%%I', n.nspname, c.relname) as quoted
       from pg_catalog.pg_class c
@@ -40,7 +42,8 @@ select 'column', own.quoted || '.' || pg_catalog.quote_ident(a.attname),
            pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity::text, a.attgenerated::text,
            a.attstorage, a.attcompression::text, a.attislocal, a.attinhcount,
            case when a.attcollation <> 0 then a.attcollation::pg_catalog.regcollation::text end,
-           a.attoptions::text, a.attstattarget,
+           (select pg_catalog.string_agg(o, ',' order by o) from pg_catalog.unnest(a.attoptions) o
+             where pg_catalog.split_part(o, '=', 1) in ('n_distinct', 'n_distinct_inherited')), a.attstattarget,
            pg_catalog.pg_get_expr(d.adbin, d.adrelid))
   from own
   join pg_catalog.pg_attribute a on a.attrelid = own.oid and a.attnum > 0 and not a.attisdropped
@@ -56,7 +59,7 @@ select 'index', own.quoted,
 union all
 select 'constraint',
        coalesce(own.quoted, t.oid::pg_catalog.regtype::text) || '.' || pg_catalog.quote_ident(c.conname),
-       pg_catalog.concat_ws(' | ', pg_catalog.pg_get_constraintdef(c.oid), c.convalidated, c.connoinherit)
+       pg_catalog.concat_ws(' | ', pg_catalog.pg_get_constraintdef(c.oid), c.convalidated)
   from pg_catalog.pg_constraint c
   left join own on own.oid = c.conrelid
   left join pg_catalog.pg_type t

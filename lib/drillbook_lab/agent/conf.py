@@ -72,7 +72,7 @@ def fixed(spec: PodSpec) -> dict[str, str]:
     """What no spec can change."""
     settings = {
         "archive_mode": "on",
-        "cluster_name": spec.pod,
+        "cluster_name": spec.cluster,
         "hot_standby": "on",
         "listen_addresses": spec.listen_address,
         "log_destination": "jsonlog",
@@ -164,6 +164,12 @@ def recovery(spec: PodSpec, spec_file: Path) -> dict[str, str]:
         **_target(spec.target or TargetSpec()),
     }
     return {**settings, **at_least_as_the_wal_needs(spec)}
+
+
+def primary(spec: PodSpec, spec_file: Path) -> dict[str, str]:
+    """What CloudNativePG writes into override.conf of a primary as well, where it has no effect: its own Service."""
+    settings = {"primary_conninfo": spec.own_conninfo, "restore_command": wal_command("walrestore", spec_file, "%f %p")}
+    return settings | ({"primary_slot_name": spec.own_slot} if spec.own_slot else {})
 
 
 def standby(spec: PodSpec, spec_file: Path) -> dict[str, str]:

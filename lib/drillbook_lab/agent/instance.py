@@ -24,7 +24,7 @@ _GLANCE_SECONDS = 0.1
 def configure(spec: PodSpec, spec_file: Path, *, standby: bool = False) -> None:
     """The configuration of a running instance."""
     settings = {"archive_command": conf.archive_command(spec, spec_file), **conf.tls(spec)}
-    conf.write(spec, settings | (conf.standby(spec, spec_file) if standby else {}))
+    conf.write(spec, settings | (conf.standby(spec, spec_file) if standby else conf.primary(spec, spec_file)))
 
 
 async def serve(spec: PodSpec, spec_file: Path, log: Log) -> int:

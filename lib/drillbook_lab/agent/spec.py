@@ -74,6 +74,8 @@ class PodSpec:
     initdb: dict[str, Any] = field(default_factory=dict)
     role: str = "primary"  # or "replica"
     candidate: bool = False  # a replica that is to be the primary, or has just become it
+    own_conninfo: str = ""  # primary_conninfo of a primary, where it has no effect
+    own_slot: str = ""
     upstream: str = ""  # how a replica reaches its primary; empty: there is none now
     slot: str = ""
     reload: str = ""  # changes when somebody asks for a reload

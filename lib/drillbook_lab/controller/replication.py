@@ -48,6 +48,7 @@ def assign(operator: Operator, cluster: Object, spec: PodSpec, passfile: str, *,
     current, target = current_primary(cluster), target_primary(cluster)
     annotations = cluster["metadata"].get("annotations") or {}
     spec.reload = str(annotations.get("cnpg.io/reloadedAt") or "")
+    spec.own_conninfo, spec.own_slot = _as_primary(cluster, spec.pod)
     if not current or spec.pod == current == target or (promoted and spec.pod == target):
         spec.role = "primary"
         return
@@ -63,6 +64,18 @@ def conninfo(address: str, instance: str, passfile: str) -> str:
         f"host={address} port=5432 user={ROLE} dbname=postgres application_name={instance}"
         f" passfile={passfile} connect_timeout=10"
     )
+
+
+def _as_primary(cluster: Object, instance: str) -> tuple[str, str]:
+    """``primary_conninfo`` and ``primary_slot_name`` that a primary keeps from how it came to be.
+
+    An instance that initdb made names the Job that made it, one that was recovered nobody, one that joined itself.
+    """
+    service, first = f"{cluster['metadata']['name']}-rw", instance.endswith("-1")
+    recovered = "recovery" in (cluster["spec"].get("bootstrap") or {})
+    name = (f"{instance}-initdb" if not recovered else "") if first else instance
+    slot = "" if first and not recovered else slot_name(name)
+    return f"host={service} user={ROLE} port=5432 application_name={name} dbname=postgres", slot
 
 
 def _upstream(operator: Operator, cluster: Object, instance: str, passfile: str) -> str:
