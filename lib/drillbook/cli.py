@@ -169,6 +169,9 @@ def list_runs() -> int:
         row = (item.run_id, item.runbook, item.site, item.started_at, item.state)
         table.add_row(*row, Text(item.verdict, style=VERDICT_STYLES.get(item.verdict, "")), item.until)
     out.print(table if summaries else "no run yet: drillbook run runbooks/drill-monthly-verification.ipynb")
+    for item in summaries:
+        for what in item.promised:
+            out.print(Text(f"{item.run_id}: still promised: {what}", style="yellow"))
     return 0
 
 

@@ -6,20 +6,19 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from drillbook import cleanup, objectstore
 from drillbook import kube as k8s
 from drillbook.errors import ParameterError, RunbookError
-from drillbook.model import Check
 from drillbook.procedures.readiness import CheckReadiness
 from drillbook.procedures.reading import read_archive
+from drillbook.procedures.remains import remains
 from drillbook.site import load_site
-from drillbook.step import Context, Obligation
+from drillbook.step import Context, Silent
 
 # A run keeps its journal, logs, notebook and report: megabytes. Less free space than this is a machine in trouble.
 FREE_BYTES = 200 * 1024 * 1024
@@ -33,26 +32,6 @@ class Item:
     ok: bool | None
     found: str
     todo: str = ""
-
-
-class Silent:
-    """A recorder that keeps nothing: a look at a cluster is not a run."""
-
-    def check(self, check: Check) -> None: ...
-    def fact(self, name: str, value: Any) -> None: ...
-    def phase(self, name: str, started_at: datetime, seconds: float, how: str) -> None: ...
-    def obligation(self, obligation: Obligation) -> None: ...
-    def settled(self, obligation: Obligation, how: str, proof: str) -> None: ...
-    def log(self, name: str, text: str) -> None: ...
-    def progress(self, text: str, *, fraction: float | None = None, rows: Sequence[tuple[str, str]] = ()) -> None: ...
-    def promises(self) -> list[Obligation]:
-        return []
-
-    def unmet(self) -> list[Check]:
-        return []
-
-    def seen(self, name: str) -> Any:
-        return None
 
 
 def examine(site: str, outputs: Path) -> Iterator[Item]:
@@ -81,6 +60,7 @@ def examine(site: str, outputs: Path) -> Iterator[Item]:
         yield _archive(ctx)
         yield _damages(ctx)
         yield _left_behind(ctx)
+        yield from _on_production(ctx)
     finally:
         ctx.close()
 
@@ -180,3 +160,12 @@ def _left_behind(ctx: Context) -> Item:
         return Item("left behind", True, f"nothing in {ctx.site.drill_namespace}")
     names = ", ".join(f"{item['kind']}/{item['metadata']['name']}" for item in left[:4])
     return Item("left behind", None, f"{len(left)} objects of earlier runs: {names}", "drillbook cleanup removes them.")
+
+
+def _on_production(ctx: Context) -> Iterator[Item]:
+    """What earlier runs, or people, have left on the source itself."""
+    found = remains(ctx)
+    for one in found:
+        yield Item("on production", None, one.what, one.todo)
+    if not found:
+        yield Item("on production", True, "no database put aside or read only, no fence, no suspended schedule")

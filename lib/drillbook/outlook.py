@@ -11,13 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from drillbook import cards, picture
-from drillbook.doctor import Silent
 from drillbook.errors import ParameterError
 from drillbook.model import show_instant
 from drillbook.objectstore import READ_THROUGH, Reading
 from drillbook.procedures.reading import ArchiveReading, read_archive
 from drillbook.site import load_site
-from drillbook.step import Context
+from drillbook.step import Context, Silent
 
 MOST_BACKUPS = 12
 

@@ -67,6 +67,26 @@ class Recorder(Protocol):
     def seen(self, name: str) -> Any: ...
 
 
+class Silent:
+    """A recorder that keeps nothing: a look at a cluster is not a run."""
+
+    def check(self, check: Check) -> None: ...
+    def fact(self, name: str, value: Any) -> None: ...
+    def phase(self, name: str, started_at: datetime, seconds: float, how: str) -> None: ...
+    def obligation(self, obligation: Obligation) -> None: ...
+    def settled(self, obligation: Obligation, how: str, proof: str) -> None: ...
+    def log(self, name: str, text: str) -> None: ...
+    def progress(self, text: str, *, fraction: float | None = None, rows: Sequence[tuple[str, str]] = ()) -> None: ...
+    def promises(self) -> list[Obligation]:
+        return []
+
+    def unmet(self) -> list[Check]:
+        return []
+
+    def seen(self, name: str) -> Any:
+        return None
+
+
 def pod_of(cluster: dict[str, Any]) -> str:
     """The name of the Cluster's current primary pod, or ``""`` while there is none."""
     return str(cluster.get("status", {}).get("currentPrimary", ""))

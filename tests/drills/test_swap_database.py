@@ -17,12 +17,16 @@ from fix_drills import ROOT, DrillLab, until
 from drillbook import kube as k8s
 from drillbook.cutover import application, hands
 from drillbook.errors import ConfirmationRequired, NotConfirmed, NotReady, PreconditionError
+from drillbook.evidence import Masker
 from drillbook.evidence.judge import unsettled
+from drillbook.headless.settling import undo
 from drillbook.model import Verdict
 from drillbook.procedures import (
     archive,
+    bleeding,
     boundary,
     carry,
+    closing,
     copy,
     drain,
     readiness,
@@ -30,7 +34,10 @@ from drillbook.procedures import (
     swapdatabase,
     swapfits,
     targets,
+    validation,
 )
+from drillbook.procedures.losses import TenantLoss
+from drillbook.procedures.remains import remains
 from drillbook.run import open_run
 from drillbook.run.approving import approve
 from drillbook.run.engine import Run
@@ -491,3 +498,63 @@ def grant(lab: DrillLab, application_name: str) -> None:
     for item in yaml.safe_load_all(text):
         path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/argocd/{item['kind'].lower()}s"
         lab.admin._transport.call("POST", path, what="grant", body=item)
+
+
+def test_f06_f07_f08_f09_after_a_comparison_that_failed_production_is_as_it_was(
+    drill_lab: DrillLab, restored: Restored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No application is brought back that was not drained, no session keeps the setting, nothing is left, no loss is announced."""
+    lab, cluster = drill_lab, restored.cluster
+    secret = lab.admin.secret(lab.site.drillbook_namespace, f"app-login-{TENANT}")
+    with ExitStack() as stack:
+        run = stack.enter_context(opened(lab, monkeypatch))
+        before = remains(run.context)
+        fits = run.do(swapfits.CheckSwapFits(cluster, TENANT))
+        block, carrying = bleeding.BlockWrites(cluster, TENANT), carry.CarryDatabase(cluster, fits, restored.recovered)
+        compare, off = carry.CompareCarried(cluster, fits, restored.recovered), drain.DrainApplication(cluster, fits)
+        swap, on = swapdatabase.SwapDatabase(cluster, fits), drain.ScaleUpApplication(cluster, fits)
+        confirmed(run, "all at once", block, carrying, compare, off, swap, on)
+        run.do(block)
+        forward = stack.enter_context(lab.admin.forward(lab.site.cluster.namespace, f"{lab.site.cluster.name}-1", 5432))
+        login = {"host": forward.host, "port": forward.port, "dbname": TENANT, "user": secret["username"], "password": secret["password"]}
+        pooled = psycopg.connect(**login, autocommit=True)
+        stack.callback(pooled.close)
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            pooled.execute("create temporary table n (n int)").execute("create table public.n (n int)")
+        run.do(carrying)
+        named = " ".join(one.what for one in remains(run.context))
+        assert f"database {TENANT} takes no writes" in named and f"database {fits.names.carried} was made by a run" in named
+        lab.sql(fits.names.carried, "create table public.a_stranger ()")
+        (checked, *_) = [check for check in run.do(compare).checks if check.verdict is not Verdict.VERIFIED]
+        assert checked.verdict is Verdict.FAILED
+        assert isinstance(run.do(off), Later) and isinstance(run.do(swap), Later)
+        served = run.do(on)
+        assert (served.put_back, served.healthy_at, served.outage_seconds) == ((), None, None)
+        after_the_cut = [*run.do(validation.ApplicationIsBack(TENANT, served)).checks]
+        after_the_cut += run.do(safetycopy.BackUpNewLine(cluster, served)).checks
+        assert {check.verdict for check in after_the_cut} == {Verdict.NOT_APPLICABLE}
+        loss = TenantLoss(database=TENANT, commits=168)
+        run.context.recorder.fact("losses", [loss.model_dump(mode="json")])
+        told = closing.TellPeople(cluster, swap, restored.recovered, TENANT, "swap-database")._losses(run.context)  # type: ignore[arg-type]
+        assert told == ["Nothing was cut: the database is in service as it was, with all 168 commits after the target."]
+        run.release()
+        undo(run.journal, run.journal.events()[0], Masker(), by="abandon", progress=lambda _: None)
+        assert unsettled(run.journal.events()) == []
+        assert databases(lab) == {TENANT}
+        with pytest.raises(psycopg.OperationalError):
+            pooled.execute("select 1")
+        with psycopg.connect(**login, autocommit=True) as fresh:
+            assert fresh.execute("show transaction_read_only").fetchone() == ("off",)
+        look = stack.enter_context(opened(lab, monkeypatch, mode="plan"))
+        assert remains(look.context) == before
+
+
+def test_f10_an_application_that_cannot_be_asked_is_found_before_any_gate(
+    drill_lab: DrillLab, restored: Restored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ready, and yet nothing answers at the port of the profile: after a cut nobody could see whether it is well."""
+    tenants = [tenant.model_dump(mode="json", exclude_defaults=True) for tenant in drill_lab.site.tenants]
+    tenants[0]["application"]["port"] = 4
+    with opened(drill_lab, monkeypatch, site=str(drill_lab.profile_with("deaf", tenants=tenants))) as run:
+        with pytest.raises(NotReady, match=r"is Ready and can't be asked on port 4, .* connection refused"):
+            run.do(swapfits.CheckSwapFits(restored.cluster, TENANT))

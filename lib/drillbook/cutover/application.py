@@ -34,6 +34,33 @@ def pods(kube: k8s.Kube, deployment: dict[str, Any]) -> list[dict[str, Any]]:
     return kube.list(k8s.POD, deployment["metadata"]["namespace"], labels=labels)
 
 
+NO_ANSWER = "no answer"
+
+
+def no_answer(why: str) -> str:
+    """What is said of a pod that can't be asked: with the node's own words, which the forward keeps."""
+    return f"{NO_ANSWER} ({why.strip()[:300]})"
+
+
+def unreachable(kube: k8s.Kube, app: Application) -> list[str]:
+    """Pods that are Ready and yet can't be asked on the health path: after a cut nobody could see whether they are well.
+
+    A port-forward reaches the pod's localhost. A pod that isn't Ready may be so because of the damage: it is no fault here.
+    """
+    faults = []
+    for pod in pods(kube, deployment(kube, app)):
+        conditions = {item["type"]: item["status"] for item in (pod.get("status") or {}).get("conditions") or []}
+        if conditions.get("Ready") != "True" or pod["metadata"].get("deletionTimestamp"):
+            continue
+        name = pod["metadata"]["name"]
+        if (said := ask_health(kube, app, name)).startswith(NO_ANSWER):
+            faults.append(
+                f"pod {app.namespace}/{name} is Ready and can't be asked on port {app.port}, path {app.health_path}: {said}; "
+                "a port-forward connects to localhost in the pod: let the application listen there, or correct application.port"
+            )
+    return faults
+
+
 def ask_health(kube: k8s.Kube, app: Application, pod: str) -> str:
     """``""`` if the pod answers on its health path that it is well, else what it answered. By port-forward."""
     try:
@@ -45,8 +72,10 @@ def ask_health(kube: k8s.Kube, app: Application, pod: str) -> str:
                 body = answer.read(1 << 16)
             finally:
                 connection.close()
-    except (OSError, http.client.HTTPException, KubernetesError) as error:
-        return f"no answer ({type(error).__name__})"
+    except (OSError, http.client.HTTPException) as error:
+        return no_answer(forward.why() or f"{type(error).__name__}: {error}")
+    except KubernetesError as error:
+        return no_answer(error.what)
     if answer.status != 200:
         return f"HTTP {answer.status}"
     try:

@@ -12,13 +12,16 @@ from typing import Any
 from drillbook import cleanup as removal
 from drillbook import kube as k8s
 from drillbook.evidence import Masker, gates
+from drillbook.evidence.judge import unsettled
 from drillbook.headless.runner import partial_notebook
 from drillbook.headless.settling import events_of, notebook_name, settle
 from drillbook.manifests import RUN_LABEL
 from drillbook.model import show_instant
+from drillbook.procedures.remains import remains
 from drillbook.run import places
 from drillbook.run.alive import alive
 from drillbook.site import Site, load_site
+from drillbook.step import Context, Silent
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class RunSummary:
     state: str  # running | waiting | stopped | open | sealed
     verdict: str
     folder: Path
+    promised: tuple[str, ...] = ()  # what an ended run promised to undo and did not
     until: str = ""  # waiting and stopped runs: what they made is kept until then
 
 
@@ -47,6 +51,9 @@ def cleanup(site: str, *, now: datetime | None = None, say: Callable[[str], None
     known: dict[str, Path] = {}
     for folder in places.run_dirs():
         events = events_of(folder)
+        if not events:  # killed before its first line: nothing was touched
+            lines.append(f"run {folder.name}: it ended before it began, nothing was touched; {folder} may be deleted")
+            continue
         opened = events[0]
         if opened["site"]["name"] == profile.name and opened["mode"] == "apply":
             known[opened["run_id"]] = folder
@@ -67,7 +74,20 @@ def cleanup(site: str, *, now: datetime | None = None, say: Callable[[str], None
         lines += _strangers(kube, profile, known, at, say)
     finally:
         kube.close()
+    lines += [f"run {run_id}: still promised: {what}" for run_id, folder in known.items() for what in promises_of(folder)]
+    ctx = Context(site=profile, run_id="", mode="plan", recorder=Silent(), mask=masker.learn)
+    try:
+        lines += [f"left on production: {one.what}. {one.todo}" for one in remains(ctx)]
+    finally:
+        ctx.close()
     return lines
+
+
+def promises_of(folder: Path) -> list[str]:
+    """What a run that has ended promised to undo and did not, each with what it is."""
+    if alive(folder):
+        return []
+    return [f"{event['id']} ({event['what']})" for event in unsettled(events_of(folder))]
 
 
 def _strangers(
@@ -105,6 +125,9 @@ def runs(outputs: Path | None = None) -> list[RunSummary]:
     found: list[RunSummary] = []
     for folder in places.run_dirs(outputs):
         events = events_of(folder)
+        if not events:
+            found.append(RunSummary(folder.name, folder.parent.name, "", "", "", "empty", "", folder))
+            continue
         opened = events[0]
         closed = next((event for event in reversed(events) if event["type"] == "closed"), None)
         sealed = (folder / "SHA256SUMS").exists()
@@ -121,6 +144,7 @@ def runs(outputs: Path | None = None) -> list[RunSummary]:
                 state,
                 verdict,
                 folder,
+                tuple(promises_of(folder)) if opened["mode"] == "apply" else (),
                 show_instant(until)[:16].replace("T", " ") if until and state in ("waiting", "stopped") else "",
             )
         )

@@ -26,6 +26,7 @@ from drillbook.sourcearchive import IN_TREE
 from drillbook.step import Context, Obligation, Plan, Step, Touch
 
 _READ_ONLY = "default_transaction_read_only"
+_BOOLEANS = {"on", "off", "true", "false", "yes", "no", "1", "0"}
 _NO_RETENTION: dict[str, Any] = {"spec": {"retentionPolicy": None}}
 _NO_RETENTION_IN_TREE: dict[str, Any] = {"spec": {"backup": {"retentionPolicy": None}}}
 _NO_SCHEDULE: dict[str, Any] = {"spec": {"suspend": True}}
@@ -219,7 +220,9 @@ class BlockWrites(Step[Blocked]):
 
     def do(self, ctx: Context) -> Blocked:
         ctx.hold()
-        ctx.recorder.obligation(writes_promise(ctx, self.cluster, self.database))
+        promise = writes_promise(ctx, self.cluster, self.database)
+        if all(kept.id != promise.id for kept in ctx.recorder.promises()):  # done again, the first one knows the old value
+            ctx.recorder.obligation(promise)
         rows = superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, *self._statements())
         ended = int(rows[-1]["ended"]) if rows else 0
         return Blocked(database=self.database, ended=ended, oid=oid_of(ctx, self.database))
@@ -244,13 +247,24 @@ def oid_of(ctx: Context, database: str) -> int:
 
 
 def writes_promise(ctx: Context, cluster: SourceCluster, database: str) -> Obligation:
-    """The promise to let the database take writes again: by its id, for a cut gives its name to another."""
+    """The promise to let the database take writes again: by its id, for a cut gives its name to another.
+
+    A session keeps the settings that its database had when it began, so those that began while writes were blocked are
+    ended: after the new setting is committed, or a pool would open the next ones with the old one.
+    """
     ref, oid = cluster.ref, oid_of(ctx, database)
+    with ctx.source() as db:
+        before = [str(row["value"]) for row in db.ask("database_setting", database=database, name=_READ_ONLY)]
+    value = f"set {_READ_ONLY} = {before[0]}" if before and before[0] in _BOOLEANS else f"reset {_READ_ONLY}"
     body = (
         f"declare name text; begin for name in select datname from pg_catalog.pg_database where oid = {oid} loop "  # noqa: S608 - a number
-        "execute pg_catalog.format('alter database %I reset default_transaction_read_only', name); end loop; end"
+        f"execute pg_catalog.format('alter database %I {value}', name); end loop; end"
     )
-    statement = as_text(SQL("do {}").format(Literal(body)))
+    ended = SQL(
+        "select pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) from pg_catalog.pg_stat_activity "
+        "where datid = {} and backend_type = 'client backend' and pid <> pg_catalog.pg_backend_pid()"
+    ).format(Literal(oid))
+    statement = f"{as_text(SQL('do {}').format(Literal(body)))};\n{as_text(ended)}"
     undo = {"verb": "sql", "kind": "Cluster", "namespace": ref.namespace, "name": ref.name, "sql": statement}
     return Obligation("Writes", ref.namespace, f"{ref.name}.{database}", "let it take writes again", undo=undo)
 

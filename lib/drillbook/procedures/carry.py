@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from drillbook.cutover.comparing import Side
 from drillbook.cutover.superuser import CONTAINER, MAINTENANCE, Superuser
 from drillbook.errors import Changed, PreconditionError, UpstreamError, VerificationError
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Instant
-from drillbook.postgres import SQL
+from drillbook.postgres import SQL, as_text
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.procedures.swapfits import SwapFits
@@ -46,6 +46,12 @@ def superuser_of(ctx: Context, ref: ClusterRef) -> Superuser:
 def database_obligation(ref: ClusterRef, name: str, what: str) -> Obligation:
     """A database of the source that this run has to account for."""
     return Obligation("Database", ref.namespace, f"{ref.name}.{name}", what)
+
+
+def carried_obligation(ref: ClusterRef, name: str) -> Obligation:
+    """The promise to drop a carried database that never goes into service; once it is in service it has another name."""
+    undo = {"verb": "sql", "kind": "Cluster", "namespace": ref.namespace, "name": ref.name, "sql": as_text(swapping.drop(name))}
+    return replace(database_obligation(ref, name, "carried, not in service yet: dropped unless it is swapped in"), undo=undo)
 
 
 @dataclass(frozen=True)
@@ -81,10 +87,7 @@ class CarryDatabase(Step[Carried]):
     def do(self, ctx: Context) -> Carried:
         names, started, at = self.fits.names, time.monotonic(), datetime.now(UTC)
         copy, source = superuser_of(ctx, self.recovered.ref), superuser_of(ctx, self.cluster.ref)
-        promise = database_obligation(
-            self.cluster.ref, names.carried, "carried, not in service yet: swap it or drop it"
-        )
-        ctx.recorder.obligation(promise)
+        ctx.recorder.obligation(carried_obligation(self.cluster.ref, names.carried))
         (found,) = copy.ask(names.database, "cutover_database")
         extensions = copy.ask(names.database, "cutover_extensions")
         # One that an earlier attempt of this run has begun is of no use.

@@ -107,9 +107,12 @@ class TellPeople(Rung):
         if own is None:
             return ["What is lost was not read."]
         others = [item for item in found if item.commits and item is not own]
-        lost = f"{own.commits} commits of it come after the target and are not in service any more."
         names = ", ".join(item.database for item in others)
-        if "now" in (ctx.recorder.seen("cut") or {}):
+        cut = ctx.recorder.seen("cut") or {}
+        if not cut:
+            return [f"Nothing was cut: the database is in service as it was, with all {own.commits} commits after the target."]
+        lost = f"{own.commits} commits of it come after the target and are not in service any more."
+        if "now" in cut:
             return [lost, *(f"{item.database} has lost {item.commits} commits with it." for item in others)]
         return [lost + (f" Not touched: {names}, which would have lost commits too." if others else "")]
 

@@ -206,6 +206,9 @@ class ScaleUpApplication(Step[InService]):
             # What a cut has changed on the same object is not the drain's to put back.
             if promise.undo and promise.undo.get("set") == mine.get((promise.kind, promise.namespace, promise.name), {})
         ]
+        if not promises and not ctx.recorder.seen(DRAIN):
+            # Nothing was drained: there is nothing to bring back, and how the application is now is not this run's doing.
+            return self._in_service(ctx, app, int(application.deployment(ctx.kube, app)["spec"].get("replicas", 1)), None, ())
         # The last one that was changed comes back first: the Pooler before the application, who acts on it last of all.
         for promise in reversed(promises):
             restoring.restore(ctx, promise)

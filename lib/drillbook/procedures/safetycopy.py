@@ -195,6 +195,8 @@ class BackUpNewLine(_BackUp):
     in_service: Any = None
 
     def observe(self, ctx: Context) -> Sequence[Check]:
+        if not ctx.recorder.seen("cut"):
+            return [self.result(Verdict.NOT_APPLICABLE, reason="nothing was cut: no new line of WAL began")]
         line = getattr(self.in_service, "line", None)
         return super().observe(ctx) if line is None else BackUpNewLine(line).observe(ctx)
 

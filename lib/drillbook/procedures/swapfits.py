@@ -205,6 +205,8 @@ def app_faults(ctx: Context, cluster: SourceCluster, tenant: Tenant) -> tuple[li
             return hands, "", [f"Pooler {cluster.ref.namespace}/{tenant.application.pooler} does not exist", *missing]
         hands += hands_on(ctx.kube, pooler)
     faults = [f"other hands would put back what the cut changes: {hand}" for hand in hands if hand.in_the_way]
+    if not missing:
+        faults += application.unreachable(ctx.kube, tenant.application)
     return hands, found["metadata"]["uid"], faults + missing
 
 

@@ -21,6 +21,7 @@ from drillbook.model import Check, Effect, Verdict, show_instant
 from drillbook.site.profile import Application
 from drillbook.step import Checks, Context, Plan, Rung, Rungs
 
+NO_CUT = "nothing was cut: the application is on the database that it was on"
 _SECONDS = 20.0
 _MOST_BYTES = 1 << 20
 _ERROR = re.compile(r"\b(ERROR|FATAL|SEVERE)\b")
@@ -56,7 +57,7 @@ def _ask(ctx: Context, app: Application, pod: str, method: str, path: str, body:
                 connection.close()
     except (OSError, http.client.HTTPException) as error:
         raise KubernetesError(
-            f"{method} {path} of pod {app.namespace}/{pod}: no answer ({type(error).__name__})",
+            f"{method} {path} of pod {app.namespace}/{pod}: {application.no_answer(forward.why() or f'{type(error).__name__}: {error}')}",
             todo="Look at the pod's log; nothing was retried.",
         ) from error
     try:
@@ -215,6 +216,12 @@ class ApplicationIsBack(Rungs):
             LogIsSilent(self.database),
             EventsPending(self.database, self.swapped),
         ]
+
+    def do(self, ctx: Context) -> Checks:
+        if ctx.recorder.seen("cut"):
+            return super().do(ctx)
+        # The database may still be held read only by this run: what the application does now says nothing.
+        return Checks(checks=tuple(rung.result(Verdict.NOT_APPLICABLE, reason=NO_CUT) for rung in self.rungs()))
 
 
 @dataclass(frozen=True)
