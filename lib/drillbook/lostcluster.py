@@ -63,7 +63,7 @@ def _by_profile(kube: k8s.Kube, site: Site) -> SourceArchive:
     found = kube.get(k8s.OBJECT_STORE, site.cluster.namespace, said.object_store) if said.object_store else None
     if found is not None:
         configuration, policy = found["spec"]["configuration"], str(found["spec"].get("retentionPolicy", ""))
-        return SourceArchive(PLUGIN, configuration, folder, policy, periods, said.object_store)
+        return SourceArchive(PLUGIN, configuration, folder, policy, periods, said.timeline, said.object_store)
     if not said.destination:
         raise PreconditionError(
             f"Cluster {site.source} does not exist, and the profile does not say where it archived",
@@ -71,4 +71,4 @@ def _by_profile(kube: k8s.Kube, site: Site) -> SourceArchive:
             "archive.destination.",
         )
     endpoint = {"endpointURL": said.endpoint_url} if said.endpoint_url else {}
-    return SourceArchive(PLUGIN, {"destinationPath": said.destination} | endpoint, folder, "", periods)
+    return SourceArchive(PLUGIN, {"destinationPath": said.destination} | endpoint, folder, "", periods, said.timeline)

@@ -224,7 +224,11 @@ def network_policy(copy: Copy, archive: SourceArchive, *, owner_uid: str, instan
 
 
 def recovery_target(target: RecoveryTarget, backup: BaseBackup) -> dict[str, Any]:
-    """CloudNativePG's ``recoveryTarget``; the backup is pinned, times carry their zone, the timeline is explicit."""
+    """CloudNativePG's ``recoveryTarget``; the backup is pinned, and times carry their zone.
+
+    The timeline is explicit but where PostgreSQL can't be given its number, see `objectstore.timelines`: it must be left
+    out then, and PostgreSQL stays on the base backup's own.
+    """
     found: dict[str, Any] = {"backupID": backup.backup_id}
     if target.target_time is not None:
         found["targetTime"] = show_instant(target.target_time)

@@ -132,6 +132,8 @@ def _damages(console: Console, found: ArchiveReading) -> None:
             console.print(Text.assemble((f"  {item.state:<11} ", style), f"{item.what}{where}{costs}"))
     for line in (line for folder in found.folders for line in folder.survey.read):
         console.print(Text(f"  read        {line}", style="dim"))
+    for line in (line for folder in found.folders for line in folder.survey.notes):
+        console.print(Text(f"  note        {line}", style="dim"))
 
 
 def _at(at: datetime) -> str:

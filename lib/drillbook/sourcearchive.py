@@ -29,6 +29,7 @@ class SourceArchive:
     server_name: str
     retention_policy: str = ""
     periods: tuple[ServerPeriod, ...] = ()
+    timeline: int = 0  # the cluster's own by the profile, for the day on which nothing else says it
     object_store: str = ""  # the plugin's; "" in-tree, and where only the profile knows the archive
 
     @property
@@ -40,6 +41,16 @@ class SourceArchive:
     def folders(self) -> tuple[ServerPeriod, ...]:
         """Every folder that the cluster's history lies in, oldest first; the last is the one archived to now."""
         return self.periods or (ServerPeriod(name=self.server_name),)
+
+    def timeline_in(self, server_name: str, said: int = 0) -> int:
+        """The cluster's own timeline in a folder: in the one archived to now as the cluster ``said``, else by the profile.
+
+        0: neither says it, and the archive has to leave no doubt.
+        """
+        if server_name == self.server_name and said:
+            return said
+        period = next((period for period in self.periods if period.name == server_name), None)
+        return period.timeline if period and period.timeline else self.timeline if server_name == self.server_name else 0
 
     def server_at(self, instant: datetime | None) -> str:
         """The folder that holds the WAL of an instant; ``None`` is now. TargetOutsideWindow: it lies between two."""
@@ -105,7 +116,7 @@ def _archive(
     if faults:
         raise NotReady(faults, where=f"Cluster {site.source}")
     folder = configured if periods else str(site.archive.server_name or configured)
-    return SourceArchive(method, configuration, folder, retention_policy, periods)
+    return SourceArchive(method, configuration, folder, retention_policy, periods, site.archive.timeline)
 
 
 def endpoint_ca(site: Site, configuration: dict[str, Any]) -> EndpointCa | None:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import random
-import shutil
-import signal
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
-import psycopg
 import pytest
-from fix_archive import ACCESS_KEY, BIN, S3, SECRET_KEY, Server, running_s3, until
+from fix_archive import ACCESS_KEY, S3, SECRET_KEY, Server, running_s3
+from fix_recovery import Recovery
 
 from drillbook.errors import TargetOutsideWindow
 from drillbook.model import Lsn, RecoveryTarget
-from drillbook.objectstore import Holdings, ResolvedTarget, S3Store, catalogue, read_segment, resolve
-from drillbook_lab import identity, pgbin
+from drillbook.objectstore import Holdings, S3Store, catalogue, resolve
 
 DESTINATION, NAME = "s3://archive/recovered", "pg"
 MICROSECOND = timedelta(microseconds=1)
@@ -74,6 +67,7 @@ def load(server: Server, chance: random.Random, seconds: float) -> None:
         thread.join()
 
 
+<<<<<<< HEAD
 @dataclass
 class Recovery:
     """A base backup restored by barman-cloud-restore, and PostgreSQL that recovers a copy of it to a target."""
@@ -154,6 +148,9 @@ class Recovery:
             return False
 
 
+=======
+@pytest.mark.long
+>>>>>>> e909f6f (Recovery keeps to the cluster's own timeline and system: a stranger's history in the folder is a finding, and nothing is guessed)
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("rounds", [pytest.param(4, marks=pytest.mark.long), pytest.param(20, marks=pytest.mark.soak)])
 def test_the_newest_commit_is_the_border_of_what_can_be_reached(archived: tuple[S3, Server], rounds: int) -> None:

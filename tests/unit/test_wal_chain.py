@@ -140,8 +140,8 @@ def slow(archive: Archive, wanted: int) -> tuple[list[SegmentName], list[Segment
         target = archive.start.timeline
         while target + 1 in archive.histories:
             target += 1
-    if target != 1 and target not in archive.histories:
-        return None
+    if target not in (1, archive.start.timeline) and target not in archive.histories:
+        return None  # the backup's own timeline needs no history
     ancestors = list(archive.histories.get(target, ()))
     if archive.start.timeline not in {target, *(switch.timeline for switch in ancestors)}:
         return None

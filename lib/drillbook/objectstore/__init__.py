@@ -3,12 +3,12 @@
 `protocol`: what the rest needs of a store. `s3`: the only user of boto3. `destinations`: what is not S3. `layout`: keys,
 listing of the WAL. `backupinfo`, `catalogue`: base backups; `tarwalk`, `tarcheck`: whether their tars are whole.
 `compression`, `archive`, `scan`: segments and history files, the chain, what a segment holds. `holdings`: all of one server,
-listed once. `gaps`: what is broken, and why. `window`, `targets`, `reachable`: what recovery can
+listed once. `timelines`: which one is the cluster's. `gaps`: what is broken, and why. `window`, `targets`, `reachable`: what recovery can
 reach. `retention`: what is deleted when. `sampling`, `survey`: what is wrong with an archive. `reading`: all of one server,
 read once. Everything is read by listing and getting; nothing is ever written.
 """
 
-from drillbook.objectstore.archive import archive_chain, histories, read_segment
+from drillbook.objectstore.archive import histories, read_segment
 from drillbook.objectstore.catalogue import BackupState, Catalogue, Entry, catalogue, server_names
 from drillbook.objectstore.commits import commits_since, is_archived
 from drillbook.objectstore.compression import Unpackable, unpacker
@@ -23,17 +23,18 @@ from drillbook.objectstore.gaps import (
     sample,
     uploading,
 )
-from drillbook.objectstore.holdings import Holdings, Stretch
-from drillbook.objectstore.layout import ArchivedSegment, WalListing, wal_names
+from drillbook.objectstore.holdings import Holdings, Stretch, archive_chain
+from drillbook.objectstore.layout import ArchivedSegment, WalListing, wal_histories, wal_names
 from drillbook.objectstore.protocol import Level, ObjectInfo, ObjectStore
 from drillbook.objectstore.reachable import BackupReach, GapAt, Period, Reachable, reachable
 from drillbook.objectstore.reading import Listed, Reading, read_folder
 from drillbook.objectstore.retention import deleted_at, deleted_during, retention_period
 from drillbook.objectstore.s3 import S3Store
 from drillbook.objectstore.search import changes_between
-from drillbook.objectstore.survey import Asked, Finding, KnownBackup, Survey, survey
+from drillbook.objectstore.survey import Asked, Finding, KnownBackup, Survey, kept, survey
 from drillbook.objectstore.tarcheck import READ_THROUGH, TarCheck, TarState, check_tars
 from drillbook.objectstore.targets import ExpectedWal, ResolvedTarget, resolve
+from drillbook.objectstore.timelines import Stray, own_timeline
 from drillbook.objectstore.window import commit_of, newest_commit, window
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "ResolvedTarget",
     "S3Store",
     "Sample",
+    "Stray",
     "Stretch",
     "Survey",
     "TarCheck",
@@ -80,8 +82,10 @@ __all__ = [
     "deleted_during",
     "histories",
     "is_archived",
+    "kept",
     "newest_commit",
     "not_s3",
+    "own_timeline",
     "reachable",
     "read_folder",
     "read_segment",
@@ -92,6 +96,7 @@ __all__ = [
     "survey",
     "unpacker",
     "uploading",
+    "wal_histories",
     "wal_names",
     "window",
 ]

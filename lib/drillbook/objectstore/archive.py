@@ -1,20 +1,17 @@
-"""Reading the archived WAL: segments, history files, and the chain from a base backup."""
+"""Reading the archived WAL: segments and history files."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from drillbook.errors import ObjectStoreError, WalGap
-from drillbook.model import BaseBackup
+from drillbook.errors import WalGap
 from drillbook.objectstore.compression import decompress
 from drillbook.objectstore.layout import PARALLEL, ArchivedSegment, HistoryObject, WalListing
 from drillbook.objectstore.protocol import ObjectStore
 from drillbook.wal import (
     MAX_SEGMENT_BYTES,
-    Chain,
     Switch,
     WalFormatError,
-    chain,
     parse_history,
     segment_header,
 )
@@ -64,26 +61,3 @@ def histories(store: ObjectStore, listing: WalListing) -> dict[int, tuple[Switch
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="histories") as pool:
         read = pool.map(lambda item: read_history(store, item), listing.histories.values())
         return dict(zip(listing.histories, read, strict=True))
-
-
-def archive_chain(store: ObjectStore, backup: BaseBackup, listing: WalListing, *, timeline: int = 0) -> Chain:
-    """The WAL chain from ``backup`` to the newest segment on the way to ``timeline`` (0: the newest timeline).
-
-    ``listing`` must go back at least to the backup's begin WAL. Segments that the listing already shows to be torn
-    (empty, or stored without compression in another size) count as missing. Raises what `histories` raises.
-    """
-    if listing.since > backup.begin_wal:
-        raise ObjectStoreError(
-            f"the listing begins at {listing.since}, after the base backup's {backup.begin_wal}",
-            reason="ListingTooShort",
-            todo="List the WAL since the base backup's begin WAL.",
-        )
-    return chain(
-        backup.begin_wal,
-        timeline,
-        listing.numbers(backup.segment_bytes),
-        histories(store, listing),
-        backup.segment_bytes,
-        begin_lsn=backup.begin_lsn,
-        torn=listing.torn(backup.segment_bytes),
-    )

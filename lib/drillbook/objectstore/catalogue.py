@@ -55,6 +55,7 @@ class Entry:
     tars: tuple[tuple[ObjectInfo, str], ...] = ()
     kept: bool = False
     key: str = ""
+    system_id: str = ""
 
     def age_seconds(self, now: datetime) -> float:
         """Seconds since it ended, or since its newest object was written; 0 if neither is known."""
@@ -158,6 +159,7 @@ def _judged(store: ObjectStore, entry: Entry, prefix: str, objects: Sequence[Obj
         if error.reason == "NoSuchKey":
             return unusable(BackupState.UNREADABLE, error.what)
         raise
+    entry = replace(entry, system_id=info.system_id)
     if system_id and info.system_id != system_id:
         return unusable(BackupState.FOREIGN, f"it is of system {info.system_id}, not {system_id}")
     if info.is_snapshot:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from drillbook.errors import ObjectStoreError
 from drillbook.model import BaseBackup, Lsn
 from drillbook.objectstore.archive import histories
-from drillbook.objectstore.layout import WalListing, wal_names
+from drillbook.objectstore.backupinfo import DEFAULT_SEGMENT_BYTES
+from drillbook.objectstore.layout import ArchivedSegment, WalListing, wal_names
 from drillbook.objectstore.protocol import ObjectStore
 from drillbook.objectstore.scan import Scan, record_from, scan
+from drillbook.objectstore.systems import foreign_timelines, system_of
+from drillbook.objectstore.timelines import Stray, own_timeline, pinned, strays, target_timeline, way_to
 from drillbook.wal import Chain, Histories, Numbers, SegmentName, chain
 
 LOOK_BACK = 256
 """How many segments are read at most in search of something, unless told otherwise."""
+
+CLOCKS = timedelta(minutes=5)
+"""By how much the clocks of a store and of a database may differ."""
 
 _KEPT = 16  # scans kept in memory; a busy 16 MiB segment holds some 50,000 commits
 
@@ -24,6 +32,7 @@ _KEPT = 16  # scans kept in memory; a busy 16 MiB segment holds some 50,000 comm
 class Holdings:
     """The archive of one server as one listing shows it. ``backups`` are the usable ones, oldest first by their end.
 
+    ``timeline`` is the cluster's own as the cluster or the profile says it, 0 where neither does: see `own_timeline`.
     `allow` says how many segments may be read from now on; a read beyond that is an ObjectStoreError with the reason
     "TargetTooFarBack".
     """
@@ -33,6 +42,8 @@ class Holdings:
     backups: Sequence[BaseBackup]
     histories: Histories
     system_id: str = ""
+    timeline: int = 0
+    _own: int = field(default=0, repr=False)
     _names: dict[int, tuple[Numbers, frozenset[str]]] = field(default_factory=dict, repr=False)
     _chains: dict[tuple[str, int], Chain] = field(default_factory=dict, repr=False)
     _scans: OrderedDict[str, Scan] = field(default_factory=OrderedDict, repr=False)
@@ -41,30 +52,95 @@ class Holdings:
 
     @classmethod
     def read(
-        cls, store: ObjectStore, backups: Sequence[BaseBackup], server_name: str, *, system_id: str = ""
+        cls,
+        store: ObjectStore,
+        backups: Sequence[BaseBackup],
+        server_name: str,
+        *,
+        system_id: str = "",
+        timeline: int = 0,
     ) -> Holdings:
         """List the WAL that ``backups`` need, and read the history files. Raises what `wal_names` and `histories` raise."""
         since = min((backup.begin_wal for backup in backups), key=lambda name: name[8:], default="")
         first = min((backup.timeline for backup in backups), default=0)
         listing = wal_names(store, server_name, since=f"{first:08X}{since[8:]}" if since else "")
-        return cls(store, listing, tuple(backups), histories(store, listing), system_id)
+        return cls(store, listing, tuple(backups), histories(store, listing), system_id, timeline)
+
+    @property
+    def own(self) -> int:
+        """The cluster's own timeline; raises what `own_timeline` raises."""
+        if not self._own:
+            # Without a word from the cluster every timeline is looked at, and another system's is none of its.
+            doubt = not self.timeline and self.system_id and len(self.listing.timelines) > 1
+            ignored = foreign_timelines(self.store, self.listing, self.system_id) if doubt else ()
+            self._own = own_timeline(self.timeline, self.listing, self.histories, self.backups, ignored=ignored)
+        return self._own
+
+    @property
+    def strays(self) -> tuple[Stray, ...]:
+        """The timelines that are not on the cluster's way."""
+        size = self.backups[-1].segment_bytes if self.backups else DEFAULT_SEGMENT_BYTES
+        return strays(self.own, self.listing, self.histories, self._numbers(size)[0], size)
+
+    @property
+    def newest_segment(self) -> ArchivedSegment | None:
+        """The last segment of the cluster's own timeline, else of the one that it came from; ``None`` without any WAL."""
+        on = (self.listing.last(branch.timeline) for branch in reversed(way_to(self.own, self.histories)))
+        return next((segment for segment in on if segment is not None), self.listing.newest)
+
+    def unreachable(self, backup: BaseBackup) -> str:
+        """Why no WAL leads from ``backup`` to the cluster's timeline, whatever is archived later; "" if some may."""
+        reach = self.chain(backup)
+        return "" if reach.gaps else reach.problem
+
+    def pinned(self, backup: BaseBackup, timeline: int = 0) -> int | None:
+        """What ``targetTLI`` must be to recover from ``backup`` to ``timeline`` (0: the cluster's own); see `pinned`."""
+        return pinned(timeline or self.chain(backup).timeline, backup, self.histories)
 
     def find(self, backup_id: str) -> BaseBackup | None:
         """The usable backup of this id."""
         return next((backup for backup in self.backups if backup.backup_id == backup_id), None)
 
     def chain(self, backup: BaseBackup, timeline: int = 0) -> Chain:
-        """The WAL chain from ``backup`` on the way to ``timeline`` (0: the newest)."""
+        """The WAL chain from ``backup`` on the way to ``timeline`` (0: the cluster's own, as far as its history leads there)."""
         key = backup.backup_id, timeline
         if key not in self._chains:
             size = backup.segment_bytes
-            if size not in self._names:
-                self._names[size] = self.listing.numbers(size), frozenset(self.listing.torn(size))
-            numbers, torn = self._names[size]
-            self._chains[key] = chain(
-                backup.begin_wal, timeline, numbers, self.histories, size, begin_lsn=backup.begin_lsn, torn=torn
-            )
+            numbers, torn = self._numbers(size)
+            target = timeline or target_timeline(self.own, backup, self.histories)
+            found = chain(backup.begin_wal, target, numbers, self.histories, size, begin_lsn=backup.begin_lsn, torn=torn)
+            if end := self._leftovers(backup, found):
+                numbers = {**numbers, found.timeline: numbers[found.timeline][: bisect_left(numbers[found.timeline], end)]}
+                found = chain(
+                    backup.begin_wal, target, numbers, self.histories, size, begin_lsn=backup.begin_lsn, torn=torn
+                )
+            if not timeline and target != self.own:
+                found = replace(found, unlinked=(self.own,))
+            self._chains[key] = found
         return self._chains[key]
+
+    def _leftovers(self, backup: BaseBackup, found: Chain) -> int:
+        """The number of the first segment on the way that another system left under its name; 0 for none.
+
+        What was archived before the base backup began can't come after it: told from the listing, then read.
+        """
+        size, oldest = backup.segment_bytes, backup.begin_time - CLOCKS
+
+        def left(number: int) -> ArchivedSegment | None:
+            segment = self.listing.numbered(found.timeline, number, size)
+            return segment if segment is not None and segment.modified < oldest else None
+
+        if not found.newest_segment or not left(last := found.number(found.newest_segment)):
+            return 0
+        first = bisect_left(range(last), True, lo=found.number(backup.begin_wal), key=lambda number: bool(left(number)))
+        segment = left(first)
+        return first if segment and system_of(self.store, segment) not in ("", backup.system_id) else 0
+
+    def _numbers(self, segment_bytes: int) -> tuple[Numbers, frozenset[str]]:
+        if segment_bytes not in self._names:
+            numbers = self.listing.numbers(segment_bytes)
+            self._names[segment_bytes] = numbers, frozenset(self.listing.torn(segment_bytes))
+        return self._names[segment_bytes]
 
     def stretch(self, backup: BaseBackup, timeline: int = 0) -> Stretch:
         """The WAL that recovery from ``backup`` can reach."""
@@ -147,3 +223,19 @@ class Stretch:
         return record_from(
             self.held.store, self.held.listing, self.reach, lsn, system_id=self.held.system_id, look_ahead=LOOK_BACK
         )
+
+
+def archive_chain(store: ObjectStore, backup: BaseBackup, listing: WalListing, *, timeline: int = 0) -> Chain:
+    """The WAL chain from ``backup`` to the newest segment on the way to the cluster's own timeline, ``timeline``.
+
+    0: neither cluster nor profile says it, see `own_timeline`. ``listing`` must go back at least to the backup's begin
+    WAL. Segments that the listing already shows to be torn (empty, or stored without compression in another size) count
+    as missing. Raises what `histories` and `own_timeline` raise.
+    """
+    if listing.since > backup.begin_wal:
+        raise ObjectStoreError(
+            f"the listing begins at {listing.since}, after the base backup's {backup.begin_wal}",
+            reason="ListingTooShort",
+            todo="List the WAL since the base backup's begin WAL.",
+        )
+    return Holdings(store, listing, (backup,), histories(store, listing), timeline=timeline).chain(backup)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from drillbook.errors import ParameterError
 from drillbook.objectstore.protocol import ObjectInfo, ObjectStore
-from drillbook.wal import sorted_once
+from drillbook.wal import SegmentName, sorted_once
 
 PARALLEL = 8
 COMPRESSIONS = {"": "", "gz": "gzip", "bz2": "bzip2", "xz": "xz", "snappy": "snappy", "zst": "zstd", "lz4": "lz4"}
@@ -47,6 +47,10 @@ class ArchivedSegment(NamedTuple):
     size: int
     modified: datetime
     compression: str
+
+    def number(self, segment_bytes: int) -> int:
+        """Its segment number; only the name is looked at."""
+        return (int(self.name[8:16], 16) * (1 << 32) // segment_bytes) + int(self.name[16:], 16)
 
 
 class HistoryObject(NamedTuple):
@@ -100,6 +104,27 @@ class WalListing:
             return None
         return self._row(int(name[:8], 16), columns, at)
 
+    def numbered(self, timeline: int, number: int, segment_bytes: int) -> ArchivedSegment | None:
+        """The segment of this timeline and number, ``None`` if the archive has none (or an empty one)."""
+        return self.segment(SegmentName(timeline, number).text(segment_bytes))
+
+    def first(self, timeline: int) -> ArchivedSegment | None:
+        """The timeline's first segment by number, ``None`` if it has none."""
+        columns = self._columns.get(timeline)
+        return self._row(timeline, columns, 0) if columns and columns.keys else None
+
+    def last(self, timeline: int) -> ArchivedSegment | None:
+        """The timeline's last segment by number, ``None`` if it has none."""
+        columns = self._columns.get(timeline)
+        return self._row(timeline, columns, len(columns.keys) - 1) if columns and columns.keys else None
+
+    def latest(self, timeline: int) -> ArchivedSegment | None:
+        """The timeline's segment that was archived last, ``None`` if it has none."""
+        columns = self._columns.get(timeline)
+        if not columns or not columns.keys:
+            return None
+        return self._row(timeline, columns, max(range(len(columns.keys)), key=columns.modified.__getitem__))
+
     def segments(self) -> Iterator[ArchivedSegment]:
         """All segments that hold something, ascending by name."""
         for timeline in self.timelines:
@@ -141,10 +166,7 @@ class WalListing:
     @property
     def newest(self) -> ArchivedSegment | None:
         """The last segment of the highest timeline, ``None`` if there is no WAL at all."""
-        if not self.timelines:
-            return None
-        columns = self._columns[self.timelines[-1]]
-        return self._row(self.timelines[-1], columns, len(columns.keys) - 1)
+        return self.last(self.timelines[-1]) if self.timelines else None
 
     def _row(self, timeline: int, columns: _Columns, at: int) -> ArchivedSegment:
         name = f"{timeline:08X}{columns.keys[at]:016X}"
@@ -207,6 +229,14 @@ class _Columns(NamedTuple):
 
 def _no_columns() -> _Columns:
     return _Columns(array("Q"), array("Q"), array("d"), array("B"))
+
+
+def wal_histories(store: ObjectStore, server_name: str) -> WalListing:
+    """The history files alone, by one request for most archives: a listing without any segment."""
+    listing = WalListing(server_name)
+    for item in store.level(wal_prefix(server_name)).objects:
+        listing._add(item)
+    return listing
 
 
 def wal_names(store: ObjectStore, server_name: str, *, since: str = "") -> WalListing:

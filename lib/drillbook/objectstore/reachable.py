@@ -152,7 +152,7 @@ def reachable(
     reaches = tuple(_reach(stretch) for stretch in stretches)
     looked = sample(stretches[-1], most=samples) if samples and stretches and stretches[-1].consistent else None
     found = looked or Sample(segments=(), damaged=())
-    newest = held.listing.newest
+    newest = held.newest_segment
     return Reachable(
         server_name=held.listing.server_name,
         location=held.store.location,

@@ -136,7 +136,7 @@ def _one(entry: Entry, wrong: Mapping[str, Finding], usable: bool, goes: Mapping
     return Listed(
         backup_id=entry.backup_id,
         state=told.state if told else str(entry.state),
-        reason="" if usable else entry.reason or (told.what.removeprefix(f"base backup {entry.backup_id} is ") if told else ""),
+        reason="" if usable else entry.reason or (_without_its_name(told.what, entry.backup_id) if told else ""),
         at=backup.end_time if backup else entry.modified,
         size_bytes=entry.size_bytes,
         compression=backup.compression if backup else "",
@@ -144,6 +144,10 @@ def _one(entry: Entry, wrong: Mapping[str, Finding], usable: bool, goes: Mapping
         kept=entry.kept,
         goes_at=goes.get(entry.backup_id) if usable else None,
     )
+
+
+def _without_its_name(what: str, backup_id: str) -> str:
+    return what.removeprefix(f"base backup {backup_id} is ").removeprefix(f"from base backup {backup_id}: ")
 
 
 __all__ = ["Listed", "Reading", "read_folder"]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from drillbook.errors import WalGap
 from drillbook.objectstore.archive import STOPS, read_segment
+from drillbook.objectstore.holdings import CLOCKS
 from drillbook.objectstore.layout import WalListing
 from drillbook.objectstore.protocol import ObjectStore
 from drillbook.wal import Chain, ChangeReader, Changes, SegmentName, WalFormatError
-
-# Clocks of a store and of a database may differ; a segment is archived after its last commit.
-_CLOCKS = timedelta(minutes=5)
 
 
 def changes_between(
@@ -31,7 +29,7 @@ def changes_between(
     Reading begins at the newest segment that was archived some minutes before ``since``, so a transaction that began
     earlier is seen with what it did from there on. ``say`` is told of each segment. WalGap: a segment on the way is damaged.
     """
-    names = list(_from(reach, listing, since - _CLOCKS))
+    names = list(_from(reach, listing, since - CLOCKS))
     reader = ChangeReader(expected_system_id=system_id)
     for count, name in enumerate(names, 1):
         say(f"reading {name}, {count} of {len(names)}")

@@ -6,25 +6,28 @@ not read is said. Only listing and getting is needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple, TypedDict, Unpack
 
 from drillbook.errors import ObjectStoreError, WalGap
-from drillbook.model import BaseBackup, Frozen
-from drillbook.objectstore.archive import read_history, read_segment
+from drillbook.model import BaseBackup, Frozen, show_instant
+from drillbook.objectstore.archive import histories, read_history
 from drillbook.objectstore.catalogue import BackupState, Catalogue, catalogue
 from drillbook.objectstore.gaps import ARCHIVE_TIMEOUT_SECONDS, BrokenWal, WalState, broken_wal, uploading
 from drillbook.objectstore.holdings import Holdings
 from drillbook.objectstore.layout import WalListing, wal_names, wal_prefix
 from drillbook.objectstore.protocol import ObjectStore
 from drillbook.objectstore.sampling import SAMPLES, read_sample, sample_names
+from drillbook.objectstore.systems import own_system, system_of
 from drillbook.objectstore.tarcheck import READ_THROUGH, TarState, check_tars
-from drillbook.wal import Histories, Switch, WalFormatError, segment_header
+from drillbook.objectstore.timelines import Stray, way_to
+from drillbook.wal import Histories, Switch
 
 RUNNING = frozenset({"", "pending", "started", "running", "finalizing", "walArchivingFailing"})
 MOST_GAPS = 8
+NEW_TIMELINE, STRAY_TIMELINE = "new timeline", "stray timeline"
 _NEVER_COMPLETE = {BackupState.UNFINISHED, BackupState.FAILED, BackupState.FOREIGN, BackupState.SNAPSHOT}
 
 
@@ -41,7 +44,7 @@ class KnownBackup:
 class Finding(Frozen):
     """One damage. ``what`` is the sentence; ``key`` the object in the store, "" where none is there; ``segment`` the WAL.
 
-    ``spare``: a base backup that nothing says was ever complete, or another system's: it takes room, and costs no instant.
+    ``todo`` says what to do where that is not to bring the object back. ``spare``: a base backup that nothing says was ever complete, or another system's: it takes room, and costs no instant.
     """
 
     state: str
@@ -50,15 +53,19 @@ class Finding(Frozen):
     segment: str = ""
     backup_id: str = ""
     spare: bool = False
+    todo: str = ""
 
     @property
     def passing(self) -> bool:
-        """Whether it may well mend itself: look again before anything is done."""
-        return self.state in {WalState.DELAYED, WalState.UPLOADING}
+        """Whether it may well pass by itself: look again before anything is done."""
+        return self.state in {WalState.DELAYED, WalState.UPLOADING, NEW_TIMELINE}
 
 
 class Survey(Frozen):
-    """What one server's archive holds and what is wrong with it; ``read`` says how deep it was looked at."""
+    """What one server's archive holds and what is wrong with it; ``read`` says how deep it was looked at.
+
+    ``notes`` are worth knowing and cost nothing.
+    """
 
     server_name: str
     backups: int
@@ -67,6 +74,7 @@ class Survey(Frozen):
     segments: int
     findings: tuple[Finding, ...]
     read: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def damages(self) -> tuple[Finding, ...]:
@@ -75,17 +83,23 @@ class Survey(Frozen):
 
 
 class Look(NamedTuple):
-    """A survey, and the listings that it was made from; a backup with a broken tar is not among those of ``held``."""
+    """A survey, and the listings that it was made from.
+
+    A backup with a broken tar is not among those of ``held``, nor one that no WAL leads from to the cluster's timeline:
+    ``aside`` says why, by its id.
+    """
 
     survey: Survey
     catalogue: Catalogue
     held: Holdings
+    aside: Mapping[str, str]
 
 
 class Asked(TypedDict, total=False):
     """What a survey may be told, and how deep it reads: the arguments of `look`."""
 
     system_id: str
+    timeline: int
     known: Sequence[KnownBackup] | None
     samples: int
     read_through: int
@@ -98,11 +112,30 @@ def survey(store: ObjectStore, server_name: str, **asked: Unpack[Asked]) -> Surv
     return look(store, server_name, **asked).survey
 
 
+def kept(store: ObjectStore, server_name: str, *, system_id: str = "", timeline: int = 0) -> Holdings:
+    """What of a folder is the cluster's: its system, its timeline and the usable base backups that lead there.
+
+    ``system_id`` and ``timeline`` as in `look`, which decides by the same rules; raises what it raises.
+    """
+    listing = wal_names(store, server_name)
+    system_id = system_id or own_system(store, listing, catalogue(store, server_name))
+    usable = tuple(catalogue(store, server_name, system_id=system_id).usable)
+    return _kept(Holdings(store, listing, usable, histories(store, listing), system_id, timeline))[0]
+
+
+def _kept(every: Holdings) -> tuple[Holdings, dict[str, str]]:
+    """The holdings with the base backups that WAL leads from to the cluster's timeline, and why each other one doesn't."""
+    aside = {backup.backup_id: why for backup in every.backups if (why := every.unreachable(backup))}
+    backups = tuple(backup for backup in every.backups if backup.backup_id not in aside)
+    return replace(every, backups=backups, timeline=every.own), aside
+
+
 def look(
     store: ObjectStore,
     server_name: str,
     *,
     system_id: str = "",
+    timeline: int = 0,
     known: Sequence[KnownBackup] | None = None,
     samples: int = SAMPLES,
     read_through: int = READ_THROUGH,
@@ -111,34 +144,41 @@ def look(
 ) -> Look:
     """Survey ``server_name``'s archive; a history file that can't be read is told, and left out of the holdings.
 
-    ``system_id`` is the cluster's ("": that of the newest archived WAL); ``known`` its Backup objects (``None``: not asked);
-    ``samples`` WAL segments and ``read_through`` stored bytes of the newest base backup are read; a segment that is
-    missing may still be on its way at ``now`` (``None``: the present), see `broken_wal`. ObjectStoreError: the store
-    refused or did not answer.
+    ``system_id`` and ``timeline`` are the cluster's ("" and 0: what the archive leaves no doubt about); ``known`` its
+    Backup objects (``None``: not asked); ``samples`` WAL segments and ``read_through`` stored bytes of the newest base backup are read; a segment that is
+    missing may still be on its way at ``now`` (``None``: the present), see `broken_wal`. PreconditionError: the archive
+    is of several systems, or of several timelines that went on, and nothing says which is the cluster's.
+    ObjectStoreError: the store refused or did not answer.
     """
+    now = now or datetime.now(UTC)
     listing = wal_names(store, server_name)
-    system_id = system_id or _system_of_wal(store, listing)
+    system_id = system_id or own_system(store, listing, catalogue(store, server_name))
     found = catalogue(store, server_name, system_id=system_id)
     findings = _backups(found, known)
     read: list[str] = []
     torn = _tars(store, found, read_through, read)
-    histories, damage = _histories(store, listing)
+    read_histories, damage = _histories(store, listing)
     findings += torn + damage
     broken = {item.backup_id for item in torn}
     whole = tuple(backup for backup in found.usable if backup.backup_id not in broken)
-    held = Holdings(store, listing, whole, histories, system_id)
-    findings += _chains(held, now or datetime.now(UTC), archive_timeout_seconds)
+    every = Holdings(store, listing, whole, read_histories, system_id, timeline)
+    held, aside = _kept(every)
+    findings += [_off_the_way(held, backup, aside[backup.backup_id]) for backup in whole if backup.backup_id in aside]
+    strays, notes = _timelines(held, now, archive_timeout_seconds)
+    findings += strays
+    findings += _chains(held, now, archive_timeout_seconds)
     findings += _sampled(held, samples, read)
     told = Survey(
         server_name=server_name,
         backups=len(found.entries),
-        usable=len(found.usable),
+        usable=len(held.backups),
         stored_bytes=sum(entry.size_bytes for entry in found.entries),
         segments=len(listing),
         findings=tuple(findings),
         read=tuple(read),
+        notes=tuple(notes),
     )
-    return Look(told, found, held)
+    return Look(told, found, held, aside)
 
 
 # -- base backups ----------------------------------------------------------------------------------------------------
@@ -197,42 +237,93 @@ def _tars(store: ObjectStore, found: Catalogue, read_through: int, read: list[st
     return findings
 
 
-def _system_of_wal(store: ObjectStore, listing: WalListing) -> str:
-    """The system that the newest readable segment is of: a folder belongs to who archives to it. "" if none can be read."""
-    if listing.newest is None:
-        return ""
-    try:
-        name = listing.newest.name
-        return segment_header(read_segment(store, listing.newest), f"segment {name}").system_id
-    except (WalGap, WalFormatError):
-        return ""
-
-
 # -- WAL -------------------------------------------------------------------------------------------------------------
 
 
 def _histories(store: ObjectStore, listing: WalListing) -> tuple[Histories, list[Finding]]:
     """The history files that can be read, and those that can't."""
-    histories: dict[int, tuple[Switch, ...]] = {}
+    found: dict[int, tuple[Switch, ...]] = {}
     findings = []
     for timeline, item in listing.histories.items():
         try:
-            histories[timeline] = read_history(store, item)
+            found[timeline] = read_history(store, item)
         except WalGap as error:
             findings.append(Finding(state="history damaged", what=error.what, key=item.key))
         except ObjectStoreError as error:
             if error.reason not in {"InvalidObjectState", "NoSuchKey"}:
                 raise
             findings.append(Finding(state="history unreadable", what=error.what, key=item.key))
-    for timeline in sorted(set(listing.timelines) - set(listing.histories) - {1}):
-        # A timeline that only a later one passes through is in that one's history; its own file is needed as well
-        # only to recover to it.
+    return found, findings
+
+
+def _timelines(held: Holdings, now: datetime, archive_timeout_seconds: float) -> tuple[list[Finding], list[str]]:
+    """Timelines that lead recovery away from the cluster's own, or that it can't be led to; and what is no fault."""
+    own, listing = held.own, held.listing
+    findings: list[Finding] = []
+    notes: list[str] = []
+    on = {branch.timeline for branch in way_to(own, held.histories)}
+    late = [backup for backup in held.backups if held.chain(backup).timeline != own]
+    for timeline in sorted(set(listing.timelines) | {own}):
         name = f"{timeline:08X}.history"
-        what = (
-            f"{name} is missing: recovery can't find its way to timeline {timeline}, which has segments in the archive"
-        )
-        findings.append(Finding(state="history missing", what=what, key=f"{wal_prefix(listing.server_name)}{name}"))
-    return histories, findings
+        if timeline == 1 or timeline in listing.histories:
+            continue
+        if timeline == own and (late or not held.backups):
+            what = f"{name} is missing: recovery can't find its way to timeline {timeline}, the cluster's own"
+            todo = f"Archive {name} from pg_wal of an instance, or take a new base backup: one of timeline {timeline} needs none."
+            key = f"{wal_prefix(listing.server_name)}{name}"
+            findings.append(Finding(state="history missing", what=what, key=key, todo=todo))
+        elif timeline == own:
+            notes.append(f"{name} is not archived; the base backups of timeline {timeline} need none")
+        elif timeline in on:
+            notes.append(f"{name} is not archived; {max(on):08X}.history names its part of the way")
+        else:
+            notes.append(f"timeline {timeline} has segments and no history file: recovery never goes there")
+    for stray in held.strays:
+        if stray.timeline < own:
+            where = f"left timeline {stray.left} at {stray.at}" if stray.at else "is not one that the cluster came from"
+            notes.append(f"timeline {stray.timeline} {where} and was given up: the cluster is on timeline {own}")
+        elif stray.timeline in held.histories:
+            findings.append(_stray(held, stray, now, archive_timeout_seconds))
+    return findings, notes
+
+
+def _stray(held: Holdings, stray: Stray, now: datetime, archive_timeout_seconds: float) -> Finding:
+    own, name = held.own, f"{stray.timeline:08X}.history"
+    at = f" at {show_instant(stray.archived_at)}" if stray.archived_at else ""
+    left = f"left timeline {stray.left} at {stray.at}" if stray.at else "shares no history with it"
+    fresh = stray.archived_at is not None and (now - stray.archived_at).total_seconds() < archive_timeout_seconds
+    went_on = stray.newest is not None and stray.archived_at is not None and stray.newest.modified > stray.archived_at
+    key = held.listing.histories[stray.timeline].key
+    segment = held.listing.latest(stray.timeline)
+    system_id = system_of(held.store, segment) if segment else ""
+    foreign = system_id not in ("", held.system_id)
+    whose = f"is of system {system_id}, not of the cluster's {held.system_id}" if foreign else "is not the cluster's"
+    if fresh and not went_on:
+        what = f"{name} was archived{at}, and the cluster says that it is on timeline {own}: it may just be changing over"
+        return Finding(state=NEW_TIMELINE, what=what, key=key, todo="Look again in a few minutes.")
+    cost = (
+        f"; what follows it loses the {stray.beyond:,} segments of the cluster's own way after that, up to "
+        f"{stray.newest.name}, archived at {show_instant(stray.newest.modified)}"
+        if stray.newest
+        else ""
+    )
+    return Finding(
+        state=STRAY_TIMELINE,
+        what=f"timeline {stray.timeline} ({name}, archived{at}, {stray.segments:,} segments) {left} and {whose}, which is on "
+        f"timeline {own}{cost}",
+        key=key,
+        todo=f"Find the server that archived {name} here (a restored cluster with this serverName) and stop its archiving; "
+        f"then move {name} and the segments and base backups of timeline {stray.timeline} to another folder. Until then "
+        f"recover with targetTLI {own} only, as Drillbook does: PostgreSQL's default, latest, would follow timeline "
+        f"{stray.timeline}.",
+    )
+
+
+def _off_the_way(held: Holdings, backup: BaseBackup, why: str) -> Finding:
+    """A base backup that no WAL leads from to the cluster's timeline: another server's, or of a timeline that was left."""
+    return Finding(
+        state="unreachable", what=f"from base backup {backup.backup_id}: {why}", backup_id=backup.backup_id, spare=bool(held.backups)
+    )
 
 
 def _chains(held: Holdings, now: datetime, archive_timeout_seconds: float) -> list[Finding]:
@@ -248,9 +339,6 @@ def _chains(held: Holdings, now: datetime, archive_timeout_seconds: float) -> li
             if item.first_segment not in told:
                 findings.append(_broken(held, backup, item))
             told.add(item.first_segment)
-        if reach.problem and not reach.gaps:
-            what = f"from base backup {backup.backup_id}: {reach.problem}"
-            findings.append(Finding(state="unreachable", what=what, backup_id=backup.backup_id))
         if reach.unbroken and reach.end_lsn < backup.end_lsn:
             late = (now - backup.end_time).total_seconds() > archive_timeout_seconds
             what = f"base backup {backup.backup_id} needs WAL up to {backup.end_wal}, archived is {reach.last_segment}"
@@ -277,7 +365,9 @@ def _sampled(held: Holdings, samples: int, read: list[str]) -> list[Finding]:
     """Damage that only reading shows, in a sample of the segments that the backups need."""
     first = [name for backup in reversed(held.backups) for name in (backup.begin_wal, backup.end_wal)]
     begin = min((backup.begin_wal[8:] for backup in held.backups), default="")
-    names = [name for name in held.listing.names() if name[8:] >= begin]
+    on = {f"{branch.timeline:08X}" for branch in way_to(held.own, held.histories)}
+    end = max((held.chain(backup).newest_segment for backup in held.backups), default="")
+    names = [name for name in held.listing.names() if name[8:] >= begin and name[:8] in on and name <= end]
     chosen = [segment for name in sample_names(names, samples, first=first) if (segment := held.listing.segment(name))]
     ends = {held.chain(backup).last_segment for backup in held.backups} | set(names[-1:])
     spoilt, looked = read_sample(held.store, chosen, system_id=held.system_id, ends=ends)

@@ -46,13 +46,16 @@ class ExpectedWal(Frozen):
 
 
 class ResolvedTarget(Frozen):
-    """A target that the archived WAL is known to reach. ``target`` names its timeline, as the manifest does.
+    """A target that the archived WAL is known to reach. ``target`` names its timeline as the manifest must.
 
+    ``timeline`` is the one that recovery ends on; where ``target`` names none, PostgreSQL can't be given its number and
+    stays on it by itself.
     ``last_before`` is the last commit that will be recovered, ``first_after`` the first that won't; ``None`` where there
     is none, or where the archive does not show it.
     """
 
     target: RecoveryTarget
+    timeline: int = 0
     backup: BaseBackup
     wal: ExpectedWal
     last_before: ArchivedCommit | None
@@ -62,7 +65,7 @@ class ResolvedTarget(Frozen):
     def rows(self) -> list[tuple[str, str]]:
         """As a card shows it."""
         return [
-            ("target", f"{self.target}, timeline {self.target.timeline}"),
+            ("target", f"{self.target}, timeline {self.timeline}" + ("" if self.target.timeline else ", the base backup's own: no targetTLI")),
             ("base backup", f"{self.backup.backup_id}, serverName {self.backup.server_name}"),
             ("WAL", f"{self.wal.segments} segments, {self.wal.first_segment} to {self.wal.last_segment}"),
             ("last commit recovered", _said(self.last_before)),
@@ -194,11 +197,10 @@ class _Search:
     # -- finding -------------------------------------------------------------------------------
 
     def _timelines(self) -> list[int]:
-        """The timelines to look on: the wanted one, else the newest (0), then those that were left."""
+        """The timelines to look on: the wanted one, else the cluster's own (0), then those that were left before it."""
         if self.wanted.timeline:
             return [self.wanted.timeline]
-        newest = max((chain.timeline for chain in map(self.held.chain, self.candidates)), default=0)
-        return [0, *(found for found in reversed(self.held.listing.timelines) if found < newest)]
+        return [0, *(found for found in reversed(self.held.listing.timelines) if found < self.held.own)]
 
     def _stretches(self, backups: Sequence[BaseBackup], timeline: int | None = None) -> Iterator[Stretch]:
         """The reachable WAL of each backup that can become consistent."""
@@ -294,7 +296,10 @@ class _Search:
         names = [stretch.reach.name_at(number) for number in range(stretch.first, end + 1)]
         stored = sum(found.size for name in names if (found := self.held.listing.segment(name)))
         return ResolvedTarget(
-            target=self.wanted.model_copy(update={"timeline": stretch.reach.timeline}),
+            target=self.wanted.model_copy(
+                update={"timeline": self.held.pinned(stretch.backup, stretch.reach.timeline)}
+            ),
+            timeline=stretch.reach.timeline,
             backup=stretch.backup,
             wal=ExpectedWal(
                 first_segment=names[0],

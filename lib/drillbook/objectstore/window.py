@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from drillbook.errors import BaseBackupMissing, ObjectStoreError, PreconditionError, WalGap
 from drillbook.model import ArchivedCommit, BaseBackup, Lsn, RecoveryWindow
-from drillbook.objectstore.archive import archive_chain
+from drillbook.objectstore.holdings import archive_chain
 from drillbook.objectstore.layout import WalListing
 from drillbook.objectstore.protocol import ObjectStore
 from drillbook.objectstore.scan import commits_in
@@ -77,9 +77,14 @@ def commit_of(
 
 
 def window(
-    store: ObjectStore, listing: WalListing, backups: Sequence[BaseBackup], *, look_back: int = LOOK_BACK
+    store: ObjectStore,
+    listing: WalListing,
+    backups: Sequence[BaseBackup],
+    *,
+    timeline: int = 0,
+    look_back: int = LOOK_BACK,
 ) -> RecoveryWindow:
-    """The first and last instant that recovery to the newest timeline can reach now, over all usable ``backups``.
+    """The first and last instant that recovery to the cluster's ``timeline`` can reach now, over all usable ``backups``.
 
     The window begins where the oldest backup ended from which the chain is unbroken to the newest segment and has all
     that this backup needs to be consistent. BaseBackupMissing: there is no backup at all. WalGap: no backup has such a
@@ -89,7 +94,7 @@ def window(
         raise BaseBackupMissing(
             f"{store.location} holds no usable base backup of {listing.server_name}", todo="Take a base backup."
         )
-    chains = [(backup, archive_chain(store, backup, listing)) for backup in backups]
+    chains = [(backup, archive_chain(store, backup, listing, timeline=timeline)) for backup in backups]
     sound = [(backup, reach) for backup, reach in chains if reach.unbroken and reach.end_lsn >= backup.end_lsn]
     if not sound:
         backup, reach = max(chains, key=lambda pair: pair[0].end_time)

@@ -22,7 +22,7 @@ from drillbook.model import (
     parse_instant,
     show_instant,
 )
-from drillbook.procedures.candidates import Candidates, candidates, candidates_of
+from drillbook.procedures.candidates import Candidates, candidates, candidates_of, holdings
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Rung, Rungs, Step
 from drillbook.wal import Chain
@@ -151,7 +151,7 @@ def newest_in(
 def newest_of(ctx: Context, cluster: SourceCluster, server: str) -> ArchivedCommit | None:
     """The newest commit under a serverName, in the WAL of whichever base backup: one of an idle server has none of its own."""
     usable = candidates_of(ctx, cluster, server).usable
-    held = objectstore.Holdings.read(ctx.store, usable, server, system_id=cluster.system_id)
+    held = holdings(ctx, cluster, server, usable)
     found = (newest_in(ctx, cluster, held.listing, held.chain(backup)) for backup in reversed(usable))
     return next((commit for commit in found if commit is not None), None)
 
@@ -210,7 +210,7 @@ class WalChainUnbroken(Step[ArchivedWal]):
             if attempt:
                 ctx.recorder.progress("a segment is missing whose successor has just come: looking again")
                 ctx.pause(1)
-            held = objectstore.Holdings.read(ctx.store, [self.backup], name, system_id=self.cluster.system_id)
+            held = holdings(ctx, self.cluster, name, [self.backup])
             if held.chain(self.backup).unbroken:
                 return held, ()
             broken = objectstore.broken_wal(

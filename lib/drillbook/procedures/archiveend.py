@@ -8,6 +8,7 @@ from drillbook import integrity, objectstore
 from drillbook.errors import Changed, PreconditionError
 from drillbook.model import ArchivedCommit, BaseBackup, Frozen, RecoveryTarget
 from drillbook.procedures.boundary import Baseline, SwitchedWal
+from drillbook.procedures.candidates import holdings
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Step
 
@@ -60,8 +61,8 @@ class ReadArchiveEnd(Step[ArchiveEnd]):
     switched: SwitchedWal
 
     def do(self, ctx: Context) -> ArchiveEnd:
-        listing = objectstore.wal_names(ctx.store, self.backup.server_name, since=self.backup.begin_wal)
-        chain = objectstore.archive_chain(ctx.store, self.backup, listing)
+        held = holdings(ctx, self.cluster, self.backup.server_name, [self.backup])
+        listing, chain = held.listing, held.chain(self.backup)
         commits = objectstore.commits_since(
             ctx.store, listing, chain, lsn=self.baseline.lsn, system_id=self.cluster.system_id
         )
@@ -74,7 +75,7 @@ class ReadArchiveEnd(Step[ArchiveEnd]):
                 todo="Read the archive with pg_waldump of the source's major version; start a new run.",
             )
         end = ArchiveEnd(
-            target=RecoveryTarget(timeline=self.cluster.timeline),
+            target=RecoveryTarget(timeline=held.pinned(self.backup)),
             marker=marker,
             newest=commits[-1],
             newest_xid=integrity.near_xid(commits[-1].xid, xid),

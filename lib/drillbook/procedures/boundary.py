@@ -15,6 +15,7 @@ from drillbook import integrity, objectstore
 from drillbook.errors import Changed, PreconditionError, StepTimeoutError, VerificationError
 from drillbook.model import ArchivedCommit, BaseBackup, Effect, Frozen, Instant, Lsn, RecoveryTarget, show_instant
 from drillbook.procedures.archive import ArchivedWal
+from drillbook.procedures.candidates import holdings
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Plan, Step
 from drillbook.wal import segment_name
@@ -255,7 +256,7 @@ class ProveTargetReachable(Step[ProvenTarget]):
     switched: SwitchedWal
 
     def do(self, ctx: Context) -> ProvenTarget:
-        held = objectstore.Holdings.read(ctx.store, [self.backup], self.backup.server_name)
+        held = holdings(ctx, self.cluster, self.backup.server_name, [self.backup])
         listing, chain = held.listing, held.chain(self.backup)
         ctx.recorder.fact("reach", objectstore.reachable(held, now=datetime.now(UTC), samples=0).drawn)
         commits = objectstore.commits_since(
@@ -290,7 +291,7 @@ class ProveTargetReachable(Step[ProvenTarget]):
             c.lsn > before.lsn and c.lsn < first_after.lsn and c.committed_at <= at for c in commits
         )
         found = ProvenTarget(
-            target=RecoveryTarget(target_time=at, timeline=chain.timeline if older else self.cluster.timeline),
+            target=RecoveryTarget(target_time=at, timeline=held.pinned(self.backup)),
             last_before=last,
             first_after=first_after,
             newest=commits[-1],

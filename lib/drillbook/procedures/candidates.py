@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from drillbook import objectstore
 from drillbook.errors import BaseBackupMissing, NotReady
-from drillbook.model import BaseBackup
+from drillbook.model import BaseBackup, RecoveryTarget
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context
 
@@ -32,8 +32,13 @@ def candidates(ctx: Context, cluster: SourceCluster, asked: datetime | None) -> 
 
 
 def candidates_of(ctx: Context, cluster: SourceCluster, server: str) -> Candidates:
-    """Those of one folder; raises as `candidates`."""
+    """Those of one folder; raises as `candidates`.
+
+    One that no WAL leads from to the cluster's timeline is refused: a server that archived here by mistake made it, or
+    one that lived on after a failover.
+    """
     found = objectstore.catalogue(ctx.store, server, system_id=cluster.system_id)
+    held = with_histories(ctx, cluster, server, found.usable)
     # Retention works on the folder that is archived to now; another one's backups stay.
     policy = ctx.archive.retention_policy if server == ctx.archive.server_name else ""
     try:
@@ -42,9 +47,10 @@ def candidates_of(ctx: Context, cluster: SourceCluster, server: str) -> Candidat
         )
     except ValueError as error:
         raise NotReady([str(error)], where=f"Cluster {cluster.ref}") from error
-    refused = dict(found.unusable) | going
+    aside = {backup.backup_id: why for backup in found.usable if (why := held.unreachable(backup))}
+    refused = dict(found.unusable) | going | aside
     told = "; ".join(f"{backup_id}: {reason}" for backup_id, reason in refused.items())
-    usable = [backup for backup in found.usable if backup.backup_id not in going]
+    usable = [backup for backup in found.usable if backup.backup_id not in going and backup.backup_id not in aside]
     if not usable:
         raise BaseBackupMissing(
             f"no usable base backup under {ctx.store.location}/{server}" + (f" ({told})" if told else ""),
@@ -53,4 +59,38 @@ def candidates_of(ctx: Context, cluster: SourceCluster, server: str) -> Candidat
     return Candidates(server, usable, refused, f" ({told})" if told else "")
 
 
-__all__ = ["Candidates", "candidates", "candidates_of"]
+def holdings(
+    ctx: Context, cluster: SourceCluster, server: str, backups: Sequence[BaseBackup]
+) -> objectstore.Holdings:
+    """The archive of one folder as it is now, on the way to the cluster's own timeline; raises what `Holdings.read` raises."""
+    return objectstore.Holdings.read(
+        ctx.store,
+        backups,
+        server,
+        system_id=cluster.system_id,
+        timeline=ctx.archive.timeline_in(server, cluster.timeline),
+    )
+
+
+def with_histories(
+    ctx: Context, cluster: SourceCluster, server: str, backups: Sequence[BaseBackup]
+) -> objectstore.Holdings:
+    """As `holdings`, but without the segments where the cluster's timeline is known: ways are told, and no gaps."""
+    timeline = ctx.archive.timeline_in(server, cluster.timeline)
+    if not timeline:
+        return holdings(ctx, cluster, server, backups)
+    listing = objectstore.wal_histories(ctx.store, server)
+    return objectstore.Holdings(
+        ctx.store, listing, tuple(backups), objectstore.histories(ctx.store, listing), cluster.system_id, timeline
+    )
+
+
+def to_its_timeline(ctx: Context, cluster: SourceCluster, backup: BaseBackup, target: RecoveryTarget) -> RecoveryTarget:
+    """The target with the timeline that ``targetTLI`` must name, where it names none; see `objectstore.timelines`."""
+    if target.timeline is not None:
+        return target
+    held = with_histories(ctx, cluster, backup.server_name, [backup])
+    return target.model_copy(update={"timeline": held.pinned(backup)})
+
+
+__all__ = ["Candidates", "candidates", "candidates_of", "holdings", "to_its_timeline", "with_histories"]

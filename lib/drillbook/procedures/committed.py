@@ -9,6 +9,7 @@ from typing import NamedTuple
 from drillbook import objectstore
 from drillbook.errors import PreconditionError
 from drillbook.model import BaseBackup, Lsn
+from drillbook.procedures.candidates import holdings, with_histories
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.site import ServerPeriod
 from drillbook.step import Context
@@ -44,8 +45,8 @@ def committed_between(
         if first > last:
             continue
         backup = backup_before(ctx, cluster, period.name, first)
-        listing = objectstore.wal_names(ctx.store, period.name, since=backup.begin_wal)
-        chain = objectstore.archive_chain(ctx.store, backup, listing)
+        held = holdings(ctx, cluster, period.name, [backup])
+        listing, chain = held.listing, held.chain(backup)
         left = _left_at(ctx, folders[at + 1], chain.timeline) if at + 1 < len(folders) else None
         found = objectstore.changes_between(
             ctx.store,
@@ -62,7 +63,9 @@ def committed_between(
 
 def backup_before(ctx: Context, cluster: SourceCluster, server_name: str, at: datetime) -> BaseBackup:
     """The newest usable base backup of the folder that ended before ``at``, else its oldest; PreconditionError: none."""
-    usable = objectstore.catalogue(ctx.store, server_name, system_id=cluster.system_id).usable
+    found = objectstore.catalogue(ctx.store, server_name, system_id=cluster.system_id).usable
+    held = with_histories(ctx, cluster, server_name, found)
+    usable = [backup for backup in found if not held.unreachable(backup)]
     if not usable:
         raise PreconditionError(
             f"no usable base backup under {ctx.store.location}/{server_name}",

@@ -53,7 +53,7 @@ class CompleteToTheArchive(Rung):
         if self.target.model_copy(update={"timeline": None}) != LATEST:
             return [self._at_target(reached, how)]
         listing = objectstore.wal_names(ctx.store, self.old.server_name, since=self.backup.begin_wal)
-        chain = objectstore.archive_chain(ctx.store, self.backup, listing)
+        chain = objectstore.archive_chain(ctx.store, self.backup, listing, timeline=self.old.timeline)
         newest = self.archived.newest_commit
         if chain.unbroken:
             now = newest_in(ctx, self.old, listing, chain)

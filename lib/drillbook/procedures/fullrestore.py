@@ -42,13 +42,13 @@ class ReachedEnd(Rung):
             and last is not None
             and last >= newest
             and not facts["in_recovery"]
-            and int(facts["timeline"]) == self.cluster.timeline + 1
+            and int(facts["timeline"]) > self.cluster.timeline
             and str(facts["system_identifier"]) == self.cluster.system_id
         )
         return [
             self.result(
                 Verdict.VERIFIED if holds else Verdict.FAILED,
-                expected=f"replayed to {show_instant(newest)} or later, timeline {self.cluster.timeline + 1}, promoted",
+                expected=f"replayed to {show_instant(newest)} or later, a timeline after {self.cluster.timeline}, promoted",
                 observed=f"replayed to {show_instant(last) if last else 'no commit'}"
                 f"{f', stopped {log.stopped} transaction {log.stopped_xid}' if log.stopped else ''}, "
                 f"timeline {facts['timeline']}, {promoted}",

@@ -83,7 +83,7 @@ class ReadArchiveBefore(Step[ArchiveBefore]):
         newest = found.newest.backup_id if found.newest else ""
         try:
             listing = objectstore.wal_names(ctx.store, server, since=min((b.begin_wal for b in found.usable), default=""))
-            window = objectstore.window(ctx.store, listing, found.usable)
+            window = objectstore.window(ctx.store, listing, found.usable, timeline=self.cluster.timeline)
         except RunbookError as error:
             if error.verdict is None:
                 raise
@@ -340,7 +340,7 @@ class VerifyInBucket(Rung):
         backup = entry.backup
         ctx.recorder.fact("backup", backup.model_dump(mode="json") | {"chosen": "made by this run"})
         listing = objectstore.wal_names(ctx.store, server, since=backup.begin_wal)
-        chain = objectstore.archive_chain(ctx.store, backup, listing)
+        chain = objectstore.archive_chain(ctx.store, backup, listing, timeline=self.cluster.timeline)
         return [self._whole(ctx, backup, entry), self._wal(backup, chain), self._window(ctx, backup, listing, found.usable)]
 
     def _whole(self, ctx: Context, backup: BaseBackup, entry: objectstore.Entry) -> Check:
@@ -379,7 +379,7 @@ class VerifyInBucket(Rung):
         )
 
     def _window(self, ctx: Context, backup: BaseBackup, listing: Any, usable: list[BaseBackup]) -> Check:
-        window = objectstore.window(ctx.store, listing, [backup])
+        window = objectstore.window(ctx.store, listing, [backup], timeline=self.cluster.timeline)
         extended = window.last_time >= backup.end_time and (
             self.before.last_time is None or window.last_time > self.before.last_time
         )

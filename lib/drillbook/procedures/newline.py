@@ -72,7 +72,7 @@ class FirstBackupOfNewLine(Rung):
         if backup is None:
             why = dict(found.unusable).get(self.finished.backup_id, "the bucket has no such backup")
             return [self._told(Verdict.FAILED, why, details)]
-        chain = objectstore.archive_chain(ctx.store, backup, listing)
+        chain = objectstore.archive_chain(ctx.store, backup, listing, timeline=self.line.timeline)
         whole = chain.unbroken and chain.end_lsn >= backup.end_lsn and self.line.timeline in listing.histories
         said = f"{backup.backup_id}, with {chain.segments} segments to {chain.last_segment or 'none'}"
         return [self._told(Verdict.VERIFIED if whole else Verdict.FAILED, said + f" {chain.problem}".rstrip(), details)]

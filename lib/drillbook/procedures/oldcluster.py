@@ -76,8 +76,10 @@ class ReadOldCluster(Step[OldCluster]):
             raise NotReady(faults, where=f"Cluster {ctx.source_ref}")
         status: dict[str, Any] = cluster.get("status", {})
         archive = ctx.archive
-        newest = objectstore.catalogue(ctx.store, archive.server_name).newest
-        system_id = str(status.get("systemID", "")) or site.identity.system_identifier
+        said = str(status.get("systemID", "")) or site.identity.system_identifier
+        timeline = archive.timeline_in(archive.server_name, int(status.get("timelineID") or 0))
+        kept = objectstore.kept(ctx.store, archive.server_name, system_id=said, timeline=timeline)
+        newest, system_id = (kept.backups[-1] if kept.backups else None), kept.system_id
         if newest is None and not system_id:
             raise BaseBackupMissing(
                 f"no usable base backup under {archive.location}, and nothing else says which system it was",
@@ -87,8 +89,8 @@ class ReadOldCluster(Step[OldCluster]):
         old = OldCluster(
             ref=ctx.source_ref,
             uid=cluster["metadata"].get("uid", ""),
-            system_id=system_id or (newest.system_id if newest else ""),
-            timeline=int(status.get("timelineID") or (newest.timeline if newest else 1)),
+            system_id=system_id,
+            timeline=kept.own,
             primary=str(status.get("currentPrimary", "")),
             server_name=archive.server_name,
             location=archive.location,

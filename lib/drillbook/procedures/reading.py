@@ -112,6 +112,7 @@ def read_archive(
     ctx: Context,
     *,
     system_id: str = "",
+    timeline: int = 0,
     samples: int | None = None,
     read_through: int = objectstore.READ_THROUGH,
     checked: int = objectstore.SAMPLES,
@@ -121,11 +122,14 @@ def read_archive(
     ``samples`` WAL segments of each folder are read (``None``: as many as a survey reads), ``read_through`` stored bytes
     of each newest base backup, and ``checked`` segments of the newest chain with every record's checksum. Raises what
     the API server and the object store answer; an archive without a usable backup is no error here. NotReady: the
-    Cluster's retentionPolicy can't be read.
+    Cluster's retentionPolicy can't be read. PreconditionError: nothing says which of several systems or timelines in a
+    folder is the cluster's; both are named.
     """
     archive, now = ctx.archive, datetime.now(UTC)
     cluster = ctx.kube.get(k8s.CLUSTER, ctx.source_ref.namespace, ctx.source_ref.name) or {}  # it may be lost
-    system_id = system_id or str(cluster.get("status", {}).get("systemID", ""))
+    status = cluster.get("status", {})
+    system_id = system_id or str(status.get("systemID", "")) or ctx.site.identity.system_identifier
+    timeline = timeline or int(status.get("timelineID") or 0)
     known = known_backups(ctx)
     asked: objectstore.Asked = {"read_through": read_through, "now": now, "system_id": system_id}
     asked["archive_timeout_seconds"] = archive_timeout_seconds(cluster)
@@ -138,6 +142,7 @@ def read_archive(
         # Of a cluster that was rebuilt under its name the older Backup objects stay: they speak of older folders.
         elsewhere = {item.backup_id for folder in folders for item in folder.backups}
         mine = [item for item in known or () if item.backup_id not in elsewhere]
+        asked["timeline"] = archive.timeline_in(period.name, timeline)
         asked["known"] = mine if current and known is not None else None
         try:
             found = objectstore.read_folder(
@@ -195,6 +200,8 @@ def _older(folder: Reading) -> Iterable[str]:
 
 def _todo(item: Finding) -> str:
     where = f" ({item.key})" if item.key else ""
+    if item.todo:
+        return f"{item.what}. {item.todo}"
     return f"{item.what}{where}. Bring the object back from another copy of the bucket, or take a new base backup."
 
 

@@ -293,7 +293,7 @@ def require_recoverable(ctx: Context, old: OldCluster, backup: BaseBackup) -> No
             todo="Hold backups against retention while you recover; choose another one in a new run.",
         )
     listing = objectstore.wal_names(ctx.store, backup.server_name, since=backup.begin_wal)
-    chain = objectstore.archive_chain(ctx.store, backup, listing)
+    chain = objectstore.archive_chain(ctx.store, backup, listing, timeline=old.timeline)
     if not chain.unbroken:
         raise WalGap(chain.problem, todo="Nothing was removed. Salvage the segment from the old volume (SalvageWal).")
 

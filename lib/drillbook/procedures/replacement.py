@@ -14,6 +14,7 @@ from drillbook.errors import Changed, KubernetesError, PreconditionError, Verifi
 from drillbook.manifests import RUN_LABEL
 from drillbook.model import BaseBackup, Effect, RecoveryTarget
 from drillbook.objectstore.layout import wal_prefix
+from drillbook.procedures.candidates import to_its_timeline
 from drillbook.procedures.copy import RecoveryCopy, Removal, WaitForRecovery
 from drillbook.procedures.oldcluster import OldCluster, as_it_was
 from drillbook.replacements import MADE_BY, Replacement
@@ -148,7 +149,7 @@ class CreateReplacementCluster(Step[ReplacementCluster]):
             site=ctx.site,
             archive=ctx.archive,
             backup=self.backup,
-            target=self.target,
+            target=to_its_timeline(ctx, self.old, self.backup, self.target),
             database=self.old.database,
             owner=self.old.owner,
             secret=secret,

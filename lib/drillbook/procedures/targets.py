@@ -9,7 +9,7 @@ from drillbook import objectstore
 from drillbook.errors import BaseBackupMissing, TargetOutsideWindow
 from drillbook.model import RecoveryTarget
 from drillbook.objectstore import ResolvedTarget
-from drillbook.procedures.candidates import candidates_of
+from drillbook.procedures.candidates import candidates_of, holdings
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Step
 
@@ -38,7 +38,7 @@ class ResolveTarget(Step[ResolvedTarget]):
         for server in servers:
             try:
                 chosen = candidates_of(ctx, self.cluster, server)
-                held = objectstore.Holdings.read(ctx.store, chosen.usable, server, system_id=self.cluster.system_id)
+                held = holdings(ctx, self.cluster, server, chosen.usable)
                 return objectstore.resolve(held, wanted, backup_id=backup_id)
             except (TargetOutsideWindow, BaseBackupMissing) as error:
                 refused.append(error)

@@ -113,7 +113,7 @@ class ReadArchive(Step[ArchiveReading]):
     cluster: SourceCluster
 
     def do(self, ctx: Context) -> ArchiveReading:
-        return read_archive(ctx, system_id=self.cluster.system_id)
+        return read_archive(ctx, system_id=self.cluster.system_id, timeline=self.cluster.timeline)
 
 
 @dataclass(frozen=True)
@@ -325,6 +325,7 @@ class JudgeDamage(Step[Table]):
             ctx.recorder.check(check)
         found = [*self.reading.damages, *self.reading.passing]
         read = [("read", line) for folder in self.reading.folders for line in folder.survey.read]
+        read += [("note", line) for folder in self.reading.folders for line in folder.survey.notes]
         return Table(lines=tuple([(item.state, item.key or item.segment or item.what) for item in found] + read))
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from drillbook.model import Frozen, Instant, show_instant
 from drillbook.site.texts import HttpUrl, ObjectName, Text, matches
@@ -43,6 +43,8 @@ class ServerPeriod(Frozen):
     name: Annotated[str, matches(r"[^/\s]+", "a folder's name (no '/', no blank)")]
     since: Instant | None = None
     until: Instant | None = None
+    # Where several timelines went on in this folder: the one that production was on.
+    timeline: Annotated[int, Field(ge=0)] = 0
 
     def holds(self, instant: datetime) -> bool:
         """Whether the instant lies in the period."""
@@ -64,6 +66,7 @@ class Archive(Frozen):
     server_names: tuple[ServerPeriod, ...] = ()
     # For the day on which the Cluster object no longer exists: its ObjectStore, and what to make one of.
     object_store: str = ""
+    timeline: Annotated[int, Field(ge=0)] = 0  # the cluster's own, where the archive leaves a doubt about it
     destination: Annotated[str, matches(r"(s3://[^/\s]+(/\S*)?)?", "an s3://bucket/path")] = ""
     writer_secret: ArchiveWriter | None = None
 

@@ -129,7 +129,10 @@ def chain(
     try:
         way = branches(target, histories)
     except ValueError as error:
-        return _empty(begin_wal, target, segment_bytes, (), f"{error}: {begin_wal} can't be linked to it", strange)
+        if target != start.timeline:
+            return _empty(begin_wal, target, segment_bytes, (), f"{error}: {begin_wal} can't be linked to it", strange)
+        # A base backup's own timeline needs no history: recovery begins on it.
+        way = (Branch(target, Lsn(0), None),)
     if problem := _not_on_the_way(start, way, begin_lsn, segment_bytes):
         return _empty(begin_wal, target, segment_bytes, way, problem, strange)
 
