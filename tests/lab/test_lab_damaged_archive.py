@@ -36,8 +36,10 @@ def reading(lab: RunningLab) -> tuple[S3Store, str]:
 def findings(lab: RunningLab, *, later: float = 3600, **more: int) -> tuple[Finding, ...]:
     """What is told some seconds ``later``, when nothing can be on its way any more."""
     store, server = reading(lab)
+    (cluster,) = lab.get(f"{CNPG}/{lab.state['namespace']}/clusters")["items"]
+    said = cluster["status"]["systemID"]
     try:
-        return survey(store, server, now=datetime.now(UTC) + timedelta(seconds=later), **more).findings  # type: ignore[arg-type]
+        return survey(store, server, system_id=said, now=datetime.now(UTC) + timedelta(seconds=later), **more).findings  # type: ignore[arg-type]
     finally:
         store.close()
 

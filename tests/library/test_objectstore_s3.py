@@ -21,13 +21,11 @@ import boto3.session
 import pytest
 from fix_archive import ACCESS_KEY, BUCKET, S3, SECRET_KEY, free_port, running_s3
 
-from drillbook.errors import ObjectStoreError, ParameterError, WalGap
+from drillbook.errors import ObjectStoreError, ParameterError
 from drillbook.objectstore import (
-    ArchivedSegment,
     S3Store,
     catalogue,
     not_s3,
-    read_segment,
     server_names,
     survey,
     wal_names,
@@ -192,20 +190,6 @@ def test_credentials_that_may_only_list_and_get_are_enough() -> None:
             wal_names(opened(s3, access_key_id=ACCESS_KEY[::-1]), "pg")
         assert ACCESS_KEY[::-1] not in chained(unknown.value)
         iam.close()
-
-
-@pytest.mark.parametrize(("ending", "compression", "package"), [("lz4", "lz4", "lz4"), ("zst", "zstd", "zstandard")])
-def test_a_compression_without_its_package_names_the_package(
-    s3: S3, ending: str, compression: str, package: str
-) -> None:
-    name = NAMES[1]
-    s3.put(f"some/prefix/{compression}/wals/{name[:16]}/{name}.{ending}", b"not really compressed")
-    segment = wal_names(opened(s3), compression).segment(name)
-    assert isinstance(segment, ArchivedSegment) and segment.compression == compression
-    with pytest.raises((ObjectStoreError, WalGap)) as error:
-        read_segment(opened(s3), segment)
-    # Where the package is installed after all, the object is what is wrong.
-    assert f"Python package {package}" in str(error.value) or "damaged" in str(error.value)
 
 
 # -- how it is reached -------------------------------------------------------------------------------------------------

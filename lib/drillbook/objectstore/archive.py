@@ -24,7 +24,7 @@ def read_segment(store: ObjectStore, segment: ArchivedSegment) -> bytes:
     """The segment decompressed and whole.
 
     WalGap: it is there, but torn, damaged or no WAL of PostgreSQL 14 to 18, and the message names it. ObjectStoreError:
-    the store's own answer, or a compression whose package is not installed.
+    the store's own answer, or a compression that is not known.
     """
     data = decompress(
         store.get(segment.key), segment.compression, name=f"segment {segment.name}", limit=MAX_SEGMENT_BYTES

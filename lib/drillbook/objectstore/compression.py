@@ -1,36 +1,47 @@
-"""Decompression of what barman-cloud and CloudNativePG archive.
+"""Decompression of what barman-cloud archives: WAL in every form that CloudNativePG offers, and base backups.
 
-gzip, bzip2 and xz are in Python's standard library. lz4, snappy and zstd need a package that the core does not ask
-for; where it is missing, the error names it.
+barman writes one gzip, bzip2, xz, lz4 or zstd stream an object. Snappy is in its framing format: chunks of one byte type,
+three bytes length and the data with its checksum, a header chunk first and perhaps again later.
 """
 
 from __future__ import annotations
 
 import bz2
 import gzip
-import importlib
 import lzma
 import zlib
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any
+
+import cramjam
+import lz4.frame
+import zstandard
 
 from drillbook.errors import ObjectStoreError, WalGap
 
-_PACKAGES = {"lz4": ("lz4.frame", "lz4"), "snappy": ("cramjam", "cramjam"), "zstd": ("zstandard", "zstandard")}
+_SNAPPY_HEADER = b"\xff\x06\x00\x00sNaPpY"
+_CHUNK_HEAD = 4
+_COMPRESSED, _PLAIN, _FIRST_SKIPPABLE = 0x00, 0x01, 0x80
+_LONGEST_CHUNK = 4 + 76_490  # a checksum, and 64 KiB of what can't be compressed
+_PIECE = 1 << 20
+
+SNAPPY_TAIL = 2 * (_LONGEST_CHUNK + _CHUNK_HEAD)
+"""How many of an object's last bytes surely hold a whole chunk that ends there."""
+
+
+class Unpackable(ValueError):
+    """Bytes that are not what their object's ending says."""
 
 
 def decompress(data: bytes, compression: str, *, name: str, limit: int) -> bytes:
-    """``data`` decompressed, at most ``limit`` bytes and one more.
+    """``data`` decompressed, at most ``limit`` bytes and a little more.
 
-    WalGap: it is damaged (recovery would stop there too). ObjectStoreError: the package for it is not installed.
+    WalGap: it is damaged (recovery would stop there too). ObjectStoreError: the compression is not known.
     """
-    if compression == "":
-        return data
-    if compression in _PACKAGES:
-        module = _package(compression, name)
     try:
         match compression:
+            case "":
+                return data
             case "gzip":
                 with gzip.GzipFile(fileobj=BytesIO(data)) as stream:
                     return stream.read(limit + 1)
@@ -41,13 +52,12 @@ def decompress(data: bytes, compression: str, *, name: str, limit: int) -> bytes
                 with lzma.LZMAFile(BytesIO(data)) as stream:
                     return stream.read(limit + 1)
             case "lz4":
-                with module.LZ4FrameFile(BytesIO(data)) as stream:
+                with lz4.frame.LZ4FrameFile(BytesIO(data)) as stream:
                     return bytes(stream.read(limit + 1))
             case "zstd":
-                with module.ZstdDecompressor().stream_reader(BytesIO(data)) as stream:
-                    return bytes(stream.read(limit + 1))
+                return _zstd(data, limit)
             case "snappy":
-                return bytes(module.snappy.decompress(data))
+                return _snappy(data, limit)
     except Exception as error:  # each library has errors of its own; all mean the same here
         raise WalGap(
             f"{name} in the archive is damaged: {compression} says {type(error).__name__}: {error}",
@@ -56,19 +66,39 @@ def decompress(data: bytes, compression: str, *, name: str, limit: int) -> bytes
     raise _not_known(compression, name)
 
 
-class Unpackable(ValueError):
-    """Bytes that are not what their object's ending says."""
+def _zstd(data: bytes, limit: int) -> bytes:
+    unpack, parts, size = zstandard.ZstdDecompressor().decompressobj(), [], 0
+    for at in range(0, len(data), _PIECE):
+        parts.append(unpack.decompress(data[at : at + _PIECE]))
+        size += len(parts[-1])
+        if size > limit:
+            return b"".join(parts)
+    if not unpack.eof:
+        raise Unpackable("the frame is cut")
+    return b"".join(parts)
+
+
+def _snappy(data: bytes, limit: int) -> bytes:
+    unpack, parts, size = _SnappyStream(), [], 0
+    for at in range(0, len(data), _PIECE):
+        parts.append(unpack.feed(data[at : at + _PIECE]))
+        size += len(parts[-1])
+        if size > limit:
+            return b"".join(parts)
+    if unpack.pending:
+        raise Unpackable("the last chunk is cut")
+    return b"".join(parts)
 
 
 def unpacker(compression: str, *, name: str) -> Callable[[bytes], bytes]:
     """A function that takes an object's next stored bytes and gives what they unpack to.
 
-    It raises Unpackable for bytes that are damaged. ObjectStoreError: the package for it is not installed.
+    It raises Unpackable for bytes that are damaged. ObjectStoreError: the compression is not known.
     """
-    if not compression:
-        return lambda part: part
     feed: Callable[[bytes], bytes]
     match compression:
+        case "":
+            return lambda part: part
         case "gzip":
             feed = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress
         case "bzip2":
@@ -76,11 +106,11 @@ def unpacker(compression: str, *, name: str) -> Callable[[bytes], bytes]:
         case "xz":
             feed = lzma.LZMADecompressor().decompress
         case "lz4":
-            feed = _package(compression, name).LZ4FrameDecompressor().decompress
+            feed = lz4.frame.LZ4FrameDecompressor().decompress
         case "zstd":
-            feed = _package(compression, name).ZstdDecompressor().decompressobj().decompress
+            feed = zstandard.ZstdDecompressor().decompressobj().decompress
         case "snappy":
-            feed = _snappy(_package(compression, name).snappy.Decompressor())
+            feed = _SnappyStream().feed
         case _:
             raise _not_known(compression, name)
 
@@ -93,12 +123,50 @@ def unpacker(compression: str, *, name: str) -> Callable[[bytes], bytes]:
     return guarded
 
 
-def _snappy(stream: Any) -> Callable[[bytes], bytes]:
-    def feed(part: bytes) -> bytes:
-        stream.decompress(part)
-        return bytes(stream.flush())
+class _SnappyStream:
+    """Whole chunks as they come: the library takes no part of one."""
 
-    return feed
+    def __init__(self) -> None:
+        self.pending = b""
+
+    def feed(self, part: bytes) -> bytes:
+        data = self.pending + part
+        end = _whole_chunks(data, 0)
+        self.pending = data[end:]
+        return _unframed(data[:end]) if end else b""
+
+
+def snappy_tail(tail: bytes) -> bytes:
+    """What the whole chunks at the end of an object's last bytes unpack to; b"" if no chunk ends where the object does.
+
+    Where the first whole chunk begins is not known, so it is looked for: from there on one chunk follows the other to the
+    very end, and each one's checksum is right.
+    """
+    for start in range(min(len(tail), _LONGEST_CHUNK + _CHUNK_HEAD + 1)):
+        if tail[start] not in (_COMPRESSED, _PLAIN, _SNAPPY_HEADER[0]):
+            continue
+        if _whole_chunks(tail, start) == len(tail):
+            try:
+                return _unframed(tail[start:])
+            except Exception:  # noqa: S112 - these bytes are no chunks; the library's errors have no common base
+                continue
+    return b""
+
+
+def _whole_chunks(data: bytes, start: int) -> int:
+    """Where the last of the whole chunks from ``start`` on ends: before what can't be a chunk's head, or is not whole."""
+    at = start
+    while at + _CHUNK_HEAD <= len(data):
+        kind, length = data[at], int.from_bytes(data[at + 1 : at + _CHUNK_HEAD], "little")
+        if (kind < _FIRST_SKIPPABLE and (kind > _PLAIN or length > _LONGEST_CHUNK)) or at + _CHUNK_HEAD + length > len(data):
+            break
+        at += _CHUNK_HEAD + length
+    return at
+
+
+def _unframed(chunks: bytes) -> bytes:
+    header = b"" if chunks.startswith(_SNAPPY_HEADER) else _SNAPPY_HEADER
+    return bytes(cramjam.snappy.decompress(header + chunks))
 
 
 def _not_known(compression: str, name: str) -> ObjectStoreError:
@@ -107,15 +175,3 @@ def _not_known(compression: str, name: str) -> ObjectStoreError:
         reason="UnsupportedCompression",
         todo="Use gzip, bzip2, xz, lz4, snappy or zstd.",
     )
-
-
-def _package(compression: str, name: str) -> Any:
-    module, package = _PACKAGES[compression]
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ObjectStoreError(
-            f"{name} is compressed with {compression}, which needs the Python package {package}",
-            reason="UnsupportedCompression",
-            todo=f"Install {package} beside drillbook (pip install {package}).",
-        ) from None

@@ -161,7 +161,7 @@ def sample(stretch: Stretch, *, most: int = SAMPLES, most_bytes: int = MOST_SAMP
     """Read a few segments of a chain through: page headers, the records' links and every record's checksum.
 
     The newest one, the one in which the base backup ends, and others evenly from a random beginning; at most ``most``, and
-    at most ``most_bytes`` (but one in any case). Raises ObjectStoreError, also where a compression's package is missing.
+    at most ``most_bytes`` (but one in any case). Raises ObjectStoreError.
     """
     reach = stretch.reach
     count = stretch.last - stretch.first + 1

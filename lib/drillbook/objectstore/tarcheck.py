@@ -2,8 +2,9 @@
 
 barman fills a tar up to whole records, ends it with blocks of zeros, and puts ``backup_label`` last into the last
 ``data`` tar. What a ranged read of an object's last bytes can tell depends on its compression: without one all of this;
-with gzip that the length told there is a whole number of records' halves (1 in 2,048 cut tars would pass); with bzip2
-and lz4 that the stream has its end mark; with snappy nothing. The rest is known only by reading it through.
+with snappy all but the length, since its last chunks unpack by themselves; with gzip that the length told there is a
+whole number of records' halves (1 in 2,048 cut tars would pass); with bzip2 and lz4 that the stream has its end mark.
+The rest is known only by reading it through.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from drillbook.errors import ObjectStoreError
-from drillbook.objectstore.compression import Unpackable, unpacker
+from drillbook.objectstore.compression import SNAPPY_TAIL, Unpackable, snappy_tail, unpacker
 from drillbook.objectstore.layout import PARALLEL
 from drillbook.objectstore.protocol import ObjectInfo, ObjectStore
 from drillbook.objectstore.tarwalk import BLOCK, RECORD, TarDamaged, TarWalk, member_name
@@ -83,7 +84,7 @@ def check_end(store: ObjectStore, item: ObjectInfo, compression: str, *, labelle
     """What a ranged read of the last bytes tells; ``labelled``: the tar that must end with ``backup_label``."""
     if not item.size:
         return TarCheck(item.key, 0, TarState.EMPTY, "it holds no byte", 0)
-    length = min(item.size, TAIL if not compression else 16)
+    length = min(item.size, {"": TAIL, "snappy": SNAPPY_TAIL}.get(compression, 16))
     try:
         tail = store.get(item.key, start=item.size - length, length=length)
         begin = store.get(item.key, length=8) if compression == "lz4" else b""
@@ -136,16 +137,17 @@ def _judge(tail: bytes, begin: bytes, size: int, compression: str, labelled: boo
         case "":
             if size % RECORD:
                 return TarState.CUT, f"its {size} bytes are no whole number of tar records ({RECORD} bytes)"
-            if any(tail[-2 * BLOCK :]):
-                return TarState.CUT, "it does not end in the two blocks of zeros that end a tar"
-            if labelled and not _has_label(tail):
-                return TarState.CUT, f"it does not end with {LABEL}: it is cut, or a later part is missing"
-            return ends
+            why = _no_end(tail, labelled)
+            return (TarState.CUT, why) if why else ends
+        case "snappy":
+            unpacked = snappy_tail(tail)
+            why = _no_end(unpacked, labelled) if unpacked else "its last bytes are no whole snappy chunks"
+            return (TarState.CUT, why) if why else ends
         case "gzip":
-            unpacked = int.from_bytes(tail[-4:], "little")
+            told = int.from_bytes(tail[-4:], "little")
             # The length is told modulo 4 GiB, which is no multiple of a record, but of its largest power of two.
-            if unpacked % (RECORD & -RECORD) or not unpacked:
-                return TarState.CUT, f"its last bytes are no gzip trailer of a tar (they tell {unpacked} bytes)"
+            if told % (RECORD & -RECORD) or not told:
+                return TarState.CUT, f"its last bytes are no gzip trailer of a tar (they tell {told} bytes)"
             return ends
         case "bzip2":
             bits = int.from_bytes(tail[-11:], "big")
@@ -158,6 +160,15 @@ def _judge(tail: bytes, begin: bytes, size: int, compression: str, labelled: boo
             return ends if mark == bytes(4) else (TarState.CUT, "its last bytes hold no lz4 end mark")
         case _:
             return TarState.UNREAD, f"the last bytes of {compression} tell nothing; it was not read"
+
+
+def _no_end(tail: bytes, labelled: bool) -> str:
+    """Why unpacked bytes are not the end of a tar, "" if they are."""
+    if len(tail) < 2 * BLOCK or any(tail[-2 * BLOCK :]):
+        return "it does not end in the two blocks of zeros that end a tar"
+    if labelled and not _has_label(tail[len(tail) % BLOCK :]):
+        return f"it does not end with {LABEL}: it is cut, or a later part is missing"
+    return ""
 
 
 def _has_label(tail: bytes) -> bool:
