@@ -6,22 +6,23 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from drillbook.errors import ObjectStoreError, WalGap
-from drillbook.model import ArchivedCommit, Lsn, RestorePoint
+from drillbook.model import Lsn, RestorePoint
 from drillbook.objectstore.archive import STOPS, read_segment
 from drillbook.objectstore.layout import ArchivedSegment, WalListing
 from drillbook.objectstore.protocol import ObjectStore
-from drillbook.wal import Chain, SegmentName, WalFormatError, WalReader
+from drillbook.wal import Chain, Commits, NewTablespace, SegmentName, WalFormatError, WalReader
 
 
 class Scan(NamedTuple):
-    """The commits and restore points that begin in one segment, oldest first.
+    """The commits, restore points and new tablespaces that begin in one segment, oldest first.
 
     ``last_record`` is where its last record starts, ``None`` if none starts in it.
     """
 
-    commits: tuple[ArchivedCommit, ...]
+    commits: Commits
     restore_points: tuple[RestorePoint, ...]
     last_record: Lsn | None
+    tablespaces: tuple[NewTablespace, ...] = ()
 
 
 def scan(store: ObjectStore, listing: WalListing, reach: Chain, name: str, system_id: str) -> Scan:
@@ -30,24 +31,27 @@ def scan(store: ObjectStore, listing: WalListing, reach: Chain, name: str, syste
     WalGap: a segment on the way is torn, damaged or another system's. ObjectStoreError: the store's own answer.
     """
     reader = WalReader(expected_system_id=system_id)
-    commits: list[ArchivedCommit] = []
+    commits = Commits()
     last_record: Lsn | None = None
     for here in _from(reach, SegmentName.parse(name, reach.segment_bytes).number):
-        commits += _feed(reader, store, listing, reach, here)
+        found = _feed(reader, store, listing, reach, here)
         if here == name:
-            last_record = reader.last_record
+            commits, last_record = found, reader.last_record
+        elif found and commits.begin <= found[0].lsn.value < found.begin:
+            commits.copy(found, 0)
         if not reader.pending:
             break
     return Scan(
-        tuple(commit for commit in commits if commit.segment == name),
+        commits,
         tuple(point for point in reader.restore_points if point.segment == name),
         last_record,
+        tuple(made for made in reader.tablespaces if commits.begin <= made.lsn.value < commits.begin + reach.segment_bytes),
     )
 
 
 def commits_in(
     store: ObjectStore, listing: WalListing, reach: Chain, name: str, system_id: str
-) -> tuple[ArchivedCommit, ...]:
+) -> Commits:
     """The commits that begin in segment ``name``."""
     return scan(store, listing, reach, name, system_id).commits
 
@@ -76,7 +80,7 @@ def _from(reach: Chain, number: int) -> Iterator[str]:
             yield reach.name_at(following)
 
 
-def _feed(reader: WalReader, store: ObjectStore, listing: WalListing, reach: Chain, here: str) -> list[ArchivedCommit]:
+def _feed(reader: WalReader, store: ObjectStore, listing: WalListing, reach: Chain, here: str) -> Commits:
     try:
         found = reader.feed(here, read_segment(store, _listed(listing, here)))
     except WalFormatError as error:

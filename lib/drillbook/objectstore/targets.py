@@ -152,7 +152,7 @@ class _Search:
         for timeline in self._timelines():
             for stretch in self._regions(timeline):
                 for scan in _outwards(stretch, xid):
-                    found = next((commit for commit in reversed(scan.commits) if commit.xid == xid), None)
+                    found = scan.commits.last_of(xid)
                     if found is not None:
                         return self._at_record(found.lsn, found.end_lsn, timeline, f"the commit of XID {xid}")
         newest = next((commit for stretch in self._regions(0) if (commit := _newest(stretch))), None)
@@ -230,16 +230,22 @@ class _Search:
             found = next(((n, scan) for n, scan in stretch.forwards(middle, high) if scan.commits), None)
             if found is None:
                 high = middle
-            elif any(self._after(commit, at) for commit in found[1].commits):
+            elif self._stops(found[1], at) is not None:
                 answer, high = found[0], middle
             else:
                 low = found[0] + 1
         for number, scan in stretch.backwards(answer - 1):
-            if any(self._after(commit, at) for commit in scan.commits):
+            if self._stops(scan, at) is not None:
                 answer = number
             elif scan.commits:
                 break
-        return next(commit for commit in stretch.scan(answer).commits if self._after(commit, at))
+        stop = self._stops(stretch.scan(answer), at)
+        assert stop is not None  # noqa: S101 - this segment was chosen for it
+        return stop
+
+    def _stops(self, scan: Scan, at: datetime) -> ArchivedCommit | None:
+        """The segment's first commit that stops a recovery to ``at``, in the order of the WAL."""
+        return scan.commits.first_later(at, at_it_too=self.wanted.exclusive)
 
     def _at_record(self, lsn: Lsn, end: Lsn, timeline: int, what: str) -> ResolvedTarget:
         """Stops after the record at ``lsn``, from the newest backup that ended before it."""

@@ -38,7 +38,7 @@ def newest_commit(
     name = ""
     for name in _latest(reach, look_back):
         read += 1
-        found = list(commits_in(store, listing, reach, name, system_id))
+        found = commits_in(store, listing, reach, name, system_id)
         if found:
             return found[-1]
     what = f"no commit in the newest {read} archived segments, back to {name}" if read else "no WAL can be reached"
@@ -68,9 +68,9 @@ def commit_of(
     """
     first = since.value // reach.segment_bytes if since is not None else -1
     for name in _latest(reach, look_back):
-        for commit in commits_in(store, listing, reach, name, system_id):
-            if commit.xid == xid & _XID_MASK:
-                return commit
+        commit = commits_in(store, listing, reach, name, system_id).last_of(xid & _XID_MASK)
+        if commit is not None:
+            return commit
         if SegmentName.parse(name, reach.segment_bytes).number <= first:
             return None
     return None

@@ -16,10 +16,11 @@ from drillbook.wal.arithmetic import (
     segment_names,
 )
 from drillbook.wal.chain import Chain, Gap, Numbers, chain, sorted_once
-from drillbook.wal.changes import ChangeReader, Changes, File
+from drillbook.wal.changes import ChangeReader, Changes, File, Run, Runs, read_run, rows_of
+from drillbook.wal.commitlist import Commits
 from drillbook.wal.history import Branch, Histories, Switch, branches, newest_timeline, parse_history
 from drillbook.wal.pages import PageHeader, SegmentHeader, WalFormatError, segment_header
-from drillbook.wal.records import WalReader, commits
+from drillbook.wal.records import NewTablespace, WalReader, commits
 
 __all__ = [
     "MAX_SEGMENT_BYTES",
@@ -28,11 +29,15 @@ __all__ = [
     "Chain",
     "ChangeReader",
     "Changes",
+    "Commits",
     "File",
     "Gap",
     "Histories",
+    "NewTablespace",
     "Numbers",
     "PageHeader",
+    "Run",
+    "Runs",
     "SegmentHeader",
     "SegmentName",
     "Switch",
@@ -46,6 +51,8 @@ __all__ = [
     "newest_timeline",
     "next_segment",
     "parse_history",
+    "read_run",
+    "rows_of",
     "segment_header",
     "segment_name",
     "segment_names",

@@ -3,16 +3,22 @@
 The heap's own records are looked into as far as their first block reference, which names the relation's file; a commit
 record names the files that go with it. So a `DELETE` shows as rows of a file, and a `DROP TABLE`, a `TRUNCATE` or a
 rewrite (`VACUUM FULL`, `CLUSTER`) as a dropped file: which of these it was, WAL does not say.
+
+WAL may be read in runs of adjoining segments, side by side: each run gives what it has seen of transactions that ended in
+it, and `Runs` puts together what one run began and another ended.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from struct import Struct, error
 
-from drillbook.model import ArchivedCommit, Lsn
+from drillbook.model import Lsn
+from drillbook.wal.commitlist import Commits
 from drillbook.wal.records import WalReader
 from drillbook.wal.transactions import RECORD_BYTES, CommitParts, commit_parts
 
@@ -24,6 +30,10 @@ _IMAGE = Struct("<HHB")  # length, hole's offset, flags
 _FILE = Struct("<III")
 _FORK, _HAS_IMAGE, _SAME_FILE = 0x0F, 0x10, 0x80
 _HOLE, _COMPRESSED = 0x01, 0x1C
+_ABORTS, _TRANSACTION_OPERATION = frozenset({0x20, 0x40}), 0x70
+_HAS_FLAGS, _DATABASE, _LISTS = 0x80, 0x001, 0x006
+# Behind a record's header and the head of its data: commit time, flags, database.
+_SHORT, _FLAGS = 255, Struct("<BxqII").unpack_from
 
 File = tuple[int, int, int]
 """A relation's file: tablespace, database, file number."""
@@ -31,7 +41,7 @@ File = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Changes:
-    """A committed transaction that deleted, updated or dropped something; rows by file, as WAL counts them."""
+    """A committed transaction that deleted or dropped something, or may have; rows by file, as WAL counts them."""
 
     xid: int
     committed_at: datetime
@@ -40,80 +50,215 @@ class Changes:
     segment: str
     database: int  # 0 where the record doesn't say
     deleted: dict[File, int] = field(default_factory=dict)
-    updated: dict[File, int] = field(default_factory=dict)
     dropped: tuple[File, ...] = ()
+    savepoints: tuple[int, ...] = ()
+
+
+@dataclass
+class Run:
+    """What a run of adjoining segments has shown. ``databases`` are those of ``commits``, one for one, 0 for unknown.
+
+    ``changes`` are the transactions that ended here and deleted or dropped something, as far as this run has seen;
+    ``unended`` are the rows that others deleted here, by transaction. ``stopped``: where and why valid WAL ends.
+    """
+
+    commits: list[Commits] = field(default_factory=list)
+    databases: array[int] = field(default_factory=lambda: array("I"))
+    changes: list[Changes] = field(default_factory=list)
+    unended: dict[int, Counter[File]] = field(default_factory=dict)
+    stopped: str = ""
+    pending: bool = False
 
 
 class ChangeReader(WalReader):
-    """Reads what transactions delete, beside their commits; a transaction counts from where the reading begins."""
+    """Reads what transactions delete along with their commits; a transaction counts from where the reading begins."""
 
     def __init__(self, *, expected_system_id: str = "") -> None:
         super().__init__(expected_system_id=expected_system_id)
-        self._rows: dict[int, tuple[Counter[File], Counter[File]]] = {}
-        self._parts_of: dict[int, CommitParts] = {}
+        self._handlers[_HEAP] = self._heap
+        self._rows: dict[int, Counter[File]] = {}
+        self._database_of: dict[int, int] = {}
+        self._databases = array("I")
+        self._parts_of: list[tuple[int, CommitParts, Counter[File]]] = []
 
     def changes(self, name: str, data: bytes) -> list[Changes]:
-        """The committed changes whose commit records end in this segment; raises what `feed` raises."""
-        return [self._settle(commit) for commit in self.feed(name, data)]
+        """The transactions whose commit records end in this segment and that deleted or dropped something, or had
+        savepoints; raises what `feed` raises."""
+        return self.read(name, data).changes
 
-    def _settle(self, commit: ArchivedCommit) -> Changes:
-        parts = self._parts_of.pop(commit.lsn.value)
-        deleted: Counter[File] = Counter()
-        updated: Counter[File] = Counter()
-        for xid in (commit.xid, *parts.savepoints):
-            for total, own in zip((deleted, updated), self._rows.pop(xid, ()), strict=False):
-                total.update(own)
+    def read(self, name: str, data: bytes) -> Run:
+        """All that ended in this segment; raises what `feed` raises."""
+        self._databases, self._parts_of = array("I"), []
+        found = self.feed(name, data)
+        changes = [self._settled(found, *one) for one in self._parts_of]
+        return Run([found], self._databases, changes, stopped=self.stopped, pending=self.pending)
+
+    @property
+    def unended(self) -> dict[int, Counter[File]]:
+        """Deleted rows of the transactions that have not ended."""
+        return self._rows
+
+    def _settled(self, found: Commits, at: int, parts: CommitParts, deleted: Counter[File]) -> Changes:
+        commit = found[at]
         return Changes(
             xid=commit.xid,
             committed_at=commit.committed_at,
             lsn=commit.lsn,
             end_lsn=commit.end_lsn,
             segment=commit.segment,
-            database=parts.database or next((db for _, db, _ in (*deleted, *updated)), 0),
+            database=self._databases[at],
             deleted=dict(deleted),
-            updated=dict(updated),
             dropped=parts.dropped,
+            savepoints=parts.savepoints,
         )
 
-    def _worth_keeping(self, head: bytes) -> bool:
-        return super()._worth_keeping(head) or head[17] == _HEAP
-
-    def _whole(self, major: int):  # type: ignore[no-untyped-def]  # as the reader's own
-        told = super()._whole(major)
-        if self.stopped or not self._parts:
-            return told
-        if told is not None and isinstance(told[1], int):
-            self._parts_of[self._start] = commit_parts(b"".join(self._parts))
-        elif len(self._parts[0]) > RECORD_BYTES or len(self._parts) > 1:
-            self._count(b"".join(self._parts[:2]))
-        return told
-
-    def _count(self, record: bytes) -> None:
-        operation = record[16] & _OPERATION
-        if record[17] != _HEAP or operation not in {_DELETE, _UPDATE, _HOT_UPDATE}:
+    def _transaction(self, data: bytes, at: int, end: int, xid: int, info: int, start: int, after: int) -> None:
+        if info & _TRANSACTION_OPERATION in _ABORTS:
+            self._rows.pop(xid, None)
+            self._database_of.pop(xid, None)
             return
-        file = first_file(record)
-        if file is None:
-            return
-        xid = int.from_bytes(record[4:8], "little")
-        deleted, updated = self._rows.setdefault(xid, (Counter(), Counter()))
-        (deleted if operation == _DELETE else updated)[file] += 1
+        super()._transaction(data, at, end, xid, info, start, after)
+
+    def _committed(self, data: bytes, at: int, end: int, microseconds: int, xid: int, start: int, after: int) -> None:
+        super()._committed(data, at, end, microseconds, xid, start, after)
+        database = self._database_of.pop(xid, 0)
+        parts = _NOTHING
+        if data[at + 16] & _HAS_FLAGS:
+            if data[at + RECORD_BYTES] == _SHORT and end - at >= RECORD_BYTES + _FLAGS_BYTES:
+                _, _, flags, own = _FLAGS(data, at + RECORD_BYTES)
+            else:
+                flags, own = _LISTS, 0
+            if flags & _LISTS:
+                parts = commit_parts(data[at:end])
+                database = parts.database or database
+            elif flags & _DATABASE:
+                database = own
+        deleted = self._rows.pop(xid, None)
+        for savepoint in parts.savepoints:
+            deleted = _together(deleted, self._rows.pop(savepoint, None))
+            database = database or self._database_of.pop(savepoint, 0)
+        self._databases.append(database)
+        if deleted or parts.dropped or parts.savepoints:
+            self._parts_of.append((len(self._databases) - 1, parts, deleted or Counter()))
+
+    def _heap(self, data: bytes, at: int, end: int, xid: int, info: int, start: int, after: int) -> None:
+        operation = info & _OPERATION
+        if operation == _DELETE:
+            file = first_file(data, at, end)
+            if file is not None:
+                self._rows.setdefault(xid, Counter())[file] += 1
+                self._database_of.setdefault(xid, file[1])
+        elif operation in (_UPDATE, _HOT_UPDATE) and xid not in self._database_of:
+            file = first_file(data, at, end)
+            if file is not None:
+                self._database_of[xid] = file[1]
 
 
-def first_file(record: bytes) -> File | None:
-    """The file of a record's first block reference; None if it has none, or the start of the record doesn't reach it."""
+_NOTHING = CommitParts(0, (), ())
+_FLAGS_BYTES = 18
+
+
+def _together(one: Counter[File] | None, other: Counter[File] | None) -> Counter[File] | None:
+    if one and other:
+        one.update(other)
+    return one or other
+
+
+def read_run(segments: Sequence[tuple[str, bytes]], following: Iterable[tuple[str, bytes]], system_id: str) -> Run:
+    """What ended in ``segments``, or begins to end there: a record that goes on into ``following`` counts here.
+
+    WalFormatError: a segment is not what its name says. `Run.pending`: there are not enough ``following`` ones.
+    """
+    reader, found = ChangeReader(expected_system_id=system_id), Run()
+    last = ""
+    for name, data in segments:
+        one = reader.read(name, data)
+        last = name
+        found.commits += one.commits
+        found.databases += one.databases
+        found.changes += one.changes
+        if reader.stopped:
+            break
+    found.unended = dict(reader.unended)
+    for name, data in following if not reader.stopped else ():
+        if not reader.pending:
+            break
+        one = reader.read(name, data)
+        # Of this segment only what began before it; the rest is the next run's.
+        (here,) = one.commits
+        if here and here[0].lsn.value < here.begin:
+            first, ended = here[0], Commits(last, here.begin, earlier=here.earlier)
+            ended.copy(here, 0)
+            found.commits.append(ended)
+            found.databases.append(one.databases[0])
+            changes = [item for item in one.changes if item.lsn == first.lsn]
+            found.changes += changes
+            for xid in (first.xid, *(xid for item in changes for xid in item.savepoints)):
+                found.unended.pop(xid, None)
+    found.stopped, found.pending = reader.stopped, reader.pending and not reader.stopped
+    return found
+
+
+class Runs:
+    """Puts runs together that were read apart, in the order of the WAL."""
+
+    def __init__(self) -> None:
+        self._unended: dict[int, Counter[File]] = {}
+
+    def settle(self, run: Run) -> list[Changes]:
+        """The run's changes with what earlier runs have seen of the same transactions, in the order of the WAL."""
+        found = [self._whole(changes) for changes in run.changes]
+        for xid in [xid for xid in self._unended if any(xid in commits.xids for commits in run.commits)]:
+            found.append(self._late(run, xid))
+        for xid, rows in run.unended.items():
+            self._unended[xid] = _together(self._unended.get(xid), rows) or rows
+        return sorted((changes for changes in found if changes.deleted or changes.dropped), key=lambda one: one.lsn)
+
+    def _whole(self, changes: Changes) -> Changes:
+        deleted: Counter[File] = Counter(changes.deleted)
+        for xid in (changes.xid, *changes.savepoints):
+            deleted.update(self._unended.pop(xid, Counter()))
+        return replace(changes, deleted=dict(deleted))
+
+    def _late(self, run: Run, xid: int) -> Changes:
+        """A transaction that deleted in an earlier run and did nothing in this one but commit."""
+        before = 0
+        for commits in run.commits:
+            if (commit := commits.last_of(xid)) is not None:
+                database = run.databases[before + commits.place(commit)]
+                break
+            before += len(commits)
+        assert commit is not None  # noqa: S101 - the caller has seen it
+        return Changes(
+            xid, commit.committed_at, commit.lsn, commit.end_lsn, commit.segment, database, dict(self._unended.pop(xid))
+        )
+
+
+def rows_of(run: Run) -> Iterator[tuple[datetime, int, int]]:
+    """(commit time, LSN of the record, database) of each commit of a run, in the order of the WAL."""
+    at = 0
+    for commits in run.commits:
+        for instant, lsn in commits.instants():
+            yield instant, lsn, run.databases[at]
+            at += 1
+
+
+def first_file(record: bytes, start: int = 0, end: int = 1 << 62) -> File | None:
+    """The file of a record's first block reference; None if it has none, or the record's bytes don't reach it."""
     try:
-        block, flags, _ = _BLOCK.unpack_from(record, RECORD_BYTES)
+        block, flags, _ = _BLOCK.unpack_from(record, start + RECORD_BYTES)
         if block > _MAX_BLOCK_ID or flags & _SAME_FILE or flags & _FORK:
             return None
-        at = RECORD_BYTES + _BLOCK.size
+        at = start + RECORD_BYTES + _BLOCK.size
         if flags & _HAS_IMAGE:
             _, _, image = _IMAGE.unpack_from(record, at)
             at += _IMAGE.size + (2 if image & _HOLE and image & _COMPRESSED else 0)
+        if at + _FILE.size > end:
+            return None
         spc, db, number = _FILE.unpack_from(record, at)
     except error:
         return None
     return spc, db, number
 
 
-__all__ = ["ChangeReader", "Changes", "File", "first_file"]
+__all__ = ["ChangeReader", "Changes", "File", "Run", "Runs", "first_file", "read_run", "rows_of"]

@@ -30,8 +30,8 @@ _LONGER_STATISTICS_SINCE = 18
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def commit_in(record: bytes, major: int) -> tuple[datetime, int] | None:
-    """(commit time, 32-bit transaction id) of a whole record of the transaction manager; None if it is no commit.
+def commit_in(record: bytes, major: int) -> tuple[int, int] | None:
+    """(commit time in microseconds since 2000, 32-bit transaction id) of a transaction manager's record; None: no commit.
 
     WalFormatError: the record's checksum was right but its parts don't fit, so this is a format unknown to us.
     """
@@ -44,7 +44,7 @@ def commit_in(record: bytes, major: int) -> tuple[datetime, int] | None:
         (microseconds,) = _TIME.unpack_from(data)
         if operation == _COMMIT_PREPARED:
             xid = _prepared_id(data, info, major)
-        return _EPOCH + timedelta(microseconds=microseconds), xid
+        return int(microseconds), xid
     except (error, OverflowError, IndexError) as wrong:
         raise WalFormatError(f"a commit record of {len(record)} bytes can't be read: {wrong}") from wrong
 
@@ -58,6 +58,16 @@ def restore_point_in(record: bytes) -> tuple[datetime, str]:
         return _EPOCH + timedelta(microseconds=microseconds), name
     except (error, OverflowError, IndexError) as wrong:
         raise WalFormatError(f"a restore point of {len(record)} bytes can't be read: {wrong}") from wrong
+
+
+def tablespace_in(record: bytes) -> tuple[int, str]:
+    """(id, folder) of a whole record of a tablespace's creation; WalFormatError if its parts don't fit."""
+    try:
+        data = _main_data(record)
+        (oid,) = _WORD.unpack_from(data)
+        return int(oid), data[_WORD.size :].partition(b"\0")[0].decode(errors="backslashreplace")
+    except (error, IndexError) as wrong:
+        raise WalFormatError(f"a tablespace's record of {len(record)} bytes can't be read: {wrong}") from wrong
 
 
 _TIME, _WORD = Struct("<q"), Struct("<I")
