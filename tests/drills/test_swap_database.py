@@ -555,6 +555,6 @@ def test_f10_an_application_that_cannot_be_asked_is_found_before_any_gate(
     """Ready, and yet nothing answers at the port of the profile: after a cut nobody could see whether it is well."""
     tenants = [tenant.model_dump(mode="json", exclude_defaults=True) for tenant in drill_lab.site.tenants]
     tenants[0]["application"]["port"] = 4
-    with opened(drill_lab, monkeypatch, site=str(drill_lab.profile_with("deaf", tenants=tenants))) as run:
-        with pytest.raises(NotReady, match=r"is Ready and can't be asked on port 4, .* connection refused"):
-            run.do(swapfits.CheckSwapFits(restored.cluster, TENANT))
+    refused = pytest.raises(NotReady, match=r"is Ready and can't be asked on port 4, .* connection refused")
+    with opened(drill_lab, monkeypatch, site=str(drill_lab.profile_with("deaf", tenants=tenants))) as run, refused:
+        run.do(swapfits.CheckSwapFits(restored.cluster, TENANT))

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from drillbook.errors import PostgresError
 from drillbook.integrity.common import Rung, counted
 from drillbook.model import Check, ClusterRef, Verdict
 from drillbook.postgres import Database, hosts_of
+from drillbook.preloads import LIBRARIES, judged, kept, name_of, names_of, quiet_settings
 
 # Archive commands that write nowhere.
 _IDLE_COMMANDS = {"", "true", "/bin/true", "/usr/bin/true", ":"}
 # CloudNativePG's own, which does nothing while the Cluster has neither spec.backup nor an archiving plugin: that is for
 # the Cluster object and the archive to show, the server can't say.
 _OPERATORS_COMMAND = "/controller/manager wal-archive"
-# Libraries whose background workers act by themselves once the server runs: jobs, replication, HTTP. A worker without a
-# database shows in no view, so the setting is looked at as well.
-_LAUNCHERS = {
-    "bdr",
-    "citus",
-    "pg_cron",
-    "pg_failover_slots",
-    "pg_net",
-    "pg_partman_bgw",
-    "pg_squeeze",
-    "pgactive",
-    "pglogical",
-    "timescaledb",
-}
+# Every setting that keeps some library quiet.
+_QUIET = sorted(quiet_settings(LIBRARIES))
 
 
 def launchers(preloaded: str) -> list[str]:
-    """Those libraries of ``shared_preload_libraries`` that are known to act by themselves."""
-    libraries = (item.strip().strip('"').rpartition("/")[2].removesuffix(".so") for item in preloaded.split(","))
-    return [library for library in libraries if library in _LAUNCHERS]
+    """Those libraries of ``shared_preload_libraries`` that act by themselves and have no setting that stops them."""
+    return [name_of(entry) for entry, _ in kept(names_of(preloaded))[1]]
 
 
 def foreign_hosts(conninfo: str, copy: ClusterRef | None) -> list[str]:
@@ -54,11 +42,15 @@ def foreign_hosts(conninfo: str, copy: ClusterRef | None) -> list[str]:
     return [host for host in hosts if host not in (own, within) and not host.startswith(f"{within}.svc")]
 
 
-def quarantined(db: Database, own_standbys: Sequence[str] = (), copy: ClusterRef | None = None) -> Check:
+def quarantined(
+    db: Database, own_standbys: Sequence[str] = (), known_workers: Sequence[str] = (), copy: ClusterRef | None = None
+) -> Check:
     """Whether the copy keeps to itself: no archiving, no replication from or to elsewhere, no launcher of jobs.
 
     ``own_standbys`` are the names of the copy's own other instances: as CloudNativePG's replication user they may stream.
-    ``copy`` is the copy's Cluster, whose own Service may stand in ``primary_conninfo``. ``db`` is a session on its primary.
+    ``known_workers`` are background workers (``backend_type``) that the site itself vouches for. ``copy`` is the copy's
+    Cluster, whose own Service may stand in ``primary_conninfo``. ``db`` is a session on its primary. FAILED names each way
+    out; a worker that nobody knows leaves it UNPROVEN.
     Needs a role with ``pg_monitor`` and ``pg_read_all_settings``. Foreign servers are counted only: a query opens their
     connections, and only the network can forbid that.
     """
@@ -68,7 +60,7 @@ def quarantined(db: Database, own_standbys: Sequence[str] = (), copy: ClusterRef
         "no archiving, no subscription worker, no foreign process",
     )
     try:
-        row = db.ask_one("integrity_quarantine", own_standbys=list(own_standbys))
+        row = db.ask_one("integrity_quarantine", own_standbys=list(own_standbys), settings=_QUIET)
     except PostgresError as error:
         return rung.error(error)
     faults: list[tuple[str, str]] = []
@@ -88,17 +80,38 @@ def quarantined(db: Database, own_standbys: Sequence[str] = (), copy: ClusterRef
         faults.append(("WAL receiver", "it streams from another server"))
     if strangers := foreign_hosts(row["primary_conninfo"], copy):
         faults.append(("primary_conninfo", ", ".join(strangers)))
-    if preloaded := launchers(row["preloaded"]):
-        faults.append(("launchers in shared_preload_libraries", ", ".join(preloaded)))
-    if row["other_processes"]:
-        faults.append(("processes that are not PostgreSQL's own", row["other_processes"]))
+    libraries = names_of(row["preloaded"])
+    if acting := launchers(row["preloaded"]):
+        faults.append(("launchers in shared_preload_libraries", ", ".join(acting)))
+    faults += _awake(libraries, row["settings"])
+    reaching, unknown = judged(row["other_processes"], libraries)
+    unknown = [worker for worker in unknown if worker not in known_workers]
+    if reaching:
+        faults.append(("processes that replicate", ", ".join(reaching)))
     quiet = [
         ("archive_mode", row["archive_mode"]),
         ("subscriptions enabled, without a worker", str(row["subscriptions_enabled"])),
         ("foreign servers, reached only by a query", str(row["foreign_servers"])),
         ("shared_preload_libraries", row["preloaded"] or "none"),
+        ("processes that are not PostgreSQL's own", ", ".join(row["other_processes"]) or "none"),
     ]
     if faults:
         names = ", ".join(name for name, _ in faults)
         return rung.verdict(Verdict.FAILED, f"{counted(len(faults), 'way')} out: {names}", details=[*faults, *quiet])
+    if unknown:
+        return rung.verdict(
+            Verdict.UNPROVEN,
+            f"what these do is not known: {', '.join(unknown)}; if it is harmless, name it in copy.known_workers",
+            details=[("background workers that are not known", ", ".join(unknown)), *quiet],
+        )
     return rung.verdict(Verdict.VERIFIED, "nothing that acts outside", details=quiet)
+
+
+def _awake(libraries: Sequence[str], settings: Mapping[str, str | None]) -> list[tuple[str, str]]:
+    """Settings of preloaded libraries that do not keep their workers quiet. One the library doesn't have says nothing."""
+    wanted = quiet_settings(libraries)
+    return [
+        (name, f"{settings[name]}, must be {value}")
+        for name, value in wanted.items()
+        if settings.get(name) is not None and settings[name] != value
+    ]

@@ -289,7 +289,7 @@ class CopyQuarantined(Rung):
         standbys = [name for name in status.get("instanceNames", []) if name != status.get("currentPrimary")]
         for database in dict.fromkeys([ctx.site.sql.database, *(tenant.database for tenant in ctx.site.tenants)]):
             with ctx.copy(self.recovered.ref, database, read_only=True) as db:
-                check = integrity.quarantined(db, standbys, self.recovered.ref)
+                check = integrity.quarantined(db, standbys, ctx.site.copy_.known_workers, self.recovered.ref)
             checks.append(check.model_copy(update={"name": f"{self.name}: {database}", "proves": self.proves}))
         return checks
 

@@ -129,11 +129,16 @@ class Approvals(Frozen):
 
 
 class CopySettings(Frozen):
-    """How the copy differs from the source; empty is as the source."""
+    """How the copy differs from the source; empty is as the source.
+
+    ``storage_class`` is that of all its volumes. ``known_workers`` are background workers of the site's own extensions
+    (``backend_type`` in pg_stat_activity) that it knows to do nothing outside the server.
+    """
 
     storage_class: str = ""
     storage_size: Size = ""
     image: str = ""
+    known_workers: tuple[Text, ...] = ()
 
 
 class Replacement(Frozen):

@@ -12,7 +12,9 @@ select pg_catalog.current_setting('archive_mode') as archive_mode,
        (select count(*) from pg_catalog.pg_stat_replication
          where not (usename = 'streaming_replica' and application_name = any (%(own_standbys)s))) as walsenders,
        (select count(*) from pg_catalog.pg_foreign_server) as foreign_servers,
-       (select coalesce(pg_catalog.string_agg(distinct backend_type, ', ' order by backend_type), '')
+       -- pg_settings hides some of them.
+       (select pg_catalog.json_object_agg(name, pg_catalog.current_setting(name, true)) from pg_catalog.unnest(%(settings)s::text[]) as name) as settings,
+       (select coalesce(pg_catalog.array_agg(distinct backend_type order by backend_type), '{}')
           from pg_catalog.pg_stat_activity
          where backend_type not in ('client backend', 'autovacuum launcher', 'autovacuum worker', 'background writer', 'checkpointer',
                                     'walwriter', 'archiver', 'parallel worker', 'io worker', 'startup', 'walsummarizer', 'slotsync worker',

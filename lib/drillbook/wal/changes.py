@@ -208,8 +208,8 @@ class Runs:
     def settle(self, run: Run) -> list[Changes]:
         """The run's changes with what earlier runs have seen of the same transactions, in the order of the WAL."""
         found = [self._whole(changes) for changes in run.changes]
-        for xid in [xid for xid in self._unended if any(xid in commits.xids for commits in run.commits)]:
-            found.append(self._late(run, xid))
+        late = [xid for xid in self._unended if any(xid in commits.xids for commits in run.commits)]
+        found.extend(self._late(run, xid) for xid in late)
         for xid, rows in run.unended.items():
             self._unended[xid] = _together(self._unended.get(xid), rows) or rows
         return sorted((changes for changes in found if changes.deleted or changes.dropped), key=lambda one: one.lsn)
