@@ -8,7 +8,7 @@ from typing import Any
 from drillbook import kube as k8s
 from drillbook.errors import PreconditionError
 from drillbook.site import Site
-from drillbook.sourcearchive import PLUGIN, SourceArchive, source_archive
+from drillbook.sourcearchive import PLUGIN, SourceArchive, of_store, source_archive
 
 MADE_BY = "drillbook.io/made-by"
 """The label of what a run made and means to stay; what is to be cleaned up with its run has ``drillbook.io/run``."""
@@ -62,8 +62,7 @@ def _by_profile(kube: k8s.Kube, site: Site) -> SourceArchive:
         )
     found = kube.get(k8s.OBJECT_STORE, site.cluster.namespace, said.object_store) if said.object_store else None
     if found is not None:
-        configuration, policy = found["spec"]["configuration"], str(found["spec"].get("retentionPolicy", ""))
-        return SourceArchive(PLUGIN, configuration, folder, policy, periods, said.timeline, said.object_store)
+        return of_store(found, folder, periods, said.timeline)
     if not said.destination:
         raise PreconditionError(
             f"Cluster {site.source} does not exist, and the profile does not say where it archived",

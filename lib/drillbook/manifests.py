@@ -1,76 +1,29 @@
 """Pure functions from (site, source, target) to the objects of a recovery copy.
 
-The copy's Cluster is built from an allow-list of the source's fields; each one left out is listed with its reason.
-The copy is quarantined before its first start: it can't archive (no ``spec.plugins``, no ``spec.backup``), it reads
-the archive with read-only credentials, it runs no logical replication worker and preloads no job launcher, and a
-NetworkPolicy lets out only DNS, the API server and the object store.
+The copy's Cluster and ObjectStore are built from the source's fields by the table in :mod:`drillbook.site.fields`; each one
+left out is listed with its reason. The copy is quarantined before its first start: it can't archive (no
+``spec.plugins``, no ``spec.backup``), it reads the archive with read-only credentials, it runs no logical replication
+worker and preloads no job launcher (:mod:`drillbook.site.preloads`), and a NetworkPolicy lets out only DNS, the API server
+and the object store.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from drillbook.model import BaseBackup, ClusterRef, RecoveryTarget, show_instant
-from drillbook.site import Site
+from drillbook.site import Site, preloads
+from drillbook.site.fields import COPY, OBJECT_STORE, Notes, as_env, carried, store_settings
 from drillbook.sourcearchive import BARMAN_PLUGIN, IN_TREE, SourceArchive, endpoint_ca
 
 RUN_LABEL = "drillbook.io/run"
 EXPIRES = "drillbook.io/expires-at"
-
-# Libraries that start background jobs as soon as the server is up: on a copy they would act on the outside world.
-JOB_LAUNCHERS = {
-    "pg_cron",
-    "pg_timetable",
-    "timescaledb",
-    "pg_partman_bgw",
-    "pglogical",
-    "bucardo",
-    "pgagent",
-    "pg_net",
-}
-# Settings that belong to those libraries or would reach out of the copy.
-REFUSED_PARAMETERS = ("cron.", "pg_partman_bgw.", "pglogical.", "timescaledb.", "pg_net.", "primary_", "synchronous_")
-
-KEPT = {
-    "imageName": "the same server and extensions",
-    "imageCatalogRef": "the same server and extensions",
-    "storage": "room for base backup and WAL",
-    "walStorage": "volumes as in the source",
-    "tablespaces": "volumes as in the source",
-    "postgresql": "the server's settings",
-    "resources": "comparable speed",
-    "postgresUID": "file ownership",
-    "postgresGID": "file ownership",
-}
-LEFT_OUT = {
-    "instances": "a copy has as many as its procedure needs",
-    "bootstrap": "replaced by bootstrap.recovery",
-    "externalClusters": "replaced by the recovery source",
-    "plugins": "a copy never archives: not even an entry with enabled: false",
-    "backup": "a copy is never backed up",
-    "managed": "roles come from the backup; no service of the source's name",
-    "inheritedMetadata": "the source's labels could select the copy into its Services and policies",
-    "monitoring": "no PodMonitor: a copy raises no production alert",
-    "affinity": "scheduling is the drill namespace's own",
-    "topologySpreadConstraints": "scheduling is the drill namespace's own",
-    "priorityClassName": "a drill does not push production pods out",
-    "certificates": "CloudNativePG issues the copy's own",
-    "superuserSecret": "the copy gets a superuser password of its own",
-    "enableSuperuserAccess": "switched on, for the copy only",
-    "serviceAccountTemplate": "no cloud identity of the source's",
-    "env": "may hold the source's settings or secrets",
-    "envFrom": "may hold the source's settings or secrets",
-    "projectedVolumeTemplate": "may hold the source's secrets",
-    "replica": "a copy follows nobody",
-    "replicationSlots": "a copy serves no replica",
-    "primaryUpdateStrategy": "no update in a copy's short life",
-    "primaryUpdateMethod": "no update in a copy's short life",
-    "description": "the copy has its own",
-}
 
 
 @dataclass(frozen=True)
@@ -148,39 +101,67 @@ def password_secret(copy: Copy, *, username: str, password: str, owner_uid: str)
     }
 
 
-def archive_as_read(site: Site, configuration: dict[str, Any]) -> dict[str, Any]:
-    """The archive as the copy sees it: the source's place, and the read-only credentials of the drill namespace."""
+def archive_as_read(site: Site, archive: SourceArchive) -> tuple[dict[str, Any], Notes]:
+    """The archive as the copy sees it, and what is left out of the source's ObjectStore or ``barmanObjectStore``.
+
+    The source's place, and the read-only credentials of the drill namespace.
+    """
+    spec, left_out = carried(OBJECT_STORE, {**archive.store_spec, "configuration": archive.configuration})
+    found = spec.setdefault("configuration", {})
+    if "endpointURL" in found:
+        found["endpointURL"] = _from_another_namespace(site, found["endpointURL"], left_out)
+    found["s3Credentials"] = _credentials(site)
+    found.pop("endpointCA", None)
+    if (ca := endpoint_ca(site, archive.configuration)) is not None:
+        found["endpointCA"] = {"name": ca.name, "key": ca.key}
+    sidecar = spec.pop("instanceSidecarConfiguration", {})
+    left_out += store_settings(sidecar.pop("env", []), "instanceSidecarConfiguration.env")[1]
+    settings = as_env(_environment(site, archive))
+    sidecar |= {"env": settings} if settings else {}
+    spec |= {"instanceSidecarConfiguration": sidecar} if sidecar else {}
+    return spec, left_out
+
+
+def _credentials(site: Site) -> dict[str, Any]:
     reader = site.archive.reader_secret
-    kept: dict[str, Any] = {
-        key: configuration[key] for key in ("destinationPath", "endpointURL") if key in configuration
-    }
     if reader is None:
-        kept["s3Credentials"] = {"inheritFromIAMRole": True}
-    else:
-        named = {
-            "accessKeyId": reader.access_key_id,
-            "secretAccessKey": reader.secret_access_key,
-            "sessionToken": reader.session_token,
-            "region": reader.region,
-        }
-        kept["s3Credentials"] = {field: {"name": reader.name, "key": key} for field, key in named.items() if key}
-    if (ca := endpoint_ca(site, configuration)) is not None:
-        kept["endpointCA"] = {"name": ca.name, "key": ca.key}
-    for section, keys in (("wal", ("compression", "maxParallel")), ("data", ("compression", "jobs"))):
-        found = {key: configuration[section][key] for key in keys if key in configuration.get(section, {})}
-        if found:
-            kept[section] = found
-    return kept
+        return {"inheritFromIAMRole": True}
+    named = {
+        "accessKeyId": reader.access_key_id,
+        "secretAccessKey": reader.secret_access_key,
+        "sessionToken": reader.session_token,
+        "region": reader.region,
+    }
+    return {field: {"name": reader.name, "key": key} for field, key in named.items() if key}
 
 
-def object_store(copy: Copy, site: Site, archive: SourceArchive, *, owner_uid: str) -> dict[str, Any]:
-    """The ObjectStore that the plugin reads for the copy; it has no retention policy."""
-    return {
+def _environment(site: Site, archive: SourceArchive) -> dict[str, str]:
+    """The variables by which the copy's barman talks to the store, and says who it is."""
+    identity = site.archive.identity
+    return archive.settings(site) | (identity.environment if identity is not None else {})
+
+
+def _from_another_namespace(site: Site, url: str, left_out: Notes) -> str:
+    """An address that also leads there from the drill namespace: a Service's short name is one of the source's."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", host) or host == "localhost":
+        return url
+    full = f"{host}.{site.cluster.namespace}.svc"
+    left_out.append(("configuration.endpointURL", f"the short name {host} is completed: {full}"))
+    return parts._replace(netloc=parts.netloc.replace(host, full, 1)).geturl()
+
+
+def object_store(copy: Copy, site: Site, archive: SourceArchive, *, owner_uid: str) -> tuple[dict[str, Any], Notes]:
+    """The ObjectStore that the plugin reads for the copy, and each field of the source's that was left out."""
+    spec, left_out = archive_as_read(site, archive)
+    made = {
         "apiVersion": "barmancloud.cnpg.io/v1",
         "kind": "ObjectStore",
         "metadata": _metadata(copy, copy.store, owner_uid),
-        "spec": {"configuration": archive_as_read(site, archive.configuration)},
+        "spec": spec,
     }
+    return made, [(f"ObjectStore.{name}", why) for name, why in left_out]
 
 
 def network_policy(copy: Copy, archive: SourceArchive, *, owner_uid: str, instances: int = 1) -> dict[str, Any]:
@@ -247,41 +228,133 @@ def recovery_target(target: RecoveryTarget, backup: BaseBackup) -> dict[str, Any
     return found
 
 
-def _postgresql(source: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    left_out: list[tuple[str, str]] = []
-    parameters: dict[str, str] = {}
-    for name, value in source.get("parameters", {}).items():
-        if name.startswith(REFUSED_PARAMETERS):
-            left_out.append((f"postgresql.parameters.{name}", "would act on the outside world from a copy"))
+def _quieten(section: dict[str, Any], left_out: Notes) -> None:
+    """The server's settings and preloads, so that nothing in the copy acts by itself."""
+    given = section.get("parameters", {})
+    parameters = {}
+    for name, value in given.items():
+        if why := preloads.outward(name):
+            left_out.append((f"postgresql.parameters.{name}", why))
         else:
             parameters[name] = value
+    libraries, acting = preloads.kept(section.pop("shared_preload_libraries", []))
+    left_out += [(f"postgresql.shared_preload_libraries: {name}", why) for name, why in acting]
+    quiet = preloads.quiet_settings(libraries)
+    left_out += [
+        (f"postgresql.parameters.{name}", f"{given[name]} in the source; {value} keeps its workers quiet")
+        for name, value in quiet.items()
+        if name in given and given[name] != value
+    ]
     # A subscription in the copy would consume the source's publisher slot.
-    parameters["max_logical_replication_workers"] = "0"
-    found: dict[str, Any] = {"parameters": parameters}
-    preload = [name for name in source.get("shared_preload_libraries", []) if name not in JOB_LAUNCHERS]
-    left_out += [
-        (f"postgresql.shared_preload_libraries: {name}", "starts jobs as soon as the server is up")
-        for name in source.get("shared_preload_libraries", [])
-        if name in JOB_LAUNCHERS
-    ]
-    if preload:
-        found["shared_preload_libraries"] = preload
-    left_out += [
-        (f"postgresql.{name}", "not needed for a copy that only the drill reaches")
-        for name in source
-        if name not in ("parameters", "shared_preload_libraries")
-    ]
-    return found, left_out
+    section["parameters"] = parameters | quiet | {"max_logical_replication_workers": "0"}
+    if libraries:
+        section["shared_preload_libraries"] = libraries
 
 
-def _recovery_source(copy: Copy, site: Site, archive: SourceArchive, backup: BaseBackup) -> dict[str, Any]:
+def _images(site: Site, source: dict[str, Any], spec: dict[str, Any], left_out: Notes) -> None:
+    """The images that run, in place of references to catalogues: a namespaced one isn't there in the drill namespace."""
+    reference = spec.get("imageCatalogRef")
+    status = source.get("status", {})
+    running = {item["name"]: item for item in (status.get("pgDataImageInfo") or {}).get("extensions") or []}
+    extensions = [_with_image(item, running) for item in spec.get("postgresql", {}).get("extensions", [])]
+    if site.copy_.image:
+        spec["imageName"] = site.copy_.image
+        if spec.pop("imageCatalogRef", None):
+            left_out.append(("imageCatalogRef", "copy.image of the profile is used"))
+    elif reference and has_version(str(status.get("image", ""))) and all(map(_has_image, extensions)):
+        spec["imageName"] = status["image"]
+        left_out.append(("imageCatalogRef", f"replaced by the image that runs: {status['image']}"))
+        del spec["imageCatalogRef"]
+    if extensions and "imageCatalogRef" not in spec:
+        spec["postgresql"]["extensions"] = extensions
+
+
+def _with_image(extension: dict[str, Any], running: dict[str, Any]) -> dict[str, Any]:
+    known = running.get(extension["name"], {})
+    return extension if _has_image(extension) or not known else {**known, **extension, "image": known.get("image", {})}
+
+
+def _has_image(extension: dict[str, Any]) -> bool:
+    return bool((extension.get("image") or {}).get("reference"))
+
+
+def has_version(image: str) -> bool:
+    """Whether an image's tag begins with PostgreSQL's version: CloudNativePG takes no other as ``imageName``."""
+    tag = image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+    return bool(re.match(r"[0-9]", tag))
+
+
+def image_faults(site: Site, source: dict[str, Any]) -> list[str]:
+    """Why the copy would not get the image that the source runs, or one of an extension's; empty if it would."""
+    spec, _ = carried(COPY, source["spec"])
+    _images(site, source, spec, [])
+    reference = spec.get("imageCatalogRef")
+    if reference and reference["kind"] != "ClusterImageCatalog":
+        running = source.get("status", {}).get("image") or "unknown"
+        return [
+            f"the source's image comes from {reference['kind']} {reference['name']}, which only its own namespace has, "
+            f"and the image that runs ({running}) can't stand in for it: name the images in copy.image, and in "
+            "postgresql.extensions of the source"
+        ]
+    lost = [item["name"] for item in spec.get("postgresql", {}).get("extensions", []) if not _has_image(item)]
+    if reference or not lost:
+        return []
+    return [f"extension {name} has no image: a catalogue gives it, and copy.image is used instead" for name in lost]
+
+
+def volumes(site: Site, spec: dict[str, Any]) -> dict[str, str]:
+    """The StorageClass of each of the copy's volumes, by the field that asks for it; "" is the cluster's default."""
+    sections = {"storage": spec.get("storage") or {}, "walStorage": spec.get("walStorage")}
+    sections |= {f"tablespaces[{item['name']}].storage": item.get("storage") for item in spec.get("tablespaces") or []}
+    return {
+        name: site.copy_.storage_class
+        or section.get("storageClass")
+        or (section.get("pvcTemplate") or {}).get("storageClassName")
+        or ""
+        for name, section in sections.items()
+        if section is not None
+    }
+
+
+def _storage(site: Site, spec: dict[str, Any]) -> None:
+    """The profile's class and size. CloudNativePG applies both after a ``pvcTemplate``."""
+    wanted = site.copy_
+    sections = [spec.setdefault("storage", {})]
+    sections += [spec["walStorage"]] if "walStorage" in spec else []
+    sections += [item["storage"] for item in spec.get("tablespaces", []) if "storage" in item]
+    for section in sections:
+        section |= {"storageClass": wanted.storage_class} if wanted.storage_class else {}
+    spec["storage"] |= {"size": wanted.storage_size} if wanted.storage_size else {}
+
+
+def _identity(site: Site) -> dict[str, Any]:
+    """The Cluster's fields by which its pods prove who they are, where no Secret does."""
+    identity = site.archive.identity
+    if identity is None:
+        return {}
+    found: dict[str, Any] = {}
+    if identity.service_account:
+        found["serviceAccountName"] = identity.service_account
+    if identity.annotations:
+        found["serviceAccountTemplate"] = {"metadata": {"annotations": dict(identity.annotations)}}
+    if identity.token is not None:
+        seconds = round(identity.token.expires.total_seconds())
+        token = {"audience": identity.token.audience, "path": identity.token.path, "expirationSeconds": seconds}
+        found["projectedVolumeTemplate"] = {"sources": [{"serviceAccountToken": token}]}
+    return found
+
+
+def _recovery_source(
+    copy: Copy, site: Site, archive: SourceArchive, backup: BaseBackup, left_out: Notes
+) -> dict[str, Any]:
     """The archive by the source's own method: where that works, what reads it is there.
 
     ``serverName`` is always named: its defaults differ, the plugin's is the copy's name and the other the entry's.
     """
     if archive.method == IN_TREE:
-        read = archive_as_read(site, archive.configuration)
-        return {"barmanObjectStore": {**read, "serverName": backup.server_name}}
+        read, lost = archive_as_read(site, archive)
+        left_out += [(f"backup.barmanObjectStore.{name.removeprefix('configuration.')}", why) for name, why in lost]
+        return {"barmanObjectStore": {**read["configuration"], "serverName": backup.server_name}}
     parameters = {"barmanObjectName": copy.store, "serverName": backup.server_name}
     return {"plugin": {"name": BARMAN_PLUGIN, "parameters": parameters}}
 
@@ -302,25 +375,14 @@ def recovery_cluster(
     ``recovery`` names Drillbook's own database, owner and secret: unnamed, CloudNativePG would add a stray ``app``
     role, and without the secret it would change the owner's password.
     """
-    spec: dict[str, Any] = {"instances": instances}
-    left_out: list[tuple[str, str]] = []
-    for name, value in source["spec"].items():
-        if name == "postgresql":
-            spec[name], dropped = _postgresql(value)
-            left_out += dropped
-        elif name == "storage":
-            spec[name] = {key: value[key] for key in ("size", "storageClass") if key in value}
-        elif name in KEPT:
-            spec[name] = value
-        else:
-            left_out.append((name, LEFT_OUT.get(name, "not on the allow-list of a copy's fields")))
-    spec.setdefault("postgresql", {"parameters": {"max_logical_replication_workers": "0"}})
-    if site.copy_.storage_class:
-        spec["storage"]["storageClass"] = site.copy_.storage_class
-    if site.copy_.storage_size:
-        spec["storage"]["size"] = site.copy_.storage_size
-    if site.copy_.image:
-        spec["imageName"] = site.copy_.image
+    spec, left_out = carried(COPY, deepcopy(source["spec"]))
+    spec["instances"] = instances
+    _quieten(spec.setdefault("postgresql", {}), left_out)
+    _images(site, source, spec, left_out)
+    _storage(site, spec)
+    left_out += store_settings(spec.pop("env", []), "env")[1]
+    if archive.method == IN_TREE and (settings := as_env(_environment(site, archive))):
+        spec["env"] = settings
     spec |= {
         "description": f"Drillbook copy of {source['metadata']['namespace']}/{source['metadata']['name']}: removed by its run",
         "enableSuperuserAccess": True,
@@ -333,7 +395,8 @@ def recovery_cluster(
                 "recoveryTarget": recovery_target(target, backup),
             }
         },
-        "externalClusters": [{"name": "source", **_recovery_source(copy, site, archive, backup)}],
+        "externalClusters": [{"name": "source", **_recovery_source(copy, site, archive, backup, left_out)}],
+        **_identity(site),
     }
     metadata = _metadata(copy, copy.ref.name, owner_uid)
     cluster = {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": metadata, "spec": spec}

@@ -1,8 +1,9 @@
 """Pure functions from the old cluster to the one that takes its place.
 
 Unlike a drill's copy, a replacement is production: it archives under a ``serverName`` of its own, keeps the source's
-roles and settings, and stands in the source's namespace. Its Cluster is built from an allow-list of the source's fields
-(or from the profile, where the source's own object is gone); each one left out is listed with its reason.
+roles and settings, and stands in the source's namespace. Its Cluster is built from the source's fields by the
+table in :mod:`drillbook.site.fields` (or from the profile, where the source's own object is gone); each one left out is
+listed with its reason.
 """
 
 from __future__ import annotations
@@ -16,30 +17,11 @@ from drillbook.lostcluster import MADE_BY as MADE_BY
 from drillbook.manifests import EXPIRES, RUN_LABEL, recovery_target
 from drillbook.model import BaseBackup, ClusterRef, RecoveryTarget, show_instant
 from drillbook.site import Site
+from drillbook.site.fields import REPLACEMENT, as_env, carried
 from drillbook.sourcearchive import BARMAN_PLUGIN, IN_TREE, SourceArchive
 
 NAME_LIMIT = 50
 _OF_OTHERS = re.compile(r"([^/]+\.)?(cnpg\.io|drillbook\.io|kubectl\.kubernetes\.io)/").match
-
-KEPT = {
-    "instances", "imageName", "imageCatalogRef", "storage", "walStorage", "tablespaces", "postgresql", "resources",
-    "postgresUID", "postgresGID", "managed", "affinity", "topologySpreadConstraints", "priorityClassName",
-    "schedulerName", "inheritedMetadata", "monitoring", "superuserSecret", "serviceAccountTemplate", "env", "envFrom",
-    "projectedVolumeTemplate", "replicationSlots", "primaryUpdateStrategy", "primaryUpdateMethod", "minSyncReplicas",
-    "maxSyncReplicas", "startDelay", "stopDelay", "smartShutdownTimeout", "switchoverDelay", "failoverDelay",
-    "livenessProbeTimeout", "probes", "logLevel", "enablePDB", "seccompProfile", "ephemeralVolumeSource",
-    "ephemeralVolumesSizeLimit", "imagePullPolicy", "imagePullSecrets", "certificates", "podSecurityContext",
-    "securityContext",
-}  # fmt: skip
-LEFT_OUT = {
-    "bootstrap": "replaced by bootstrap.recovery",
-    "externalClusters": "replaced by the recovery source",
-    "plugins": "replaced: it archives under a serverName of its own",
-    "backup": "replaced: it archives under a serverName of its own",
-    "enableSuperuserAccess": "switched on for the checks; put back as in the source when the run ends",
-    "replica": "a recovered cluster follows nobody: its history has parted from the source's",
-    "description": "the replacement has its own",
-}
 
 
 @dataclass(frozen=True)
@@ -134,6 +116,8 @@ def object_store(namespace: str, site: Site, archive: SourceArchive) -> dict[str
         "accessKeyId": {"name": writer.name, "key": writer.access_key_id},
         "secretAccessKey": {"name": writer.name, "key": writer.secret_access_key},
     }
+    settings = archive.settings(site)
+    sidecar = {"instanceSidecarConfiguration": {"env": as_env(settings)}} if settings else {}
     return {
         "apiVersion": "barmancloud.cnpg.io/v1",
         "kind": "ObjectStore",
@@ -142,7 +126,7 @@ def object_store(namespace: str, site: Site, archive: SourceArchive) -> dict[str
             "namespace": namespace,
             "labels": {"app.kubernetes.io/managed-by": "drillbook"},
         },
-        "spec": {"configuration": configuration},
+        "spec": {"configuration": configuration, **sidecar},
     }
 
 
@@ -183,16 +167,11 @@ def replacement_cluster(
     role comes to be. ``instances`` 0 is as many as the source has.
     """
     same_name = replacement.ref.name == source["metadata"]["name"]
-    spec: dict[str, Any] = {}
-    left_out: list[tuple[str, str]] = []
-    for name, value in source["spec"].items():
-        if name not in KEPT:
-            left_out.append((name, LEFT_OUT.get(name, "not on the allow-list of a replacement's fields")))
-        elif name in ("managed", "certificates") and not same_name:
-            kept = _of_another_name(name, value, left_out)
+    spec, left_out = carried(REPLACEMENT, source["spec"])
+    for name in ("managed", "certificates"):
+        if name in spec and not same_name:
+            kept = _of_another_name(name, spec.pop(name), left_out)
             spec |= {name: kept} if kept else {}
-        else:
-            spec[name] = value
     if instances:
         spec["instances"] = instances
     spec |= {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from drillbook.errors import KubernetesError, NotReady, PreconditionError, Targe
 from drillbook.model import show_instant
 from drillbook.objectstore import ObjectStore, S3Store, not_s3
 from drillbook.site import EndpointCa, ServerPeriod, Site
+from drillbook.site.fields import store_settings
 
 BARMAN_PLUGIN = "barman-cloud.cloudnative-pg.io"
 PLUGIN, IN_TREE = "plugin", "barmanObjectStore"  # CloudNativePG's own words for the methods of backup
@@ -31,6 +32,13 @@ class SourceArchive:
     periods: tuple[ServerPeriod, ...] = ()
     timeline: int = 0  # the cluster's own by the profile, for the day on which nothing else says it
     object_store: str = ""  # the plugin's; "" in-tree, and where only the profile knows the archive
+    # How the source's own pods talk to the store: the rest of the ObjectStore's spec, or in-tree the Cluster's env.
+    store_spec: dict[str, Any] = field(default_factory=dict)
+    env: tuple[dict[str, Any], ...] = ()
+
+    def settings(self, site: Site) -> dict[str, str]:
+        """The variables that say how the store is talked to (region, checksums, attempts): the source's, then the profile's."""
+        return store_settings(self.env, "")[0] | site.archive.environment
 
     @property
     def location(self) -> str:
@@ -81,14 +89,30 @@ def source_archive(kube: k8s.Kube, site: Site, cluster: dict[str, Any]) -> Sourc
             store = _object_store(kube, site, parameters.get("barmanObjectName", ""))
             policy = str(store["spec"].get("retentionPolicy", ""))
             found = _archive(site, PLUGIN, store["spec"]["configuration"], parameters, policy)
-            return replace(found, object_store=store["metadata"]["name"])
+            return replace(found, object_store=store["metadata"]["name"], **_beside(store["spec"]))
     section = spec.get("backup", {}).get("barmanObjectStore")
     if section:
-        return _archive(site, IN_TREE, section, section, str(spec["backup"].get("retentionPolicy", "")))
+        found = _archive(site, IN_TREE, section, section, str(spec["backup"].get("retentionPolicy", "")))
+        return replace(found, env=tuple(spec.get("env") or ()))
     raise PreconditionError(
         f"Cluster {name} archives no WAL: spec.plugins has no enabled entry of {BARMAN_PLUGIN} with "
         "isWALArchiver, and spec.backup no barmanObjectStore",
         todo="Configure the plugin and an ObjectStore (in-tree barmanObjectStore is deprecated since CNPG 1.26).",
+    )
+
+
+def _beside(spec: dict[str, Any]) -> dict[str, Any]:
+    """What an ObjectStore says beside its configuration."""
+    rest = {name: value for name, value in spec.items() if name != "configuration"}
+    return {"store_spec": rest, "env": tuple((rest.get("instanceSidecarConfiguration") or {}).get("env") or ())}
+
+
+def of_store(store: dict[str, Any], folder: str, periods: tuple[ServerPeriod, ...], timeline: int = 0) -> SourceArchive:
+    """The archive of an ObjectStore whose Cluster is gone; ``timeline`` is the Cluster's own by the profile, 0 if it doesn't say."""
+    spec = store["spec"]
+    policy = str(spec.get("retentionPolicy", ""))
+    return SourceArchive(
+        PLUGIN, spec["configuration"], folder, policy, periods, timeline, store["metadata"]["name"], **_beside(spec)
     )
 
 
@@ -153,11 +177,15 @@ def open_store(kube: k8s.Kube, site: Site, archive: SourceArchive) -> ObjectStor
             "; ".join(missing),
             todo="Add the read-only credentials of the archive, and its private CA, under the keys that are named.",
         )
+    settings = archive.settings(site)
+    given = {argument: secrets[name][key] for argument, name, key in wanted}
+    # Without a region boto3 signs for us-east-1, and a store elsewhere says that the key is wrong.
+    given.setdefault("region", settings.get("AWS_REGION") or settings.get("AWS_DEFAULT_REGION", ""))
     return S3Store.open(
         destination["destinationPath"],
         endpoint_url=site.archive.endpoint_url or destination.get("endpointURL", ""),
         default_chain=reader is None,
-        **{argument: secrets[name][key] for argument, name, key in wanted},
+        **given,
     )
 
 

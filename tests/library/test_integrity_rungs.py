@@ -15,8 +15,8 @@ from drillbook.integrity import app_login, quarantined, questions, sequences_ahe
 from drillbook.integrity.quarantine import foreign_hosts, launchers
 from drillbook.model import Check, ClusterRef, Verdict
 from drillbook.postgres import SQL, Address, Database
-from drillbook.preloads import judged
 from drillbook.site import Question
+from drillbook.site.preloads import judged
 from drillbook_lab.identity import prepare_dir
 from drillbook_lab.pgbin import bin_dir
 

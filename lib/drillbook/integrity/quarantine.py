@@ -8,7 +8,7 @@ from drillbook.errors import PostgresError
 from drillbook.integrity.common import Rung, counted
 from drillbook.model import Check, ClusterRef, Verdict
 from drillbook.postgres import Database, hosts_of
-from drillbook.preloads import LIBRARIES, judged, kept, name_of, names_of, quiet_settings
+from drillbook.site.preloads import LIBRARIES, judged, kept, name_of, names_of, quiet_settings
 
 # Archive commands that write nowhere.
 _IDLE_COMMANDS = {"", "true", "/bin/true", "/usr/bin/true", ":"}

@@ -97,14 +97,15 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
         policy = manifests.network_policy(copy, ctx.archive, owner_uid=owner_uid, instances=self.instances)
         if ctx.archive.method == IN_TREE:
             return [policy, cluster], left_out
-        return [manifests.object_store(copy, ctx.site, ctx.archive, owner_uid=owner_uid), policy, cluster], left_out
+        store, more = manifests.object_store(copy, ctx.site, ctx.archive, owner_uid=owner_uid)
+        return [store, policy, cluster], left_out + more
 
     def do(self, ctx: Context) -> RecoveryCopy:
         now = datetime.now(UTC)
         copy = Copy.named(ctx.site, ctx.run_id, now)
         self._remove_earlier(ctx)
         owner = manifests.owner_object(copy, source=self.cluster.ref, expires_at=now + ctx.site.limits.copy_expires)
-        objects, left_out = self._objects(ctx, copy, owner_uid="")
+        objects, _ = self._objects(ctx, copy, owner_uid="")
         # Everything is tried as a dry run first, so that a refusal leaves nothing behind.
         for item in (owner, *objects):
             ctx.kube.create(item, dry_run=True)
@@ -115,8 +116,7 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
             copy, username=secret["username"], password=secret["password"], owner_uid=owner_uid
         )
         objects, left_out = self._objects(ctx, copy, owner_uid=owner_uid)
-        created_at = datetime.now(UTC)
-        created: dict[str, Any] = {}
+        created_at, created = datetime.now(UTC), dict[str, Any]()
         for item in (password, *objects):
             self._promise(ctx, item)
             created = ctx.kube.create(item)

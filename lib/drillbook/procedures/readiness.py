@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from drillbook import kube as k8s
+from drillbook import manifests
 from drillbook.errors import NotReady
 from drillbook.manifests import RUN_LABEL
 from drillbook.model import (
@@ -92,6 +93,19 @@ def pin_faults(ctx: Context, cluster: dict[str, Any]) -> list[str]:
     return faults
 
 
+def _pull_secret_faults(ctx: Context, cluster: dict[str, Any], missing: list[str]) -> list[str]:
+    """The image is pulled in the drill namespace, with Secrets that must stand there under the same names."""
+    wanted = [item["name"] for item in cluster["spec"].get("imagePullSecrets") or []]
+    if any("secrets in" in right for right in missing):
+        return []  # told already
+    return [
+        f"Secret {ctx.site.drill_namespace}/{name} does not exist: the source's image is pulled with it "
+        f"(imagePullSecrets); copy it from {ctx.site.cluster.namespace}"
+        for name in dict.fromkeys(wanted)
+        if ctx.kube.get(k8s.SECRET, ctx.site.drill_namespace, name) is None
+    ]
+
+
 @dataclass(frozen=True)
 class CheckReadiness(Step[SourceCluster]):
     """The right cluster, and the rights to drill it.
@@ -115,8 +129,11 @@ class CheckReadiness(Step[SourceCluster]):
         missing = denied(ctx, self.source_rights, site.cluster.namespace)
         missing += denied(ctx, self.drill_rights, site.drill_namespace)
         faults += [f"missing right: {right} ({self.granted_by})" for right in missing]
-        storage_class = site.copy_.storage_class or cluster["spec"].get("storage", {}).get("storageClass", "")
-        faults += self._storage_faults(ctx, storage_class) if self.makes_a_copy else []
+        classes = manifests.volumes(site, cluster["spec"])
+        if self.makes_a_copy:
+            for storage_class in dict.fromkeys(classes.values()):
+                faults += self._storage_faults(ctx, storage_class)
+            faults += manifests.image_faults(site, cluster) + _pull_secret_faults(ctx, cluster, missing)
         faults += pin_faults(ctx, cluster)
         facts: dict[str, Any] = {}
         if status.get("currentPrimary") and not missing:
@@ -135,7 +152,7 @@ class CheckReadiness(Step[SourceCluster]):
             location=ctx.archive.location,
             server_version=int(facts["server_version_num"]),
             image=status.get("image", cluster["spec"].get("imageName", "")),
-            storage_class=storage_class,
+            storage_class=classes["storage"],
             instances=int(cluster["spec"].get("instances", 1)),
         )
         self._record(ctx, cluster, found)

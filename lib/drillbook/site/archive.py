@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from drillbook.model import Frozen, Instant, show_instant
+from drillbook.site.fields import STORE_SETTINGS
 from drillbook.site.texts import HttpUrl, ObjectName, Text, matches
+from drillbook.site.units import Duration
 
 
 class ArchiveReader(Frozen):
@@ -28,6 +31,46 @@ class ArchiveWriter(Frozen):
     name: ObjectName
     access_key_id: Text = "AWS_ACCESS_KEY_ID"
     secret_access_key: Text = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the name of a key in a Secret
+
+
+class IdentityToken(Frozen):
+    """A ServiceAccount's token as the copy's pods get it: a projected volume, found at ``/projected/<path>``."""
+
+    audience: Text = "sts.amazonaws.com"
+    path: Annotated[str, matches(r"[^/\s.][^/\s]*", "a file's name (no '/', no blank)")] = "token"
+    expires: Duration = timedelta(hours=1)
+
+
+class WorkloadIdentity(Frozen):
+    """Who the copy's pods are to the object store, where no Secret holds a key (``reader_secret: null``).
+
+    Either ``annotations`` of the ServiceAccount that CloudNativePG makes for the copy (its name is the copy's, new in
+    each run), or ``service_account``, one that stands in the drill namespace. ``token`` and ``environment`` are what a
+    store of one's own with STS needs; ``environment`` holds no secret.
+    """
+
+    service_account: Annotated[str, matches(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?", "a ServiceAccount's name")] = ""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    token: IdentityToken | None = None
+    environment: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("environment")
+    @classmethod
+    def _no_secret(cls, value: dict[str, str]) -> dict[str, str]:
+        allowed = re.compile(r"AWS_(ROLE_\w+|WEB_IDENTITY_TOKEN_FILE|CONTAINER_CREDENTIALS_\w+|CONTAINER_AUTHORIZATION_TOKEN_FILE)")
+        wrong = [name for name in value if name not in STORE_SETTINGS and not allowed.fullmatch(name)]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: not a setting of a workload's identity (a key belongs in a Secret)")
+        return value
+
+    @model_validator(mode="after")
+    def _one_account(self) -> Self:
+        if self.service_account and self.annotations:
+            raise ValueError("give service_account or annotations, not both: an account that exists has its own")
+        file = self.environment.get("AWS_WEB_IDENTITY_TOKEN_FILE", "")
+        if file and self.token is None and not self.annotations and not self.service_account:
+            raise ValueError(f"nothing puts a token at {file} (AWS_WEB_IDENTITY_TOKEN_FILE): give token")
+        return self
 
 
 class EndpointCa(Frozen):
@@ -55,13 +98,16 @@ class Archive(Frozen):
     """The archive as a drill reads it; empty values are taken from the source's ObjectStore.
 
     ``reader_secret: null`` is boto3's default chain of credentials (environment, files, the pod's or machine's role);
-    a copy then reads by ``inheritFromIAMRole``. ``server_names`` are those that the history of this one cluster lies
+    a copy then reads by ``inheritFromIAMRole``, as who ``identity`` says. ``environment`` is how the store is talked to
+    (region, checksums, attempts), over what the source's own sidecar says. ``server_names`` are those that the history of this one cluster lies
     under, after a cut-over that gave it a new one; the newest is the current one.
     """
 
     reader_secret: ArchiveReader | None = ArchiveReader()
     endpoint_url: HttpUrl = ""
     endpoint_ca: EndpointCa | None = None
+    environment: dict[str, str] = Field(default_factory=dict)
+    identity: WorkloadIdentity | None = None
     server_name: str = ""
     server_names: tuple[ServerPeriod, ...] = ()
     # For the day on which the Cluster object no longer exists: its ObjectStore, and what to make one of.
@@ -92,6 +138,20 @@ class Archive(Frozen):
         if faults:
             raise ValueError("; ".join(faults))
         return (*closed, *ordered[-1:])
+
+    @field_validator("environment")
+    @classmethod
+    def _settings_of_a_store(cls, value: dict[str, str]) -> dict[str, str]:
+        wrong = sorted(set(value) - STORE_SETTINGS)
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: not among {', '.join(sorted(STORE_SETTINGS))}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way_of_reading(self) -> Self:
+        if self.identity is not None and self.reader_secret is not None:
+            raise ValueError("identity is for reader_secret: null; a copy reads by one of the two")
+        return self
 
     @model_validator(mode="after")
     def _one_way_of_naming(self) -> Self:
