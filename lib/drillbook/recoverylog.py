@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from drillbook.model import parse_instant
 
@@ -18,6 +20,62 @@ _LAST_DONE = re.compile(r"last completed transaction was at log time (.+)$")
 _TIMELINE = re.compile(r"selected new timeline ID: (\d+)")
 _REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
 _RESTORED = re.compile(r'restored log file "([0-9A-F]{24})" from archive')
+
+
+# What the plugin's sidecar logs when it ends, after a restore that succeeded too; and errors that only name an exit status.
+_ENDING = "While terminating server"
+_STATUS_ONLY = re.compile(r"(General error \(exit code \d+\)|exit status \d+)\Z")
+_BARMAN = re.compile(r"\b(?:ERROR|CRITICAL): (.+)")
+# Every recovery asks for files that may not be there: history files, and the segment after the last one.
+_ASKED_IN_VAIN = re.compile(r"WAL file \S+ for server \S+ does not exist")
+
+BOOTSTRAP = "bootstrap-instance"
+"""The init container in which CloudNativePG after 1.30 recovers, in the first instance's own pod, without a Job."""
+
+
+def sidecar_cause(text: str) -> str:
+    """Why a restore failed, from the log of the plugin's sidecar; "" if it has not said.
+
+    barman's own words come first: they are in the field ``stderr``, or in a line that the sidecar took from its error output.
+    """
+    barman: list[str] = []
+    errors: list[str] = []
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(entry, dict):
+            continue
+        words = str(entry.get("stderr") or "") or (str(entry.get("msg", "")) if entry.get("pipe") == "stderr" else "")
+        barman += [found[1].strip() for found in map(_BARMAN.search, words.splitlines()) if found and not _ASKED_IN_VAIN.match(found[1])]
+        error = str(entry.get("error", ""))
+        if entry.get("level") == "error" and error and entry.get("msg") != _ENDING and not _STATUS_ONLY.match(error):
+            errors.append(error)
+    said = barman or errors
+    return said[-1] if said else ""
+
+
+def failed_attempt(job: dict[str, Any] | None, pod: dict[str, Any] | None) -> bool:
+    """Whether an attempt to recover has ended in failure: by the Job, or by the init container of the first instance's pod."""
+    if job is not None:
+        return int((job.get("status") or {}).get("failed", 0) or 0) > 0
+    for status in ((pod or {}).get("status") or {}).get("initContainerStatuses") or []:
+        if status["name"] == BOOTSTRAP:
+            states = (status.get("state") or {}, status.get("lastState") or {})
+            return any((state.get("terminated") or {}).get("exitCode", 0) for state in states)
+    return False
+
+
+def attempt_to_follow(job_pods: Sequence[dict[str, Any]], first: dict[str, Any] | None) -> tuple[str, str] | None:
+    """Pod and container whose log is the recovery's: the newest of the Job's pods, else the first instance's; None before it runs."""
+    running = [pod for pod in job_pods if (pod.get("status") or {}).get("phase") not in (None, "", "Pending")]
+    if running:
+        return max(running, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))["metadata"]["name"], "full-recovery"
+    for status in ((first or {}).get("status") or {}).get("initContainerStatuses") or []:
+        if status["name"] == BOOTSTRAP and "waiting" not in (status.get("state") or {}):
+            return str((first or {})["metadata"]["name"]), BOOTSTRAP
+    return None
 
 
 def _log_instant(text: str) -> datetime:
@@ -103,6 +161,11 @@ class RecoveryLog:
             self.stopped, self.stopped_xid, self.stopped_at = found[1], int(found[2]), _log_instant(found[3])
         if found := _LAST_DONE.search(message):
             self.last_completed_at = _log_instant(found[1])
+
+    @property
+    def seen(self) -> bool:
+        """Whether it was read to the end of recovery: the server names the new timeline there, whatever the target was."""
+        return self.timeline > 0
 
     @property
     def cause(self) -> str:

@@ -249,8 +249,9 @@ class ArchiveLag(Rung):
         newest = self._newest(ctx)
         with ctx.source() as db:
             now = db.ask_one("wal_position")
+            archiver = db.ask_one("archiver")
         if newest is None:
-            return [self.result(Verdict.UNPROVEN, reason="no commit was found in the newest archived segments")]
+            return [self._without_commit(ctx, now, archiver["last_archived_time"])]
         # The server's next XID says whether anything was assigned after the newest archived commit.
         idle = int(now["next_xid"]) & 0xFFFFFFFF == newest.xid + 1
         lag = 0.0 if idle else max(0.0, (now["clock"] - newest.committed_at).total_seconds())
@@ -270,6 +271,28 @@ class ArchiveLag(Rung):
                 ),
             )
         ]
+
+    def _without_commit(self, ctx: Context, now: dict[str, Any], last_archived: datetime | None) -> Check:
+        """The lag of a quiet new cluster, whose archived WAL holds no commit: by the server's own statistics.
+
+        Nothing was committed since if no transaction id was assigned after a checkpoint whose redo point is archived.
+        Else all that may be lost was committed after the last segment was archived.
+        """
+        if last_archived is None:
+            return self.result(Verdict.UNPROVEN, reason="no WAL segment has been archived since the statistics were reset")
+        covered = Lsn(str(now["checkpoint_lsn"])) <= self.archived.end_lsn
+        idle = covered and int(now["checkpoint_next_xid"]) == int(now["next_xid"]) & 0xFFFFFFFF
+        lag = 0.0 if idle else max(0.0, (now["clock"] - last_archived).total_seconds())
+        limit = ctx.site.freshness.archive_lag.total_seconds()
+        ctx.recorder.fact("archive_lag", {"seconds": lag, "newest_commit": None, "idle": idle})
+        return self.result(
+            Verdict.VERIFIED if lag <= limit else Verdict.FAILED,
+            expected=f"at most {limit:g} s",
+            observed="nothing committed since the archived checkpoint"
+            if idle
+            else f"at most {lag:.1f} s: the archived WAL holds no commit, and its last segment was archived then",
+            details=(("last segment archived", show_instant(last_archived)), ("source is at", str(now["lsn"]))),
+        )
 
     def _newest(self, ctx: Context) -> ArchivedCommit | None:
         """The newest commit in the folder that is archived to now, whichever holds the target."""

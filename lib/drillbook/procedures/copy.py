@@ -18,7 +18,8 @@ from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.archiveend import ArchiveEnd
 from drillbook.procedures.boundary import ProvenTarget
 from drillbook.procedures.readiness import HEALTHY, SourceCluster
-from drillbook.recoverylog import RecoveryLog
+from drillbook.recoverylog import RecoveryLog, attempt_to_follow, failed_attempt
+from drillbook.recoverylog import sidecar_cause as cause_in
 from drillbook.sourcearchive import IN_TREE
 from drillbook.step import Context, Obligation, Plan, Step
 
@@ -208,11 +209,12 @@ class WaitForRecovery(Step[Recovered]):
             if status.get("phase") == HEALTHY:
                 return primary_at or datetime.now(UTC)
             found = ctx.kube.get(k8s.JOB, self.copy.ref.namespace, job)
-            failed = int((found or {}).get("status", {}).get("failed", 0) or 0)
-            if failed or status.get("phase") == UNRECOVERABLE:
+            first = ctx.kube.get(k8s.POD, self.copy.ref.namespace, f"{self.copy.ref.name}-1") if found is None else None
+            if failed_attempt(found, first) or status.get("phase") == UNRECOVERABLE:
                 follower.finish()
+                words = follower.cause() or status.get("phaseReason") or "it left no message"
                 raise RecoveryFailed(
-                    f"the recovery job {job} failed: {follower.log.cause or status.get('phaseReason') or 'it left no message'}",
+                    f"the recovery of {self.copy.ref} failed: {words}",
                     changed=Changed.DONE,
                     todo="Read the recovery log kept with this run; the copy is removed by this run's clean-up.",
                 )
@@ -304,24 +306,23 @@ class _Follower:
         """Start following the newest pod once it runs, and take in what has come."""
         if self._thread is None or not self._thread.is_alive():
             pods = self.ctx.kube.list(k8s.POD, self.namespace, labels=f"job-name={self.job}")
-            running = [pod for pod in pods if pod.get("status", {}).get("phase") not in (None, "", "Pending")]
-            if running:
-                pod = max(running, key=lambda item: item["metadata"]["creationTimestamp"])["metadata"]["name"]
-                if pod != self._pod or self._thread is not None:
-                    self._follow(pod)
+            first = None if pods else self.ctx.kube.get(k8s.POD, self.namespace, self.job.removesuffix("-full-recovery"))
+            where = attempt_to_follow(pods, first)
+            if where is not None and (where[0] != self._pod or self._thread is not None):
+                self._follow(*where)
         with self._lock:
             fresh = self.lines[self._fed :]
             self._fed = len(self.lines)
         for line in fresh:
             self.log.feed(line)
 
-    def _follow(self, pod: str) -> None:
+    def _follow(self, pod: str, container: str) -> None:
         known = len(self.lines) if pod == self._pod else 0
         self._pod = pod
 
         def work() -> None:
             try:
-                with self.ctx.kube.follow_log(self.namespace, pod, "full-recovery") as stream:
+                with self.ctx.kube.follow_log(self.namespace, pod, container) as stream:
                     for number, line in enumerate(stream):
                         if number >= known:
                             with self._lock:
@@ -339,6 +340,11 @@ class _Follower:
         if self._thread is not None:
             self._thread.join(timeout=10)
         self.step()
+
+    def cause(self) -> str:
+        """Why the attempt failed: what the plugin's sidecar says of it, which knows the reason, and what the recovery itself says."""
+        said = [words for words in (cause_in(self._beside()), self.log.cause) if words]
+        return "; ".join(dict.fromkeys(said))
 
     def keep(self, ctx: Context, name: str) -> str:
         """Write the log to the run's folder; returns its place there."""

@@ -16,7 +16,7 @@ from drillbook.postgres import SQL
 from drillbook.procedures.archiveend import ArchiveEnd, NewestOnSource
 from drillbook.procedures.boundary import Baseline
 from drillbook.procedures.copy import Recovered
-from drillbook.procedures.ladder import NO_TABLE, CopyQuarantined, SiteAgrees, SoundInside, StructureEqual
+from drillbook.procedures.ladder import NO_LOG, NO_TABLE, CopyQuarantined, SiteAgrees, SoundInside, StructureEqual
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Rung, Rungs
 
@@ -37,17 +37,17 @@ class ReachedEnd(Rung):
             facts = db.ask_one("server_facts")
         last = log.last_completed_at
         promoted = "in recovery" if facts["in_recovery"] else "promoted"
-        holds = (
-            not log.stopped
-            and last is not None
-            and last >= newest
-            and not facts["in_recovery"]
+        server = (
+            not facts["in_recovery"]
             and int(facts["timeline"]) > self.cluster.timeline
             and str(facts["system_identifier"]) == self.cluster.system_id
         )
+        holds = server and not log.stopped and last is not None and last >= newest
+        unseen = server and not log.timeline
         return [
             self.result(
-                Verdict.VERIFIED if holds else Verdict.FAILED,
+                Verdict.UNPROVEN if unseen else Verdict.VERIFIED if holds else Verdict.FAILED,
+                reason=NO_LOG if unseen else "",
                 expected=f"replayed to {show_instant(newest)} or later, a timeline after {self.cluster.timeline}, promoted",
                 observed=f"replayed to {show_instant(last) if last else 'no commit'}"
                 f"{f', stopped {log.stopped} transaction {log.stopped_xid}' if log.stopped else ''}, "

@@ -18,6 +18,9 @@ NO_TABLE = {"42P01", "3F000"}
 """SQLSTATEs of a table or schema that isn't there."""
 
 
+NO_LOG = "the recovery's log could not be read to its end: where it stopped was not observed"
+
+
 def _judge(holds: bool) -> Verdict:
     return Verdict.VERIFIED if holds else Verdict.FAILED
 
@@ -46,19 +49,20 @@ class ReachedTarget(Rung):
             f"stopped {log.stopped} transaction {log.stopped_xid}" if log.stopped else "stopped without naming a commit"
         )
         promoted = "in recovery" if facts["in_recovery"] else "promoted"
-        holds = (
-            log.stopped == "before"
-            and log.stopped_xid == expected_xid
-            and not facts["in_recovery"]
+        server = (
+            not facts["in_recovery"]
             and int(facts["timeline"]) > left
             and str(facts["system_identifier"]) == self.cluster.system_id
         )
+        holds = server and log.stopped == "before" and log.stopped_xid == expected_xid
+        unseen = server and not log.timeline
         last = show_instant(log.last_completed_at) if log.last_completed_at else "not said"
         return [
             self.result(
-                _judge(holds),
+                Verdict.UNPROVEN if unseen else _judge(holds),
                 expected=expected,
                 observed=f"{where}, timeline {facts['timeline']}, {promoted}",
+                reason=NO_LOG if unseen else "",
                 details=(
                     ("target", str(self.target.target)),
                     ("last completed transaction", last),
@@ -94,11 +98,16 @@ class BoundaryHolds(Rung):
             observed = (
                 f"before: {bool(seen['before'])}, after: {bool(seen['after'])}, log: {self.recovered.stopped_xid}"
             )
-            holds = (
-                not seen["before"] and not seen["after"] and self.recovered.stopped_xid == self.target.first_after.xid
-            )
+            neither = not seen["before"] and not seen["after"]
+            holds = neither and self.recovered.stopped_xid == self.target.first_after.xid
+            unseen = neither and not self.recovered.timeline
             return [
-                self.result(_judge(holds), expected="neither marker; the log names the next commit", observed=observed)
+                self.result(
+                    Verdict.UNPROVEN if unseen else _judge(holds),
+                    expected="neither marker; the log names the next commit",
+                    observed=observed,
+                    reason=NO_LOG if unseen else "",
+                )
             ]
         rows = self.baseline.scratch_rows
         # A marker that was written anew leaves earlier rows: the one that counts is the last.
