@@ -153,12 +153,27 @@ class UpstreamError(RunbookError):
 
 
 class KubernetesError(UpstreamError):
-    """The Kubernetes API's own answer: ``status`` is the HTTP code (0: no answer), ``reason`` its Status reason."""
+    """The Kubernetes API's own answer: ``status`` is the HTTP code (0: no answer), ``reason`` its Status reason.
 
-    def __init__(self, what: str, *, status: int = 0, reason: str = "", todo: str, changed: Changed = Changed.NOTHING):
+    ``undone``: the server certainly did nothing. ``retry_after``: how many seconds it asks to wait, None if it doesn't.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        status: int = 0,
+        reason: str = "",
+        todo: str,
+        changed: Changed = Changed.NOTHING,
+        undone: bool = False,
+        retry_after: float | None = None,
+    ):
         super().__init__(what, todo=todo, changed=changed)
         self.status = status
         self.reason = reason
+        self.undone = undone
+        self.retry_after = retry_after
 
 
 class PostgresError(UpstreamError):

@@ -117,7 +117,10 @@ class Context:
     @cached_property
     def kube(self) -> k8s.Kube:
         """The Kubernetes API that the profile (or the machine's kubeconfig) names."""
-        api = k8s.Kube.open(self.site.kubernetes.kubeconfig, self.site.kubernetes.context, mask=self.mask)
+        api = k8s.Kube.open(
+            self.site.kubernetes.kubeconfig, self.site.kubernetes.context, mask=self.mask,
+            say=lambda why, seconds: self.recorder.progress(f"the API server does not answer since {seconds:.0f} s: {why}"),
+        )  # fmt: skip
         self._open.append(api)
         return api
 

@@ -25,6 +25,7 @@ from drillbook_lab import pgbin
 from drillbook_lab.addresses import AddressBook, free_port
 from drillbook_lab.agent.procs import die_with_parent
 from drillbook_lab.apiserver.errors import ApiError
+from drillbook_lab.apiserver.interference import INTERFERENCE, Rule
 from drillbook_lab.apiserver.kubeconfig import write_kubeconfig
 from drillbook_lab.apiserver.persistence import Journal
 from drillbook_lab.apiserver.server import build_server
@@ -275,6 +276,8 @@ class Lab:
                 elif asked["op"] == "operator":
                     self._tell(operator=bool(asked["run"]))
                     self.manager.operate(bool(asked["run"]))
+                elif asked["op"] == "api":
+                    await self._interfere(asked)
                 elif asked["op"] == "reconciler" and asked["run"]:
                     reconciler.switch_on(self.registry, self.site, self.home.declared)
                 elif asked["op"] == "reconciler":
@@ -286,6 +289,25 @@ class Lab:
             writer.write(json.dumps(reply).encode() + b"\n")
             await writer.drain()
         writer.close()
+
+    async def _interfere(self, asked: dict[str, Any]) -> None:
+        """Let the API server be away, for some seconds or until it is called back; or spoil requests by rules."""
+        if self._serving is None:
+            return
+        if "rules" in asked:
+            self._serving.app[INTERFERENCE].rules = [Rule(**rule) for rule in asked["rules"]]
+        if asked.get("away") is True:
+            await self._serving.go_away()
+        elif asked.get("away") is False:
+            await self._serving.come_back()
+        elif "away" in asked:
+            await self._serving.go_away()
+            self._return = asyncio.get_running_loop().create_task(self._come_back(float(asked["away"])))
+
+    async def _come_back(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if self._serving is not None:
+            await self._serving.come_back()
 
     async def _exec(self, asked: dict[str, Any]) -> dict[str, Any]:
         """A command in a pod, to its end."""

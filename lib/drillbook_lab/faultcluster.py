@@ -36,6 +36,19 @@ def control(home: LabHome, request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+def interfere(did: str, **asked: Any) -> tuple[Callable[[LabHome], Undo], Callable[[LabHome, Undo], None]]:
+    """Something between the clients and the API server; the lab's own controllers go on."""
+
+    def inject(home: LabHome) -> Undo:
+        control(home, {"op": "api", **asked})
+        return {"did": did}
+
+    def mend(home: LabHome, undo: Undo) -> None:
+        control(home, {"op": "api", "away": False} if "away" in asked else {"op": "api", "rules": []})
+
+    return inject, mend
+
+
 def switch(op: str, did: str) -> tuple[Callable[[LabHome], Undo], Callable[[LabHome, Undo], None]]:
     """One of the daemon's own parts, stopped and started."""
 

@@ -143,6 +143,14 @@ _FAULTS = (
           faultcluster.require_plugin, faultcluster.drop_plugin),
     Fault("operator-gone", "CloudNativePG's controllers and webhooks are gone; the API and the pods live on",
           *faultcluster.switch("operator", "the operator has stopped")),
+    Fault("api-away", "nobody listens at the API server's address; controllers and pods live on",
+          *faultcluster.interfere("the API server is away", away=True)),
+    Fault("api-busy", "the API server answers every third request with 429 and Retry-After",
+          *faultcluster.interfere("every third request is answered 429", rules=[
+              {"method": ".*", "status": 429, "times": 0, "every": 3, "retry_after": "1"}])),
+    Fault("api-unsure", "every second change is done, and its answer is lost on the way",
+          *faultcluster.interfere("every second change loses its answer", rules=[
+              {"when": "lost", "times": 0, "every": 2}])),
     Fault("disk-full", "the primary's volume is full", faultcluster.fill_disk, faultcluster.empty_disk),
     Fault("replica-lagging", "a standby applies commits a day late",
           faultcluster.hold_replica, faultcluster.release_replica),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 from drillbook.errors import KubernetesError
 from drillbook.kube import watching
+from drillbook.kube.endurance import PATIENCE_SECONDS, Endurance
 from drillbook.kube.execution import ExecResult, execute
 from drillbook.kube.forwarding import Forward
 from drillbook.kube.kinds import POD, SECRET, SELF_SUBJECT_ACCESS_REVIEW, SELF_SUBJECT_REVIEW, Kind, kind_of
@@ -17,7 +19,7 @@ from drillbook.kube.logs import LogStream
 from drillbook.kube.loop import LoopThread
 from drillbook.kube.piping import Command, Pipe, Piped
 from drillbook.kube.redaction import Redactor, decoded
-from drillbook.kube.transport import Transport, load_configuration
+from drillbook.kube.transport import Answer, Transport, load_configuration
 from drillbook.model import Actor
 
 Object = dict[str, Any]
@@ -45,13 +47,23 @@ class Kube:
         self._end = weakref.finalize(self, _close, self._streams, transport)
 
     @classmethod
-    def open(cls, kubeconfig: str = "", context: str = "", *, mask: Callable[[str], None] | None = None) -> Kube:
+    def open(
+        cls,
+        kubeconfig: str = "",
+        context: str = "",
+        *,
+        mask: Callable[[str], None] | None = None,
+        say: Callable[[str, float], None] | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> Kube:
         """A client for the named kubeconfig and context; ``""`` means $KUBECONFIG, ~/.kube/config, then in-cluster.
 
-        ``mask`` is told every secret that is read. Raises ParameterError when no usable configuration is found; the
+        ``mask`` is called with every secret that is read, ``say`` while the API server is away, with the reason and for
+        how many seconds. A server that has answered once may be away for ``patience_seconds``. Raises ParameterError when no usable configuration is found; the
         API server is not asked yet.
         """
-        return cls(Transport(load_configuration(kubeconfig, context), Redactor(mask)))
+        endurance = Endurance(patience_seconds) if say is None else Endurance(patience_seconds, say)
+        return cls(Transport(load_configuration(kubeconfig, context), Redactor(mask), endurance))
 
     def close(self) -> None:
         """End forwards, streams and connections; Leases are no longer renewed. Safe to call twice."""
@@ -96,7 +108,7 @@ class Kube:
         body: Object = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {}}
         if spec:
             body["spec"] = spec
-        return self._transport.call("POST", kind.path(), what=what, body=body).json()
+        return self._transport.call("POST", kind.path(), what=what, body=body, repeatable=True).json()  # nothing is stored
 
     def server_version(self) -> str:
         """The API server's version, e.g. ``v1.32.1``."""
@@ -128,7 +140,13 @@ class Kube:
         onward = ""
         while True:
             query = {"labelSelector": labels, "fieldSelector": fields, "limit": _PAGE, "continue": onward}
-            page = self._transport.call("GET", kind.path(namespace), what=what, query=query).json()
+            try:
+                page = self._transport.call("GET", kind.path(namespace), what=what, query=query).json()
+            except KubernetesError as error:
+                if error.status != 410 or not onward:
+                    raise
+                found, onward = [], ""  # the token of the next page has expired: from the beginning
+                continue
             # Items of a list carry neither kind nor apiVersion.
             found += [{"apiVersion": kind.api_version, "kind": kind.kind} | item for item in page.get("items") or []]
             onward = page["metadata"].get("continue", "")
@@ -147,6 +165,8 @@ class Kube:
             what=f"create {kind.where(namespace, name)}",
             query=_STRICT | _dry(dry_run),
             body=obj,
+            repeatable=bool(name),
+            settle=lambda: self._as_wanted(kind, namespace, name, obj),
         ).json()
 
     def patch(
@@ -162,7 +182,19 @@ class Kube:
             query=_STRICT | _dry(dry_run),
             body=merge,
             content_type="application/merge-patch+json",
+            repeatable=True,  # a merge patch sets the same values twice; with a resourceVersion the second is a conflict
+            settle=lambda: self._as_wanted(kind, namespace, name, merge),
         ).json()
+
+    def _as_wanted(self, kind: Kind, namespace: str, name: str, wanted: Object) -> Answer | None:
+        """The object as it is, if it has every value that an unanswered request was to give it: then that request did it."""
+        try:
+            answer = self._transport.call("GET", kind.path(namespace, name), what=f"read {kind.where(namespace, name)}")
+        except KubernetesError as error:
+            if _absent(error):
+                return None
+            raise
+        return answer if _has(answer.json(), _content(kind, wanted)) else None
 
     def delete(
         self, kind: Kind, namespace: str, name: str, *, uid: str, propagation: str = "Background", dry_run: bool = False
@@ -186,6 +218,7 @@ class Kube:
                 what=f"delete {kind.where(namespace, name)}",
                 query=_dry(dry_run),
                 body=body,
+                repeatable=True,  # by UID: an object of the same name that came later is never meant
             )
         except KubernetesError as error:
             if not _absent(error):
@@ -306,6 +339,26 @@ class Kube:
 def _absent(error: KubernetesError) -> bool:
     """Whether there is no such object; a kind that isn't installed (also 404) is an error."""
     return error.status == 404 and error.reason == "NotFound" and "requested resource" not in error.what
+
+
+def _content(kind: Kind, wanted: Object) -> Object:
+    """What a request sets, without the version that it was based on; a Secret's ``stringData`` as it is stored."""
+    metadata = {key: value for key, value in (wanted.get("metadata") or {}).items() if key != "resourceVersion"}
+    rest = {key: value for key, value in wanted.items() if key not in ("metadata", "stringData")}
+    if kind is SECRET and wanted.get("stringData"):
+        stored = {key: base64.b64encode(str(value).encode()).decode() for key, value in wanted["stringData"].items()}
+        rest["data"] = {**(rest.get("data") or {}), **stored}
+    return {**rest, "metadata": metadata}
+
+
+def _has(found: Any, wanted: Any) -> bool:
+    """Whether ``found`` has every value of ``wanted``: None is absent, of an object only the fields named count."""
+    if isinstance(wanted, dict):
+        here = found if isinstance(found, dict) else {}
+        return all(_has(here.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(found, list) and len(found) == len(wanted) and all(map(_has, found, wanted))
+    return bool(found == wanted)
 
 
 def _dry(dry_run: bool) -> dict[str, str]:

@@ -18,6 +18,7 @@ PROTOCOL = "v4.channel.k8s.io"
 _DATA, _ERROR = 0, 1
 _PIECE = 1 << 18
 _LAST_WORDS_SECONDS = 5.0
+_PATIENCE_SECONDS = 10.0  # the local client gives up on its own after a while
 
 
 class Forward:
@@ -107,6 +108,7 @@ class Forward:
             {"ports": self.target_port},
             (PROTOCOL,),
             what=f"forward to {self}",
+            patience=_PATIENCE_SECONDS,
         )
         async with socket:
             up = asyncio.create_task(self._up(reader, socket))

@@ -84,9 +84,29 @@ class LoopThread:
         return self._session
 
     async def connect(
-        self, path: str, query: dict[str, Any], protocols: tuple[str, ...], *, what: str
+        self, path: str, query: dict[str, Any], protocols: tuple[str, ...], *, what: str, patience: float | None = None
     ) -> aiohttp.ClientWebSocketResponse[bool]:
-        """Open a WebSocket to ``path``. Raises KubernetesError in the API server's own words."""
+        """Open a WebSocket to ``path``. Raises KubernetesError in the API server's own words.
+
+        Tried again, for ``patience`` seconds at most, only while nothing can have been started (a refused connection, 429).
+        """
+        endurance, begun, pause = self.transport.endurance, time.monotonic(), 0.2
+        limit = min(endurance.patience_seconds if patience is None else patience, endurance.patience_seconds)
+        while True:
+            try:
+                return await self._connect_once(path, query, protocols, what)
+            except KubernetesError as error:
+                away = time.monotonic() - begun
+                if not (error.undone and endurance.answered) or away + pause > limit:
+                    raise
+                if away > 1:
+                    endurance.say(error.what, away)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 5.0)
+
+    async def _connect_once(
+        self, path: str, query: dict[str, Any], protocols: tuple[str, ...], what: str
+    ) -> aiohttp.ClientWebSocketResponse[bool]:
         transport = self.transport
         session = await self.session()
         if self._ssl is None:

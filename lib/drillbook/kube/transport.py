@@ -12,14 +12,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-import tenacity
 import urllib3
 import yaml
 from kubernetes import client, config
@@ -27,11 +26,11 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.client.rest import should_bypass_proxies
 
 from drillbook.errors import Changed, KubernetesError, ParameterError
+from drillbook.kube.endurance import Endurance
 from drillbook.kube.redaction import Redactor
 
 MESSAGE_LIMIT = 256
 REQUEST_SECONDS = 30.0
-_BUSY = frozenset({429, 500, 502, 503, 504})
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 _TODO = {
@@ -52,6 +51,7 @@ class Answer:
     status: int
     reason: str
     data: bytes
+    retry_after: str = ""
 
     def json(self) -> dict[str, Any]:
         """The body as an object."""
@@ -65,7 +65,7 @@ def load_configuration(kubeconfig: str, context: str) -> client.Configuration:
     Raises ParameterError if nothing usable is found.
     """
     configuration = client.Configuration()
-    configuration.retries = 2  # of connections only: nothing has been sent yet
+    configuration.retries = urllib3.Retry(0)  # `Endurance` asks again: it knows what may be repeated
     configuration.connection_pool_maxsize = 16
     chosen = kubeconfig or os.environ.get("KUBECONFIG", "")
     home = Path("~/.kube/config").expanduser()
@@ -98,8 +98,11 @@ def _unusable(fault: str) -> ParameterError:
 class Transport:
     """Requests to one API server; safe to use from several threads."""
 
-    def __init__(self, configuration: client.Configuration, redactor: Redactor) -> None:
+    def __init__(
+        self, configuration: client.Configuration, redactor: Redactor, endurance: Endurance | None = None
+    ) -> None:
         self.configuration = configuration
+        self.endurance = endurance or Endurance()
         self.redactor = redactor
         self._rest: Any = client.ApiClient(configuration).rest_client
         self._auth = threading.Lock()
@@ -163,25 +166,21 @@ class Transport:
         query: Mapping[str, Any] | None = None,
         body: Any = None,
         content_type: str = "application/json",
+        repeatable: bool | None = None,
+        settle: Callable[[], Answer | None] | None = None,
+        patience: float | None = None,
     ) -> Answer:
-        """One request with a bounded wait; only reads are tried again. Raises KubernetesError unless it is 2xx.
+        """A request, repeated while the API server is away and it may be. Raises KubernetesError unless it is 2xx.
 
-        ``what`` says the action in words for the error. Where a change was asked for and no answer came, the error's
-        ``changed`` is unknown.
+        ``what`` says the action in words for the error. ``repeatable`` (None: reads are) and ``settle``: see `Endurance.run`.
+        Where a change was asked for and no answer came, the error's ``changed`` is unknown. ``patience``: at most so many seconds.
         """
-        if method == "GET":
-            return self._read_again(lambda: self._once(method, path, what, query, body, content_type))
-        return self._once(method, path, what, query, body, content_type)
-
-    def _read_again(self, attempt: Any) -> Answer:
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: is_passing(error)),
-            stop=tenacity.stop_after_attempt(4),
-            wait=tenacity.wait_exponential(multiplier=0.1, max=1.0),
-            reraise=True,
+        return self.endurance.run(
+            lambda: self._once(method, path, what, query, body, content_type),
+            repeatable=method == "GET" if repeatable is None else repeatable,
+            settle=settle,
+            patience=patience,
         )
-        answer: Answer = retrying(attempt)
-        return answer
 
     def _once(
         self, method: str, path: str, what: str, query: Mapping[str, Any] | None, body: Any, content_type: str
@@ -194,7 +193,9 @@ class Transport:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise self.no_answer(what, error, changes) from error
         self._note_time(response.headers.get("Date"), started, time.time())
-        answer = Answer(response.status, str(response.reason or ""), data or b"")
+        answer = Answer(
+            response.status, str(response.reason or ""), data or b"", str(response.headers.get("Retry-After") or "")
+        )
         if not 200 <= answer.status < 300:
             raise self.refused(what, answer, changes)
         return answer
@@ -249,19 +250,26 @@ class Transport:
         """The error for a request that was not answered."""
         why = self.redactor.clean(_innermost(error))[:MESSAGE_LIMIT]
         changed = Changed.UNKNOWN if changes else Changed.NOTHING
-        return KubernetesError(f"{what}: no answer from {self.server}: {why}", todo=_TODO[0], changed=changed)
+        unsent = _never_sent(error)
+        changed = Changed.NOTHING if unsent else changed
+        return KubernetesError(
+            f"{what}: no answer from {self.server}: {why}", todo=_TODO[0], changed=changed, undone=unsent
+        )
 
     def refused(self, what: str, answer: Answer, changes: bool) -> KubernetesError:
         """The error for an answer that is not 2xx: the Status' own words, or only the code."""
         message, reason = status_text(answer.data)
         shown = message or f"HTTP {answer.status} {answer.reason} (the body is not a Status and is not shown)"
-        gateway = answer.status in {500, 502, 504}
+        gateway = answer.status in {500, 502, 503, 504}
+        uncalled = answer.status == 500 and "failed calling webhook" in message
         return KubernetesError(
             f"{what}: {cut(self.redactor.clean(shown))}",
             status=answer.status,
             reason=reason,
             todo=_TODO.get(answer.status, "Try again; if it stays, look at the API server's own health."),
-            changed=Changed.UNKNOWN if changes and gateway else Changed.NOTHING,
+            changed=Changed.UNKNOWN if changes and gateway and not uncalled else Changed.NOTHING,
+            undone=answer.status == 429 or uncalled,
+            retry_after=_seconds(answer.retry_after),
         )
 
     def close(self) -> None:
@@ -285,9 +293,23 @@ def status_text(data: bytes) -> tuple[str, str]:
     return str(body.get("message", "")), str(body.get("reason", ""))
 
 
-def is_passing(error: BaseException) -> bool:
-    """Whether a read that failed so may succeed when tried again."""
-    return isinstance(error, KubernetesError) and (error.status == 0 or error.status in _BUSY)
+def _never_sent(error: BaseException) -> bool:
+    """Whether the request can't have reached the server: no connection came to be."""
+    current: BaseException | None = error
+    for _ in range(8):
+        if isinstance(current, urllib3.exceptions.NewConnectionError | ConnectionRefusedError | socket.gaierror):
+            return True
+        reason = getattr(current, "reason", None)
+        current = reason if isinstance(reason, BaseException) else current.__cause__ or current.__context__ if current else None
+    return False
+
+
+def _seconds(retry_after: str) -> float | None:
+    """A Retry-After header in seconds; its other form, a date, is not used by Kubernetes."""
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        return None
 
 
 def _innermost(error: BaseException) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 import urllib3
 
 from drillbook.errors import KubernetesError, StepTimeoutError
+from drillbook.kube.endurance import is_passing
 from drillbook.kube.kinds import Kind
-from drillbook.kube.transport import Transport, cut, is_passing
+from drillbook.kube.transport import Transport, cut
 
 Object = dict[str, Any]
 Until = Callable[[Object | None], bool]
@@ -58,7 +59,7 @@ def wait(
     while True:
         try:
             listed = transport.call(
-                "GET", path, what=f"read {where}", query={"fieldSelector": f"metadata.name={name}"}
+                "GET", path, what=f"read {where}", query={"fieldSelector": f"metadata.name={name}"}, patience=1.0
             ).json()
             found = next(iter(listed.get("items", [])), None)
             if reached(_whole(found, kind)):

@@ -24,6 +24,7 @@ from drillbook_lab.apiserver import (
 )
 from drillbook_lab.apiserver.audit import AuditLog
 from drillbook_lab.apiserver.errors import ApiError, Object
+from drillbook_lab.apiserver.interference import INTERFERENCE, Interference
 from drillbook_lab.apiserver.logs import serve_log
 from drillbook_lab.apiserver.proxying import serve_proxy
 from drillbook_lab.apiserver.quotakeeper import Keeper
@@ -63,6 +64,7 @@ def build_server(
     """The API server as an aiohttp application; `serving.serve` puts it on a port."""
     server = _Server(registry, runtime, tokens, AuditLog(audit))
     app = web.Application(client_max_size=8 * 1024 * 1024, middlewares=[server.middleware])
+    app[INTERFERENCE] = server.interference
     app.router.add_route("*", "/{path:.*}", server.handle)
     app.on_response_prepare.append(server.write_down)
     app.on_startup.append(server.keep_quotas)
@@ -76,6 +78,7 @@ class _Server:
         self._runtime = runtime
         self._tokens = tokens
         self._audit = audit
+        self.interference = Interference()
 
     async def keep_quotas(self, app: web.Application) -> None:
         Keeper(self._registry)
@@ -89,7 +92,14 @@ class _Server:
     async def middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Answer failures as Status objects, and write the audit line."""
+        """Answer failures as Status objects, and write the audit line; interfere where that was asked for."""
+        if not self.interference.rules:
+            return await self._answer(request, handler)
+        return await self.interference.around(request, lambda asked: self._answer(asked, handler))
+
+    async def _answer(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
         asked = understand(self._registry, request)
         request[_ACTION] = asked.action if asked else Action(request.method.lower(), "", request.path)
         request[_DRY] = "dryRun" in request.query

@@ -13,15 +13,28 @@ from drillbook_lab.apiserver.tls import ServerTls, make_server_tls
 _FAREWELL = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass
 class Serving:
     """A server that listens."""
 
     url: str
     port: int
     tls: ServerTls
+    app: web.Application
     _runner: web.AppRunner
     _listener: asyncio.Server
+    _host: str
+
+    async def go_away(self) -> None:
+        """Listen no more and break every connection, as a control plane that is down: who comes is refused."""
+        self._listener.close()
+        for connection in list(self._runner.server.connections if self._runner.server else ()):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    async def come_back(self) -> None:
+        """Listen again, on the same port."""
+        self._listener = await _listen(self._runner, self._host, self.port, self.tls)
 
     async def close(self) -> None:
         """Stop listening and end every open stream."""
@@ -37,9 +50,14 @@ async def serve(app: web.Application, tls_folder: Path, *, host: str = "127.0.0.
     await runner.setup()
     if runner.server is None:
         raise RuntimeError("the application can't be served: it has not been set up")
+    listener = await _listen(runner, host, port, tls)
+    actual: int = listener.sockets[0].getsockname()[1]
+    return Serving(f"https://{host}:{actual}", actual, tls, app, runner, listener, host)
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int, tls: ServerTls) -> asyncio.Server:
+    assert runner.server is not None  # noqa: S101 - set up before
     # Not a TCPSite, which can't say how long a closed connection may wait for its client's farewell.
-    listener = await asyncio.get_running_loop().create_server(
+    return await asyncio.get_running_loop().create_server(
         runner.server, host, port, ssl=tls.context(), ssl_shutdown_timeout=_FAREWELL
     )
-    actual: int = listener.sockets[0].getsockname()[1]
-    return Serving(f"https://{host}:{actual}", actual, tls, runner, listener)

@@ -1,0 +1,76 @@
+"""What goes wrong between a client and a real API server, on demand: refusals, lost answers, and a server that is away.
+
+It acts on requests from outside alone; the lab's own controllers are not held up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from drillbook_lab.apiserver.errors import ApiError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CHANGES = "POST|PUT|PATCH|DELETE"
+# Asked only to be answered, and nothing of it is stored.
+_REVIEWS = re.compile(r"/(selfsubjectaccessreviews|selfsubjectreviews|tokenreviews|subjectaccessreviews)\Z")
+
+
+@dataclass
+class Rule:
+    """Which requests are interfered with, and how.
+
+    ``when``: "before" (answered with ``status``, nothing is done), "after" (done, and then answered so), "lost" (done, and the
+    connection is closed without an answer). ``times``: how many requests at most, 0: all. ``every``: each n-th of them.
+    """
+
+    method: str = CHANGES
+    path: str = ""
+    status: int = 503
+    when: str = "before"
+    times: int = 1
+    every: int = 1
+    retry_after: str = ""
+    message: str = "the server is currently unable to handle the request"
+    seen: int = 0
+    done: int = 0
+
+    def takes(self, request: web.Request) -> bool:
+        """Whether this request is one of them; counts it."""
+        if not re.fullmatch(self.method, request.method) or not re.search(self.path, request.path):
+            return False
+        if _REVIEWS.search(request.path) or (self.times and self.done >= self.times):
+            return False
+        self.seen += 1
+        if self.seen % self.every:
+            return False
+        self.done += 1
+        return True
+
+
+class Interference:
+    """The rules in force; the first that takes a request decides."""
+
+    def __init__(self) -> None:
+        self.rules: list[Rule] = []
+
+    async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Handle the request, or spoil it."""
+        rule = next((rule for rule in self.rules if rule.takes(request)), None)
+        if rule is None:
+            return await handler(request)
+        if rule.when != "before":
+            await handler(request)
+        if rule.when == "lost":
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=500)
+        body = ApiError(rule.status, "ServiceUnavailable" if rule.status == 503 else "InternalError", rule.message).to_status()
+        return web.json_response(body, status=rule.status, headers={"Retry-After": rule.retry_after} if rule.retry_after else {})
+
+
+INTERFERENCE = web.AppKey("interference", Interference)
