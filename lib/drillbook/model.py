@@ -62,6 +62,9 @@ class Lsn:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("Lsn is immutable")
 
+    def __reduce__(self) -> tuple[type[Lsn], tuple[int]]:
+        return Lsn, (self.value,)
+
     def __str__(self) -> str:
         return f"{self.value >> 32:X}/{self.value & 0xFFFFFFFF:X}"
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import off_lab
 import on_lab
+import wal_rate
 from rich.console import Console
 from rich.table import Table
 
@@ -72,6 +73,9 @@ NOOP_MORE = Wanted("no-op runbook − papermill", "s", 5)
 CHAIN = Wanted("WAL chain, 1,000,000 segments", "s", 5)
 CHAIN_MEMORY = Wanted("WAL chain, 1,000,000 segments: memory", "MB", 300)
 CHAIN_LINEAR = Wanted("WAL chain, time a name: 1,000,000 ÷ 10,000", "×", 1.5)
+WAL_READ = Wanted("WAL read for its commits, one core", "s/GB", 40)
+WAL_CHANGES = Wanted("WAL read for deletes and drops, one core", "s/GB", 40)
+WAL_COMMITS = Wanted("WAL read, time a commit", "µs", 100)
 VERIFY = Wanted("verify 1,000 sealed runs", "s", 10)
 TEST = Wanted("last make test", "s", 600)
 
@@ -134,6 +138,18 @@ def chain(_: Path) -> list[Row]:
     ]
 
 
+def wal_read(_: Path) -> list[Row]:
+    """Our reader and pg_waldump on the same segments, in turn."""
+    found = wal_rate.measure()
+    tool = f"pg_waldump --quiet {found.waldump:,.0f} MB/s, its --rmgr=Transaction {found.waldump_commits:,.0f} MB/s"
+    how = f"{found.megabytes:,.0f} MB of pgbench's WAL, full_page_writes off, best of three"
+    return [
+        WAL_READ.row(1000 / found.reader, f"{found.reader:,.0f} MB/s, every checksum too {found.checksums:,.0f} MB/s; {tool}; {how}"),
+        WAL_CHANGES.row(1000 / found.changes, f"{found.changes:,.0f} MB/s; {tool}"),
+        WAL_COMMITS.row(1e6 / found.commits_per_second, f"{found.commits_per_second:,.0f} commits a second in the same reading"),
+    ]
+
+
 def verify(folder: Path) -> list[Row]:
     """`drillbook verify` over everything."""
     outputs = folder / "sealed"
@@ -153,6 +169,7 @@ MEASURES: list[tuple[Callable[[Path], list[Row]], tuple[Wanted, ...]]] = [
     (recovery, (RECOVERY, FORECAST_FIRST, FORECAST)),
     (noop, (NOOP, NOOP_MORE)),
     (chain, (CHAIN, CHAIN_MEMORY, CHAIN_LINEAR)),
+    (wal_read, (WAL_READ, WAL_CHANGES, WAL_COMMITS)),
     (verify, (VERIFY,)),
     (last_test, (TEST,)),
 ]

@@ -52,7 +52,7 @@ from drillbook.objectstore import (
     window,
 )
 from drillbook.objectstore.tarcheck import check_end, read_tar
-from drillbook.wal import Chain, ChangeReader, File, WalFormatError, WalReader, commits
+from drillbook.wal import Chain, ChangeReader, File, Runs, WalFormatError, WalReader, commits, read_run
 
 
 def lz4_frame(data: bytes) -> bytes:
@@ -173,6 +173,23 @@ def test_changes_are_found_between_two_instants(site: Site) -> None:
     assert (found.xid, found.dropped) == (heavy.xid, heavy.dropped)
     earlier = timedelta(microseconds=1)
     assert heavy.xid not in [one.xid for one in changes_between(site.store, listing, reach, since=at - timedelta(days=1), until=at - earlier)]  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5])
+def test_s12_runs_that_are_read_apart_give_what_one_reading_gives(site: Site, length: int) -> None:
+    """Records and transactions that go on from one run into the next among them."""
+    names = [name for name in wal_names(site.store, NAME).names() if name.startswith("00000001")]
+    read = list(site.read(names))
+    reader, together = ChangeReader(), Runs()
+    whole = [one for name, data in read for one in reader.changes(name, data) if one.deleted or one.dropped]
+    after = 8  # the longest record goes over four segments
+    starts = range(0, len(read), length)
+    runs = [read_run(read[at : at + length], read[at + length : at + length + after], "") for at in starts]
+    apart = [one for run in runs for one in together.settle(run)]
+    assert [(c.xid, c.lsn, c.deleted, c.dropped) for c in apart] == [(c.xid, c.lsn, c.deleted, c.dropped) for c in whole]
+    every = [commit for run in runs for commits_ in run.commits for commit in commits_]
+    assert every == list(commits(read))
+    assert sum(len(run.databases) for run in runs) == len(every)
 
 
 def test_reading_may_begin_at_any_segment(site: Site) -> None:

@@ -10,7 +10,7 @@ read once. Everything is read by listing and getting; nothing is ever written.
 
 from drillbook.objectstore.archive import histories, read_segment
 from drillbook.objectstore.catalogue import BackupState, Catalogue, Entry, catalogue, server_names
-from drillbook.objectstore.commits import commits_since, is_archived
+from drillbook.objectstore.commits import commit_from, is_archived
 from drillbook.objectstore.compression import Unpackable, unpacker
 from drillbook.objectstore.destinations import not_s3
 from drillbook.objectstore.gaps import (
@@ -30,7 +30,7 @@ from drillbook.objectstore.reachable import BackupReach, GapAt, Period, Reachabl
 from drillbook.objectstore.reading import Listed, Reading, read_folder
 from drillbook.objectstore.retention import deleted_at, deleted_during, retention_period
 from drillbook.objectstore.s3 import S3Store
-from drillbook.objectstore.search import changes_between
+from drillbook.objectstore.search import CommitSeen, changes_between, commits_between
 from drillbook.objectstore.survey import Asked, Finding, KnownBackup, Survey, kept, survey
 from drillbook.objectstore.tarcheck import READ_THROUGH, TarCheck, TarState, check_tars
 from drillbook.objectstore.targets import ExpectedWal, ResolvedTarget, resolve
@@ -47,6 +47,7 @@ __all__ = [
     "BackupState",
     "BrokenWal",
     "Catalogue",
+    "CommitSeen",
     "Entry",
     "ExpectedWal",
     "Finding",
@@ -76,8 +77,9 @@ __all__ = [
     "catalogue",
     "changes_between",
     "check_tars",
+    "commit_from",
     "commit_of",
-    "commits_since",
+    "commits_between",
     "deleted_at",
     "deleted_during",
     "histories",

@@ -26,16 +26,19 @@ def read_segment(store: ObjectStore, segment: ArchivedSegment) -> bytes:
     WalGap: it is there, but torn, damaged or no WAL of PostgreSQL 14 to 18, and the message names it. ObjectStoreError:
     the store's own answer, or a compression that is not known.
     """
-    data = decompress(
-        store.get(segment.key), segment.compression, name=f"segment {segment.name}", limit=MAX_SEGMENT_BYTES
-    )
+    return unpacked(segment.name, store.get(segment.key), segment.compression)
+
+
+def unpacked(name: str, stored: bytes, compression: str) -> bytes:
+    """A segment's bytes from those that are stored; raises what `read_segment` raises of them."""
+    data = decompress(stored, compression, name=f"segment {name}", limit=MAX_SEGMENT_BYTES)
     try:
-        header = segment_header(data, f"segment {segment.name}")
+        header = segment_header(data, f"segment {name}")
     except WalFormatError as error:
         raise WalGap(f"{error}, in the archive", todo=STOPS) from error
     if len(data) != header.segment_bytes:
         raise WalGap(
-            f"segment {segment.name} in the archive is torn: {len(data)} of {header.segment_bytes} bytes", todo=STOPS
+            f"segment {name} in the archive is torn: {len(data)} of {header.segment_bytes} bytes", todo=STOPS
         )
     return data
 

@@ -1,49 +1,27 @@
-"""The commits around a recovery target, in the order of the WAL."""
+"""A commit in the archive whose place is about known, and whether a segment is there."""
 
 from __future__ import annotations
 
-from datetime import datetime
-
-from drillbook.errors import ObjectStoreError
 from drillbook.model import ArchivedCommit, Lsn
-from drillbook.objectstore.layout import WalListing, wal_prefix
+from drillbook.objectstore.holdings import Stretch
+from drillbook.objectstore.layout import wal_prefix
 from drillbook.objectstore.protocol import ObjectStore
-from drillbook.objectstore.scan import commits_in
-from drillbook.objectstore.window import LOOK_BACK
-from drillbook.wal import Chain, SegmentName
+
+_XID_MASK = 0xFFFFFFFF
 
 
-def commits_since(
-    store: ObjectStore,
-    listing: WalListing,
-    reach: Chain,
-    *,
-    lsn: Lsn,
-    at: datetime | None = None,
-    system_id: str = "",
-    look_back: int = LOOK_BACK,
-) -> list[ArchivedCommit]:
-    """Every archived commit from the segment that holds ``lsn``, and from one at or before ``at``, to the newest.
+def commit_from(stretch: Stretch, xid: int, lsn: Lsn, *, last_segment: str = "") -> ArchivedCommit | None:
+    """The commit of transaction ``xid``, whose record lies at ``lsn`` or later; ``None`` if it isn't archived.
 
-    Reads backwards, at most ``look_back`` segments: ObjectStoreError with the reason "TargetTooFarBack" after that.
-    Raises what `newest_commit` raises of damaged segments.
+    Reads on from the segment that holds ``lsn``, at most to ``last_segment`` ("": the last that can be reached). Of a
+    64-bit transaction id the lower 32 bits are compared. Raises what `Stretch.scan` raises.
     """
-    first = lsn.value // reach.segment_bytes
-    found: list[ArchivedCommit] = []
-    name = ""
-    for count, name in enumerate(reach.backwards()):
-        if count == look_back:
-            raise ObjectStoreError(
-                f"the target lies more than {look_back} segments before the newest archived one (read back to {name})",
-                reason="TargetTooFarBack",
-                todo="Choose a later target, or recover to this one without the drill's proof.",
-            )
-        found[:0] = commits_in(store, listing, reach, name, system_id)
-        if SegmentName.parse(name, reach.segment_bytes).number <= first and (
-            at is None or any(commit.committed_at <= at for commit in found)
-        ):
-            break
-    return found
+    end = stretch.reach.number(last_segment) + 1 if last_segment else None
+    for _, scan in stretch.forwards(stretch.number(lsn), end):
+        found = scan.commits.last_of(xid & _XID_MASK)
+        if found is not None:
+            return found
+    return None
 
 
 def is_archived(store: ObjectStore, server_name: str, segment: str) -> bool:

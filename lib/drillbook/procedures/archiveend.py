@@ -62,24 +62,23 @@ class ReadArchiveEnd(Step[ArchiveEnd]):
 
     def do(self, ctx: Context) -> ArchiveEnd:
         held = holdings(ctx, self.cluster, self.backup.server_name, [self.backup])
-        listing, chain = held.listing, held.chain(self.backup)
-        commits = objectstore.commits_since(
-            ctx.store, listing, chain, lsn=self.baseline.lsn, system_id=self.cluster.system_id
+        stretch, xid = held.stretch(self.backup), self.baseline.marker.xid
+        marker = objectstore.commit_from(
+            stretch, xid, self.baseline.marker.lsn, last_segment=self.switched.segment
         )
-        xid = self.baseline.marker.xid
-        marker = next((commit for commit in commits if commit.xid == xid & 0xFFFFFFFF), None)
         if marker is None:
             raise PreconditionError(
                 f"the marker's commit (XID {xid}) is not in the archived WAL up to {self.switched.segment}",
                 changed=Changed.DONE,
                 todo="Read the archive with pg_waldump of the source's major version; start a new run.",
             )
+        newest = objectstore.newest_commit(ctx.store, held.listing, stretch.reach, system_id=self.cluster.system_id)
         end = ArchiveEnd(
             target=RecoveryTarget(timeline=held.pinned(self.backup)),
             marker=marker,
-            newest=commits[-1],
-            newest_xid=integrity.near_xid(commits[-1].xid, xid),
-            last_segment=chain.last_segment,
+            newest=newest,
+            newest_xid=integrity.near_xid(newest.xid, xid),
+            last_segment=stretch.reach.last_segment,
         )
         ctx.recorder.fact("target", end.model_dump(mode="json"))
         ctx.recorder.fact("claim", f"{self.cluster.ref.name} was restored to the end of its archive")

@@ -5,6 +5,7 @@ Everything is written into Drillbook's own database on the source, never into a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
@@ -24,18 +25,23 @@ SCRATCH_ROWS = 1000
 
 
 class Marker(Frozen):
-    """A marker row: its transaction and the server's clock when it was written."""
+    """A marker row: its transaction, and clock and WAL of the server when it was written; it was committed after both."""
 
     name: str
     xid: int
     written_at: Instant
+    lsn: Lsn
+
+    @classmethod
+    def written(cls, name: str, row: Mapping[str, Any]) -> Marker:
+        """The marker that ``write_marker`` answered."""
+        return cls(name=name, xid=int(row["xid"]), written_at=row["written_at"], lsn=Lsn(str(row["lsn"])))
 
 
 class Baseline(Frozen):
     """The source as it was at the marker before the mistake; structures stay in memory only."""
 
     marker: Marker
-    lsn: Lsn  # where the WAL was just before the marker
     digests: dict[str, dict[str, integrity.TableDigest]]
     unproven: dict[str, str]
     attempts: int
@@ -102,11 +108,9 @@ class MarkBefore(Step[Baseline]):
         with ctx.source(read_only=False) as own:
             own.run("ensure_scratch")
             own.run("insert_scratch", run_id=ctx.run_id, rows=SCRATCH_ROWS)
-            lsn = Lsn(own.ask_one("wal_position")["lsn"])
 
             def write_marker() -> Marker:
-                row = own.run_one("write_marker", run_id=ctx.run_id, name="before")
-                return Marker(name="before", xid=int(row["xid"]), written_at=row["written_at"])
+                return Marker.written("before", own.run_one("write_marker", run_id=ctx.run_id, name="before"))
 
             ctx.recorder.progress("digesting the chosen tables around the marker")
             found = integrity.digests_at_boundary(ctx.source, write_marker, tables, ctx.digest_key)
@@ -119,7 +123,6 @@ class MarkBefore(Step[Baseline]):
                 structures[tenant.database] = integrity.structure(db)
         return Baseline(
             marker=found.marker,
-            lsn=lsn,
             digests=found.digests,
             unproven=found.unproven,
             attempts=found.attempts,
@@ -165,7 +168,7 @@ class SimulateMistake(Step[Mistake]):
         with ctx.source(read_only=False) as own:
             row = own.run_one("delete_scratch", run_id=ctx.run_id)
             after = own.run_one("write_marker", run_id=ctx.run_id, name="after")
-        marker = Marker(name="after", xid=int(after["xid"]), written_at=after["written_at"])
+        marker = Marker.written("after", after)
         return Mistake(xid=int(row["xid"]), rows_deleted=int(row["rows"]), at=row["at"], after=marker)
 
     def verify(self, ctx: Context, result: Mistake) -> None:
@@ -257,16 +260,12 @@ class ProveTargetReachable(Step[ProvenTarget]):
 
     def do(self, ctx: Context) -> ProvenTarget:
         held = holdings(ctx, self.cluster, self.backup.server_name, [self.backup])
-        listing, chain = held.listing, held.chain(self.backup)
         ctx.recorder.fact("reach", objectstore.reachable(held, now=datetime.now(UTC), samples=0).drawn)
-        commits = objectstore.commits_since(
-            ctx.store, listing, chain, lsn=self.baseline.lsn, at=self.archived.asked, system_id=self.cluster.system_id
-        )
+        stretch = held.stretch(self.backup)
         # After a cut-over a target may lie under an older serverName: the markers are not there, nor in its past.
         older = self.backup.server_name != self.cluster.server_name
-        mine = [] if older else commits
-        before = next((c for c in mine if c.xid == self.baseline.marker.xid & 0xFFFFFFFF), None)
-        after = next((c for c in mine if c.xid == self.mistake.after.xid & 0xFFFFFFFF), None)
+        before = None if older else self._marker(stretch, self.baseline.marker)
+        after = None if older else self._marker(stretch, self.mistake.after)
         if not older and (before is None or after is None):
             raise PreconditionError(
                 f"the commits of the markers (XID {self.baseline.marker.xid}, {self.mistake.after.xid}) are not in the archived "
@@ -274,32 +273,31 @@ class ProveTargetReachable(Step[ProvenTarget]):
                 changed=Changed.DONE,
                 todo="Read the archive with pg_waldump of the source's major version; start a new run.",
             )
-        at = self.archived.asked or (before or commits[-1]).committed_at
-        earlier = [c for c in commits if c.committed_at <= at]
-        later = [c for c in commits if c.committed_at > at]
-        last = earlier[-1] if earlier else before
-        if last is None:
+        newest = objectstore.newest_commit(ctx.store, held.listing, stretch.reach, system_id=self.cluster.system_id)
+        at = self.archived.asked or (before or newest).committed_at
+        resolved = objectstore.resolve(held, RecoveryTarget(target_time=at), backup_id=self.backup.backup_id)
+        last, first_after = resolved.last_before, resolved.first_after
+        if last is None or first_after is None:
             raise PreconditionError(
-                f"no commit before {show_instant(at)} is in the archived WAL since base backup {self.backup.backup_id}",
+                f"no commit before {resolved.target} is in the archived WAL since base backup {self.backup.backup_id}",
                 changed=Changed.DONE,
                 todo="Ask for a later target_time: nothing else proves where recovery stopped.",
             )
-        # Recovery stops at the first commit with a later time, in the order of the WAL.
-        first_after = later[0]
-        # A commit that follows the marker in the WAL but carries an earlier time would be replayed too.
-        holds = self.archived.asked is None and before is not None and not any(
-            c.lsn > before.lsn and c.lsn < first_after.lsn and c.committed_at <= at for c in commits
-        )
         found = ProvenTarget(
-            target=RecoveryTarget(target_time=at, timeline=held.pinned(self.backup)),
+            target=resolved.target,
             last_before=last,
             first_after=first_after,
-            newest=commits[-1],
+            newest=newest,
             own_marker=self.archived.asked is None,
-            digests_hold=holds,
+            # A commit that follows the marker in the WAL but carries an earlier time is replayed too.
+            digests_hold=self.archived.asked is None and last == before,
         )
         ctx.recorder.fact("target", found.model_dump(mode="json"))
         return found
+
+    def _marker(self, stretch: objectstore.Stretch, marker: Marker) -> ArchivedCommit | None:
+        """The marker's commit in the archive, searched from where the WAL was when the marker was written."""
+        return objectstore.commit_from(stretch, marker.xid, marker.lsn, last_segment=self.switched.segment)
 
 
 __all__ = [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from drillbook import objectstore
 from drillbook.errors import PreconditionError
 from drillbook.model import BaseBackup, Lsn
+from drillbook.objectstore import CommitSeen
 from drillbook.procedures.candidates import holdings, with_histories
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.site import ServerPeriod
@@ -16,26 +17,50 @@ from drillbook.step import Context
 from drillbook.wal import Changes
 
 
-class Committed(NamedTuple):
-    """A transaction's changes and the folder they were found in. ``kept``: production's own line of history has it.
+class _Committed(NamedTuple):
+    """A transaction's changes, or that it was committed, and the folder it was found in.
 
-    A cluster that was recovered to take another's place leaves that one's history where its recovery stopped.
+    ``kept``: production's own line of history has it. A cluster that was recovered to take another's place leaves that
+    one's history where its recovery stopped.
     """
 
-    changes: Changes
+    what: Changes | CommitSeen
     server_name: str
     kept: bool
 
 
+def changes_between(ctx: Context, cluster: SourceCluster, since: datetime, until: datetime) -> Iterator[Changes]:
+    """What was deleted or dropped between two instants, folder after folder, each in the order of its WAL.
+
+    Raises what `committed_between` raises.
+    """
+    for one in _between(ctx, cluster, since, until, "", objectstore.changes_between):
+        assert isinstance(one.what, Changes)  # noqa: S101 - what was asked for
+        yield one.what
+
+
 def committed_between(
     ctx: Context, cluster: SourceCluster, since: datetime, until: datetime, *, first_folder: str = ""
-) -> Iterator[Committed]:
-    """Everything that was committed between two instants, folder after folder, each in the order of its WAL.
+) -> Iterator[tuple[CommitSeen, str, bool]]:
+    """Every commit between two instants with its folder and whether it is kept, in the order of the WAL.
 
     Searched is what lies in each folder's own period, from the newest base backup before it (else its oldest) on, and
     ``first_folder`` with all after it ("": all). PreconditionError: a folder on the way has no usable base backup.
-    Raises what `changes_between` raises.
+    Raises what `objectstore.commits_between` raises.
     """
+    for one in _between(ctx, cluster, since, until, first_folder, objectstore.commits_between):
+        assert isinstance(one.what, CommitSeen)  # noqa: S101 - what was asked for
+        yield one.what, one.server_name, one.kept
+
+
+def _between(
+    ctx: Context,
+    cluster: SourceCluster,
+    since: datetime,
+    until: datetime,
+    first_folder: str,
+    search: Callable[..., Iterator[Changes] | Iterator[CommitSeen]],
+) -> Iterator[_Committed]:
     folders = ctx.archive.folders
     names = [period.name for period in folders]
     begin = names.index(first_folder) if first_folder in names else 0
@@ -46,11 +71,11 @@ def committed_between(
             continue
         backup = backup_before(ctx, cluster, period.name, first)
         held = holdings(ctx, cluster, period.name, [backup])
-        listing, chain = held.listing, held.chain(backup)
+        chain = held.chain(backup)
         left = _left_at(ctx, folders[at + 1], chain.timeline) if at + 1 < len(folders) else None
-        found = objectstore.changes_between(
+        found = search(
             ctx.store,
-            listing,
+            held.listing,
             chain,
             since=first,
             until=last,
@@ -58,7 +83,7 @@ def committed_between(
             say=ctx.recorder.progress,
         )
         for one in found:
-            yield Committed(one, period.name, left is None or one.lsn < left)
+            yield _Committed(one, period.name, left is None or Lsn(one.lsn) < left)
 
 
 def backup_before(ctx: Context, cluster: SourceCluster, server_name: str, at: datetime) -> BaseBackup:
@@ -81,4 +106,4 @@ def _left_at(ctx: Context, following: ServerPeriod, timeline: int) -> Lsn | None
     return next((switch.lsn for switch in switches if switch.timeline == timeline), None)
 
 
-__all__ = ["Committed", "backup_before", "committed_between"]
+__all__ = ["backup_before", "changes_between", "committed_between"]

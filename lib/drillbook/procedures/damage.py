@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from drillbook.model import Check, Frozen, Instant, Lsn, Verdict, parse_instant, show_instant
-from drillbook.procedures.committed import committed_between
+from drillbook.procedures.committed import changes_between
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Step
 from drillbook.wal import Changes, File
@@ -89,7 +89,7 @@ class FindDamage(Step[Candidates]):
         since = _instant(ctx, "search_from") or until - _HOUR
         files = Files.read(ctx)
         table = str(ctx.parameters.get("search_table", ""))
-        changes = (one.changes for one in committed_between(ctx, self.cluster, since, until))
+        changes = changes_between(ctx, self.cluster, since, until)
         found = sorted(candidates(changes, files, table), key=lambda item: (-item.weight, item.committed_at))
         result = Candidates(found=tuple(found[:SHOWN]), since=since, until=until)
         ctx.recorder.fact("damage", result.model_dump(mode="json"))

@@ -6,10 +6,11 @@ logical), so nothing has to be read in a tenant's own tables.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from drillbook.cutover.superuser import MAINTENANCE
 from drillbook.model import ArchivedCommit, Check, Frozen, Instant, Verdict, show_instant, show_seconds
@@ -57,23 +58,29 @@ def losses(
     server = server_name or cluster.server_name
     at = first.committed_at if first else last.committed_at if last else None
     files = Files.read(ctx)
-    found = {name: TenantLoss(database=name) for name in files.databases.values()}
     if at is None:
-        return list(found.values())
+        return [TenantLoss(database=name) for name in files.databases.values()]
+    in_copy: dict[str, datetime] = {}
+    in_production: dict[str, datetime] = {}
+    commits: Counter[str] = Counter()
     end = datetime.max.replace(tzinfo=at.tzinfo) - timedelta(days=1)
     for one, folder, kept in committed_between(ctx, cluster, at - LOOK_BACK, end, first_folder=server):
         name = files.databases.get(one.database)
         if name is None:
             continue  # a commit that names no database changed no table's row
-        before = found[name]
-        lost = folder != server or (first is not None and one.lsn >= first.lsn)
-        update: dict[str, Any] = {"in_production": one.committed_at} if kept else {}
+        lost = folder != server or (first is not None and one.lsn >= first.lsn.value)
+        if kept:
+            in_production[name] = one.committed_at
         if not lost:
-            update["in_copy"] = one.committed_at
+            in_copy[name] = one.committed_at
         elif kept:
-            update["commits"] = before.commits + 1
-        found[name] = before.model_copy(update=update)
-    return list(found.values())
+            commits[name] += 1
+    return [
+        TenantLoss(
+            database=name, in_copy=in_copy.get(name), in_production=in_production.get(name), commits=commits[name]
+        )
+        for name in files.databases.values()
+    ]
 
 
 def to_tell(site: Site, found: Iterable[TenantLoss]) -> list[TenantLoss]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from struct import Struct, error
@@ -59,7 +59,8 @@ class Run:
     """What a run of adjoining segments has shown. ``databases`` are those of ``commits``, one for one, 0 for unknown.
 
     ``changes`` are the transactions that ended here and deleted or dropped something, as far as this run has seen;
-    ``unended`` are the rows that others deleted here, by transaction. ``stopped``: where and why valid WAL ends.
+    ``unended`` are the rows that others deleted here, by transaction. ``stopped``: where and why valid WAL ends,
+    ``stopped_in``: in which segment.
     """
 
     commits: list[Commits] = field(default_factory=list)
@@ -67,6 +68,7 @@ class Run:
     changes: list[Changes] = field(default_factory=list)
     unended: dict[int, Counter[File]] = field(default_factory=dict)
     stopped: str = ""
+    stopped_in: str = ""
     pending: bool = False
 
 
@@ -86,10 +88,10 @@ class ChangeReader(WalReader):
         savepoints; raises what `feed` raises."""
         return self.read(name, data).changes
 
-    def read(self, name: str, data: bytes) -> Run:
-        """All that ended in this segment; raises what `feed` raises."""
+    def read(self, name: str, data: bytes, *, rest_only: bool = False) -> Run:
+        """All that ended in this segment; ``rest_only`` and what is raised as in `feed`."""
         self._databases, self._parts_of = array("I"), []
-        found = self.feed(name, data)
+        found = self.feed(name, data, rest_only=rest_only)
         changes = [self._settled(found, *one) for one in self._parts_of]
         return Run([found], self._databases, changes, stopped=self.stopped, pending=self.pending)
 
@@ -164,37 +166,29 @@ def _together(one: Counter[File] | None, other: Counter[File] | None) -> Counter
     return one or other
 
 
-def read_run(segments: Sequence[tuple[str, bytes]], following: Iterable[tuple[str, bytes]], system_id: str) -> Run:
+def read_run(segments: Iterable[tuple[str, bytes]], following: Iterable[tuple[str, bytes]], system_id: str) -> Run:
     """What ended in ``segments``, or begins to end there: a record that goes on into ``following`` counts here.
 
     WalFormatError: a segment is not what its name says. `Run.pending`: there are not enough ``following`` ones.
     """
     reader, found = ChangeReader(expected_system_id=system_id), Run()
-    last = ""
-    for name, data in segments:
-        one = reader.read(name, data)
-        last = name
+
+    def take(one: Run) -> None:
         found.commits += one.commits
         found.databases += one.databases
         found.changes += one.changes
+
+    for name, data in segments:
+        take(reader.read(name, data))
+        found.stopped_in = name if reader.stopped else ""
         if reader.stopped:
             break
-    found.unended = dict(reader.unended)
     for name, data in following if not reader.stopped else ():
         if not reader.pending:
             break
-        one = reader.read(name, data)
-        # Of this segment only what began before it; the rest is the next run's.
-        (here,) = one.commits
-        if here and here[0].lsn.value < here.begin:
-            first, ended = here[0], Commits(last, here.begin, earlier=here.earlier)
-            ended.copy(here, 0)
-            found.commits.append(ended)
-            found.databases.append(one.databases[0])
-            changes = [item for item in one.changes if item.lsn == first.lsn]
-            found.changes += changes
-            for xid in (first.xid, *(xid for item in changes for xid in item.savepoints)):
-                found.unended.pop(xid, None)
+        take(reader.read(name, data, rest_only=True))
+        found.stopped_in = name if reader.stopped else ""
+    found.unended = dict(reader.unended)
     found.stopped, found.pending = reader.stopped, reader.pending and not reader.stopped
     return found
 
@@ -209,7 +203,7 @@ class Runs:
         """The run's changes with what earlier runs have seen of the same transactions, in the order of the WAL."""
         found = [self._whole(changes) for changes in run.changes]
         late = [xid for xid in self._unended if any(xid in commits.xids for commits in run.commits)]
-        found.extend(self._late(run, xid) for xid in late)
+        found += [self._late(run, xid) for xid in late]
         for xid, rows in run.unended.items():
             self._unended[xid] = _together(self._unended.get(xid), rows) or rows
         return sorted((changes for changes in found if changes.deleted or changes.dropped), key=lambda one: one.lsn)

@@ -112,9 +112,10 @@ class WalReader:
         """Whether the last segment ended inside a record that is looked into: the next segment has the rest."""
         return self._left > 0 and self._parts is not None
 
-    def feed(self, name: str, data: bytes) -> Commits:
+    def feed(self, name: str, data: bytes, *, rest_only: bool = False) -> Commits:
         """The commits whose records end in this segment, oldest first.
 
+        ``rest_only``: read no further than the record that the segment before ended in.
         WalFormatError: ``data`` is not this segment (torn, other content, another system's), or doesn't adjoin the
         segment before.
         """
@@ -136,12 +137,12 @@ class WalReader:
         self._found = Commits(name, begin, earlier=self._name)
         self._major = header.major
         try:
-            self._walk(name, data, begin, page_bytes=header.page_bytes, magic=header.magic)
+            self._walk(name, data, begin, page_bytes=header.page_bytes, magic=header.magic, rest_only=rest_only)
         except WalFormatError as error:
             raise WalFormatError(f"{self._name or name} at {Lsn(max(self._start, 0))}: {error}") from error
         return self._found
 
-    def _walk(self, name: str, data: bytes, begin: int, *, page_bytes: int, magic: int) -> None:
+    def _walk(self, name: str, data: bytes, begin: int, *, page_bytes: int, magic: int, rest_only: bool) -> None:
         size, here = len(data), 0
         while here < size and not self.stopped:
             if here % page_bytes == 0:
@@ -156,6 +157,8 @@ class WalReader:
                 if self._left:
                     continue
                 self._assembled(begin + here)
+                if rest_only:
+                    return
             else:
                 page_end = here - here % page_bytes + page_bytes
                 here = self._whole_records(name, data, here, page_end, begin)
