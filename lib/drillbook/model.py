@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from functools import total_ordering
 from typing import Annotated, Any, ClassVar, Self
@@ -90,21 +90,52 @@ class Lsn:
         )
 
 
+_ZONED = re.compile(r"(.*[T ]\d{2}:\d{2}\S*?) ?(UTC|GMT|Z|[+-]\d{2}(?::?\d{2}){0,2})", re.IGNORECASE)
+_NAMED_ZONE = re.compile(r".*\d ?([A-Za-z]{2,5}|[A-Za-z_]+/[A-Za-z_/]+)")
+_END_OF_DAY = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt ]24:00(:00([.,]0+)?)?\b.*")
+_SINCE_1970 = {10: 1, 13: 1_000, 16: 1_000_000, 19: 1_000_000_000}  # digits in our time, and how many to a second
+_AS_WRITTEN = "expected e.g. 2026-11-01T10:15:00Z or 2026-11-01 10:15:00.123 UTC"
+
+
 def parse_instant(value: Any) -> datetime:
-    """An aware instant in UTC from a datetime or text; text without a zone is refused and its UTC reading shown."""
+    """An aware instant in UTC from a datetime or text, as ISO 8601 or PostgreSQL's log write it.
+
+    ValueError: it is none, or it can be read in several ways; the message says how it would be written.
+    """
     if isinstance(value, str):
-        text = value.strip()
-        try:
-            value = datetime.fromisoformat(text)
-        except ValueError as error:
-            raise ValueError(f"not an instant: {text!r} (expected e.g. 2026-11-01T10:15:00Z)") from error
+        value = _instant_in(value.strip())
     if not isinstance(value, datetime):
         raise ValueError(f"not an instant: {value!r}")
     if value.tzinfo is None:
-        reading = value.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
         found = value.isoformat(sep=" ")
-        raise ValueError(f"{found} has no time zone; read as UTC it is {reading}: write it with a zone")
+        raise ValueError(f"{found} has no time zone; read as UTC it is {_utc_form(value)}: write it with a zone")
     return value.astimezone(UTC)
+
+
+def _instant_in(text: str) -> datetime:
+    zoned = _ZONED.fullmatch(text)
+    written = f"{zoned[1]}{'Z' if zoned[2][0] in 'UGZugz' else zoned[2]}" if zoned else text
+    try:
+        return datetime.fromisoformat(written.replace("z", "Z"))
+    except ValueError as error:
+        raise ValueError(f"not an instant: {text[:80]!r} ({_how_to_write(text)})") from error
+
+
+def _how_to_write(text: str) -> str:
+    if found := _END_OF_DAY.fullmatch(text):
+        following = date.fromisoformat(found[1]) + timedelta(days=1)
+        return f"24:00 is the next day's first instant: write {following}T00:00:00 with the zone"
+    if text.isdecimal() and len(text) in _SINCE_1970:
+        seconds, rest = divmod(int(text), _SINCE_1970[len(text)])
+        read = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=rest * 1_000_000 // _SINCE_1970[len(text)])
+        return f"read as the time since 1970 it is {_utc_form(read)}: write it so"
+    if found := _NAMED_ZONE.fullmatch(text):
+        return f"the zone {found[1]!r} has no one offset: write the offset instead, e.g. +02:00, or Z for UTC"
+    return _AS_WRITTEN
+
+
+def _utc_form(value: datetime) -> str:
+    return value.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
 
 
 def show_instant(value: datetime) -> str:

@@ -43,7 +43,7 @@ class SourceArchive:
     @property
     def location(self) -> str:
         """The folder in the object store that holds ``base/`` and ``wals/``."""
-        return str(self.configuration["destinationPath"]).rstrip("/") + "/" + self.server_name
+        return str(self.configuration["destinationPath"]).removesuffix("/") + "/" + self.server_name
 
     @property
     def folders(self) -> tuple[ServerPeriod, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from drillbook.manifests import recovery_target
-from drillbook.model import BaseBackup, Lsn, RecoveryTarget
+from drillbook.model import BaseBackup, Lsn, RecoveryTarget, parse_instant
 from drillbook.run.parameters import faults_of
 
 UNSET = dict.fromkeys(("target_time", "target_lsn", "target_xid", "target_name", "target_immediate"), "")
@@ -77,3 +78,53 @@ def test_all_faults_are_told_at_once_and_two_targets_are_one() -> None:
         "reason",
         "target_time, target_lsn, target_xid",
     ]
+
+
+AS_LOGGED = datetime(2025, 10, 23, 12, 53, 28, 106000, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2025-10-23 12:53:28.106 UTC",
+        "2025-10-23 12:53:28.106 utc",
+        "2025-10-23 12:53:28.106 GMT",
+        "2025-10-23 12:53:28.106UTC",
+        "2025-10-23T12:53:28.106Z",
+        "2025-10-23t12:53:28.106z",
+        "2025-10-23 12:53:28.106z",
+        "2025-10-23 12:53:28,106Z",
+        "2025-10-23 12:53:28.106000999Z",
+        "2025-10-23 14:53:28.106+02",
+        "2025-10-23 14:53:28.106 +02",
+        "2025-10-23 14:53:28.106 +0200",
+        "2025-10-23 14:53:28.106+02:00",
+        "2025-10-23 18:23:28.106+05:30",
+        "2025-10-23 07:53:28.106-05",
+        "20251023T125328.106Z",
+        "  2025-10-23 12:53:28.106 UTC\n",
+    ],
+)
+def test_b27_times_as_logs_print_them_are_read(text: str) -> None:
+    assert parse_instant(text) == AS_LOGGED
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("2025-10-23 12:53:28.106", "read as UTC it is 2025-10-23T12:53:28.106000Z: write it with a zone"),
+        ("2025-10-23", "read as UTC it is 2025-10-23T00:00:00Z"),
+        ("2025-10-23 12:53:28 CEST", "the zone 'CEST' has no one offset: write the offset instead, e.g. +02:00"),
+        ("2025-10-23 12:53:28 Europe/Berlin", "the zone 'Europe/Berlin' has no one offset"),
+        ("2025-10-23 24:00:00Z", "write 2025-10-24T00:00:00 with the zone"),
+        ("2025-12-31 24:00 UTC", "write 2026-01-01T00:00:00 with the zone"),
+        ("1761224008", "read as the time since 1970 it is 2025-10-23T12:53:28Z: write it so"),
+        ("1761224008106", "it is 2025-10-23T12:53:28.106000Z: write it so"),
+        ("23/Oct/2025:12:53:28 +0000", "expected e.g. 2026-11-01T10:15:00Z"),
+        ("10/11/2025 12:53", "expected e.g. 2026-11-01T10:15:00Z"),
+        ("now", "expected e.g. 2026-11-01T10:15:00Z"),
+    ],
+)
+def test_b27_what_can_be_read_in_several_ways_is_refused_and_says_how_to_write_it(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        parse_instant(text)

@@ -25,12 +25,18 @@ from drillbook.objectstore.protocol import Level, ObjectInfo
 _TODO = {
     "AccessDenied": "Give these credentials s3:ListBucket and s3:GetObject on the archive's prefix.",
     "InvalidAccessKeyId": "The access key is not known to the store: check the Secret and the endpoint.",
-    "SignatureDoesNotMatch": "The secret key is not the access key's: check the Secret.",
     "ExpiredToken": "The session token has expired: get a new one.",
     "NoSuchBucket": "Check destinationPath and endpointURL: the store has no such bucket.",
     "NoSuchKey": "The object was there when the archive was listed: see what removes it (retention, lifecycle rules).",
     "InvalidObjectState": "The object lies in a cold storage class: restore it to a readable one first.",
+    "SlowDown": "The store limits requests, and went on to after every attempt: try again when it has less to do.",
+    "ServiceUnavailable": "The store refuses for now: try again, and see its own log if it stays so.",
+    "RequestTimeTooSkewed": "This machine's clock and the store's differ by more than the store allows: set the clock.",
+    "PreconditionFailed": "The object was written while it was read: read it again.",
 }
+_OF_REGION = frozenset(
+    {"SignatureDoesNotMatch", "AuthorizationHeaderMalformed", "PermanentRedirect", "IncorrectEndpoint", "InvalidRegion"}
+)
 _NOT_ANSWERED = (
     "Check that the endpoint is reachable from here; if this machine sees it at another address, set "
     "archive.endpoint_url in the profile."
@@ -47,6 +53,12 @@ _NO_KEY = "archive.reader_secret is null: give this machine or pod a role or a k
 _KEY_OF_KMS = "The objects are encrypted with a KMS key: these credentials also need kms:Decrypt on it."
 _TIMES = {"connect_timeout": 5, "read_timeout": 60}
 _ATTEMPTS = 4
+_PIECE = 1 << 20
+_MOST_BREAKS = 50  # of one object's answers
+_AFTER_ALL = "\U0010ffff"  # sorts after whatever else a key below a folder goes on with
+_UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+_BROKEN = (botocore.exceptions.BotoCoreError, urllib3.exceptions.HTTPError, OSError)
+"""What an answer's body ends with when the connection does; a body that is too short is one of them."""
 
 
 class S3Store:
@@ -121,12 +133,13 @@ class S3Store:
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
             ca.remove()
             raise ParameterError([f"no client can be made: {type(error).__name__}"], where="object store") from None
-        prefix = place.path.strip("/")
+        # As barman joins it: slashes before it go, and one at its end is not doubled; several of them stay.
+        prefix = place.path.lstrip("/")
         return cls(
             client,
             session,
             place.netloc,
-            f"{prefix}/" if prefix else "",
+            f"{prefix}/" if prefix and not prefix.endswith("/") else prefix,
             endpoint_url=endpoint_url,
             ca=ca,
         )
@@ -148,7 +161,7 @@ class S3Store:
     @property
     def location(self) -> str:
         """``s3://bucket/prefix``."""
-        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        return f"s3://{self._bucket}/{self._prefix}".removesuffix("/")
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects below ``prefix``, in key order; a page of at most 1,000 at a time."""
@@ -166,27 +179,62 @@ class S3Store:
         return Level(tuple(folders), tuple(objects))
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
-        """An object's bytes; a range past the end is cut at the end."""
-        wanted: dict[str, str] = {}
-        if length == 0:
-            return b""
-        if start or length is not None:
-            wanted["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
-        try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, **wanted)
-            with answer["Body"] as body:
-                return bytes(body.read())
-        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, OSError) as error:
-            self._fail(error, "reading", key)
+        """An object's bytes; a range past the end is cut at the end. A body that breaks off is read on, see `_pieces`."""
+        return b"" if length == 0 else b"".join(self._pieces(key, start, length, _PIECE))
 
     def stream(self, key: str, *, piece: int) -> Generator[bytes, None, None]:
-        """An object's bytes as they come; closed early, the rest is not fetched."""
-        try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+        """An object's bytes as they come; closed early, the rest is not fetched. Otherwise as `get`."""
+        yield from self._pieces(key, 0, None, piece)
+
+    def _pieces(self, key: str, start: int, length: int | None, piece: int) -> Generator[bytes, None, None]:
+        """A range of an object; where the connection breaks, the rest is asked for, of the same object by its ETag.
+
+        ObjectStoreError with the reason "Interrupted": it broke `_ATTEMPTS` times without a byte more, or `_MOST_BREAKS` times.
+        """
+        at, end = start, None if length is None else start + length
+        total, tag = -1, ""
+        broken = stuck = 0
+        while True:
+            before = at
+            wanted: dict[str, str] = {"IfMatch": tag} if tag and at > start else {}
+            if at or end is not None:
+                wanted["Range"] = f"bytes={at}-{'' if end is None else end - 1}"
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, **wanted)
+            except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, OSError) as error:
+                self._fail(error, "reading", key)
+            tag = str(answer.get("ETag", ""))
+            # A store that knows no ranges answers with the whole object.
+            whole = bool(wanted.get("Range")) and answer["ResponseMetadata"].get("HTTPStatusCode") == 200
+            skip = at if whole else 0
+            if total < 0 and "ContentLength" in answer:
+                size = int(answer["ContentLength"])
+                total = (min(size, end) if end is not None else size) - start if whole else size
+            why: Exception | None = None
             with closing(answer["Body"]) as body:
-                yield from body.iter_chunks(piece)
-        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, OSError) as error:
-            self._fail(error, "reading", key)
+                try:
+                    for part in body.iter_chunks(piece):
+                        new = part[skip:] if end is None else part[skip : skip + end - at]
+                        skip = max(0, skip - len(part))
+                        at += len(new)
+                        if new:
+                            yield new
+                        if end is not None and at >= end:
+                            return
+                except _BROKEN as error:
+                    why = error
+            if why is None and (total < 0 or at - start >= total):
+                return
+            broken, stuck = broken + 1, 0 if at > before else stuck + 1
+            if stuck >= _ATTEMPTS or broken >= _MOST_BREAKS:
+                name = type(why).__name__ if why else "the body was short"
+                raise ObjectStoreError(
+                    f"reading {self.location}/{key}: the answer broke off after {at - start:,} of {max(total, 0):,} bytes "
+                    f"({name}), {broken} times",
+                    reason="Interrupted",
+                    todo="Look at what lies between here and the store (proxy, load balancer and their time limits), and at "
+                    "the store's own log; nothing was changed.",
+                ) from None
 
     def head(self, key: str) -> ObjectInfo | None:
         """The object's description, ``None`` on 404."""
@@ -220,6 +268,7 @@ class S3Store:
 
     def _pages(self, prefix: str, **more: str) -> Iterator[dict[str, Any]]:
         token: dict[str, str] = {}
+        last = ""
         while True:
             try:
                 page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + prefix, **more, **token)
@@ -228,13 +277,31 @@ class S3Store:
             yield page
             if not page.get("IsTruncated"):
                 return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+            # Some stores say that there is more, and not how to ask for it.
+            named = [str(entry["Key"]) for entry in page.get("Contents", ())]
+            named += [str(entry["Prefix"]) + _AFTER_ALL for entry in page.get("CommonPrefixes", ())]
+            following = str(page.get("NextContinuationToken") or max(named, default=""))
+            if not following or following == last:
+                raise ObjectStoreError(
+                    f"listing {self.location}/{prefix}: the store says that there is more (IsTruncated), and gives neither a "
+                    "continuation token nor a key to go on from",
+                    reason="IncompleteListing",
+                    todo="This store's listings can't be read to their end: update it, or tell its maintainers.",
+                )
+            last = following
+            token = {"ContinuationToken" if page.get("NextContinuationToken") else "StartAfter": following}
 
     def _info(self, entry: dict[str, Any]) -> ObjectInfo:
+        if "Size" not in entry:
+            raise ObjectStoreError(
+                f"listing {self.location}: the store names {self._relative(entry['Key'])} without its size",
+                reason="IncompleteListing",
+                todo="Nothing can be judged by such a listing: update the store, or tell its maintainers.",
+            )
         return ObjectInfo(
             self._relative(entry["Key"]),
             int(entry["Size"]),
-            _utc(entry["LastModified"]),
+            _utc(entry["LastModified"]) if entry.get("LastModified") else _UNKNOWN_TIME,
             str(entry.get("ETag", "")).strip('"'),
             str(entry.get("StorageClass", "STANDARD")),
         )
@@ -257,7 +324,7 @@ class S3Store:
                 reason=code,
                 todo=_KEY_OF_KMS
                 if code.startswith("KMS") or "kms:" in message.lower()
-                else _TODO.get(code, "See what the store's own log says about this request."),
+                else self._todo(code),
             ) from None
         if isinstance(error, botocore.exceptions.NoCredentialsError | botocore.exceptions.PartialCredentialsError):
             raise ObjectStoreError(
@@ -271,6 +338,15 @@ class S3Store:
             reason=type(error).__name__,
             todo=_reach(error),
         ) from None
+
+    def _todo(self, code: str) -> str:
+        if code in _OF_REGION:
+            return (
+                f"Requests are signed for region {self._client.meta.region_name}: if the store is in another, put its name "
+                "into the Secret under the key that archive.reader_secret.region names; if it is this one, the secret key "
+                "is not the access key's."
+            )
+        return _TODO.get(code, "See what the store's own log says about this request.")
 
     def _masked(self, text: str) -> str:
         found = self._session.get_credentials()
