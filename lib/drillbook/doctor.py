@@ -14,6 +14,7 @@ from pathlib import Path
 from drillbook import cleanup, objectstore
 from drillbook import kube as k8s
 from drillbook.errors import ParameterError, RunbookError
+from drillbook.procedures.egress import ways_out
 from drillbook.procedures.readiness import CheckReadiness
 from drillbook.procedures.reading import read_archive
 from drillbook.procedures.remains import remains
@@ -58,6 +59,7 @@ def examine(site: str, outputs: Path) -> Iterator[Item]:
         yield _readiness(ctx)
         yield from _passwords(ctx)
         yield _archive(ctx)
+        yield from _copys_reach(ctx)
         yield _damages(ctx)
         yield _left_behind(ctx)
         yield from _on_production(ctx)
@@ -132,6 +134,26 @@ def _archive(ctx: Context) -> Item:
     fresh = age <= ctx.site.freshness.backup_age.total_seconds() / 3600
     found = f"{len(catalogue.usable)} usable base backups, the newest {newest.backup_id} is {age:.1f} h old"
     return Item("archive", fresh, found, "" if fresh else "Find out why the schedule made none.")
+
+
+def _copys_reach(ctx: Context) -> Iterator[Item]:
+    """Whether the copy's pods can reach the archive as Drillbook itself does: by network, and by who they are."""
+    archive = ctx.site.archive
+    if archive.reader_secret is None and archive.identity is None:
+        yield Item(
+            "copy's credentials", None,
+            "archive.reader_secret is null and archive.identity says nothing: the copy can read the archive only by a "
+            "role of its nodes, whatever Drillbook itself reads it by",
+            "Give archive.identity (annotations or service_account), or archive.reader_secret.",
+        )  # fmt: skip
+    try:
+        ways = ways_out(ctx.kube, ctx.site, ctx.archive)
+    except RunbookError as error:
+        yield Item("copy's network", None, error.what, error.todo)
+        return
+    said = "; ".join(f"{what}: {where}" for what, where in ways.said)
+    todo = f"By port only: {', '.join(ways.wide)}. Grant the right that is named, or name the place in copy.egress."
+    yield Item("copy's network", None if ways.wide else True, said, todo if ways.wide else "")
 
 
 def _damages(ctx: Context) -> Item:

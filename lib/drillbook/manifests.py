@@ -9,8 +9,8 @@ and the object store.
 
 from __future__ import annotations
 
-import ipaddress
 import re
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
@@ -164,24 +164,14 @@ def object_store(copy: Copy, site: Site, archive: SourceArchive, *, owner_uid: s
     return made, [(f"ObjectStore.{name}", why) for name, why in left_out]
 
 
-def network_policy(copy: Copy, archive: SourceArchive, *, owner_uid: str, instances: int = 1) -> dict[str, Any]:
-    """Lets the copy's pods out to DNS, the API server and the object store only; several instances, to each other too.
-
-    A policy knows addresses and ports, no names: an object store given by name is allowed by its port.
-    """
-    endpoint = urlsplit(archive.configuration.get("endpointURL", "https://s3.amazonaws.com"))
-    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
-    store_rule: dict[str, Any] = {"ports": [{"protocol": "TCP", "port": port}]}
-    try:
-        address = ipaddress.ip_address(endpoint.hostname or "")
-        store_rule["to"] = [{"ipBlock": {"cidr": f"{address}/{address.max_prefixlen}"}}]
-    except ValueError:
-        pass
+def network_policy(
+    copy: Copy, ways_out: Sequence[dict[str, Any]], *, owner_uid: str, instances: int = 1
+) -> dict[str, Any]:
+    """Lets the copy's pods out by the rules that are given and nowhere else; several instances, to each other too."""
     own = {"podSelector": {"matchLabels": {"cnpg.io/cluster": copy.ref.name}}}
     # Replicas are made from the primary and follow it; the instances ask each other for their state.
     ports = [{"protocol": "TCP", "port": 5432}, {"protocol": "TCP", "port": 8000}]
     among = instances > 1
-    dns = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -194,12 +184,7 @@ def network_policy(copy: Copy, archive: SourceArchive, *, owner_uid: str, instan
                 {"ports": [{"protocol": "TCP", "port": 8000}]},
                 *([{"from": [own], "ports": ports}] if among else []),
             ],
-            "egress": [
-                {"to": [dns], "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]},
-                {"ports": [{"protocol": "TCP", "port": 6443}, {"protocol": "TCP", "port": 443}]},
-                store_rule,
-                *([{"to": [own], "ports": ports}] if among else []),
-            ],
+            "egress": [*ways_out, *([{"to": [own], "ports": ports}] if among else [])],
         },
     }
 

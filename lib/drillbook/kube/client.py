@@ -114,6 +114,11 @@ class Kube:
         """The API server's version, e.g. ``v1.32.1``."""
         return str(self._transport.call("GET", "/version", what="read the API server's version").json()["gitVersion"])
 
+    def serves(self, group: str) -> bool:
+        """Whether the API server knows an API group, so whether what brings it is installed."""
+        found = self._transport.call("GET", "/apis", what="read the API groups").json().get("groups") or []
+        return any(item.get("name") == group for item in found)
+
     def api_time_offset_seconds(self) -> float | None:
         """By how many seconds the API server's clock is ahead of ours, to about one; None if it tells no time."""
         if self._transport.offset_seconds is None:

@@ -17,10 +17,11 @@ from drillbook.model import BaseBackup, ClusterRef, Effect, Frozen, Instant, sho
 from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.archiveend import ArchiveEnd
 from drillbook.procedures.boundary import ProvenTarget
+from drillbook.procedures.copyobjects import copy_objects
+from drillbook.procedures.egress import Egress, ways_out
 from drillbook.procedures.readiness import HEALTHY, SourceCluster
 from drillbook.recoverylog import RecoveryLog, attempt_to_follow, failed_attempt
 from drillbook.recoverylog import sidecar_cause as cause_in
-from drillbook.sourcearchive import IN_TREE
 from drillbook.step import Context, Obligation, Plan, Step
 
 UNRECOVERABLE = "Cluster is unrecoverable and needs manual intervention"
@@ -79,34 +80,27 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
         notes = [f"in namespace {ctx.site.drill_namespace}; expires after {ctx.site.limits.copy_expires}"]
         if self.unknown is not None:
             return Plan(summary=f"Cluster {copy.ref.name} (its target is {self.unknown})", notes=tuple(notes))
-        objects, left_out = self._objects(ctx, copy, owner_uid="")
+        ways = ways_out(ctx.kube, ctx.site, ctx.archive)
+        objects, left_out = self._objects(ctx, copy, ways, owner_uid="")
         notes += [f"left out: {name} ({reason})" for name, reason in left_out]
+        notes += [f"reaches {what}: {where}" for what, where in ways.said]
         return Plan(summary=f"Cluster {copy.ref}", objects=tuple(objects), notes=tuple(notes))
 
-    def _objects(self, ctx: Context, copy: Copy, owner_uid: str) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-        source = ctx.cluster_object(self.cluster.ref)
-        cluster, left_out = manifests.recovery_cluster(
-            copy,
-            ctx.site,
-            source,
-            archive=ctx.archive,
-            backup=self.backup,
-            target=self.target.target,
-            owner_uid=owner_uid,
-            instances=self.instances,
-        )
-        policy = manifests.network_policy(copy, ctx.archive, owner_uid=owner_uid, instances=self.instances)
-        if ctx.archive.method == IN_TREE:
-            return [policy, cluster], left_out
-        store, more = manifests.object_store(copy, ctx.site, ctx.archive, owner_uid=owner_uid)
-        return [store, policy, cluster], left_out + more
+    def _objects(
+        self, ctx: Context, copy: Copy, ways: Egress, owner_uid: str
+    ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+        return copy_objects(
+            ctx, copy, ways, source=self.cluster.ref, backup=self.backup, target=self.target.target,
+            owner_uid=owner_uid, instances=self.instances,
+        )  # fmt: skip
 
     def do(self, ctx: Context) -> RecoveryCopy:
         now = datetime.now(UTC)
         copy = Copy.named(ctx.site, ctx.run_id, now)
         self._remove_earlier(ctx)
         owner = manifests.owner_object(copy, source=self.cluster.ref, expires_at=now + ctx.site.limits.copy_expires)
-        objects, _ = self._objects(ctx, copy, owner_uid="")
+        ways = ways_out(ctx.kube, ctx.site, ctx.archive)
+        objects, _ = self._objects(ctx, copy, ways, owner_uid="")
         # Everything is tried as a dry run first, so that a refusal leaves nothing behind.
         for item in (owner, *objects):
             ctx.kube.create(item, dry_run=True)
@@ -116,7 +110,7 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
         password = manifests.password_secret(
             copy, username=secret["username"], password=secret["password"], owner_uid=owner_uid
         )
-        objects, left_out = self._objects(ctx, copy, owner_uid=owner_uid)
+        objects, left_out = self._objects(ctx, copy, ways, owner_uid=owner_uid)
         created_at, created = datetime.now(UTC), dict[str, Any]()
         for item in (password, *objects):
             self._promise(ctx, item)
@@ -129,6 +123,7 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
             "managed": spec.get("managed"),
             "namespace": copy.ref.namespace,
             "left_out": left_out,
+            "reaches": [f"{what}: {where}" for what, where in ways.said],
         }
         ctx.recorder.fact("quarantine", quarantine)
         found = RecoveryCopy(

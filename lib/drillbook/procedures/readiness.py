@@ -106,6 +106,17 @@ def _pull_secret_faults(ctx: Context, cluster: dict[str, Any], missing: list[str
     ]
 
 
+def _account_faults(ctx: Context) -> list[str]:
+    """The ServiceAccount that the copy reads the archive as must be there: CloudNativePG makes none of that name."""
+    identity = ctx.site.archive.identity
+    if identity is None or not identity.service_account:
+        return []
+    name = f"{ctx.site.drill_namespace}/{identity.service_account}"
+    if ctx.kube.get(k8s.SERVICE_ACCOUNT, ctx.site.drill_namespace, identity.service_account) is not None:
+        return []
+    return [f"ServiceAccount {name} (archive.identity.service_account) does not exist"]
+
+
 @dataclass(frozen=True)
 class CheckReadiness(Step[SourceCluster]):
     """The right cluster, and the rights to drill it.
@@ -134,6 +145,7 @@ class CheckReadiness(Step[SourceCluster]):
             for storage_class in dict.fromkeys(classes.values()):
                 faults += self._storage_faults(ctx, storage_class)
             faults += manifests.image_faults(site, cluster) + _pull_secret_faults(ctx, cluster, missing)
+            faults += _account_faults(ctx)
         faults += pin_faults(ctx, cluster)
         facts: dict[str, Any] = {}
         if status.get("currentPrimary") and not missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 from datetime import timedelta
 from typing import Annotated, Any, Self
@@ -128,17 +129,46 @@ class Approvals(Frozen):
     deadline: Duration = timedelta(hours=24)
 
 
+class EgressRule(Frozen):
+    """One more place that a copy may reach: a ``cidr``, or pods of a ``namespace`` by their labels; no ports is all."""
+
+    cidr: str = ""
+    namespace: Annotated[str, matches(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?", "a namespace")] = ""
+    pods: dict[str, str] = Field(default_factory=dict)
+    ports: tuple[Annotated[int, Field(strict=True, ge=1, le=65535)], ...] = ()
+
+    @field_validator("cidr")
+    @classmethod
+    def _a_network(cls, value: str) -> str:
+        return str(ipaddress.ip_network(value)) if value else ""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if bool(self.cidr) == bool(self.namespace):
+            raise ValueError("give exactly one of cidr and namespace")
+        if self.pods and not self.namespace:
+            raise ValueError("pods are labels in a namespace: give it")
+        return self
+
+    def __str__(self) -> str:
+        labels = ",".join(f"{name}={value}" for name, value in self.pods.items())
+        place = self.cidr or f"pods {labels or 'all'} of {self.namespace}"
+        return f"{place}, port {', '.join(map(str, self.ports)) or 'any'}"
+
+
 class CopySettings(Frozen):
     """How the copy differs from the source; empty is as the source.
 
     ``storage_class`` is that of all its volumes. ``known_workers`` are background workers of the site's own extensions
     (``backend_type`` in pg_stat_activity) that it knows to do nothing outside the server.
+    ``egress`` is what it must reach beyond DNS, API server and object store, or where they are if the cluster can't say.
     """
 
     storage_class: str = ""
     storage_size: Size = ""
     image: str = ""
     known_workers: tuple[Text, ...] = ()
+    egress: tuple[EgressRule, ...] = ()
 
 
 class Replacement(Frozen):
