@@ -14,12 +14,13 @@ from drillbook.kube.endurance import PATIENCE_SECONDS, Endurance
 from drillbook.kube.execution import ExecResult, execute
 from drillbook.kube.forwarding import Forward
 from drillbook.kube.kinds import POD, SECRET, SELF_SUBJECT_ACCESS_REVIEW, SELF_SUBJECT_REVIEW, Kind, kind_of
+from drillbook.kube.kubeconfig import Access
 from drillbook.kube.lease import Lease
 from drillbook.kube.logs import LogStream
 from drillbook.kube.loop import LoopThread
 from drillbook.kube.piping import Command, Pipe, Piped
 from drillbook.kube.redaction import Redactor, decoded
-from drillbook.kube.transport import Answer, Transport, load_configuration
+from drillbook.kube.transport import Answer, Transport
 from drillbook.model import Actor
 
 Object = dict[str, Any]
@@ -63,7 +64,7 @@ class Kube:
         API server is not asked yet.
         """
         endurance = Endurance(patience_seconds) if say is None else Endurance(patience_seconds, say)
-        return cls(Transport(load_configuration(kubeconfig, context), Redactor(mask), endurance))
+        return cls(Transport(Access(kubeconfig, context), Redactor(mask), endurance))
 
     def close(self) -> None:
         """End forwards, streams and connections; Leases are no longer renewed. Safe to call twice."""

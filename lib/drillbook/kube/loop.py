@@ -12,14 +12,17 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp import AddrInfoType
+from multidict import CIMultiDict
+from python_socks import ProxyError
 
 from drillbook.errors import KubernetesError
+from drillbook.kube.socks import SocksConnector, kept_alive
 from drillbook.kube.transport import Answer, Transport
 
 T = TypeVar("T")
@@ -38,6 +41,7 @@ class LoopThread:
         self._thread: threading.Thread | None = None
         self._session: aiohttp.ClientSession | None = None
         self._ssl: ssl.SSLContext | bool | None = None
+        self._ssl_of: object = None  # the configuration that it was made of: renewed credentials are another one
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     def _new_socket(self, address: AddrInfoType) -> socket.socket:
@@ -47,11 +51,7 @@ class LoopThread:
         """
         family, kind, protocol, _, _ = address
         made = socket.socket(family, kind, protocol)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 6)):
-            if hasattr(socket, option):  # not everywhere under these names
-                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        kept_alive(made)
         self._sockets.add(made)
         return made
 
@@ -79,7 +79,11 @@ class LoopThread:
     async def session(self) -> aiohttp.ClientSession:
         """The HTTP session; to be used on the loop only."""
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, socket_factory=self._new_socket, force_close=True)
+            proxy = self.transport.proxy() or ""
+            if proxy.startswith("socks"):
+                connector: aiohttp.BaseConnector = SocksConnector(proxy, self._sockets)
+            else:
+                connector = aiohttp.TCPConnector(limit=0, socket_factory=self._new_socket, force_close=True)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
 
@@ -108,31 +112,44 @@ class LoopThread:
         self, path: str, query: dict[str, Any], protocols: tuple[str, ...], what: str
     ) -> aiohttp.ClientWebSocketResponse[bool]:
         transport = self.transport
-        session = await self.session()
-        if self._ssl is None:
-            self._ssl = transport.ssl_context()
         try:
-            return await asyncio.wait_for(
-                session.ws_connect(
-                    transport.url(path, query),
-                    protocols=protocols,
-                    headers=await asyncio.to_thread(transport.headers),
-                    proxy=transport.proxy(),
-                    proxy_headers=transport.configuration.proxy_headers,
-                    ssl=self._ssl,
-                    server_hostname=transport.configuration.tls_server_name or None,
-                    autoclose=True,
-                    autoping=True,
-                    heartbeat=None,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
-                    max_msg_size=0,
-                ),
-                CONNECT_SECONDS,
-            )
+            who = await asyncio.to_thread(transport.headers)
+            try:
+                return await self._open(path, query, protocols, who)
+            except aiohttp.WSServerHandshakeError as error:
+                if error.status != 401 or not await asyncio.to_thread(transport.renew, who):
+                    raise
+                return await self._open(path, query, protocols, await asyncio.to_thread(transport.headers))
         except aiohttp.WSServerHandshakeError as error:
             raise await self._refusal(path, query, error, what) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ProxyError) as error:
             raise transport.no_answer(what, error, True) from error
+
+    async def _open(
+        self, path: str, query: dict[str, Any], protocols: tuple[str, ...], who: Sequence[tuple[str, str]]
+    ) -> aiohttp.ClientWebSocketResponse[bool]:
+        transport = self.transport
+        session = await self.session()
+        if self._ssl is None or self._ssl_of is not transport.configuration:
+            self._ssl, self._ssl_of = transport.ssl_context(), transport.configuration
+        proxy = transport.proxy()
+        return await asyncio.wait_for(
+            session.ws_connect(
+                transport.url(path, query),
+                protocols=protocols,
+                headers=CIMultiDict(who),
+                proxy=None if proxy is None or proxy.startswith("socks") else proxy,  # SOCKS is the connector's
+                proxy_headers=transport.configuration.proxy_headers,
+                ssl=self._ssl,
+                server_hostname=transport.configuration.tls_server_name or None,
+                autoclose=True,
+                autoping=True,
+                heartbeat=None,
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
+                max_msg_size=0,
+            ),
+            CONNECT_SECONDS,
+        )
 
     async def _refusal(
         self, path: str, query: dict[str, Any], error: aiohttp.WSServerHandshakeError, what: str

@@ -1,37 +1,34 @@
-"""HTTP to the API server: configuration, authentication, bounded retries of reads, and our errors.
+"""HTTP to the API server: authentication, bounded retries of reads, and our errors.
 
-The official client reads the kubeconfig and carries the requests; its exceptions stop here. What is raised says only
+The official client carries the requests; its exceptions stop here. What is raised says only
 what the API's own ``Status`` says, cut short: any other body may hold secrets and is dropped.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import urllib3
-import yaml
-from kubernetes import client, config
+from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from kubernetes.client.rest import should_bypass_proxies
 
 from drillbook.errors import Changed, KubernetesError, ParameterError
 from drillbook.kube.endurance import Endurance
+from drillbook.kube.kubeconfig import Access, tls
 from drillbook.kube.redaction import Redactor
 
 MESSAGE_LIMIT = 256
 REQUEST_SECONDS = 30.0
-_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 _TODO = {
     400: "Correct the object or the request; the API server names the field.",
@@ -59,55 +56,22 @@ class Answer:
         return found
 
 
-def load_configuration(kubeconfig: str, context: str) -> client.Configuration:
-    """How to reach the API server: the named kubeconfig, else $KUBECONFIG, else ~/.kube/config, else in-cluster.
-
-    Raises ParameterError if nothing usable is found.
-    """
-    configuration = client.Configuration()
-    configuration.retries = urllib3.Retry(0)  # `Endurance` asks again: it knows what may be repeated
-    configuration.connection_pool_maxsize = 16
-    chosen = kubeconfig or os.environ.get("KUBECONFIG", "")
-    home = Path("~/.kube/config").expanduser()
-    try:
-        if not chosen and not home.is_file() and _SERVICE_ACCOUNT.is_file():
-            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        else:
-            config.load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=str(Path(chosen).expanduser()) if chosen else str(home),
-                context=context or None,
-                client_configuration=configuration,
-                persist_config=False,
-            )
-    except (config.ConfigException, OSError) as error:
-        raise _unusable(cut(str(error))) from error
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError) as error:
-        # The loader stumbles over what is no kubeconfig; its words may quote the file, and with it a token.
-        raise _unusable(f"{chosen or home} can't be read as a kubeconfig ({type(error).__name__})") from None
-    return configuration
-
-
-def _unusable(fault: str) -> ParameterError:
-    return ParameterError(
-        [fault],
-        where="The way to the Kubernetes API",
-        todo="Name a kubeconfig and a context in the profile (kubernetes:), or set KUBECONFIG.",
-    )
-
-
 class Transport:
     """Requests to one API server; safe to use from several threads."""
 
-    def __init__(
-        self, configuration: client.Configuration, redactor: Redactor, endurance: Endurance | None = None
-    ) -> None:
-        self.configuration = configuration
+    def __init__(self, access: Access, redactor: Redactor, endurance: Endurance | None = None) -> None:
+        self.access = access
         self.endurance = endurance or Endurance()
         self.redactor = redactor
-        self._rest: Any = client.ApiClient(configuration).rest_client
-        self._auth = threading.Lock()
+        self._rest: Any = client.ApiClient(access.configuration).rest_client
+        self._auth = threading.RLock()
         self._clock = threading.Lock()
         self._ahead: tuple[float, float] | None = None
+
+    @property
+    def configuration(self) -> client.Configuration:
+        """How the API server is reached now: another object each time that credentials were renewed."""
+        return self.access.configuration
 
     @property
     def server(self) -> str:
@@ -120,14 +84,34 @@ class Transport:
         with self._clock:
             return None if self._ahead is None else sum(self._ahead) / 2
 
-    def headers(self) -> dict[str, str]:
-        """The headers that say who we are; an expiring token is renewed here."""
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers that say who we are, a name perhaps several times; what has expired is renewed here."""
         with self._auth:
-            bearer = self.configuration.auth_settings().get("BearerToken", {}).get("value")
-        if not bearer:
-            return {"User-Agent": "drillbook"}
-        self.redactor.add(str(bearer).partition(" ")[2])
-        return {"User-Agent": "drillbook", "Authorization": str(bearer)}
+            if self.access.expired:
+                self.renew()
+            found = self.access.headers()
+        for name, value in found:
+            if name == "Authorization":
+                self.redactor.add(value.partition(" ")[2])
+        return [("User-Agent", "drillbook"), *found]
+
+    def renew(self, refused: Sequence[tuple[str, str]] = ()) -> bool:
+        """Log in again, or read what someone else has renewed; whether there are other credentials now.
+
+        ``refused`` are the headers that the API server did not take: another thread may have renewed them already.
+        """
+        with self._auth:
+            if refused and not self.access.expired and list(refused) != [("User-Agent", "drillbook"), *self.access.headers()]:
+                return True
+            try:
+                if not self.access.renew():
+                    return False
+            except ParameterError as error:
+                # In the middle of a run a login that fails is no wrong parameter.
+                raise KubernetesError(f"log in again: {'; '.join(error.faults)}", status=401, todo=_TODO[401]) from error
+            self._rest.close()
+            self._rest = client.ApiClient(self.configuration).rest_client
+            return True
 
     def url(self, path: str, query: Mapping[str, Any] | None = None) -> str:
         """The absolute URL; a value that is None is left out, a list is repeated."""
@@ -143,19 +127,7 @@ class Transport:
 
     def ssl_context(self) -> ssl.SSLContext | bool:
         """TLS as the kubeconfig asks for it, for clients other than the official one."""
-        if not self.configuration.host.startswith("https:"):
-            return True
-        made = ssl.create_default_context(
-            cafile=self.configuration.ssl_ca_cert, cadata=self.configuration.ca_cert_data or None
-        )
-        # Newer Pythons set this, urllib3 does not: many clusters' own CAs lack a key identifier.
-        made.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        if not self.configuration.verify_ssl:
-            made.check_hostname = False
-            made.verify_mode = ssl.CERT_NONE
-        if self.configuration.cert_file:
-            made.load_cert_chain(self.configuration.cert_file, self.configuration.key_file)
-        return made
+        return tls(self.configuration)
 
     def call(
         self,
@@ -222,13 +194,25 @@ class Transport:
         read_seconds: float,
         changes: bool,
     ) -> Any:
-        headers = {**self.headers(), "Accept": "application/json", "Content-Type": content_type}
         try:
-            return self._rest.request(
-                method, self.url(path, query), headers=headers, body=body, _request_timeout=(10.0, read_seconds)
-            )
+            who = self.headers()
+            response = self._request(method, path, query, body, content_type, read_seconds, who)
+            if response.status == 401 and self.renew(who):
+                # Not taken, so nothing was done: it is asked once more as who we are now.
+                response.read()
+                response = self._request(method, path, query, body, content_type, read_seconds, self.headers())
+            return response
         except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
             raise self.no_answer(what, error, changes) from error
+
+    def _request(
+        self, method: str, path: str, query: Mapping[str, Any] | None, body: Any, content_type: str,
+        read_seconds: float, who: Sequence[tuple[str, str]],
+    ) -> Any:  # fmt: skip
+        headers = urllib3.HTTPHeaderDict([*who, ("Accept", "application/json"), ("Content-Type", content_type)])
+        return self._rest.request(
+            method, self.url(path, query), headers=headers, body=body, _request_timeout=(10.0, read_seconds)
+        )
 
     def _note_time(self, date: str | None, started: float, ended: float) -> None:
         if not date:
