@@ -57,6 +57,7 @@ def examine(site: str, outputs: Path) -> Iterator[Item]:
         if not pinned:
             yield _pin(ctx)
         yield _readiness(ctx)
+        yield from _questions(ctx)
         yield from _passwords(ctx)
         yield _archive(ctx)
         yield from _copys_reach(ctx)
@@ -104,6 +105,44 @@ def _readiness(ctx: Context) -> Item:
     except RunbookError as error:
         return Item("cluster", False, error.what, error.todo)
     return Item("cluster", True, f"{found.ref}, PostgreSQL {found.server_version // 10000}, timeline {found.timeline}")
+
+
+def _questions(ctx: Context) -> Iterator[Item]:
+    """What would leave a check UNPROVEN: a tenant without tables or login, SQL of the profile that this role may not run, databases nobody names.
+
+    A query is explained, not run: that asks for the same rights and reads no row.
+    """
+    for tenant in ctx.site.tenants:
+        asked = [("pending_events", tenant.pending_events)] if tenant.pending_events else []
+        asked += [(f"question {one.name!r}", one.sql) for one in tenant.questions]
+        if not tenant.digest_tables:
+            todo = "Name some in the profile (tenants[].digest_tables): without them the rows of this tenant are UNPROVEN."
+            yield Item(f"rows {tenant.database}", None, "the profile names no digest_tables", todo)
+        wrong: list[str] = []
+        try:
+            with ctx.source(tenant.database) as db:
+                for name, text in asked:
+                    try:
+                        db.ask_text(f"explain {text}")
+                    except RunbookError as error:
+                        wrong.append(f"{name}: {error.what}")
+        except RunbookError as error:
+            yield Item(f"SQL {tenant.database}", False, error.what, error.todo)
+            continue
+        if wrong:
+            todo = "Grant what is missing (deploy/sql/drillbook-tenant.sql, once for each schema, public too), or correct the profile."
+            yield Item(f"SQL {tenant.database}", False, "; ".join(wrong), todo)
+        elif asked:
+            yield Item(f"SQL {tenant.database}", True, f"{len(asked)} queries of the profile may be run")
+    try:
+        with ctx.source() as db:
+            there = [str(row["name"]) for row in db.ask("databases") if not row["is_template"]]
+    except RunbookError:
+        return  # the cluster's own line has said it
+    named = {tenant.database for tenant in ctx.site.tenants} | {"postgres", ctx.site.sql.database}
+    if strangers := sorted(set(there) - named):
+        todo = "Add them as tenants: their structure, rows and login are not checked, and their loss in a recovery is not shown by name."
+        yield Item("databases", None, f"the profile does not name {', '.join(strangers)}", todo)
 
 
 def _passwords(ctx: Context) -> Iterator[Item]:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from drillbook import kube as k8s
-from drillbook.errors import PreconditionError
+from drillbook.errors import KubernetesError, PreconditionError
 from drillbook.site import Site
 from drillbook.sourcearchive import PLUGIN, SourceArchive, of_store, source_archive
 
@@ -34,7 +34,16 @@ def kept_cluster(kube: k8s.Kube, site: Site, run_id: str = "") -> dict[str, Any]
 
 
 def _newest_note(kube: k8s.Kube, site: Site) -> dict[str, Any] | None:
-    notes = kube.list(k8s.CONFIG_MAP, site.cluster.namespace, labels=f"{KEPT_CLUSTER}={site.cluster.name}")
+    try:
+        notes = kube.list(k8s.CONFIG_MAP, site.cluster.namespace, labels=f"{KEPT_CLUSTER}={site.cluster.name}")
+    except KubernetesError as error:
+        if error.status != 403:
+            raise
+        raise PreconditionError(
+            f"Cluster {site.source} does not exist, and whether a run that removed it has kept it can't be read: "
+            f"the right to list configmaps in {site.cluster.namespace} is missing",
+            todo="Check the profile's cluster and context. If the Cluster is lost, read with the rights of deploy/recover/rbac.yaml.",
+        ) from error
     return max(notes, key=lambda item: str(item["metadata"]["creationTimestamp"]), default=None)
 
 

@@ -55,6 +55,7 @@ class CheckRecoveryReadiness(CheckReadiness):
     )
 
     granted_by: ClassVar[str] = "deploy/rbac/, deploy/recover/"
+    compares_rows: ClassVar[bool] = False
 
     database: str
 

@@ -129,6 +129,7 @@ class CheckReadiness(Step[SourceCluster]):
     drill_rights: ClassVar[Rights] = DRILL_RIGHTS
     granted_by: ClassVar[str] = "deploy/rbac/"
     makes_a_copy: ClassVar[bool] = True
+    compares_rows: ClassVar[bool] = True
 
     def do(self, ctx: Context) -> SourceCluster:
         site = ctx.site
@@ -195,8 +196,8 @@ class CheckReadiness(Step[SourceCluster]):
     def _grants(self, ctx: Context, db: Database) -> list[dict[str, Any]]:
         found = db.ask("role_grants") + db.ask("connect_grants", databases=[t.database for t in ctx.site.tenants])
         for tenant in ctx.site.tenants:
-            if not self.makes_a_copy:
-                break  # nothing is compared, so no table is read
+            if not self.compares_rows:
+                break  # no table of the source is read, and one that is gone must not stop its own recovery
             if tenant.digest_tables and any(g.get("name") == tenant.database and g["granted"] for g in found):
                 with ctx.source(tenant.database) as own:
                     found += own.ask("table_grants", tables=list(tenant.digest_tables))
