@@ -14,6 +14,7 @@ from pathlib import Path
 from drillbook import cleanup, objectstore
 from drillbook import kube as k8s
 from drillbook.errors import ParameterError, RunbookError
+from drillbook.procedures import knownfaults
 from drillbook.procedures.egress import ways_out
 from drillbook.procedures.readiness import CheckReadiness
 from drillbook.procedures.reading import read_archive
@@ -57,6 +58,7 @@ def examine(site: str, outputs: Path) -> Iterator[Item]:
         if not pinned:
             yield _pin(ctx)
         yield _readiness(ctx)
+        yield from _operator(ctx)
         yield from _questions(ctx)
         yield from _passwords(ctx)
         yield _archive(ctx)
@@ -105,6 +107,18 @@ def _readiness(ctx: Context) -> Item:
     except RunbookError as error:
         return Item("cluster", False, error.what, error.todo)
     return Item("cluster", True, f"{found.ref}, PostgreSQL {found.server_version // 10000}, timeline {found.timeline}")
+
+
+def _operator(ctx: Context) -> Iterator[Item]:
+    """Only where something is known of the operator's release."""
+    try:
+        primary = str(ctx.cluster_object(ctx.source_ref).get("status", {}).get("currentPrimary", ""))
+        pod = ctx.kube.get(k8s.POD, ctx.source_ref.namespace, primary) if primary else None
+    except RunbookError:
+        return  # the readiness has said it
+    known, todo = knownfaults.of_operator(knownfaults.operator_version(pod or {}))
+    if known:
+        yield Item("operator", None, known, todo)
 
 
 def _questions(ctx: Context) -> Iterator[Item]:

@@ -238,6 +238,7 @@ class BaseBackup(Frozen):
     location: str  # s3://bucket/prefix, no credentials
     backup_name: str = ""
     objects: int = 0
+    tablespaces: tuple[str, ...] = ()
 
     def age_seconds(self, now: datetime) -> float:
         """Seconds since the backup ended."""

@@ -40,7 +40,7 @@ class BackupInfo:
     cluster_size_bytes: int
     compression: str
     backup_name: str
-    tablespace_oids: tuple[int, ...]
+    tablespaces: tuple[tuple[str, int], ...]  # name and id
     is_snapshot: bool
 
 
@@ -94,7 +94,7 @@ def backup_info(said: Mapping[str, str]) -> BackupInfo:
         cluster_size_bytes=read("cluster_size", int) if "cluster_size" in said else 0,
         compression=said.get("compression", ""),
         backup_name=said.get("backup_name", ""),
-        tablespace_oids=_tablespace_oids(said.get("tablespaces", "")),
+        tablespaces=_tablespaces(said.get("tablespaces", "")),
         is_snapshot="snapshots_info" in said,
     )
     if info.begin_lsn.value // segment_bytes != begin.number or info.timeline != begin.timeline:
@@ -104,10 +104,10 @@ def backup_info(said: Mapping[str, str]) -> BackupInfo:
     return info
 
 
-def _tablespace_oids(text: str) -> tuple[int, ...]:
-    """The second of each (name, oid, location)."""
+def _tablespaces(text: str) -> tuple[tuple[str, int], ...]:
+    """The first two of each (name, oid, location)."""
     try:
-        return tuple(int(item[1]) for item in ast.literal_eval(text)) if text else ()
+        return tuple((str(item[0]), int(item[1])) for item in ast.literal_eval(text)) if text else ()
     except (ValueError, SyntaxError, TypeError, IndexError) as error:
         raise _wrong("tablespaces", error) from error
 

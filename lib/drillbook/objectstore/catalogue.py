@@ -194,6 +194,7 @@ def _base_backup(store: ObjectStore, entry: Entry, info: BackupInfo, prefix: str
         location=f"{store.location}/{prefix}".rstrip("/"),
         backup_name=info.backup_name,
         objects=len(entry.tars),
+        tablespaces=tuple(name for name, _ in info.tablespaces),
     )
 
 
@@ -226,7 +227,7 @@ def _missing(info: BackupInfo, prefix: str, tars: Sequence[tuple[ObjectInfo, str
             return f"{name} has an ending that is not known", item.key
         parts.setdefault(found[1], set()).add(int(found[2] or 0))
         ending = found[3]
-    for needed in ("data", *map(str, info.tablespace_oids)):
+    for needed in ("data", *(str(oid) for _, oid in info.tablespaces)):
         numbers = parts.get(needed)
         holes = sorted(set(range(max(numbers))) - numbers) if numbers else [0]
         if holes:

@@ -17,7 +17,7 @@ from drillbook.objectstore.protocol import ObjectStore
 from drillbook.objectstore.scan import Scan, record_from, scan
 from drillbook.objectstore.systems import foreign_timelines, system_of
 from drillbook.objectstore.timelines import Stray, own_timeline, pinned, strays, target_timeline, way_to
-from drillbook.wal import Chain, Histories, Numbers, SegmentName, chain
+from drillbook.wal import Chain, Histories, NewTablespace, Numbers, SegmentName, chain
 
 LOOK_BACK = 256
 """How many segments are read at most in search of something, unless told otherwise."""
@@ -47,6 +47,7 @@ class Holdings:
     _names: dict[int, tuple[Numbers, frozenset[str]]] = field(default_factory=dict, repr=False)
     _chains: dict[tuple[str, int], Chain] = field(default_factory=dict, repr=False)
     _scans: OrderedDict[str, Scan] = field(default_factory=OrderedDict, repr=False)
+    _tablespaces: dict[Lsn, NewTablespace] = field(default_factory=dict, repr=False)
     _allowed: int = field(default=LOOK_BACK, repr=False)
     _left: int = field(default=LOOK_BACK, repr=False)
 
@@ -96,6 +97,15 @@ class Holdings:
     def pinned(self, backup: BaseBackup, timeline: int = 0) -> int | None:
         """What ``targetTLI`` must be to recover from ``backup`` to ``timeline`` (0: the cluster's own); see `pinned`."""
         return pinned(timeline or self.chain(backup).timeline, backup, self.histories)
+
+    def tablespaces_after(self, backup: BaseBackup, *, before: Lsn | None = None) -> tuple[NewTablespace, ...]:
+        """Tablespaces created after the backup ended (and ``before`` an LSN), as far as WAL has been read.
+
+        A recovery that replays such a creation fails unless the tablespace's folder is there, which no restore makes.
+        """
+        end = before.value if before is not None else 1 << 64
+        found = (made for lsn, made in sorted(self._tablespaces.items()) if backup.end_lsn <= lsn and lsn.value < end)
+        return tuple(found)
 
     def find(self, backup_id: str) -> BaseBackup | None:
         """The usable backup of this id."""
@@ -157,6 +167,7 @@ class Holdings:
             return self._scans[name]
         self._spend(name)
         found = self._scans[name] = scan(self.store, self.listing, reach, name, self.system_id)
+        self._tablespaces |= {made.lsn: made for made in found.tablespaces}
         if len(self._scans) > _KEPT:
             self._scans.popitem(last=False)
         return found

@@ -57,7 +57,8 @@ class GapAt(Frozen):
 class Reachable(Frozen):
     """The recovery window of one server's archive; instants are those of one reading, ``read_at``.
 
-    ``periods`` are the instants that can be reached, oldest first; where there are several, gaps lie between. ``unlinked``
+    ``periods`` are the instants that can be reached, oldest first; where there are several, gaps lie between. ``new_tablespaces`` were
+    created after the newest base backup ended, in sentences, as far as WAL was read. ``unlinked``
     timelines hold WAL, but the history file that would lead recovery there is missing.
     """
 
@@ -75,6 +76,7 @@ class Reachable(Frozen):
     segments: int
     newest_segment: str
     newest_archived_at: Instant | None
+    new_tablespaces: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, str]]:
         """As a card shows it."""
@@ -125,6 +127,7 @@ class Reachable(Frozen):
             lines.insert(0, "There is no usable base backup: take one now (runbooks/backup-manual.ipynb).")
         elif self.backups[-1].problem:
             lines.insert(0, "The newest base backup doesn't reach the end of the archive: take a new one now.")
+        lines += [f"{item}: take a new base backup now." for item in self.new_tablespaces]
         lines += [
             f"Timeline {timeline} has WAL but no history file: archive {timeline:08X}.history from pg_wal of an instance."
             for timeline in self.unlinked
@@ -168,6 +171,7 @@ def reachable(
         segments=len(held.listing),
         newest_segment=newest.name if newest else "",
         newest_archived_at=newest.modified if newest else None,
+        new_tablespaces=tuple(map(str, held.tablespaces_after(held.backups[-1]))) if held.backups else (),
     )
 
 

@@ -16,7 +16,7 @@ from drillbook.model import BaseBackup, Frozen, show_instant
 from drillbook.objectstore.archive import histories, read_history
 from drillbook.objectstore.catalogue import BackupState, Catalogue, catalogue
 from drillbook.objectstore.gaps import ARCHIVE_TIMEOUT_SECONDS, BrokenWal, WalState, broken_wal, uploading
-from drillbook.objectstore.holdings import Holdings
+from drillbook.objectstore.holdings import LOOK_BACK, Holdings
 from drillbook.objectstore.layout import WalListing, wal_names, wal_prefix
 from drillbook.objectstore.protocol import ObjectStore
 from drillbook.objectstore.sampling import SAMPLES, read_sample, sample_names
@@ -100,6 +100,7 @@ class Asked(TypedDict, total=False):
 
     system_id: str
     timeline: int
+    tablespaces: Sequence[str]
     known: Sequence[KnownBackup] | None
     samples: int
     read_through: int
@@ -136,6 +137,7 @@ def look(
     *,
     system_id: str = "",
     timeline: int = 0,
+    tablespaces: Sequence[str] = (),
     known: Sequence[KnownBackup] | None = None,
     samples: int = SAMPLES,
     read_through: int = READ_THROUGH,
@@ -144,8 +146,8 @@ def look(
 ) -> Look:
     """Survey ``server_name``'s archive; a history file that can't be read is told, and left out of the holdings.
 
-    ``system_id`` and ``timeline`` are the cluster's ("" and 0: what the archive leaves no doubt about); ``known`` its
-    Backup objects (``None``: not asked); ``samples`` WAL segments and ``read_through`` stored bytes of the newest base backup are read; a segment that is
+    ``system_id`` and ``timeline`` are the cluster's ("" and 0: what the archive leaves no doubt about),
+    ``tablespaces`` those that it should have; ``known`` its Backup objects (``None``: not asked); ``samples`` WAL segments and ``read_through`` stored bytes of the newest base backup are read; a segment that is
     missing may still be on its way at ``now`` (``None``: the present), see `broken_wal`. PreconditionError: the archive
     is of several systems, or of several timelines that went on, and nothing says which is the cluster's.
     ObjectStoreError: the store refused or did not answer.
@@ -167,6 +169,7 @@ def look(
     strays, notes = _timelines(held, now, archive_timeout_seconds)
     findings += strays
     findings += _chains(held, now, archive_timeout_seconds)
+    findings += _tablespaces(held, tablespaces)
     findings += _sampled(held, samples, read)
     told = Survey(
         server_name=server_name,
@@ -324,6 +327,40 @@ def _off_the_way(held: Holdings, backup: BaseBackup, why: str) -> Finding:
     return Finding(
         state="unreachable", what=f"from base backup {backup.backup_id}: {why}", backup_id=backup.backup_id, spare=bool(held.backups)
     )
+
+
+def _tablespaces(held: Holdings, names: Sequence[str]) -> list[Finding]:
+    """Tablespaces that the cluster should have and its newest base backup has not; where in the WAL they were created.
+
+    Only then is WAL read for it: from the backup's end on, as much as one search may read.
+    """
+    backup = held.backups[-1] if held.backups else None
+    missing = sorted(set(names) - set(backup.tablespaces)) if backup else []
+    if backup is None or not missing:
+        return []
+    stretch = held.stretch(backup)
+    held.allow(LOOK_BACK)
+    whole = True
+    try:
+        for _ in stretch.forwards(stretch.number(backup.end_lsn)):
+            if len(held.tablespaces_after(backup)) >= len(missing):
+                break
+    except (WalGap, ObjectStoreError) as error:
+        if isinstance(error, ObjectStoreError) and error.reason != "TargetTooFarBack":
+            raise
+        whole = False
+    made = held.tablespaces_after(backup)
+    if whole and not made:
+        return []  # the Cluster names it, and it was not created yet
+    shown = "; ".join(map(str, made)) or f"its creation was not found in the {LOOK_BACK} segments after the base backup"
+    return [
+        Finding(
+            state="new tablespace",
+            what=f"base backup {backup.backup_id} has no tablespace {', '.join(missing)}: {shown}",
+            segment=stretch.reach.name_at(stretch.number(made[0].lsn)) if made else "",
+            todo="Take a new base backup now; until then recover to before that LSN only.",
+        )
+    ]
 
 
 def _chains(held: Holdings, now: datetime, archive_timeout_seconds: float) -> list[Finding]:

@@ -51,7 +51,8 @@ class ResolvedTarget(Frozen):
     ``timeline`` is the one that recovery ends on; where ``target`` names none, PostgreSQL can't be given its number and
     stays on it by itself.
     ``last_before`` is the last commit that will be recovered, ``first_after`` the first that won't; ``None`` where there
-    is none, or where the archive does not show it.
+    is none, or where the archive does not show it. ``new_tablespaces`` is what the recovery would fail on, as far as WAL
+    was read.
     """
 
     target: RecoveryTarget
@@ -61,6 +62,7 @@ class ResolvedTarget(Frozen):
     last_before: ArchivedCommit | None
     first_after: ArchivedCommit | None
     restore_point: RestorePoint | None = None
+    new_tablespaces: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, str]]:
         """As a card shows it."""
@@ -70,6 +72,7 @@ class ResolvedTarget(Frozen):
             ("WAL", f"{self.wal.segments} segments, {self.wal.first_segment} to {self.wal.last_segment}"),
             ("last commit recovered", _said(self.last_before)),
             ("first commit left out", _said(self.first_after)),
+            *(("will fail", f"{item}; take a new base backup, or recover to before it") for item in self.new_tablespaces),
         ]
 
 
@@ -284,6 +287,7 @@ class _Search:
             needed,
             next((c for _, scan in before for c in reversed(scan.commits) if recovered(c)), None),
             next((commit for commit in after if not recovered(commit)), None),
+            until=until,
         )
 
     def _earlier(self, stretch: Stretch) -> Iterator[tuple[int, Scan]]:
@@ -295,7 +299,13 @@ class _Search:
                 return
 
     def _build(
-        self, stretch: Stretch, last_segment: str, last: ArchivedCommit | None, first: ArchivedCommit | None
+        self,
+        stretch: Stretch,
+        last_segment: str,
+        last: ArchivedCommit | None,
+        first: ArchivedCommit | None,
+        *,
+        until: Lsn | None = None,
     ) -> ResolvedTarget:
         size = stretch.reach.segment_bytes
         end = SegmentName.parse(last_segment, size).number
@@ -316,6 +326,7 @@ class _Search:
             ),
             last_before=last,
             first_after=first,
+            new_tablespaces=tuple(map(str, self.held.tablespaces_after(stretch.backup, before=until))),
         )
 
     def _outside(self, what: str, nearest: Sequence[str]) -> TargetOutsideWindow:

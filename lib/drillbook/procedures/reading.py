@@ -133,6 +133,7 @@ def read_archive(
     known = known_backups(ctx)
     asked: objectstore.Asked = {"read_through": read_through, "now": now, "system_id": system_id}
     asked["archive_timeout_seconds"] = archive_timeout_seconds(cluster)
+    spaces = [str(item["name"]) for item in cluster.get("spec", {}).get("tablespaces") or ()]
     if samples is not None:
         asked["samples"] = samples
     folders: list[Reading] = []
@@ -143,6 +144,7 @@ def read_archive(
         elsewhere = {item.backup_id for folder in folders for item in folder.backups}
         mine = [item for item in known or () if item.backup_id not in elsewhere]
         asked["timeline"] = archive.timeline_in(period.name, timeline)
+        asked["tablespaces"] = spaces if current else ()
         asked["known"] = mine if current and known is not None else None
         try:
             found = objectstore.read_folder(

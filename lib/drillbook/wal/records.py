@@ -51,6 +51,12 @@ class NewTablespace(NamedTuple):
     path: str
     lsn: Lsn
 
+    def __str__(self) -> str:
+        return (
+            f"tablespace {self.path} was created at LSN {self.lsn}, after the base backup: a recovery from it past that LSN "
+            "fails unless the folder is there"
+        )
+
 
 def commits(
     segments: Iterable[tuple[str, bytes]], *, expected_system_id: str = "", stopped: list[str] | None = None
