@@ -177,7 +177,9 @@ def _passwords(ctx: Context) -> Iterator[Item]:
 
 def _archive(ctx: Context) -> Item:
     try:
-        catalogue = objectstore.catalogue(ctx.store, ctx.archive.server_name)
+        said = (ctx.kube.get(k8s.CLUSTER, ctx.source_ref.namespace, ctx.source_ref.name) or {}).get("status", {})
+        system_id = str(said.get("systemID", "")) or ctx.site.identity.system_identifier
+        catalogue = objectstore.catalogue(ctx.store, ctx.archive.server_name, system_id=system_id)
     except RunbookError as error:
         return Item("archive", False, error.what, error.todo)
     if not catalogue.usable:

@@ -74,7 +74,7 @@ def _best(work: Callable[[], object]) -> float:
 
 
 def _run(argv: list[str]) -> None:
-    subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
 
 
 def _pgbench(root: Path) -> list[str]:

@@ -23,7 +23,7 @@ from drillbook.objectstore.protocol import ObjectStore
 from drillbook.wal import Chain, Changes, Run, Runs, SegmentName, WalFormatError, read_run, rows_of
 
 _RUN_BYTES = 64 << 20
-_MOST_WORKERS = 4
+_MOST_WORKERS = 2  # each reads 100 MB/s and more, and a scheduled run has a gigabyte of memory for all
 _FEW = 4  # so many segments are read before a process would have begun
 
 
@@ -152,8 +152,12 @@ def _workers(segments: int) -> Iterator[tuple[Executor | None, int]]:
     if count < 2:
         yield None, 1
         return
-    # A fork would copy this process's threads' locks; a notebook's kernel has several.
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        # A fork would copy this process's threads' locks; a notebook's kernel has several.
+        pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    except OSError:  # no shared memory for their semaphores: one after the other, then
+        yield None, 1
+        return
     try:
         yield pool, count
     finally:

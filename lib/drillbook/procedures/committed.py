@@ -72,7 +72,7 @@ def _between(
         backup = backup_before(ctx, cluster, period.name, first)
         held = holdings(ctx, cluster, period.name, [backup])
         chain = held.chain(backup)
-        left = _left_at(ctx, folders[at + 1], chain.timeline) if at + 1 < len(folders) else None
+        left = _left_at(ctx, cluster, folders[at + 1], chain.timeline) if at + 1 < len(folders) else None
         found = search(
             ctx.store,
             held.listing,
@@ -99,10 +99,10 @@ def backup_before(ctx: Context, cluster: SourceCluster, server_name: str, at: da
     return next((backup for backup in reversed(usable) if backup.end_time <= at), usable[0])
 
 
-def _left_at(ctx: Context, following: ServerPeriod, timeline: int) -> Lsn | None:
-    """Where the line of the following folder left ``timeline``; ``None`` if its history does not tell."""
-    histories = objectstore.histories(ctx.store, objectstore.wal_names(ctx.store, following.name))
-    switches = histories[max(histories)] if histories else ()
+def _left_at(ctx: Context, cluster: SourceCluster, following: ServerPeriod, timeline: int) -> Lsn | None:
+    """Where the cluster's way in the following folder left ``timeline``; ``None`` if its history does not tell."""
+    held = with_histories(ctx, cluster, following.name, [])
+    switches = held.histories.get(held.own, ())
     return next((switch.lsn for switch in switches if switch.timeline == timeline), None)
 
 
