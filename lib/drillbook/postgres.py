@@ -8,6 +8,7 @@ messages quote are left out, because they may be a row's.
 from __future__ import annotations
 
 import functools
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,15 +20,26 @@ from typing import Any, LiteralString, Self
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import TransactionStatus
+from psycopg.pq import Conninfo, TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from drillbook.errors import Changed, PostgresError
 
-__all__ = ["SQL", "Address", "Composed", "Database", "Identifier", "Literal", "as_text", "hosts_of", "question"]
+__all__ = [
+    "SQL", "Address", "Composed", "Database", "Identifier", "Literal", "as_text", "by_parameters_only", "hosts_of", "question",
+]  # fmt: skip
 
 CONNECT_SECONDS = 15
+# What libpq reads beside its parameters: asked of the library at hand, and what it sends without a parameter of its own.
+LIBPQ_VARIABLES = tuple(
+    sorted(
+        {item.envvar.decode() for item in Conninfo.get_defaults() if item.envvar}
+        | {"PGDATESTYLE", "PGGEQO", "PGLOCALEDIR", "PGREALM", "PGSERVICEFILE", "PGSYSCONFDIR", "PGTZ"}
+    )
+)
+# A file that isn't there, in place of the ones that libpq looks for in the home of whoever runs this.
+_NO_FILE = "/nonexistent/drillbook"
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _PARAMETER = re.compile(r"%(?:%|\((\w+)\)s)")
 
@@ -68,6 +80,44 @@ class Address:
     host: str
     port: int
     why: Callable[[], str] | None = field(default=None, compare=False, repr=False)
+
+
+def by_parameters_only(argv: Sequence[str]) -> list[str]:
+    """A command of PostgreSQL's for a pod, kept from libpq's environment there, but for where the server is.
+
+    Host and port are what CloudNativePG sets in its instances; whatever else a Cluster's ``envFrom`` brings could lead
+    elsewhere, or change the session.
+    """
+    unset = [part for name in LIBPQ_VARIABLES if name not in ("PGHOST", "PGPORT") for part in ("-u", name)]
+    return ["env", *unset, *argv]
+
+
+class _Unheard:
+    """libpq's variables taken out of this process's environment while somebody connects, and put back afterwards.
+
+    Some of them (a service above all) can't be overruled by any parameter.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._within = 0
+        self._taken: dict[str, str] = {}
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._within += 1
+            for name in [name for name in os.environ if name.startswith("PG")]:
+                self._taken[name] = os.environ.pop(name)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                os.environ.update(self._taken)
+                self._taken.clear()
+
+
+_unheard = _Unheard()
 
 
 @functools.cache
@@ -126,7 +176,7 @@ class Database:
         lock_timeout_seconds: float = 60,
         application_name: str = "drillbook",
     ) -> Database:
-        """Connect with TLS if the server has it. ``read_only`` sessions refuse to write (25006).
+        """Connect with TLS if the server has it, by what is given here and nothing that libpq finds for itself. ``read_only`` sessions refuse to write (25006).
 
         A statement that waits for a lock of someone else's gives up after ``lock_timeout_seconds`` (55P03).
 
@@ -140,21 +190,27 @@ class Database:
             f"-c idle_in_transaction_session_timeout={round(max(statement_timeout_seconds * 2, 900) * 1000)}"
         )
         try:
-            connection = psycopg.connect(
-                host=address.host,
-                port=address.port,
-                user=user,
-                password=password,
-                dbname=dbname,
-                sslmode="prefer",
-                gssencmode="disable",
-                connect_timeout=CONNECT_SECONDS,
-                application_name=application_name,
-                client_encoding="UTF8",
-                options=options,
-                autocommit=True,
-                row_factory=dict_row,
-            )
+            with _unheard:
+                connection = psycopg.connect(
+                    host=address.host,
+                    port=address.port,
+                    user=user,
+                    password=password,
+                    passfile=_NO_FILE,
+                    dbname=dbname,
+                    sslmode="prefer",
+                    sslrootcert=_NO_FILE,
+                    sslcert=_NO_FILE,
+                    sslkey=_NO_FILE,
+                    sslcrl=_NO_FILE,
+                    gssencmode="disable",
+                    connect_timeout=CONNECT_SECONDS,
+                    application_name=application_name,
+                    client_encoding="UTF8",
+                    options=options,
+                    autocommit=True,
+                    row_factory=dict_row,
+                )
         except psycopg.Error as error:
             raise _not_connected(error, address, user, dbname, password) from None
         return cls(connection, address, password)

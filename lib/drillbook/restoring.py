@@ -11,6 +11,7 @@ from typing import Any
 
 from drillbook import kube as k8s
 from drillbook.errors import Changed, KubernetesError, Overtaken, PreconditionError
+from drillbook.postgres import by_parameters_only
 from drillbook.step import Context, Obligation
 
 Object = Mapping[str, Any]
@@ -208,7 +209,9 @@ def _run_sql(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
     if cluster is None:
         return "nothing to put back", f"Cluster {namespace}/{name} is gone"
     pod = str(cluster.get("status", {}).get("currentPrimary", ""))
-    argv = ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-f", "-"]
+    argv = by_parameters_only(
+        ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-f", "-"]
+    )
     done = kube.exec(namespace, pod, "postgres", argv, stdin=f"{undo['sql']};\n".encode(), timeout_seconds=60.0)
     if done.exit_code:
         first = next((line for line in done.error_text.splitlines() if "ERROR" in line), "it ended without a word")

@@ -16,7 +16,7 @@ from drillbook import kube as k8s
 from drillbook.conformance.probe import CantAsk, Differs
 from drillbook.errors import KubernetesError, RunbookError
 from drillbook.objectstore import ObjectStore, S3Store
-from drillbook.postgres import Address, Database
+from drillbook.postgres import Address, Database, by_parameters_only
 from drillbook.sourcearchive import BARMAN_PLUGIN
 
 Object = dict[str, Any]
@@ -255,7 +255,7 @@ class Ground:
         name = cluster or self.cluster["metadata"]["name"]
         found = self.kube.get(k8s.CLUSTER, self.namespace, name) or {}
         pod = (found.get("status") or {}).get("currentPrimary") or f"{name}-1"
-        argv = ["psql", "-X", "-v", "ON_ERROR_STOP=1", "-d", dbname, "-Atc", statement]
+        argv = by_parameters_only(["psql", "-X", "-v", "ON_ERROR_STOP=1", "-d", dbname, "-Atc", statement])
         answer = self.kube.exec(self.namespace, pod, "postgres", argv, timeout_seconds=60)
         if answer.exit_code:
             raise Differs(f"psql in {pod} ended with {answer.exit_code}: {answer.error_text.strip()[:200]}")

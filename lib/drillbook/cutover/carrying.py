@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from drillbook.postgres import SQL, Composed, Identifier, Literal
+from drillbook.postgres import SQL, Composed, Identifier, Literal, by_parameters_only
 
 # Written with quotes inside of their value: they are set by value, not by literal.
 _LISTS = frozenset({"local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"})
@@ -21,12 +21,14 @@ Statement = SQL | Composed
 
 def dump(database: str) -> list[str]:
     """The command that writes the whole database to its standard output."""
-    return ["pg_dump", "-w", "-U", "postgres", "-d", database, "-Fc", "--compress=1", "--no-subscriptions"]
+    return by_parameters_only(
+        ["pg_dump", "-w", "-U", "postgres", "-d", database, "-Fc", "--compress=1", "--no-subscriptions"]
+    )
 
 
 def restore(database: str) -> list[str]:
     """The command that fills an empty database from its standard input, and ends at the first error."""
-    return ["pg_restore", "-w", "-U", "postgres", "-d", database, "--exit-on-error"]
+    return by_parameters_only(["pg_restore", "-w", "-U", "postgres", "-d", database, "--exit-on-error"])
 
 
 def create(name: str, found: Mapping[str, Any]) -> list[Statement]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from drillbook import kube as k8s
 from drillbook.errors import Changed, PostgresError
-from drillbook.postgres import SQL, Composed, as_text
+from drillbook.postgres import SQL, Composed, as_text, by_parameters_only
 
 CONTAINER = "postgres"
 # Maintenance is done from here: what is renamed may hold no session.
@@ -54,7 +54,7 @@ class Superuser:
         return self._psql(database, [as_text(one) for one in statements], changed=Changed.UNKNOWN)
 
     def _psql(self, database: str, statements: list[str], *, changed: Changed) -> list[dict[str, Any]]:
-        argv = [*_PSQL, "-U", "postgres", "-d", database, "-f", "-"]
+        argv = by_parameters_only([*_PSQL, "-U", "postgres", "-d", database, "-f", "-"])
         text = "".join(one + ("\n" if one.endswith("\\gexec") else ";\n") for one in statements)
         done = self.kube.exec(self.namespace, self.pod, CONTAINER, argv, stdin=text.encode(), timeout_seconds=self.timeout_seconds)
         if done.exit_code != 0:
