@@ -9,7 +9,15 @@ from drillbook import kube as k8s
 from drillbook import lostcluster, objectstore, replacements, restoring
 from drillbook.errors import BaseBackupMissing, NotReady
 from drillbook.model import Check, Verdict
-from drillbook.procedures.readiness import ARCHIVED_BY, HEALTHY, Rights, SourceCluster, denied, pin_faults
+from drillbook.procedures.readiness import (
+    ARCHIVED_BY,
+    HEALTHY,
+    Rights,
+    SourceCluster,
+    denied,
+    pin_faults,
+    replica_faults,
+)
 from drillbook.step import Context, Step
 
 STILL_HEALTHY = (
@@ -69,7 +77,7 @@ class ReadOldCluster(Step[OldCluster]):
         cluster = found or {"metadata": {}, "spec": {}, "status": {}}
         missing = denied(ctx, self.rights, site.cluster.namespace)
         faults = [f"missing right: {right} (deploy/recover/, deploy/replace/)" for right in missing]
-        faults += pin_faults(ctx, cluster)
+        faults += pin_faults(ctx, cluster) + replica_faults(cluster)
         if found is None and not faults:
             faults += profile_faults(ctx)
         if faults:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook import manifests
-from drillbook.errors import NotReady
+from drillbook.errors import NotReady, PreconditionError
 from drillbook.manifests import RUN_LABEL
 from drillbook.model import (
     Check,
     ClusterRef,
     Frozen,
     Verdict,
+    parse_instant,
+    show_instant,
 )
 from drillbook.postgres import Database
 from drillbook.sourcearchive import IN_TREE, PLUGIN
@@ -117,6 +121,53 @@ def _account_faults(ctx: Context) -> list[str]:
     return [f"ServiceAccount {name} (archive.identity.service_account) does not exist"]
 
 
+def replica_faults(cluster: dict[str, Any]) -> list[str]:
+    """Whether the Cluster follows another one, by ``spec.replica`` in either of its forms (standalone, distributed)."""
+    replica = cluster.get("spec", {}).get("replica") or {}
+    name = cluster["metadata"].get("name", "")
+    follows = replica.get("enabled")
+    if follows is None:
+        follows = bool(replica.get("primary")) and replica["primary"] != (replica.get("self") or name)
+    if not follows:
+        return []
+    leader = replica.get("primary") or replica.get("source") or "another cluster"
+    return [
+        f"it is a replica cluster of {leader} (spec.replica): it takes no writes and its history is the other's; "
+        "name the primary cluster in the profile"
+    ]
+
+
+def asleep_faults(cluster: dict[str, Any]) -> list[str]:
+    """Why a Cluster whose phase may still be healthy answers nobody: hibernated, or its primary fenced."""
+    annotations = cluster["metadata"].get("annotations") or {}
+    conditions = {item["type"]: item for item in cluster.get("status", {}).get("conditions") or []}
+    faults = []
+    asleep = conditions.get("cnpg.io/hibernation", {}).get("status") == "True"
+    if asleep or annotations.get("cnpg.io/hibernation") == "on":
+        faults.append("it is hibernated (annotation cnpg.io/hibernation): set it to off and wait until it is healthy")
+    try:
+        fenced = json.loads(annotations.get("cnpg.io/fencedInstances") or "[]")
+    except ValueError:
+        fenced = []
+    primary = cluster.get("status", {}).get("currentPrimary")
+    if "*" in fenced or primary in fenced:
+        faults.append(
+            f"its primary {primary or ''} is fenced (annotation cnpg.io/fencedInstances): `kubectl cnpg fencing off` lifts it"
+        )
+    return faults
+
+
+def _archive_faults(ctx: Context) -> list[str]:
+    """A Cluster whose ObjectStore is gone is frozen: its phase stays healthy, and CloudNativePG does nothing for it."""
+    try:
+        _ = ctx.archive
+    except NotReady as error:
+        return error.faults
+    except PreconditionError as error:
+        return [f"{error.what}: {error.todo}" if error.todo else error.what]
+    return []
+
+
 @dataclass(frozen=True)
 class CheckReadiness(Step[SourceCluster]):
     """The right cluster, and the rights to drill it.
@@ -133,9 +184,13 @@ class CheckReadiness(Step[SourceCluster]):
 
     def do(self, ctx: Context) -> SourceCluster:
         site = ctx.site
-        faults: list[str] = []
         cluster = ctx.cluster_object(ctx.source_ref)
         status = cluster.get("status", {})
+        # Waiting does not help here, and no session could be opened: reported by itself, before anything else is asked.
+        asleep = replica_faults(cluster) + asleep_faults(cluster)
+        if asleep:
+            raise NotReady(asleep, where=f"Cluster {ctx.source_ref}", todo="Choose the cluster that serves, or wake this one.")
+        faults: list[str] = []
         if status.get("phase") != HEALTHY:
             faults.append(f"Cluster {ctx.source_ref} is {status.get('phase') or 'without a phase'!r}, not {HEALTHY!r}")
         missing = denied(ctx, self.source_rights, site.cluster.namespace)
@@ -147,7 +202,7 @@ class CheckReadiness(Step[SourceCluster]):
                 faults += self._storage_faults(ctx, storage_class)
             faults += manifests.image_faults(site, cluster) + _pull_secret_faults(ctx, cluster, missing)
             faults += _account_faults(ctx)
-        faults += pin_faults(ctx, cluster)
+        faults += pin_faults(ctx, cluster) + _archive_faults(ctx)
         facts: dict[str, Any] = {}
         if status.get("currentPrimary") and not missing:
             with ctx.source() as db:
@@ -262,19 +317,30 @@ class NothingElseRunning(Rung):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         done = {"completed", "failed", "invalid backup definition"}
-        busy = [
-            f"Backup {item['metadata']['name']} is {item.get('status', {}).get('phase') or 'pending'}"
-            for item in ctx.kube.list(k8s.BACKUP, self.cluster.ref.namespace)
-            if item["spec"]["cluster"]["name"] == self.cluster.ref.name
-            and item.get("status", {}).get("phase", "") not in done
-        ]
+        limit = ctx.site.freshness.backup_age
+        busy: list[str] = []
+        stuck: list[str] = []
+        for item in ctx.kube.list(k8s.BACKUP, self.cluster.ref.namespace):
+            status = item.get("status", {})
+            if item["spec"]["cluster"]["name"] != self.cluster.ref.name or status.get("phase", "") in done:
+                continue
+            begun = parse_instant(status.get("startedAt") or item["metadata"]["creationTimestamp"])
+            age = datetime.now(UTC) - begun
+            said = f"Backup {item['metadata']['name']} is {status.get('phase') or 'pending'} since {show_instant(begun)}"
+            (stuck if age > limit else busy).append(said)
         busy += [
             f"copy {item['metadata']['name']} of run {item['metadata']['labels'][RUN_LABEL]} is still there"
             for item in ctx.kube.list(k8s.CLUSTER, ctx.site.drill_namespace, labels=RUN_LABEL)
             if item["metadata"]["labels"][RUN_LABEL] != ctx.run_id
         ]
         verdict = Verdict.FAILED if busy else Verdict.VERIFIED
-        return [self.result(verdict, expected="nothing under way", observed="; ".join(busy) or "nothing under way")]
+        observed = "; ".join(busy) or "nothing under way"
+        # Longer than the newest backup may be old, it is no longer under way but left: it says nothing of today.
+        details = tuple(
+            ("left unfinished", f"{said}, longer than freshness.backup_age: delete it, it may hold up later backups")
+            for said in stuck
+        )
+        return [self.result(verdict, expected="nothing under way", observed=observed, details=details)]
 
 
 __all__ = ["HEALTHY", "CheckReadiness", "NothingElseRunning", "SourceCluster"]
