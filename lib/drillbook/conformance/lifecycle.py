@@ -8,7 +8,7 @@ from drillbook import kube as k8s
 from drillbook.conformance.ground import HEALTHY, Ground
 from drillbook.conformance.probe import CantAsk, Differs, probe
 from drillbook.errors import KubernetesError
-from drillbook.postgres import SQL
+from drillbook.postgres import SQL, by_parameters_only
 
 _APP_KEYS = {"username", "user", "password", "dbname", "host", "port", "pgpass", "uri", "jdbc-uri"}
 _CHECKPOINT = "SELECT timeline_id, system_identifier FROM pg_control_checkpoint(), pg_control_system()"
@@ -132,7 +132,7 @@ def exec_is_superuser(ground: Ground) -> str:
 @probe("Clusters", "a command's exit code and both its outputs come back from exec", needs="cluster")
 def exec_returns_the_exit_code(ground: Ground) -> str:
     pod = str(_status(ground).get("currentPrimary"))
-    argv = ["psql", "-X", "-v", "ON_ERROR_STOP=1", "-Atc", "SELECT no_such_column"]
+    argv = by_parameters_only(["psql", "-X", "-v", "ON_ERROR_STOP=1", "-Atc", "SELECT no_such_column"])
     answer = ground.kube.exec(ground.namespace, pod, "postgres", argv, timeout_seconds=30)
     if answer.exit_code != 1 or "no_such_column" not in answer.error_text:
         raise Differs(f"exit code {answer.exit_code}, stderr {answer.error_text.strip()[:120]!r}")
@@ -292,9 +292,8 @@ def foreign_services_stop_a_cluster(ground: Ground) -> str:
 
 def _answers(ground: Ground, pod: str) -> bool:
     try:
-        answer = ground.kube.exec(
-            ground.namespace, pod, "postgres", ["psql", "-X", "-Atc", "SELECT 1"], timeout_seconds=30
-        )
+        argv = by_parameters_only(["psql", "-X", "-Atc", "SELECT 1"])
+        answer = ground.kube.exec(ground.namespace, pod, "postgres", argv, timeout_seconds=30)
     except KubernetesError as error:
         if error.status == 403:
             raise CantAsk(error.what) from error
