@@ -181,9 +181,9 @@ WILD = (
     Wild(
         "synchronous replicas and slots",
         {"minSyncReplicas": 1, "maxSyncReplicas": 1, "replicationSlots": {"highAvailability": {"enabled": True}},
-         "postgresql": {"synchronous": {"method": "any", "number": 1}, "parameters": {"pg_failover_slots.primary_dsn": "host=x"}}},
+         "postgresql": {"synchronous": {"method": "any", "number": 1}, "parameters": {"pg_failover_slots.synchronize_slot_names": "name:x"}}},
         left_out=("minSyncReplicas", "maxSyncReplicas", "replicationSlots", "postgresql.synchronous",
-                  "postgresql.parameters.pg_failover_slots.primary_dsn"),
+                  "postgresql.parameters.pg_failover_slots.synchronize_slot_names"),
     ),
     Wild(
         "certificates of one's own and the skipped check",
