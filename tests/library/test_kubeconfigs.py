@@ -205,6 +205,24 @@ def test_b39_a_client_certificate_that_is_no_longer_taken_is_asked_for_again(tmp
 # -- the way there -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("scheme", "kind"), [("socks5://", "socks5"), ("http://", "connect"), ("", "connect")])
+def test_b21_a_bastion_that_the_environment_names_is_passed_too(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, kind: str
+) -> None:
+    cluster = cluster_of(api) | {"server": "https://api.nowhere.invalid:6443", "tls-server-name": "localhost"}
+    with bastion(api.serving.port) as way:
+        monkeypatch.setenv("HTTPS_PROXY", f"{scheme}127.0.0.1:{way.port}")
+        with Kube.open(kubeconfig(tmp_path / "config", cluster, {"token": ADMIN})) as kube:
+            assert reached(kube) == "lab-admin"
+    assert {found for found, _ in way.asked} == {kind}
+
+
+def test_b21_a_proxy_of_the_environment_that_cannot_work_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "socks4://127.0.0.1:1")
+    with pytest.raises(ParameterError, match="HTTPS_PROXY"):
+        Kube.open(kubeconfig(tmp_path / "config", {"server": HTTPS}, {"token": "x"}))
+
+
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h", "http"])
 def test_b21_a_bastion_is_passed_by_requests_and_by_streams(api: Api, tmp_path: Path, scheme: str) -> None:
     """The name is resolved by the bastion: here nobody knows it."""

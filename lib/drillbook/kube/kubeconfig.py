@@ -76,6 +76,7 @@ class Access:
                 config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             else:
                 self._read(self._chosen or str(home), configuration)
+            _proxy(configuration)
             _usable(configuration)
         except (config.ConfigException, OSError) as error:
             raise unusable([str(error)]) from error
@@ -112,7 +113,6 @@ class Access:
         loader.load_and_set(configuration)  # type: ignore[no-untyped-call]
         configuration.refresh_api_key_hook = None  # it would put back what was read first
         self._impersonation = impersonation(given)
-        _proxy(configuration)
 
     # -- using ---------------------------------------------------------------------------------------------------------
 
@@ -268,7 +268,11 @@ def _proxy(configuration: client.Configuration) -> None:
     """A proxy's user and password go into a header; a SOCKS proxy resolves the name, as it does for kubectl."""
     if not configuration.proxy:
         return
+    if "://" not in str(configuration.proxy):
+        configuration.proxy = f"http://{configuration.proxy}"  # as HTTPS_PROXY may be written
     parts = urlsplit(str(configuration.proxy))
+    if parts.scheme.lower() not in _PROXIES:
+        raise unusable([f"the proxy (HTTPS_PROXY) is {parts.scheme}: only {', '.join(_PROXIES)} work"])
     if parts.scheme.lower() == "socks5":
         configuration.proxy = parts._replace(scheme="socks5h").geturl()
     elif parts.username and parts.scheme.lower() in ("http", "https"):
