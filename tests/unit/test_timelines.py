@@ -223,6 +223,17 @@ def test_b03_latest_would_follow_a_stranger_and_the_number_cant_be_given() -> No
     assert sent(at(store, 5.5, timeline=5)) == "5"
 
 
+def test_b01_a_strangers_damaged_history_is_in_nobodys_way() -> None:
+    store = strayed()
+    store.put("pg/wals/00000002.history", b"nonsense")
+    assert sent(at(store, 25.5, timeline=1)) == "1"
+    assert [item.state for item in read(store, timeline=1).survey.damages] == ["history damaged"]
+    lone, _ = on_five()
+    lone.put("pg/wals/00000006.history", b"nonsense")
+    with pytest.raises(PreconditionError, match=r"by 00000006\.history"):
+        at(lone, 5.5, timeline=5)
+
+
 def test_b04_a_missing_history_that_a_later_one_names_is_no_damage() -> None:
     store, wal = on_five()
     store.history(6, (5, wal.lsn), at=minutes(12))

@@ -59,8 +59,20 @@ def read_history(store: ObjectStore, item: HistoryObject) -> tuple[Switch, ...]:
     return switches
 
 
-def histories(store: ObjectStore, listing: WalListing) -> dict[int, tuple[Switch, ...]]:
-    """Every timeline history file of the listing, read and parsed; WalGap names one that is damaged."""
+def histories(store: ObjectStore, listing: WalListing, *, needed: int = 0) -> dict[int, tuple[Switch, ...]]:
+    """Every timeline history file of the listing, read and parsed; WalGap names one that is damaged.
+
+    ``needed`` is the one timeline that recovery is to end on: all others' files that are damaged are left out then.
+    """
+
+    def read(item: HistoryObject) -> tuple[Switch, ...] | None:
+        try:
+            return read_history(store, item)
+        except WalGap:
+            if needed in (0, item.timeline):
+                raise
+            return None
+
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="histories") as pool:
-        read = pool.map(lambda item: read_history(store, item), listing.histories.values())
-        return dict(zip(listing.histories, read, strict=True))
+        found = zip(listing.histories, pool.map(read, listing.histories.values()), strict=True)
+        return {timeline: switches for timeline, switches in found if switches is not None}

@@ -65,7 +65,7 @@ class Holdings:
         since = min((backup.begin_wal for backup in backups), key=lambda name: name[8:], default="")
         first = min((backup.timeline for backup in backups), default=0)
         listing = wal_names(store, server_name, since=f"{first:08X}{since[8:]}" if since else "")
-        return cls(store, listing, tuple(backups), histories(store, listing), system_id, timeline)
+        return cls(store, listing, tuple(backups), histories(store, listing, needed=timeline), system_id, timeline)
 
     @property
     def own(self) -> int:
@@ -96,7 +96,7 @@ class Holdings:
 
     def pinned(self, backup: BaseBackup, timeline: int = 0) -> int | None:
         """What ``targetTLI`` must be to recover from ``backup`` to ``timeline`` (0: the cluster's own); see `pinned`."""
-        return pinned(timeline or self.chain(backup).timeline, backup, self.histories)
+        return pinned(timeline or self.chain(backup).timeline, backup, self.listing.histories)
 
     def tablespaces_after(self, backup: BaseBackup, *, before: Lsn | None = None) -> tuple[NewTablespace, ...]:
         """Tablespaces created after the backup ended (and ``before`` an LSN), as far as WAL has been read.
@@ -249,4 +249,4 @@ def archive_chain(store: ObjectStore, backup: BaseBackup, listing: WalListing, *
             reason="ListingTooShort",
             todo="List the WAL since the base backup's begin WAL.",
         )
-    return Holdings(store, listing, (backup,), histories(store, listing), timeline=timeline).chain(backup)
+    return Holdings(store, listing, (backup,), histories(store, listing, needed=timeline), timeline=timeline).chain(backup)

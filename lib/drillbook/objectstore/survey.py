@@ -121,7 +121,7 @@ def kept(store: ObjectStore, server_name: str, *, system_id: str = "", timeline:
     listing = wal_names(store, server_name)
     system_id = system_id or own_system(store, listing, catalogue(store, server_name))
     usable = tuple(catalogue(store, server_name, system_id=system_id).usable)
-    return _kept(Holdings(store, listing, usable, histories(store, listing), system_id, timeline))[0]
+    return _kept(Holdings(store, listing, usable, histories(store, listing, needed=timeline), system_id, timeline))[0]
 
 
 def _kept(every: Holdings) -> tuple[Holdings, dict[str, str]]:
@@ -404,7 +404,7 @@ def _sampled(held: Holdings, samples: int, read: list[str]) -> list[Finding]:
     begin = min((backup.begin_wal[8:] for backup in held.backups), default="")
     on = {f"{branch.timeline:08X}" for branch in way_to(held.own, held.histories)}
     end = max((held.chain(backup).newest_segment for backup in held.backups), default="")
-    names = [name for name in held.listing.names() if name[8:] >= begin and name[:8] in on and name <= end]
+    names = [name for name in held.listing.names() if name[8:] >= begin and name[:8] in on and (name <= end or not end)]
     chosen = [segment for name in sample_names(names, samples, first=first) if (segment := held.listing.segment(name))]
     ends = {held.chain(backup).last_segment for backup in held.backups} | set(names[-1:])
     spoilt, looked = read_sample(held.store, chosen, system_id=held.system_id, ends=ends)

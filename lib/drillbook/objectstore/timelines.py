@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -63,9 +63,10 @@ def target_timeline(own: int, backup: BaseBackup, histories: Histories) -> int:
     return newest_timeline(backup.timeline, {number: way for number, way in histories.items() if number < own})
 
 
-def pinned(timeline: int, backup: BaseBackup, histories: Histories) -> int | None:
+def pinned(timeline: int, backup: BaseBackup, histories: Container[int]) -> int | None:
     """What ``targetTLI`` must be so that recovery from ``backup`` ends on ``timeline``; ``None``: it must be left out.
 
+    ``histories`` are the timelines whose history files are there, whether they can be read or not.
     PreconditionError: PostgreSQL can't be given the number, and without it would leave the timeline.
     """
     if timeline == 1 or timeline in histories:

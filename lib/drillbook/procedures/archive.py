@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
@@ -182,7 +182,10 @@ class WalChainUnbroken(Step[ArchivedWal]):
                 verdict=Verdict.VERIFIED if chain.unbroken else Verdict.FAILED,
                 expected=expected,
                 observed=f"{chain.segments} segments, unbroken" if chain.unbroken else chain.problem,
-                details=tuple((f"gap {n}", f"{item}. {item.todo}") for n, item in enumerate(broken[:8], 1)),
+                details=(
+                    *((f"gap {n}", f"{item}. {item.todo}") for n, item in enumerate(broken[:8], 1)),
+                    *_strays(held),
+                ),
             )
         )
         result = ArchivedWal(
@@ -231,6 +234,15 @@ class WalChainUnbroken(Step[ArchivedWal]):
             f"{show_instant(asked)} is not before the newest archived commit; the nearest reachable instant is {nearest}",
             todo=f"Give target_time {nearest} or earlier, or wait until later WAL is archived.",
         )
+
+
+def _strays(held: objectstore.Holdings) -> Iterator[tuple[str, str]]:
+    """Timelines that PostgreSQL's default would follow away from the cluster's own."""
+    for stray in held.strays[:4]:
+        if stray.timeline > held.own and stray.timeline in held.listing.histories:
+            left = f" left timeline {stray.left} at {stray.at} and" if stray.at else ""
+            told = f"timeline {stray.timeline}{left} is not the cluster's; check-recovery-window says what to do"
+            yield f"timeline {stray.timeline}", told
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,12 @@ def with_histories(
         return holdings(ctx, cluster, server, backups)
     listing = objectstore.wal_histories(ctx.store, server)
     return objectstore.Holdings(
-        ctx.store, listing, tuple(backups), objectstore.histories(ctx.store, listing), cluster.system_id, timeline
+        ctx.store,
+        listing,
+        tuple(backups),
+        objectstore.histories(ctx.store, listing, needed=timeline),
+        cluster.system_id,
+        timeline,
     )
 
 

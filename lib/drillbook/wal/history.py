@@ -6,7 +6,7 @@ at which it was left. WAL of an ancestor after that LSN is another history's and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from drillbook.model import Lsn
@@ -51,7 +51,7 @@ def parse_history(text: str) -> tuple[Switch, ...]:
     return tuple(switches)
 
 
-def newest_timeline(start: int, histories: Histories) -> int:
+def newest_timeline(start: int, histories: Container[int]) -> int:
     """The timeline that ``recovery_target_timeline = latest`` picks from ``start``.
 
     PostgreSQL asks for one history file after the other and stops at the first that isn't there.
