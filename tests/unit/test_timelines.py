@@ -23,6 +23,8 @@ from drillbook.objectstore import (
     wal_names,
 )
 from drillbook.objectstore.survey import NEW_TIMELINE, STRAY_TIMELINE
+from drillbook.site import ServerPeriod
+from drillbook.sourcearchive import SourceArchive
 from drillbook_lab import pgbin
 
 LATER = minutes(600)
@@ -319,3 +321,25 @@ def test_b06_the_old_system_can_be_named_as_well() -> None:
 def test_b06_one_system_is_known_without_a_word() -> None:
     store, _ = on_five()
     assert kept(store, "pg").system_id == str(SYSTEM)
+
+
+# -- what cluster and profile say ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("server", "said", "timeline"),
+    [
+        ("new", 7, 7),  # the cluster's own word, in the folder that it archives to
+        ("new", 0, 6),  # the cluster is lost: the profile's
+        ("old", 7, 3),  # an older folder: never the present timeline
+        ("older", 7, 0),  # nothing says it: the archive has to leave no doubt
+    ],
+)
+def test_b01_the_timeline_of_a_folder_is_the_clusters_or_the_profiles(server: str, said: int, timeline: int) -> None:
+    periods = (
+        ServerPeriod(name="older", until=minutes(0)),
+        ServerPeriod(name="old", since=minutes(0), until=minutes(9), timeline=3),
+        ServerPeriod(name="new", since=minutes(9)),
+    )
+    archive = SourceArchive("plugin", {"destinationPath": "s3://bucket"}, "new", periods=periods, timeline=6)
+    assert archive.timeline_in(server, said) == timeline
