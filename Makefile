@@ -89,7 +89,7 @@ bench: setup ## the figures of the README, measured on this machine
 	$(BIN)/python tests/bench/run.py
 
 conformance: setup ## ask the lab every fact about CloudNativePG that the runbooks stand on, and write docs/conformance.md
-	$(BIN)/python tests/conformance/on_lab.py --page docs/conformance.md
+	$(BIN)/python tests/conformance/on_lab.py --page docs/conformance.md --real docs/conformance-real.json
 
 docs: setup ## prove that README, index and records of decisions say what is there
 	$(BIN)/pytest tests/unit/test_docs.py tests/unit/test_frame.py tests/unit/test_deploy.py

@@ -66,7 +66,6 @@ KEY = {"name": "k", "key": "v"}
         (cluster(storage={}), "spec.storage.size"),
         (cluster(storage={"size": "ten"}), "spec.storage.size"),
         (cluster(postgresql={"parameters": {"restore_command": "cp"}}), "spec.postgresql.parameters.restore_command"),
-        (cluster(postgresql={"parameters": {"archive_mode": "off"}}), "spec.postgresql.parameters.archive_mode"),
         (cluster(plugins=[{**PLUGIN, "isWALArchiver": True}, {"name": "b", "isWALArchiver": True}]), "spec.plugins"),
         (cluster(plugins=[{**PLUGIN, "isWALArchiver": True}],
                  backup={"barmanObjectStore": s3(accessKeyId=KEY, secretAccessKey=KEY)}), "spec.plugins"),
@@ -287,3 +286,10 @@ def test_a_plugin_backup_names_its_plugin(registry: Registry) -> None:
 )
 def test_quantities(text: str, value: float) -> None:
     assert float(quantity(text) or 0) == value
+
+
+@pytest.mark.parametrize("given", ["off", "always", "nonsense"])
+def test_f02_archive_mode_is_overwritten_and_not_refused(registry: Registry, given: str) -> None:
+    """The mutating webhook writes it before anything is judged."""
+    made = registry.create(cluster(postgresql={"parameters": {"archive_mode": given}}))
+    assert made["spec"]["postgresql"]["parameters"]["archive_mode"] == "on"

@@ -76,7 +76,7 @@ def test_a_slot_that_never_comes(never: str) -> None:
         ("0 */0 * * * *", "positive number"),
         ("0 1-2-3 * * * *", "Too many hyphens"),
         ("0 1/2/3 * * * *", "Too many slashes"),
-        ("0 x * * * *", "minute: Failed to parse int from x"),
+        ("0 x * * * *", "Failed to parse int from x"),
         ("@sometimes", "Unrecognized descriptor"),
         ("@every soon", "Failed to parse duration"),
         ("@every", "Unrecognized descriptor"),

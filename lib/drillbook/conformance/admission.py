@@ -201,10 +201,13 @@ def cluster_names_are_short(ground: Ground) -> str:
     return f"refused: {ground.refusal(ground.cluster_object('a' * 51))}"
 
 
-@probe("Admission", "archive_command, restore_command and recovery_target… can't be given as parameters; archive_timeout can")
+@probe("Admission", "archive_command, restore_command and recovery_target… can't be given as parameters; archive_mode is overwritten with on; archive_timeout can be given")
 def some_parameters_are_refused(ground: Ground) -> str:
     ground.accepted(_parameters(ground, archive_timeout="1min"))
-    names, said = ("archive_mode", "archive_command", "restore_command", "recovery_target_time"), ""
+    stored = ground.accepted(_parameters(ground, archive_mode="off"))["spec"]["postgresql"]["parameters"]["archive_mode"]
+    if stored != "on":
+        raise Differs(f"archive_mode off is stored as {stored}")
+    names, said = ("archive_command", "restore_command", "recovery_target_time"), ""
     for name in names:
         try:
             said = _named(name, ground.refusal(_parameters(ground, **{name: "other"})))

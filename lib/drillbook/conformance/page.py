@@ -25,7 +25,8 @@ def page(surveys: Mapping[str, Mapping[str, Any] | None]) -> str:
         versions = ", ".join(f"{what} {version}" for what, version in survey["versions"].items())
         states = [row["state"] for row in survey["answers"]]
         counts = ", ".join(f"{states.count(str(state))} {_MARKS[state].strip('*')}" for state in State)
-        lines.append(f"- **{where}**: {counts}. {versions}.")
+        asked = f" Asked on {str(survey['asked_at'])[:10]}." if survey.get("asked_at") else ""
+        lines.append(f"- **{where}**: {counts}. {versions}.{asked}")
     answers = {
         where: {row["name"]: row for row in survey["answers"]} if survey is not None else {}
         for where, survey in surveys.items()

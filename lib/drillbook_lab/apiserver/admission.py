@@ -12,7 +12,7 @@ from drillbook_lab.apiserver import clusterchanges, clusterdefaults, clusterrule
 from drillbook_lab.apiserver.errors import ApiError, Fault, Object
 from drillbook_lab.apiserver.poolerrules import pooler_faults, pooler_warnings
 from drillbook_lab.apiserver.schedules import count_fields, schedule_fault
-from drillbook_lab.apiserver.schema import bad_value
+from drillbook_lab.apiserver.schema import denied_value
 
 _ANNOTATION = "cnpg.io/validation"
 
@@ -99,7 +99,7 @@ def _backup_faults(new: Object, old: Object | None) -> list[Fault]:
     found = [*_online_faults(spec, "the backup method")]
     if spec["method"] == "plugin" and not (spec.get("pluginConfiguration") or {}).get("name"):
         why = "cannot be empty when the backup method is plugin"
-        found.append(bad_value("spec.pluginConfiguration", spec.get("pluginConfiguration"), why))
+        found.append(denied_value("spec.pluginConfiguration", spec.get("pluginConfiguration"), why))
     return found
 
 
@@ -110,11 +110,11 @@ def _online_faults(spec: Object, what: str) -> list[Fault]:
             "Cannot use volumeSnapshot backup method due to missing VolumeSnapshot CRD. If you installed the CRD after "
             "having started the operator, please restart it to enable VolumeSnapshot support"
         )
-        return [bad_value("spec.method", method, why)]
+        return [denied_value("spec.method", method, why)]
     only = f"parameter can be specified only if {what} is volumeSnapshot"
     fields = (("online", "Online"), ("onlineConfiguration", "OnlineConfiguration"))
     return [
-        bad_value(f"spec.{field}", spec[field], f"{word} {only}")
+        denied_value(f"spec.{field}", spec[field], f"{word} {only}")
         for field, word in fields
         if method == "barmanObjectStore" and spec.get(field) is not None
     ]

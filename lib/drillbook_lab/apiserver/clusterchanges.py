@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from drillbook_lab.apiserver.clusterrules import major, size_of
 from drillbook_lab.apiserver.errors import Fault, Object
-from drillbook_lab.apiserver.schema import bad_value
+from drillbook_lab.apiserver.schema import denied_value
 from drillbook_lab.quantities import quantity
 
 
@@ -19,17 +19,17 @@ def faults(new: Object, old: Object) -> Iterator[Fault]:
     yield from _image(after, before)
     yield from _shrunk("spec.storage", after.get("storage") or {}, before.get("storage") or {})
     if before.get("walStorage") is not None and after.get("walStorage") is None:
-        yield bad_value("spec.walStorage", None, "walStorage cannot be disabled once configured")
+        yield denied_value("spec.walStorage", None, "walStorage cannot be disabled once configured")
     elif before.get("walStorage") is not None:
         yield from _shrunk("spec.walStorage", after["walStorage"], before["walStorage"])
     yield from _tablespaces(after, before)
     for field, name in (("postgresGID", "GID"), ("postgresUID", "UID")):
         if after.get(field) != before.get(field):
-            yield bad_value(f"spec.{field}", after.get(field), f"{name} is an immutable field in the spec")
+            yield denied_value(f"spec.{field}", after.get(field), f"{name} is an immutable field in the spec")
     yield from _slots(after.get("replicationSlots"), before.get("replicationSlots"))
     levels = [((spec.get("postgresql") or {}).get("parameters") or {}).get("wal_level") for spec in (before, after)]
     if levels[1] == "minimal" and levels[0] not in (None, "", "minimal"):
-        yield bad_value("spec.postgresql.parameters.wal_level", "minimal", "Change of `wal_level` to `minimal` not "
+        yield denied_value("spec.postgresql.parameters.wal_level", "minimal", "Change of `wal_level` to `minimal` not "
                         f"allowed on an existing cluster (from {levels[0]})")  # fmt: skip
 
 
@@ -39,14 +39,14 @@ def _image(after: Object, before: Object) -> Iterator[Fault]:
     if was is None or now is None:
         return
     if now < was:
-        yield bad_value(path, str(now), f"can't downgrade from major {was} to {now}")
+        yield denied_value(path, str(now), f"can't downgrade from major {was} to {now}")
     elif was < now < 16:
-        yield bad_value(path, str(now), "major upgrades are only supported to version 16 or higher")
+        yield denied_value(path, str(now), "major upgrades are only supported to version 16 or higher")
 
 
 def _tablespaces(after: Object, before: Object) -> Iterator[Fault]:
     if before.get("tablespaces") and after.get("tablespaces") is None:
-        yield bad_value("spec.tablespaces", None, "tablespaces section cannot be deleted once created")
+        yield denied_value("spec.tablespaces", None, "tablespaces section cannot be deleted once created")
         return
     kept = {entry["name"]: entry for entry in after.get("tablespaces") or ()}
     for index, entry in enumerate(before.get("tablespaces") or ()):
@@ -54,14 +54,14 @@ def _tablespaces(after: Object, before: Object) -> Iterator[Fault]:
         if entry["name"] in kept:
             yield from _shrunk(path, kept[entry["name"]]["storage"], entry["storage"])
         else:
-            yield bad_value(path, list(kept), "no tablespace can be deleted once created")
+            yield denied_value(path, list(kept), "no tablespace can be deleted once created")
 
 
 def _shrunk(path: str, after: Object, before: Object) -> Iterator[Fault]:
     was, now = quantity(size_of(before)), quantity(size_of(after))
     if was is not None and now is not None and now < was:
         why = f"can't shrink existing storage from {size_of(before)} to {size_of(after)}"
-        yield bad_value(path, size_of(after), why)
+        yield denied_value(path, size_of(after), why)
 
 
 def _slots(after: Object | None, before: Object | None) -> Iterator[Fault]:
@@ -69,7 +69,7 @@ def _slots(after: Object | None, before: Object | None) -> Iterator[Fault]:
     now = (after or {}).get("highAvailability") or {}
     prefix = "spec.replicationSlots.highAvailability.slotPrefix"
     if was.get("enabled", False) and now.get("slotPrefix", "_cnpg_") != was.get("slotPrefix", "_cnpg_"):
-        yield bad_value(prefix, now.get("slotPrefix"), "Cannot change replication slot prefix while highAvailability "
+        yield denied_value(prefix, now.get("slotPrefix"), "Cannot change replication slot prefix while highAvailability "
                         "is enabled")  # fmt: skip
 
 

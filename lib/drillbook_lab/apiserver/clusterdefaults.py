@@ -68,7 +68,9 @@ def default(cluster: Object) -> None:
     parameters = _section(_section(spec, "postgresql"), "parameters")
     for name, value in PARAMETERS.items():
         parameters.setdefault(name, value)
-    parameters.setdefault("archive_mode", archive_mode(cluster))
+    parameters["archive_mode"] = archive_mode(cluster)  # whatever was given is overwritten, before anything is judged
+    _section(spec["postgresql"], "syncReplicaElectionConstraint").setdefault("enabled", False)
+    _section(spec, "resources")
     _monitoring(_section(spec, "monitoring"))
     slots = _section(spec, "replicationSlots")
     slots.setdefault("highAvailability", {"enabled": True, "slotPrefix": "_cnpg_"})

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from drillbook_lab.apiserver import clusterdefaults
 from drillbook_lab.apiserver.errors import Fault, Object
-from drillbook_lab.apiserver.schema import bad_value
+from drillbook_lab.apiserver.schema import denied_value
 from drillbook_lab.quantities import quantity
 
 # The operator's own: refused, unless they repeat what it sets anyway (as a spec that was read back does).
@@ -49,20 +49,20 @@ def faults(cluster: Object) -> Iterator[Fault]:
     ours = {**clusterdefaults.PARAMETERS, "archive_mode": clusterdefaults.archive_mode(cluster)}
     for name, value in given.items():
         if not _NAME.match(name):
-            yield bad_value(f"{_PATH}.{name}", name, "must be a valid PostgreSQL configuration parameter name (a GUC "
+            yield denied_value(f"{_PATH}.{name}", name, "must be a valid PostgreSQL configuration parameter name (a GUC "
                             "name, optionally namespaced with a single dot)")  # fmt: skip
         elif name in FIXED and ours.get(name) != value:
-            yield bad_value(f"{_PATH}.{name}", value, "Can't set fixed configuration parameter")
+            yield denied_value(f"{_PATH}.{name}", value, "Can't set fixed configuration parameter")
     yield from _wal_level(cluster, given, ours["archive_mode"])
     if given.get("shared_buffers") and size(given["shared_buffers"]) is None:
-        yield bad_value(f"{_PATH}.shared_buffers", "shared_buffers", "Invalid value for configuration parameter "
+        yield denied_value(f"{_PATH}.shared_buffers", "shared_buffers", "Invalid value for configuration parameter "
                         "shared_buffers. More info on accepted values format: https://www.postgresql.org/docs/current/"
                         "config-setting.html#CONFIG-SETTING-NAMES-VALUES")  # fmt: skip
     for name in ("hot_standby_feedback", "sync_replication_slots", "wal_log_hints"):
         if name in given and given[name].lower() not in _TRUTH:
-            yield bad_value(f"{_PATH}.{name}", given[name], f"invalid `{name}` value. Must be a postgres boolean")
+            yield denied_value(f"{_PATH}.{name}", given[name], f"invalid `{name}` value. Must be a postgres boolean")
     if spec["instances"] > 1 and given.get("wal_log_hints", "on").lower() in _OFF:
-        yield bad_value(f"{_PATH}.wal_log_hints", given["wal_log_hints"], "`wal_log_hints` must be set to `on` when "
+        yield denied_value(f"{_PATH}.wal_log_hints", given["wal_log_hints"], "`wal_log_hints` must be set to `on` when "
                         "`instances` > 1")  # fmt: skip
     yield from _wal_sizes(spec, given)
 
@@ -71,12 +71,12 @@ def _wal_level(cluster: Object, given: dict[str, str], archive_mode: str) -> Ite
     level, path = given.get("wal_level", "logical"), f"{_PATH}.wal_level"
     needed = cluster["spec"]["instances"] > 1 or archive_mode != "off" or clusterdefaults.is_replica(cluster)
     if level not in ("logical", "replica", "minimal"):
-        yield bad_value(path, level, "unrecognized `wal_level` value - allowed values: `logical`, `replica`, `minimal`")
+        yield denied_value(path, level, "unrecognized `wal_level` value - allowed values: `logical`, `replica`, `minimal`")
     elif level == "minimal" and needed:
-        yield bad_value(path, level, "`wal_level` should be set at `logical` or `replica` when `archive_mode` is `on`, "
+        yield denied_value(path, level, "`wal_level` should be set at `logical` or `replica` when `archive_mode` is `on`, "
                         "'.instances' field is greater than 1, or this is a replica cluster")  # fmt: skip
     if level == "minimal" and given.get("max_wal_senders") != "0":
-        yield bad_value(f"{_PATH}.max_wal_senders", level, "`max_wal_senders` should be set at `0` when `wal_level` is "
+        yield denied_value(f"{_PATH}.max_wal_senders", level, "`max_wal_senders` should be set at `0` when `wal_level` is "
                         "`minimal`")  # fmt: skip
 
 
@@ -85,14 +85,14 @@ def _wal_sizes(spec: Object, given: dict[str, str]) -> Iterator[Fault]:
     sizes = {name: size(text) for name, text in texts.items()}
     for name, value in sizes.items():
         if value is None:
-            yield bad_value(f"{_PATH}.{name}", texts[name], f"Invalid value for configuration parameter {name}")
+            yield denied_value(f"{_PATH}.{name}", texts[name], f"Invalid value for configuration parameter {name}")
     low, high = sizes["min_wal_size"], sizes["max_wal_size"]
     if low and high and low >= high:
-        yield bad_value(f"{_PATH}.min_wal_size", texts["min_wal_size"], "Invalid value. Parameter min_wal_size "
+        yield denied_value(f"{_PATH}.min_wal_size", texts["min_wal_size"], "Invalid value. Parameter min_wal_size "
                         "(default 80MB) should be smaller than parameter max_wal_size (default 1GB)")  # fmt: skip
     volume = quantity(str((spec.get("walStorage") or {}).get("size") or ""))
     for name, usual in (("min_wal_size", "80MB"), ("max_wal_size", "1GB")):
         value = sizes[name]
         if volume and given.get(name) and value and value >= volume:
-            yield bad_value(f"{_PATH}.{name}", texts[name], f"Invalid value. Parameter {name} (default {usual}) should "
+            yield denied_value(f"{_PATH}.{name}", texts[name], f"Invalid value. Parameter {name} (default {usual}) should "
                             "be smaller than WAL volume size")  # fmt: skip

@@ -9,7 +9,7 @@ from decimal import Decimal
 from drillbook_lab.apiserver import clusterparameters
 from drillbook_lab.apiserver.clusterdefaults import is_replica
 from drillbook_lab.apiserver.errors import Fault, Object
-from drillbook_lab.apiserver.schema import bad_value
+from drillbook_lab.apiserver.schema import denied_value
 from drillbook_lab.quantities import quantity
 
 _DNS_1035 = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
@@ -17,6 +17,9 @@ _RETENTION = re.compile(r"^[1-9][0-9]*[dwm]$")
 _IDENTIFIER = re.compile(r"^[A-Za-z_][A-Za-z0-9_$]*$")
 _METHODS = ("initdb", "recovery", "pg_basebackup")
 _SOURCES = ("connectionParameters", "barmanObjectStore", "plugin")
+
+
+OLDEST = 13  # PostgreSQL's major version, as the operator has it
 
 
 def faults(cluster: Object) -> list[Fault]:
@@ -56,9 +59,9 @@ def forbidden(path: str, why: str) -> Fault:
 def _name(cluster: Object) -> Iterator[Fault]:
     name = cluster["metadata"]["name"]
     if not _DNS_1035.match(name):
-        yield bad_value("metadata.name", name, "cluster name must be a valid DNS label")
+        yield denied_value("metadata.name", name, "cluster name must be a valid DNS label")
     if len(name) > 50:
-        yield bad_value("metadata.name", name, "the maximum length of a cluster name is 50 characters")
+        yield denied_value("metadata.name", name, "the maximum length of a cluster name is 50 characters")
 
 
 def _bootstrap(spec: Object) -> Iterator[Fault]:
@@ -67,23 +70,23 @@ def _bootstrap(spec: Object) -> Iterator[Fault]:
     for method in methods:
         section, path = bootstrap[method], f"spec.bootstrap.{method}"
         if section.get("owner") and not section.get("database"):
-            yield bad_value(f"{path}.database", "", "You need to specify the database name")
+            yield denied_value(f"{path}.database", "", "You need to specify the database name")
         if section.get("database") and not section.get("owner"):
-            yield bad_value(f"{path}.owner", "", "You need to specify the database owner user")
+            yield denied_value(f"{path}.owner", "", "You need to specify the database owner user")
     initdb = bootstrap.get("initdb") or {}
     size = initdb.get("walSegmentSize") or 0
     if size & (size - 1):
-        yield bad_value("spec.bootstrap.initdb.walSegmentSize", size, "WAL segment size must be a power of 2")
+        yield denied_value("spec.bootstrap.initdb.walSegmentSize", size, "WAL segment size must be a power of 2")
     yield from _import(initdb.get("import"))
     if len(methods) > 1:
         yield forbidden("spec.bootstrap", "Only one bootstrap method can be specified at a time")
     recovery = bootstrap.get("recovery") or {}
     if recovery.get("volumeSnapshots") is not None:
         if recovery.get("backup") is not None:
-            yield bad_value("spec.bootstrap.recovery.backup", recovery["backup"], "Recovery from dataSource is not "
+            yield denied_value("spec.bootstrap.recovery.backup", recovery["backup"], "Recovery from dataSource is not "
                             "compatible with other types of recovery")  # fmt: skip
         elif recovery["volumeSnapshots"].get("walStorage") is not None and spec.get("walStorage") is None:
-            yield bad_value("spec.bootstrap.recovery.dataSource.walStorage", recovery["volumeSnapshots"]["walStorage"],
+            yield denied_value("spec.bootstrap.recovery.dataSource.walStorage", recovery["volumeSnapshots"]["walStorage"],
                             "A WAL storage configuration is required when recovering using a DataSource for "
                             "WALs")  # fmt: skip
 
@@ -94,39 +97,39 @@ def _import(section: Object | None) -> Iterator[Fault]:
     path, databases = "spec.bootstrap.initdb.import", section.get("databases") or []
     if section.get("type") == "microservice":
         if len(databases) != 1:
-            yield bad_value(f"{path}.databases", databases, "You need to specify a single database for the "
+            yield denied_value(f"{path}.databases", databases, "You need to specify a single database for the "
                             "`microservice` import type")  # fmt: skip
         if section.get("roles"):
-            yield bad_value(f"{path}.roles", databases, "You cannot specify roles to import for the `microservice` "
+            yield denied_value(f"{path}.roles", databases, "You cannot specify roles to import for the `microservice` "
                             "import type")  # fmt: skip
     elif section.get("type") == "monolith":
         if not databases:
-            yield bad_value(f"{path}.databases", databases, "You need to specify at least a database for the "
+            yield denied_value(f"{path}.databases", databases, "You need to specify at least a database for the "
                             "`monolith` import type")  # fmt: skip
         if section.get("postImportApplicationSQL"):
-            yield bad_value(f"{path}.postImportApplicationSQL", section["postImportApplicationSQL"],
+            yield denied_value(f"{path}.postImportApplicationSQL", section["postImportApplicationSQL"],
                             "postImportApplicationSQL is not allowed for the `monolith` import type")  # fmt: skip
     else:
-        yield bad_value(f"{path}.type", section.get("type"), "Unrecognized import type")
+        yield denied_value(f"{path}.type", section.get("type"), "Unrecognized import type")
 
 
 def _certificates(spec: Object) -> Iterator[Fault]:
     given, path = spec.get("certificates") or {}, "spec.certificates"
     if given.get("serverTLSSecret"):
         if given.get("serverAltDNSNames"):
-            yield bad_value(f"{path}.serveraltdnsnames", given["serverAltDNSNames"], "Server alternative DNS names "
+            yield denied_value(f"{path}.serveraltdnsnames", given["serverAltDNSNames"], "Server alternative DNS names "
                             "can't be defined when server TLS secret is provided")  # fmt: skip
         if not given.get("serverCASecret"):
-            yield bad_value(f"{path}.servercasecret", "", "Server CA secret can't be empty when server TLS secret is "
+            yield denied_value(f"{path}.servercasecret", "", "Server CA secret can't be empty when server TLS secret is "
                             "provided")  # fmt: skip
     if given.get("replicationTLSSecret") and not given.get("clientCASecret"):
-        yield bad_value(f"{path}.clientcasecret", "", "Client CA secret can't be empty when client replication secret "
+        yield denied_value(f"{path}.clientcasecret", "", "Client CA secret can't be empty when client replication secret "
                         "is provided")  # fmt: skip
 
 
 def _update_strategy(spec: Object) -> Iterator[Fault]:
     if spec.get("primaryUpdateStrategy") == "supervised" and spec["instances"] == 1:
-        yield bad_value("spec.primaryUpdateStrategy", "supervised", "supervised update strategy is not allowed for "
+        yield denied_value("spec.primaryUpdateStrategy", "supervised", "supervised update strategy is not allowed for "
                         "clusters with a single instance")  # fmt: skip
 
 
@@ -148,26 +151,28 @@ def _image(spec: Object) -> Iterator[Fault]:
     if not image:
         return
     tag = image_tag(image)
-    if tag == "latest":
-        yield bad_value("spec.imageName", image, "Can't use 'latest' as image tag as we can't detect upgrades")
+    if tag == "latest" or (not tag and "@" not in image):
+        yield denied_value("spec.imageName", image, "Can't use 'latest' as image tag as we can't detect upgrades")
     elif not tag:
-        yield bad_value("spec.imageName", image, "Can't use just the image sha as we can't detect upgrades")
+        yield denied_value("spec.imageName", image, "Can't use just the image sha as we can't detect upgrades")
     elif major(spec) is None:
-        yield bad_value("spec.imageName", image, "invalid version tag")
+        yield denied_value("spec.imageName", image, "invalid version tag")
+    elif (major(spec) or 0) < OLDEST:
+        yield denied_value("spec.imageName", image, "Unsupported PostgreSQL version. Versions 13 or newer are supported")
 
 
 def _synchronous(spec: Object) -> Iterator[Fault]:
     instances, low, high = spec["instances"], spec.get("minSyncReplicas") or 0, spec.get("maxSyncReplicas") or 0
     if high >= instances and high:
-        yield bad_value("spec.maxSyncReplicas", high, "maxSyncReplicas must be lower than the number of instances")
+        yield denied_value("spec.maxSyncReplicas", high, "maxSyncReplicas must be lower than the number of instances")
     if low > high:
-        yield bad_value("spec.minSyncReplicas", low, "minSyncReplicas cannot be greater than maxSyncReplicas")
+        yield denied_value("spec.minSyncReplicas", low, "minSyncReplicas cannot be greater than maxSyncReplicas")
     chosen = (spec.get("postgresql") or {}).get("synchronous")
     if not chosen:
         return
     standbys = len(chosen.get("standbyNamesPre") or ()) + len(chosen.get("standbyNamesPost") or ())
     if chosen["number"] >= instances + standbys:
-        yield bad_value("spec.postgresql.synchronous", chosen, "Invalid synchronous configuration: the number of "
+        yield denied_value("spec.postgresql.synchronous", chosen, "Invalid synchronous configuration: the number of "
                         "synchronous replicas must be less than the total number of instances and the provided "
                         "standby names.")  # fmt: skip
 
@@ -187,10 +192,10 @@ def _sizes(spec: Object) -> Iterator[Fault]:
     for path, storage in sections:
         size = size_of(storage)
         if not size:
-            yield bad_value(f"{path}.size", "", "Size not configured. Please add it, or a storage request in the "
+            yield denied_value(f"{path}.size", "", "Size not configured. Please add it, or a storage request in the "
                             "pvcTemplate.")  # fmt: skip
         elif quantity(size) is None:
-            yield bad_value(f"{path}.size", size, "Size value isn't valid")
+            yield denied_value(f"{path}.size", size, "Size value isn't valid")
 
 
 def _tablespaces(spec: Object) -> Iterator[Fault]:
@@ -198,16 +203,16 @@ def _tablespaces(spec: Object) -> Iterator[Fault]:
     for index, entry in enumerate(spec.get("tablespaces") or ()):
         name, path = entry["name"], f"spec.tablespaces[{index}]"
         if name.lower() in seen:
-            yield bad_value(path, name, "duplicate tablespace name")
+            yield denied_value(path, name, "duplicate tablespace name")
             continue
         seen.add(name.lower())
         if name.startswith("pg_"):
-            yield bad_value(path, name, "tablespace names beginning 'pg_' are reserved for Postgres")
+            yield denied_value(path, name, "tablespace names beginning 'pg_' are reserved for Postgres")
         elif not _IDENTIFIER.match(name):
-            yield bad_value(path, name, "tablespace names must be valid Postgres identifiers: alphanumeric characters, "
+            yield denied_value(path, name, "tablespace names must be valid Postgres identifiers: alphanumeric characters, "
                             "'_', '$', and must start with a letter or an underscore")  # fmt: skip
         elif len(name) > 63:
-            yield bad_value(path, name, "the maximum length of an identifier is 63 characters")
+            yield denied_value(path, name, "the maximum length of an identifier is 63 characters")
 
 
 def _sources(spec: Object) -> Iterator[Fault]:
@@ -222,12 +227,12 @@ def _sources(spec: Object) -> Iterator[Fault]:
     if name not in known:
         yield _no_such_source(path, name)
     if not any(known.get(name, {}).get(way) is not None for way in _SOURCES):
-        yield bad_value(path, name, f"External cluster {name} cannot be used for recovery: missing connection "
+        yield denied_value(path, name, f"External cluster {name} cannot be used for recovery: missing connection "
                         "parameters, Barman, or CNPG-i configuration")  # fmt: skip
 
 
 def _no_such_source(path: str, name: object) -> Fault:
-    return bad_value(path, name, f"External cluster {name} not found")
+    return denied_value(path, name, f"External cluster {name} not found")
 
 
 def _external_clusters(spec: Object) -> Iterator[Fault]:
@@ -237,9 +242,9 @@ def _external_clusters(spec: Object) -> Iterator[Fault]:
         if not any(entry.get(way) is not None for way in _SOURCES):
             yield required(path, "one of connectionParameters, plugin and barmanObjectStore is required")
         if entry["name"] in (".", "..") or re.search(r"[/\\]", entry["name"]):
-            yield bad_value(f"{path}.name", entry["name"], "cannot contain a path separator or a '..' component")
+            yield denied_value(f"{path}.name", entry["name"], "cannot contain a path separator or a '..' component")
     if len({entry["name"] for entry in entries}) != len(entries):
-        yield bad_value("spec.externalClusters", entries, "the list of external clusters contains duplicate values")
+        yield denied_value("spec.externalClusters", entries, "the list of external clusters contains duplicate values")
 
 
 def _replica(cluster: Object) -> Iterator[Fault]:
@@ -251,7 +256,7 @@ def _replica(cluster: Object) -> Iterator[Fault]:
     bootstrap = spec.get("bootstrap") or {}
     creating = not cluster["metadata"].get("resourceVersion")
     if is_replica(cluster) and creating and "recovery" not in bootstrap and "pg_basebackup" not in bootstrap:
-        yield bad_value("spec.replicaCluster", replica.get("primary", ""), "replica mode bootstrap is compatible only "
+        yield denied_value("spec.replicaCluster", replica.get("primary", ""), "replica mode bootstrap is compatible only "
                         "with pg_basebackup or recovery")  # fmt: skip
     known = {entry["name"] for entry in spec.get("externalClusters") or ()}
     for field, key in (("primaryServerName", "source"), ("self", "self"), ("primary", "primary")):
@@ -266,41 +271,41 @@ def _promotion_token(cluster: Object) -> Iterator[Fault]:
     if not token:
         return
     if replica.get("minApplyDelay") is not None:
-        yield bad_value("spec.replicaCluster.minApplyDelay", token, "minApplyDelay cannot be applied with a promotion "
+        yield denied_value("spec.replicaCluster.minApplyDelay", token, "minApplyDelay cannot be applied with a promotion "
                         "token")  # fmt: skip
     elif is_replica(cluster):
-        yield bad_value("spec.replicaCluster.token", token, "promotionToken is only allowed for primary clusters")
+        yield denied_value("spec.replicaCluster.token", token, "promotionToken is only allowed for primary clusters")
 
 
 def _stores(spec: Object) -> Iterator[Fault]:
     backup = spec.get("backup") or {}
     store, path = backup.get("barmanObjectStore"), "spec.backup.barmanObjectStore"
     if store is not None and store.get("s3Credentials") is None:
-        yield bad_value(path, store, "missing credentials. One and only one of azureCredentials, s3Credentials and "
+        yield denied_value(path, store, "missing credentials. One and only one of azureCredentials, s3Credentials and "
                         "googleCredentials are required")  # fmt: skip
     elif store is not None:
         yield from _credentials(store["s3Credentials"], f"{path}.awsCredentials")
     retention = backup.get("retentionPolicy")
     if retention and not _RETENTION.match(retention):
-        yield bad_value("spec.backup.retentionPolicy", retention, "not a valid retention policy")
+        yield denied_value("spec.backup.retentionPolicy", retention, "not a valid retention policy")
     plugins = spec.get("plugins") or ()
     archivers = [entry["name"] for entry in plugins if entry.get("enabled", True) and entry.get("isWALArchiver")]
     if archivers and store is not None:
-        yield bad_value("spec.plugins", archivers, "Cannot enable a WAL archiver plugin when barmanObjectStore is "
+        yield denied_value("spec.plugins", archivers, "Cannot enable a WAL archiver plugin when barmanObjectStore is "
                         "configured")  # fmt: skip
     if len(archivers) > 1:
-        yield bad_value("spec.plugins", archivers, "Cannot enable more than one WAL archiver plugin")
+        yield denied_value("spec.plugins", archivers, "Cannot enable more than one WAL archiver plugin")
 
 
 def _credentials(given: Object, path: str) -> Iterator[Fault]:
     keys = [name for name in ("accessKeyId", "secretAccessKey") if given.get(name) is not None]
     ways = int(bool(given.get("inheritFromIAMRole"))) + int(bool(keys))
     if len(keys) == 1:
-        yield bad_value(path, given, "when using AWS credentials both accessKeyId and secretAccessKey must be provided")
+        yield denied_value(path, given, "when using AWS credentials both accessKeyId and secretAccessKey must be provided")
     if not ways:
-        yield bad_value(path, given, "at least one AWS authentication method should be supplied")
+        yield denied_value(path, given, "at least one AWS authentication method should be supplied")
     if ways > 1:
-        yield bad_value(path, given, "only one AWS authentication method should be supplied")
+        yield denied_value(path, given, "only one AWS authentication method should be supplied")
 
 
 def _resources(spec: Object) -> Iterator[Fault]:
@@ -309,13 +314,13 @@ def _resources(spec: Object) -> Iterator[Fault]:
     for name, told in (("cpu", "CPU"), ("memory", "Memory")):
         low, high = quantity(str(asked.get(name, "0"))), quantity(str(limits.get(name, "0")))
         if low and high and low > high:
-            yield bad_value(f"spec.resources.requests.{name}", str(asked[name]), f"{told} request is greater than the "
+            yield denied_value(f"spec.resources.requests.{name}", str(asked[name]), f"{told} request is greater than the "
                             "limit")  # fmt: skip
     buffers = (spec.get("postgresql") or {}).get("parameters", {}).get("shared_buffers")
     memory: Decimal | None = quantity(str(asked.get("memory", "0")))
     wanted = clusterparameters.size(buffers) if buffers else None
     if wanted and memory and wanted > memory:
-        yield bad_value("spec.resources.requests", str(asked["memory"]), "Memory request is lower than PostgreSQL "
+        yield denied_value("spec.resources.requests", str(asked["memory"]), "Memory request is lower than PostgreSQL "
                         "`shared_buffers` value")  # fmt: skip
 
 
@@ -324,19 +329,19 @@ def _roles(spec: Object) -> Iterator[Fault]:
     for role in (spec.get("managed") or {}).get("roles") or ():
         name, path = role["name"], "spec.managed.roles"
         if name in seen:
-            yield bad_value(path, name, "Role name is duplicate of another")
+            yield denied_value(path, name, "Role name is duplicate of another")
         seen.add(name)
         if role.get("connectionLimit", -1) < -1:
-            yield bad_value(path, role["connectionLimit"], "Connection limit should be positive, unless defaulting "
+            yield denied_value(path, role["connectionLimit"], "Connection limit should be positive, unless defaulting "
                             "to -1")  # fmt: skip
         if name in ("postgres", "streaming_replica") or name.startswith(("pg_", "cnpg_")):
-            yield bad_value(path, name, "This role is reserved for operator use")
+            yield denied_value(path, name, "This role is reserved for operator use")
         if role.get("disablePassword") and role.get("passwordSecret") is not None:
-            yield bad_value(path, name, "This role both sets and disables a password")
+            yield denied_value(path, name, "This role both sets and disables a password")
 
 
 def _annotations(cluster: Object) -> Iterator[Fault]:
     value = (cluster["metadata"].get("annotations") or {}).get("cnpg.io/hibernation")
     if value not in (None, "on", "off"):
-        yield bad_value("metadata.annotations.cnpg.io/hibernation", value, 'Annotation value for hibernation should be '
+        yield denied_value("metadata.annotations.cnpg.io/hibernation", value, 'Annotation value for hibernation should be '
                         '"on" or "off"')  # fmt: skip

@@ -159,7 +159,7 @@ def _field(text: str, name: str, low: int, high: int, names: tuple[str, ...]) ->
         try:
             found, is_star = _part(part, low, high, names)
         except BadSchedule as why:
-            raise BadSchedule(f"{name}: {why}") from None
+            raise BadSchedule(str(why)) from None
         values |= found
         star = star or is_star
     return Field(frozenset(values), star)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from functools import lru_cache
 from typing import Any
@@ -120,6 +121,15 @@ def _shown(value: Any) -> str:
 def bad_value(path: str, value: Any, why: str) -> Fault:
     """`path: Invalid value: …: why`, the commonest of all."""
     return Fault(path, f"Invalid value: {_shown(value)}: {why}")
+
+
+def denied_value(path: str, value: Any, why: str) -> Fault:
+    """The same from a webhook, which quotes objects and lists as JSON."""
+    if isinstance(value, (dict, list, tuple)) or value is None:
+        shown = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    else:
+        shown = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else _shown(value)
+    return Fault(path, f"Invalid value: {shown}: {why}")
 
 
 def _check(schema: Schema, value: Any, path: str, found: list[Fault]) -> None:

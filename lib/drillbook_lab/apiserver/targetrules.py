@@ -7,16 +7,17 @@ from datetime import datetime
 from typing import Any
 
 from drillbook_lab.apiserver.errors import Fault, Object
-from drillbook_lab.apiserver.schema import bad_value
+from drillbook_lab.apiserver.schema import denied_value
 
 _PATH = "spec.bootstrap.recovery.recoveryTarget"
 _EXCLUSIVE = ("targetTime", "targetLSN", "targetName", "targetXID", "targetImmediate")
+_ORDER = ("backupID", "targetTLI", "targetXID", "targetName", "targetLSN", "targetTime", "targetImmediate", "exclusive")
 _NEEDS_BACKUP = ("targetName", "targetXID", "targetImmediate")
 
-_LSN = re.compile(r"^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$")
+_LSN = re.compile(r"^[0-9A-Fa-f]+/[0-9A-Fa-f]+$")
 _TIME = re.compile(
-    r"^(?P<date>\d{4}-\d{2}-\d{2})(?P<t>[T ])(?P<clock>\d{2}:\d{2}:\d{2})(\.\d{1,9})?"
-    r"(?P<zone>Z|[+-]\d{2}(:?\d{2})?)?$"
+    r"^(?P<date>\d{4}-\d{2}-\d{2})((?P<t>[T ])(?P<clock>\d{2}:\d{2}:\d{2})(\.\d{1,9})?"
+    r"(?P<zone>Z|[+-]\d{2}(:?\d{2})?)?)?$"  # a date alone is accepted: midnight
 )
 
 
@@ -26,26 +27,27 @@ def faults(cluster: Object) -> list[Fault]:
     target = recovery.get("recoveryTarget")
     if target is None:
         return []
+    target = {name: target[name] for name in _ORDER if name in target} | target  # as the operator's type has them
     found: list[Fault] = []
     # `targetImmediate: false` counts as given, too.
     given = [name for name in _EXCLUSIVE if name in target]
     if len(given) > 1:
-        found.append(bad_value(_PATH, target, "Recovery target options are mutually exclusive"))
+        found.append(denied_value(_PATH, target, "Recovery target options are mutually exclusive"))
     snapshots = recovery.get("volumeSnapshots") is not None
     backup = target.get("backupID")
     if backup and snapshots:
         why = "Cannot specify a backupID when recovering using a DataSource"
-        found.append(bad_value(f"{_PATH}.backupID", backup, why))
+        found.append(denied_value(f"{_PATH}.backupID", backup, why))
     needing = [name for name in given if name in _NEEDS_BACKUP]
     if needing and not backup and not snapshots:
         found.append(Fault(_PATH, "Required value: BackupID is missing", "FieldValueRequired"))
     for name, check in _CHECKS.items():
-        if name in target:
+        if name in target and (target[name] != "" or name not in ("targetTime", "targetLSN")):  # an empty one counts as none
             why = check(str(target[name]))
             if why:
                 # The webhook tells these two at the target as a whole.
                 path = _PATH if name in ("targetTime", "targetLSN") else f"{_PATH}.{name}"
-                found.append(bad_value(path, target[name], why))
+                found.append(denied_value(path, target if name == "targetTLI" else target[name], why))
     return found
 
 
@@ -58,7 +60,7 @@ def _time(text: str) -> str:
     if found["t"] == "T" and found["zone"] not in (None, "Z") and ":" not in found["zone"]:
         return form
     try:
-        datetime.strptime(f"{found['date']} {found['clock']}", "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007  (only parsed)
+        datetime.strptime(f"{found['date']} {found['clock'] or '00:00:00'}", "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007  (only parsed)
     except ValueError:
         return form
     return ""
