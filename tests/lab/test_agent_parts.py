@@ -135,11 +135,13 @@ def test_settings_that_no_spec_can_change(tmp_path: Path) -> None:
 
 
 def test_records_have_cnpgs_names() -> None:
-    """jsonlog's fields under the names that CNPG's CSV reader gives them."""
-    record = to_record({"timestamp": "t", "pid": 7, "error_severity": "FATAL", "state_code": "XX000", "message": "m"})
+    """csvlog's columns under the names that CloudNativePG's reader gives them; a message may hold quotes and line ends."""
+    record = to_record('t,,,7,,,,,,,,FATAL,XX000,"a ""message""\nof two lines",,,,,,,,,,"postmaster",,0')
     assert record == {
-        "log_time": "t", "process_id": "7", "error_severity": "FATAL", "sql_state_code": "XX000", "message": "m",
+        "log_time": "t", "process_id": "7", "error_severity": "FATAL", "sql_state_code": "XX000",
+        "message": 'a "message"\nof two lines', "backend_type": "postmaster", "query_id": "0",
     }  # fmt: skip
+    assert to_record("what a child of the server says") is None
 
 
 def test_nothing_of_the_machine_reaches_barman(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

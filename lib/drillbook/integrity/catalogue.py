@@ -9,6 +9,9 @@ from drillbook.integrity.common import Rung, counted, pinned, said
 from drillbook.model import Check, Verdict
 from drillbook.postgres import Database
 
+DATABASE_COLLATIONS = 150000
+"""Since this server version a database records the version of its own collation."""
+
 
 def catalogue_checks(db: Database) -> list[Check]:
     """All checks of this module, in the order below; none hides another."""
@@ -105,6 +108,8 @@ def collations_fit(db: Database) -> Check:
     try:
         with pinned(db):
             collations = db.ask("integrity_collations")
+            if int(db.ask_one("server_facts")["server_version_num"]) >= DATABASE_COLLATIONS:
+                collations = db.ask("integrity_collations_database") + collations
     except PostgresError as error:
         return rung.error(error)
     versioned = [row for row in collations if row["recorded"] is not None]

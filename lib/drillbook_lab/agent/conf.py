@@ -75,7 +75,7 @@ def fixed(spec: PodSpec) -> dict[str, str]:
         "cluster_name": spec.cluster,
         "hot_standby": "on",
         "listen_addresses": spec.listen_address,
-        "log_destination": "jsonlog",
+        "log_destination": "csvlog",
         "log_directory": str(log_directory(spec)),
         "log_filename": LOG_NAME,
         "log_rotation_age": "0",

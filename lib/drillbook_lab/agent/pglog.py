@@ -1,64 +1,41 @@
 """PostgreSQL's own log, re-emitted line by line in the moment it is written.
 
-The server's logging collector writes JSON into a FIFO that we read (CNPG does the same with CSV): nothing is
+The server's logging collector writes CSV into a FIFO that we read, as CloudNativePG has it: nothing is
 polled, nothing grows on disk, and what a child of the server says on stderr is not lost.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import csv
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from drillbook_lab import identity
 from drillbook_lab.agent.log import Log
 
 LOG_NAME = "postgres"
-# CNPG's names for the fields of a record, by the names that jsonlog has for them.
-_FIELDS = {
-    "timestamp": "log_time",
-    "user": "user_name",
-    "dbname": "database_name",
-    "pid": "process_id",
-    "session_id": "session_id",
-    "line_num": "session_line_num",
-    "ps": "command_tag",
-    "session_start": "session_start_time",
-    "vxid": "virtual_transaction_id",
-    "txid": "transaction_id",
-    "error_severity": "error_severity",
-    "state_code": "sql_state_code",
-    "message": "message",
-    "detail": "detail",
-    "hint": "hint",
-    "internal_query": "internal_query",
-    "internal_position": "internal_query_pos",
-    "context": "context",
-    "statement": "query",
-    "cursor_position": "query_pos",
-    "application_name": "application_name",
-    "backend_type": "backend_type",
-    "query_id": "query_id",
-}
+# The columns of PostgreSQL's csvlog, under CloudNativePG's names for them; 13 had fewer.
+_COLUMNS = (
+    "log_time", "user_name", "database_name", "process_id", "connection_from", "session_id", "session_line_num",
+    "command_tag", "session_start_time", "virtual_transaction_id", "transaction_id", "error_severity", "sql_state_code",
+    "message", "detail", "hint", "internal_query", "internal_query_pos", "context", "query", "query_pos", "location",
+    "application_name", "backend_type", "leader_pid", "query_id",
+)  # fmt: skip
+_LEAST = _COLUMNS.index("message") + 1
 
 
-def to_record(entry: dict[str, Any]) -> dict[str, str]:
-    """A jsonlog entry under CNPG's field names; values are text, as they are in CNPG's records."""
-    record = {_FIELDS[name]: str(value) for name, value in entry.items() if name in _FIELDS}
-    record.setdefault("sql_state_code", "00000")
-    if "remote_host" in entry:
-        port = f":{entry['remote_port']}" if "remote_port" in entry else ""
-        record["connection_from"] = f"{entry['remote_host']}{port}"
-    if "func_name" in entry:
-        record["location"] = f"{entry['func_name']}, {entry.get('file_name')}:{entry.get('file_line_num')}"
-    return record
+def to_record(text: str) -> dict[str, str] | None:
+    """One csvlog entry under CloudNativePG's field names, without the empty ones; None if it is none."""
+    rows = list(csv.reader([text], strict=False))
+    if len(rows) != 1 or len(rows[0]) < _LEAST:
+        return None
+    return {name: value for name, value in zip(_COLUMNS, rows[0], strict=False) if value}
 
 
 class PostgresLog:
-    """Two FIFOs (JSON and plain stderr) and the readers that turn them into log lines."""
+    """Two FIFOs (CSV and plain stderr) and the readers that turn them into log lines."""
 
     def __init__(self, directory: Path, log: Log, on_record: Callable[[dict[str, str]], None] | None = None) -> None:
         self.directory = directory
@@ -66,11 +43,12 @@ class PostgresLog:
         self._on_record = on_record
         self._fds: list[int] = []
         self._rest: dict[int, bytes] = {}
+        self._entry = b""  # of the CSV log, begun and not whole yet
 
     def open(self) -> None:
         """Make and open the FIFOs before the server starts: its collector blocks on one that nobody reads."""
         identity.prepare_dir(self.directory)
-        for name, handle in ((LOG_NAME, self._plain), (LOG_NAME + ".json", self._json)):
+        for name, handle in ((LOG_NAME, self._plain), (LOG_NAME + ".csv", self._csv)):
             path = self.directory / name
             path.unlink(missing_ok=True)
             os.mkfifo(path, 0o600)
@@ -83,7 +61,7 @@ class PostgresLog:
 
     def close(self) -> None:
         """Read what is left (the server is gone), then let go."""
-        for fd, handle in zip(self._fds, (self._plain, self._json), strict=True):
+        for fd, handle in zip(self._fds, (self._plain, self._csv), strict=True):
             self._read(fd, handle)
             asyncio.get_running_loop().remove_reader(fd)
             if self._rest[fd].strip():
@@ -105,11 +83,16 @@ class PostgresLog:
     def _plain(self, line: bytes) -> None:
         self._log.info(line.decode(errors="replace"), pipe="stderr")
 
-    def _json(self, line: bytes) -> None:
-        try:
-            record = to_record(json.loads(line))
-        except ValueError:
-            self._plain(line)
+    def _csv(self, line: bytes) -> None:
+        # A quoted field may hold line ends: an entry is whole when its quotes are even.
+        self._entry += line
+        if self._entry.count(b'"') % 2:
+            self._entry += b"\n"
+            return
+        text, self._entry = self._entry.decode(errors="replace"), b""
+        record = to_record(text)
+        if record is None:
+            self._plain(text.encode())
             return
         self._log.info("record", record=record)
         if self._on_record is not None:
