@@ -116,3 +116,8 @@ def test_recorded_creations_are_answered_as_the_operator_answered_them(recording
     unexplained = {what: how for what, how in found.items() if what not in ADMISSION}
     assert not unexplained, "\n".join(f"{what}: {how}" for what, how in unexplained.items())
     assert set(ADMISSION) <= set(found), set(ADMISSION) - set(found)
+
+
+def test_the_page_names_every_difference_that_is_left() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recordings.md").read_text()
+    assert all(f"`{what}`" in page for what in ADMISSION)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from drillbook.recoverylog import BOOTSTRAP, RecoveryLog, attempt_to_follow, failed_attempt, sidecar_cause
 
-RECORDED = Path(__file__).resolve().parents[3] / "shared" / "cnpg" / "recorded"
+RECORDED = Path(os.environ.get("DRILLBOOK_RECORDINGS", "/nonexistent"))
 
 
 def line(**entry: Any) -> str:
@@ -49,7 +50,7 @@ def test_the_sidecars_own_reason_is_named_and_its_end_is_no_reason(lines: list[s
     assert sidecar_cause("\n".join(lines)) == cause
 
 
-@pytest.mark.skipif(not RECORDED.is_dir(), reason="the recordings of the real operator are not beside this checkout")
+@pytest.mark.skipif(not RECORDED.is_dir(), reason="DRILLBOOK_RECORDINGS names no folder with recordings of the real operator")
 @pytest.mark.parametrize(
     ("log", "words"),
     [
@@ -106,7 +107,7 @@ def test_b33_a_failed_attempt_is_seen_in_either_place(job: Any, first: Any, fail
     assert failed_attempt(job, first) is failed
 
 
-@pytest.mark.skipif(not RECORDED.is_dir(), reason="the recordings of the real operator are not beside this checkout")
+@pytest.mark.skipif(not RECORDED.is_dir(), reason="DRILLBOOK_RECORDINGS names no folder with recordings of the real operator")
 def test_a_recorded_recovery_is_read_to_its_end() -> None:
     log = RecoveryLog()
     (path,) = RECORDED.glob("04-pitr/logs/copy-1-full-recovery-*.full-recovery.log")
