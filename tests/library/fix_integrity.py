@@ -85,6 +85,11 @@ class Server:
             self._process = None
 
     @property
+    def log(self) -> str:
+        """What the server has logged so far."""
+        return self._log.read_text()
+
+    @property
     def major(self) -> int:
         """The server's major version."""
         told = subprocess.run([self.programs / "postgres", "--version"], capture_output=True, text=True, check=True).stdout

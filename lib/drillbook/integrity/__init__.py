@@ -20,12 +20,15 @@ from drillbook.integrity.questions import questions
 from drillbook.integrity.rows import TableDigest, digest_tables, rows_equal
 from drillbook.integrity.sequences import sequences_ahead
 from drillbook.integrity.structure import Structure, cluster_structure, structure, structure_equal
+from drillbook.integrity.yielding import GaveWayError, Watch, patiently
 
 __all__ = [
     "AtBoundary",
+    "GaveWayError",
     "NewestChange",
     "Structure",
     "TableDigest",
+    "Watch",
     "amcheck",
     "app_login",
     "catalogue_checks",
@@ -41,6 +44,7 @@ __all__ = [
     "near_xid",
     "newest_changes",
     "page_checksums",
+    "patiently",
     "quarantined",
     "questions",
     "rows_equal",

@@ -23,8 +23,13 @@ def pinned(db: Database) -> Iterator[None]:
     Raises ``PostgresError``.
     """
     with db.snapshot():
-        db.ask_one("integrity_pin_session")
+        pin(db)
         yield
+
+
+def pin(db: Database) -> None:
+    """Take the snapshot of the open transaction now, and fix its settings for text. Raises ``PostgresError``."""
+    db.ask_one("integrity_pin_session")
 
 
 def verdict_of(error: PostgresError) -> Verdict:

@@ -6,12 +6,14 @@ ended late enough: what was committed on the source before the end must be commi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from drillbook.errors import PostgresError
 from drillbook.integrity.common import Rung, counted, pinned, said
 from drillbook.integrity.rows import Table, find_table
+from drillbook.integrity.yielding import Watch, patiently
 from drillbook.model import Check, Frozen, Instant, Verdict, show_instant
 from drillbook.postgres import Database
 
@@ -37,17 +39,22 @@ class NewestChange(Frozen):
         return f"{counted(self.rows, 'row')}, newest by XID {self.xid}{when}"
 
 
-def newest_changes(db: Database, tables: Iterable[str]) -> dict[str, NewestChange]:
+def newest_changes(db: Database, tables: Iterable[str], watch: Watch | None = None) -> dict[str, NewestChange]:
     """The newest change of each of ``tables`` (``schema.table``), one pass over each; raises ``PostgresError``.
 
-    A table that can't be read says why and does not hide the others. A row that was deleted leaves no trace in it.
+    On the source ``watch`` makes each read give way. A table that can't be read says why and does not hide the others. A
+    row that was deleted leaves no trace in it.
     """
+
+    def look(name: str) -> NewestChange:
+        with watch.reading(db) if watch is not None else pinned(db):
+            table = find_table(db, name)
+            return _read(db, table) if isinstance(table, Table) else NewestChange(reason=table.reason)
+
     found: dict[str, NewestChange] = {}
     for name in tables:
         try:
-            with pinned(db):
-                table = find_table(db, name)
-                found[name] = _read(db, table) if isinstance(table, Table) else NewestChange(reason=table.reason)
+            found[name] = patiently(functools.partial(look, name))
         except PostgresError as error:
             if db.closed:
                 raise

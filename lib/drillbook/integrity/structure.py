@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from drillbook.integrity.common import Rung, counted, pinned
+from drillbook.integrity.yielding import Watch, patiently
 from drillbook.model import Check, Frozen, Verdict
 from drillbook.postgres import Database
 
@@ -69,15 +70,24 @@ def _digest(value: object) -> str:
 
 
 def _read(db: Database, questions: Iterable[str]) -> Structure:
-    with pinned(db):
-        return Structure.of([row for question in questions for row in db.ask(question)])
+    return Structure.of([row for question in questions for row in db.ask(question)])
 
 
-def structure(db: Database) -> Structure:
+def structure(db: Database, watch: Watch | None = None) -> Structure:
     """Schemas, relations, columns, indexes, constraints, code, types, grants, extensions … of this database.
 
-    Reads the catalogues in one snapshot; raises ``PostgresError``.
+    Reads the catalogues in one snapshot, on the source with a ``watch`` that makes it give way; raises ``PostgresError``.
     """
+
+    def look() -> Structure:
+        with watch.reading(db) if watch is not None else pinned(db):
+            return structure_seen(db)
+
+    return patiently(look)
+
+
+def structure_seen(db: Database) -> Structure:
+    """``structure`` as the open, pinned snapshot sees it; raises ``PostgresError``."""
     return _read(db, OF_A_DATABASE)
 
 
@@ -86,7 +96,8 @@ def cluster_structure(db: Database) -> Structure:
 
     Raises ``PostgresError``.
     """
-    return _read(db, _OF_THE_CLUSTER)
+    with pinned(db):
+        return _read(db, _OF_THE_CLUSTER)
 
 
 def structure_equal(

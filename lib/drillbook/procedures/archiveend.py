@@ -43,8 +43,8 @@ class NoteNewestChanges(Step[NewestOnSource]):
         found = {}
         for tenant in ctx.site.tenants:
             if tenant.digest_tables:
-                with ctx.source(tenant.database) as db:
-                    found[tenant.database] = integrity.newest_changes(db, tenant.digest_tables)
+                with integrity.Watch(ctx.source()) as watch, ctx.source(tenant.database) as db:
+                    found[tenant.database] = integrity.newest_changes(db, tenant.digest_tables, watch)
         return NewestOnSource(tables=found)
 
 

@@ -102,8 +102,8 @@ class StructureBeside(Rung):
     def observe(self, ctx: Context) -> Sequence[Check]:
         checks = []
         for tenant in ctx.site.tenants:
-            with ctx.source(tenant.database) as db:
-                source = integrity.structure(db)
+            with integrity.Watch(ctx.source()) as watch, ctx.source(tenant.database) as db:
+                source = integrity.structure(db, watch)
             with ctx.copy(self.recovered.ref, tenant.database, read_only=True) as db:
                 found = integrity.structure_equal(source, integrity.structure(db))
             reason = "the source has changed since the target, or this is the damage: see that nothing else is in the list"
@@ -129,8 +129,8 @@ class NewestInTables(Rung):
                 continue
             with ctx.copy(self.recovered.ref, tenant.database, read_only=True) as db:
                 copy = integrity.newest_changes(db, tenant.digest_tables)
-            with ctx.source(tenant.database) as db:
-                source = integrity.newest_changes(db, tenant.digest_tables)
+            with integrity.Watch(ctx.source()) as watch, ctx.source(tenant.database) as db:
+                source = integrity.newest_changes(db, tenant.digest_tables, watch)
             details = tuple((name, f"copy: {copy[name]}; production: {source[name]}") for name in copy)[:12]
             name = f"{self.name}: {tenant.database}"
             observed = f"{sum(item.rows for item in copy.values()):,} rows in {len(copy)} tables"

@@ -81,8 +81,8 @@ class ProvenTarget(Frozen):
 class MarkBefore(Step[Baseline]):
     """Write the marker that must be restored.
 
-    Two snapshots of the chosen tables stand just before and just after the marker's commit; where their digests are equal, they are the
-    digest at the target. Rows stay in the database: only counts and keyed digests leave it.
+    The chosen tables and the structure are read in a snapshot that sees the marker's commit and no later one. Each table has a transaction
+    of its own, which gives way to whoever waits for its lock. Rows stay in the database: only counts and keyed digests leave it.
     """
 
     effect: ClassVar[Effect] = Effect.CREATES
@@ -104,7 +104,7 @@ class MarkBefore(Step[Baseline]):
         )
 
     def do(self, ctx: Context) -> Baseline:
-        tables = {tenant.database: list(tenant.digest_tables) for tenant in ctx.site.tenants if tenant.digest_tables}
+        tables = {tenant.database: list(tenant.digest_tables) for tenant in ctx.site.tenants}
         with ctx.source(read_only=False) as own:
             own.run("ensure_scratch")
             own.run("insert_scratch", run_id=ctx.run_id, rows=SCRATCH_ROWS)
@@ -116,11 +116,6 @@ class MarkBefore(Step[Baseline]):
             found = integrity.digests_at_boundary(ctx.source, write_marker, tables, ctx.digest_key)
         with ctx.source() as db:
             roles = integrity.cluster_structure(db)
-        structures: dict[str, Any] = {}
-        for tenant in ctx.site.tenants:
-            ctx.recorder.progress(f"reading the structure of {tenant.database}")
-            with ctx.source(tenant.database) as db:
-                structures[tenant.database] = integrity.structure(db)
         return Baseline(
             marker=found.marker,
             digests=found.digests,
@@ -128,7 +123,7 @@ class MarkBefore(Step[Baseline]):
             attempts=found.attempts,
             scratch_rows=SCRATCH_ROWS,
             roles=roles,
-            structures=structures,
+            structures=found.structures,
         )
 
     def verify(self, ctx: Context, result: Baseline) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from drillbook import integrity
 from drillbook import kube as k8s
 from drillbook.cutover import application
 from drillbook.errors import KubernetesError
@@ -184,8 +185,14 @@ class EventsPending(Rung):
         if not tenant.pending_events:
             return [self.result(Verdict.NOT_APPLICABLE, reason="the profile names no pending_events")]
         line = getattr(self.served, "line", None)
-        with ctx.source(self.database, of=line.ref if line else None) as db:
-            ((pending,),) = db.ask_text(tenant.pending_events)
+        of = line.ref if line else None
+        with integrity.Watch(ctx.source(of=of)) as watch, ctx.source(self.database, of=of) as db:
+
+            def count() -> Any:
+                with watch.reading(db):
+                    return db.ask_text(tenant.pending_events)
+
+            ((pending,),) = integrity.patiently(count)
         return [self.result(Verdict.VERIFIED, observed=f"{pending} pending: their receivers may get them twice")]
 
 
