@@ -259,12 +259,12 @@ def test_the_switch_of_the_primary_is_followed(lab: RunningLab) -> None:
             try:
                 with pool.connect() as client:
                     client.execute("CREATE TABLE IF NOT EXISTS after_switch (n int)")
-                    row = client.execute("SELECT current_setting('cluster_name')").fetchone()
+                    row = client.execute("SELECT host(inet_server_addr())").fetchone()
                     return str(row[0]) if row else ""
             except psycopg.Error:
                 return ""
 
-        until(lambda: writes() == "pair-2")
+        until(lambda: writes() == lab.get(f"{CORE}/pooled/pods/pair-2")["status"]["podIP"])
     finally:
         pool.delete()
         lab.delete(f"{CORE}/pooled")

@@ -195,9 +195,9 @@ class BackUpNewLine(_BackUp):
     in_service: Any = None
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        if not ctx.recorder.seen("cut"):
-            return [self.result(Verdict.NOT_APPLICABLE, reason="nothing was cut: no new line of WAL began")]
         line = getattr(self.in_service, "line", None)
+        if self.in_service is not None and line is None and not ctx.recorder.seen("cut"):
+            return [self.result(Verdict.NOT_APPLICABLE, reason="nothing was cut: no new line of WAL began")]
         return super().observe(ctx) if line is None else BackUpNewLine(line).observe(ctx)
 
 
