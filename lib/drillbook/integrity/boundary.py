@@ -38,7 +38,7 @@ from enum import Enum
 from typing import Generic, TypeVar
 
 from drillbook.errors import PostgresError
-from drillbook.integrity.rows import Table, TableDigest, digest_table, find_table, unknown, versions
+from drillbook.integrity.rows import Table, TableDigest, digest_and_versions, find_table, unknown, versions
 from drillbook.integrity.structure import Structure, structure_seen
 from drillbook.integrity.yielding import TRIES, GaveWayError, Watch, Watched, patiently
 from drillbook.postgres import SQL, Database
@@ -197,27 +197,27 @@ class _Reader(Generic[Marker]):
             table = find_table(db, name)
             if isinstance(table, TableDigest):
                 return table
-            state = self._state(db, table, holder)
+            signature = self._signature(db, table, holder)
             known = self.known.get((database, name))
-            if known is None or known.state != state:
+            if known is None or known.state != (signature, *versions(db, table, self.seed)):
                 if when is _When.COMPARED:
                     return _WRITTEN
-                known = _Known(state, digest_table(db, table, self.key))
+                digest, seen = digest_and_versions(db, table, self.key, self.seed)
+                known = _Known((signature, *seen), digest)
             # Asked while the lock is held: nobody can change it before the transaction ends.
             if holder is not None and _signature(holder.db, table) != _signature(db, table):
                 return _ALTERED
         if when is _When.RESTLESS and holder is not None:
             with self.watch.reading(db, holder.before):
-                if versions(db, table, self.seed) != state[1:]:
+                if versions(db, table, self.seed) != known.state[1:]:
                     return _MOVED
         self.known[database, name] = known
         return known.digest
 
-    def _state(self, db: Database, table: Table, holder: _Holder | None) -> tuple[str, int, int]:
-        signature = _signature(db, table)
-        if holder is None:
-            signature += " " + str(db.ask_one("integrity_writes", table=table.quoted)["writes"])
-        return (signature, *versions(db, table, self.seed))
+    def _signature(self, db: Database, table: Table, holder: _Holder | None) -> str:
+        if holder is not None:
+            return _signature(db, table)
+        return f"{_signature(db, table)} {db.ask_one('integrity_writes', table=table.quoted)['writes']}"
 
     def read(self, db: Database, database: str, holder: _Holder | None, when: _When) -> dict[str, TableDigest]:
         """Every table of a database; those that gave way are tried again after the others."""

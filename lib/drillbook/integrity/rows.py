@@ -29,6 +29,8 @@ SHORTEST_KEY = 16
 
 # The relations that hold rows of their own: tables, partitioned tables, materialised views.
 _HOLDS_ROWS = {"r", "p", "m"}
+# A row version of a table ``t`` by its place and inserting transaction; its parameter is the seed.
+_VERSION = "pg_catalog.hash_record_extended(row(t.tableoid, t.ctid, t.xmin), %s)"
 
 
 class TableDigest(Frozen):
@@ -77,11 +79,22 @@ def find_table(db: Database, name: str) -> Table | TableDigest:
 
 def digest_table(db: Database, table: Table, key: bytes) -> TableDigest:
     """The digest of ``table`` in the open, pinned snapshot. One pass in the server; raises ``PostgresError``."""
+    statement = digest_statement(table.quoted.replace("%", "%%"), "%s")
+    ((rows, *totals),) = db.ask_text(statement, (_long_enough(key),))
+    return digest_of(table.quoted, rows, totals, key)
+
+
+def _long_enough(key: bytes) -> bytes:
     if len(key) < SHORTEST_KEY:
         raise ValueError(f"the digest's key has {len(key)} bytes: at least {SHORTEST_KEY} are needed")
-    statement = digest_statement(table.quoted.replace("%", "%%"), "%s")
-    ((rows, *totals),) = db.ask_text(statement, (key,))
-    return digest_of(table.quoted, rows, totals, key)
+    return key
+
+
+def digest_and_versions(db: Database, table: Table, key: bytes, seed: int) -> tuple[TableDigest, tuple[int, int]]:
+    """``digest_table`` and ``versions`` in one pass; raises ``PostgresError``."""
+    statement = digest_statement(table.quoted.replace("%", "%%"), "%s", beside=_VERSION)
+    ((rows, *totals, seen),) = db.ask_text(statement, (_long_enough(key), seed))
+    return digest_of(table.quoted, rows, totals, key), (int(rows), int(seen))
 
 
 def versions(db: Database, table: Table, seed: int) -> tuple[int, int]:
@@ -91,17 +104,18 @@ def versions(db: Database, table: Table, seed: int) -> tuple[int, int]:
     in reads as any; raises ``PostgresError``.
     """
     statement = (
-        "select pg_catalog.count(*), coalesce(pg_catalog.sum(pg_catalog.hash_record_extended("  # noqa: S608 - the server quoted the name
-        f"row(t.tableoid, t.ctid, t.xmin), %s)), 0) from {table.quoted.replace('%', '%%')} t"
+        f"select pg_catalog.count(*), coalesce(pg_catalog.sum({_VERSION}), 0) "  # noqa: S608 - the server quoted the name
+        f"from {table.quoted.replace('%', '%%')} t"
     )
     ((rows, total),) = db.ask_text(statement, (seed,))
     return int(rows), int(total)
 
 
-def digest_statement(source: str, key: str, row: str = "t::pg_catalog.text") -> str:
+def digest_statement(source: str, key: str, row: str = "t::pg_catalog.text", beside: str = "") -> str:
     """The SELECT of ``rows`` and the four sums ``s1`` to ``s4`` over ``source``, a table as the server quotes it.
 
-    ``key`` is SQL for a bytea; ``row`` is SQL for the text that stands for a row ``t``.
+    ``key`` is SQL for a bytea; ``row`` is SQL for the text that stands for a row ``t``; ``beside`` is SQL for a number of
+    each row, which is added up as a last column.
     """
     # The row as text is the same for equal rows only: record output quotes what could be mistaken, and NULL is not ''.
     # convert_to with the server's own encoding changes nothing; textsend would depend on the client's.
@@ -110,9 +124,10 @@ def digest_statement(source: str, key: str, row: str = "t::pg_catalog.text") -> 
         f"coalesce(pg_catalog.sum(('x' || pg_catalog.substr(h, {at}, 16))::bit(64)::bigint), 0) as s{number}"
         for number, at in enumerate((1, 17, 33, 49), 1)
     )
+    each, total = (f", {beside} as n", ", coalesce(pg_catalog.sum(n), 0) as beside") if beside else ("", "")
     return (
-        f"select pg_catalog.count(*) as rows, {sums} from (select pg_catalog.encode(pg_catalog.sha256({key}::pg_catalog.bytea || "  # noqa: S608 - the server quoted the name
-        f"pg_catalog.convert_to({row}, pg_catalog.getdatabaseencoding())), 'hex') as h from {source} t) digests"
+        f"select pg_catalog.count(*) as rows, {sums}{total} from (select pg_catalog.encode(pg_catalog.sha256({key}::pg_catalog.bytea || "  # noqa: S608 - the server quoted the name
+        f"pg_catalog.convert_to({row}, pg_catalog.getdatabaseencoding())), 'hex') as h{each} from {source} t) digests"
     )
 
 

@@ -115,13 +115,24 @@ class Watch:
                 del self._watched[pid]
 
     @contextmanager
+    def _read(self, db: Database) -> Iterator[Watched]:
+        watched = None
+        try:
+            with self.over(db, db.cancel) as watched:
+                yield watched
+        finally:
+            # A cancellation may have met the very ROLLBACK: nothing cancels this one any more.
+            if watched is not None and watched.past and not db.closed:
+                db.ask(SQL("ROLLBACK"))
+
+    @contextmanager
     def reading(self, db: Database, snapshot: str = "") -> Iterator[None]:
         """One REPEATABLE READ snapshot, a new one or the exported ``snapshot``, pinned; watched until it has ended.
 
         Every read of tenants' tables on the source happens in here. Raises ``GaveWayError`` if it was cancelled for
         somebody's sake, or waited a second for somebody's lock; other ``PostgresError`` as they are.
         """
-        with self.over(db, db.cancel) as watched:
+        with self._read(db) as watched:
             try:
                 with db.snapshot():
                     if snapshot:

@@ -186,7 +186,7 @@ class EventsPending(Rung):
             return [self.result(Verdict.NOT_APPLICABLE, reason="the profile names no pending_events")]
         line = getattr(self.served, "line", None)
         of = line.ref if line else None
-        with integrity.Watch(ctx.source(of=of)) as watch, ctx.source(self.database, of=of) as db:
+        with integrity.Watch(ctx.source(self.database, of=of)) as watch, ctx.source(self.database, of=of) as db:
 
             def count() -> Any:
                 with watch.reading(db):
