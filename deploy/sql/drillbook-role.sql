@@ -11,7 +11,11 @@ SELECT 'CREATE ROLE drillbook LOGIN CONNECTION LIMIT 10'
  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'drillbook')
 \gexec
 
--- No statement of a drill may queue behind a tenant's lock and make others queue behind it.
+-- CONNECTION LIMIT: a drill needs one session for each tenant's database, and three more. With fewer it still runs, but proves
+-- only the tables that nobody writes to from their digest to the marker.
+
+-- No statement of a drill may queue behind a tenant's lock and make others queue behind it. (Where a drill reads a tenant's
+-- tables it sets 1 s itself, and it ends a read of its own that anybody waits for.)
 ALTER ROLE drillbook SET lock_timeout = '5s';
 -- A drill that dies with an open snapshot must not hold back vacuum.
 ALTER ROLE drillbook SET idle_in_transaction_session_timeout = '15min';

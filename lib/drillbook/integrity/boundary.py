@@ -45,6 +45,9 @@ from drillbook.postgres import SQL, Database
 
 SETTLE_SECONDS = 0.05
 MOST_HELD = 8
+# Markers in a round: each is one row and some 50 ms. Beside a hundred transactions a second the first ones suffice; beside
+# thousands it is chance whether one of them is the only commit between its snapshots.
+ATTEMPTS = 60
 ROUNDS = 3
 # A session that was just closed counts for a moment longer.
 TOO_MANY, TOO_MANY_SECONDS = "53300", 10.0
@@ -317,7 +320,7 @@ def digests_at_boundary(
     write_marker: Callable[[], Marker],
     tables: Mapping[str, Sequence[str]],
     key: bytes,
-    attempts: int = 20,
+    attempts: int = ATTEMPTS,
 ) -> AtBoundary[Marker]:
     """Write a marker and digest ``tables`` (by database, as ``schema.table``) as they were when it was committed.
 
