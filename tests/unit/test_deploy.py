@@ -16,6 +16,7 @@ from drillbook.procedures.oldcluster import RIGHTS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 NAMES = {
+    "SITE": "ledger",
     "SOURCE_NAMESPACE": "databases",
     "DRILL_NAMESPACE": "copies",
     "DRILLBOOK_NAMESPACE": "proof",
@@ -27,10 +28,10 @@ NAMES = {
 FILES = sorted(DEPLOY.rglob("*.yaml"))
 
 
-def objects(*paths: Path) -> list[dict[str, Any]]:
+def objects(*paths: Path, **changes: str) -> list[dict[str, Any]]:
     # Concatenated, as the README pipes them into kubectl: a file without its separator would merge with its neighbour.
     text = "".join(path.read_text(encoding="utf-8") for path in paths)
-    text = re.sub(r"\$\{(\w+)\}", lambda found: NAMES[found[1]], text)
+    text = re.sub(r"\$\{(\w+)\}", lambda found: (NAMES | changes)[found[1]], text)
     return [item for item in yaml.safe_load_all(text) if item]
 
 
@@ -77,6 +78,30 @@ def test_every_binding_leads_to_a_role_and_to_the_one_account() -> None:
             reference = item["roleRef"]
             assert (reference["kind"], item["metadata"].get("namespace"), reference["name"]) in roles
             assert item["subjects"] == [{"kind": "ServiceAccount", "name": "drillbook", "namespace": "proof"}]
+
+
+def identities(*paths: Path, **changes: str) -> list[tuple[str, str, str]]:
+    """Kind, namespace and name of all that is a site's own: namespaces and the one account may be shared."""
+    return [
+        (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"])
+        for item in objects(*paths, **changes)
+        if item["kind"] not in ("Namespace", "ServiceAccount") and "kind" in item
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.name != "managed-role.yaml"], ids=lambda path: str(path.relative_to(DEPLOY))
+)
+@pytest.mark.parametrize("changes", [{}, {"SOURCE_NAMESPACE": "others"}], ids=["in the same namespaces", "of another namespace"])
+def test_f15_what_is_applied_for_a_second_site_takes_nothing_from_the_first(path: Path, changes: dict[str, str]) -> None:
+    assert not set(identities(path)) & set(identities(path, SITE="shop", **changes))
+
+
+def test_f15_no_two_files_of_a_site_make_one_object_where_its_namespaces_are_one() -> None:
+    places = {name: "databases" for name in NAMES if name.endswith("_NAMESPACE")}
+    paths = [path for path in FILES if path.name != "managed-role.yaml" and "argocd" not in path.parts]
+    found = identities(*paths, **places)
+    assert len(found) == len(set(found))
 
 
 def test_in_the_sources_namespace_a_drill_reads_forwards_asks_for_backups_and_nothing_else() -> None:

@@ -46,6 +46,7 @@ def recovery(site: LabSite) -> list[Object]:
 
 def _documents(site: LabSite, paths: list[Path]) -> list[Object]:
     names = {
+        "SITE": site.profile,
         "SOURCE_NAMESPACE": site.source_namespace,
         "DRILL_NAMESPACE": site.drill_namespace,
         "DRILLBOOK_NAMESPACE": site.drillbook_namespace,
