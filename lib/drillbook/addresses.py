@@ -69,6 +69,13 @@ def services_in(address: str, cluster: str) -> list[str]:
     return [match[0] for match in _service_of(cluster).finditer(address)]
 
 
+def names_host(text: str, service: str, namespace: str, home: str) -> bool:
+    """Whether the text names the Service ``service`` of ``namespace``, as a pod of the namespace ``home`` resolves it."""
+    # A host's first label and no more of it; without a domain it is the pod's own namespace's Service.
+    host = re.compile(rf"(?<![A-Za-z0-9._-]){re.escape(service)}(?:\.([a-z0-9-]+)(?:\.svc(?:\.[a-z0-9.-]+)?)?)?(?![A-Za-z0-9._-])")
+    return any((found[1] or home) == namespace for found in host.finditer(text))
+
+
 def literal_secrets(deployment: dict[str, Any]) -> list[str]:
     """The variables whose value is or holds a secret in the Deployment itself, by name; never the value."""
     containers = deployment["spec"]["template"]["spec"]["containers"]

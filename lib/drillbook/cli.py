@@ -22,12 +22,13 @@ from rich.table import Table
 from rich.text import Text
 from typer.exceptions import TyperException
 
+from drillbook import beginning, evidence, headless
 from drillbook import conformance as asked
 from drillbook import doctor as health
-from drillbook import evidence, headless
 from drillbook import run as places
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.interview import interview
+from drillbook.kube import Kube
 from drillbook.outlook import outlook
 from drillbook.terminal import VERDICT_STYLES, Narrator, show_outcome
 
@@ -184,6 +185,39 @@ def window(
 ) -> int:
     """Show what can be recovered now, from the archive alone: base backups, window, gaps, damages, and what to do. Changes nothing."""
     return outlook(out, site, as_json=as_json, svg=svg, samples=samples)
+
+
+@app.command()
+def init(
+    cluster: Annotated[str, typer.Option(metavar="NAMESPACE/NAME", help="The Cluster to drill; needed where there are several.")] = "",
+    out_folder: Annotated[Path | None, typer.Option("--out", help="The folder to write; it must not be there yet. [default: drillbook-NAME]")] = None,
+    name: Annotated[str, typer.Option(help="The site's name; otherwise the Cluster's.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take the defaults.")] = False,
+    kubeconfig: Annotated[str, typer.Option(help="Your own credentials; otherwise what kubectl uses.")] = "",
+    context: Annotated[str, typer.Option(help="A context of that kubeconfig.")] = "",
+) -> int:
+    """Read a cluster and write a profile for it, what to apply, and APPLY.md, which says in which order. Changes nothing.
+
+    It reads with your own rights: Cluster, Deployments, Secrets (for names and addresses) and, by psql in the primary's
+    pod, the databases' catalogues. No Secret's value is written or shown.
+    """
+    if not yes and not sys.stdin.isatty():
+        raise ParameterError(["there is no terminal to ask on"], where="drillbook init", todo="Give --yes to take the defaults.")
+    with Kube.open(kubeconfig, context) as kube:
+        found = beginning.discover(kube, cluster)
+    choices = beginning.choose(found, (lambda _, usual: usual) if yes else _ask, name)
+    folder = out_folder or Path(f"drillbook-{choices.name}")
+    given = {"--kubeconfig": kubeconfig, "--context": context}
+    options = tuple(part for option, value in given.items() if value for part in (option, value))
+    beginning.write(found, choices, folder, root=places.project_root(), kubectl=options)
+    for note in found.notes:
+        out.print(Text(f"check: {note}", style="yellow"))
+    out.print(Text(f"{folder}: read {beginning.PROFILE}, then follow {beginning.APPLY}"))
+    return 0
+
+
+def _ask(question: str, usual: str) -> str:
+    return str(typer.prompt(question, default=usual, err=True))
 
 
 @app.command()

@@ -80,6 +80,11 @@ class Kube:
 
     # -- who and where -----------------------------------------------------------------------
 
+    @property
+    def cluster_entry(self) -> Object:
+        """The API server's address and CA as a kubeconfig's cluster entry; no credentials are in it."""
+        return self._transport.access.cluster_entry
+
     def whoami(self) -> Actor:
         """Who the API server says we are (SelfSubjectReview)."""
         user = self._post_review(SELF_SUBJECT_REVIEW, {}, "ask who we are")["status"]["userInfo"]

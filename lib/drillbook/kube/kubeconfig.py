@@ -62,6 +62,7 @@ class Access:
         self._expires: datetime | None = None
         self._token_file: Path | None = None
         self._impersonation: tuple[tuple[str, str], ...] = ()
+        self._cluster: Object = {}
         self.configuration = self._load()
 
     # -- loading -------------------------------------------------------------------------------------------------------
@@ -74,6 +75,7 @@ class Access:
         try:
             if not self._chosen and not home.is_file() and _SERVICE_ACCOUNT.is_file():
                 config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+                self._cluster = _cluster_info({"server": configuration.host, "certificate-authority": configuration.ssl_ca_cert}, Path("/"))
             else:
                 self._read(self._chosen or str(home), configuration)
             _proxy(configuration)
@@ -113,6 +115,7 @@ class Access:
         loader.load_and_set(configuration)  # type: ignore[no-untyped-call]
         configuration.refresh_api_key_hook = None  # it would put back what was read first
         self._impersonation = impersonation(given)
+        self._cluster = _cluster_info(cluster, of_cluster)
 
     # -- using ---------------------------------------------------------------------------------------------------------
 
@@ -122,6 +125,15 @@ class Access:
             self.configuration.api_key["BearerToken"] = f"Bearer {self._token_file.read_text(encoding='utf-8').strip()}"
         bearer = self.configuration.auth_settings().get("BearerToken", {}).get("value")
         return ([("Authorization", str(bearer))] if bearer else []) + list(self._impersonation)
+
+    @property
+    def cluster_entry(self) -> Object:
+        """The cluster as another kubeconfig may have it, its CA inlined; a proxy's user and password are left out."""
+        found = {key: value for key, value in self._cluster.items() if key != "config"}
+        if proxy := str(found.get("proxy-url") or ""):
+            parts = urlsplit(proxy)
+            found["proxy-url"] = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        return found
 
     @property
     def expired(self) -> bool:
