@@ -60,7 +60,8 @@ def make_quiet_cluster(lab: DrillLab) -> None:
     spec = {
         "instances": 1,
         "imageName": theirs["spec"]["imageName"],
-        "storage": {"size": "1Gi", "storageClass": theirs["spec"]["storage"]["storageClass"]},
+        # A class that keeps its volumes: copies need another one.
+        "storage": {"size": "1Gi", "storageClass": theirs["spec"]["storage"]["storageClass"] + "-retain"},
         "bootstrap": {"initdb": {"database": DATABASE, "owner": "parcels_owner"}},
         "plugins": [{"name": PLUGIN, "isWALArchiver": True, "parameters": {"barmanObjectName": "parcels-store"}}],
     }
@@ -121,6 +122,7 @@ def test_f12_doctor_finds_nothing_missing(prepared: Prepared) -> None:
         (tenant,) = prepared.site.tenants
         assert "public.event_publication" in tenant.pending_events
         assert set(tenant.digest_tables) == {"depot.parcels", "public.event_publication"}
+        assert prepared.site.copy_.storage_class and not prepared.site.copy_.storage_class.endswith("-retain")
 
 
 def test_f14_the_first_drill_is_verified(prepared: Prepared) -> None:
@@ -139,6 +141,22 @@ def test_f15_the_sites_that_were_there_before_lose_no_right(prepared: Prepared) 
 def test_f15_a_person_is_the_service_account_with_the_kubeconfig_that_was_written(prepared: Prepared) -> None:
     with k8s.Kube.open(str(prepared.folder / "kubeconfig.yaml"), prepared.site.kubernetes.context) as kube:
         assert kube.whoami().username == f"system:serviceaccount:{prepared.site.drillbook_namespace}:drillbook"
+
+
+def test_several_clusters_a_strange_name_and_a_folder_that_is_there_are_refused(prepared: Prepared) -> None:
+    """Each names what there is; the first site's cluster is there from the beginning."""
+    init = ["init", "--yes", "--kubeconfig", str(prepared.lab.home / "kubeconfig"), "--context", "lab-admin"]
+    theirs = f"{prepared.lab.site.cluster.namespace}/{prepared.lab.site.cluster.name}"
+    new = prepared.folder.with_name("another")
+    refused = [(["--cluster", f"{NAMESPACE}/nobody"], theirs), (["--cluster", "nobody"], "NAMESPACE/NAME")]
+    if prepared.lab.admin.get(k8s.CLUSTER, NAMESPACE, CLUSTER):
+        refused.append(([], f"{NAMESPACE}/{CLUSTER}"))
+    for more, said in refused:
+        done = prepared.lab.drillbook(*init, "--out", str(new), *more)
+        assert done.returncode == 4 and said in done.stderr, done.stderr
+    done = prepared.lab.drillbook(*init, "--out", str(prepared.folder), "--cluster", theirs)
+    assert done.returncode == 4 and "is there already" in done.stderr, done.stderr
+    assert not new.exists()
 
 
 def test_no_secret_was_written(prepared: Prepared) -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from drillbook import addresses, beginning, cli
+from drillbook import kube as k8s
 from drillbook.beginning import rendering
 from drillbook.beginning.applications import ApplicationFound, Endpoint, endpoints, find
 from drillbook.beginning.choosing import Choices
@@ -267,6 +268,26 @@ def test_clusters_of_one_name_and_databases_of_like_names_are_told_apart() -> No
     choices = defaults(found())
     assert len({choices.login_secret(name) for name in ("a-b", "a_b", "A b", "ä")}) == 4
     assert all(re.fullmatch(r"[a-z0-9-]+", choices.login_secret(name)) for name in ("a_b", "ä", "Ω"))
+
+
+def test_f15_the_kubeconfig_that_is_written_has_the_way_to_the_server_and_nobodys_credentials(tmp_path: Path) -> None:
+    cluster = {"server": "http://api.example:8001", "proxy-url": "http://me:hidden@proxy.example:3128", "tls-server-name": "api"}
+    mine = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": {"token": "hidden"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }  # fmt: skip
+    path = tmp_path / "mine"
+    path.write_text(yaml.safe_dump(mine))
+    with k8s.Kube.open(str(path)) as kube:
+        entry = kube.cluster_entry
+    assert entry == {"server": cluster["server"], "proxy-url": "http://proxy.example:3128", "tls-server-name": "api"}
+    text = (written(found(entry=entry), tmp_path) / "kubeconfig.yaml").read_text()
+    assert "hidden" not in text
+    (tmp_path / "site" / "token").write_text("of-the-account")
+    with k8s.Kube.open(str(tmp_path / "site" / "kubeconfig.yaml"), "drillbook-pg") as kube:
+        assert kube.cluster_entry == entry
 
 
 def test_without_a_terminal_the_defaults_have_to_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

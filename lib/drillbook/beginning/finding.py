@@ -173,8 +173,11 @@ def _choose(kube: k8s.Kube, wanted: str) -> tuple[Object, bool]:
     try:
         listed = kube.list(k8s.CLUSTER)
     except KubernetesError as error:
-        if error.status != 403 or not wanted:
+        if error.status != 403:
             raise
+        if not wanted:
+            said = "these credentials may not list the Clusters of all namespaces"
+            raise ParameterError([said], where="drillbook init", todo="Name the Cluster with --cluster NAMESPACE/NAME.") from error
         found = kube.get(k8s.CLUSTER, namespace, name)
         listed = [found] if found else []
     # A drill's own copy is no source.
