@@ -55,7 +55,8 @@ _MOVED = TableDigest(reason="it was written to while the marker was")
 _ALTERED = TableDigest(reason="it was altered, rewritten or truncated after the marker")
 _LET_GO = TableDigest(reason="the marker's snapshot was given up for somebody who waited for it")
 _WRITTEN = TableDigest(
-    reason="it was written to between its digest and the marker (the role's CONNECTION LIMIT leaves no session to hold a snapshot)"
+    reason="it was written to between its digest and the marker; no session was left to hold a snapshot of its database "
+    f"(they are held in {MOST_HELD} databases at most, and in as many as the role's CONNECTION LIMIT leaves sessions for)"
 )
 # What another round can change.
 _ANOTHER_ROUND = (_WRITTEN, _ALTERED, _LET_GO)
@@ -308,11 +309,11 @@ def _signature(db: Database, table: Table) -> str:
     return str(db.ask_one("integrity_signature", table=table.quoted)["signature"])
 
 
-def _held(watch: Watch, databases: Sequence[str]) -> list[str]:
-    """The databases whose snapshots can be held: of the sessions that are left one is needed to read."""
+def _held(watch: Watch, tables: Mapping[str, Sequence[str]]) -> list[str]:
+    """The databases whose snapshots can be held, those with tables first: of the sessions that are left one must read."""
     left = watch.db.ask_one("integrity_sessions_left")["sessions"]
     places = MOST_HELD if left is None else min(MOST_HELD, int(left) - 1)
-    return list(databases)[: max(0, places)]
+    return sorted(tables, key=lambda database: not tables[database])[: max(0, places)]
 
 
 def digests_at_boundary(
@@ -336,7 +337,7 @@ def digests_at_boundary(
         return AtBoundary(marker=write_marker(), digests={}, unproven={}, attempts=1)
     with Watch(open_db(next(iter(tables)))) as watch:
         reader = _Reader(open_db, write_marker, tables, key, attempts, watch)
-        held = _held(watch, list(tables))
+        held = _held(watch, tables)
         for _ in range(ROUNDS):
             found = reader.round(held)
             if not found.another_round:
