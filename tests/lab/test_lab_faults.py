@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +106,32 @@ def test_a_stopped_writer_is_a_process_that_has_ended(lab: RunningLab) -> None:
     with broken(lab, "writer-stopped"):
         assert writer() is None
     assert writer()
+
+
+def note(name: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"}}
+
+
+def test_an_api_server_that_is_away_refuses_connections_and_comes_back_at_its_address(lab: RunningLab) -> None:
+    with broken(lab, "api-away"), pytest.raises(urllib.error.URLError, match="Connection refused"):
+        lab.call("GET", "/version")
+    assert lab.call("GET", "/version")[0] == 200
+
+
+def test_a_busy_api_server_asks_for_patience_now_and_then(lab: RunningLab) -> None:
+    with broken(lab, "api-busy"):
+        assert sorted(lab.call("GET", f"{CORE}/default/configmaps")[0] for _ in range(6)) == [200] * 4 + [429] * 2
+    assert {lab.call("GET", "/version")[0] for _ in range(6)} == {200}
+
+
+def test_a_change_whose_answer_is_lost_was_done(lab: RunningLab) -> None:
+    names = ("answered", "unanswered")
+    with broken(lab, "api-unsure"):
+        assert lab.call("POST", f"{CORE}/default/configmaps", note(names[0]))[0] == 201
+        with pytest.raises((http.client.RemoteDisconnected, ConnectionError, urllib.error.URLError)):
+            lab.call("POST", f"{CORE}/default/configmaps", note(names[1]))
+    for name in names:
+        assert lab.call("DELETE", f"{CORE}/default/configmaps/{name}")[0] == 200
 
 
 def test_a_store_that_is_down_answers_nobody(lab: RunningLab) -> None:
