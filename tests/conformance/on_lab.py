@@ -35,7 +35,8 @@ drillbook doctor --conformance --namespace probes --object-store my-store --writ
 The lab's column is what `make conformance` found; it shows that the lab does what the facts say, not that they are
 true of a production cluster. That is what the other column is for: `docs/conformance-real.json`, the answers of a real
 operator. Two facts were wrong when it was asked, and were corrected by what it answered: `archive_mode` is accepted and
-overwritten, and a Cluster without its ObjectStore has three ordinary events.
+overwritten, and a Cluster without its ObjectStore has three ordinary events. Their rows show what it answered to the facts as
+they stood then; the corrected ones have not been asked of a real operator.
 
 """
 
