@@ -93,9 +93,11 @@ def job_failed(lab: RunningLab, name: str) -> Any:
 
 
 def job_pods(lab: RunningLab, name: str) -> list[Any]:
-    """The pods of that Job, oldest first."""
+    """The pods of that Job, oldest first; of two that were created in the same second the ended one is the older."""
     found = lab.get(f"{CORE}/{DRILLS}/pods?labelSelector=job-name={name}-1-full-recovery")["items"]
-    return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    return sorted(
+        found, key=lambda pod: (str(pod["metadata"]["creationTimestamp"]), pod["status"].get("phase") != "Failed")
+    )
 
 
 def log_lines(lab: RunningLab, pod: Any, *containers: str) -> list[dict[str, Any]]:
