@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -196,14 +197,16 @@ def section_card(
     *,
     title: str,
     steps: Sequence[Mapping[str, Any]],
+    subject: Mapping[str, str] = MappingProxyType({}),
     lost: Sequence[str] = (),
     asked_by: str = "",
     blocked: str = "",
     phrase: str = "",
     asks: str = "",
 ) -> Bundle:
-    """A destructive section before it is done: each step with its exact plan, what is lost, and what it waits for."""
-    text = [f"DESTRUCTIVE: {title}", f"  asked for by {asked_by}" if asked_by else ""]
+    """A destructive section before it is done: what it is for, each step's exact plan, what is lost, what it waits for."""
+    text = [f"DESTRUCTIVE: {title}", *(f"  {name}: {value}" for name, value in subject.items()),
+            f"  asked for by {asked_by}" if asked_by else ""]
     for step in steps:
         text.append(f"  {step['title']} ({step['effect']}): {step['plan'].get('summary', '')}")
         text += [f"    {line}" for line in step["plan"].get("touches") or ()]
@@ -212,7 +215,7 @@ def section_card(
     text += [f"  lost: {line}" for line in lost] or ["  lost: nothing"]
     text += [f"  not asked for: {blocked}" if blocked else "", f"  {asks}" if asks else ""]
     text += [f"  phrase: {phrase}" if phrase else ""]
-    return _draw("section", text, title=title, steps=steps, lost=lost, asked_by=asked_by, blocked=blocked,
+    return _draw("section", text, title=title, steps=steps, subject=subject, lost=lost, asked_by=asked_by, blocked=blocked,
                  phrase=phrase, asks=asks, effect_words=_EFFECT_WORDS)  # fmt: skip
 
 

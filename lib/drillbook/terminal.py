@@ -64,6 +64,8 @@ class Narrator:
 
     def _tell_waiting(self, event: Mapping[str, Any]) -> None:
         self._say((f"{'waiting':<13}", "yellow"), f"{event['section']}: {event['reason']}")
+        for name, value in (event.get("subject") or {}).items():
+            self._say(" " * 13, f"{name}: {value}")
         for part in event["steps"]:
             self._say(" " * 13, f"{part['title']} ({part['effect']})")
         for line in event["lost"]:

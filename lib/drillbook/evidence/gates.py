@@ -126,6 +126,19 @@ def confirmed(events: Sequence[Event]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def confirmed_for_another_target(events: Sequence[Event], section: str, steps: Sequence[str]) -> Event | None:
+    """The confirmation of the same steps (by digest) before the run's target was changed: it needs no second one.
+
+    Whoever gives another target has seen the copy for the first one; the measures stand already and are only found again.
+    """
+    last = max((index for index, event in enumerate(events) if event["type"] == "retargeted"), default=0)
+    for event in events[:last]:
+        same = event["type"] == "confirmed" and event["section"] == section
+        if same and [step["digest"] for step in event["steps"]] == list(steps):
+            return event
+    return None
+
+
 def deadline(events: Sequence[Event]) -> datetime | None:
     """Until when a run that stopped keeps what it made: the gate's own, else from its last event on."""
     gate = waiting(events)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from drillbook.evidence import canonical, plain
@@ -48,10 +48,12 @@ class Section:
     title: str
     cluster: str
     parts: tuple[Part, ...]
+    subject: Mapping[str, str] = field(default_factory=dict)
+    """The run and what it was asked for: tenant, strategy, target. It stands above the plan and is confirmed with it."""
     blocked: str = ""
     """Why there is nothing to confirm: an earlier step failed, or a plan can't be made."""
     begun: str = ""
-    """The digest that an earlier attempt was confirmed with, if one of its steps has begun since."""
+    """The digest that this very plan was confirmed with in an earlier attempt, if one of its steps has begun since."""
 
     @property
     def steps(self) -> tuple[Step[Any], ...]:
@@ -59,8 +61,13 @@ class Section:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over its steps' digests, in order."""
-        return sha256(canonical([part.digest for part in self.parts]))
+        """SHA-256 over what the run was asked for and its steps' digests, in order."""
+        return self.begun or sha256(canonical({"of": dict(self.subject), "steps": self.part_digests}))
+
+    @property
+    def part_digests(self) -> list[str]:
+        """What is done, without why: equal for two targets whose measures are the same."""
+        return [part.digest for part in self.parts]
 
     @property
     def phrase(self) -> str:
@@ -83,6 +90,11 @@ class Section:
 
     def _ipython_display_(self) -> None:
         """Nothing: its card has been shown."""
+
+
+def subject(run_id: str, parameters: Mapping[str, Any]) -> dict[str, str]:
+    """The run and each parameter that was given a value, in words: what two runs with equal plans differ in."""
+    return {"run": run_id} | {name: str(value) for name, value in parameters.items() if value not in ("", None)}
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from drillbook.evidence.judge import unsettled
 from drillbook.manifests import EXPIRES, RUN_LABEL
 from drillbook.model import causes, parse_instant, show_instant
 from drillbook.run.approving import approve, cluster_uid
-from drillbook.run.gate import Part, Section, part_digest, plan_json
+from drillbook.run.gate import Part, Section, part_digest, plan_json, subject
 from drillbook.run.observing import Observations
 from drillbook.run.past import Past, PastStep
 from drillbook.run.show import Display
@@ -63,8 +64,15 @@ class Gatekeeper:
                 plan = Plan(summary=f"{step.title}: {error.what}")
             blocked = blocked or (str(unknown) if unknown is not None else "")
             parts.append(Part(step, plan_json(plan), part_digest(step, plan)))
-        cluster = self._context.site.cluster.name
-        return Section(title, cluster, tuple(parts), blocked, begun=str(before.get("digest", "")))
+        same = [step["digest"] for step in before.get("steps") or ()] == [part.digest for part in parts]
+        return Section(
+            title,
+            self._context.site.cluster.name,
+            tuple(parts),
+            subject(self._context.run_id, self._context.parameters),
+            blocked,
+            begun=str(before["digest"]) if before and same else "",
+        )
 
     def show(self, section: Section, *, asks: str = "") -> None:
         """The section's card: what, why, the exact plan, what is lost, who asked; ``asks`` is what is being waited for."""
@@ -77,6 +85,7 @@ class Gatekeeper:
                      "plan": part.shown, "begun": part.begun}
                     for part in section.parts
                 ],
+                subject=section.subject,
                 lost=section.lost,
                 asked_by=str((self._told.journal.events()[0].get("actor") or {}).get("username", "")),
                 blocked=section.blocked,
@@ -91,7 +100,7 @@ class Gatekeeper:
         """Let the section pass, or journal that the run waits, give the Lease back, and raise ConfirmationRequired."""
         if self._context.mode == "plan":
             return
-        if section.begun == section.digest:
+        if section.begun:
             self._admit(section)
             return
         unmet = causes(self._told.unmet())
@@ -111,6 +120,9 @@ class Gatekeeper:
             self._admit(section) if said else self._pass(section, None)
             return
         before = gates.waiting(events)
+        if stands := gates.confirmed_for_another_target(events, section.title, section.part_digests):
+            self._pass(section, before, stands["approvals"])
+            return
         if reason := self._not_yet(section, before):
             changed = shown != section.digest or (before is not None and before["digest"] != section.digest)
             self._wait(section, "the plan has changed: an earlier phrase is void" if changed else reason)
@@ -157,6 +169,7 @@ class Gatekeeper:
             deadline=show_instant(deadline),
             reason=reason,
             made=made,
+            subject=dict(section.subject),
             lost=section.lost,
             steps=_steps(section),
             kube_system_uid=cluster_uid(kube) if kube else "",
@@ -185,7 +198,7 @@ class Gatekeeper:
             return f"Not noted: {'; '.join(error.faults)}."
         return "Noted. Run this cell again to go on."
 
-    def _pass(self, section: Section, before: gates.Event | None) -> None:
+    def _pass(self, section: Section, before: gates.Event | None, given: Sequence[gates.Event] = ()) -> None:
         events = self._told.journal.events()
         waited = 0.0
         first = next((e for e in events if e["type"] == "waiting" and e["section"] == section.title), before)
@@ -197,10 +210,11 @@ class Gatekeeper:
             "confirmed",
             section=section.title,
             digest=section.digest,
+            subject=dict(section.subject),
             steps=_steps(section),
             approvals=[
                 {key: event[key] for key in ("actor", "how", "at")}
-                for event in gates.approvals(events, section.digest)
+                for event in given or gates.approvals(events, section.digest)
             ],
             waited_seconds=round(waited, 3),
         )
@@ -262,7 +276,7 @@ def _has_begun(section: Section, events: Sequence[gates.Event]) -> bool:
 
 
 def _blocked(section: Section, reason: str) -> Section:
-    return Section(section.title, section.cluster, section.parts, reason)
+    return replace(section, blocked=reason)
 
 
 def _steps(section: Section) -> list[dict[str, str]]:
