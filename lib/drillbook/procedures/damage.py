@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from drillbook.model import Check, Frozen, Instant, Lsn, Verdict, parse_instant, show_instant
 from drillbook.procedures.committed import changes_between
@@ -18,6 +18,8 @@ from drillbook.wal import Changes, File
 
 SHOWN = 11
 _FIRST_USER_ID = 16384  # PostgreSQL gives smaller numbers to its own catalogue only
+_CATALOGUE = {1247: "pg_type", 2610: "pg_index"}  # their files, until VACUUM FULL gives them others
+_GONE = 1_000_000  # the weight of a drop and of a truncation
 _HOUR = timedelta(hours=1)
 
 
@@ -29,7 +31,7 @@ class Candidate(Frozen):
     lsn: Lsn
     database: str
     what: str
-    weight: int  # rows deleted; a dropped file counts more than any number of rows
+    weight: int  # rows deleted or written again; a drop and a truncation count more than any number of rows
 
     @property
     def before(self) -> datetime:
@@ -37,7 +39,7 @@ class Candidate(Frozen):
 
 
 class Candidates(Frozen):
-    """The transactions found, the heaviest first."""
+    """The transactions found, the heaviest first, of equal ones the newest."""
 
     found: tuple[Candidate, ...]
     since: Instant
@@ -51,26 +53,41 @@ class Candidates(Frozen):
         ] or nothing
 
 
+class Relation(NamedTuple):
+    """A relation of the source: its quoted name, its kind as in pg_class, and whether its file is still its first."""
+
+    name: str
+    kind: str = "r"
+    first_file: bool = True
+
+
 @dataclass(frozen=True)
 class Files:
     """Relations by their files, as the source has them now, and databases by their ids."""
 
-    names: Mapping[tuple[int, int], str]  # (database, file number)
+    names: Mapping[tuple[int, int], Relation]  # by database and file number
     databases: Mapping[int, str]
 
     @classmethod
     def read(cls, ctx: Context) -> Files:
         with ctx.source() as db:
             databases = {int(row["id"]): str(row["name"]) for row in db.ask("database_ids")}
-        names: dict[tuple[int, int], str] = {}
+        names: dict[tuple[int, int], Relation] = {}
         for tenant in ctx.site.tenants:
             with ctx.source(tenant.database) as db:
-                names |= {(int(row["database"]), int(row["file"])): str(row["name"]) for row in db.ask("relation_files")}
+                for row in db.ask("relation_files"):
+                    found = Relation(str(row["name"]), str(row["kind"]), bool(row["first_file"]))
+                    names[int(row["database"]), int(row["file"])] = found
         return cls(names, databases)
 
     def name(self, file: File) -> str:
         """The relation whose file it is; "" if no relation has it any more."""
-        return self.names.get((file[1], file[2]), "")
+        found = self.of(file)
+        return found.name if found else ""
+
+    def of(self, file: File) -> Relation | None:
+        """The relation whose file it is."""
+        return self.names.get((file[1], file[2]))
 
 
 @dataclass(frozen=True)
@@ -78,8 +95,8 @@ class FindDamage(Step[Candidates]):
     """Search the archived WAL for what deleted rows or dropped relations.
 
     With search_table only what touched that table, and every drop: WAL names a relation by its file, and of a dropped
-    one nobody knows the name any more. A TRUNCATE or a rewrite drops the old file too. After a cut-over every serverName's
-    WAL is searched.
+    one nobody knows the name any more. A TRUNCATE, VACUUM FULL or REFRESH drops the old file too: the new one tells what
+    was done. After a cut-over every serverName's WAL is searched.
     """
 
     cluster: SourceCluster
@@ -90,7 +107,7 @@ class FindDamage(Step[Candidates]):
         files = Files.read(ctx)
         table = str(ctx.parameters.get("search_table", ""))
         changes = changes_between(ctx, self.cluster, since, until)
-        found = sorted(candidates(changes, files, table), key=lambda item: (-item.weight, item.committed_at))
+        found = sorted(candidates(changes, files, table), key=lambda item: (-item.weight, -item.committed_at.timestamp()))
         result = Candidates(found=tuple(found[:SHOWN]), since=since, until=until)
         ctx.recorder.fact("damage", result.model_dump(mode="json"))
         ctx.recorder.check(self._told(result, len(found), table))
@@ -98,7 +115,7 @@ class FindDamage(Step[Candidates]):
 
     def _told(self, result: Candidates, count: int, table: str) -> Check:
         between = f"between {show_instant(result.since)} and {show_instant(result.until)}"
-        heaviest = result.found[0] if result.found else None
+        heaviest = next((item for item in result.found if item.weight), None)
         return Check(
             name="damage",
             proves="which transactions deleted or dropped something, so that a target just before one can be given",
@@ -120,30 +137,71 @@ def candidates(changes: Iterable[Changes], files: Files, table: str) -> Iterable
     """The transactions that deleted rows of user tables (of ``table`` alone, if named) or dropped files."""
     for one in changes:
         deleted = {file: rows for file, rows in one.deleted.items() if _counts(files.name(file), file, table)}
-        # An index, a sequence and a TOAST table go with their table: without names only the number can be told.
-        dropped = [file for file in one.dropped if file[2] >= _FIRST_USER_ID]
-        if not deleted and not dropped:
+        dropped, replaced = _dropped(one, files), _replaced(one, files, table)
+        if not deleted and not dropped and not replaced:
             continue
         rows = sum(deleted.values())
         words = [f"{count} rows deleted from {files.name(file) or f'file {file[2]}'}" for file, count in deleted.items()]
-        if dropped:
+        words += [text for text, _ in replaced]
+        indexes, counted = _only_indexes(one, files), "file" if len(dropped) == 1 else "files"
+        if dropped and indexes:
+            words.append(f"{len(dropped)} {counted} of indexes dropped")
+        elif dropped:
             numbers = ", ".join(str(file[2]) for file in dropped[:4]) + (" …" if len(dropped) > 4 else "")
-            words.append(f"{len(dropped)} {'file' if len(dropped) == 1 else 'files'} dropped, truncated or rewritten ({numbers})")
+            words.append(f"{len(dropped)} {counted} dropped ({numbers})")
         yield Candidate(
             xid=one.xid,
             committed_at=one.committed_at,
             lsn=one.lsn,
             database=files.databases.get(one.database, f"database {one.database}" if one.database else "unknown"),
             what="; ".join(words[:4]),
-            weight=rows + (1_000_000 if dropped else 0),
+            weight=rows + sum(weight for _, weight in replaced) + (_GONE if dropped and not indexes else 0),
         )
+
+
+def _dropped(one: Changes, files: Files) -> list[File]:
+    """Files that went without another in their place: not what the transaction itself had made, nor what it replaced.
+
+    An index, a sequence and a TOAST table go with their table: without names only the number can be told. Which file a
+    new one replaced WAL does not say, so as many of the oldest are left out.
+    """
+    found = [file for file in one.dropped if file[2] >= _FIRST_USER_ID and file not in one.created]
+    known = [files.of(file) for file in one.created if file not in one.dropped]
+    return found[len([relation for relation in known if relation is not None and not relation.first_file]) :]
+
+
+def _only_indexes(one: Changes, files: Files) -> bool:
+    """Whether what went were indexes: a table takes its row type with it."""
+    kinds = {files.name(file).removeprefix("pg_catalog.") or _CATALOGUE.get(file[2], "") for file in one.deleted}
+    return "pg_index" in kinds and "pg_type" not in kinds
+
+
+def _replaced(one: Changes, files: Files, table: str) -> list[tuple[str, int]]:
+    """The tables (``table`` alone, if named) that got a new file: what was done in words, and its weight."""
+    found = []
+    for file, content in one.created.items() if one.dropped else ():
+        relation = files.of(file)
+        if relation is None or relation.first_file or relation.kind not in ("r", "m") or not _counts(relation.name, file, table):
+            continue
+        name = relation.name
+        if relation.kind == "m":
+            found.append((f"{name} refreshed", 0))
+        elif not content.known:
+            found.append((f"{name} truncated or rewritten", _GONE))
+        elif content.rows:
+            found.append((f"{name} truncated or rewritten, then {content.rows} rows written", content.rows))
+        elif content.pages:
+            found.append((f"{name} rewritten as it was (VACUUM FULL or CLUSTER)", 0))
+        else:
+            found.append((f"{name} truncated", _GONE))
+    return found
 
 
 def _counts(name: str, file: File, table: str) -> bool:
     """Whether deleted rows of this file are of interest: of the table that was named, or of any that is no catalogue."""
     if table:
         return name.replace('"', "") == table.replace('"', "")
-    return file[2] >= _FIRST_USER_ID
+    return file[2] >= _FIRST_USER_ID and not name.startswith("pg_catalog.")
 
 
 def _instant(ctx: Context, name: str) -> datetime | None:
@@ -151,4 +209,4 @@ def _instant(ctx: Context, name: str) -> datetime | None:
     return parse_instant(text) if text else None
 
 
-__all__ = ["Candidate", "Candidates", "Files", "FindDamage"]
+__all__ = ["Candidate", "Candidates", "Files", "FindDamage", "Relation"]

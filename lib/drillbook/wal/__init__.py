@@ -16,7 +16,7 @@ from drillbook.wal.arithmetic import (
     segment_names,
 )
 from drillbook.wal.chain import Chain, Gap, Numbers, chain, sorted_once
-from drillbook.wal.changes import ChangeReader, Changes, File, Run, Runs, read_run, rows_of
+from drillbook.wal.changes import ChangeReader, Changes, Content, File, Run, Runs, read_run, rows_of
 from drillbook.wal.commitlist import Commits
 from drillbook.wal.history import Branch, Histories, Switch, branches, newest_timeline, parse_history
 from drillbook.wal.pages import PageHeader, SegmentHeader, WalFormatError, segment_header
@@ -29,6 +29,7 @@ __all__ = [
     "Chain",
     "ChangeReader",
     "Changes",
+    "Content",
     "Commits",
     "File",
     "Gap",

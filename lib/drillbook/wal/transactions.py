@@ -70,7 +70,16 @@ def tablespace_in(record: bytes) -> tuple[int, str]:
         raise WalFormatError(f"a tablespace's record of {len(record)} bytes can't be read: {wrong}") from wrong
 
 
-_TIME, _WORD = Struct("<q"), Struct("<I")
+def file_created(record: bytes) -> tuple[tuple[int, int, int], int]:
+    """((tablespace, database, file number), fork) of a whole record of a relation's new file; WalFormatError: unknown parts."""
+    try:
+        spc, db, number, fork = _NEW_FILE.unpack_from(_main_data(record))
+    except (error, IndexError) as wrong:
+        raise WalFormatError(f"a new file's record of {len(record)} bytes can't be read: {wrong}") from wrong
+    return (spc, db, number), fork
+
+
+_TIME, _WORD, _NEW_FILE = Struct("<q"), Struct("<I"), Struct("<4I")
 
 
 def _main_data(record: bytes) -> bytes:
