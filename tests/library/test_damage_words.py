@@ -13,6 +13,7 @@ from psycopg.sql import SQL
 from drillbook.procedures.damage import Files, Relation, candidates
 from drillbook.wal import Runs, read_run
 
+
 @pytest.fixture(scope="module", params=range(OLDEST, NEWEST + 1), ids=lambda major: f"PostgreSQL {major}")
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     programs = found().get(request.param)
