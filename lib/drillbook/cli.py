@@ -29,11 +29,12 @@ from drillbook import run as places
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.interview import interview
 from drillbook.kube import Kube
-from drillbook.outlook import outlook
+from drillbook.outlook import SAMPLES, outlook
 from drillbook.terminal import VERDICT_STYLES, Narrator, show_outcome
 
 BAD_USAGE = 4
 STOPPED_MIDWAY = 6
+_INTERRUPTED = 130  # what typer answers to Ctrl-C
 OUR_BUG = 70
 
 app = typer.Typer(
@@ -181,7 +182,7 @@ def window(
     site: SiteOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="Everything that was read, as JSON.")] = False,
     svg: Annotated[Path | None, typer.Option(help="Draw backups, WAL, gaps and window on a time line into this file.")] = None,
-    samples: Annotated[int, typer.Option(min=0, help="How many segments are read through; 0: only what listings and ends show.")] = 2,
+    samples: Annotated[int, typer.Option(min=0, help="How many segments are read through; 0: only what listings and ends show.")] = SAMPLES,
 ) -> int:
     """Show what can be recovered now, from the archive alone: base backups, window, gaps, damages, and what to do. Changes nothing."""
     return outlook(out, site, as_json=as_json, svg=svg, samples=samples)
@@ -231,6 +232,9 @@ def doctor(
         str, typer.Option(help="With --conformance: an ObjectStore there that probes may archive to, in folders probe-….")
     ] = "",
     endpoint_url: Annotated[str, typer.Option(help="With --conformance: that store as it is seen from here.")] = "",
+    image: Annotated[str, typer.Option(help="With --conformance: the probes' PostgreSQL image; empty: the operator's default.")] = "",
+    storage_class: Annotated[str, typer.Option(help="With --conformance: their storage class; empty: the cluster's default.")] = "",
+    storage_size: Annotated[str, typer.Option(help="With --conformance: the size of each of their volumes.")] = asked.Options.storage_size,
     probe: Annotated[list[str] | None, typer.Option(help="With --conformance: only this probe; may be repeated.")] = None,
     write: Annotated[Path | None, typer.Option(help="With --conformance: keep the answers in this JSON file.")] = None,
 ) -> int:
@@ -239,7 +243,7 @@ def doctor(
     With --conformance it asks the cluster in the current kubeconfig context instead, and removes what it made.
     """
     if conformance:
-        options = asked.Options(namespace=namespace, object_store=object_store, endpoint_url=endpoint_url)
+        options = asked.Options(namespace, object_store, endpoint_url, storage_size, storage_class, image)
         return interview(out, options, probe or [], write)
     ready = True
     for item in health.examine(site, places.outputs_dir()):
@@ -303,7 +307,8 @@ def _pairs_joined(arguments: Sequence[str]) -> list[str]:
 def status(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit status; every failure is told on stderr."""
     try:
-        return int(app(_pairs_joined(arguments), prog_name="drillbook", standalone_mode=False) or 0)
+        code = int(app(_pairs_joined(arguments), prog_name="drillbook", standalone_mode=False) or 0)
+        return _interrupted() if code == _INTERRUPTED else code
     except TyperException as error:
         err.print(f"drillbook: {error.format_message()}", markup=False)
         err.print("drillbook --help shows what there is.")
@@ -312,14 +317,18 @@ def status(arguments: Sequence[str]) -> int:
         err.print("\n".join(error.lines()), markup=False)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        err.print("stopped; drillbook list shows what is open, drillbook cleanup removes what is left")
-        return STOPPED_MIDWAY
+        return _interrupted()
     except Exception:  # the last line of defence: whatever else comes here is a bug of ours
         err.print(traceback.format_exc(), markup=False)
         err.print(
             "This is a bug in Drillbook. drillbook list shows what is open, drillbook cleanup removes what is left."
         )
         return OUR_BUG
+
+
+def _interrupted() -> int:
+    err.print("stopped; drillbook list shows what is open, drillbook cleanup removes what is left")
+    return STOPPED_MIDWAY
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ Every error says what was found and required, what has changed so far, and what 
     ├── VerificationError       the step ran, its postcondition is false                     FAILED
     ├── NotVerified             the run ended and its verdict is not VERIFIED
     └── EvidenceError
-        ├── EvidenceUnwritable  stop before acting                                           exit 5
+        ├── EvidenceUnwritable  stop before acting                              exit 5 (6 midway)
         └── EvidenceTampered    names the file, the line or the link
 """
 
@@ -252,8 +252,9 @@ class EvidenceError(RunbookError):
 
 
 class EvidenceUnwritable(EvidenceError):
-    """The evidence can't be written: stop before acting."""
+    """The evidence can't be written: stop before acting. The status is `MIDWAY` where the run has acted before."""
 
+    MIDWAY: ClassVar[int] = 6
     verdict = None
     exit_code = 5
 

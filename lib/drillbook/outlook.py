@@ -14,6 +14,7 @@ from drillbook import cards, picture
 from drillbook.errors import ParameterError
 from drillbook.model import show_instant
 from drillbook.objectstore import READ_THROUGH, Reading
+from drillbook.objectstore.sampling import SAMPLES
 from drillbook.procedures.reading import ArchiveReading, read_archive
 from drillbook.site import load_site
 from drillbook.step import Context, Silent
@@ -25,7 +26,8 @@ def outlook(console: Console, site: str, *, as_json: bool, svg: Path | None, sam
     """Tell what can be recovered now; the exit status: 0 all of it, 1 something is broken, 2 something may be on its way."""
     ctx = Context(site=load_site(site), run_id="", mode="plan", recorder=Silent(), mask=lambda secret: None)
     try:
-        found = read_archive(ctx, samples=samples, checked=samples, read_through=READ_THROUGH if samples else 0)
+        with console.status("reading the archive"):
+            found = read_archive(ctx, samples=samples, checked=samples, read_through=READ_THROUGH if samples else 0)
     finally:
         ctx.close()
     if svg is not None:
@@ -138,3 +140,6 @@ def _damages(console: Console, found: ArchiveReading) -> None:
 
 def _at(at: datetime) -> str:
     return show_instant(at).replace("T", " ")
+
+
+__all__ = ["SAMPLES", "outlook"]

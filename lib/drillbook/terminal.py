@@ -55,6 +55,10 @@ class Narrator:
                 self._say(" " * 13, (line, "red"))
             self._say(" " * 13, f"→ {error['todo']}")
 
+    def _tell_settling(self, _: Mapping[str, Any]) -> None:
+        self._say((f"{'settling':<13}", "yellow"), "what the run changed is being put back, and its record is being sealed: wait, "
+                  "or press Ctrl-C once more and `drillbook cleanup` does it later")  # fmt: skip
+
     def _tell_resumed(self, event: Mapping[str, Any]) -> None:
         self._say(("resumed", "bold"), f"  attempt {event['attempt']} by {event['actor']['username']}")
 

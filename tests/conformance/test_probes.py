@@ -93,6 +93,17 @@ def test_without_rights_a_question_can_not_be_asked(api: Api) -> None:
     assert all("forbidden" in one.seen.lower() for one in found.answers)
 
 
+@pytest.mark.parametrize(("option", "value"), [("--storage-size", "lots"), ("--image", "no image")])
+def test_f15_size_class_and_image_of_the_probes_can_be_given(api: Api, option: str, value: str) -> None:
+    """A value that the API server refuses shows that it arrived; a class is not judged before a volume is asked for."""
+    argv = [sys.executable, "-m", "drillbook", "doctor", "--conformance", "--namespace", "default"]
+    argv += ["--probe", "a-dry-run-stores-nothing", "--storage-class", "lab"]
+    env = dict(os.environ, KUBECONFIG=str(api.kubeconfig))
+    said = [subprocess.run(one, env=env, capture_output=True, text=True, check=False) for one in (argv, [*argv, option, value])]
+    assert [one.returncode for one in said] == [0, 1], said
+    assert value in said[1].stdout
+
+
 def test_without_an_object_store_the_archives_facts_can_not_be_asked(api: Api) -> None:
     ground = ground_of(api)
     with ground.kube:

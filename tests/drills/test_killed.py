@@ -49,14 +49,24 @@ def test_a_killed_kernel_is_settled_by_its_runner(drill_lab: DrillLab) -> None:
 
 
 @pytest.mark.long
-def test_a_runner_that_is_told_to_stop_settles_first(drill_lab: DrillLab) -> None:
+@pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)], ids=["terminated", "Ctrl-C twice"])
+def test_a_runner_that_is_told_to_stop_settles_first(drill_lab: DrillLab, signals: tuple[signal.Signals, ...]) -> None:
     runner, folder = _start(drill_lab)
-    runner.terminate()
+    for number in signals:
+        runner.send_signal(number)
+        until(lambda: not any(b"papermill" in _program(pid) for pid in children(runner.pid)), "papermill has gone")
     said, _ = runner.communicate(timeout=480)
     drill = Drill(runner.returncode, folder, said)
     assert (drill.code, drill.verdict) == (6, "UNPROVEN"), drill.said
     assert drill.of("attempt")[-1]["how"] == "interrupted"
     assert {event["id"] for event in drill.of("settled")} == set(drill.created)
+    assert ("press Ctrl-C once more" in said) is (len(signals) > 1)
+
+
+def _program(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 @pytest.mark.long

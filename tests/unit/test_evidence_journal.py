@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from drillbook.errors import EvidenceTampered, EvidenceUnwritable, ParameterError
+from drillbook.errors import Changed, EvidenceTampered, EvidenceUnwritable, ParameterError
 from drillbook.evidence import Journal, Ledger, Masker, notebook_digest, plain
 from drillbook.evidence.chain import read_lines
+from drillbook.evidence.journal import changed_so_far
 from drillbook.evidence.links import journal_problems, ledger_problems
 from drillbook.model import Lsn, Verdict
 
@@ -159,6 +160,34 @@ def test_a_full_disk_stops_with_the_reason_and_the_journal_goes_on_when_there_is
     journal = Journal(path)
     assert [event["type"] for event in journal.events()] == ["fact", "torn", "fact"]
     assert not problems(journal, sealed=True)
+
+
+def started(n: int, effect: str) -> dict[str, object]:
+    return {"type": "step_started", "n": n, "effect": effect}
+
+
+def finished(n: int, status: str) -> dict[str, object]:
+    return {"type": "step_finished", "n": n, "status": status}
+
+
+@pytest.mark.parametrize(("events", "changed"), [
+    ([], Changed.NOTHING),
+    ([started(1, "reads"), finished(1, "done")], Changed.NOTHING),
+    ([started(1, "creates"), finished(1, "planned")], Changed.NOTHING),
+    ([started(1, "creates"), finished(1, "refused")], Changed.NOTHING),
+    ([started(1, "creates"), finished(1, "done"), started(2, "reads")], Changed.DONE),
+    ([started(1, "creates"), finished(1, "done"), started(2, "changes")], Changed.UNKNOWN),
+    ([started(1, "destroys"), finished(1, "failed")], Changed.UNKNOWN),
+    ([started(1, "changes"), finished(1, "done"), started(1, "changes")], Changed.UNKNOWN),
+])  # fmt: skip
+def test_what_a_run_has_changed_stands_in_its_journal(events: list[dict[str, object]], changed: Changed) -> None:
+    assert changed_so_far(events) is changed
+
+
+def test_a_full_disk_after_a_change_does_not_say_that_nothing_was_changed(tmp_path: Path) -> None:
+    program = LIMITED.replace('"fact", name="first", value="x" * 100', '"step_started", n=1, effect="creates"')
+    done = run_python(program, tmp_path / "journal.jsonl")
+    assert done.stdout.splitlines()[0].startswith("6 unknown journal"), done.stderr
 
 
 def test_a_device_without_room_is_told_by_name() -> None:

@@ -8,12 +8,15 @@ lines and bytes were lost after which line.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drillbook.errors import Changed, EvidenceUnwritable
 from drillbook.evidence.canonical import now, plain
 from drillbook.evidence.chain import ChainFile, Tail
 from drillbook.evidence.mask import Masker
+from drillbook.model import Effect
 
 OWN_KEYS = frozenset({"seq", "at", "type", "prev"})
 
@@ -38,7 +41,10 @@ class Journal:
         return journal
 
     def append(self, type: str, **data: Any) -> dict[str, Any]:
-        """Write one event, masked and synced to the disk, and answer it as it was written."""
+        """Write one event, masked and synced to the disk, and answer it as it was written.
+
+        EvidenceUnwritable: it can't be; what the run has changed before that is read from the journal itself.
+        """
         if clash := OWN_KEYS & data.keys():
             raise TypeError(f"an event's data can't set {', '.join(sorted(clash))}")
         event: dict[str, Any] = self.masker.mask({"type": type} | plain(data))
@@ -55,9 +61,35 @@ class Journal:
             return events
 
         with self._lock:
-            self._file.append(make, lambda head: {"prev": head})
+            try:
+                self._file.append(make, lambda head: {"prev": head})
+            except EvidenceUnwritable as error:
+                raise self._after_what(error) from error.__cause__
         return event
+
+    def _after_what(self, error: EvidenceUnwritable) -> EvidenceUnwritable:
+        changed = changed_so_far(self.events())
+        if changed is not Changed.NOTHING:
+            error.changed, error.exit_code = changed, EvidenceUnwritable.MIDWAY  # type: ignore[misc]
+            error.todo = (
+                "Make room for it or make it writable; then `drillbook list` says what is open, and `drillbook resume` or "
+                "`drillbook cleanup` goes on from there."
+            )
+        return error
 
     def events(self) -> list[dict[str, Any]]:
         """The events on the disk, oldest first; broken lines are left out (their ``torn`` event tells of them)."""
         return [line.value for line in self._file.lines() if line.value is not None]
+
+
+def changed_so_far(events: Sequence[Mapping[str, Any]]) -> Changed:
+    """What the run has changed, by its journal: unknown while a step that changes something has not been seen to end."""
+    ended: dict[int, str] = {}
+    for event in events:
+        if event["type"] == "step_started" and event["effect"] != Effect.READS:
+            ended[event["n"]] = ""
+        elif event["type"] == "step_finished" and event["n"] in ended:
+            ended[event["n"]] = event["status"]
+    if {"", "failed"} & set(ended.values()):
+        return Changed.UNKNOWN
+    return Changed.DONE if "done" in ended.values() else Changed.NOTHING

@@ -11,8 +11,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +53,14 @@ def run_attempt(
     """One attempt: the kernel learns by the environment (``told``) which run it is."""
     partial = partial_notebook(folder.name)
     before = len(events_of(folder)) if (folder / "journal.jsonl").exists() else 0
-    how, message = _papermill(notebook, partial, parameters, folder, site, told, progress)
+    with _Stops(progress) as stops:
+        how, message = _papermill(notebook, partial, parameters, folder, site, told, progress)
+        stops.settling()
+        return _ended(folder, partial, before, how, message, progress)
+
+
+def _ended(folder: Path, partial: Path, before: int, how: str, message: str, progress: Progress) -> RunOutcome:
+    """The notebook has ended: keep it, and settle the run; ``before`` is how many events there were before it."""
     if not (folder / "journal.jsonl").exists():
         partial.unlink(missing_ok=True)
         return RunOutcome(folder.name, folder, None, BUG, f"the notebook ended before it opened its run: {message}")
@@ -99,7 +104,6 @@ def _papermill(
     deadline = time.monotonic() + site.limits.total.total_seconds()
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr,
-        _terminated_as_interrupted(),
         subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
         ) as child,
@@ -129,17 +133,37 @@ def _papermill(
     return ("kernel died" if dead else "error"), (said[-1][:300] if said else f"papermill ended with {child.returncode}")
 
 
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM (a scheduler's way to stop a run) is taken like Ctrl-C, so that the run is settled all the same."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class _Stops:
+    """Ctrl-C and SIGTERM (a scheduler's way to stop a run) while a run is executed and settled.
+
+    The first ends the notebook, and the run is settled all the same. One while it is settled is answered with what would be
+    left undone, the next one ends the runner. What is answered is no event of the journal: nothing was done.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._settling, self._warned = progress, False, False
+
+    def __enter__(self) -> _Stops:
+        self._ours = threading.current_thread() is threading.main_thread()
+        if self._ours:
+            self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items() if self._ours else ():
+            signal.signal(number, handler)
+
+    def settling(self) -> None:
+        """The notebook has ended."""
+        self._settling = True
+
+    def _stop(self, number: int, frame: object) -> None:
+        if self._settling and not self._warned:
+            self._warned = True
+            self._progress({"type": "settling"})
+            return
+        self._settling = True
+        raise KeyboardInterrupt
 
 
 def _kill(child: subprocess.Popen[bytes], folder: Path) -> None:
