@@ -68,7 +68,7 @@ class Journal:
         return event
 
     def _after_what(self, error: EvidenceUnwritable) -> EvidenceUnwritable:
-        changed = changed_so_far(self.events())
+        changed = changed_so_far(self.events() if self.path.is_file() else [])
         if changed is not Changed.NOTHING:
             error.changed, error.exit_code = changed, EvidenceUnwritable.MIDWAY  # type: ignore[misc]
             error.todo = (
