@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,3 +150,35 @@ def test_an_expired_page_token_begins_the_list_again(kube: Kube, spoilt: Any) ->
     with pytest.raises(KubernetesError):
         kube.list(CONFIG_MAP, "default")  # the first page has no token that could have expired
     assert rule.done == 1
+
+
+@pytest.mark.parametrize("repeatable", [True, False], ids=["repeatable", "once"])
+def test_g02_a_command_whose_connection_breaks_is_run_again_only_if_it_may_be(
+    api: Api, kube: Kube, pod: str, tmp_path: Path, repeatable: bool
+) -> None:
+    kube.server_version()
+    begun = tmp_path / "begun"
+    begun.touch()
+    begun.chmod(0o666)
+    tmp_path.chmod(0o777)
+    argv = ["sh", "-c", 'echo begun >> "$0"; sleep 2; echo done', str(begun)]
+
+    def away() -> None:
+        while not begun.read_text():
+            time.sleep(0.05)
+        api.run(api.serving.go_away())
+        time.sleep(1)
+        api.run(api.serving.come_back())
+
+    breaks = threading.Thread(target=away)
+    breaks.start()
+    try:
+        if repeatable:
+            assert kube.exec("default", pod, "main", argv, timeout_seconds=30, repeatable=True).text.strip() == "done"
+        else:
+            with pytest.raises(KubernetesError, match="the connection ended before the command's status came") as caught:
+                kube.exec("default", pod, "main", argv, timeout_seconds=30)
+            assert caught.value.changed is Changed.UNKNOWN
+    finally:
+        breaks.join()
+    assert begun.read_text().split() == ["begun"] * (2 if repeatable else 1)

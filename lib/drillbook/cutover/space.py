@@ -44,7 +44,7 @@ def _of(kube: k8s.Kube, namespace: str, pod: str, claim: str, folder: PurePosixP
 
 
 def _run(kube: k8s.Kube, namespace: str, pod: str, *argv: str) -> str:
-    done = kube.exec(namespace, pod, CONTAINER, argv, timeout_seconds=_SECONDS)
+    done = kube.exec(namespace, pod, CONTAINER, argv, timeout_seconds=_SECONDS, repeatable=True)
     # du ends with 1 when a file vanished under it, which a running server's files do; its sum is there all the same.
     if not done.stdout.strip() or (done.exit_code != 0 and argv[0] != "du"):
         raise KubernetesError(

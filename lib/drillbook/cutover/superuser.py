@@ -44,19 +44,23 @@ class Superuser:
         script.append(as_text("integrity_pin_session"))
         # Each row is one line of JSON: newlines in a value are escaped there.
         script += [f"select pg_catalog.row_to_json(answer)::text from (\n{text}\n) answer" for text in selects]  # noqa: S608 - composed by as_text
-        return self._psql(database, [*script, "rollback"], changed=Changed.NOTHING)
+        return self._psql(database, [*script, "rollback"], changed=Changed.NOTHING, repeatable=True)
 
-    def run(self, database: str, *statements: Statement) -> list[dict[str, Any]]:
+    def run(self, database: str, *statements: Statement, repeatable: bool = False) -> list[dict[str, Any]]:
         """Run the statements in order, each on its own unless they say BEGIN; stops at the first error.
+
+        ``repeatable`` statements may be run twice: they are run again when their end was not seen.
 
         Returns the JSON objects among the lines that they select. A statement that ends in ``\\gexec`` is left to psql.
         """
-        return self._psql(database, [as_text(one) for one in statements], changed=Changed.UNKNOWN)
+        return self._psql(database, [as_text(one) for one in statements], changed=Changed.UNKNOWN, repeatable=repeatable)
 
-    def _psql(self, database: str, statements: list[str], *, changed: Changed) -> list[dict[str, Any]]:
+    def _psql(self, database: str, statements: list[str], *, changed: Changed, repeatable: bool) -> list[dict[str, Any]]:
         argv = by_parameters_only([*_PSQL, "-U", "postgres", "-d", database, "-f", "-"])
         text = "".join(one + ("\n" if one.endswith("\\gexec") else ";\n") for one in statements)
-        done = self.kube.exec(self.namespace, self.pod, CONTAINER, argv, stdin=text.encode(), timeout_seconds=self.timeout_seconds)
+        done = self.kube.exec(
+            self.namespace, self.pod, CONTAINER, argv, stdin=text.encode(), timeout_seconds=self.timeout_seconds, repeatable=repeatable
+        )
         if done.exit_code != 0:
             state, words = _told(done.error_text)
             raise PostgresError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from drillbook.errors import KubernetesError
 from drillbook.kube import watching
 from drillbook.kube.endurance import PATIENCE_SECONDS, Endurance
-from drillbook.kube.execution import ExecResult, execute
+from drillbook.kube.execution import CommandLost, ExecResult, execute
 from drillbook.kube.forwarding import Forward
 from drillbook.kube.kinds import POD, SECRET, SELF_SUBJECT_ACCESS_REVIEW, SELF_SUBJECT_REVIEW, Kind, kind_of
 from drillbook.kube.kubeconfig import Access
@@ -25,6 +26,7 @@ from drillbook.model import Actor
 
 Object = dict[str, Any]
 _PAGE = 500
+_REPEAT_SECONDS = 0.5
 _STRICT = {"fieldValidation": "Strict", "fieldManager": "drillbook"}
 
 
@@ -304,14 +306,23 @@ class Kube:
         *,
         stdin: bytes = b"",
         timeout_seconds: float,
+        repeatable: bool = False,
     ) -> ExecResult:
         """Run ``argv`` in the container and wait for its end; no shell is involved.
 
         Any exit code is a result; KubernetesError if the command could not be run or its end was not seen (the output
-        is then not used), StepTimeoutError after ``timeout_seconds``. A command that ends before it has read megabytes
+        is then not used), StepTimeoutError after ``timeout_seconds``. A ``repeatable`` command, which changes nothing or may
+        be run twice, is run again when its end was not seen, as long as an API server may be away. A command that ends before it has read megabytes
         of ``stdin`` may count as not seen: the server resets the connection that is still being sent to.
         """
-        return execute(self._streams, namespace, pod, container, [*argv], stdin=stdin, timeout_seconds=timeout_seconds)
+        until = time.monotonic() + self._transport.endurance.patience_seconds
+        while True:
+            try:
+                return execute(self._streams, namespace, pod, container, [*argv], stdin=stdin, timeout_seconds=timeout_seconds)
+            except CommandLost:
+                if not repeatable or time.monotonic() > until:
+                    raise
+            time.sleep(_REPEAT_SECONDS)
 
     def pipe(
         self,

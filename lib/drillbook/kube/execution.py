@@ -38,6 +38,10 @@ class ExecResult:
         return self.stderr.decode(errors="replace")
 
 
+class CommandLost(KubernetesError):
+    """A command was begun and its connection ended before its status came: it may have run to its end, or not."""
+
+
 def execute(
     streams: LoopThread,
     namespace: str,
@@ -48,10 +52,11 @@ def execute(
     stdin: bytes,
     timeout_seconds: float,
 ) -> ExecResult:
-    """See ``Kube.exec``."""
+    """See ``Kube.exec``; the time counts from when the command was begun, not while the API server is away before."""
     out, err = bytearray(), bytearray()
+    work = _execute(streams, namespace, pod, container, argv, stdin, out, err, timeout_seconds)
     try:
-        return streams.run(_execute(streams, namespace, pod, container, argv, stdin, out, err), timeout_seconds)
+        return streams.run(work)
     except TimeoutError as error:
         raise StepTimeoutError(
             f"{argv[0]} in {POD.where(namespace, pod)} did not end within {timeout_seconds:g} s "
@@ -69,6 +74,7 @@ async def _execute(
     stdin: bytes,
     out: bytearray,
     err: bytearray,
+    timeout_seconds: float,
 ) -> ExecResult:
     what = f"run {argv[0]} in {POD.where(namespace, pod)}"
     query: dict[str, Any] = {"container": container, "command": argv, "stdout": "true", "stderr": "true"}
@@ -76,7 +82,7 @@ async def _execute(
         query["stdin"] = "true"
     status: dict[str, Any] | None = None
     socket = await streams.connect(POD.path(namespace, pod, "exec"), query, (V5, V4), what=what)
-    async with socket:
+    async with asyncio.timeout(timeout_seconds), socket:
         if stdin and socket.protocol != V5:
             raise KubernetesError(
                 f"{what}: the API server speaks {socket.protocol}, which can't end the standard input",
@@ -99,7 +105,7 @@ async def _execute(
                 feeder.cancel()
     if status is None:
         why = streams.transport.redactor.clean(str(socket.exception() or f"close code {socket.close_code}"))
-        raise KubernetesError(
+        raise CommandLost(
             f"{what}: the connection ended before the command's status came ({cut(why)}); {len(out)} bytes of output "
             "were received and are not used",
             todo="Look at the pod and its node; the command may have run.",

@@ -224,7 +224,7 @@ class BlockWrites(Step[Blocked]):
         promise = writes_promise(ctx, self.cluster, self.database)
         if all(kept.id != promise.id for kept in ctx.recorder.promises()):  # done again, the first one knows the old value
             ctx.recorder.obligation(promise)
-        rows = superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, *self._statements())
+        rows = superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, *self._statements(), repeatable=True)
         ended = int(rows[-1]["ended"]) if rows else 0
         return Blocked(database=self.database, ended=ended, oid=oid_of(ctx, self.database))
 

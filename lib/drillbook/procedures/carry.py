@@ -92,14 +92,13 @@ class CarryDatabase(Step[Carried]):
         extensions = copy.ask(names.database, "cutover_extensions")
         # One that an earlier attempt of this run has begun is of no use.
         ctx.hold()
-        source.run(MAINTENANCE, swapping.drop(names.carried))
-        source.run(MAINTENANCE, *carrying.create(names.carried, found))
-        source.run(names.carried, *carrying.empty(found), *carrying.extensions(extensions))
+        source.run(MAINTENANCE, swapping.drop(names.carried), *carrying.create(names.carried, found), repeatable=True)
+        source.run(names.carried, *carrying.empty(found), *carrying.extensions(extensions), repeatable=True)
         moved = self._move(ctx, copy, source)
         ctx.recorder.progress("collecting statistics")
         # The counters begin anew: what they say after the cut are the application's own writes.
-        source.run(names.carried, SQL("select pg_catalog.pg_stat_reset()"), SQL("ANALYZE"))
-        source.run(MAINTENANCE, *carrying.attributes(names.carried, found))
+        source.run(names.carried, SQL("select pg_catalog.pg_stat_reset()"), SQL("ANALYZE"), repeatable=True)
+        source.run(MAINTENANCE, *carrying.attributes(names.carried, found), repeatable=True)
         seconds = time.monotonic() - started
         ctx.recorder.phase("carry", at, seconds, f"dump and restore of {moved:,} bytes through this machine, ANALYZE")
         ctx.recorder.fact("carried", {"database": names.carried, "bytes": moved, "through_this_machine": True})

@@ -136,7 +136,7 @@ def server_runs(ctx: Context, old: OldCluster, pod: str) -> bool:
     try:
         done = ctx.kube.exec(
             old.ref.namespace, pod, "postgres", ["pg_ctl", "status", "-D", data_directory(ctx, old, pod)],
-            timeout_seconds=30,
+            timeout_seconds=30, repeatable=True,
         )  # fmt: skip
     except KubernetesError as error:
         if "not running" in error.what:  # between two attempts of a container that crashes
@@ -147,7 +147,7 @@ def server_runs(ctx: Context, old: OldCluster, pod: str) -> bool:
 
 def data_directory(ctx: Context, old: OldCluster, pod: str) -> str:
     """PGDATA as the pod's own environment has it."""
-    done = ctx.kube.exec(old.ref.namespace, pod, "postgres", ["printenv", "PGDATA"], timeout_seconds=30)
+    done = ctx.kube.exec(old.ref.namespace, pod, "postgres", ["printenv", "PGDATA"], timeout_seconds=30, repeatable=True)
     return done.text.strip() or "/var/lib/postgresql/data/pgdata"
 
 
@@ -170,7 +170,7 @@ def _all_serve(ctx: Context, old: OldCluster) -> bool:
 def _accepts(ctx: Context, old: OldCluster, pod: str) -> bool:
     """Whether PostgreSQL takes connections, by pg_isready in the pod."""
     try:
-        return ctx.kube.exec(old.ref.namespace, pod, "postgres", ["pg_isready", "-q"], timeout_seconds=30).exit_code == 0
+        return ctx.kube.exec(old.ref.namespace, pod, "postgres", ["pg_isready", "-q"], timeout_seconds=30, repeatable=True).exit_code == 0
     except KubernetesError:
         return False  # between two attempts of a container, or the node is away: the wait's limit decides
 

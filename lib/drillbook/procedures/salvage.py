@@ -91,9 +91,11 @@ class _Volume:
         self.ctx, self.old, self.backup, self.pod = ctx, old, backup, pod
         self.pgdata = data_directory(ctx, old, pod)
 
-    def run(self, *argv: str, seconds: float = 60) -> bytes:
-        """A command's output; KubernetesError with its own words if it fails."""
-        done = self.ctx.kube.exec(self.old.ref.namespace, self.pod, "postgres", argv, timeout_seconds=seconds)
+    def run(self, *argv: str, seconds: float = 60, reads: bool = True) -> bytes:
+        """A command's output; KubernetesError with its own words if it fails. One that only ``reads`` may be run again."""
+        done = self.ctx.kube.exec(
+            self.old.ref.namespace, self.pod, "postgres", argv, timeout_seconds=seconds, repeatable=reads
+        )
         if done.exit_code:
             words = " ".join(done.error_text.split())[-300:]
             raise KubernetesError(
@@ -152,7 +154,7 @@ class _Volume:
         # Relative to PGDATA, as PostgreSQL gives it: CloudNativePG's manager puts PGDATA before it.
         values = {"%p": f"pg_wal/{name}", "%f": name, "%%": "%"}
         argv = [re.sub(r"%[pf%]", lambda found: values[found[0]], word) for word in shlex.split(command)]
-        self.run(*argv, seconds=self.ctx.site.limits.step.total_seconds())
+        self.run(*argv, seconds=self.ctx.site.limits.step.total_seconds(), reads=False)
 
 
 class SalvagedWal(Frozen):

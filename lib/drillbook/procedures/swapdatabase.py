@@ -131,7 +131,7 @@ def _let_in_again(ctx: Context, fits: SwapFits, cluster: SourceCluster, error: R
     """The cut is one transaction: it happened or it didn't. Whichever, nobody stays locked out."""
     there = [name for name, row in _there(ctx, fits).items() if not row["allows_connections"]]
     if there:
-        superuser_of(ctx, cluster.ref).run(MAINTENANCE, *swapping.reopen(there))
+        superuser_of(ctx, cluster.ref).run(MAINTENANCE, *swapping.reopen(there), repeatable=True)
     error.changed = Changed.DONE if new not in _there(ctx, fits) else Changed.NOTHING
 
 
@@ -280,7 +280,7 @@ class DropDamaged(Step[Dropped]):
             )
 
     def do(self, ctx: Context) -> Dropped:
-        superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, swapping.drop(self.database))
+        superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, swapping.drop(self.database), repeatable=True)
         now = datetime.now(UTC)
         ctx.recorder.settled(database_obligation(self.cluster.ref, self.database, ""), "dropped", show_instant(now))
         return Dropped(database=self.database, gone_at=now)
@@ -308,7 +308,7 @@ class RemoveCarried(Step[Dropped]):
     def do(self, ctx: Context) -> Dropped:
         name = self.fits.names.carried
         if name in _there(ctx, self.fits):
-            superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, swapping.drop(name))
+            superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, swapping.drop(name), repeatable=True)
         now = datetime.now(UTC)
         ctx.recorder.settled(database_obligation(self.cluster.ref, name, ""), "not there", show_instant(now))
         return Dropped(database=name, gone_at=now)

@@ -45,6 +45,9 @@ select own.quoted || '.' || pg_catalog.quote_ident(k.conname) as name,
            case when period then ', false)' else '' end) as statement
   from own
   join pg_catalog.pg_constraint k on k.conrelid = own.oid and k.contype = 'f' and k.convalidated
+                                 -- A key of a partitioned table has one more for each partition: they promise nothing alone.
+                                 and not exists (select from pg_catalog.pg_constraint whole
+                                                  where whole.oid = k.conparentid and whole.confrelid <> k.confrelid)
   join pg_catalog.pg_class pc on pc.oid = k.confrelid
   join pg_catalog.pg_namespace pn on pn.oid = pc.relnamespace
   cross join lateral unnest(k.conkey, k.confkey) with ordinality as column_ (child, parent, ordinality)

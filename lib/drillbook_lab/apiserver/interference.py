@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -26,6 +26,7 @@ class Rule:
 
     ``when``: "before" (answered with ``status``, nothing is done), "after" (done, and then answered so), "lost" (done, and the
     connection is closed without an answer). ``times``: how many requests at most, 0: all. ``every``: each n-th of them.
+    ``once_each``: a request that is repeated, with what it sends, is let pass.
     """
 
     method: str = CHANGES
@@ -36,15 +37,21 @@ class Rule:
     every: int = 1
     retry_after: str = ""
     message: str = "the server is currently unable to handle the request"
+    once_each: bool = False
     seen: int = 0
     done: int = 0
+    known: set[tuple[str, str, bytes]] = field(default_factory=set)
 
-    def takes(self, request: web.Request) -> bool:
+    def takes(self, request: web.Request, body: bytes) -> bool:
         """Whether this request is one of them; counts it."""
         if not re.fullmatch(self.method, request.method) or not re.search(self.path, request.path):
             return False
         if _REVIEWS.search(request.path) or (self.times and self.done >= self.times):
             return False
+        one = (request.method, request.path_qs, body)
+        if self.once_each and one in self.known:
+            return False
+        self.known |= {one} if self.once_each else set()
         self.seen += 1
         if self.seen % self.every:
             return False
@@ -60,7 +67,8 @@ class Interference:
 
     async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Handle the request, or spoil it."""
-        rule = next((rule for rule in self.rules if rule.takes(request)), None)
+        body = await request.read() if any(rule.once_each for rule in self.rules) else b""
+        rule = next((rule for rule in self.rules if rule.takes(request, body)), None)
         if rule is None:
             return await handler(request)
         if rule.when != "before":
@@ -69,8 +77,8 @@ class Interference:
             if request.transport is not None:
                 request.transport.abort()
             return web.Response(status=500)
-        body = ApiError(rule.status, "ServiceUnavailable" if rule.status == 503 else "InternalError", rule.message).to_status()
-        return web.json_response(body, status=rule.status, headers={"Retry-After": rule.retry_after} if rule.retry_after else {})
+        said = ApiError(rule.status, "ServiceUnavailable" if rule.status == 503 else "InternalError", rule.message).to_status()
+        return web.json_response(said, status=rule.status, headers={"Retry-After": rule.retry_after} if rule.retry_after else {})
 
 
 INTERFERENCE = web.AppKey("interference", Interference)
