@@ -123,7 +123,7 @@ def ended_well(run: Drill, lab: CutLab) -> None:
     """VERIFIED, everything put back, no step begun twice, one Cluster of each name, and the evidence holds."""
     assert (run.code, run.verdict) == (0, "VERIFIED"), run.said[-6000:]
     assert {event["id"] for event in run.of("obligation")} <= {event["id"] for event in run.of("settled")}
-    begun = Counter(event["step"] for event in run.of("step_started"))
+    begun = Counter((event["n"], event["step"]) for event in run.of("step_started"))
     assert {step: count for step, count in begun.items() if count > 1} == {}
     assert lab.lab.left() == []
     assert lab.lab.drillbook("verify", run.folder.name).returncode == 0
