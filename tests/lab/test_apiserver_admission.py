@@ -175,12 +175,19 @@ def test_the_webhook_can_be_switched_off_but_not_the_schema(registry: Registry) 
     ],
 )
 def test_what_cannot_change(registry: Registry, change: Object, field: str) -> None:
-    registry.create(cluster(walStorage={"size": "1Gi"}, tablespaces=[{"name": "t", "storage": {"size": "1Gi"}}],
-                            imageName="ghcr.io/cloudnative-pg/postgresql:16.8"))  # fmt: skip
+    made = registry.create(cluster(walStorage={"size": "1Gi"}, tablespaces=[{"name": "t", "storage": {"size": "1Gi"}}],
+                                   imageName="ghcr.io/cloudnative-pg/postgresql:16.8"))  # fmt: skip
+    image = {"image": "ghcr.io/cloudnative-pg/postgresql:16.8", "majorVersion": 16}
+    registry.update({**made, "status": {"pgDataImageInfo": image}}, subresource="status")
     with pytest.raises(ApiError) as caught:
         registry.patch("Cluster", "default", "orders", {"spec": change})
     assert fields(caught.value) == {field}
     registry.patch("Cluster", "default", "orders", {"spec": {"storage": {"size": "1.5Gi"}, "instances": 3}})
+
+
+def test_before_there_is_a_data_directory_any_major_version_is_taken(registry: Registry) -> None:
+    registry.create(cluster(imageName="ghcr.io/cloudnative-pg/postgresql:16.8"))
+    registry.patch("Cluster", "default", "orders", {"spec": {"imageName": "ghcr.io/cloudnative-pg/postgresql:15.2"}})
 
 
 def test_a_spec_read_back_can_be_sent_again(registry: Registry) -> None:

@@ -18,3 +18,6 @@ ADMISSION = {
     "Database template1": NO_DATABASE_KIND,
     "Database without owner": NO_DATABASE_KIND,
 }
+
+# Changes of live objects.
+CHANGES: dict[str, str] = {}

@@ -16,7 +16,8 @@ from drillbook_lab.quantities import quantity
 def faults(new: Object, old: Object) -> Iterator[Fault]:
     """Everything that the change from the stored Cluster may not be."""
     after, before = new["spec"], old["spec"]
-    yield from _image(after, before)
+    if (old.get("status") or {}).get("pgDataImageInfo"):  # before there is a data directory any version is taken
+        yield from _image(after, before)
     yield from _shrunk("spec.storage", after.get("storage") or {}, before.get("storage") or {})
     if before.get("walStorage") is not None and after.get("walStorage") is None:
         yield denied_value("spec.walStorage", None, "walStorage cannot be disabled once configured")

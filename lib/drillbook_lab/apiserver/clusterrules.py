@@ -172,6 +172,7 @@ def _synchronous(spec: Object) -> Iterator[Fault]:
         return
     standbys = len(chosen.get("standbyNamesPre") or ()) + len(chosen.get("standbyNamesPost") or ())
     if chosen["number"] >= instances + standbys:
+        chosen = {**chosen, "failoverQuorum": chosen.get("failoverQuorum", False)}  # the webhook prints it in any case
         yield denied_value("spec.postgresql.synchronous", chosen, "Invalid synchronous configuration: the number of "
                         "synchronous replicas must be less than the total number of instances and the provided "
                         "standby names.")  # fmt: skip

@@ -114,6 +114,13 @@ def bad_request(message: str) -> ApiError:
     return ApiError(400, "BadRequest", message)
 
 
+def check_place(meta: Object, name: str, namespace: str | None) -> None:
+    """400 when a changed object's name or namespace is no longer the URL's."""
+    for part, asked in (("name", name), ("namespace", namespace)):
+        if (given := meta.get(part)) != asked:
+            raise bad_request(f"the {part} of the object ({given or ''}) does not match the {part} on the URL ({asked or ''})")
+
+
 def undecodable(kind: str, version: str, problems: Sequence[str]) -> ApiError:
     """400: strict field validation met unknown fields, or fields that stood twice."""
     return bad_request(

@@ -323,9 +323,7 @@ class Registry:
             new = patches.strategic_merge(old, patch)
         else:
             new = patches.merge(old, patch)
-        changed = new.get("metadata") or {}
-        if changed.get("name") != name or changed.get("namespace") != old["metadata"].get("namespace"):
-            raise errors.bad_request("the name and the namespace of the object can't be changed by a patch")
+        errors.check_place(new.get("metadata") or {}, name, old["metadata"].get("namespace"))
         return self.update(
             new, subresource=subresource, dry_run=dry_run, strict=strict, warnings=warnings, manager=manager
         )
