@@ -18,7 +18,7 @@ def server_probe(socket: Path) -> Probe:
     """PostgreSQL answers on its socket."""
 
     async def ask() -> str:
-        return "" if await accepts_connections(socket) else "no response"
+        return "" if await accepts_connections(socket) else "HTTP probe failed with statuscode: 500"
 
     return ask
 

@@ -15,6 +15,12 @@ def names(pod: Object) -> list[str]:
     return [str(container["name"]) for container in pod["spec"].get("initContainers") or ()]
 
 
+def staying(pod: Object) -> list[str]:
+    """The names of those that run beside the main container."""
+    found = pod["spec"].get("initContainers") or ()
+    return [str(container["name"]) for container in found if container.get("restartPolicy") == "Always"]
+
+
 def begin_logs(pod: Object, folder: Path) -> None:
     """Each has a log from its beginning, if only an empty one."""
     for name in names(pod):

@@ -29,6 +29,7 @@ _WAITING_PROBE_SECONDS = 0.25
 _SERVER_PROBE_SECONDS = 0.05
 _READY_SERVER_PROBE = {"periodSeconds": 10, "failureThreshold": 3}  # the operator's own: a fence shows after 20 to 30 s
 _LONGEST_BACK_OFF_SECONDS = 10.0
+_LAST_REPORT_SECONDS = 5.0  # for telling how a container that was stopped has ended
 
 
 def now() -> str:
@@ -149,8 +150,10 @@ class PodWorker:
             signal_group(helper.pid, signal.SIGKILL)
         was_running = self.running
         if self._process is not None and was_running:
+            self._killing(*podsidecars.staying(self._pod), self.container)
             wanted = self._pod["spec"].get("terminationGracePeriodSeconds", 30)
             await stop(self._process, min(float(wanted), longest_grace))
+            await asyncio.wait({self._task}, timeout=_LAST_REPORT_SECONDS)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         # A pod that has ended long ago no longer owns its volume: another one may be at work there by now.
@@ -199,6 +202,8 @@ class PodWorker:
             policy = self._pod["spec"].get("restartPolicy", "Always")
             if self._stopping or policy == "Never" or (policy == "OnFailure" and code == 0):
                 self._report("Succeeded" if code == 0 else "Failed", ended)
+                if not self._stopping:
+                    self._killing(*podsidecars.staying(self._pod))  # they stay for as long as the main one runs
                 return
             self._last_state = ended
             self._restarts += 1
@@ -310,6 +315,10 @@ class PodWorker:
         if self._since.get(kind, (not holds, ""))[0] != holds:
             self._since[kind] = (holds, now())
         return {"type": kind, "status": "True" if holds else "False", "lastTransitionTime": self._since[kind][1]}
+
+    def _killing(self, *containers: str) -> None:
+        for container in containers:
+            self._event("Killing", f"Stopping container {container}", kind="Normal")
 
     def _event(self, reason: str, message: str, *, kind: str = "Warning") -> None:
         with contextlib.suppress(ApiError):

@@ -243,7 +243,7 @@ def test_a_restart_by_annotation_begins_with_the_replicas(trio: Trio) -> None:
     until(lambda: trio.cluster() and all((trio.ask(name, asked) or since) > since for name, since in started.items()))
     trio.healthy(3)
     assert trio.primary == primary
-    assert "Primary instance is being restarted in-place" in trio.phases
+    assert "Primary instance is being restarted without a switchover" in trio.phases
     assert trio.ask(primary, asked) > max(trio.ask(name, asked) for name in started if name != primary)
     assert [phase for phase in trio.phases if phase][-1] == HEALTHY
 

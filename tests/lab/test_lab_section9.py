@@ -135,12 +135,14 @@ def test_each_cause_is_told_in_the_jobs_log(wrong_stores: RunningLab) -> None:
     assert not [text for text in own["used"] if "Expected empty archive" in text]
 
 
-def test_a_store_that_comes_later_is_waited_for_without_a_word(origin: RunningLab) -> None:
+def test_a_store_that_comes_later_is_waited_for_without_a_word_of_it(origin: RunningLab) -> None:
     lab = origin
     lab.create(f"{CNPG}/{DRILLS}/clusters", copy(lab, "patient", store="later"))
     until(lambda: lab.find(f"{CORE}/{DRILLS}/services/patient-rw"))
+    until(lambda: lab.find(f"/apis/coordination.k8s.io/v1/namespaces/{DRILLS}/leases/patient"))
     events = lab.get(f"{CORE}/{DRILLS}/events")["items"]
-    assert [event for event in events if event["involvedObject"]["name"] == "patient"] == []
+    reasons = {event["reason"] for event in events if event["involvedObject"]["name"] == "patient"}
+    assert reasons == {"CreatingPodDisruptionBudget", "CreatingServiceAccount", "CreatingRole"}
     assert phase(lab, "patient") == "" and lab.find(f"{BATCH}/{DRILLS}/jobs/patient-1-full-recovery") is None
     lab.create(f"{BARMAN}/{DRILLS}/objectstores", store(lab, "later"))
     until(lambda: lab.find(f"{BATCH}/{DRILLS}/jobs/patient-1-full-recovery"))
@@ -244,7 +246,7 @@ def test_a_recovery_goes_its_way_in_order(origin: RunningLab) -> None:
         for event in events
         if event["involvedObject"]["name"] == "ordered" and event["reason"] == "CreatingInstance"
     ]
-    assert mine == ["Primary instance (recovery from an object store)", "Creating instance ordered-2"]
+    assert mine == ["Primary instance (from backup)", "Creating instance ordered-2"]
     until(lambda: lab.get(jobs)["items"] == [])
 
 

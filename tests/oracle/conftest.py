@@ -10,6 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 
+from fix_replay import replay
+
+__all__ = ["recordings", "replay"]
+
 VARIABLE = "DRILLBOOK_RECORDINGS"
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
 NO_DATABASE_KIND = "the lab serves no Database kind: no runbook makes one"
 WORDS = "the same refusal at the same field, in other words: runbooks show words and decide by the code"
 DECODED = "the operator's webhook stumbles before the schema is asked: refused by both"
@@ -21,3 +26,80 @@ ADMISSION = {
 
 # Changes of live objects.
 CHANGES: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a replayed scenario may tell otherwise: which scenarios, which facts (patterns), and why nobody notices."""
+
+    scenarios: str  # as `fnmatch` takes them, several by `|`
+    what: str  # in words, for the page
+    fact: str  # a regular expression that the whole difference matches
+    reason: str
+
+
+REPLAYED: tuple[Difference, ...] = (
+    Difference(
+        "*", "no event NoPods of a PodDisruptionBudget",
+        r"PodDisruptionBudget .*: events \| there: Normal NoPods: No matching pods found",
+        "an event of Kubernetes' own disruption controller, which the lab doesn't have: nobody evicts pods there",
+    ),
+    Difference(
+        "*", "no ConfigMap `cnpg-default-monitoring`",
+        r"ConfigMap cnpg-default-monitoring: .*",
+        "the lab's metrics are asked for by its own code: no runbook reads the operator's queries",
+    ),
+    Difference(
+        "11-deletion", "a Cluster that is deleted with `--cascade=orphan` goes in one step",
+        r"Cluster again: life \| there: is to go",
+        "the lab lets go of an orphaned Cluster's dependents at once: no runbook deletes in that way",
+    ),
+    Difference(
+        "02-backup|11-deletion", "the Lease is not given back by a primary that stops",
+        r"Lease .*: holder \| there: .*",
+        "it names the primary, which is all that it tells: no runbook reads it",
+    ),
+)  # fmt: skip
+
+
+# What the scenarios don't show, or what no answer of the API tells.
+OTHERS = {
+    "the API server's remark that further rules were not checked": (
+        "it stands beside a refusal by the schema, which is the same"
+    ),
+    "the default image": (
+        "the recorded operator was set up with another one; runbooks read the image that runs from the status"
+    ),
+    "a port-forward reaches a pod's own address": (
+        "the lab's pods share one network: an application that listens on its pod's address alone is found on a real "
+        "cluster only, by the check before the first gate"
+    ),
+    "`archive_command` is a program of the lab's": (
+        "quarantine accepts the operator's own command and commands that write nowhere"
+    ),
+    "the times between attempts": (
+        "they grow as there, by settings that begin with less: a recovery Job's retry, a look for a missing ObjectStore, "
+        "a Backup that waits"
+    ),
+}
+
+
+def page() -> list[str]:
+    """The rows of the page's table of differences."""
+    by_reason: dict[str, list[str]] = {}
+    for what, reason in [*ADMISSION.items(), *CHANGES.items()]:
+        by_reason.setdefault(reason, []).append(f"`{what}`")
+    admission = [f"| admission | {', '.join(names)} | {reason} |" for reason, names in by_reason.items()]
+    replayed = [
+        f"| {'all' if entry.scenarios == '*' else entry.scenarios.replace('|', ', ')} | {entry.what} | {entry.reason} |"
+        for entry in REPLAYED
+    ]
+    return [*admission, *replayed, *(f"| - | {what} | {reason} |" for what, reason in OTHERS.items())]
+
+
+def unexplained(scenario: str, found: list[str], table: Sequence[Difference] = REPLAYED) -> list[str]:
+    """What of a scenario's differences the table doesn't explain, and what it explains though it is none."""
+    mine = [entry for entry in table if any(fnmatch(scenario, part) for part in entry.scenarios.split("|"))]
+    left = [how for how in found if not any(re.fullmatch(entry.fact, how) for entry in mine)]
+    stale = [entry for entry in mine if not any(re.fullmatch(entry.fact, how) for how in found)]
+    return [*left, *(f"no longer different: {entry.fact}" for entry in stale)]

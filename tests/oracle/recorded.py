@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 Object = dict[str, Any]
+_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,11 @@ def merged(value: Any, patch: Any) -> Any:
 
 
 def watched(scenario: Path) -> Iterator[Seen]:
-    """The entries of a scenario's `watch.jsonl`, in the order in which they came."""
+    """The entries of a scenario's `watch.jsonl`, in the order in which they happened."""
     known: dict[tuple[str, str], Object] = {}
-    for line in (scenario / "watch.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+    lines = (scenario / "watch.jsonl").read_text(encoding="utf-8").splitlines()
+    # The server's own order: the watches of several kinds were written as their answers came.
+    for entry in sorted(map(json.loads, lines), key=lambda entry: int(entry["rv"])):
         key = entry["kind"], entry["name"]
         if "object" in entry:
             known[key] = entry["object"]
@@ -58,6 +59,27 @@ def watched(scenario: Path) -> Iterator[Seen]:
         yield Seen(instant(entry["t"]), entry["type"], kind, copy.deepcopy(obj))
 
 
-def manifests(path: Path) -> list[Object]:
-    """The objects of a manifest."""
-    return [obj for obj in yaml.safe_load_all(path.read_text(encoding="utf-8")) if obj]
+@dataclass(frozen=True)
+class Action:
+    """One line of `actions.log`: `apply FILE`, `$ KUBECTL-ARGUMENTS`, or what was done in another way."""
+
+    at: datetime
+    verb: str
+    words: tuple[str, ...]
+
+    @property
+    def what(self) -> str:
+        return " ".join((self.verb, *self.words))
+
+
+def actions(scenario: Path) -> list[Action]:
+    """What was done, in order; the client's replies are left out."""
+    found = []
+    for line in (scenario / "actions.log").read_text(encoding="utf-8").splitlines():
+        stamp, _, rest = line.partition(" ")
+        if _STAMP.fullmatch(stamp):
+            verb, *words = rest.split()
+            if verb == "$" and words[0] == "apply":
+                verb, words = "apply", words[-1:]
+            found.append(Action(instant(stamp), verb, tuple(words)))
+    return found

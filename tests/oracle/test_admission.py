@@ -195,8 +195,3 @@ def test_recorded_changes_are_answered_as_the_operator_answered_them(recordings:
         as_stored, ask(api, "POST", PLACES["Cluster"].format(NAMESPACE), given)
     )
     judge({what: how for what, how in found.items() if how}, CHANGES)
-
-
-def test_the_page_names_every_difference_that_is_left() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "recordings.md").read_text()
-    assert all(f"`{what}`" in page for what in [*ADMISSION, *CHANGES])

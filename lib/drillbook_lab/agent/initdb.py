@@ -44,8 +44,8 @@ async def bootstrap(spec: PodSpec, spec_file: Path, log: Log) -> int:
     )
     if made.returncode != 0:
         raise main.JobFailed(f"error while creating the PostgreSQL instance: {made.last_words}")
-    # Archiving belongs to the instance: segments of the bootstrap stay out of the archive.
-    conf.write(spec, {"archive_mode": "off", "ssl": "off"}, local_only=True)
+    # Archiving is the instance's: it finds the bootstrap's segment ready to be archived, and begins with it.
+    conf.write(spec, {"archive_command": "", "ssl": "off"}, local_only=True)
     server = Postmaster(spec, log)
     await server.start()
     try:
@@ -55,6 +55,7 @@ async def bootstrap(spec: PodSpec, spec_file: Path, log: Log) -> int:
         sql.run_statements(spec, "postgres", spec.initdb.get("post_init_sql") or [])
         if spec.database:
             sql.run_statements(spec, spec.database, spec.initdb.get("post_init_application_sql") or [])
+        sql.run_statements(spec, "postgres", ["SELECT pg_switch_wal()"])
     finally:
         await server.stop()
     marker = pgdata / conf.EMPTY_ARCHIVE_MARKER

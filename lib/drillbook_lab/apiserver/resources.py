@@ -105,6 +105,8 @@ BUILT_IN: tuple[Resource, ...] = (
              has_generation=True,
              scale={"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}),
     Resource("Lease", "leases", "coordination.k8s.io", columns=_columns(("Holder", ".spec.holderIdentity"))),
+    Resource("PodDisruptionBudget", "poddisruptionbudgets", "policy", short_names=("pdb",), has_status=True,
+             has_generation=True, columns=_columns(("Min Available", ".spec.minAvailable"))),
     Resource("NetworkPolicy", "networkpolicies", "networking.k8s.io", short_names=("netpol",), has_generation=True),
     Resource("Role", "roles", _RBAC),
     Resource("RoleBinding", "rolebindings", _RBAC, columns=_columns(("Role", ".roleRef.name"))),

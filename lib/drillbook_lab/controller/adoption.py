@@ -7,7 +7,7 @@ Ownerless pods and services of that name go first; secrets are used as they are.
 from __future__ import annotations
 
 from drillbook_lab.apiserver.errors import Object
-from drillbook_lab.controller import objects
+from drillbook_lab.controller import objects, status
 from drillbook_lab.controller.context import Operator, micro_timestamp
 from drillbook_lab.controller.members import Halt, serial
 
@@ -52,8 +52,7 @@ def restore(operator: Operator, cluster: Object) -> Object:
             }
         }
         operator.registry.patch("PersistentVolumeClaim", meta["namespace"], claim["metadata"]["name"], patch)
-    done = "The cluster bootstrap is complete"
-    return operator.set_condition(cluster, "Initialized", True, "BootstrapCompleted", done)
+    return operator.set_condition(cluster, "Initialized", True, "BootstrapCompleted", status.BOOTSTRAPPED)
 
 
 def mark(operator: Operator, pod: Object, role: str) -> None:

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _TERMINAL = ("completed", "failed", "invalid backup definition")
 _PENDING_SECONDS = 0.5
+_RETRY = "will retry in 30 seconds"  # CNPG's words; it is sooner here
 
 
 class BackupFailed(Exception):
@@ -57,20 +58,20 @@ class Backups:
         cluster_name = backup["spec"]["cluster"]["name"]
         cluster = self._operator.find("Cluster", namespace, cluster_name)
         if cluster is None:
-            return self._pending(backup, "FindingCluster", f"Unknown cluster {cluster_name}, will retry")
+            return self._pending(backup, "FindingCluster", f"Unknown cluster {cluster_name}, {_RETRY}")
         if hibernation.is_on(cluster):
-            self._fail(backup, hibernation.REFUSAL, event="ClusterIsHibernated")
+            self._refuse(backup, cluster, BackupFailed(hibernation.REFUSAL, event="ClusterIsHibernated"))
             return None
         try:
             use = self._destination(backup, cluster)
         except BackupFailed as fault:
-            self._fail(backup, str(fault), event=fault.event)
+            self._refuse(backup, cluster, fault)
             return None
         if self._is_behind_another(backup):
-            return self._pending(backup, "BackupPending", "Another backup of this cluster is first")
+            return self._pending(backup)
         pod_name, pod = backuptarget.choose(self._operator, cluster, backup)
         if pod is None or not holds(pod, "Ready"):
-            return self._pending(backup, "FindingPod", f"Couldn't find target pod {pod_name}, will retry".strip())
+            return self._pending(backup, "FindingPod", f"Couldn't find target pod {pod_name}, {_RETRY}")
         task = asyncio.get_running_loop().create_task(self._take(backup, cluster, pod, use), name=f"backup {name}")
         self._running[backup["metadata"]["uid"]] = task
         return None
@@ -96,7 +97,8 @@ class Backups:
         if method != intree.METHOD:
             raise BackupFailed(f"this lab takes no backups by {method}")
         if not cluster["spec"].get("backup"):
-            raise BackupFailed("cannot proceed with the backup as the cluster has no backup section")
+            why = "cannot proceed with the backup as the cluster has no backup section"
+            raise BackupFailed(why, event="ClusterHasBackupConfigured")
         use = objectstore.archive_use(cluster)
         if use is None or use.object_store is not None:
             raise BackupFailed("no barmanObjectStore section defined on the target cluster")
@@ -133,10 +135,11 @@ class Backups:
                 return True
         return False
 
-    def _pending(self, backup: Object, reason: str, message: str) -> float:
+    def _pending(self, backup: Object, reason: str = "", message: str = "") -> float:
         if _phase(backup) != "pending":
-            self._operator.set_status(backup, {"phase": "pending", "method": backup["spec"].get("method")})
-            self._operator.event(backup, reason, message)
+            if reason:
+                self._operator.event(backup, reason, message, kind="Warning")
+            self._operator.set_status(backup, {"phase": "pending"})
         return _PENDING_SECONDS
 
     # -- doing -------------------------------------------------------------------------------------------------
@@ -165,6 +168,7 @@ class Backups:
         in_tree = use.object_store is None
         at = datetime.now(UTC)
         container = (pod["status"]["containerStatuses"][0].get("containerID")) or pod["metadata"]["uid"]
+        self._operator.set_status(backup, {"majorVersion": int(self._operator.settings.pg_version.partition(".")[0])})
         self._operator.set_status(
             backup,
             {
@@ -179,6 +183,7 @@ class Backups:
         self._operator.event(backup, "Starting", f"Starting backup for cluster {cluster['metadata']['name']}")
         if in_tree and not await self._begin_in_tree(backup, cluster, use):
             return
+        self._operator.event(backup, "Starting", "Backup started")
         self._condition(cluster, False, "BackupStarted", "New Backup starting up")
         worker = self._operator.kubelet.worker(namespace, pod["metadata"]["name"])
         session = worker.pid
@@ -247,20 +252,27 @@ class Backups:
         if isinstance(fault, ManagerRestarted):
             message = f"Backup failed: instance manager was restarted on pod {fault.pod}"
             self._operator.event(backup, "InstanceManagerRestarted", message, kind="Warning")
-        self._fail(backup, str(fault))
+        backup = self._end(backup, str(fault))
+        self._operator.event(backup, "Failed", f"Backup failed: {fault}")
         if cluster is not None:
             self._condition(cluster, False, "LastBackupFailed", str(fault))
             self._operator.set_status(cluster, {"lastFailedBackup": timestamp()})
 
-    def _fail(self, backup: Object, reason: str, *, event: str = "Failed") -> None:
+    def _refuse(self, backup: Object, cluster: Object, fault: BackupFailed) -> None:
+        """One that can't even begin, whatever else is under way: its Cluster's condition says so, too."""
+        backup = self._end(backup, str(fault))
+        self._operator.event(backup, fault.event, str(fault), kind="Warning")
+        self._condition(cluster, False, "LastBackupFailed", str(fault))
+        self._operator.set_status(cluster, {"lastFailedBackup": timestamp()})
+
+    def _end(self, backup: Object, reason: str) -> Object:
         changes = {
             "phase": "failed",
             "error": reason,
             "method": backup["spec"].get("method", "barmanObjectStore"),
             "reconciliationTerminatedAt": timestamp(),
         }
-        backup = self._operator.set_status(backup, changes)
-        self._operator.event(backup, event, f"Backup failed: {reason}")
+        return self._operator.set_status(backup, changes)
 
     def _condition(self, cluster: Object, ok: bool, reason: str, message: str) -> None:
         self._operator.set_condition(cluster, "LastBackupSucceeded", ok, reason, message)

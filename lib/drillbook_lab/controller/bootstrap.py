@@ -18,6 +18,7 @@ _LOST = (
     "One or more instances were previously created, but no PersistentVolumeClaims (PVCs) exist. "
     "The cluster is in an unrecoverable state. To resolve this, restore the cluster from a recent backup."
 )
+_LOOK_AT_THE_LOGS = "Check the job logs to investigate the cause of the failure."
 
 
 def first_volume(operator: Operator, cluster: Object, members: Members) -> None:
@@ -59,8 +60,9 @@ def adopt(operator: Operator, cluster: Object) -> None:
 def remove_done_jobs(operator: Operator, members: Members) -> None:
     """Completed Jobs go once all is well, with their pods and logs, as on a real cluster."""
     for job in members.jobs:
-        if holds(job, "Complete"):
-            operator.registry.delete("Job", job["metadata"]["namespace"], job["metadata"]["name"])
+        if holds(job, "Complete") and not job["metadata"].get("deletionTimestamp"):
+            meta = job["metadata"]
+            operator.registry.delete("Job", meta["namespace"], meta["name"], propagation="Foreground")
 
 
 def _fill_one(operator: Operator, cluster: Object, members: Members, instance: str, claim: Object) -> Object:
@@ -74,8 +76,7 @@ def _fill_one(operator: Operator, cluster: Object, members: Members, instance: s
     if not is_owned_by(job, cluster["metadata"]["uid"]):
         raise Halt(0.1)  # an earlier Cluster's Job, on its way out
     if holds(job, "Failed"):
-        what = "set up" if first else "copied"
-        reason = f"Job {job['metadata']['name']} failed: the data directory of {instance} can't be {what}"
+        reason = f"Instance creation failed for the following jobs: {job['metadata']['name']}. {_LOOK_AT_THE_LOGS}"
         status.phase(operator, cluster, phases.UNRECOVERABLE, reason)
         if first:
             status.count(operator, cluster, members)
@@ -83,23 +84,22 @@ def _fill_one(operator: Operator, cluster: Object, members: Members, instance: s
     if not holds(job, "Complete"):
         return claim
     patch = {"metadata": {"annotations": {"cnpg.io/pvcStatus": "ready"}}}
-    claim = operator.registry.patch("PersistentVolumeClaim", namespace, instance, patch)
-    if first:
-        done = "The cluster bootstrap is complete"
-        operator.set_condition(cluster, "Initialized", True, "BootstrapCompleted", done)
-    return claim
+    return operator.registry.patch("PersistentVolumeClaim", namespace, instance, patch)
 
 
 def _start(operator: Operator, cluster: Object, instance: str, role: str) -> Object:
+    version = operator.settings.pg_version
     if role == "join":
         operator.event(cluster, "CreatingInstance", f"Creating instance {instance}")
         status.phase(operator, cluster, phases.CREATING_REPLICA, f"Creating replica {instance}-join")
-        return operator.registry.create(objects.bootstrap_job(cluster, instance, role))
+        return operator.registry.create(objects.bootstrap_job(cluster, instance, role, version))
+    bootstrap = "from backup" if role == "full-recovery" else "initdb"
+    operator.event(cluster, "CreatingInstance", f"Primary instance ({bootstrap})")
     target = {"targetPrimary": instance, "targetPrimaryTimestamp": micro_timestamp()}
     status.phase(operator, cluster, phases.SETTING_UP_PRIMARY, f"Creating primary instance {instance}", **target)
-    job = operator.registry.create(objects.bootstrap_job(cluster, instance, role))
-    bootstrap = "recovery from an object store" if role == "full-recovery" else "initdb"
-    operator.event(cluster, "CreatingInstance", f"Primary instance ({bootstrap})")
+    job = operator.registry.create(objects.bootstrap_job(cluster, instance, role, version))
+    # CNPG's word for "a first Job was made": it stays true of a Cluster whose recovery fails.
+    operator.set_condition(cluster, "Initialized", True, "BootstrapCompleted", status.BOOTSTRAPPED)
     return job
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.controller import (
     adoption,
+    availability,
     bootstrap,
     fencing,
     furniture,
@@ -16,6 +17,7 @@ from drillbook_lab.controller import (
     hibernation,
     objects,
     objectstore,
+    permissions,
     phases,
     replicas,
     resizing,
@@ -40,6 +42,7 @@ class Clusters:
         self._operator = operator
         self._instances = Instances(operator, preparation)
         self._succession = Succession(operator, self._instances)
+        self._misses: dict[str, int] = {}  # by uid: looks in succession that found an ObjectStore missing
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """Move one Cluster on."""
@@ -67,8 +70,8 @@ class Clusters:
         self._everyone_is_there(cluster, members)
         restarts.reconcile(self._operator, cluster, members)
         replicas.scale(self._operator, cluster, members)
-        status.phase(self._operator, cluster, phases.HEALTHY, "")
         bootstrap.remove_done_jobs(self._operator, members)
+        status.phase(self._operator, cluster, phases.HEALTHY, "")
         return look_again or _LOOK_AGAIN_SECONDS
 
     # -- the stages --------------------------------------------------------------------------------------------
@@ -88,8 +91,12 @@ class Clusters:
             status.phase(self._operator, cluster, phases.CANNOT_CREATE_OBJECTS, str(fault))
             raise Halt from fault
         cluster = status.initialize(self._operator, cluster)
+        uid = cluster["metadata"]["uid"]
         if objectstore.missing_stores(self._operator, cluster):
-            raise Halt  # the plugin asks for a requeue: no phase, no event
+            self._misses[uid] = self._misses.get(uid, 0) + 1
+            raise Halt(self._operator.settings.store_retry(self._misses[uid]))  # no phase, and no event of its own
+        self._misses.pop(uid, None)
+        permissions.ensure_plugin(self._operator, cluster)
         return hibernation.reconcile(self._operator, cluster)
 
     def _volumes(self, cluster: Object) -> Members:
@@ -139,7 +146,7 @@ class Clusters:
             "secretsResourceVersion": facts.secrets,
         }
         cluster = self._operator.set_status(cluster, changes)
-        self._system_ids(cluster, members)
+        availability.hold(self._operator, cluster, primary)
         nowhere = objectstore.archive_use(cluster) is None
         if nowhere and reply.archived:
             works = "Continuous archiving is working"
@@ -157,15 +164,6 @@ class Clusters:
             return
         if fencing.explain(cluster, away):
             raise Halt(1.0)
-        if (cluster.get("status") or {}).get("phase") != phases.RESTARTING_IN_PLACE:
+        if (cluster.get("status") or {}).get("phase") not in (phases.RESTARTING, phases.RESTARTING_IN_PLACE):
             status.phase(self._operator, cluster, phases.WAITING_FOR_INSTANCES, _NOT_YET_ACTIVE)
         raise Halt(1.0 if len(members.complete()) > 1 else 0.2)
-
-    def _system_ids(self, cluster: Object, members: Members) -> None:
-        ids = {reply.system_id for reply in members.replies.values()}
-        if len(ids) == 1:
-            found = "A single, unique system ID was found across reporting instances."
-            self._operator.set_condition(cluster, "ConsistentSystemID", True, "Unique", found)
-        elif ids:
-            found = f"Multiple differing system IDs reported by instances: {sorted(ids)}"
-            self._operator.set_condition(cluster, "ConsistentSystemID", False, "Mismatch", found)

@@ -13,6 +13,8 @@ from drillbook_lab.apiserver.registry import Registry
 from drillbook_lab.controller import events
 from drillbook_lab.kubelet import Kubelet
 
+_FIRST_RETRY_SECONDS = 0.005
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -22,12 +24,17 @@ class Settings:
     pg_version: str
     job_retry_seconds: float = 1.0
     archive_poll_seconds: float = 0.2
+    store_retry_longest_seconds: float = 5.0  # of a real operator 1000
     # Schedules go by this clock; a test may set it.
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     schedule_recheck_seconds: float = 60.0
     retention_poll_seconds: float = 0.5
     declared_dir: Path | None = None  # what stands for Git, if there is one
     reconciler_seconds: float = 2.0
+
+    def store_retry(self, misses: int) -> float:
+        """Seconds until a missing ObjectStore is looked for again, as controller-runtime's queue has it: nobody watches for it."""
+        return min(_FIRST_RETRY_SECONDS * 2.0 ** (misses - 1), self.store_retry_longest_seconds)
 
 
 @dataclass

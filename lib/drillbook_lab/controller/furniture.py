@@ -1,11 +1,11 @@
-"""What stands around a Cluster before its first instance: certificates, secrets, services."""
+"""What stands around a Cluster before its first instance: certificates, secrets, services, budgets, permissions."""
 
 from __future__ import annotations
 
 import base64
 
 from drillbook_lab.apiserver.errors import Object
-from drillbook_lab.controller import certs, objects
+from drillbook_lab.controller import availability, certs, objects, permissions
 from drillbook_lab.controller.context import Operator, is_owned_by
 
 
@@ -14,25 +14,9 @@ class ForeignService(Exception):
 
 
 def ensure(operator: Operator, cluster: Object) -> None:
-    """Make whatever of it is missing. A Secret that somebody else made is used as it is; a Service is not."""
+    """Make whatever of it is missing, in CNPG's order. A Secret that somebody else made is used as it is; a Service is not."""
     meta = cluster["metadata"]
     name, namespace = meta["name"], meta["namespace"]
-    operator.ensure(
-        {
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": {
-                "name": name,
-                "namespace": namespace,
-                "labels": {"cnpg.io/cluster": name},
-                "ownerReferences": [objects.owner_reference(cluster)],
-            },
-        }
-    )
-    for service in objects.services(cluster):
-        found = operator.ensure(service)
-        if not is_owned_by(found, meta["uid"]):
-            raise ForeignService(f"refusing to reconcile service: {service['metadata']['name']}, not owned by cluster")
     _certificates(operator, cluster)
     database, owner = objects.application(cluster)
     if objects.app_secret_name(cluster) == f"{name}-app" and operator.find("Secret", namespace, f"{name}-app") is None:
@@ -44,6 +28,13 @@ def ensure(operator: Operator, cluster: Object) -> None:
         operator.registry.create(
             objects.user_secret(cluster, f"{name}-superuser", "postgres", objects.password(), "*", "superuser")
         )
+    for service in objects.services(cluster, operator.settings.pg_version):
+        found = operator.ensure(service)
+        if not is_owned_by(found, meta["uid"]):
+            raise ForeignService(f"refusing to reconcile service: {service['metadata']['name']}, not owned by cluster")
+    availability.ensure_budgets(operator, cluster)
+    permissions.ensure(operator, cluster)
+    availability.ensure_lease(operator, cluster)
 
 
 def _certificates(operator: Operator, cluster: Object) -> None:

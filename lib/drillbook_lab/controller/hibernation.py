@@ -31,7 +31,8 @@ def reconcile(operator: Operator, cluster: Object) -> Object:
     leaving = [pod for pod in members.pods.values() if pod["metadata"].get("deletionTimestamp")]
     going = "Hibernation is in progress"
     if leaving:
-        operator.set_condition(cluster, ANNOTATION, False, "WaitingPodsDeletion", going)
+        waits = f"Waiting for {leaving[0]['metadata']['name']} to be deleted"
+        operator.set_condition(cluster, ANNOTATION, False, "WaitingPodsDeletion", waits)
     elif members.pods:
         operator.set_condition(cluster, ANNOTATION, False, "DeletingPods", going)
         primary = replication.current_primary(cluster)

@@ -184,7 +184,10 @@ class Instances:
         if secret is not None:
             versions["applicationSecretVersion"] = secret["metadata"]["resourceVersion"]
             if known.get("applicationSecretVersion") != versions["applicationSecretVersion"]:
-                await roles.set_password(connection, owner, objects.decoded(secret)["password"])
+                try:
+                    await roles.set_password(connection, owner, objects.decoded(secret)["password"])
+                except psycopg.errors.UndefinedObject:  # adopted data of another Cluster: that is no reason to be unwell
+                    log.warning("%s: there is no role %s", name, owner)
         if cluster["spec"].get("enableSuperuserAccess"):
             chosen = (cluster["spec"].get("superuserSecret") or {}).get("name") or f"{name}-superuser"
             secret = self._operator.find("Secret", namespace, chosen)

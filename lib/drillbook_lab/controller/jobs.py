@@ -83,9 +83,16 @@ class Jobs:
         self._operator.event(job, "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
 
     def _end(self, job: Object, counts: dict[str, int], kind: str, reason: str, message: str) -> None:
-        conditions = with_condition((job.get("status") or {}).get("conditions") or (), kind, True, reason, message)
+        known = (job.get("status") or {}).get("conditions") or ()
+        # First that it is decided, then that all its pods have ended: here they have.
+        decided = "SuccessCriteriaMet" if kind == "Complete" else "FailureTarget"
+        conditions = with_condition(known, decided, True, reason, message)
+        conditions = with_condition(conditions, kind, True, reason, message)
         changes: Object = {**counts, "active": 0, "conditions": conditions}
         if kind == "Complete":
             changes["completionTime"] = timestamp()
         self._operator.set_status(job, changes)
-        self._operator.event(job, reason, message, kind="Normal" if kind == "Complete" else "Warning")
+        if kind == "Complete":
+            self._operator.event(job, "Completed", "Job completed")
+        else:
+            self._operator.event(job, reason, message, kind="Warning")

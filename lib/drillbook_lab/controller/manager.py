@@ -107,7 +107,8 @@ class Manager:
         self._services.route(obj, self._queue.add)
         for owner in meta.get("ownerReferences") or ():
             self._queue.add(owner["kind"], namespace, owner["name"])
-        if kind in _WAKES_CLUSTERS:
+        # A store that is made or removed wakes nobody: who misses one asks again by itself, later each time.
+        if kind in _WAKES_CLUSTERS and (kind != "ObjectStore" or event == "MODIFIED"):
             for cluster in self._registry.list("Cluster", namespace):
                 self._queue.add("Cluster", namespace, cluster["metadata"]["name"])
         if kind in _WAKES_POOLERS:

@@ -20,6 +20,7 @@ RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 OPERATOR_VERSION = "1.30.0"  # whose sources this controller follows
 PLUGIN = "barman-cloud.cloudnative-pg.io"
 PLUGIN_VERSION = "0.14.0"
+_MANAGED = {"app.kubernetes.io/managed-by": "cloudnative-pg"}
 _ALPHABET = string.ascii_letters + string.digits
 _PORTS = (("postgresql", 5432), ("metrics", 9187), ("status", 8000))
 
@@ -71,7 +72,8 @@ def _labels(cluster: Object, **more: str) -> dict[str, str]:
     return {"cnpg.io/cluster": cluster["metadata"]["name"], **more}
 
 
-def _owned(cluster: Object, kind: str, name: str, api: str = "v1", **labels: str) -> Object:
+def owned(cluster: Object, kind: str, name: str, api: str = "v1", **labels: str) -> Object:
+    """An object of the Cluster's: its label, its owner reference."""
     return {
         "apiVersion": api,
         "kind": kind,
@@ -91,7 +93,7 @@ def user_secret(cluster: Object, name: str, user: str, secret: str, dbname: str,
     fqdn = f"{host}.{namespace}.svc.cluster.local"
     short = f"{host}.{namespace}"
     safe_user, safe_secret = quote(user, safe=""), quote(secret, safe="")
-    made = _owned(cluster, "Secret", name, **{"cnpg.io/reload": "true", "cnpg.io/userType": user_type})
+    made = owned(cluster, "Secret", name, **_MANAGED, **{"cnpg.io/reload": "true", "cnpg.io/userType": user_type})
     made["type"] = "kubernetes.io/basic-auth"
     made["stringData"] = {
         "username": user,
@@ -111,14 +113,21 @@ def user_secret(cluster: Object, name: str, user: str, secret: str, dbname: str,
 
 def ca_secret(cluster: Object, ca: Pair) -> Object:
     """`c-ca`: the authority that signs the server's and the clients' certificates."""
-    made = _owned(cluster, "Secret", f"{cluster['metadata']['name']}-ca")
+    made = _unlabelled_secret(cluster, "ca")
     made["data"] = {"ca.crt": _b64(ca.certificate), "ca.key": _b64(ca.key)}
+    return made
+
+
+def _unlabelled_secret(cluster: Object, suffix: str) -> Object:
+    """Certificates don't carry their Cluster's label."""
+    made = owned(cluster, "Secret", f"{cluster['metadata']['name']}-{suffix}")
+    made["metadata"]["labels"] = dict(_MANAGED)
     return made
 
 
 def tls_secret(cluster: Object, suffix: str, pair: Pair, ca: Pair) -> Object:
     """`c-server` or `c-replication`."""
-    made = _owned(cluster, "Secret", f"{cluster['metadata']['name']}-{suffix}", **{"cnpg.io/reload": "true"})
+    made = _unlabelled_secret(cluster, suffix)
     made["type"] = "kubernetes.io/tls"
     made["data"] = {"tls.crt": _b64(pair.certificate), "tls.key": _b64(pair.key), "ca.crt": _b64(ca.certificate)}
     return made
@@ -140,17 +149,17 @@ def server_names(cluster: Object) -> list[str]:
     return names + list((cluster["spec"].get("certificates") or {}).get("serverAltDNSNames") or ())
 
 
-def services(cluster: Object) -> list[Object]:
-    """`c-rw`, `c-ro` and `c-r`. They exist before the first instance does."""
+def services(cluster: Object, version: str) -> list[Object]:
+    """`c-r`, `c-ro` and `c-rw`, in this order. They exist before the first instance does."""
     name = cluster["metadata"]["name"]
     selectors = {
-        "rw": {"cnpg.io/cluster": name, "cnpg.io/instanceRole": "primary"},
-        "ro": {"cnpg.io/cluster": name, "cnpg.io/instanceRole": "replica"},
         "r": {"cnpg.io/cluster": name, "cnpg.io/podRole": "instance"},
+        "ro": {"cnpg.io/cluster": name, "cnpg.io/instanceRole": "replica"},
+        "rw": {"cnpg.io/cluster": name, "cnpg.io/instanceRole": "primary"},
     }
     made = []
     for suffix, selector in selectors.items():
-        service = _owned(cluster, "Service", f"{name}-{suffix}")
+        service = owned(cluster, "Service", f"{name}-{suffix}", **component_labels(cluster, version))
         port = {"name": "postgres", "port": 5432, "targetPort": 5432, "protocol": "TCP"}
         service["spec"] = {"type": "ClusterIP", "ports": [port], "selector": selector}
         made.append(service)
@@ -162,11 +171,12 @@ def claim(cluster: Object, instance: str, serial: int) -> Object:
     storage = cluster["spec"].get("storage") or {}
     template = storage.get("pvcTemplate") or {}
     requested = storage.get("size") or template.get("resources", {}).get("requests", {}).get("storage", "1Gi")
-    made = _owned(
+    made = owned(
         cluster,
         "PersistentVolumeClaim",
         instance,
-        **{"cnpg.io/instanceName": instance, "cnpg.io/pvcRole": "PG_DATA"},
+        **{"cnpg.io/instanceName": instance, "cnpg.io/pvcRole": "PG_DATA", "app.kubernetes.io/name": "postgresql"},
+        **{"app.kubernetes.io/component": "database", **_MANAGED},
     )
     made["metadata"]["annotations"] = {"cnpg.io/nodeSerial": str(serial), "cnpg.io/pvcStatus": "initializing"}
     made["spec"] = {
@@ -227,12 +237,14 @@ def image(cluster: Object) -> str:
     return str(cluster["spec"].get("imageName") or "")
 
 
-def _component_labels(cluster: Object) -> dict[str, str]:
+def component_labels(cluster: Object, version: str) -> dict[str, str]:
+    """The recommended labels of a part of the database; of PostgreSQL's version the major one."""
     return {
         "app.kubernetes.io/name": "postgresql",
         "app.kubernetes.io/instance": cluster["metadata"]["name"],
         "app.kubernetes.io/component": "database",
-        "app.kubernetes.io/managed-by": "cloudnative-pg",
+        "app.kubernetes.io/version": version.partition(".")[0],
+        **_MANAGED,
     }
 
 
@@ -241,10 +253,9 @@ def instance_pod(cluster: Object, instance: str, version: str) -> Object:
     labels = {
         "cnpg.io/instanceName": instance,
         "cnpg.io/podRole": "instance",
-        **_component_labels(cluster),
-        "app.kubernetes.io/version": version,
+        **component_labels(cluster, version),
     }
-    made = _owned(cluster, "Pod", instance, **labels)
+    made = owned(cluster, "Pod", instance, **labels)
     made["metadata"]["annotations"] = {
         "cnpg.io/nodeSerial": instance.rpartition("-")[2],
         "cnpg.io/operatorVersion": OPERATOR_VERSION,
@@ -260,14 +271,14 @@ def instance_pod(cluster: Object, instance: str, version: str) -> Object:
     return made
 
 
-def bootstrap_job(cluster: Object, instance: str, role: str) -> Object:
+def bootstrap_job(cluster: Object, instance: str, role: str, version: str) -> Object:
     """The Job that fills PGDATA: role `initdb`, `full-recovery` or `join`."""
     command = {"initdb": "init", "full-recovery": "restore", "join": "join"}[role]
-    labels = {"cnpg.io/instanceName": instance, "cnpg.io/jobRole": role, **_component_labels(cluster)}
+    labels = {"cnpg.io/instanceName": instance, "cnpg.io/jobRole": role, **component_labels(cluster, version)}
     spec = _pod_spec(cluster, instance, role, ["/controller/manager", "instance", command], "Never")
     recovery = role == "full-recovery"
     spec["initContainers"] = [one for one in _before(cluster, recovery=recovery) if recovery or one["name"] != SIDECAR]
-    made = _owned(cluster, "Job", f"{instance}-{role}", "batch/v1", **labels)
+    made = owned(cluster, "Job", f"{instance}-{role}", "batch/v1", **labels)
     made["spec"] = {
         "template": {
             "metadata": {"labels": _labels(cluster, **labels)},

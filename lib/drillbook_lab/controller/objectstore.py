@@ -178,6 +178,8 @@ def refresh_window(operator: Operator, namespace: str, use: StoreUse, seen: Mapp
         window.pop(key, None)
         if seen[key] is not None:
             window[key] = seen[key]
+    if not window and use.server_name not in windows:
+        return  # nothing was ever backed up there
     operator.set_status(store, {"serverRecoveryWindow": {**windows, use.server_name: window}})
 
 

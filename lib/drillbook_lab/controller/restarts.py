@@ -1,7 +1,8 @@
 """Restarts: by annotation, by a phase that somebody has set, or because a setting needs one.
 
-Replicas are made anew, one at a time; the primary is restarted in place, last. A decrease of what a standby must
-have at least as much of as its primary goes the other way round.
+Replicas' pods are replaced one at a time, the primary comes last: its pod is replaced when a person asked for a restart,
+and its server is restarted in place when only a setting did. A decrease of what a standby must have at least as much
+of as its primary goes the other way round.
 """
 
 from __future__ import annotations
@@ -26,15 +27,13 @@ def reconcile(operator: Operator, cluster: Object, members: Members) -> None:
     reply = members.replies[primary]
     if reply.pending_restart and _is_decrease(members, primary):
         _begin(operator, cluster, members, primary, "Decrease of hot standby sensitive parameters")
-    for name in reversed(members.names):
+    for name in members.names:
         if name != primary and (why := _reason(cluster, members, name, primary)):
             if why == _SETTINGS and (cluster["status"].get("phase") != phases.UPGRADING):
                 status.phase(operator, cluster, phases.APPLYING_CONFIGURATION, "PostgreSQL configuration changed")
             told = f"Restarting instance {name}, because: {why}"
-            operator.event(cluster, "UpgradingInstance", told)
             status.phase(operator, cluster, phases.UPGRADING, told)
-            operator.registry.delete("Pod", cluster["metadata"]["namespace"], name)
-            raise Halt(0.1)
+            _replace(operator, cluster, name)
     if why := _reason(cluster, members, primary, primary):
         if cluster["spec"].get("primaryUpdateStrategy") == "supervised":
             status.phase(operator, cluster, phases.WAITING_FOR_USER, "User must issue a supervised switchover")
@@ -43,7 +42,17 @@ def reconcile(operator: Operator, cluster: Object, members: Members) -> None:
             operator.event(cluster, "Switchover", f"Initiating switchover to {able[0]} to upgrade {primary}")
             status.phase(operator, cluster, phases.UPGRADING, why, targetPrimary=able[0])
             raise Halt(0.05)
+        if why == _EXPLICIT:
+            status.phase(operator, cluster, phases.RESTARTING, why)
+            _replace(operator, cluster, primary)
         _begin(operator, cluster, members, primary, why)
+
+
+def _replace(operator: Operator, cluster: Object, instance: str) -> None:
+    """Delete an instance's pod: the next look makes it again."""
+    operator.event(cluster, "UpgradingInstance", f"Upgrading instance {instance}")
+    operator.registry.delete("Pod", cluster["metadata"]["namespace"], instance)
+    raise Halt(0.1)
 
 
 def _streaming(members: Members) -> list[str]:

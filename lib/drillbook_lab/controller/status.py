@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from drillbook_lab.apiserver.errors import Object
-from drillbook_lab.controller import furniture, objects, objectstore, phases
+from drillbook_lab.controller import fencing, furniture, objects, objectstore, phases
 from drillbook_lab.controller.context import Operator, holds, with_condition
 from drillbook_lab.controller.members import Members, status_of
+
+BOOTSTRAPPED = "Cluster has been bootstrapped"
 
 
 def phase(operator: Operator, cluster: Object, phase_: str, reason: str, **more: object) -> Object:
@@ -38,9 +40,8 @@ def initialize(operator: Operator, cluster: Object) -> Object:
     cluster = operator.set_status(cluster, changes)
     if not (cluster.get("status") or {}).get("conditions"):
         cluster = operator.set_condition(
-            cluster, "Initialized", False, "BootstrapPending", "The cluster bootstrap is pending"
+            cluster, "Initialized", False, "BootstrapPending", "Cluster has not been bootstrapped yet"
         )
-        cluster = operator.set_condition(cluster, "Ready", False, "ClusterIsNotReady", "Cluster Is Not Ready")
     return cluster
 
 
@@ -73,7 +74,21 @@ def count(operator: Operator, cluster: Object, members: Members) -> Object:
             }
             for name, reply in members.replies.items()
         }
-    return operator.set_status(cluster, changes)
+    return _system_ids(operator, operator.set_status(cluster, changes), members)
+
+
+def _system_ids(operator: Operator, cluster: Object, members: Members) -> Object:
+    """`ConsistentSystemID`: what the servers say of themselves, taken together."""
+    ids = {reply.system_id for reply in members.replies.values()}
+    if len(ids) == 1:
+        found, reason = "A single, unique system ID was found across reporting instances.", "Unique"
+    elif ids:
+        found, reason = f"Multiple differing system IDs reported by instances: {sorted(ids)}", "Mismatch"
+    elif members.pods and fencing.explain(cluster, members.pods):
+        found, reason = "Instances are present, but none have reported a system ID.", "NotFound"
+    else:
+        found, reason = "No instances are present in the cluster to report a system ID.", "NotFound"
+    return operator.set_condition(cluster, "ConsistentSystemID", len(ids) == 1, reason, found)
 
 
 def _state(members: Members, name: str, pod: Object) -> str:

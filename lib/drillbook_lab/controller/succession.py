@@ -65,7 +65,7 @@ class Succession:
     # -- failover ----------------------------------------------------------------------------------------------
 
     def _is_to_fail_over(self, cluster: Object, members: Members, current: str) -> bool:
-        if (cluster.get("status") or {}).get("phase") == phases.RESTARTING_IN_PLACE:
+        if (cluster.get("status") or {}).get("phase") in (phases.RESTARTING, phases.RESTARTING_IN_PLACE):
             return False
         if self._instances.is_fenced(cluster, current):
             return False
