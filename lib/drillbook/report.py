@@ -110,6 +110,7 @@ def boundary(found: Mapping[str, Any]) -> list[dict[str, str]]:
     target = found["target"]["requested"] or {}
     before, after, newest = (target.get(key) or {} for key in ("last_before", "first_after", "newest"))
     own, at = target.get("own_marker", False), (target.get("target") or {}).get("target_time")
+    at = at or before.get("committed_at")  # a target that names a transaction lies just after the commit before it
     mistake = _result(found, "SimulateMistake")
     second = mistake.get("after") or {}
     add("Base backup ends", (found["backup"] or {}).get("end_time"), "kept")

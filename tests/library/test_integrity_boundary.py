@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import UTC, datetime
 
+import pytest
 from tests.library.fix_integrity import Server, run
 
 from drillbook.integrity import AtBoundary, digest_tables, digests_at_boundary
-from drillbook.integrity.common import pinned
+from drillbook.integrity.moment import Holder, first_unseen, take
+from drillbook.model import ArchivedCommit, Lsn
 from drillbook.postgres import Database
 
 KEY = bytes(range(32))
@@ -48,7 +51,7 @@ def test_a_quiet_source_needs_one_marker(server: Server) -> None:
 
 
 def test_a_write_around_the_marker_costs_another_marker(server: Server) -> None:
-    """Two markers are spoilt; all digests are those of the third, which becomes the target."""
+    """What was digested before the marker has changed since: it is read in the snapshot of the next marker."""
 
     def meanwhile(marker: int, database: str) -> None:
         if marker < 3:
@@ -56,8 +59,9 @@ def test_a_write_around_the_marker_costs_another_marker(server: Server) -> None:
 
     source = Source(server, meanwhile)
     found = source.digest(server.reader, *NAMES)
-    assert (found.marker, found.attempts) == (3, 3)
+    assert (found.marker, found.attempts) == (2, 2)
     assert found.digests[source.database]["public.busy"].rows == 2
+    assert found.in_snapshot[source.database] == ("public.busy",), "the quiet one is compared, not read again"
 
 
 def test_a_change_that_is_undone_is_seen(server: Server) -> None:
@@ -70,15 +74,13 @@ def test_a_change_that_is_undone_is_seen(server: Server) -> None:
     assert Source(server, meanwhile).digest(server.reader, *NAMES).attempts == 2
 
 
-def test_a_table_that_never_rests_is_unproven(server: Server) -> None:
-    """After five markers the busy table has no digest, and the quiet one has that of the last marker."""
+def test_g08_a_table_that_is_written_to_with_every_marker_is_proven(server: Server) -> None:
+    """It never rests, and is what it was in the last marker's snapshot; the archive tells where that lies."""
     source = Source(server, lambda marker, database: server.sql(database, "insert into busy values (0)"))
     found = source.digest(server.reader, *NAMES)
-    assert (found.marker, found.attempts, source.markers) == (5, 5, 5)
-    assert list(found.digests[source.database]) == ["public.quiet"]
-    assert found.unproven == {
-        f"{source.database} public.busy": "it was written to while the marker was, in each of 5 attempts"
-    }
+    assert not found.unproven
+    assert found.digests[source.database]["public.busy"].rows == source.markers
+    assert found.moment.quiet and set(found.moment.sees) == {source.database}
 
 
 def test_what_another_marker_cannot_mend_costs_none(server: Server) -> None:
@@ -124,23 +126,77 @@ def test_an_open_transaction_does_not_disturb(server: Server) -> None:
 
 
 def test_a_commit_under_way_at_the_snapshot_is_recognised(server: Server) -> None:
-    """A transaction that was under way and has committed since may stand before the marker in the WAL."""
+    """A transaction that was under way and has committed since may stand before the snapshot in the WAL."""
     source = Source(server, lambda marker, database: None)
     with ExitStack() as stack:
-        writer = stack.enter_context(server.superuser(source.database))
-        idle = stack.enter_context(server.superuser(source.database))
-        reader = stack.enter_context(server.reader(source.database))
-        for session in (writer, idle):
+        writer, other, reader = (stack.enter_context(server.superuser(source.database)) for _ in range(3))
+        for session in (writer, other):
             run(session, "begin")
             run(session, "insert into busy values (1)")
-        xids = reader.ask_one("integrity_under_way")["xids"]
-        assert len(xids) == 2
-        stack.enter_context(pinned(reader))
-        assert reader.ask_one("integrity_still_committing", xids=xids)["committed"] == 0
+        holder = Holder(reader)
+        stack.callback(holder.end)
+        assert take({source.database: holder}, tries=1).quiet, "nobody commits"
+        assert len(holder.under_way) == 2
         run(writer, "commit")
-        assert reader.ask_one("integrity_still_committing", xids=xids)["committed"] == 1
-        run(idle, "rollback")
-        assert reader.ask_one("integrity_still_committing", xids=xids)["committed"] == 1
+        assert reader.ask_one("integrity_still_committing", xids=holder.under_way)["committed"] == 1
+        run(other, "rollback")
+        assert reader.ask_one("integrity_still_committing", xids=holder.under_way)["committed"] == 1
+
+
+def test_g09_snapshots_of_two_databases_must_see_the_same(server: Server) -> None:
+    """A commit between them, of whatever database, and the moment is not quiet; the next try is."""
+    databases = [server.new_database("create table t (k int)") for _ in range(2)]
+    commits = iter([True, False])
+
+    class Late(Holder):
+        def take(self) -> None:
+            if next(commits):
+                others[databases[0]].taken.wait(30)
+                server.sql(databases[0], "insert into t values (1)")
+            super().take()
+
+    class Early(Holder):
+        taken = threading.Event()
+
+        def take(self) -> None:
+            super().take()
+            self.taken.set()
+
+    with server.reader(databases[0]) as one, server.reader(databases[1]) as two:
+        others = {databases[0]: Early(one), databases[1]: Late(two)}
+        moment = take(others, tries=5)
+        assert (moment.quiet, moment.tries) == (True, 2)
+        for holder in others.values():
+            holder.end()
+
+
+def commit(number: int, xid: int) -> ArchivedCommit:
+    at = datetime(2026, 11, 1, tzinfo=UTC)
+    return ArchivedCommit(committed_at=at, xid=xid, lsn=Lsn(number * 100), end_lsn=Lsn(number * 100 + 50), segment="")
+
+
+HIGH = 5 << 32
+
+
+@pytest.mark.parametrize(
+    ("sees", "order", "stops_at"),
+    [
+        pytest.param("10:13:", [10, 11, 12, 13, 14], 13, id="all that had begun have ended"),
+        pytest.param("11:13:11", [10, 12, 11, 13], 11, id="one under way, committed later"),
+        pytest.param("11:13:11", [10, 11, 12, 13], None, id="one under way, whose record stands before a seen one's"),
+        pytest.param("10:13:", [10, 13, 11, 12], None, id="a newer one that was overtaken"),
+        pytest.param("10:13:", [10, 11, 12], None, id="nothing after it is archived"),
+        pytest.param(f"{HIGH + 10}:{HIGH + 13}:", [10, 11, 12, 13], 13, id="64 bits in the snapshot, 32 in the record"),
+        pytest.param(f"{HIGH - 1}:{HIGH + 1}:", [0xFFFFFFFF, 0, 1], 1, id="the 32 bits begin again"),
+        pytest.param("10:20:14", [10, 15, 14, 11], 14, id="one that is seen long after the moment can't be"),
+    ],
+)
+def test_g09_a_snapshots_place_in_the_wal(sees: str, order: list[int], stops_at: int | None) -> None:
+    """Recovery gives a prefix of the WAL's commits: a snapshot has a place there, or none, and the WAL says which."""
+    commits = [commit(number, xid) for number, xid in enumerate(order, 1)]
+    until = Lsn(350) if order == [10, 15, 14, 11] else Lsn(450)
+    found = first_unseen(sees, commits, until)
+    assert (found.xid if found else None) == stops_at
 
 
 def test_g08_a_table_that_is_always_written_to_is_proven(server: Server) -> None:

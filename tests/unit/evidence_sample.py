@@ -151,7 +151,7 @@ FACTS: dict[int, list[tuple[str, Any]]] = {
     11: [("target", {"target": {"target_time": at(6.51), "target_lsn": None, "target_xid": None, "target_name": None,
                                 "target_immediate": False, "exclusive": False, "timeline": 3},
                      "last_before": commit(6.51, 918273), "first_after": commit(8.82, 918275),
-                     "newest": commit(9.01, 918276), "own_marker": True, "digests_hold": True})],
+                     "newest": commit(9.01, 918276), "own_marker": True})],
     12: [("quarantine", {"plugins": [], "backup": None, "namespace": "drillbook-drills",
                          "left_out": [["spec.plugins", "could archive"], ["spec.monitoring", "not needed"]]}),
          ("copy", {"ref": {"namespace": "drillbook-drills", "name": COPY}, "created_at": at(13.9), "image": "16.8",

@@ -13,6 +13,7 @@ from drillbook.integrity.catalogue import (
     matviews_filled,
 )
 from drillbook.integrity.login import app_login
+from drillbook.integrity.moment import Moment, first_unseen
 from drillbook.integrity.newest import NewestChange, changes_arrived, is_committed, near_xid, newest_changes
 from drillbook.integrity.physical import amcheck, page_checksums
 from drillbook.integrity.quarantine import quarantined
@@ -25,6 +26,7 @@ from drillbook.integrity.yielding import GaveWayError, Watch, patiently
 __all__ = [
     "AtBoundary",
     "GaveWayError",
+    "Moment",
     "NewestChange",
     "Structure",
     "TableDigest",
@@ -39,6 +41,7 @@ __all__ = [
     "digest_tables",
     "digests_at_boundary",
     "extensions_fit",
+    "first_unseen",
     "is_committed",
     "matviews_filled",
     "near_xid",

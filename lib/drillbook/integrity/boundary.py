@@ -1,128 +1,119 @@
-"""The source's digests at a marker: what the chosen tables held at the very point that recovery will stop after.
+"""The source's digests at a moment: what the chosen tables held at the very point that recovery will stop at.
 
-The marker. In each database a session without any lock on a table opens a transaction and exports two snapshots: one just
-before the marker is written, one just after its commit. No table is read for that, so the two are milliseconds apart
-however large the tables are. The server is asked which transactions, of all databases, have committed between them. If the
-marker's is the only one, the second snapshot is the source at the marker, for every table; else another marker is written.
-If the source never rests that long, the last marker stays, and each table is compared: where both snapshots see the same
-row versions (place and inserting transaction of each row), its rows in the second one are its rows at the marker.
-(A row that one transaction inserted and another one deleted within those milliseconds is in neither snapshot: then the
-digest differs from the copy's, which is a false alarm and no false proof.)
+The marker bounds the moment from below: it is written first, and recovery must bring it. The moment (``moment``) is a
+snapshot in each database, taken together, to which the archive gives a place in the WAL; that place is the target.
 
-A transaction's commit record stands in the WAL a moment before other sessions see its effect. One that wrote its record
-before the marker's could therefore still be missing in the second snapshot, though recovery to the marker brings it. So
-between the marker's commit and the second snapshot we ask which transactions are under way, and shortly afterwards whether
-one of them has committed; if so, the second snapshots are taken again, and see it.
+A table that rests. It is digested before the marker, and after the moment its row versions (place and inserting transaction
+of each row), files, columns and counted writes are compared: what both readings see was there at the moment too. Each of
+the two readings has a new snapshot of its own, so no snapshot is held while other tables are read, however many there are.
+(A row that came and went between the two readings, uncounted, is in neither: then the digest differs from the copy's, which
+is a false alarm and no false proof.)
 
-The reads. Each table is read in a transaction of its own that takes over the second snapshot: its lock ends with its scan,
-and it gives way to whoever waits for it (``yielding``). While the lock is held, the table's files and columns at present are
-compared with those in the snapshot: after a TRUNCATE, a rewrite or an ALTER TABLE the old snapshot no longer tells the
-truth. For such a table, or if the session that holds the snapshots had to give way, another round begins with another
-marker. A digest of an earlier round counts for the new marker if the new snapshot sees the same row versions, files and
-columns as the one that it was made in: both are states of the whole table, so the rows are the same ones.
+A table that is written to. It can't be read but in the moment's snapshot. Such tables are read first and several side by
+side, each in a transaction of its own that has taken the snapshot over. The session that gave it lets it go as soon as the
+last of them has taken it: from then on the oldest snapshot is as old as the longest of these reads. Which tables are
+written to is known from the statistics, from their first reading to the moment; a table that moved all the same is one of
+them in the next round, with another marker. What has not moved is not digested again, only compared with the new moment.
 
-Sessions. One in each database while its snapshots are needed, one that reads and one that looks: as many as the role's
-CONNECTION LIMIT leaves, and ``MOST_HELD`` databases at most. The tables of any further database are digested before the
-marker and compared after it, with the statistics of writes as well (a row that came and went is in neither snapshot): the
-same proof over a longer time, which a table that is written to in that time doesn't pass.
+Giving way. Each read gives way to whoever waits for its lock, or for its snapshot (``yielding``). While the lock is held,
+a table's files and columns at present are compared with those in the snapshot: after a TRUNCATE, a rewrite or an ALTER
+TABLE an old snapshot no longer tells the truth, and the table waits for the next round.
+
+Sessions. One in each database for its snapshot, one that looks, and those that read: as many as the role's CONNECTION LIMIT
+leaves, and in ``MOST_HELD`` databases at most. In any further database a table that is written to stays unproven.
 """
 
 from __future__ import annotations
 
 import secrets
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Generic, TypeVar
 
 from drillbook.errors import PostgresError
-from drillbook.integrity.rows import Table, TableDigest, digest_and_versions, find_table, unknown, versions
+from drillbook.integrity.moment import Holder, Moment, holders, take
+from drillbook.integrity.rows import (
+    Table,
+    TableDigest,
+    digest_and_versions,
+    digest_table,
+    find_table,
+    unknown,
+    versions,
+)
 from drillbook.integrity.structure import Structure, structure_seen
-from drillbook.integrity.yielding import TRIES, GaveWayError, Watch, Watched, patiently
-from drillbook.postgres import SQL, Database
+from drillbook.integrity.yielding import TRIES, GaveWayError, Watch, patiently
+from drillbook.postgres import Database
 
-SETTLE_SECONDS = 0.05
 MOST_HELD = 8
-# Markers in a round: each is one row and some 50 ms. Beside a hundred transactions a second the first ones suffice; beside
-# thousands it is chance whether one of them is the only commit between its snapshots.
+# Tables that are read side by side while the moment's snapshot is held for them: more would be felt by the tenants.
+MOST_READERS = 3
+# Tries to find a quiet moment, some milliseconds each.
 ATTEMPTS = 60
-ROUNDS = 3
+ROUNDS = 4
+STRUCTURE_TRIES = TRIES[:3]
 # A session that was just closed counts for a moment longer.
 TOO_MANY, TOO_MANY_SECONDS = "53300", 10.0
-_MOVED = TableDigest(reason="it was written to while the marker was")
+_MOVED = TableDigest(reason="it was written to between its digest and the marker")
 _ALTERED = TableDigest(reason="it was altered, rewritten or truncated after the marker")
 _LET_GO = TableDigest(reason="the marker's snapshot was given up for somebody who waited for it")
-_WRITTEN = TableDigest(
+_NOT_HELD = TableDigest(
     reason="it was written to between its digest and the marker; no session was left to hold a snapshot of its database "
     f"(they are held in {MOST_HELD} databases at most, and in as many as the role's CONNECTION LIMIT leaves sessions for)"
 )
 # What another round can change.
-_ANOTHER_ROUND = (_WRITTEN, _ALTERED, _LET_GO)
+_ANOTHER_ROUND = (_MOVED, _ALTERED, _LET_GO, _NOT_HELD)
 
 Marker = TypeVar("Marker")
-
-
-class _When(Enum):
-    """How a table's digest gets its place at the marker."""
-
-    DIGESTED = "the snapshot is the place"
-    RESTLESS = "the snapshots before and after the marker must see the same"
-    COMPARED = "it must be as it was digested before the marker"
+Digests = dict[str, dict[str, TableDigest]]
+Name = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class AtBoundary(Generic[Marker]):
-    """The marker that becomes the target, and what the source was at it: digests by database and by name in the profile.
+    """The marker that bounds the target, and what the source was at the moment: digests by database and by name in the profile.
 
     ``unproven`` names, as ``database table``, each table without a digest and why. ``structures`` by database, in the
-    marker's snapshot (where none could be held, just after the marker). ``attempts`` is the number of markers written.
+    moment's snapshot (where none could be held, just after it). ``attempts`` is the number of markers written.
+    ``in_snapshot`` are the tables, by database, whose digest is that of the moment's snapshot and of no other instant: it
+    holds only where that snapshot has a place in the WAL. All others were at rest around it.
     """
 
     marker: Marker
-    digests: dict[str, dict[str, TableDigest]]
+    digests: Digests
     unproven: dict[str, str]
     attempts: int
     structures: dict[str, Structure] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)  # databases whose structure could not be read, and why
+    moment: Moment = field(default_factory=Moment)
+    in_snapshot: dict[str, tuple[str, ...]] = field(default_factory=dict)
     another_round: bool = False  # whether another marker could give a digest that is missing
-
-
-@dataclass
-class _Holder:
-    """A session that keeps both snapshots of its database, and no lock on a table."""
-
-    db: Database
-    watched: Watched | None = None
-    before: str = ""
-    after: str = ""
-    sees: tuple[str, str] = ("", "")
-
-    @property
-    def gone(self) -> bool:
-        return self.watched is not None and bool(self.watched.past)
-
-    def begin(self) -> None:
-        self.end()
-        self.db.ask(SQL("BEGIN READ ONLY"))  # READ COMMITTED: each statement has a snapshot of its own to export
-        row = self.db.ask_one("integrity_export")
-        self.before, self.sees = row["id"], (row["sees"], "")
-
-    def note_after(self) -> None:
-        row = self.db.ask_one("integrity_export")
-        self.after, self.sees = row["id"], (self.sees[0], row["sees"])
-
-    def end(self) -> None:
-        if not self.db.closed:
-            self.db.ask(SQL("ROLLBACK"))
 
 
 @dataclass(frozen=True)
 class _Known:
-    """A digest and the state of the table that it is the digest of."""
+    """A digest and the state of the table that it is the digest of: signature, writes, rows, row versions."""
 
-    state: tuple[str, int, int]
+    state: tuple[str, str, int, int]
     digest: TableDigest
+
+
+@dataclass
+class _Waiting:
+    """The tables for which a database's snapshot is still needed; it is let go with the last."""
+
+    holder: Holder
+    names: set[str]
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def begun(self, name: str) -> None:
+        with self._turn:
+            self.names.discard(name)
+            if not self.names and self.holder.snapshot:
+                self.holder.end()
 
 
 @dataclass
@@ -135,8 +126,12 @@ class _Reader(Generic[Marker]):
     key: bytes
     attempts: int
     watch: Watch
+    held: Sequence[str]
+    readers: int
     seed: int = field(default_factory=lambda: secrets.randbits(63))
-    known: dict[tuple[str, str], _Known] = field(default_factory=dict)
+    known: dict[Name, _Known] = field(default_factory=dict)
+    busy: set[Name] = field(default_factory=set)
+    writes: dict[Name, str] = field(default_factory=dict)  # at the beginning
     markers: int = 0
 
     def opened(self, database: str) -> Database:
@@ -150,107 +145,106 @@ class _Reader(Generic[Marker]):
                     raise
             time.sleep(0.1)
 
-    # -- the marker ---------------------------------------------------------------------------
-
-    @contextmanager
-    def holders(self, databases: Sequence[str]) -> Iterator[dict[str, _Holder]]:
-        with ExitStack() as stack:
-            found = {}
-            for database in databases:
-                holder = _Holder(stack.enter_context(self.opened(database)))
-                holder.watched = stack.enter_context(self.watch.over(holder.db, holder.end, holds_only=True))
-                found[database] = holder
-            yield found
-
-    def mark(self, holders: Sequence[_Holder]) -> tuple[Marker, bool]:
-        """A new marker, and whether it is the only commit between the snapshots that ``holders`` keep afterwards."""
-        for _ in range(self.attempts):
-            for holder in holders:
-                holder.begin()
-            marker = self.write_marker()
-            self.markers += 1
-            if not holders:
-                break
-            self._note_after(holders)
-            # The widest pair: of the first one that was opened before the marker, and the last one after it.
-            between = {"before": holders[0].sees[0], "after": holders[-1].sees[1]}
-            if holders[0].db.ask_one("integrity_committed_between", **between)["committed"] <= 1:
-                return marker, True
-        return marker, False
-
-    def _note_after(self, holders: Sequence[_Holder]) -> None:
-        """Take the snapshots after the marker's commit, such that they see all that stands before it in the WAL."""
-        under_way = holders[0].db.ask_one("integrity_under_way")["xids"]
-        for holder in holders:
-            holder.note_after()
-        if not under_way:
-            return
-        # A transaction that has written its commit record is visible within the time that its process needs to be scheduled.
-        time.sleep(SETTLE_SECONDS)
-        if holders[0].db.ask_one("integrity_still_committing", xids=under_way)["committed"]:
-            for holder in holders:
-                holder.note_after()
-
-    # -- the tables ---------------------------------------------------------------------------
-
-    def table(self, db: Database, database: str, name: str, holder: _Holder | None, when: _When) -> TableDigest:
-        """One table, in a transaction of its own; raises ``GaveWayError`` if that was given up."""
-        if holder is not None and holder.gone:
-            return _LET_GO
-        with self.watch.reading(db, holder.after if holder else ""):
-            table = find_table(db, name)
-            if isinstance(table, TableDigest):
-                return table
-            signature = self._signature(db, table, holder)
-            known = self.known.get((database, name))
-            if known is None or known.state != (signature, *versions(db, table, self.seed)):
-                if when is _When.COMPARED:
-                    return _WRITTEN
-                digest, seen = digest_and_versions(db, table, self.key, self.seed)
-                known = _Known((signature, *seen), digest)
-            # Asked while the lock is held: nobody can change it before the transaction ends.
-            if holder is not None and _signature(holder.db, table) != _signature(db, table):
-                return _ALTERED
-        if when is _When.RESTLESS and holder is not None:
-            with self.watch.reading(db, holder.before):
-                if versions(db, table, self.seed) != known.state[1:]:
-                    return _MOVED
-        self.known[database, name] = known
-        return known.digest
-
-    def _signature(self, db: Database, table: Table, holder: _Holder | None) -> str:
-        if holder is not None:
-            return _signature(db, table)
-        return f"{_signature(db, table)} {db.ask_one('integrity_writes', table=table.quoted)['writes']}"
-
-    def read(self, db: Database, database: str, holder: _Holder | None, when: _When) -> dict[str, TableDigest]:
-        """Every table of a database; those that gave way are tried again after the others."""
+    def each(
+        self, database: str, names: Sequence[str], look: Callable[[Database, str], TableDigest | None]
+    ) -> dict[str, TableDigest]:
+        """What ``look`` gives for each table, if anything; those that gave way are tried again after the others."""
         found: dict[str, TableDigest] = {}
-        left = list(self.tables[database])
-        for pause in TRIES:
-            if not left:
-                break
-            time.sleep(pause)
-            again = []
-            for name in left:
-                try:
-                    found[name] = self.table(db, database, name, holder, when)
-                except GaveWayError as error:
-                    again.append(name)
-                    found[name] = TableDigest(reason=f"{error.what}, in each of {len(TRIES)} tries")
-                except PostgresError as error:
-                    # A snapshot that was given up can't be taken over.
-                    found[name] = _LET_GO if holder is not None and holder.gone else unknown(error)
-            left = again
-        return {name: found[name] for name in self.tables[database]}
+        left = list(names)
+        with self.opened(database) as db:
+            for pause in TRIES:
+                if not left:
+                    break
+                time.sleep(pause)
+                again = []
+                for name in left:
+                    try:
+                        seen = look(db, name)
+                    except GaveWayError as error:
+                        again.append(name)
+                        seen = _always(error)
+                    except PostgresError as error:
+                        seen = unknown(error)
+                    found.pop(name, None)
+                    if seen is not None:
+                        found[name] = seen
+                left = again
+        return found
 
-    def structure(self, db: Database, holder: _Holder | None) -> Structure:
-        """The structure of a database at the marker; as it is now if there is no snapshot of that."""
+    # -- before the marker ---------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Note the counted writes of every table: one whose count changes until its turn is written to."""
+        for database in self.held:
+            if self.tables[database]:
+                with self.opened(database) as db:
+                    self.writes |= {(database, name): _writes(db, name) for name in self.tables[database]}
+
+    def before(self, database: str) -> dict[str, TableDigest]:
+        """Digest the tables that have no digest yet and are not written to; what can't be read says why."""
+
+        def look(db: Database, name: str) -> TableDigest | None:
+            at = (database, name)
+            if self.writes.get(at, "") and _writes(db, name) != self.writes[at]:
+                self.busy.add(at)
+                return None
+            with self.watch.reading(db):
+                table = find_table(db, name)
+                if isinstance(table, TableDigest):
+                    return table
+                signature, writes = _signature(db, table), _writes(db, name)
+                digest, seen = digest_and_versions(db, table, self.key, self.seed)
+                self.known[at] = _Known((signature, writes, *seen), digest)
+            return None
+
+        names = [name for name in self.tables[database] if (database, name) not in self.busy | self.known.keys()]
+        return self.each(database, names, look) if names else {}
+
+    # -- at the moment -------------------------------------------------------------------------
+
+    def at_moment(self, waiting: Mapping[str, _Waiting]) -> Digests:
+        """Digest the tables that are written to in the moment's snapshot, some of them side by side."""
+        wanted = [(database, name) for database, found in waiting.items() for name in sorted(found.names)]
+        with ThreadPoolExecutor(self.readers, thread_name_prefix="digest") as pool:
+            digests = list(pool.map(lambda at: self._in_snapshot(waiting[at[0]], *at), wanted))
+        found: Digests = {}
+        for (database, name), digest in zip(wanted, digests, strict=True):
+            found.setdefault(database, {})[name] = digest
+        return found
+
+    def _in_snapshot(self, waiting: _Waiting, database: str, name: str) -> TableDigest:
+        def look() -> TableDigest:
+            if waiting.holder.gone:
+                return _LET_GO
+            try:
+                with self.opened(database) as db, self.watch.reading(db, waiting.holder.snapshot):
+                    waiting.begun(name)
+                    table = find_table(db, name)
+                    if isinstance(table, TableDigest):
+                        return table
+                    digest = digest_table(db, table, self.key)
+                    # Asked while the lock is held: nobody can change it before the transaction ends.
+                    return digest if _signature(waiting.holder.db, table) == _signature(db, table) else _ALTERED
+            except GaveWayError:
+                raise
+            except PostgresError as error:
+                # A snapshot that was given up can't be taken over.
+                return _LET_GO if waiting.holder.gone and name in waiting.names else unknown(error)
+
+        try:
+            return patiently(look)
+        except GaveWayError as error:
+            return _always(error)
+        finally:
+            waiting.begun(name)
+
+    def structure(self, database: str, holder: Holder | None) -> Structure | str:
+        """The structure of a database at the moment, as it is now if there is no snapshot of that; or why it isn't known."""
 
         def look() -> Structure:
-            snapshot = holder.after if holder is not None and not holder.gone else ""
+            snapshot = holder.snapshot if holder is not None and not holder.gone else ""
             try:
-                with self.watch.reading(db, snapshot):
+                with self.opened(database) as db, self.watch.reading(db, snapshot):
                     return structure_seen(db)
             except GaveWayError:
                 raise
@@ -259,61 +253,112 @@ class _Reader(Generic[Marker]):
                     raise GaveWayError(error.what, sqlstate=error.sqlstate, todo=error.todo) from None
                 raise
 
-        return patiently(look)
+        try:
+            # Its snapshot is held for it: it is not tried as long as a table is.
+            return patiently(look, STRUCTURE_TRIES)
+        except GaveWayError as error:
+            return f"{error.what}, in each of {len(STRUCTURE_TRIES)} tries"
 
-    def round(self, held: Sequence[str]) -> AtBoundary[Marker]:
+    # -- after it ------------------------------------------------------------------------------
+
+    def after(self, database: str) -> dict[str, TableDigest]:
+        """The digests of the tables at rest: what they were before the marker, if they are so still."""
+
+        def look(db: Database, name: str) -> TableDigest:
+            known = self.known[database, name]
+            with self.watch.reading(db):
+                table = find_table(db, name)
+                state = None
+                if isinstance(table, Table):
+                    signature, seen = _signature(db, table), versions(db, table, self.seed)
+                    state = (signature, _writes(db, name), *seen)
+            if state == known.state:
+                return known.digest
+            del self.known[database, name]
+            if database not in self.held:
+                return _NOT_HELD
+            self.busy.add((database, name))
+            return _MOVED
+
+        names = [name for name in self.tables[database] if (database, name) in self.known]
+        return self.each(database, names, look) if names else {}
+
+    # -- all of it -----------------------------------------------------------------------------
+
+    def round(self) -> AtBoundary[Marker]:
         """One target, and what was found of each table at it; what has no digest is in ``unproven`` as well."""
-        found: dict[str, dict[str, TableDigest]] = {}
-        structures: dict[str, Structure] = {}
-        others = [database for database in self.tables if database not in held]
-        earlier: dict[str, dict[str, TableDigest]] = {}
-        for database in others:
-            with self.opened(database) as db:
-                earlier[database] = self.read(db, database, None, _When.DIGESTED)
-        with self.holders(held) as holders:
-            marker, exact = self.mark(list(holders.values()))
-            for database, holder in holders.items():
-                with self.opened(database) as db:
-                    structures[database] = self.structure(db, holder)
-                    found[database] = self.read(db, database, holder, _When.DIGESTED if exact else _When.RESTLESS)
-                holder.end()
-        for database in others:
-            with self.opened(database) as db:
-                structures[database] = self.structure(db, None)
-                # What could not be read before has nothing to be compared with, and says why.
-                compared = self.read(db, database, None, _When.COMPARED)
-            found[database] = {
-                name: compared[name] if digest.known else digest for name, digest in earlier[database].items()
-            }
+        found: Digests = {database: self.before(database) for database in self.tables}
+        with holders(self.held, self.opened, self.watch) as held:
+            self._notice_writes(held)
+            marker = self.write_marker()
+            self.markers += 1
+            moment = take(held, self.attempts)
+            waiting = {database: _Waiting(holder, self._busy_in(database)) for database, holder in held.items()}
+            structures: dict[str, Structure | str] = {}
+            for database, holder in held.items():
+                structures[database] = self.structure(database, holder)
+                waiting[database].begun("")  # if no table waits for this snapshot, it is let go
+            in_snapshot = self.at_moment(waiting)
+        for database in self.tables:
+            if database not in structures:
+                structures[database] = self.structure(database, None)
+            found[database] |= in_snapshot.get(database, {})
+            # What could not be read before has nothing to be compared with, and says why.
+            found[database] |= self.after(database)
         unproven = {
             f"{database} {name}": digest
             for database, digests in found.items()
             for name, digest in digests.items()
             if not digest.known
         }
-        digests = {database: {name: digest for name, digest in of.items() if digest.known} for database, of in found.items()}
+        digests = {
+            database: {name: of[name] for name in self.tables[database] if name in of and of[name].known}
+            for database, of in found.items()
+        }
         return AtBoundary(
             marker=marker,
             digests={database: of for database, of in digests.items() if of},
             unproven={name: self._reason(digest) for name, digest in unproven.items()},
             attempts=self.markers,
-            structures=structures,
+            structures={database: seen for database, seen in structures.items() if not isinstance(seen, str)},
+            unread={database: seen for database, seen in structures.items() if isinstance(seen, str)},
+            moment=moment,
+            in_snapshot={
+                database: tuple(name for name, digest in of.items() if digest.known) for database, of in in_snapshot.items()
+            },
             another_round=any(digest in _ANOTHER_ROUND for digest in unproven.values()),
         )
 
+    def _busy_in(self, database: str) -> set[str]:
+        return {name for at, name in self.busy if at == database}
+
+    def _notice_writes(self, held: Mapping[str, Holder]) -> None:
+        """What was written to since it was digested has to be read at the moment, and not again before it."""
+        for (database, name), known in list(self.known.items()):
+            if database in held and _writes(held[database].db, name) != known.state[1]:
+                del self.known[database, name]
+                self.busy.add((database, name))
+
     def _reason(self, digest: TableDigest) -> str:
-        return digest.reason + (f", in each of {self.attempts} attempts" if digest is _MOVED else "")
+        return digest.reason + (f", in {self.markers} rounds" if digest is _MOVED else "")
+
+
+def _always(error: GaveWayError) -> TableDigest:
+    return TableDigest(reason=f"{error.what}, in each of {len(TRIES)} tries")
 
 
 def _signature(db: Database, table: Table) -> str:
     return str(db.ask_one("integrity_signature", table=table.quoted)["signature"])
 
 
-def _held(watch: Watch, tables: Mapping[str, Sequence[str]]) -> list[str]:
-    """The databases whose snapshots can be held, those with tables first: of the sessions that are left one must read."""
-    left = watch.db.ask_one("integrity_sessions_left")["sessions"]
-    places = MOST_HELD if left is None else min(MOST_HELD, int(left) - 1)
-    return sorted(tables, key=lambda database: not tables[database])[: max(0, places)]
+def _writes(db: Database, name: str) -> str:
+    """The counted writes of a table by its name in the profile; "" for none of that name, or no name at all."""
+    try:
+        return str(db.ask_one("integrity_writes", name=name)["writes"])
+    except PostgresError as error:
+        if db.closed or not error.sqlstate.startswith(("22", "42")):
+            raise
+        return ""
 
 
 def digests_at_boundary(
@@ -323,23 +368,32 @@ def digests_at_boundary(
     key: bytes,
     attempts: int = ATTEMPTS,
 ) -> AtBoundary[Marker]:
-    """Write a marker and digest ``tables`` (by database, as ``schema.table``) as they were when it was committed.
+    """Write a marker and digest ``tables`` (by database, as ``schema.table``) as they are at a moment just after it.
 
     ``open_db(database)`` opens a session, which is closed here; ``write_marker`` commits a new marker, in one transaction,
-    on the same cluster and gives what names it. At most ``attempts`` markers are written in a round and there are at most
-    ``ROUNDS`` of them; the last marker is the target, and all digests are those at it. Reads only, but for the markers, and
-    gives way to whoever waits for a lock of ours. Raises ``PostgresError`` if a session or the marker fails; a table's own
-    error, or that its reads were always in somebody's way, only leaves that table unproven.
+    on the same cluster and gives what names it. A quiet moment is looked for at most ``attempts`` times, and there are at
+    most ``ROUNDS`` markers; all digests belong to the last one. Reads only, but for the markers, and gives way to whoever
+    waits for a lock of ours. Raises ``PostgresError`` if a session or the marker fails; a table's own error, or that its
+    reads were always in somebody's way, only leaves that table unproven.
     """
     if attempts < 1:
         raise ValueError("at least one attempt is needed")
     if not tables:
         return AtBoundary(marker=write_marker(), digests={}, unproven={}, attempts=1)
     with Watch(open_db(next(iter(tables)))) as watch:
-        reader = _Reader(open_db, write_marker, tables, key, attempts, watch)
-        held = _held(watch, tables)
+        left = watch.db.ask_one("integrity_sessions_left")["sessions"]
+        held = _held(left, tables)
+        readers = MOST_READERS if left is None else max(1, min(MOST_READERS, int(left) - len(held)))
+        reader = _Reader(open_db, write_marker, tables, key, attempts, watch, held, readers)
+        reader.begin()
         for _ in range(ROUNDS):
-            found = reader.round(held)
+            found = reader.round()
             if not found.another_round:
                 break
     return found
+
+
+def _held(left: int | None, tables: Mapping[str, Sequence[str]]) -> list[str]:
+    """The databases whose snapshots can be held, those with tables first: of the sessions that are left one must read."""
+    places = MOST_HELD if left is None else min(MOST_HELD, int(left) - 1)
+    return sorted(tables, key=lambda database: not tables[database])[: max(0, places)]

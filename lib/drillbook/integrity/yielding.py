@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -161,11 +161,11 @@ def _gave_way(what: str) -> GaveWayError:
     return GaveWayError(what, sqlstate=LOCK_NOT_AVAILABLE, todo=todo)
 
 
-def patiently(read: Callable[[], Answer]) -> Answer:
+def patiently(read: Callable[[], Answer], tries: Sequence[float] = TRIES) -> Answer:
     """What ``read`` gives, tried again with pauses as long as it gives way; the last ``GaveWayError`` if it always does."""
-    for pause in TRIES[:-1]:
+    for pause in tries[:-1]:
         time.sleep(pause)
         with suppress(GaveWayError):
             return read()
-    time.sleep(TRIES[-1])
+    time.sleep(tries[-1])
     return read()

@@ -17,6 +17,7 @@ from drillbook.errors import Changed, PreconditionError, StepTimeoutError, Verif
 from drillbook.model import ArchivedCommit, BaseBackup, Effect, Frozen, Instant, Lsn, RecoveryTarget, show_instant
 from drillbook.procedures.archive import ArchivedWal
 from drillbook.procedures.candidates import holdings
+from drillbook.procedures.placing import place_of, stop_before
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Plan, Step
 from drillbook.wal import segment_name
@@ -39,13 +40,20 @@ class Marker(Frozen):
 
 
 class Baseline(Frozen):
-    """The source as it was at the marker before the mistake; structures stay in memory only."""
+    """The source as it was at a moment just after the marker, before the mistake; structures stay in memory only.
+
+    ``in_snapshot``: the tables, by database, whose digests are those of the moment's snapshot and of no other instant.
+    ``unread``: databases whose structure could not be read, and why.
+    """
 
     marker: Marker
     digests: dict[str, dict[str, integrity.TableDigest]]
     unproven: dict[str, str]
     attempts: int
     scratch_rows: int
+    moment: integrity.Moment = Field(default_factory=integrity.Moment)
+    in_snapshot: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    unread: dict[str, str] = Field(default_factory=dict)
     roles: Any = Field(default=None, exclude=True, repr=False)
     structures: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
 
@@ -74,14 +82,14 @@ class ProvenTarget(Frozen):
     first_after: ArchivedCommit
     newest: ArchivedCommit
     own_marker: bool
-    digests_hold: bool
+    unsettled: tuple[str, ...] = ()  # databases whose snapshot is not what recovery to this target gives
 
 
 @dataclass(frozen=True)
 class MarkBefore(Step[Baseline]):
     """Write the marker that must be restored.
 
-    The chosen tables and the structure are read in a snapshot that sees the marker's commit and no later one. Each table has a transaction
+    The chosen tables are read before and after it, or where they are written to, in a snapshot just after it. Each table has a transaction
     of its own, which gives way to whoever waits for its lock. Rows stay in the database: only counts and keyed digests leave it.
     """
 
@@ -122,6 +130,9 @@ class MarkBefore(Step[Baseline]):
             unproven=found.unproven,
             attempts=found.attempts,
             scratch_rows=SCRATCH_ROWS,
+            moment=found.moment,
+            in_snapshot=found.in_snapshot,
+            unread=found.unread,
             roles=roles,
             structures=found.structures,
         )
@@ -243,7 +254,9 @@ class SwitchWal(Step[SwitchedWal]):
 class ProveTargetReachable(Step[ProvenTarget]):
     """Prove from the archived WAL itself that the target is reachable.
 
-    The commits on both sides of the target are read from the archive, not guessed from the times of objects.
+    The commits on both sides of the target are read from the archive, not guessed from the times of objects. Recovery is to
+    stop before the first commit that the source's snapshot did not see: by time where that names this very commit, else by
+    its transaction.
     """
 
     cluster: SourceCluster
@@ -269,8 +282,13 @@ class ProveTargetReachable(Step[ProvenTarget]):
                 todo="Read the archive with pg_waldump of the source's major version; start a new run.",
             )
         newest = objectstore.newest_commit(ctx.store, held.listing, stretch.reach, system_id=self.cluster.system_id)
-        at = self.archived.asked or (before or newest).committed_at
-        resolved = objectstore.resolve(held, RecoveryTarget(target_time=at), backup_id=self.backup.backup_id)
+        unsettled: tuple[str, ...] = ()
+        if self.archived.asked is not None or before is None:
+            wanted = RecoveryTarget(target_time=self.archived.asked or newest.committed_at)
+            resolved = objectstore.resolve(held, wanted, backup_id=self.backup.backup_id)
+        else:
+            place = place_of(stretch, before, self.baseline.moment, self.baseline.in_snapshot, self.switched.segment)
+            resolved, unsettled = stop_before(held, self.backup, place), place.unsettled
         last, first_after = resolved.last_before, resolved.first_after
         if last is None or first_after is None:
             raise PreconditionError(
@@ -284,8 +302,7 @@ class ProveTargetReachable(Step[ProvenTarget]):
             first_after=first_after,
             newest=newest,
             own_marker=self.archived.asked is None,
-            # A commit that follows the marker in the WAL but carries an earlier time is replayed too.
-            digests_hold=self.archived.asked is None and last == before,
+            unsettled=unsettled,
         )
         ctx.recorder.fact("target", found.model_dump(mode="json"))
         return found
