@@ -73,10 +73,10 @@ class Side:
     def digests(self, tables: Iterable[str], key: bytes) -> dict[str, TableDigest]:
         """Digests of ``tables`` and of the large objects; rows never leave the server."""
         secret = as_text(Literal(key))
-        selects = {name: digest_statement(name, secret) for name in tables}
+        selects = {name: digest_statement(f"{name} t", secret) for name in tables}
         selects[LARGE_OBJECTS] = digest_statement(
             "(select * from pg_catalog.pg_largeobject "
-            "where pg_catalog.length(pg_catalog.rtrim(data, '\\x00'::pg_catalog.bytea)) > 0)",
+            "where pg_catalog.length(pg_catalog.rtrim(data, '\\x00'::pg_catalog.bytea)) > 0) t",
             secret,
             _PAGE,
         )

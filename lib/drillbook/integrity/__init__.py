@@ -19,12 +19,14 @@ from drillbook.integrity.physical import amcheck, page_checksums
 from drillbook.integrity.quarantine import quarantined
 from drillbook.integrity.questions import questions
 from drillbook.integrity.rows import TableDigest, digest_tables, rows_equal
+from drillbook.integrity.sampling import Budget
 from drillbook.integrity.sequences import sequences_ahead
 from drillbook.integrity.structure import Structure, cluster_structure, structure, structure_equal
 from drillbook.integrity.yielding import GaveWayError, Watch, patiently
 
 __all__ = [
     "AtBoundary",
+    "Budget",
     "GaveWayError",
     "Moment",
     "NewestChange",

@@ -26,7 +26,6 @@ leaves, and in ``MOST_HELD`` databases at most. In any further database a table 
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,16 +33,17 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from drillbook.errors import PostgresError
-from drillbook.integrity.moment import Holder, Moment, holders, take
+from drillbook.integrity.moment import Holder, Moment, Waiting, holders, take
 from drillbook.integrity.rows import (
     Table,
     TableDigest,
     digest_and_versions,
-    digest_table,
     find_table,
     unknown,
     versions,
 )
+from drillbook.integrity.sampling import Budget
+from drillbook.integrity.state import about_bytes, signature, writes_of
 from drillbook.integrity.structure import Structure, structure_seen
 from drillbook.integrity.yielding import TRIES, GaveWayError, Watch, patiently
 from drillbook.postgres import Database
@@ -79,7 +79,8 @@ class AtBoundary(Generic[Marker]):
     ``unproven`` names, as ``database table``, each table without a digest and why. ``structures`` by database, in the
     moment's snapshot (where none could be held, just after it). ``attempts`` is the number of markers written.
     ``in_snapshot`` are the tables, by database, whose digest is that of the moment's snapshot and of no other instant: it
-    holds only where that snapshot has a place in the WAL. All others were at rest around it.
+    holds only where that snapshot has a place in the WAL. All others were at rest around it. ``read_bytes`` and
+    ``read_seconds`` are what digesting took, without the comparison afterwards.
     """
 
     marker: Marker
@@ -90,6 +91,8 @@ class AtBoundary(Generic[Marker]):
     unread: dict[str, str] = field(default_factory=dict)  # databases whose structure could not be read, and why
     moment: Moment = field(default_factory=Moment)
     in_snapshot: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    read_bytes: int = 0
+    read_seconds: float = 0.0
     another_round: bool = False  # whether another marker could give a digest that is missing
 
 
@@ -99,21 +102,6 @@ class _Known:
 
     state: tuple[str, str, int, int]
     digest: TableDigest
-
-
-@dataclass
-class _Waiting:
-    """The tables for which a database's snapshot is still needed; it is let go with the last."""
-
-    holder: Holder
-    names: set[str]
-    _turn: threading.Lock = field(default_factory=threading.Lock)
-
-    def begun(self, name: str) -> None:
-        with self._turn:
-            self.names.discard(name)
-            if not self.names and self.holder.snapshot:
-                self.holder.end()
 
 
 @dataclass
@@ -128,10 +116,12 @@ class _Reader(Generic[Marker]):
     watch: Watch
     held: Sequence[str]
     readers: int
+    budget: Budget
     seed: int = field(default_factory=lambda: secrets.randbits(63))
     known: dict[Name, _Known] = field(default_factory=dict)
     busy: set[Name] = field(default_factory=set)
     writes: dict[Name, str] = field(default_factory=dict)  # at the beginning
+    sizes: dict[Name, int] = field(default_factory=dict)  # in bytes, at the beginning and about
     markers: int = 0
 
     def opened(self, database: str) -> Database:
@@ -174,35 +164,49 @@ class _Reader(Generic[Marker]):
     # -- before the marker ---------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Note the counted writes of every table: one whose count changes until its turn is written to."""
-        for database in self.held:
-            if self.tables[database]:
+        """Note the size of every table, and its counted writes: one whose count changes until its turn is written to."""
+        for database, names in self.tables.items():
+            if names:
                 with self.opened(database) as db:
-                    self.writes |= {(database, name): _writes(db, name) for name in self.tables[database]}
+                    for name in names:
+                        self.sizes[database, name] = size = about_bytes(db, name)
+                        self.budget.expect((database, name), size)
+                        if database in self.held:
+                            self.writes[database, name] = writes_of(db, name)
 
     def before(self, database: str) -> dict[str, TableDigest]:
         """Digest the tables that have no digest yet and are not written to; what can't be read says why."""
 
         def look(db: Database, name: str) -> TableDigest | None:
             at = (database, name)
-            if self.writes.get(at, "") and _writes(db, name) != self.writes[at]:
+            if self.writes.get(at, "") and writes_of(db, name) != self.writes[at]:
                 self.busy.add(at)
                 return None
             with self.watch.reading(db):
                 table = find_table(db, name)
                 if isinstance(table, TableDigest):
                     return table
-                signature, writes = _signature(db, table), _writes(db, name)
-                digest, seen = digest_and_versions(db, table, self.key, self.seed)
-                self.known[at] = _Known((signature, writes, *seen), digest)
+                made_of, writes = signature(db, table), writes_of(db, name)
+                digest, seen = self.digested(db, at, table)
+                if not digest.known:
+                    return digest
+                self.known[at] = _Known((made_of, writes, *seen), digest)
             return None
 
         names = [name for name in self.tables[database] if (database, name) not in self.busy | self.known.keys()]
-        return self.each(database, names, look) if names else {}
+        # Small ones first: they show how fast rows are digested, and what they leave of the budget is the others'.
+        return self.each(database, sorted(names, key=lambda name: self.sizes[database, name]), look) if names else {}
+
+    def digested(self, db: Database, at: Name, table: Table) -> tuple[TableDigest, tuple[int, int]]:
+        """The digest and the row versions of as much of a table as may be read; or why it has none, and nothing."""
+        with self.budget.part(db, at, table.quoted, self.key) as part:
+            if isinstance(part, str):
+                return TableDigest(reason=part), (0, 0)
+            return digest_and_versions(db, table.model_copy(update={"sample": part}), self.key, self.seed)
 
     # -- at the moment -------------------------------------------------------------------------
 
-    def at_moment(self, waiting: Mapping[str, _Waiting]) -> Digests:
+    def at_moment(self, waiting: Mapping[str, Waiting]) -> Digests:
         """Digest the tables that are written to in the moment's snapshot, some of them side by side."""
         wanted = [(database, name) for database, found in waiting.items() for name in sorted(found.names)]
         with ThreadPoolExecutor(self.readers, thread_name_prefix="digest") as pool:
@@ -212,7 +216,7 @@ class _Reader(Generic[Marker]):
             found.setdefault(database, {})[name] = digest
         return found
 
-    def _in_snapshot(self, waiting: _Waiting, database: str, name: str) -> TableDigest:
+    def _in_snapshot(self, waiting: Waiting, database: str, name: str) -> TableDigest:
         def look() -> TableDigest:
             if waiting.holder.gone:
                 return _LET_GO
@@ -222,9 +226,9 @@ class _Reader(Generic[Marker]):
                     table = find_table(db, name)
                     if isinstance(table, TableDigest):
                         return table
-                    digest = digest_table(db, table, self.key)
+                    digest, _ = self.digested(db, (database, name), table)
                     # Asked while the lock is held: nobody can change it before the transaction ends.
-                    return digest if _signature(waiting.holder.db, table) == _signature(db, table) else _ALTERED
+                    return digest if signature(waiting.holder.db, table) == signature(db, table) else _ALTERED
             except GaveWayError:
                 raise
             except PostgresError as error:
@@ -270,8 +274,9 @@ class _Reader(Generic[Marker]):
                 table = find_table(db, name)
                 state = None
                 if isinstance(table, Table):
-                    signature, seen = _signature(db, table), versions(db, table, self.seed)
-                    state = (signature, _writes(db, name), *seen)
+                    part = table.model_copy(update={"sample": known.digest.sample})
+                    made_of, seen = signature(db, table), versions(db, part, self.seed)
+                    state = (made_of, writes_of(db, name), *seen)
             if state == known.state:
                 return known.digest
             del self.known[database, name]
@@ -293,7 +298,7 @@ class _Reader(Generic[Marker]):
             marker = self.write_marker()
             self.markers += 1
             moment = take(held, self.attempts)
-            waiting = {database: _Waiting(holder, self._busy_in(database)) for database, holder in held.items()}
+            waiting = {database: Waiting(holder, self._busy_in(database)) for database, holder in held.items()}
             structures: dict[str, Structure | str] = {}
             for database, holder in held.items():
                 structures[database] = self.structure(database, holder)
@@ -326,6 +331,8 @@ class _Reader(Generic[Marker]):
             in_snapshot={
                 database: tuple(name for name, digest in of.items() if digest.known) for database, of in in_snapshot.items()
             },
+            read_bytes=self.budget.spent_bytes,
+            read_seconds=self.budget.spent_seconds,
             another_round=any(digest in _ANOTHER_ROUND for digest in unproven.values()),
         )
 
@@ -335,7 +342,7 @@ class _Reader(Generic[Marker]):
     def _notice_writes(self, held: Mapping[str, Holder]) -> None:
         """What was written to since it was digested has to be read at the moment, and not again before it."""
         for (database, name), known in list(self.known.items()):
-            if database in held and _writes(held[database].db, name) != known.state[1]:
+            if database in held and writes_of(held[database].db, name) != known.state[1]:
                 del self.known[database, name]
                 self.busy.add((database, name))
 
@@ -347,32 +354,19 @@ def _always(error: GaveWayError) -> TableDigest:
     return TableDigest(reason=f"{error.what}, in each of {len(TRIES)} tries")
 
 
-def _signature(db: Database, table: Table) -> str:
-    return str(db.ask_one("integrity_signature", table=table.quoted)["signature"])
-
-
-def _writes(db: Database, name: str) -> str:
-    """The counted writes of a table by its name in the profile; "" for none of that name, or no name at all."""
-    try:
-        return str(db.ask_one("integrity_writes", name=name)["writes"])
-    except PostgresError as error:
-        if db.closed or not error.sqlstate.startswith(("22", "42")):
-            raise
-        return ""
-
-
 def digests_at_boundary(
     open_db: Callable[[str], Database],
     write_marker: Callable[[], Marker],
     tables: Mapping[str, Sequence[str]],
     key: bytes,
     attempts: int = ATTEMPTS,
+    budget: Budget | None = None,
 ) -> AtBoundary[Marker]:
     """Write a marker and digest ``tables`` (by database, as ``schema.table``) as they are at a moment just after it.
 
     ``open_db(database)`` opens a session, which is closed here; ``write_marker`` commits a new marker, in one transaction,
     on the same cluster and gives what names it. A quiet moment is looked for at most ``attempts`` times, and there are at
-    most ``ROUNDS`` markers; all digests belong to the last one. Reads only, but for the markers, and gives way to whoever
+    most ``ROUNDS`` markers; all digests belong to the last one. Beyond ``budget`` large tables are sampled. Reads only, but for the markers, and gives way to whoever
     waits for a lock of ours. Raises ``PostgresError`` if a session or the marker fails; a table's own error, or that its
     reads were always in somebody's way, only leaves that table unproven.
     """
@@ -384,7 +378,7 @@ def digests_at_boundary(
         left = watch.db.ask_one("integrity_sessions_left")["sessions"]
         held = _held(left, tables)
         readers = MOST_READERS if left is None else max(1, min(MOST_READERS, int(left) - len(held)))
-        reader = _Reader(open_db, write_marker, tables, key, attempts, watch, held, readers)
+        reader = _Reader(open_db, write_marker, tables, key, attempts, watch, held, readers, budget or Budget())
         reader.begin()
         for _ in range(ROUNDS):
             found = reader.round()

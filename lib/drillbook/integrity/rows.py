@@ -17,10 +17,13 @@ import hmac
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from drillbook.errors import PostgresError
 from drillbook.integrity.common import Rung, counted, pinned, said
+from drillbook.integrity.sampling import Sample
 from drillbook.model import Check, Frozen, Verdict
-from drillbook.postgres import Database
+from drillbook.postgres import SQL, Database
 
 # Everything in the digest is older; below this the WAL that proves the target can't be read.
 OLDEST_VERSION = 140000
@@ -34,7 +37,10 @@ _VERSION = "pg_catalog.hash_record_extended(row(t.tableoid, t.ctid, t.xmin), %s)
 
 
 class TableDigest(Frozen):
-    """What a table held: its rows and their digest (64 hexadecimal digits), or why that isn't known."""
+    """What a table held: its rows and their digest (64 hexadecimal digits), or why that isn't known.
+
+    ``sampled`` says which part of it that is, "" for all of it; ``sample`` has the bounds, and is kept in memory only.
+    """
 
     memory_only: ClassVar[str] = "its digest is keyed with a key that only the first process knew"
     rows: int | None = None
@@ -42,6 +48,8 @@ class TableDigest(Frozen):
     exists: bool = True
     damaged: bool = False  # the server itself said so: SQLSTATE XX or 58
     reason: str = ""  # why there is no digest
+    sampled: str = ""
+    sample: Sample | None = Field(default=None, exclude=True, repr=False)
 
     @property
     def known(self) -> bool:
@@ -49,14 +57,22 @@ class TableDigest(Frozen):
         return bool(self.digest)
 
     def __str__(self) -> str:
-        return f"{counted(self.rows or 0, 'row')}, digest {self.digest[:12]}" if self.known else self.reason
+        part = f", sampled: {self.sampled}" if self.sampled else ""
+        return f"{counted(self.rows or 0, 'row')}, digest {self.digest[:12]}{part}" if self.known else self.reason
 
 
 class Table(Frozen):
-    """A table that was found: its name as the profile writes it and as the server quotes it."""
+    """A table that was found: its name as the profile writes it and as the server quotes it, and the part that is read."""
 
     name: str
     quoted: str
+    sample: Sample | None = None
+
+    @property
+    def source(self) -> str:
+        """What stands after FROM, for a statement with parameters."""
+        where = f" t where {self.sample.where}" if self.sample else " t"
+        return (self.quoted + where).replace("%", "%%")
 
 
 def find_table(db: Database, name: str) -> Table | TableDigest:
@@ -79,9 +95,23 @@ def find_table(db: Database, name: str) -> Table | TableDigest:
 
 def digest_table(db: Database, table: Table, key: bytes) -> TableDigest:
     """The digest of ``table`` in the open, pinned snapshot. One pass in the server; raises ``PostgresError``."""
-    statement = digest_statement(table.quoted.replace("%", "%%"), "%s")
+    _by_its_ranges(db, table)
+    statement = digest_statement(table.source, "%s")
     ((rows, *totals),) = db.ask_text(statement, (_long_enough(key),))
-    return digest_of(table.quoted, rows, totals, key)
+    return _of(table, rows, totals, key)
+
+
+def _by_its_ranges(db: Database, table: Table) -> None:
+    """For the open transaction: a sample is read by its index, whatever the planner thinks of it."""
+    if table.sample is not None:
+        db.ask(SQL("SET LOCAL enable_seqscan = off"))
+
+
+def _of(table: Table, rows: int, totals: Iterable[Any], key: bytes) -> TableDigest:
+    found = digest_of(table.quoted, rows, totals, key)
+    if table.sample is None:
+        return found
+    return found.model_copy(update={"sample": table.sample, "sampled": table.sample.told(rows)})
 
 
 def _long_enough(key: bytes) -> bytes:
@@ -92,9 +122,10 @@ def _long_enough(key: bytes) -> bytes:
 
 def digest_and_versions(db: Database, table: Table, key: bytes, seed: int) -> tuple[TableDigest, tuple[int, int]]:
     """``digest_table`` and ``versions`` in one pass; raises ``PostgresError``."""
-    statement = digest_statement(table.quoted.replace("%", "%%"), "%s", beside=_VERSION)
+    _by_its_ranges(db, table)
+    statement = digest_statement(table.source, "%s", beside=_VERSION)
     ((rows, *totals, seen),) = db.ask_text(statement, (_long_enough(key), seed))
-    return digest_of(table.quoted, rows, totals, key), (int(rows), int(seen))
+    return _of(table, rows, totals, key), (int(rows), int(seen))
 
 
 def versions(db: Database, table: Table, seed: int) -> tuple[int, int]:
@@ -103,16 +134,17 @@ def versions(db: Database, table: Table, seed: int) -> tuple[int, int]:
     ``seed``, 63 random bits a run, makes a chance equality unrepeatable. A pass that is cheap in processor time, as large
     in reads as any; raises ``PostgresError``.
     """
+    _by_its_ranges(db, table)
     statement = (
         f"select pg_catalog.count(*), coalesce(pg_catalog.sum({_VERSION}), 0) "  # noqa: S608 - the server quoted the name
-        f"from {table.quoted.replace('%', '%%')} t"
+        f"from {table.source}"
     )
     ((rows, total),) = db.ask_text(statement, (seed,))
     return int(rows), int(total)
 
 
 def digest_statement(source: str, key: str, row: str = "t::pg_catalog.text", beside: str = "") -> str:
-    """The SELECT of ``rows`` and the four sums ``s1`` to ``s4`` over ``source``, a table as the server quotes it.
+    """The SELECT of ``rows`` and the four sums ``s1`` to ``s4`` over ``source``, a table ``t`` as SQL has it after FROM.
 
     ``key`` is SQL for a bytea; ``row`` is SQL for the text that stands for a row ``t``; ``beside`` is SQL for a number of
     each row, which is added up as a last column.
@@ -127,7 +159,7 @@ def digest_statement(source: str, key: str, row: str = "t::pg_catalog.text", bes
     each, total = (f", {beside} as n", ", coalesce(pg_catalog.sum(n), 0) as beside") if beside else ("", "")
     return (
         f"select pg_catalog.count(*) as rows, {sums}{total} from (select pg_catalog.encode(pg_catalog.sha256({key}::pg_catalog.bytea || "  # noqa: S608 - the server quoted the name
-        f"pg_catalog.convert_to({row}, pg_catalog.getdatabaseencoding())), 'hex') as h{each} from {source} t) digests"
+        f"pg_catalog.convert_to({row}, pg_catalog.getdatabaseencoding())), 'hex') as h{each} from {source}) digests"
     )
 
 
@@ -142,18 +174,23 @@ def unknown(error: PostgresError) -> TableDigest:
     return TableDigest(damaged=error.contradicts, reason=said(error))
 
 
-def digest_tables(db: Database, tables: Iterable[str], key: bytes) -> dict[str, TableDigest]:
+def digest_tables(
+    db: Database, tables: Iterable[str], key: bytes, samples: Mapping[str, Sample | None] | None = None
+) -> dict[str, TableDigest]:
     """Digest each of ``tables`` (``schema.table``, quoted like in SQL), one pass over each; rows never leave.
 
-    Each table is read in a snapshot of its own: this is for a database that nobody writes to. A table that can't be
-    read says why and doesn't hide the others.
+    Of those in ``samples`` only that part. Each table is read in a snapshot of its own: this is for a database that nobody
+    writes to. A table that can't be read says why and doesn't hide the others.
     """
     digests: dict[str, TableDigest] = {}
+    parts = samples or {}
     for name in tables:
         try:
             with pinned(db):
                 found = find_table(db, name)
-                digests[name] = digest_table(db, found, key) if isinstance(found, Table) else found
+                if isinstance(found, Table):
+                    found = digest_table(db, found.model_copy(update={"sample": parts.get(name)}), key)
+                digests[name] = found
         except PostgresError as error:
             digests[name] = unknown(error)
             if db.closed:
@@ -165,7 +202,7 @@ def rows_equal(expected: Mapping[str, TableDigest], observed: Mapping[str, Table
     """Compare the source's digests at the target with the copy's. FAILED names the tables that differ.
 
     A table that the copy lacks, or whose pages its server calls damaged, contradicts the claim; one that couldn't be
-    read on either side leaves it unproven.
+    read on either side leaves it unproven. A sampled table that agrees is named as such: nothing is said of its other rows.
     """
     rung = Rung(
         "rows",
@@ -188,6 +225,9 @@ def rows_equal(expected: Mapping[str, TableDigest], observed: Mapping[str, Table
     details: list[tuple[str, Any]] = [*wrong.items(), *unseen.items()]
     details += [(name, str(expected[name])) for name in equal]
     observed_text = f"{len(equal)} of {counted(len(expected), 'table')} equal"
+    if sampled := [f"{name} ({expected[name].sampled})" for name in equal if expected[name].sampled]:
+        observed_text += f", {len(sampled)} of them sampled: {'; '.join(sampled)}"
+        rung.proves = "the chosen tables hold exactly the rows of the target; of a sampled table, those that were read"
     if wrong:
         return rung.verdict(Verdict.FAILED, f"{observed_text}; different: {', '.join(wrong)}", details=details)
     if unseen or not expected:

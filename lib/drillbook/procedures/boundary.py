@@ -19,6 +19,7 @@ from drillbook.procedures.archive import ArchivedWal
 from drillbook.procedures.candidates import holdings
 from drillbook.procedures.placing import place_of, stop_before
 from drillbook.procedures.readiness import SourceCluster
+from drillbook.site import size_bytes
 from drillbook.step import Context, Plan, Step
 from drillbook.wal import segment_name
 
@@ -54,6 +55,8 @@ class Baseline(Frozen):
     moment: integrity.Moment = Field(default_factory=integrity.Moment)
     in_snapshot: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     unread: dict[str, str] = Field(default_factory=dict)
+    read_bytes: int = 0
+    read_seconds: float = 0.0
     roles: Any = Field(default=None, exclude=True, repr=False)
     structures: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
 
@@ -121,7 +124,13 @@ class MarkBefore(Step[Baseline]):
                 return Marker.written("before", own.run_one("write_marker", run_id=ctx.run_id, name="before"))
 
             ctx.recorder.progress("digesting the chosen tables around the marker")
-            found = integrity.digests_at_boundary(ctx.source, write_marker, tables, ctx.digest_key)
+            limits = ctx.site.digests
+            budget = integrity.Budget(
+                bytes=size_bytes(limits.bytes) if limits.bytes else None,
+                seconds=limits.time.total_seconds(),
+                without_key=limits.without_key,
+            )
+            found = integrity.digests_at_boundary(ctx.source, write_marker, tables, ctx.digest_key, budget=budget)
         with ctx.source() as db:
             roles = integrity.cluster_structure(db)
         return Baseline(
@@ -133,6 +142,8 @@ class MarkBefore(Step[Baseline]):
             moment=found.moment,
             in_snapshot=found.in_snapshot,
             unread=found.unread,
+            read_bytes=found.read_bytes,
+            read_seconds=round(found.read_seconds, 1),
             roles=roles,
             structures=found.structures,
         )

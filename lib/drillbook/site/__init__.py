@@ -9,6 +9,7 @@ from drillbook.site.loading import DEFAULT_SITE, SITE_VARIABLE, load_site
 from drillbook.site.profile import (
     Checks,
     CopySettings,
+    Digests,
     Expectation,
     Freshness,
     Identity,
@@ -30,6 +31,7 @@ __all__ = [
     "ArchiveReader",
     "Checks",
     "CopySettings",
+    "Digests",
     "EndpointCa",
     "Expectation",
     "Freshness",

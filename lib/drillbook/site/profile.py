@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 import json
 from datetime import timedelta
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -296,6 +296,20 @@ class Tenant(Frozen):
         return value
 
 
+class Digests(Frozen):
+    """How much of the tables in ``digest_tables`` a drill reads on the source: ``bytes`` and ``time`` for all of them together.
+
+    Tables of 64 MiB or less are read whole; what is left is shared evenly by the larger ones, and one beyond its share is
+    sampled by ranges of its key: card, record and report say which, and how many of its rows. ``without_key`` says what
+    becomes of such a table that has no key to sample it by: ``unproven``, so that the budget holds, or read ``whole``. What
+    is at rest is read a second time after the marker, by the same ranges and without digesting. "" is no limit on bytes.
+    """
+
+    bytes: Size = "20Gi"
+    time: Duration = timedelta(minutes=10)
+    without_key: Literal["unproven", "whole"] = "unproven"
+
+
 class Checks(Frozen):
     """Rungs that a site may switch off. The floor (boundary, structure, one assertion about data) is not among them."""
 
@@ -324,6 +338,7 @@ class Site(Frozen):
     copy_: CopySettings = Field(default=CopySettings(), alias="copy")
     replacement: Replacement = Replacement()
     tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)]
+    digests: Digests = Digests()
     checks: Checks = Checks()
     controls: tuple[Text, ...] = ()
 
