@@ -155,18 +155,21 @@ class Context:
         forward = self._forwards[key]
         return Address(forward.host, forward.port, why=forward.why)
 
-    def source(self, dbname: str = "", *, read_only: bool = True, of: ClusterRef | None = None) -> Database:
+    def source(
+        self, dbname: str = "", *, read_only: bool = True, of: ClusterRef | None = None, pod: str = ""
+    ) -> Database:
         """A session on the source's primary as Drillbook's least-privilege role; the caller closes it.
 
-        ``of`` another Cluster: the one that has taken the source's place, with all its roles.
+        ``of`` another Cluster: the one that has taken the source's place, with all its roles. ``pod``: another of its
+        instances, which is read.
         """
         cluster = of or self.source_ref
         secret = self.kube.secret(self.site.sql.secret.namespace, self.site.sql.secret.name)
-        primary = pod_of(self.cluster_object(cluster))
-        if not primary:
+        instance = pod or pod_of(self.cluster_object(cluster))
+        if not instance:
             raise KubernetesError(f"Cluster {cluster} has no primary", todo="Wait until it is healthy.")
         return Database.connect(
-            self.forward(cluster.namespace, primary),
+            self.forward(cluster.namespace, instance),
             user=secret["username"],
             password=secret["password"],
             dbname=dbname or self.site.sql.database,

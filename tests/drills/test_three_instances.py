@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from fix_drills import ROOT, DrillLab, until
+from fix_drills import ROOT, Drill, DrillLab, until
 
 from drillbook import kube as k8s
 
@@ -27,11 +27,19 @@ def healthy(lab: DrillLab, primary: str) -> bool:
     return bool(well and status.get("currentPrimary") == primary)
 
 
+def read_on(drill: Drill) -> tuple[str, dict[str, str]]:
+    """Where the digests were read, and what was read on the primary in its place, and why."""
+    (marked,) = [event["result"] for event in drill.of("step_finished") if "read_on" in (event.get("result") or {})]
+    return str(marked["read_on"]), dict(marked["instead"])
+
+
 @pytest.mark.long
 def test_the_drill_is_verified_on_three_instances(three: DrillLab) -> None:
     assert healthy(three, f"{three.site.cluster.name}-1")
     drill = three.drill()
     assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said
+    # g08: its digests cost the primary nothing.
+    assert read_on(drill) == (f"replica {three.site.cluster.name}-2", {})
     assert three.left() == []
 
 
@@ -54,4 +62,5 @@ def test_the_drill_is_verified_after_a_switchover(three: DrillLab) -> None:
     until(lambda: healthy(three, f"{name}-2"), "the switchover ends")
     drill = three.drill()
     assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said
+    assert read_on(drill)[0] in (f"replica {name}-1", f"replica {name}-3"), "g08: the new primary is spared"
     assert three.left() == []

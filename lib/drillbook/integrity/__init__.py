@@ -18,6 +18,7 @@ from drillbook.integrity.newest import NewestChange, changes_arrived, is_committ
 from drillbook.integrity.physical import amcheck, page_checksums
 from drillbook.integrity.quarantine import quarantined
 from drillbook.integrity.questions import questions
+from drillbook.integrity.replica import Replica
 from drillbook.integrity.rows import TableDigest, digest_tables, rows_equal
 from drillbook.integrity.sampling import Budget
 from drillbook.integrity.sequences import sequences_ahead
@@ -30,6 +31,7 @@ __all__ = [
     "GaveWayError",
     "Moment",
     "NewestChange",
+    "Replica",
     "Structure",
     "TableDigest",
     "Watch",

@@ -19,6 +19,8 @@ Giving way. Each read gives way to whoever waits for its lock, or for its snapsh
 a table's files and columns at present are compared with those in the snapshot: after a TRUNCATE, a rewrite or an ALTER
 TABLE an old snapshot no longer tells the truth, and the table waits for the next round.
 
+A replica. Where one is given, tables at rest are read there (``replica``), and the primary only has the others.
+
 Sessions. One in each database for its snapshot, one that looks, and those that read: as many as the role's CONNECTION LIMIT
 leaves, and in ``MOST_HELD`` databases at most. In any further database a table that is written to stays unproven.
 """
@@ -34,6 +36,7 @@ from typing import Generic, TypeVar
 
 from drillbook.errors import PostgresError
 from drillbook.integrity.moment import Holder, Moment, Waiting, holders, take
+from drillbook.integrity.replica import Elsewhere, Look, Place, Replica, elsewhere
 from drillbook.integrity.rows import (
     Table,
     TableDigest,
@@ -46,6 +49,7 @@ from drillbook.integrity.sampling import Budget
 from drillbook.integrity.state import about_bytes, signature, writes_of
 from drillbook.integrity.structure import Structure, structure_seen
 from drillbook.integrity.yielding import TRIES, GaveWayError, Watch, patiently
+from drillbook.model import Lsn
 from drillbook.postgres import Database
 
 MOST_HELD = 8
@@ -93,6 +97,8 @@ class AtBoundary(Generic[Marker]):
     in_snapshot: dict[str, tuple[str, ...]] = field(default_factory=dict)
     read_bytes: int = 0
     read_seconds: float = 0.0
+    replica: str = ""  # where tables at rest were read; "" on the primary
+    instead: dict[str, str] = field(default_factory=dict)  # what was read on the primary in its place, and why
     another_round: bool = False  # whether another marker could give a digest that is missing
 
 
@@ -117,6 +123,7 @@ class _Reader(Generic[Marker]):
     held: Sequence[str]
     readers: int
     budget: Budget
+    elsewhere: Elsewhere
     seed: int = field(default_factory=lambda: secrets.randbits(63))
     known: dict[Name, _Known] = field(default_factory=dict)
     busy: set[Name] = field(default_factory=set)
@@ -136,12 +143,16 @@ class _Reader(Generic[Marker]):
             time.sleep(0.1)
 
     def each(
-        self, database: str, names: Sequence[str], look: Callable[[Database, str], TableDigest | None]
+        self, database: str, names: Sequence[str], look: Look[TableDigest | None], until: Lsn | None = None
     ) -> dict[str, TableDigest]:
-        """What ``look`` gives for each table, if anything; those that gave way are tried again after the others."""
+        """What ``look`` gives for each table, if anything; those that gave way are tried again after the others.
+
+        On the replica if there is one, which has replayed ``until``; else, or where that fails, on the primary.
+        """
         found: dict[str, TableDigest] = {}
         left = list(names)
-        with self.opened(database) as db:
+        with self.opened(database) as db, self.elsewhere.session(database, until) as other:
+            here = Place(db, self.watch, db)
             for pause in TRIES:
                 if not left:
                     break
@@ -149,7 +160,7 @@ class _Reader(Generic[Marker]):
                 again = []
                 for name in left:
                     try:
-                        seen = look(db, name)
+                        seen = self.elsewhere.first(look, other, here, database, name)
                     except GaveWayError as error:
                         again.append(name)
                         seen = _always(error)
@@ -177,16 +188,16 @@ class _Reader(Generic[Marker]):
     def before(self, database: str) -> dict[str, TableDigest]:
         """Digest the tables that have no digest yet and are not written to; what can't be read says why."""
 
-        def look(db: Database, name: str) -> TableDigest | None:
-            at = (database, name)
-            if self.writes.get(at, "") and writes_of(db, name) != self.writes[at]:
+        def look(place: Place, name: str) -> TableDigest | None:
+            at, writes = (database, name), writes_of(place.primary, name)
+            if self.writes.get(at, "") and writes != self.writes[at]:
                 self.busy.add(at)
                 return None
-            with self.watch.reading(db):
+            with place.reading() as db:
                 table = find_table(db, name)
                 if isinstance(table, TableDigest):
                     return table
-                made_of, writes = signature(db, table), writes_of(db, name)
+                made_of = signature(db, table)
                 digest, seen = self.digested(db, at, table)
                 if not digest.known:
                     return digest
@@ -265,18 +276,18 @@ class _Reader(Generic[Marker]):
 
     # -- after it ------------------------------------------------------------------------------
 
-    def after(self, database: str) -> dict[str, TableDigest]:
-        """The digests of the tables at rest: what they were before the marker, if they are so still."""
+    def after(self, database: str, moment: Moment) -> dict[str, TableDigest]:
+        """The digests of the tables at rest: what they were before the marker, if they are so still after the moment."""
 
-        def look(db: Database, name: str) -> TableDigest:
+        def look(place: Place, name: str) -> TableDigest:
             known = self.known[database, name]
-            with self.watch.reading(db):
+            with place.reading() as db:
                 table = find_table(db, name)
                 state = None
                 if isinstance(table, Table):
                     part = table.model_copy(update={"sample": known.digest.sample})
                     made_of, seen = signature(db, table), versions(db, part, self.seed)
-                    state = (made_of, writes_of(db, name), *seen)
+                    state = (made_of, writes_of(place.primary, name), *seen)
             if state == known.state:
                 return known.digest
             del self.known[database, name]
@@ -286,7 +297,7 @@ class _Reader(Generic[Marker]):
             return _MOVED
 
         names = [name for name in self.tables[database] if (database, name) in self.known]
-        return self.each(database, names, look) if names else {}
+        return self.each(database, names, look, moment.lsn) if names else {}
 
     # -- all of it -----------------------------------------------------------------------------
 
@@ -304,12 +315,13 @@ class _Reader(Generic[Marker]):
                 structures[database] = self.structure(database, holder)
                 waiting[database].begun("")  # if no table waits for this snapshot, it is let go
             in_snapshot = self.at_moment(waiting)
+        self.elsewhere.flush()
         for database in self.tables:
             if database not in structures:
                 structures[database] = self.structure(database, None)
             found[database] |= in_snapshot.get(database, {})
             # What could not be read before has nothing to be compared with, and says why.
-            found[database] |= self.after(database)
+            found[database] |= self.after(database, moment)
         unproven = {
             f"{database} {name}": digest
             for database, digests in found.items()
@@ -333,6 +345,8 @@ class _Reader(Generic[Marker]):
             },
             read_bytes=self.budget.spent_bytes,
             read_seconds=self.budget.spent_seconds,
+            replica=self.elsewhere.name,
+            instead=self.elsewhere.instead,
             another_round=any(digest in _ANOTHER_ROUND for digest in unproven.values()),
         )
 
@@ -361,12 +375,14 @@ def digests_at_boundary(
     key: bytes,
     attempts: int = ATTEMPTS,
     budget: Budget | None = None,
+    replica: Replica | None = None,
 ) -> AtBoundary[Marker]:
     """Write a marker and digest ``tables`` (by database, as ``schema.table``) as they are at a moment just after it.
 
     ``open_db(database)`` opens a session, which is closed here; ``write_marker`` commits a new marker, in one transaction,
     on the same cluster and gives what names it. A quiet moment is looked for at most ``attempts`` times, and there are at
-    most ``ROUNDS`` markers; all digests belong to the last one. Beyond ``budget`` large tables are sampled. Reads only, but for the markers, and gives way to whoever
+    most ``ROUNDS`` markers; all digests belong to the last one. Beyond ``budget`` large tables are sampled. Tables at rest are
+    read on ``replica``, if there is one. Reads only, but for the markers, and gives way to whoever
     waits for a lock of ours. Raises ``PostgresError`` if a session or the marker fails; a table's own error, or that its
     reads were always in somebody's way, only leaves that table unproven.
     """
@@ -378,12 +394,13 @@ def digests_at_boundary(
         left = watch.db.ask_one("integrity_sessions_left")["sessions"]
         held = _held(left, tables)
         readers = MOST_READERS if left is None else max(1, min(MOST_READERS, int(left) - len(held)))
-        reader = _Reader(open_db, write_marker, tables, key, attempts, watch, held, readers, budget or Budget())
-        reader.begin()
-        for _ in range(ROUNDS):
-            found = reader.round()
-            if not found.another_round:
-                break
+        with elsewhere(replica, next(iter(tables))) as other:
+            reader = _Reader(open_db, write_marker, tables, key, attempts, watch, held, readers, budget or Budget(), other)
+            reader.begin()
+            for _ in range(ROUNDS):
+                found = reader.round()
+                if not found.another_round:
+                    break
     return found
 
 

@@ -19,6 +19,7 @@ from drillbook.procedures.archive import ArchivedWal
 from drillbook.procedures.candidates import holdings
 from drillbook.procedures.placing import place_of, stop_before
 from drillbook.procedures.readiness import SourceCluster
+from drillbook.procedures.replicas import replica
 from drillbook.site import size_bytes
 from drillbook.step import Context, Plan, Step
 from drillbook.wal import segment_name
@@ -44,7 +45,8 @@ class Baseline(Frozen):
     """The source as it was at a moment just after the marker, before the mistake; structures stay in memory only.
 
     ``in_snapshot``: the tables, by database, whose digests are those of the moment's snapshot and of no other instant.
-    ``unread``: databases whose structure could not be read, and why.
+    ``unread``: databases whose structure could not be read, and why. ``read_on``: where tables at rest were read; ``instead``:
+    which of them on the primary all the same, and why. ``read_bytes`` and ``read_seconds`` are what digesting took.
     """
 
     marker: Marker
@@ -55,6 +57,8 @@ class Baseline(Frozen):
     moment: integrity.Moment = Field(default_factory=integrity.Moment)
     in_snapshot: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     unread: dict[str, str] = Field(default_factory=dict)
+    read_on: str = ""
+    instead: dict[str, str] = Field(default_factory=dict)
     read_bytes: int = 0
     read_seconds: float = 0.0
     roles: Any = Field(default=None, exclude=True, repr=False)
@@ -130,7 +134,10 @@ class MarkBefore(Step[Baseline]):
                 seconds=limits.time.total_seconds(),
                 without_key=limits.without_key,
             )
-            found = integrity.digests_at_boundary(ctx.source, write_marker, tables, ctx.digest_key, budget=budget)
+            other, why = replica(ctx, lambda: own.run_one("write_marker", run_id=ctx.run_id, name="passed"))
+            found = integrity.digests_at_boundary(
+                ctx.source, write_marker, tables, ctx.digest_key, budget=budget, replica=other
+            )
         with ctx.source() as db:
             roles = integrity.cluster_structure(db)
         return Baseline(
@@ -142,6 +149,8 @@ class MarkBefore(Step[Baseline]):
             moment=found.moment,
             in_snapshot=found.in_snapshot,
             unread=found.unread,
+            read_on=f"replica {found.replica}" if found.replica else f"the primary: {why}",
+            instead=found.instead,
             read_bytes=found.read_bytes,
             read_seconds=round(found.read_seconds, 1),
             roles=roles,

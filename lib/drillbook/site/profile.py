@@ -302,12 +302,14 @@ class Digests(Frozen):
     Tables of 64 MiB or less are read whole; what is left is shared evenly by the larger ones, and one beyond its share is
     sampled by ranges of its key: card, record and report say which, and how many of its rows. ``without_key`` says what
     becomes of such a table that has no key to sample it by: ``unproven``, so that the budget holds, or read ``whole``. What
-    is at rest is read a second time after the marker, by the same ranges and without digesting. "" is no limit on bytes.
+    is at rest is read a second time after the marker, by the same ranges and without digesting. "" is no limit on bytes. Tables at rest are
+    read on a ``replica``, where there is one: those that are written to, always on the primary.
     """
 
     bytes: Size = "20Gi"
     time: Duration = timedelta(minutes=10)
     without_key: Literal["unproven", "whole"] = "unproven"
+    replica: StrictBool = True
 
 
 class Checks(Frozen):

@@ -1,0 +1,47 @@
+"""Which replica a drill reads on, by what the Cluster and its pods say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from drillbook.procedures.replicas import replica_of
+
+
+def cluster(primary: str = "shop-1", **annotations: str) -> dict[str, Any]:
+    return {"metadata": {"name": "shop", "annotations": annotations}, "status": {"currentPrimary": primary}}
+
+
+def pod(name: str, *, role: str = "replica", ready: str = "True", **metadata: Any) -> dict[str, Any]:
+    labels = {"cnpg.io/instanceRole": role} if role else {}
+    return {
+        "metadata": {"name": name, "labels": labels, **metadata},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
+    }
+
+
+PRIMARY = pod("shop-1", role="primary")
+
+
+@pytest.mark.parametrize(
+    ("pods", "found", "why"),
+    [
+        pytest.param([PRIMARY, pod("shop-2"), pod("shop-3")], "shop-2", "", id="the first that is ready"),
+        pytest.param([PRIMARY, pod("shop-2", ready="False"), pod("shop-3")], "shop-3", "", id="not one that isn't"),
+        pytest.param([PRIMARY], "", "the Cluster has no replica", id="one instance"),
+        pytest.param([], "", "the Cluster has no replica", id="no pod"),
+        pytest.param([PRIMARY, pod("shop-2", ready="False")], "", "shop-2 is not ready", id="none is ready"),
+        pytest.param([PRIMARY, pod("shop-2", role="")], "", "shop-2 has the role none", id="that joins only now"),
+        pytest.param([PRIMARY, pod("shop-2", role="primary")], "", "shop-2 has the role primary", id="in a switchover"),
+        pytest.param([PRIMARY, pod("shop-2", deletionTimestamp="2026-11-01T12:00:00Z")], "", "shop-2 is being deleted", id="deleted"),
+    ],
+)  # fmt: skip
+def test_g08_the_replica_that_is_read(pods: list[dict[str, Any]], found: str, why: str) -> None:
+    assert replica_of(cluster(), pods) == (found, why)
+
+
+@pytest.mark.parametrize("fenced", ['["shop-2"]', '["*"]', "no json"])
+def test_g08_a_fenced_replica_is_not_read(fenced: str) -> None:
+    """Its PostgreSQL is stopped, though its pod runs."""
+    assert replica_of(cluster(**{"cnpg.io/fencedInstances": fenced}), [PRIMARY, pod("shop-2")]) == ("", "shop-2 is fenced")
