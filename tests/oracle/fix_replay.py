@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +37,7 @@ T = TypeVar("T")
 TOKEN = "oracle"
 KEY, SECRET, BUCKET = "ORACLEKEY", "oracle-secret", "rec-bucket"
 RECORDED_ENDPOINT = "http://10.99.0.2:9000"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 ONE_AFTER_THE_OTHER_SECONDS = 1.0  # actions closer together than this were done in one go
 
 
@@ -53,6 +53,11 @@ class ReplayLab:
         self._sockets = new_socket_dir()
         self.endpoint = f"http://127.0.0.1:{free_port()}"
         self._serving: Serving | None = None
+
+    @property
+    def credentials(self) -> list[str]:
+        """The store's key, for `kubectl create secret`."""
+        return [f"--from-literal=ACCESS_KEY_ID={KEY}", f"--from-literal=ACCESS_SECRET_KEY={SECRET}"]
 
     def start(self) -> None:
         self._thread.start()
@@ -128,9 +133,9 @@ class ReplayLab:
         with self._changed:
             return [entry for entry in self.seen if entry.obj["metadata"].get("namespace") == namespace]
 
-    def until(self, namespace: str, wanted: dict[str, str], patience: float = PATIENCE_SECONDS) -> dict[str, str]:
+    def until(self, namespace: str, wanted: dict[str, str], without: Collection[str]) -> dict[str, str]:
         """Wait until the namespace looks like this, if only for a moment; {} when it did, else what is otherwise."""
-        deadline, start, look = time.monotonic() + patience, 0, State()
+        deadline, start, look = time.monotonic() + PATIENCE_SECONDS, 0, State(without)
         while True:
             with self._changed:
                 fresh, start = self.seen[start:], len(self.seen)
@@ -189,19 +194,21 @@ class ReplayLab:
 class State:
     """How a namespace looks in the main: by this it is known when the lab has come as far as the real cluster had."""
 
-    def __init__(self) -> None:
+    def __init__(self, without: Collection[str] = ()) -> None:
         self.main: dict[str, str] = {}
+        self._without = without
 
     def add(self, entry: Seen) -> None:
         """Take in one more entry of a watch."""
         obj, name = entry.obj, f"{entry.kind} {entry.obj['metadata']['name']}"
         if entry.kind in ("Cluster", "Backup", "Job", "Pod", "PersistentVolumeClaim"):
-            if "job-name" in (obj["metadata"].get("labels") or {}):
+            if (name in self._without and entry.kind != "Job") or "job-name" in (obj["metadata"].get("labels") or {}):
                 return
             if entry.what == "DELETED":
                 self.main.pop(name, None)
             elif look := self._look(entry.kind, obj):
-                self.main[name] = look
+                # Of a Job that isn't awaited it only counts whether it has failed at all.
+                self.main[name] = "has failed" if name in self._without and look != "0 failed" else look
 
     @staticmethod
     def _look(kind: str, obj: Object) -> str:
@@ -212,9 +219,11 @@ class State:
             return "leaves" if obj["metadata"].get("deletionTimestamp") else "stays"
         if kind == "Pod":
             ready = next((entry["status"] for entry in status.get("conditions") or () if entry["type"] == "Ready"), "False")
-            return "leaves" if obj["metadata"].get("deletionTimestamp") else f"ready {ready}"
+            restarted = (obj["metadata"].get("annotations") or {}).get("kubectl.kubernetes.io/restartedAt", "")
+            return "leaves" if obj["metadata"].get("deletionTimestamp") else f"ready {ready} {restarted}".strip()
         if kind == "Cluster" and status.get("phase"):
-            told = sorted(f"{entry['type']} {entry['status']}" for entry in status.get("conditions") or ())
+            conditions = [entry for entry in status.get("conditions") or () if entry["type"] != "LastBackupSucceeded"]
+            told = sorted(f"{entry['type']} {entry['status']}" for entry in conditions)
             return ", ".join([status["phase"], f"primary {status.get('currentPrimary', 'none')}", *told])
         return str(status.get("phase") or "")
 
@@ -227,15 +236,17 @@ class Scenario:
     replace: dict[str, str] = field(default_factory=dict)
     before: dict[str, Callable[[], None]] = field(default_factory=dict)  # by how the action begins
     left_out: str = ""  # an action that the lab can't do
+    not_awaited: tuple[str, ...] = ()  # objects whose state was chance when the actions were done
+    chance: str = "$^"  # facts that depend on it; a regular expression of `track: entry`
 
     @property
     def namespace(self) -> str:
         return f"rec-{self.name}"
 
 
-def as_it_was(folder: Path, moment: datetime | None) -> dict[str, str]:
+def as_it_was(folder: Path, moment: datetime | None, without: Collection[str]) -> dict[str, str]:
     """How the recorded namespace looked at a moment; None: at the end."""
-    state = State()
+    state = State(without)
     for entry in watched(folder):
         if moment is None or entry.at <= moment:
             state.add(entry)
@@ -247,13 +258,15 @@ def play(lab: ReplayLab, recordings: Path, scenario: Scenario) -> tuple[Story, S
     folder, namespace = recordings / scenario.name, scenario.namespace
     replace = {RECORDED_ENDPOINT: lab.endpoint, **scenario.replace}
     lab.kubectl("create", "namespace", namespace)
-    lab.kubectl("-n", namespace, "create", "secret", "generic", "s3-creds", f"--from-literal=ACCESS_KEY_ID={KEY}",
-                f"--from-literal=ACCESS_SECRET_KEY={SECRET}")  # fmt: skip
+    lab.kubectl("-n", namespace, "create", "secret", "generic", "s3-creds", *lab.credentials)
     otherwise: list[str] = []
+    aside, end = scenario.not_awaited, max(entry.at for entry in watched(folder))
     previous: datetime | None = None
     for action in actions(folder):
+        if action.at > end:
+            break  # of what came then there is nothing to compare with
         apart = previous is None or (action.at - previous).total_seconds() > ONE_AFTER_THE_OTHER_SECONDS
-        if apart and (unlike := lab.until(namespace, as_it_was(folder, action.at))):
+        if apart and (unlike := lab.until(namespace, as_it_was(folder, action.at, aside), aside)):
             otherwise.append(f"before {action.what}: {unlike}")
         previous = action.at
         for beginning, work in scenario.before.items():
@@ -261,10 +274,12 @@ def play(lab: ReplayLab, recordings: Path, scenario: Scenario) -> tuple[Story, S
                 work()
         if action.what != scenario.left_out:
             _do(lab, folder, namespace, action, replace)
-    if unlike := lab.until(namespace, as_it_was(folder, None)):
+    if unlike := lab.until(namespace, as_it_was(folder, None, aside), aside):
         otherwise.append(f"at the end: {unlike}")
     lab.settle(namespace)
     real, ours = told(watched(folder)), told(lab.of(namespace))
+    for story in (real, ours):
+        story.forget(scenario.chance)
     for entry in otherwise:
         ours.tell("course of things", entry)
     return real, ours
@@ -280,10 +295,7 @@ def _do(lab: ReplayLab, folder: Path, namespace: str, action: Action, replace: d
         lab.kubectl("-n", namespace, *action.words)
     elif action.verb == "promote":
         cluster, _, _ = action.words[0].rpartition("-")
-        status = {
-            "targetPrimary": action.words[0], "targetPrimaryTimestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            "phase": "Switchover in progress", "phaseReason": f"Switching over to {action.words[0]}",
-        }  # fmt: skip
+        status = json.loads((folder / "promote-patch.json").read_text(encoding="utf-8"))["status"]  # as kubectl-cnpg sent it
         lab.kubectl("-n", namespace, "patch", "cluster", cluster, "--subresource=status", "--type=merge", "-p",
                     json.dumps({"status": status}))  # fmt: skip
 

@@ -40,6 +40,11 @@ class Story:
         if not entries or entries[-1] != what:
             entries.append(what)
 
+    def forget(self, pattern: str) -> None:
+        """Leave out the entries whose `track: entry` matches."""
+        for track, entries in self.tracks.items():
+            entries[:] = [entry for entry in entries if not re.fullmatch(pattern, f"{track}: {entry}")]
+
     @property
     def facts(self) -> int:
         return sum(len(entries) for entries in self.tracks.values())

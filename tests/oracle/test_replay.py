@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from differences import unexplained
-from fix_replay import ReplayLab, Scenario, play
+from fix_replay import RECORDED_ENDPOINT, ReplayLab, Scenario, play
 from story import Story, differences
 
 pytestmark = pytest.mark.long
 
+UNRECOVERABLE = "Cluster is unrecoverable and needs manual intervention"
 RECORDED_TARGET = "2026-11-28T02:45:00.796199Z"
 SWITCH = "SELECT pg_switch_wal()"
 
@@ -69,3 +73,67 @@ def test_plugin_backups_hibernation_and_a_recovery_from_a_plugin_backup(archive:
 
 def test_a_recovery_to_a_point_in_time(replay: ReplayLab, recordings: Path, archive: Archive) -> None:
     judge("04-pitr", play(replay, recordings, archive.recovery("04-pitr")))
+
+
+def test_orphans_a_cluster_of_the_same_name_and_a_store_that_goes(
+    replay: ReplayLab, recordings: Path, archive: Archive
+) -> None:
+    judge("11-deletion", play(replay, recordings, archive.recovery("11-deletion")))
+
+
+def test_three_instances(replay: ReplayLab, recordings: Path) -> None:
+    def level() -> None:
+        """Wait until nobody lags: who takes over is then chosen by name, as it was there."""
+        cluster = json.loads(replay.kubectl("-n", "rec-09-ha", "get", "cluster", "ha", "-o", "json"))
+        primary = cluster["status"]["currentPrimary"]
+        replay.sql("rec-09-ha", primary, "CHECKPOINT")
+        question = "SELECT count(*) = 2 FROM pg_stat_replication WHERE flush_lsn = pg_current_wal_lsn()"
+        while replay.sql("rec-09-ha", primary, question) != [(True,)]:
+            replay.sql("rec-09-ha", primary, "SELECT pg_sleep(0.1)")
+
+    before = {"$ delete pod": level, "promote": level}
+    judge("09-ha", play(replay, recordings, Scenario("09-ha", before=before, left_out="apply database.yaml")))
+
+
+def test_a_target_that_the_archive_does_not_reach(replay: ReplayLab, recordings: Path, archive: Archive) -> None:
+    judge("05-unreachable", play(replay, recordings, archive.recovery("05-unreachable")))
+
+
+def test_an_archive_with_a_gap(replay: ReplayLab, recordings: Path, archive: Archive) -> None:
+    segments = sorted(key for key in replay.keys("rec/orders/wals/") if re.search(r"/[0-9A-F]{24}\.gz$", key))
+    replay.copy("rec/orders/", "rec-gap/orders/", leave_out=re.escape(segments[-3]))
+    judge("06-gap", play(replay, recordings, archive.recovery("06-gap")))
+
+
+def test_broken_sources(replay: ReplayLab, recordings: Path, archive: Archive) -> None:
+    def halved(key: str, body: bytes) -> bytes:
+        return body[: len(body) // 2] if key.endswith("data.tar.gz") else body
+
+    replay.copy("rec/orders/", "rec-cut/orders/", change=halved)
+    # The recording stops while the Jobs are at different attempts: only their first ones are compared.
+    jobs = [f"Job {name}-1-full-recovery" for name in ("nosecret", "wrongkey", "cut", "nobucket", "s3down")]
+    chance = r".*full-recovery#[2-9].*|Job .*: (failed|condition .*): .*|.*(BackoffLimitExceeded|is unrecoverable).*"
+    scenario = replace(archive.recovery("07-broken"), not_awaited=tuple(jobs), chance=chance)
+    judge("07-broken", play(replay, recordings, scenario))
+    # What it says of the repairs: a failed Job that is deleted is made again; a store that comes late is found.
+    namespace = ("-n", scenario.namespace)
+    replay.kubectl(*namespace, "wait", "cluster/nosecret", "--for=jsonpath={.status.phase}=" + UNRECOVERABLE, "--timeout=180s")
+    replay.kubectl(*namespace, "create", "secret", "generic", "absent-creds", *replay.credentials)
+    replay.kubectl(*namespace, "delete", "job", "nosecret-1-full-recovery")
+    store = (recordings / "07-broken" / "store-absent-later.yaml").read_text().replace(RECORDED_ENDPOINT, replay.endpoint)
+    replay.kubectl(*namespace, "apply", "-f", "-", stdin=store)
+    replay.kubectl(*namespace, "wait", "cluster/nosecret", "cluster/nostore", "--for=condition=Ready", "--timeout=180s")
+    replay.kubectl(*namespace, "delete", "cluster", "--all")
+
+
+def test_an_archive_folder_that_is_in_use(replay: ReplayLab, recordings: Path, archive: Archive) -> None:
+    # The plugin's timer writes the window of the folder's other owner, sooner or later.
+    scenario = replace(archive.recovery("08-used"), chance="ObjectStore orders-store: window of orders: .*")
+    judge("08-used", play(replay, recordings, scenario))
+
+
+def test_the_in_tree_method(replay: ReplayLab, recordings: Path) -> None:
+    # Whether the second Backup has to wait for the first, which began late, depends on the moment.
+    chance = r"Backup old-one: (phase: pending|status fields: (majorVersion, )?(majorVersion|phase))"
+    scenario = Scenario("13-intree", not_awaited=("Backup old-early",), chance=chance)
+    judge("13-intree", play(replay, recordings, scenario))

@@ -1,8 +1,8 @@
 """The full-recovery job, in CNPG's order and words. `python -m drillbook_lab.agent.recovery --spec FILE`.
 
 Destination check, catalogue, probe of the first WAL, base backup, configuration, replay to the target and
-promotion, the application's role and database, stop. Nothing is archived meanwhile. With the plugin all that is
-barman's is done and told by its own container; the job hears of it by remote calls.
+promotion, stop, a second start for the application's role and database, stop. Nothing is archived meanwhile. With the
+plugin all that is barman's is done and told by its own container; the job hears of it by remote calls.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from drillbook_lab import identity
@@ -33,6 +34,8 @@ async def recover(spec: PodSpec, spec_file: Path, log: Log) -> int:
     if done := conf.clear_target(Path(spec.pgdata)):
         log.info(done)
     restoring = log.beside(spec.run_dir) if spec.source.by_plugin else log
+    if spec.source.fault:
+        raise _through_sidecar(spec.source, JobFailed(spec.source.fault), restoring)
     async with WalFeed(spec, spec.source, restoring) as feed:
         try:
             await check_destination(spec, restoring)
@@ -146,22 +149,33 @@ def configure(spec: PodSpec, spec_file: Path, log: Log) -> None:
 
 
 async def replay(spec: PodSpec, log: Log) -> None:
-    """Start, replay, promote; then the application's role and database; then stop."""
+    """Start, replay, promote and stop; then start again for the application's role and database, and stop for good."""
     ready = asyncio.Event()
 
     def on_record(record: dict[str, str]) -> None:
         if record.get("message") == READY:
             ready.set()
 
-    server = Postmaster(spec, log, on_record)
-    await server.start()
-    try:
-        await diskspace.within_volume(spec, until_recovered(spec, server, ready, log), diskspace.LOOK_SECONDS)
+    async def recovered(server: Postmaster) -> None:
+        await until_recovered(spec, server, ready, log)
         log.info("Recovery finished, the instance is a primary", timeline=_timeline(spec))
+
+    async def furnished(server: Postmaster) -> None:
+        await server.wait_until("ready")
         for line in sql.ensure_application(spec):
             log.info(line)
+
+    await _run(spec, Postmaster(spec, log, on_record), recovered, "waiting for PostgreSQL to stop recovery mode")
+    await _run(spec, Postmaster(spec, log), furnished, "creating the application's role and database")
+
+
+async def _run(spec: PodSpec, server: Postmaster, work: Callable[[Postmaster], Awaitable[None]], what: str) -> None:
+    """One run of the server, for some work at it; JobFailed says in what it failed."""
+    await server.start()
+    try:
+        await diskspace.within_volume(spec, work(server), diskspace.LOOK_SECONDS)
     except (ServerDied, diskspace.NoSpace) as error:
-        raise JobFailed(f"while waiting for PostgreSQL to stop recovery mode: {error}") from error
+        raise JobFailed(f"while {what}: {error}") from error
     finally:
         if server.running.returncode is None:
             await _forgo_archiving(spec, server)

@@ -28,6 +28,7 @@ class StoreSpec:
     jobs: int | None = None
     immediate_checkpoint: bool = False
     by_plugin: bool = True  # else in-tree
+    fault: str = ""  # why the plugin can't read its credentials: whoever uses the store fails with it
 
 
 @dataclass

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from drillbook_lab.controller import objectstore
 from drillbook_lab.controller.context import Operator
 from drillbook_lab.podworker import PodWorker
 
@@ -48,6 +49,9 @@ class ArchiveWatch:
             reason, message = "ContinuousArchivingSuccess", "Continuous archiving is working"
         else:
             reason, message = "ContinuousArchivingFailing", str(newest.get("message") or "archiving failed")
+            use = objectstore.archive_use(cluster)
+            if use is not None and use.object_store is not None:  # the instance hears of it by a remote call
+                message = f"rpc error: code = Unknown desc = {message}"
         self._operator.set_condition(cluster, "ContinuousArchiving", bool(newest["ok"]), reason, message)
 
     def _newest(self, path: Path) -> dict[str, Any] | None:

@@ -58,7 +58,7 @@ class Backups:
         cluster_name = backup["spec"]["cluster"]["name"]
         cluster = self._operator.find("Cluster", namespace, cluster_name)
         if cluster is None:
-            return self._pending(backup, "FindingCluster", f"Unknown cluster {cluster_name}, {_RETRY}")
+            return self._without_cluster(backup)
         if hibernation.is_on(cluster):
             self._refuse(backup, cluster, BackupFailed(hibernation.REFUSAL, event="ClusterIsHibernated"))
             return None
@@ -69,6 +69,8 @@ class Backups:
             return None
         if self._is_behind_another(backup):
             return self._pending(backup)
+        version = int(self._operator.settings.pg_version.partition(".")[0])
+        backup = self._operator.set_status(backup, {"majorVersion": version})
         pod_name, pod = backuptarget.choose(self._operator, cluster, backup)
         if pod is None or not holds(pod, "Ready"):
             return self._pending(backup, "FindingPod", f"Couldn't find target pod {pod_name}, {_RETRY}")
@@ -118,6 +120,8 @@ class Backups:
         return None
 
     def _restart(self, backup: Object) -> float:
+        if self._operator.find("Cluster", backup["metadata"]["namespace"], backup["spec"]["cluster"]["name"]) is None:
+            return self._without_cluster(backup)
         name = ((backup.get("status") or {}).get("instanceID") or {}).get("podName", "")
         self._operator.event(backup, "ReStarting", f"Target pod {name} was not found, the backup is restarted")
         self._operator.set_status(backup, {"phase": "pending", "instanceID": None, "reconciliationStartedAt": None})
@@ -134,6 +138,10 @@ class Backups:
             if (other["metadata"]["creationTimestamp"], other["metadata"]["name"]) < mine:
                 return True
         return False
+
+    def _without_cluster(self, backup: Object) -> float:
+        why = f"Unknown cluster {backup['spec']['cluster']['name']}, {_RETRY}"
+        return self._pending(backup, "FindingCluster", why)
 
     def _pending(self, backup: Object, reason: str = "", message: str = "") -> float:
         if _phase(backup) != "pending":
@@ -168,7 +176,6 @@ class Backups:
         in_tree = use.object_store is None
         at = datetime.now(UTC)
         container = (pod["status"]["containerStatuses"][0].get("containerID")) or pod["metadata"]["uid"]
-        self._operator.set_status(backup, {"majorVersion": int(self._operator.settings.pg_version.partition(".")[0])})
         self._operator.set_status(
             backup,
             {
@@ -181,14 +188,15 @@ class Backups:
             },
         )  # fmt: skip
         self._operator.event(backup, "Starting", f"Starting backup for cluster {cluster['metadata']['name']}")
-        if in_tree and not await self._begin_in_tree(backup, cluster, use):
+        name = f"backup-{at:%Y%m%d%H%M%S}"
+        if in_tree and not await self._begin_in_tree(backup, cluster, use, name):
             return
         self._operator.event(backup, "Starting", "Backup started")
         self._condition(cluster, False, "BackupStarted", "New Backup starting up")
         worker = self._operator.kubelet.worker(namespace, pod["metadata"]["name"])
         session = worker.pid
         try:
-            taken = await _run_barman(worker, f"backup-{at:%Y%m%d%H%M%S}")
+            taken = await _run_barman(worker, name)
         except BackupFailed:
             if worker.pid != session:
                 raise ManagerRestarted(pod["metadata"]["name"]) from None
@@ -197,10 +205,11 @@ class Backups:
             key: taken[key]
             for key in ("backupId", "backupName", "beginWal", "endWal", "beginLSN", "endLSN", "startedAt", "stoppedAt")
         }
-        changes |= {"phase": "completed", "online": True, "reconciliationTerminatedAt": timestamp()}
+        changes |= {"phase": "completed", "reconciliationTerminatedAt": timestamp()}
         if taken.get("majorVersion"):
             changes["majorVersion"] = int(taken["majorVersion"])
         if not in_tree:
+            changes["online"] = True
             changes["pluginMetadata"] = {
                 "timeline": str(taken["timeline"]),
                 "version": PLUGIN_VERSION,
@@ -222,9 +231,9 @@ class Backups:
         if in_tree:
             await self._end_in_tree(cluster, use, worker, taken)
 
-    async def _begin_in_tree(self, backup: Object, cluster: Object, use: objectstore.StoreUse) -> bool:
+    async def _begin_in_tree(self, backup: Object, cluster: Object, use: objectstore.StoreUse, name: str) -> bool:
         """Say where it will lie; whether it makes sense to begin, for a backup without its WAL is none."""
-        self._operator.set_status(backup, intree.place(use))
+        self._operator.set_status(backup, {**intree.place(use), "backupName": name})
         primary = self._operator.kubelet.worker(cluster["metadata"]["namespace"], cluster["status"]["currentPrimary"])
         works = await intree.archiving_works(str(primary.places.socket_dir))
         self._operator.set_status(backup, {"phase": "running" if works else "walArchivingFailing"})

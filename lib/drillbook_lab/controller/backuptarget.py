@@ -18,4 +18,5 @@ def choose(operator: Operator, cluster: Object, backup: Object) -> tuple[str, Ob
             name = str(pod["metadata"]["name"])
             if name != primary and holds(pod, "Ready") and not pod["metadata"].get("deletionTimestamp"):
                 return name, pod
+    primary = primary or replication.target_primary(cluster)
     return primary, operator.find("Pod", cluster["metadata"]["namespace"], primary) if primary else None

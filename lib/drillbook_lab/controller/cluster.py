@@ -159,11 +159,16 @@ class Clusters:
         """Nothing is changed while instances are being made or are away."""
         if set(members.complete()) != set(members.claims) and all(map(members.is_ready, members.complete())):
             raise Halt(5.0)  # a Job is copying; its phase was set when it began
-        away = [name for name in members.complete() if not members.is_ready(name) or name not in members.replies]
-        if not away:
+        away = [name for name in members.complete() if not members.is_ready(name)]
+        if not away and all(name in members.replies for name in members.complete()):
             return
+        if not away:
+            raise Halt(1.0)  # ready and silent: the probe will tell, or it answers again
         if fencing.explain(cluster, away):
             raise Halt(1.0)
-        if (cluster.get("status") or {}).get("phase") not in (phases.RESTARTING, phases.RESTARTING_IN_PLACE):
+        # CNPG calls a pod active that runs, ready or not.
+        active = all((members.pods[name].get("status") or {}).get("phase") == "Running" for name in away)
+        phase = (cluster.get("status") or {}).get("phase")
+        if not active and phase not in (phases.RESTARTING, phases.RESTARTING_IN_PLACE):
             status.phase(self._operator, cluster, phases.WAITING_FOR_INSTANCES, _NOT_YET_ACTIVE)
         raise Halt(1.0 if len(members.complete()) > 1 else 0.2)

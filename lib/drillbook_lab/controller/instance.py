@@ -80,7 +80,8 @@ class Instances:
         if (pod["metadata"].get("labels") or {}).get("cnpg.io/instanceRole") != role:
             patch = {"metadata": {"labels": {"cnpg.io/instanceRole": role, "role": role}}}
             self._operator.registry.patch("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"], patch)
-            adoption.mark(self._operator, pod, role)
+            if role != "unhealthy":  # of a pod, not of its data
+                adoption.mark(self._operator, pod, role)
 
     # -- looking at it from outside ------------------------------------------------------------------------------
 

@@ -15,6 +15,10 @@ from drillbook_lab.controller.objects import PLUGIN
 from drillbook_lab.controller.places import NotReadyYet
 
 
+class NoCredentials(NotReadyYet):
+    """A Secret that an object store names, or a key in it, isn't there."""
+
+
 @dataclass(frozen=True)
 class StoreUse:
     """One use that a Cluster makes of an object store: which, and under which `serverName`."""
@@ -133,10 +137,11 @@ def _credentials(operator: Operator, namespace: str, section: Mapping[str, Any])
             continue
         secret = operator.find("Secret", namespace, reference["name"])
         if secret is None:
-            raise NotReadyYet(f"secret {reference['name']!r} not found")
+            name = reference["name"]
+            raise NoCredentials(f'while getting secret {name}: secrets "{name}" not found')
         values = objects.decoded(secret)
         if reference["key"] not in values:
-            raise NotReadyYet(f"missing key {reference['key']}, inside secret {reference['name']}")
+            raise NoCredentials(f"missing key {reference['key']}, inside secret {reference['name']}")
         found[variable] = values[reference["key"]]
     return found
 

@@ -83,7 +83,12 @@ class Preparation:
         use = intree.recovery_use(self._operator, cluster)
         if use is None:
             raise NotReadyYet("the recovery's source names no object store")
-        spec.source = self._store(cluster, use, "source", places)
+        try:
+            spec.source = self._store(cluster, use, "source", places)
+        except objectstore.NoCredentials as fault:
+            if use.object_store is None:
+                raise
+            spec.source = StoreSpec("", use.server_name, fault=str(fault))  # the Job runs, and its attempts fail
         if use.object_store is None:
             spec.source.wal_max_parallel = 1  # CloudNativePG's in-tree recovery ignores `wal.maxParallel`
         target = section.get("recoveryTarget")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drillbook_lab.apiserver.errors import Object
 from drillbook_lab.controller import fencing, furniture, objects, objectstore, phases
-from drillbook_lab.controller.context import Operator, holds, with_condition
+from drillbook_lab.controller.context import Operator, condition, holds, with_condition
 from drillbook_lab.controller.members import Members, status_of
 
 BOOTSTRAPPED = "Cluster has been bootstrapped"
@@ -84,8 +84,12 @@ def _system_ids(operator: Operator, cluster: Object, members: Members) -> Object
         found, reason = "A single, unique system ID was found across reporting instances.", "Unique"
     elif ids:
         found, reason = f"Multiple differing system IDs reported by instances: {sorted(ids)}", "Mismatch"
+    elif any(map(members.is_ready, members.complete())):
+        return cluster  # they are about to answer, or to be found not ready
     elif members.pods and fencing.explain(cluster, members.pods):
         found, reason = "Instances are present, but none have reported a system ID.", "NotFound"
+    elif (condition(cluster, "ConsistentSystemID") or {}).get("reason") == "NotFound":
+        return cluster
     else:
         found, reason = "No instances are present in the cluster to report a system ID.", "NotFound"
     return operator.set_condition(cluster, "ConsistentSystemID", len(ids) == 1, reason, found)

@@ -76,11 +76,7 @@ class Succession:
         message = f"Current primary isn't healthy, initiating a failover from {current}"
         self._operator.event(cluster, "FailingOver", message)
         reason = f"Initiating a failover from {current}"
-        cluster = self._target(cluster, replication.PENDING, phases.FAILING_OVER, reason)
-        pod = members.pods.get(current)
-        if pod is not None and not pod["metadata"].get("deletionTimestamp"):
-            self._instances.set_role_label(pod, "unhealthy")
-        return cluster
+        return self._target(cluster, replication.PENDING, phases.FAILING_OVER, reason)
 
     def _choose(self, cluster: Object, members: Members) -> str | None:
         """The most advanced standby, once nobody receives from the old primary any more."""
@@ -93,6 +89,8 @@ class Succession:
 
     async def _advance(self, cluster: Object, members: Members) -> None:
         current, target = replication.current_primary(cluster), replication.target_primary(cluster)
+        if current in members.pods and members.pods[current]["metadata"]["labels"].get("cnpg.io/instanceRole") == "primary":
+            self._instances.set_role_label(members.pods[current], "unhealthy")  # nobody is to write there any more
         if not self._instances.is_stopped(members.pods.get(current)):
             if current in members.pods:
                 self._instances.tell(cluster, members.pods[current])  # it is to stop, and to wait
