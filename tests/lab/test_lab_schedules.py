@@ -68,7 +68,7 @@ def test_the_first_backup_waits_for_its_slot_and_is_named_for_it() -> None:
     wall.schedule("0 0 2 * * *")
     assert wall.look() == 14 * 3600
     assert wall.status() == {"lastCheckTime": "2026-03-01T12:00:00Z"}
-    assert wall.events() == [("BackupSchedule", "Scheduled first backup by 2026-03-02T02:00:00Z")]
+    assert wall.events() == [("BackupSchedule", "Scheduled first backup by 2026-03-02 02:00:00 +0000 UTC")]
     assert wall.look(hours=13, minutes=59) == 60
     assert wall.backups() == []
     assert wall.look(seconds=61.5) == 24 * 3600 - 1.5
@@ -87,7 +87,7 @@ def test_the_first_backup_waits_for_its_slot_and_is_named_for_it() -> None:
         "lastScheduleTime": "2026-03-02T02:00:00Z",
         "nextScheduleTime": "2026-03-03T02:00:00Z",
     }
-    assert ("BackupSchedule", "Next backup scheduled by 2026-03-03T02:00:00Z") in wall.events()
+    assert ("BackupSchedule", "Next backup scheduled by 2026-03-03 02:00:00 +0000 UTC") in wall.events()
 
 
 def test_five_fields_are_taken_with_a_warning_and_mean_every_hour() -> None:

@@ -111,9 +111,10 @@ def test_broken_sources(replay: ReplayLab, recordings: Path, archive: Archive) -
 
     replay.copy("rec/orders/", "rec-cut/orders/", change=halved)
     # The recording stops while the Jobs are at different attempts: only their first ones are compared.
-    jobs = [f"Job {name}-1-full-recovery" for name in ("nosecret", "wrongkey", "cut", "nobucket", "s3down")]
+    broken = ("nosecret", "wrongkey", "cut", "nobucket", "s3down")
+    aside = [name for cluster in broken for name in (f"Cluster {cluster}", f"Job {cluster}-1-full-recovery")]
     chance = r".*full-recovery#[2-9].*|Job .*: (failed|condition .*): .*|.*(BackoffLimitExceeded|is unrecoverable).*"
-    scenario = replace(archive.recovery("07-broken"), not_awaited=tuple(jobs), chance=chance)
+    scenario = replace(archive.recovery("07-broken"), not_awaited=tuple(aside), chance=chance)
     judge("07-broken", play(replay, recordings, scenario))
     # What it says of the repairs: a failed Job that is deleted is made again; a store that comes late is found.
     namespace = ("-n", scenario.namespace)

@@ -57,13 +57,13 @@ class ScheduledBackups:
 
     def _first_look(self, scheduled: Object, schedule: Schedule, now: datetime) -> float | None:
         if scheduled["spec"].get("immediate"):
-            self._operator.event(scheduled, "BackupSchedule", f"Scheduled immediate backup now: {_stamp(now)}")
+            self._operator.event(scheduled, "BackupSchedule", f"Scheduled immediate backup now: {_printed(now)}")
             return self._create(scheduled, schedule, now, now, immediate=True)
         self._operator.set_status(scheduled, {"lastCheckTime": _stamp(now)})
         slot = schedule.next(now)
         if slot is None:
             return None
-        self._operator.event(scheduled, "BackupSchedule", f"Scheduled first backup by {_stamp(slot)}")
+        self._operator.event(scheduled, "BackupSchedule", f"Scheduled first backup by {_printed(slot)}")
         return (slot - now).total_seconds()
 
     def _has_unfinished_child(self, scheduled: Object) -> bool:
@@ -95,7 +95,7 @@ class ScheduledBackups:
         self._operator.set_status(scheduled, changes)
         if following is None:
             return None
-        self._operator.event(scheduled, "BackupSchedule", f"Next backup scheduled by {_stamp(following)}")
+        self._operator.event(scheduled, "BackupSchedule", f"Next backup scheduled by {_printed(following)}")
         return (following - now).total_seconds()
 
     def _owner(self, scheduled: Object) -> Object | None:
@@ -135,3 +135,8 @@ def _instant(text: str) -> datetime:
 
 def _stamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _printed(moment: datetime) -> str:
+    """As Go prints a time: events have it so."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
