@@ -255,6 +255,12 @@ class Database:
             yield self
 
     @contextmanager
+    def read_only(self) -> Iterator[Self]:
+        """One READ COMMITTED READ ONLY transaction, for many questions that need not see the same instant."""
+        with self._turn, self._transaction("BEGIN READ ONLY"):
+            yield self
+
+    @contextmanager
     def savepoint(self) -> Iterator[Self]:
         """Inside ``snapshot``: an error in here leaves the snapshot usable."""
         with self._errors("a savepoint"):

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import digest_cost
 import off_lab
 import on_lab
 import wal_rate
@@ -76,6 +77,11 @@ CHAIN_LINEAR = Wanted("WAL chain, time a name: 1,000,000 ÷ 10,000", "×", 1.5)
 WAL_READ = Wanted("WAL read for its commits, one core", "s/GB", 40)
 WAL_CHANGES = Wanted("WAL read for deletes and drops, one core", "s/GB", 40)
 WAL_COMMITS = Wanted("WAL read, time a commit", "µs", 100)
+COPY = Wanted("amcheck of a copy, 3,000 tables ÷ pg_amcheck", "×", 1.2)
+DIGEST = Wanted("rows digested, one session", "s/GB", 40)
+TENANTS = Wanted("five tenants: bytes digested ÷ budget", "×", 1)
+TENANTS_MEMORY = Wanted("five tenants: memory ÷ that at a tenth of the size", "×", 1.1)
+TENANTS_SESSIONS = Wanted("five tenants: sessions", "", digest_cost.LIMIT)
 VERIFY = Wanted("verify 1,000 sealed runs", "s", 10)
 TEST = Wanted("last make test", "s", 600)
 
@@ -150,6 +156,30 @@ def wal_read(_: Path) -> list[Row]:
     ]
 
 
+def copy(_: Path) -> list[Row]:
+    """Our amcheck and pg_amcheck with as many jobs, in turn."""
+    found = digest_cost.side_by_side()
+    how = f"{digest_cost.TABLES:,} tables, {digest_cost.JOBS} jobs each, indexes against heaps; {_list(found.ours)}, pg_amcheck {_list(found.theirs)}"
+    return [COPY.row(found.ratio, how)]
+
+
+def digests(_: Path) -> list[Row]:
+    """The rate of one session, and five tenants within a budget; TENANT_MB is the size of each."""
+    rate, size = digest_cost.digest_rate()
+    small, large = digest_cost.tenants(digest_cost.TENANT_MB / 10), digest_cost.tenants()
+    how = (
+        f"{large.total:,.0f} MB in all (TENANT_MB={digest_cost.TENANT_MB:g}), budget {large.budget:,.0f} MB: {large.counted:,.0f} MB "
+        f"digested, {large.sampled} tables sampled, {large.unproven} unproven; PostgreSQL read {large.read:,.0f} MB, index and "
+        f"second reading included, in {large.seconds:.0f} s"
+    )
+    return [
+        DIGEST.row(1000 / rate, f"{rate:,.0f} MB/s of a table of {size:,.0f} MB, best of three"),
+        TENANTS.row(large.counted / large.budget, how),
+        TENANTS_MEMORY.row(large.peak_mb / small.peak_mb, f"{large.peak_mb:,.0f} MB and {small.peak_mb:,.0f} MB, the peak of a process of its own"),
+        TENANTS_SESSIONS.row(large.most_sessions, "the most at once of a role whose CONNECTION LIMIT this is"),
+    ]
+
+
 def verify(folder: Path) -> list[Row]:
     """`drillbook verify` over everything."""
     outputs = folder / "sealed"
@@ -170,6 +200,8 @@ MEASURES: list[tuple[Callable[[Path], list[Row]], tuple[Wanted, ...]]] = [
     (noop, (NOOP, NOOP_MORE)),
     (chain, (CHAIN, CHAIN_MEMORY, CHAIN_LINEAR)),
     (wal_read, (WAL_READ, WAL_CHANGES, WAL_COMMITS)),
+    (copy, (COPY,)),
+    (digests, (DIGEST, TENANTS, TENANTS_MEMORY, TENANTS_SESSIONS)),
     (verify, (VERIFY,)),
     (last_test, (TEST,)),
 ]

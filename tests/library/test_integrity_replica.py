@@ -16,7 +16,7 @@ KEY = bytes(range(32))
 NAMES = ["public.quiet", "public.big"]
 TABLES = (
     "create table quiet as select g from generate_series(1, 100) g",
-    "create table big as select g as id, repeat(g::text, 8) as v from generate_series(1, 200000) g",
+    "create table big as select g as id, repeat(g::text, 8) as v from generate_series(1, 600000) g",
 )
 
 
@@ -183,7 +183,7 @@ def test_g08_a_replica_that_is_none_is_not_read(primary: Server, standby: Server
     source = Source(primary, standby)
 
     def refused(database: str) -> Database:
-        raise PostgresError("connect: refused", sqlstate="08001")
+        raise PostgresError("connect: refused", sqlstate="08001", todo="")
 
     found = source.digested(open_replica=refused if state == "refuses" else primary.reader)
     assert ("refused" if state == "refuses" else "no replica any more") in found.instead["any table"]

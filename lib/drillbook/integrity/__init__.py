@@ -22,6 +22,7 @@ from drillbook.integrity.replica import Replica
 from drillbook.integrity.rows import TableDigest, digest_tables, rows_equal
 from drillbook.integrity.sampling import Budget
 from drillbook.integrity.sequences import sequences_ahead
+from drillbook.integrity.sidebyside import Sessions
 from drillbook.integrity.structure import Structure, cluster_structure, structure, structure_equal
 from drillbook.integrity.yielding import GaveWayError, Watch, patiently
 
@@ -32,6 +33,7 @@ __all__ = [
     "Moment",
     "NewestChange",
     "Replica",
+    "Sessions",
     "Structure",
     "TableDigest",
     "Watch",

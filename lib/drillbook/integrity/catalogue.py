@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from drillbook.errors import PostgresError
 from drillbook.integrity.common import Rung, counted, pinned, said
+from drillbook.integrity.sidebyside import Asked, Sessions, ask_each
 from drillbook.model import Check, Verdict
 from drillbook.postgres import Database
 
@@ -13,12 +14,12 @@ DATABASE_COLLATIONS = 150000
 """Since this server version a database records the version of its own collation."""
 
 
-def catalogue_checks(db: Database) -> list[Check]:
-    """All checks of this module, in the order below; none hides another."""
-    return [check(db) for check in _ALL]
+def catalogue_checks(db: Database, sessions: Sessions | None = None) -> list[Check]:
+    """All checks of this module, in the order below; none hides another. ``sessions`` are more of them on a copy."""
+    return [constraints_hold(db, sessions), *(check(db) for check in _OTHERS)]
 
 
-def constraints_hold(db: Database) -> Check:
+def constraints_hold(db: Database, sessions: Sessions | None = None) -> Check:
     """Whether every validated foreign key, check and not-null constraint of the user's tables holds for every row.
 
     Damage can leave rows that no statement could have written. Reads each table, once a constraint; FAILED names the
@@ -32,16 +33,15 @@ def constraints_hold(db: Database) -> Check:
         return rung.error(error)
     broken: dict[str, str] = {}
     unseen: dict[str, str] = {}
-    for constraint in constraints:
+    asked = [Asked(constraint["statement"]) for constraint in constraints]
+    answers = ask_each(db, asked, sessions, begin="integrity_doubt_constraints")
+    for constraint, answer in zip(constraints, answers, strict=True):
         name = f"{constraint['kind']} {constraint['name']}"
-        try:
-            with db.snapshot():
-                db.ask_one("integrity_doubt_constraints")
-                ((violated,),) = db.ask_text(constraint["statement"])
-        except PostgresError as error:
-            (broken if error.contradicts else unseen)[name] = said(error)
-            continue
-        if violated:
+        if isinstance(answer, PostgresError):
+            (broken if answer.contradicts else unseen)[name] = said(answer)
+        elif answer is None:
+            unseen[name] = "not looked at: the connection was lost"
+        elif answer[0][0]:
             broken[name] = "at least one row breaks it"
     count = counted(len(constraints), "constraint")
     details = [*broken.items(), *unseen.items()]
@@ -134,4 +134,4 @@ def collations_fit(db: Database) -> Check:
     return rung.verdict(Verdict.VERIFIED, f"{counted(len(versioned), 'collation')} of the recorded version")
 
 
-_ALL: tuple[Callable[[Database], Check], ...] = (constraints_hold, matviews_filled, extensions_fit, collations_fit)
+_OTHERS: tuple[Callable[[Database], Check], ...] = (matviews_filled, extensions_fit, collations_fit)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from drillbook.errors import PostgresError
 from drillbook.integrity.common import Rung, counted, pinned, said
+from drillbook.integrity.sidebyside import Asked, Sessions, ask_each
 from drillbook.model import Check, Verdict
 from drillbook.postgres import Database
 
 
-def amcheck(db: Database) -> Check:
+def amcheck(db: Database, sessions: Sessions | None = None) -> Check:
     """Check every heap and every valid B-tree index of this database with amcheck, the system's catalogues too.
 
     ``db`` is a superuser's session on a copy that may be written to: extension ``amcheck`` is created there, or brought
-    to its newest version. Each relation has a statement, and a statement time limit, of its own: one that is damaged
+    to its newest version. ``sessions`` are more of them, which check side by side. Each relation has a statement, and a
+    statement time limit, of its own: one that is damaged
     (SQLSTATE XX or 58, or corruption reported for a heap) makes the check FAILED and is named; one that could not be
     looked at leaves it UNPROVEN; neither hides the others. B-trees are checked against their heaps, and for uniqueness
     where the version can. Indexes of other kinds are counted, not checked.
@@ -31,22 +33,22 @@ def amcheck(db: Database) -> Check:
     damaged: dict[str, str] = {}
     unseen: dict[str, str] = {}
     checked = {"heap": 0, "index": 0}
-    for number, relation in enumerate(relations):
+    asked = [Asked(relation["statement"], (relation["id"],), relation["pages"]) for relation in relations]
+    answers = ask_each(db, asked, sessions)
+    for relation, answer in zip(relations, answers, strict=True):
         name, kind = f"{relation['kind']} {relation['name']}", relation["kind"]
-        try:
-            reports = [(block, message) for block, message in db.ask_text(relation["statement"]) if message]
-        except PostgresError as error:
-            (damaged if error.contradicts else unseen)[name] = said(error)
-            if db.closed:
-                left = len(relations) - number - 1
-                unseen[f"{counted(left, 'relation')} after it"] = "not looked at: the connection was lost"
-                break
+        if isinstance(answer, PostgresError):
+            (damaged if answer.contradicts else unseen)[name] = said(answer)
+            continue
+        if answer is None:
             continue
         checked[kind] += 1
-        if reports:
+        if reports := [(block, message) for block, message in answer if message]:
             block, message = reports[0]
             more = f" and {len(reports) - 1} more" if len(reports) > 1 else ""
             damaged[name] = f"block {block}: {message}{more}"
+    if left := answers.count(None):
+        unseen[f"{counted(left, 'relation')} after it"] = "not looked at: the connection was lost"
     observed = (
         f"{counted(checked['heap'], 'heap')} and {counted(checked['index'], 'B-tree index', 'B-tree indexes')} read"
     )

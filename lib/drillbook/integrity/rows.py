@@ -22,6 +22,7 @@ from pydantic import Field
 from drillbook.errors import PostgresError
 from drillbook.integrity.common import Rung, counted, pinned, said
 from drillbook.integrity.sampling import Sample
+from drillbook.integrity.sidebyside import Sessions, side_by_side
 from drillbook.model import Check, Frozen, Verdict
 from drillbook.postgres import SQL, Database
 
@@ -175,27 +176,31 @@ def unknown(error: PostgresError) -> TableDigest:
 
 
 def digest_tables(
-    db: Database, tables: Iterable[str], key: bytes, samples: Mapping[str, Sample | None] | None = None
+    db: Database,
+    tables: Iterable[str],
+    key: bytes,
+    samples: Mapping[str, Sample | None] | None = None,
+    sessions: Sessions | None = None,
 ) -> dict[str, TableDigest]:
     """Digest each of ``tables`` (``schema.table``, quoted like in SQL), one pass over each; rows never leave.
 
-    Of those in ``samples`` only that part. Each table is read in a snapshot of its own: this is for a database that nobody
+    Of those in ``samples`` only that part. ``sessions`` are more of them, which read side by side. Each table is read in a snapshot of its own: this is for a database that nobody
     writes to. A table that can't be read says why and doesn't hide the others.
     """
-    digests: dict[str, TableDigest] = {}
-    parts = samples or {}
-    for name in tables:
+    parts, names = samples or {}, list(tables)
+
+    def digest(session: Database, name: str) -> TableDigest:
         try:
-            with pinned(db):
-                found = find_table(db, name)
-                if isinstance(found, Table):
-                    found = digest_table(db, found.model_copy(update={"sample": parts.get(name)}), key)
-                digests[name] = found
+            with pinned(session):
+                found = find_table(session, name)
+                if isinstance(found, TableDigest):
+                    return found
+                return digest_table(session, found.model_copy(update={"sample": parts.get(name)}), key)
         except PostgresError as error:
-            digests[name] = unknown(error)
-            if db.closed:
-                break
-    return {name: digests.get(name, TableDigest(reason="not read: the connection was lost before")) for name in tables}
+            return unknown(error)
+
+    lost = TableDigest(reason="not read: the connection was lost before")
+    return dict(zip(names, (one or lost for one in side_by_side(db, names, digest, sessions)), strict=True))
 
 
 def rows_equal(expected: Mapping[str, TableDigest], observed: Mapping[str, TableDigest]) -> Check:

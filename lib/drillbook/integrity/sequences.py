@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from drillbook.errors import PostgresError
 from drillbook.integrity.common import Rung, counted, pinned, said
+from drillbook.integrity.sidebyside import Asked, Sessions, ask_each
 from drillbook.model import Check, Verdict
 from drillbook.postgres import Database
 
 
-def sequences_ahead(db: Database) -> Check:
+def sequences_ahead(db: Database, sessions: Sessions | None = None) -> Check:
     """Whether every sequence that feeds an integer column is past the column's greatest value (least, if descending).
 
     A sequence that lags makes the next insert fail on a unique column. How far it lags is told, not the values. One
@@ -23,14 +24,14 @@ def sequences_ahead(db: Database) -> Check:
     behind: dict[str, str] = {}
     unseen: dict[str, str] = {}
     damaged = False
-    for feed in feeds:
-        try:
-            ((short,),) = db.ask_text(feed["statement"])
-        except PostgresError as error:
-            damaged = damaged or error.contradicts
-            (behind if error.contradicts else unseen)[feed["sequence"]] = said(error)
-            continue
-        if short is not None and short > 0:
+    answers = ask_each(db, [Asked(feed["statement"]) for feed in feeds], sessions)
+    for feed, answer in zip(feeds, answers, strict=True):
+        if isinstance(answer, PostgresError):
+            damaged = damaged or answer.contradicts
+            (behind if answer.contradicts else unseen)[feed["sequence"]] = said(answer)
+        elif answer is None:
+            unseen[feed["sequence"]] = "not looked at: the connection was lost"
+        elif (short := answer[0][0]) is not None and short > 0:
             behind[feed["sequence"]] = f"{short:,} behind {feed['fed']}"
     details = [*behind.items(), *unseen.items()]
     if behind:

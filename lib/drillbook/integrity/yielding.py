@@ -93,7 +93,7 @@ class Watch:
             return
         for row in self.db.ask("integrity_let_past", pids=list(self._watched)):
             # Again at each look while somebody waits: a cancellation that met no statement has had no effect.
-            _give_way(self._watched[row["ours"]], f"role {row['role']}, which waits for {row['mode']}")
+            _give_way(self._watched[row["ours"]], f"{row['who']}, which waits for {row['mode']}")
         for watched in self._watched.values():
             if ping and watched.holds_only and not watched.past:
                 with suppress(PostgresError):  # it shows where the snapshot is used

@@ -12,6 +12,7 @@ from drillbook.model import Check, Verdict, show_instant
 from drillbook.procedures.boundary import Baseline, ProvenTarget
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.readiness import SourceCluster
+from drillbook.procedures.sessions import sessions
 from drillbook.step import Context, Rung, Rungs
 
 NO_TABLE = {"42P01", "3F000"}
@@ -164,7 +165,8 @@ class RowsEqual(Rung):
             with ctx.copy(self.recovered.ref, database, read_only=True) as db:
                 ctx.recorder.progress(f"digesting {len(expected)} tables of {database} on the copy")
                 samples = {name: digest.sample for name, digest in expected.items()}
-                observed = integrity.digest_tables(db, list(expected), ctx.digest_key, samples)
+                more = sessions(ctx, self.recovered.ref, database)
+                observed = integrity.digest_tables(db, list(expected), ctx.digest_key, samples, more)
             check = integrity.rows_equal(expected, observed)
             checks.append(check.model_copy(update={"name": f"{self.name}: {database}"}))
         return checks or [self.result(Verdict.UNPROVEN, reason="the profile names no digest_tables")]
@@ -221,7 +223,7 @@ class AmcheckClean(Rung):
         for tenant in ctx.site.tenants:
             ctx.recorder.progress(f"amcheck on {tenant.database}")
             with ctx.copy(self.recovered.ref, tenant.database) as db:
-                check = integrity.amcheck(db)
+                check = integrity.amcheck(db, sessions(ctx, self.recovered.ref, tenant.database, read_only=False))
             checks.append(check.model_copy(update={"name": f"{self.name}: {tenant.database}", "proves": self.proves}))
         return checks
 
@@ -238,7 +240,8 @@ class CatalogueSound(Rung):
         checks: list[Check] = []
         for tenant in ctx.site.tenants:
             with ctx.copy(self.recovered.ref, tenant.database, read_only=True) as db:
-                found = [integrity.sequences_ahead(db), *integrity.catalogue_checks(db)]
+                more = sessions(ctx, self.recovered.ref, tenant.database)
+                found = [integrity.sequences_ahead(db, more), *integrity.catalogue_checks(db, more)]
             checks += [check.model_copy(update={"name": f"{check.name}: {tenant.database}"}) for check in found]
         return checks
 

@@ -1,4 +1,4 @@
-"""Which replica a drill reads on, by what the Cluster and its pods say."""
+"""Which replica a drill reads on, and how many sessions verify a copy, by what the Cluster and its pods say."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from drillbook.procedures.replicas import replica_of
+from drillbook.procedures.sessions import processors
 
 
 def cluster(primary: str = "shop-1", **annotations: str) -> dict[str, Any]:
@@ -45,3 +46,21 @@ def test_g08_the_replica_that_is_read(pods: list[dict[str, Any]], found: str, wh
 def test_g08_a_fenced_replica_is_not_read(fenced: str) -> None:
     """Its PostgreSQL is stopped, though its pod runs."""
     assert replica_of(cluster(**{"cnpg.io/fencedInstances": fenced}), [PRIMARY, pod("shop-2")]) == ("", "shop-2 is fenced")
+
+
+@pytest.mark.parametrize(
+    ("resources", "count"),
+    [
+        pytest.param({"limits": {"cpu": "4"}}, 4, id="a number"),
+        pytest.param({"limits": {"cpu": 2}}, 2, id="written as a number"),
+        pytest.param({"limits": {"cpu": "2500m"}}, 2, id="thousandths"),
+        pytest.param({"limits": {"cpu": "250m"}}, 1, id="less than one"),
+        pytest.param({"limits": {"memory": "1Gi"}}, 6, id="no limit"),
+        pytest.param({"requests": {"cpu": "1"}}, 6, id="only a request"),
+        pytest.param(None, 6, id="nothing"),
+        pytest.param({"limits": {"cpu": "many"}}, 6, id="no number"),
+    ],
+)
+def test_c16_a_copys_processors(resources: dict[str, Any] | None, count: int) -> None:
+    """As many as its limit allows; this machine's where it has none."""
+    assert processors({"spec": {"resources": resources}}, 6) == count
