@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from drillbook_lab.controller import certs, objects, objectstore
-from drillbook_lab.controller.context import with_condition
+from drillbook_lab.controller.context import Settings, with_condition
 from drillbook_lab.controller.queue import Handler, WorkQueue
 from drillbook_lab.errors import LabError
 from drillbook_lab.firstsite import deploy, manifests, site
@@ -188,3 +189,12 @@ def test_clearing_a_home_leaves_foreign_files(tmp_path: Path) -> None:
     home.write_state({"socket_dir": str(tmp_path)})
     home.clear()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_missing_store_is_looked_for_later_each_time_up_to_a_limit() -> None:
+    settings = Settings(Path(), "18.6", store_retry_longest_seconds=1000.0)
+    waits = [settings.store_retry(misses) for misses in range(1, 25)]
+    assert waits[0] == 0.005
+    assert all(later == min(2 * earlier, 1000.0) for earlier, later in itertools.pairwise(waits))
+    assert waits[17] == 655.36, "the longest gap that was recorded"
+    assert waits[-1] == 1000.0
