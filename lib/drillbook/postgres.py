@@ -249,15 +249,9 @@ class Database:
             return cursor.fetchall() if cursor.description is not None else []
 
     @contextmanager
-    def snapshot(self) -> Iterator[Self]:
-        """One REPEATABLE READ READ ONLY transaction: all questions inside see the same instant."""
-        with self._turn, self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
-            yield self
-
-    @contextmanager
-    def read_only(self) -> Iterator[Self]:
-        """One READ COMMITTED READ ONLY transaction, for many questions that need not see the same instant."""
-        with self._turn, self._transaction("BEGIN READ ONLY"):
+    def snapshot(self, *, repeatable: bool = True) -> Iterator[Self]:
+        """One REPEATABLE READ READ ONLY transaction: all questions inside see the same instant, unless not ``repeatable``."""
+        with self._turn, self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if repeatable else "BEGIN READ ONLY"):
             yield self
 
     @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from tests.library.fix_integrity import Server, run, running
@@ -16,7 +18,7 @@ KEY = bytes(range(32))
 NAMES = ["public.quiet", "public.big"]
 TABLES = (
     "create table quiet as select g from generate_series(1, 100) g",
-    "create table big as select g as id, repeat(g::text, 8) as v from generate_series(1, 600000) g",
+    "create table big as select g as id, repeat(g::text, 8) as v from generate_series(1, 400000) g",
 )
 
 
@@ -48,7 +50,7 @@ class Source:
             run(db, "create table if not exists flush (n int)")
             lsn = db.ask_one(SQL("select pg_current_wal_flush_lsn()::text as lsn"))["lsn"]
             while not other.ask_text("select pg_last_wal_replay_lsn() >= %s::pg_lsn", (lsn,))[0][0]:
-                pass
+                time.sleep(0.02)
 
     def mark(self) -> str:
         self.primary.sql(self.own, "insert into marker values (1)")
@@ -133,7 +135,8 @@ def test_g08_a_replica_that_lags_too_long_is_not_waited_for(primary: Server, sta
     assert found.digests[source.database] == source.expected()
 
 
-def meanwhile(source: Source, *statements: str) -> threading.Thread:
+@contextmanager
+def meanwhile(source: Source, *statements: str) -> Iterator[None]:
     """The statements on the primary, as soon as the replica is digesting the big table."""
 
     def work() -> None:
@@ -141,25 +144,29 @@ def meanwhile(source: Source, *statements: str) -> threading.Thread:
             while not other.ask_one(SQL(
                 "select count(*) as n from pg_stat_activity where state = 'active' and pid <> pg_backend_pid() "
                 "and query like '%%sha256%%big%%'"
-            ))["n"]:  # fmt: skip
+            ))["n"] and not over.wait(0.02):  # fmt: skip
                 pass
             for statement in statements:
                 run(db, statement)
 
+    over = threading.Event()
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(60)
 
 
 def test_g08_a_read_that_replay_cancels_is_made_on_the_primary(primary: Server, standby: Server) -> None:
     """A conflict with recovery: rows that the read sees are vacuumed away. The table is named, with the server's words."""
     source = Source(primary, standby)
     standby.sql("postgres", "alter system set max_standby_streaming_delay = '10ms'", "select pg_reload_conf()")
-    thread = meanwhile(source, "update big set v = v", "vacuum big")
     try:
-        found = source.digested()
+        with meanwhile(source, "update big set v = v", "vacuum big"):
+            found = source.digested()
     finally:
-        thread.join(60)
         standby.sql("postgres", "alter system reset max_standby_streaming_delay", "select pg_reload_conf()")
     assert "conflict with recovery" in found.instead[f"{source.database} public.big"]
     assert not found.unproven
@@ -170,9 +177,8 @@ def test_g08_replay_that_waits_for_our_lock_goes_first(primary: Server, standby:
     """The replica would let replay wait for a minute: the read gives way at once, and succeeds later."""
     source = Source(primary, standby)
     cancelled = standby.log.count("canceling statement due to user request")
-    thread = meanwhile(source, "alter table big add column extra int default 7")
-    found = source.digested()
-    thread.join(60)
+    with meanwhile(source, "alter table big add column extra int default 7"):
+        found = source.digested()
     assert standby.log.count("canceling statement due to user request") > cancelled
     assert not found.unproven
     assert found.digests[source.database] == source.expected()

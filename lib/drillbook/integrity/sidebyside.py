@@ -88,7 +88,7 @@ def ask_each(
         left = deque(batch)
         while left and not session.closed:
             try:
-                with session.read_only():
+                with session.snapshot(repeatable=False):
                     if begin:
                         session.ask_one(begin)
                     while left:
