@@ -49,8 +49,11 @@ class Source:
         with self.primary.superuser("postgres") as db, self.standby.superuser("postgres", read_only=True) as other:
             run(db, "create table if not exists flush (n int)")
             lsn = db.ask_one(SQL("select pg_current_wal_flush_lsn()::text as lsn"))["lsn"]
-            while not other.ask_text("select pg_last_wal_replay_lsn() >= %s::pg_lsn", (lsn,))[0][0]:
+            for _ in range(3000):
+                if other.ask_text("select pg_last_wal_replay_lsn() >= %s::pg_lsn", (lsn,))[0][0]:
+                    return
                 time.sleep(0.02)
+        raise AssertionError("the replica replays nothing")
 
     def mark(self) -> str:
         self.primary.sql(self.own, "insert into marker values (1)")
@@ -101,23 +104,25 @@ def test_g08_a_table_that_is_written_to_is_read_on_the_primary(primary: Server, 
 def test_g08_the_replica_is_read_again_only_when_it_has_passed_the_moment(primary: Server, standby: Server) -> None:
     """Replay rests from before the write until the comparison waits for it: an old state is taken for no proof."""
     source = Source(primary, standby)
-    opened: list[str] = []
-
-    def write() -> None:
-        if not opened.count("paused"):
-            opened.append("paused")
-            with standby.superuser("postgres") as db:
-                db.ask(SQL("select pg_wal_replay_pause()"))
-            primary.sql(source.database, "update big set v = 'new' where id = 1")
 
     def go_on() -> None:
         with standby.superuser("postgres") as db:
             db.ask(SQL("select pg_wal_replay_resume()"))
 
-    timer = threading.Timer(3, go_on)
-    timer.start()
-    found = source.digested(write)
-    timer.join()
+    later = threading.Timer(3, go_on)
+
+    def write() -> None:
+        if later.ident is None:  # the first marker
+            with standby.superuser("postgres") as db:
+                db.ask(SQL("select pg_wal_replay_pause()"))
+            later.start()
+            primary.sql(source.database, "update big set v = 'new' where id = 1")
+
+    try:
+        found = source.digested(write)
+    finally:
+        later.join(60)
+        go_on()
     assert found.attempts == 2
     assert found.digests[source.database] == source.expected()
     assert found.in_snapshot == {source.database: ("public.big",)}
