@@ -101,6 +101,7 @@ def test_g08_a_table_that_is_written_to_is_read_on_the_primary(primary: Server, 
     assert (found.replica, found.unproven) == ("orders-2", {})
 
 
+@pytest.mark.long
 def test_g08_the_replica_is_read_again_only_when_it_has_passed_the_moment(primary: Server, standby: Server) -> None:
     """Replay rests from before the write until the comparison waits for it: an old state is taken for no proof."""
     source = Source(primary, standby)
@@ -128,6 +129,7 @@ def test_g08_the_replica_is_read_again_only_when_it_has_passed_the_moment(primar
     assert found.in_snapshot == {source.database: ("public.big",)}
 
 
+@pytest.mark.long
 def test_g08_a_replica_that_lags_too_long_is_not_waited_for(primary: Server, standby: Server) -> None:
     source = Source(primary, standby)
     with standby.superuser("postgres") as db:
@@ -164,6 +166,7 @@ def meanwhile(source: Source, *statements: str) -> Iterator[None]:
         thread.join(60)
 
 
+@pytest.mark.long
 def test_g08_a_read_that_replay_cancels_is_made_on_the_primary(primary: Server, standby: Server) -> None:
     """A conflict with recovery: rows that the read sees are vacuumed away. The table is named, with the server's words."""
     source = Source(primary, standby)
@@ -189,6 +192,7 @@ def test_g08_replay_that_waits_for_our_lock_goes_first(primary: Server, standby:
     assert found.digests[source.database] == source.expected()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("state", ["refuses", "is the primary"])
 def test_g08_a_replica_that_is_none_is_not_read(primary: Server, standby: Server, state: str) -> None:
     source = Source(primary, standby)
