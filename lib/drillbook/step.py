@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, cast
 
 from drillbook import kube as k8s
 from drillbook import lostcluster
-from drillbook.errors import Changed, KubernetesError, PreconditionError, RunbookError
+from drillbook.errors import Changed, KubernetesError, PostgresError, PreconditionError, RunbookError
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Verdict, causes
 from drillbook.objectstore import ObjectStore
 from drillbook.plans import Obligation, Plan, Touch
@@ -168,7 +168,7 @@ class Context:
         instance = pod or pod_of(self.cluster_object(cluster))
         if not instance:
             raise KubernetesError(f"Cluster {cluster} has no primary", todo="Wait until it is healthy.")
-        return Database.connect(
+        return self._session(
             self.forward(cluster.namespace, instance),
             user=secret["username"],
             password=secret["password"],
@@ -186,7 +186,7 @@ class Context:
     def copy(self, copy: ClusterRef, dbname: str, *, read_only: bool = False) -> Database:
         """A session on a copy that this run made, as its superuser; the caller closes it."""
         secret = self.kube.secret(copy.namespace, f"{copy.name}-superuser")
-        return Database.connect(
+        return self._session(
             self.copy_address(copy),
             user=secret["username"],
             password=secret["password"],
@@ -194,6 +194,16 @@ class Context:
             read_only=read_only,
             statement_timeout_seconds=self.site.limits.step.total_seconds(),
         )
+
+    def _session(self, address: Address, **how: Any) -> Database:
+        """A session; while the API server, through which it goes, is away, it is waited for as with any request."""
+        try:
+            return Database.connect(address, **how)
+        except PostgresError:
+            if address.why is None or k8s.NO_ANSWER not in address.why():
+                raise
+        self.kube.server_version()
+        return Database.connect(address, **how)
 
     def forget_pod(self, namespace: str, pod: str) -> None:
         """Close the forward to a pod that is about to go."""

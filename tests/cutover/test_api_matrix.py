@@ -44,7 +44,7 @@ WAITS = {
     "BuildBeside", "StopOldCluster", "FollowToReplacement", "ServeBeside", "MakeAgain", "ServeAgain",
     "RemoveRecoveryCluster", "PutBackAndRemove", "FenceOldCluster", "RemoveOldCluster", "FinishRebuild",
 }  # fmt: skip
-LONGEST = {"WaitForRecovery", "WaitForBackup", "BuildBeside", "MakeAgain"}
+LONGEST = {"WaitForRecovery", "WaitForBackup", "BuildBeside", "MakeAgain", "CreateReplacementCluster", "RemoveOldCluster"}
 NOW = """select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
 

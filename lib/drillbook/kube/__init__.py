@@ -37,6 +37,7 @@ from drillbook.kube.kinds import (
 from drillbook.kube.lease import Lease
 from drillbook.kube.logs import LogStream
 from drillbook.kube.piping import Command, Piped
+from drillbook.kube.transport import NO_ANSWER
 from drillbook.kube.watching import describe
 from drillbook.model import Actor
 
@@ -55,6 +56,7 @@ __all__ = [
     "LEASE",
     "NAMESPACE",
     "NETWORK_POLICY",
+    "NO_ANSWER",
     "OBJECT_STORE",
     "POD",
     "POOLER",

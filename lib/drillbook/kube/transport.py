@@ -30,6 +30,8 @@ from drillbook.kube.redaction import Redactor
 MESSAGE_LIMIT = 256
 REQUEST_SECONDS = 30.0
 
+NO_ANSWER = "no answer from"
+"""What every error says whose request the API server did not answer."""
 _TODO = {
     400: "Correct the object or the request; the API server names the field.",
     401: "Log in again: the kubeconfig's credentials are missing, wrong or expired.",
@@ -237,7 +239,7 @@ class Transport:
         unsent = _never_sent(error)
         changed = Changed.NOTHING if unsent else changed
         return KubernetesError(
-            f"{what}: no answer from {self.server}: {why}", todo=_TODO[0], changed=changed, undone=unsent
+            f"{what}: {NO_ANSWER} {self.server}: {why}", todo=_TODO[0], changed=changed, undone=unsent
         )
 
     def refused(self, what: str, answer: Answer, changes: bool) -> KubernetesError:
