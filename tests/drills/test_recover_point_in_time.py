@@ -132,6 +132,8 @@ def test_a_damaged_database_is_found_recovered_swapped_and_back_in_service(
     assert [made for made in stopped["gate"]["made"] if made.startswith("Cluster/")], "the copy is listed with its deadline"
     assert stopped["held"] == undisturbed.before | {"retention": [None], "suspended": [True], "settings": "1"}
     assert stopped["rows"] == 0, "production is still as damaged"
+    told = done.verdicts("loss: ")
+    assert told.pop(f"loss: {DATABASE}") == "VERIFIED" and set(told.values()) == {"n/a"}, "the others lose nothing"
 
     assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
     assert undisturbed.left == undisturbed.before | {

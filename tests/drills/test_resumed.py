@@ -355,3 +355,35 @@ def test_nobody_is_asked_while_an_earlier_step_has_failed(tiny: Tiny, site: str)
     assert [event["status"] for event in run.journal.events() if event["type"] == "step_finished"] == ["failed", "not run"]
     assert not [event for event in run.journal.events() if event["type"] == "waiting"]
     headless.abandon(closed(run))
+
+
+def test_users_a2_a_parameter_that_was_changed_after_opening_is_refused(tiny: Tiny, site: str) -> None:
+    run = begin(site)
+    seen = run.do(LookAround())
+    with pytest.raises(ParameterError, match=r"value is 'other' in .*was opened with 'new'"):
+        run.plan("Replace the value", Replace(seen, "other"))
+    with pytest.raises(ParameterError, match="was opened with 'new'"):
+        run.do(ValueIsNew(seen, "other"))  # type: ignore[arg-type]
+    assert tiny.untouched
+    headless.abandon(closed(run))
+
+
+@dataclass(frozen=True)
+class Refuses(Step[None]):
+    """Is refused: nothing can have been touched."""
+
+    def do(self, ctx: Context) -> None:
+        raise ParameterError(["it is not ready"], where="the ground")
+
+
+def test_users_a2_no_gate_opens_after_a_step_that_was_refused(tiny: Tiny, site: str) -> None:
+    run = begin(site)
+    seen = run.do(LookAround())
+    section = run.plan("Replace the value", drain := Drain(), Replace(seen, "new"), ScaleUp())
+    with pytest.raises(ParameterError, match="it is not ready"):
+        run.do(Refuses())
+    for go_on in (lambda: run.confirm(section), lambda: run.do(drain), lambda: run.plan("Again", drain)):
+        with pytest.raises(ParameterError, match="was refused at step 2"):
+            go_on()
+    assert tiny.untouched
+    headless.abandon(closed(run))

@@ -44,6 +44,20 @@ def test_bad_usage_ends_with_4_and_touches_nothing(arguments: list[str], outputs
     assert not outputs.exists()
 
 
+@pytest.mark.parametrize(("runbook", "name", "meant"), [
+    ("recover-point-in-time", "target_tme", "did you mean target_time?"),
+    ("backup-manual", "reasn", "did you mean reason?"),
+    ("check-recovery-window", "zzz", "it has site"),
+])  # fmt: skip
+def test_users_a6_an_unknown_parameter_is_refused_by_name(runbook: str, name: str, meant: str, outputs: Path, capsys) -> None:
+    arguments = ["run", str(ROOT / "runbooks" / f"{runbook}.ipynb"), "-p", name, "1", "-p", "target_xid", "none"]
+    assert cli.status(arguments) == 4
+    told = capsys.readouterr().err
+    assert f"{name}: {runbook} has no such parameter; {meant}" in told, told
+    assert "target_xid: " in told, "all faults at once"
+    assert not outputs.exists()
+
+
 def test_help_ends_with_0(capsys) -> None:
     assert cli.status(["--help"]) == 0
     assert "doctor" in capsys.readouterr().out

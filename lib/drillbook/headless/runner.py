@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -11,6 +13,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +36,41 @@ def execute(
 
     Raises ParameterError with every fault before anything is touched. ``progress`` gets each journal event as it lands.
     """
-    profile = validate(site=site, mode=mode, parameters=parameters)
     if not notebook.is_file():
         raise ParameterError([f"there is no notebook {notebook}"], where="notebook")
+    profile = _validated(notebook, parameters, mode, site)
     run_id = places.new_run_id()
     folder = places.outputs_dir() / notebook.stem / run_id
     places.require_writable()
     given = parameters | {"mode": mode} | ({"site": site} if site else {})
     return run_attempt(notebook, given, folder, profile, {"DRILLBOOK_RUN_ID": run_id}, progress)
+
+
+def _validated(notebook: Path, parameters: dict[str, Any], mode: str, site: str) -> Site:
+    """The profile; ParameterError with every fault of the parameters, unknown ones among them."""
+    known = parameters_of(notebook)
+    unknown = [name for name in parameters if known and name not in known]
+    faults = [f"{name}: {notebook.stem} has no such parameter{_meant(name, known)}" for name in unknown]
+    try:
+        profile = validate(site=site, mode=mode, parameters={name: value for name, value in parameters.items() if name not in unknown})
+    except ParameterError as error:
+        raise ParameterError(faults + error.faults, where="parameters and profile") from None
+    if faults:
+        raise ParameterError(faults, where="parameters")
+    return profile
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}"
+
+
+def parameters_of(notebook: Path) -> list[str]:
+    """The names that a notebook's parameters cell sets; none if it has no such cell."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
+    assigned = [node for node in ast.parse(next(sources, "")).body if isinstance(node, ast.Assign)]
+    return [target.id for node in assigned for target in node.targets if isinstance(target, ast.Name)]
 
 
 def partial_notebook(run_id: str) -> Path:

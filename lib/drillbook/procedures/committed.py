@@ -86,6 +86,15 @@ def _between(
             yield _Committed(one, period.name, left is None or Lsn(one.lsn) < left)
 
 
+def archived_until(ctx: Context, cluster: SourceCluster) -> datetime | None:
+    """When the newest segment of the folder that is archived to now was archived; None: there is none.
+
+    What was committed later is not in the archive; of what was committed shortly before, the last may not be either.
+    """
+    newest = with_histories(ctx, cluster, cluster.server_name, []).newest_segment
+    return newest.modified if newest is not None else None
+
+
 def backup_before(ctx: Context, cluster: SourceCluster, server_name: str, at: datetime) -> BaseBackup:
     """The newest usable base backup of the folder that ended before ``at``, else its oldest; PreconditionError: none."""
     found = objectstore.catalogue(ctx.store, server_name, system_id=cluster.system_id).usable
@@ -106,4 +115,4 @@ def _left_at(ctx: Context, cluster: SourceCluster, following: ServerPeriod, time
     return next((switch.lsn for switch in switches if switch.timeline == timeline), None)
 
 
-__all__ = ["backup_before", "changes_between", "committed_between"]
+__all__ = ["archived_until", "backup_before", "changes_between", "committed_between"]

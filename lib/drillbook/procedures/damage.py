@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from drillbook.model import Check, Frozen, Instant, Lsn, Verdict, parse_instant, show_instant
-from drillbook.procedures.committed import changes_between
+from drillbook.model import Check, Frozen, Instant, Lsn, Verdict, parse_instant, show_instant, show_seconds
+from drillbook.procedures.committed import archived_until, changes_between
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Step
 from drillbook.wal import Changes, File
@@ -44,13 +44,25 @@ class Candidates(Frozen):
     found: tuple[Candidate, ...]
     since: Instant
     until: Instant
+    archived_until: Instant | None = None  # when the newest segment that was read was archived
+
+    @property
+    def unread(self) -> str:
+        """What of the time that was asked for the archive does not hold yet, in words; "" if it holds all of it."""
+        if self.archived_until is None:
+            return "no WAL of it is in the archive"
+        if self.until <= self.archived_until:
+            return ""
+        missing = show_seconds((self.until - self.archived_until).total_seconds())
+        return f"the archive is read to {show_instant(self.archived_until)}: the last {missing} are not in it yet"
 
     def rows(self) -> list[tuple[str, str]]:
         """As a card shows it."""
         nothing = [("nothing found", f"between {show_instant(self.since)} and {show_instant(self.until)}")]
-        return [
-            (f"XID {item.xid}", f"{show_instant(item.committed_at)}  {item.database}: {item.what}") for item in self.found
-        ] or nothing
+        shown = [(f"XID {item.xid}", f"{show_instant(item.committed_at)}  {item.database}: {item.what}") for item in self.found]
+        if self.found and self.found[0].weight:
+            shown.append((f"without XID {self.found[0].xid}", f'target_time = "{show_instant(self.found[0].before)}"'))
+        return (shown or nothing) + ([("not read", self.unread)] if self.unread else [])
 
 
 class Relation(NamedTuple):
@@ -108,29 +120,36 @@ class FindDamage(Step[Candidates]):
         table = str(ctx.parameters.get("search_table", ""))
         changes = changes_between(ctx, self.cluster, since, until)
         found = sorted(candidates(changes, files, table), key=lambda item: (-item.weight, -item.committed_at.timestamp()))
-        result = Candidates(found=tuple(found[:SHOWN]), since=since, until=until)
+        result = Candidates(
+            found=tuple(found[:SHOWN]), since=since, until=until, archived_until=archived_until(ctx, self.cluster)
+        )
         ctx.recorder.fact("damage", result.model_dump(mode="json"))
-        ctx.recorder.check(self._told(result, len(found), table))
+        ctx.recorder.check(judged(result, len(found), table))
         return result
 
-    def _told(self, result: Candidates, count: int, table: str) -> Check:
-        between = f"between {show_instant(result.since)} and {show_instant(result.until)}"
-        heaviest = next((item for item in result.found if item.weight), None)
-        return Check(
-            name="damage",
-            proves="which transactions deleted or dropped something, so that a target just before one can be given",
-            verdict=Verdict.VERIFIED if heaviest else Verdict.NOT_APPLICABLE,
-            required=False,
-            observed=f"{count} transactions {between}; the heaviest: XID {heaviest.xid}, target_time "
-            f"{show_instant(heaviest.before)} is just before it"
-            if heaviest
-            else "",
-            reason="" if heaviest else f"nothing {f'of {table} ' if table else ''}was deleted or dropped {between}",
-            details=tuple(
-                (f"{show_instant(item.committed_at)}  XID {item.xid}", f"{item.database}: {item.what} (LSN {item.lsn})")
-                for item in result.found
-            ),
-        )
+
+def judged(result: Candidates, count: int, table: str) -> Check:
+    """What ``count`` transactions in all say, of ``table`` alone if it is named; what could not be read is not called nothing."""
+    between = f"between {show_instant(result.since)} and {show_instant(result.until)}"
+    heaviest = next((item for item in result.found if item.weight), None)
+    return Check(
+        name="damage",
+        proves="which transactions deleted or dropped something, so that a target just before one can be given",
+        verdict=Verdict.VERIFIED if heaviest else Verdict.UNPROVEN if result.unread else Verdict.NOT_APPLICABLE,
+        required=False,
+        observed=f"{count} transactions {between}; the heaviest: XID {heaviest.xid}, target_time "
+        f"{show_instant(heaviest.before)} is just before it{f'; {result.unread}' if result.unread else ''}"
+        if heaviest
+        else "",
+        reason=""
+        if heaviest
+        else f"nothing {f'of {table} ' if table else ''}was deleted or dropped in what is archived {between}"
+        + (f"; {result.unread}" if result.unread else ""),
+        details=tuple(
+            (f"{show_instant(item.committed_at)}  XID {item.xid}", f"{item.database}: {item.what} (LSN {item.lsn})")
+            for item in result.found
+        ),
+    )
 
 
 def candidates(changes: Iterable[Changes], files: Files, table: str) -> Iterable[Candidate]:
@@ -209,4 +228,4 @@ def _instant(ctx: Context, name: str) -> datetime | None:
     return parse_instant(text) if text else None
 
 
-__all__ = ["Candidate", "Candidates", "Files", "FindDamage", "Relation"]
+__all__ = ["Candidate", "Candidates", "Files", "FindDamage", "Relation", "judged"]

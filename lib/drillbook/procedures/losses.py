@@ -95,7 +95,7 @@ def to_tell(site: Site, found: Iterable[TenantLoss]) -> list[TenantLoss]:
 
 @dataclass(frozen=True)
 class ShowLosses(Rung):
-    """What each tenant would lose if this copy took the place of the whole cluster.
+    """What each tenant would lose if this copy took the place of the whole cluster, or of the database ``only`` that goes back.
 
     Its newest commit in production beside its newest in the copy, by the archived WAL. Recovering one database alone
     loses nothing of the others.
@@ -103,6 +103,7 @@ class ShowLosses(Rung):
 
     cluster: SourceCluster
     target: ResolvedTarget
+    only: str = ""
     name: ClassVar[str] = "loss"
     proves: ClassVar[str] = "what each tenant loses is known before anybody decides"
 
@@ -111,15 +112,14 @@ class ShowLosses(Rung):
             ctx, self.cluster, self.target.last_before, self.target.first_after, server_name=self.target.backup.server_name
         )
         ctx.recorder.fact("losses", [item.model_dump(mode="json") for item in found])
-        return [
-            self.result(
-                Verdict.VERIFIED,
-                name=f"{self.name}: {item.database}",
-                expected="known",
-                observed=f"{item}{f' ({show_seconds(item.seconds)} of work)' if item.seconds else ''}",
-            )
-            for item in to_tell(ctx.site, found)
-        ]
+        return [self._of(item) for item in to_tell(ctx.site, found)]
+
+    def _of(self, item: TenantLoss) -> Check:
+        name = f"{self.name}: {item.database}"
+        if self.only and item.database != self.only:
+            return self.result(Verdict.NOT_APPLICABLE, name=name, required=False, reason=f"not touched: only {self.only} goes back")
+        work = f" ({show_seconds(item.seconds)} of work)" if item.seconds else ""
+        return self.result(Verdict.VERIFIED, name=name, expected="known", observed=f"{item}{work}")
 
 
 __all__ = ["ShowLosses", "TenantLoss", "losses", "to_tell"]

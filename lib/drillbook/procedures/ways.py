@@ -66,8 +66,9 @@ class LastLook(Rungs):
         return next((value for value in known if isinstance(value, Later)), None)
 
     def rungs(self) -> Sequence[Rung]:
-        shown: list[Rung] = [ShowLosses(self.cluster, self.target)]
-        if self.strategy == "swap-database" and not isinstance(self.recovered, Later):
+        alone = self.strategy == "swap-database"
+        shown: list[Rung] = [ShowLosses(self.cluster, self.target, self.fits.names.database if alone else "")]
+        if alone and not isinstance(self.recovered, Later):
             shown.append(CheckCanBeCarried(self.cluster, self.fits, self.recovered))
         return shown
 

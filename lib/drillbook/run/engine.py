@@ -112,6 +112,7 @@ class Run:
         self._n = 0
         self._hold = Hold(self.context)
         self._closed = False
+        self._refused = ""  # the step at which the run was refused: it is over, and its cells do nothing more
         self._replay = Replay(past, self.context, self.told) if past is not None else None
         self._gates = Gatekeeper(
             self.context,
@@ -185,6 +186,8 @@ class Run:
         Changes nothing. The steps are then done one a cell, after :meth:`confirm`, as these very objects.
         """
         self._require_open()
+        for step in steps:
+            self._require_same(step)
         section = self._gates.plan(title, steps)
         self._gates.show(section)
         return section
@@ -200,8 +203,22 @@ class Run:
         self._gates.confirm(section)
 
     def _require_open(self) -> None:
-        if self._closed:
-            raise ParameterError([f"run {self.run_id} is closed"], where="run", todo="Open a new run.")
+        if self._closed or self._refused:
+            why = f"was refused at {self._refused}" if self._refused else "is closed"
+            raise ParameterError([f"run {self.run_id} {why}"], where="run", todo="Open a new run: run the cell that opens it again.")
+
+    def _require_same(self, step: Step[Any]) -> None:
+        """What the run was opened with is what its steps are given: a variable that was changed since is refused."""
+        given = self.context.parameters
+        faults = [
+            f"{name} is {value!r} in {step.title!r}, and run {self.run_id} was opened with {given[name]!r}"
+            for name, value in step.inputs.items()
+            if name in given and not isinstance(value, Later) and value != given[name]
+        ]
+        if faults:
+            raise ParameterError(
+                faults, where="parameters", todo="Set it as it was, or open a new run with the other value: run the cell that opens it."
+            )
 
     def _enter_present(self) -> None:
         """From here on a resumed run acts: what it took from the journal is asked of the world again, once."""
@@ -220,6 +237,7 @@ class Run:
         NotConfirmed for a step of a destructive section that was not confirmed.
         """
         self._require_open()
+        self._require_same(step)
         n = self._n + 1
         past = self._replay.step(n, step) if self._replay is not None else None
         if past is not None and past.complete and self._replay is not None:
@@ -317,6 +335,7 @@ class Run:
         self._gates.note_failure(step, f"step {self._n} ({step.title}) failed")
         self._finish("refused" if refused else "failed", seconds, None, error_json(error))
         if refused:
+            self._refused = f"step {self._n} ({step.title}): {error.what}"
             self.release()  # the run is over: nothing was touched, and a new one may begin
             raise error
         self._log_traceback(error)
