@@ -25,7 +25,7 @@ from drillbook.errors import (
     PreconditionError,
     RunInProgress,
 )
-from drillbook.evidence import Journal, record
+from drillbook.evidence import Journal, record, verify
 from drillbook.kube.kinds import DEPLOYMENT
 from drillbook.model import Effect, Frozen
 from drillbook.run import Run, lease_name, open_run
@@ -366,6 +366,7 @@ def test_users_a2_a_parameter_that_was_changed_after_opening_is_refused(tiny: Ti
         run.do(ValueIsNew(seen, "other"))  # type: ignore[arg-type]
     assert tiny.untouched
     headless.abandon(closed(run))
+    assert verify(run.folder.parent.parent, run.folder) == [], "users A9: no executed copy was kept, and none is missed"
 
 
 @dataclass(frozen=True)

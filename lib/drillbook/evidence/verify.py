@@ -164,7 +164,9 @@ class _Run:
                 continue
             path = self.folder / str(name)
             if not path.is_file():
-                self.tell(5, str(name), f"attempt {event.get('n')} ran it, and it is missing")
+                # One that was run by hand and abandoned was never kept: its attempt has no digest of it.
+                if event.get("sha256"):
+                    self.tell(5, str(name), f"attempt {event.get('n')} ran it, and it is missing")
                 continue
             if event.get("sha256") and sha256_file(path) != event["sha256"]:
                 self.tell(5, str(name), f"is not the notebook that attempt {event.get('n')} left")
