@@ -7,6 +7,7 @@ or target, nothing touched · 5 evidence can't be written, nothing touched · 6 
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -40,6 +41,8 @@ OUR_BUG = 70
 app = typer.Typer(
     name="drillbook",
     help="Executable runbooks that prove your PostgreSQL can be restored.",
+    epilog="Exit status: 0 verified or planned, 1 failed, 2 unproven, 3 waiting for an approval, 4 bad usage (nothing was touched), "
+    "5 the evidence can't be written, 6 stopped midway, 70 a bug of ours. Evidence goes to $DRILLBOOK_OUTPUTS, else outputs/ of the project.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -60,6 +63,19 @@ SiteOption = Annotated[
     str, typer.Option("--site", help="A profile's name or path; otherwise $DRILLBOOK_SITE, otherwise lab.")
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or its folder.")]
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"drillbook {importlib.metadata.version('drillbook')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _every(
+    _: Annotated[bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Say the version and exit.")] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -310,8 +326,9 @@ def status(arguments: Sequence[str]) -> int:
         code = int(app(_pairs_joined(arguments), prog_name="drillbook", standalone_mode=False) or 0)
         return _interrupted() if code == _INTERRUPTED else code
     except TyperException as error:
-        err.print(f"drillbook: {error.format_message()}", markup=False)
-        err.print("drillbook --help shows what there is.")
+        if error.format_message():  # none: the help was shown
+            err.print(f"drillbook: {error.format_message()}", markup=False)
+            err.print("drillbook --help shows what there is.")
         return BAD_USAGE
     except RunbookError as error:
         err.print("\n".join(error.lines()), markup=False)

@@ -63,6 +63,14 @@ def test_help_ends_with_0(capsys) -> None:
     assert "doctor" in capsys.readouterr().out
 
 
+def test_the_version_ends_with_0_and_without_a_command_the_help_is_all(capsys) -> None:
+    assert cli.status(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("drillbook 0.")
+    assert cli.status([]) == 4
+    said = capsys.readouterr()
+    assert "Exit status: 0 verified or planned" in said.out and not said.err.strip()
+
+
 def test_no_runs_is_not_an_error(capsys) -> None:
     assert cli.status(["list"]) == 0
     assert "no run yet" in capsys.readouterr().out
