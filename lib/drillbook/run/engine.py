@@ -23,6 +23,7 @@ from drillbook.run.holding import Hold
 from drillbook.run.kinds import kind_of
 from drillbook.run.observing import Observations
 from drillbook.run.opening import notebook_sha256, opening, public_names, validate
+from drillbook.run.parameters import require_as_opened
 from drillbook.run.past import Past, PastStep
 from drillbook.run.replay import Replay
 from drillbook.run.show import Display, mask_outputs
@@ -208,17 +209,7 @@ class Run:
             raise ParameterError([f"run {self.run_id} {why}"], where="run", todo="Open a new run: run the cell that opens it again.")
 
     def _require_same(self, step: Step[Any]) -> None:
-        """What the run was opened with is what its steps are given: a variable that was changed since is refused."""
-        given = self.context.parameters
-        faults = [
-            f"{name} is {value!r} in {step.title!r}, and run {self.run_id} was opened with {given[name]!r}"
-            for name, value in step.inputs.items()
-            if name in given and not isinstance(value, Later) and value != given[name]
-        ]
-        if faults:
-            raise ParameterError(
-                faults, where="parameters", todo="Set it as it was, or open a new run with the other value: run the cell that opens it."
-            )
+        require_as_opened(self.run_id, self.context.parameters, step)
 
     def _enter_present(self) -> None:
         """From here on a resumed run acts: what it took from the journal is asked of the world again, once."""

@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from drillbook.errors import ParameterError
 from drillbook.model import TARGET_PARAMETERS, parse_instant
+from drillbook.step import Later, Step
 
 REASONS = ("deployment", "schema change", "emergency", "compliance")
 STRATEGIES = ("swap-database", "repoint", "rebuild")
@@ -76,3 +78,18 @@ def _search_faults(parameters: Mapping[str, Any]) -> list[str]:
     except ValueError:
         return []  # one of them is not given, or told above
     return [] if begin < end else ["search_from, search_to: nothing lies between them"]
+
+
+def require_as_opened(run_id: str, given: Mapping[str, Any], step: Step[Any]) -> None:
+    """Raise ParameterError if a step is given another value of a parameter than the run was opened with (``given``).
+
+    In a notebook a variable may be changed after the run was opened; what was checked and confirmed is what it was then.
+    """
+    faults = [
+        f"{name} is {value!r} in {step.title!r}, and run {run_id} was opened with {given[name]!r}"
+        for name, value in step.inputs.items()
+        if name in given and not isinstance(value, Later) and value != given[name]
+    ]
+    if faults:
+        todo = "Set it as it was, or open a new run with the other value: run the cell that opens it."
+        raise ParameterError(faults, where="parameters", todo=todo)
