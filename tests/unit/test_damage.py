@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from drillbook.model import Lsn, Verdict, parse_instant
+from drillbook.cards import step_card
+from drillbook.model import Lsn, Verdict, parse_instant, show_instant
 from drillbook.procedures.damage import Candidate, Candidates, judged
 
 NOW = datetime(2026, 11, 28, 2, 12, 24, tzinfo=UTC)
@@ -37,3 +38,11 @@ def test_users_a4_the_target_on_the_card_can_be_pasted() -> None:
     assert name == "without XID 1721"
     text = line.removeprefix('target_time = "').removesuffix('"')
     assert parse_instant(text) == CANDIDATE.before
+
+
+def test_users_a4_a_card_keeps_every_digit_of_what_is_to_be_pasted() -> None:
+    candidate = CANDIDATE.model_copy(update={"committed_at": CANDIDATE.committed_at + timedelta(microseconds=457)})
+    rows = found(candidate, archived=-1).rows()
+    card = step_card(n=1, title="Search", status="done", effect="reads", rows=rows)
+    assert f'target_time = "{show_instant(candidate.before)}"' in card["text/plain"]
+    assert show_instant(candidate.before) in card["text/html"] and ".000456Z" in card["text/html"]

@@ -137,8 +137,9 @@ def judged(result: Candidates, count: int, table: str) -> Check:
         proves="which transactions deleted or dropped something, so that a target just before one can be given",
         verdict=Verdict.VERIFIED if heaviest else Verdict.UNPROVEN if result.unread else Verdict.NOT_APPLICABLE,
         required=False,
-        observed=f"{count} transactions {between}; the heaviest: XID {heaviest.xid}, target_time "
-        f"{show_instant(heaviest.before)} is just before it{f'; {result.unread}' if result.unread else ''}"
+        observed=f"{count} transactions {between}; the heaviest: XID {heaviest.xid}, "
+        f'target_time = "{show_instant(heaviest.before)}" is just before it'
+        f"{f'; {result.unread}' if result.unread else ''}"
         if heaviest
         else "",
         reason=""
