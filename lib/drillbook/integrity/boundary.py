@@ -15,7 +15,7 @@ last of them has taken it: from then on the oldest snapshot is as old as the lon
 written to is known from the statistics, from their first reading to the moment; a table that moved all the same is one of
 them in the next round, with another marker. What has not moved is not digested again, only compared with the new moment.
 
-Giving way. Each read gives way to whoever waits for its lock, or for its snapshot (``yielding``). While the lock is held,
+Giving way. Each read gives way to any session that waits for its lock, or for its snapshot (``yielding``). While the lock is held,
 a table's files and columns at present are compared with those in the snapshot: after a TRUNCATE, a rewrite or an ALTER
 TABLE an old snapshot no longer tells the truth, and the table waits for the next round.
 

@@ -5,8 +5,8 @@ that the snapshot doesn't see has its commit record before that of one that it s
 its record is written, and sessions may overtake each other in between, so not every snapshot is such a prefix. At a quiet
 moment it is: the snapshot passes over no transaction, or none that commits shortly afterwards, so that it had not begun to.
 (A transaction that is newer than all that the snapshot sees may have been overtaken too; that is rare enough to be left to
-the proof.) Beside thousands of commits a second every third snapshot or so is quiet, as a busy application's transactions
-are short; tried beside pgbench with 8 clients at 3,000 a second, 319 of 319 of those had their place, of the others 96 in 100.
+the proof.) With thousands of commits a second every third snapshot or so is quiet, as a busy application's transactions
+are short; tried with pgbench, 8 clients at 3,000 a second, 319 of 319 of those had their place, of the others 96 in 100.
 
 That is how a moment is chosen; it is not the proof. The proof is the archived WAL itself: `first_unseen` looks up each
 commit after the marker and gives the first that a snapshot doesn't see, which is where recovery has to stop, or says that
@@ -102,7 +102,7 @@ class Opening(Protocol):
 
 @contextmanager
 def holders(databases: Sequence[str], opened: Opening, watch: Watch) -> Iterator[dict[str, Holder]]:
-    """A session in each database, watched: it gives its snapshot up for whoever waits for it. Raises ``PostgresError``."""
+    """A session in each database, watched: it gives its snapshot up for any session that waits for it. Raises ``PostgresError``."""
     with ExitStack() as stack:
         found = {}
         for database in databases:

@@ -97,7 +97,7 @@ class MarkBefore(Step[Baseline]):
     """Write the marker that must be restored.
 
     The chosen tables are read before and after it, or where they are written to, in a snapshot just after it. Each table has a transaction
-    of its own, which gives way to whoever waits for its lock. Rows stay in the database: only counts and keyed digests leave it.
+    of its own, which gives way to any session that waits for its lock. Rows stay in the database: only counts and keyed digests leave it.
     """
 
     effect: ClassVar[Effect] = Effect.CREATES

@@ -182,7 +182,7 @@ def candidates(changes: Iterable[Changes], files: Files, table: str) -> Iterable
 def _dropped(one: Changes, files: Files) -> list[File]:
     """Files that went without another in their place: not what the transaction itself had made, nor what it replaced.
 
-    An index, a sequence and a TOAST table go with their table: without names only the number can be told. Which file a
+    An index, a sequence and a TOAST table go with their table: without names only the number can be reported. Which file a
     new one replaced WAL does not say, so as many of the oldest are left out.
     """
     found = [file for file in one.dropped if file[2] >= _FIRST_USER_ID and file not in one.created]

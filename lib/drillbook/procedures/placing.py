@@ -72,7 +72,7 @@ def _from_marker(
 def stop_before(held: objectstore.Holdings, backup: BaseBackup, place: Place) -> objectstore.ResolvedTarget:
     """The target that stops before the place's first unseen commit; raises what `resolve` raises.
 
-    A time, which people can read, where it stops there: beside thousands of commits a second two may carry the same time, or
+    A time, which people can read, where it stops there: with thousands of commits a second two may carry the same time, or
     times in another order than the WAL's. Then the transaction itself is named.
     """
     by_time = objectstore.resolve(held, RecoveryTarget(target_time=place.last.committed_at), backup_id=backup.backup_id)

@@ -1,7 +1,7 @@
 """The full-recovery job, in CNPG's order and words. `python -m drillbook_lab.agent.recovery --spec FILE`.
 
 Destination check, catalogue, probe of the first WAL, base backup, configuration, replay to the target and
-promotion, stop, a second start for the application's role and database, stop. Nothing is archived meanwhile. With the
+promotion, stop, a second start for the application's role and database, stop. Nothing is archived in between. With the
 plugin all that is barman's is done and told by its own container; the job hears of it by remote calls.
 """
 
