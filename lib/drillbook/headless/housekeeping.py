@@ -60,7 +60,12 @@ def cleanup(site: str, *, now: datetime | None = None, say: Callable[[str], None
             if (folder / "SHA256SUMS").exists() or alive(folder):
                 continue
             until = kept_until(events, at)
-            if until is not None:
+            if passed := gates.point_of_no_return(events):
+                lines.append(
+                    f"run {folder.name}: stopped midway since {passed!r}; left as it stands: resume it, or go back "
+                    f"(drillbook resume {folder.name}, drillbook undo {folder.name})"
+                )
+            elif until is not None:
                 lines.append(f"run {folder.name}: left as it stands until {show_instant(until)}, to be resumed or abandoned")
             else:
                 say(f"settling run {folder.name}")
@@ -101,7 +106,7 @@ def _strangers(
         here = known.get(run_id)
         if here is not None and alive(here):
             lines.append(f"run {run_id}: still running here; left alone")
-        elif here is not None and kept_until(events_of(here), now) is not None:
+        elif here is not None and (gates.point_of_no_return(events_of(here)) or kept_until(events_of(here), now)):
             continue
         elif here is None and not any(removal.expired(item, now) for item in items):
             lines.append(f"run {run_id}: {len(items)} objects of a run not known here, not expired; left alone")

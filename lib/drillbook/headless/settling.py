@@ -67,7 +67,8 @@ def end_attempt(folder: Path, *, how: str, message: str, progress: Progress = la
     ends = [event["status"] for event in events[len(events) - len(since) :] if event["type"] == "step_finished"]
     began = {"step_started", "waiting"} & set(since) and ends != ["refused"]
     refused = gates.attempt(events) > 1 and how == "error" and not began
-    if not (waits or refused or how in INTERRUPTED):
+    passed = gates.point_of_no_return(events)
+    if not (waits or refused or passed or how in INTERRUPTED):
         return settle(folder, how=how, message=message, by="runner", progress=progress)
     _note_attempt(Journal.open(folder / "journal.jsonl"), folder, events, "waiting" if waits else how, message)
     _give_lease_back(folder)
@@ -92,6 +93,12 @@ def left_standing(folder: Path) -> RunOutcome:
         said = f"Waiting for a confirmation of {gate['section']!r}: {gate['reason']}. Give it by {ways}. {kept}"
         return RunOutcome(run_id, folder, None, WAITING, said)
     said = f"Stopped midway: `drillbook resume {run_id}` goes on, `drillbook abandon {run_id}` undoes. {kept}"
+    if passed := gates.point_of_no_return(events):
+        why = next((f": {event['why']}" for event in reversed(events) if event["type"] == "stopped_midway"), "")
+        said = (
+            f"Stopped midway{why}. Nothing was put back or removed since {passed!r} began. `drillbook resume {run_id}` goes on "
+            f"from there; `drillbook undo {run_id}` goes back, after it has shown what was written since."
+        )
     return RunOutcome(run_id, folder, None, STOPPED_MIDWAY, said)
 
 
@@ -122,7 +129,7 @@ def _add_the_end(
     journal = Journal.open(folder / "journal.jsonl", masker=masker)
     events = journal.events()
     closed = any(event["type"] == "closed" for event in events)
-    if opened["mode"] == "apply" and (unsettled(events) or not closed):
+    if opened["mode"] == "apply" and (unsettled(events) or not closed) and not gates.point_of_no_return(events):
         undo(journal, opened, masker, by=by, progress=progress)
     name = notebook_name(events)
     _note_attempt(journal, folder, events, how, message)

@@ -16,7 +16,7 @@ from drillbook.procedures.carry import database_obligation, superuser_of
 from drillbook.procedures.drain import still_there
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.procedures.safetycopy import unsaved
-from drillbook.procedures.swapfits import SwapFits
+from drillbook.procedures.swapfits import AppFits
 from drillbook.step import Context, Plan, Step, Touch
 
 KEPT_FOR = timedelta(days=14)
@@ -43,7 +43,7 @@ class Dropped(Frozen):
     gone_at: Instant
 
 
-def _there(ctx: Context, fits: SwapFits) -> dict[str, dict[str, Any]]:
+def _there(ctx: Context, fits: AppFits) -> dict[str, dict[str, Any]]:
     with ctx.source() as db:
         return {row["name"]: row for row in db.ask("cutover_names", names=fits.names.all)}
 
@@ -52,7 +52,7 @@ def _kept(there: dict[str, dict[str, Any]], name: str) -> Kept | None:
     return Kept.read(there[name]["comment"]) if name in there else None
 
 
-def _require_drained(ctx: Context, fits: SwapFits) -> None:
+def _require_drained(ctx: Context, fits: AppFits) -> None:
     pods, sessions = still_there(ctx, fits)
     if pods or sessions:
         told = ", ".join([*pods, *(f"{count} sessions of {name}" for name, count in sessions)])
@@ -62,7 +62,7 @@ def _require_drained(ctx: Context, fits: SwapFits) -> None:
         )
 
 
-def _exchange(ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str, aside: str, what: str) -> Swapped:
+def _exchange(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, aside: str, what: str) -> Swapped:
     """``new`` comes into service, what was there is put aside. Done before, it is only read."""
     database = fits.names.database
     there = _there(ctx, fits)
@@ -100,7 +100,7 @@ def _exchange(ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str,
 
 
 def _cut(
-    ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str, aside: str, what: str
+    ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, aside: str, what: str
 ) -> tuple[tuple[str, int], ...]:
     database = fits.names.database
     note = swapping.note(ctx.run_id, what, ctx.kube.whoami().username, datetime.now(UTC) + KEPT_FOR)
@@ -127,7 +127,7 @@ def _cut(
     return tuple(sorted(told.items()))
 
 
-def _let_in_again(ctx: Context, fits: SwapFits, cluster: SourceCluster, error: RunbookError, new: str) -> None:
+def _let_in_again(ctx: Context, fits: AppFits, cluster: SourceCluster, error: RunbookError, new: str) -> None:
     """The cut is one transaction: it happened or it didn't. Whichever, nobody stays locked out."""
     there = [name for name, row in _there(ctx, fits).items() if not row["allows_connections"]]
     if there:
@@ -135,7 +135,7 @@ def _let_in_again(ctx: Context, fits: SwapFits, cluster: SourceCluster, error: R
     error.changed = Changed.DONE if new not in _there(ctx, fits) else Changed.NOTHING
 
 
-def _plan(ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str, aside: str, what: str, lost: str) -> Plan:
+def _plan(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, aside: str, what: str, lost: str) -> Plan:
     database = fits.names.database
     renames = [
         *swapping.close([database, new]),
@@ -173,8 +173,9 @@ class SwapDatabase(Step[Swapped]):
 
     effect: ClassVar[Effect] = Effect.DESTROYS
     gated: ClassVar[bool] = True
+    point_of_no_return: ClassVar[bool] = True
     cluster: SourceCluster
-    fits: SwapFits
+    fits: AppFits
 
     def check(self, ctx: Context) -> None:
         ctx.require_preconditions()
@@ -210,8 +211,9 @@ class SwapBack(Step[Swapped]):
 
     effect: ClassVar[Effect] = Effect.DESTROYS
     gated: ClassVar[bool] = True
+    point_of_no_return: ClassVar[bool] = True
     cluster: SourceCluster
-    fits: SwapFits
+    fits: AppFits
 
     def check(self, ctx: Context) -> None:
         if _kept(_there(ctx, self.fits), self.fits.names.later) is None:
@@ -236,7 +238,7 @@ class SwapBack(Step[Swapped]):
         _require_service(ctx, self.fits, gone=self.fits.names.kept)
 
 
-def _require_service(ctx: Context, fits: SwapFits, *, gone: str) -> None:
+def _require_service(ctx: Context, fits: AppFits, *, gone: str) -> None:
     there = _there(ctx, fits)
     database = fits.names.database
     if gone in there or not there.get(database, {}).get("allows_connections"):
@@ -299,7 +301,7 @@ class RemoveCarried(Step[Dropped]):
     effect: ClassVar[Effect] = Effect.DESTROYS
     settles: ClassVar[bool] = True
     cluster: SourceCluster
-    fits: SwapFits
+    fits: AppFits
 
     def plan(self, ctx: Context) -> Plan:
         name = self.fits.names.carried
