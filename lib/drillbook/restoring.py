@@ -212,7 +212,7 @@ def _run_sql(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
     argv = by_parameters_only(
         ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-f", "-"]
     )
-    done = kube.exec(namespace, pod, "postgres", argv, stdin=f"{undo['sql']};\n".encode(), timeout_seconds=60.0, repeatable=True)
+    done = kube.exec(namespace, pod, "postgres", argv, stdin=f"set client_encoding to 'UTF8';\n{undo['sql']};\n".encode(), timeout_seconds=60.0, repeatable=True)
     if done.exit_code:
         first = next((line for line in done.error_text.splitlines() if "ERROR" in line), "it ended without a word")
         raise Overtaken(
