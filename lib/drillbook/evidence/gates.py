@@ -15,6 +15,11 @@ Event = Mapping[str, Any]
 _OF_A_STEP = {"step_started", "step_finished", "check", "phase"}
 
 
+def opening(events: Sequence[Event]) -> Event | None:
+    """The event that opened the run; None if it was ended before it began, with nothing touched."""
+    return next((event for event in events if event["type"] == "opened"), None)
+
+
 def current(events: Sequence[Event]) -> list[Event]:
     """The events that count: without those of a step that a later attempt did again. What was promised always counts."""
     if not any(event["type"] in ("resumed", "retargeted") for event in events):
@@ -53,7 +58,7 @@ def _of_the_last_target(events: Sequence[Event]) -> list[Event]:
 
 def targets(events: Sequence[Event]) -> list[dict[str, Any]]:
     """Each target that the run has recovered to or was to: as it was asked for, as it was resolved, and its copy."""
-    opened = next((event for event in events if event["type"] == "opened"), {})
+    opened = opening(events) or {}
     found = [{"attempt": 1, "parameters": dict(opened.get("parameters") or {}), "actor": opened.get("actor")}]
     for event in events:
         if event["type"] == "retargeted":
@@ -144,7 +149,7 @@ def deadline(events: Sequence[Event]) -> datetime | None:
     gate = waiting(events)
     if gate is not None:
         return datetime.fromisoformat(gate["deadline"])
-    opened = next((event for event in events if event["type"] == "opened"), {})
+    opened = opening(events) or {}
     patience = opened.get("patience")
     if not patience or not events:
         return None
@@ -154,6 +159,6 @@ def deadline(events: Sequence[Event]) -> datetime | None:
 
 def resumable(events: Sequence[Event]) -> bool:
     """Whether the run is of a kind that is left as it stands when it stops, and has not ended."""
-    opened = next((event for event in events if event["type"] == "opened"), {})
+    opened = opening(events) or {}
     ended = any(event["type"] == "closed" for event in events)
     return bool(opened.get("patience")) and opened.get("mode") == "apply" and not ended

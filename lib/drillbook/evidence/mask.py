@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
 from drillbook.errors import ParameterError
-from drillbook.secrecy import SHORTEST, secrets_of
+from drillbook.site.secrecy import SHORTEST, secrets_of
 
 T = TypeVar("T")
 
@@ -47,11 +47,11 @@ class Masker:
     def add(self, secret: str, *, key: str = "") -> bool:
         """Mask ``secret`` from now on; whether it is masked is the answer.
 
-        ``key`` is its key in a Kubernetes Secret: of an entry only what is secret is masked (``secrecy``).
+        ``key`` is its key in a Kubernetes Secret: of an entry only what is secret is masked (``site.secrecy``).
         Raises :class:`ParameterError` for a secret of less than six characters, which can't be masked.
         """
         if key:
-            return any([self.add(one) if one != secret else self._add(one, key) for one in secrets_of(key, secret)])
+            return sum(self._add(one, key) for one in secrets_of(key, secret)) > 0
         return self._add(secret, key)
 
     def _add(self, secret: str, key: str) -> bool:

@@ -1,4 +1,4 @@
-"""What in a Kubernetes Secret is secret: told by what an entry is, not by where it lies.
+"""What in a Secret of a site is secret: told by what an entry is, not by where it lies.
 
 Operators put regions, buckets, hosts and engine names beside a key. Masking those would black out ordinary words in
 the evidence, and a run whose steps name them could not be resumed. What nobody can tell counts as secret.
@@ -16,17 +16,12 @@ SHORTEST = 6
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 # A word of a key that says: this opens something.
 _SECRET = frozenset(
-    "pass pw pwd key keys creds pgpass auth authorization bearer jwt sas signature salt cookie session otp pin htpasswd "
-    "kubeconfig netrc license hash seed hook webhook".split()
+    ["pass", "pw", "pwd", "key", "keys", "creds", "pgpass", "auth", "authorization", "bearer", "jwt", "sas", "signature", "salt", "cookie", "session", "otp", "pin", "htpasswd", "kubeconfig", "netrc", "license", "hash", "seed", "hook", "webhook"]
 )  # fmt: skip
 _SECRET_PARTS = ("password", "passwd", "passphrase", "secret", "token", "credential", "private", "apikey", "accesskey")
 # A word that says: this names, places or tunes something.
 _PUBLIC = frozenset(
-    "user username login role owner account dbname database schema host hostname hostaddr server address addr endpoint "
-    "port region zone location bucket container folder prefix path destination namespace name cluster site engine "
-    "driver dialect adapter type kind class provider vendor sslmode ssl tls mode method version timeout retries size "
-    "limit max min pool interval level log env environment enabled debug encoding charset locale lang tz timezone "
-    "format protocol scheme compression algorithm style domain realm".split()
+    ["user", "username", "login", "role", "owner", "account", "dbname", "database", "schema", "host", "hostname", "hostaddr", "server", "address", "addr", "endpoint", "port", "region", "zone", "location", "bucket", "container", "folder", "prefix", "path", "destination", "namespace", "name", "cluster", "site", "engine", "driver", "dialect", "adapter", "type", "kind", "class", "provider", "vendor", "sslmode", "ssl", "tls", "mode", "method", "version", "timeout", "retries", "size", "limit", "max", "min", "pool", "interval", "level", "log", "env", "environment", "enabled", "debug", "encoding", "charset", "locale", "lang", "tz", "timezone", "format", "protocol", "scheme", "compression", "algorithm", "style", "domain", "realm"]
 )  # fmt: skip
 _PUBLIC_FILES = (".crt", "known_hosts")  # certificates are shown to whoever connects
 _URL = re.compile(r"(?:jdbc:)?([a-zA-Z][a-zA-Z0-9+.\-]*)://[^\s\"'<>]+")
