@@ -15,7 +15,7 @@ from typing import Any
 from drillbook import kube as k8s
 from drillbook.errors import Changed, KubernetesError, StepTimeoutError
 from drillbook.manifests import EXPIRES, RUN_LABEL
-from drillbook.model import parse_instant
+from drillbook.model import parse_instant, show_instant
 
 # What CloudNativePG makes for a Cluster, found by its own label.
 OF_A_CLUSTER = (k8s.POD, k8s.JOB, k8s.PVC, k8s.SECRET, k8s.SERVICE)
@@ -49,6 +49,15 @@ def expired(item: dict[str, Any], now: datetime) -> bool:
     """Whether the owner object's expiry has passed; an object without one has not expired."""
     text = item["metadata"].get("annotations", {}).get(EXPIRES, "")
     return bool(text) and parse_instant(text) < now
+
+
+def keep_until(kube: k8s.Kube, namespace: str, run_id: str, until: datetime) -> None:
+    """What the run made carries an expiry for others to see: no earlier than ``until``."""
+    for item in kube.list(k8s.CONFIG_MAP, namespace, labels=f"{RUN_LABEL}={run_id}"):
+        now = item["metadata"].get("annotations", {}).get(EXPIRES, "")
+        if now and parse_instant(now) < until:
+            merge = {"metadata": {"annotations": {EXPIRES: show_instant(until)}}}
+            kube.patch(k8s.CONFIG_MAP, namespace, item["metadata"]["name"], merge)
 
 
 def remaining(kube: k8s.Kube, namespace: str, cluster: str) -> list[str]:

@@ -48,9 +48,27 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+class _Heard(Console):
+    """A console that may lose its reader (a closed terminal, a broken pipe): then it is silent, and the work goes on."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())  # what Python still holds for it goes there at the end
+        os.close(nowhere)
+
+
 # Without a terminal there is no width to fit into: a table in a log is not cut.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-err = Console(highlight=False, soft_wrap=True, stderr=True)
+out = _Heard(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+err = _Heard(highlight=False, soft_wrap=True, stderr=True)
 
 
 class Mode(StrEnum):

@@ -57,6 +57,8 @@ class RunbookError(Exception):
 
     verdict: ClassVar[Verdict | None] = Verdict.UNPROVEN
     exit_code: ClassVar[int] = 2
+    rolled_back: bool = False
+    """Whether what was begun is known to have had no effect: ``changed`` is then ``nothing``, whatever the step does."""
 
     def __init__(self, what: str, *, todo: str, changed: Changed = Changed.NOTHING) -> None:
         super().__init__(what)

@@ -40,7 +40,7 @@ def sidecar_cause(text: str) -> str:
     """
     barman: list[str] = []
     errors: list[str] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # a message may hold U+2028, which ends no line of a log
         try:
             entry = json.loads(line)
         except ValueError:

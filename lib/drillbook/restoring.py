@@ -210,9 +210,9 @@ def _run_sql(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
         return "nothing to put back", f"Cluster {namespace}/{name} is gone"
     pod = str(cluster.get("status", {}).get("currentPrimary", ""))
     argv = by_parameters_only(
-        ["psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-f", "-"]
+        ["psql", "-X", "-A", "-t", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-f", "-"]
     )
-    done = kube.exec(namespace, pod, "postgres", argv, stdin=f"{undo['sql']};\n".encode(), timeout_seconds=60.0, repeatable=True)
+    done = kube.exec(namespace, pod, "postgres", argv, stdin=f"set client_encoding to 'UTF8';\n{undo['sql']};\n".encode(), timeout_seconds=120.0, repeatable=True)
     if done.exit_code:
         first = next((line for line in done.error_text.splitlines() if "ERROR" in line), "it ended without a word")
         raise Overtaken(
@@ -220,7 +220,8 @@ def _run_sql(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
             changed=Changed.UNKNOWN,
             todo="Run the statement by hand as superuser, if the database is still to be as it was.",
         )
-    return "put back", f"{undo['sql']} in pod {pod}"
+    said = done.text.strip() if undo.get("tells") else ""
+    return "put back", said or f"{undo['sql']} in pod {pod}"
 
 
 def _kind(name: str) -> k8s.Kind:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from tests.library.fix_integrity import Server, running
 from tests.library.fix_kube import api, kube, link, linked
+from tests.library.fix_psql import superuser
 
-__all__ = ["api", "kube", "link", "linked", "server"]
+__all__ = ["api", "kube", "link", "linked", "server", "superuser"]
 
 
 @pytest.fixture(scope="session")

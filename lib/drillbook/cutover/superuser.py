@@ -20,6 +20,8 @@ CONTAINER = "postgres"
 MAINTENANCE = "postgres"
 
 _PSQL = ("psql", "-X", "-A", "-t", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose")
+# Whatever the database's own encoding: what is sent and read here is UTF-8.
+_UTF8 = "set client_encoding to 'UTF8'"
 _ERROR = re.compile(r"(?:ERROR|FATAL|PANIC):\s+([0-9A-Z]{5}): (.*)")
 
 Statement = str | SQL | Composed
@@ -57,9 +59,9 @@ class Superuser:
 
     def _psql(self, database: str, statements: list[str], *, changed: Changed, repeatable: bool) -> list[dict[str, Any]]:
         argv = by_parameters_only([*_PSQL, "-U", "postgres", "-d", database, "-f", "-"])
-        text = "".join(one + ("\n" if one.endswith("\\gexec") else ";\n") for one in statements)
+        text = "".join(one + ("\n" if one.endswith("\\gexec") else ";\n") for one in [_UTF8, *statements])
         done = self.kube.exec(
-            self.namespace, self.pod, CONTAINER, argv, stdin=text.encode(), timeout_seconds=self.timeout_seconds, repeatable=repeatable
+            self.namespace, self.pod, CONTAINER, argv, stdin=text.encode(errors="surrogateescape"), timeout_seconds=self.timeout_seconds, repeatable=repeatable
         )
         if done.exit_code != 0:
             state, words = _told(done.error_text)
@@ -69,7 +71,10 @@ class Superuser:
                 changed=changed,
                 todo="Read the server's words; what was done before them stays done.",
             )
-        return [json.loads(line) for line in done.text.splitlines() if line.startswith("{")]
+        # Only a newline ends a row: U+2028, U+2029 and U+0085 stand in JSON as they are. Bytes of a database without
+        # an encoding (SQL_ASCII) are kept as they are.
+        lines = done.stdout.decode(errors="surrogateescape").split("\n")
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 def _told(stderr: str) -> tuple[str, str]:

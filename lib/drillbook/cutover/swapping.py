@@ -1,6 +1,8 @@
 """The statements of the cut: connections disallowed and ended, both names changed in one transaction, allowed again.
 
-Pure: nothing is sent. All of it goes to one psql in one piece, so that a caller who dies midway leaves no half of it.
+Pure: nothing is sent. All of it goes to one psql in one piece, so that a caller who dies midway leaves no half of it. That
+psql bears a name, and begins nothing after a deadline of the server's clock: whoever comes later can end it, and knows
+from when on it can't begin any more.
 """
 
 from __future__ import annotations
@@ -11,23 +13,68 @@ from typing import Any
 
 from drillbook.cutover.names import Kept
 from drillbook.model import show_instant
-from drillbook.postgres import SQL, Composed, Identifier, Literal
+from drillbook.postgres import SQL, Composed, Identifier, Literal, as_text
 
 Statement = SQL | Composed
-_END_MILLISECONDS = 10_000
+BEGIN_SECONDS = 30
+"""How long after it was asked for a cut may still begin."""
+_END_SECONDS = 20
+# Nobody waits behind a lock of the cut, nor the cut behind another's; a standby that is away holds up no commit.
+_SETTINGS = ("lock_timeout = '10s'", "statement_timeout = '60s'", "synchronous_commit = local", "idle_in_transaction_session_timeout = '60s'")
+
+
+def session_of(run_id: str) -> str:
+    """The application name of the psql that makes this run's cut."""
+    return f"drillbook_cut_{run_id}"
+
+
+def begin(run_id: str) -> list[Statement]:
+    """The session's own settings, and its name."""
+    named = SQL("SET application_name = {}").format(Literal(session_of(run_id)))
+    return [*(SQL(f"SET {setting}") for setting in _SETTINGS), named]
+
+
+def not_after(deadline: str) -> Statement:
+    """Begin nothing after this instant of the server's clock."""
+    body = SQL("begin if pg_catalog.clock_timestamp() > {} then raise 'this cut was given up'; end if; end").format(Literal(deadline))
+    return SQL("DO {}").format(Literal(as_text(body)))
 
 
 def close(names: Sequence[str]) -> list[Statement]:
-    """Let nobody in, and end whoever is in."""
+    """Let nobody in, and end whoever is in; waits at most `_END_SECONDS` for their ends."""
     shut: list[Statement] = [
         SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(Identifier(name)) for name in names
     ]
-    # With a limit the server waits for each end; renaming waits five seconds more for what is left.
+    # All are told at once; renaming waits five seconds more for what is left.
+    body = SQL(
+        "begin for n in 1..{} loop perform pg_catalog.pg_stat_clear_snapshot(); "
+        "perform pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity "
+        "where datname = any({}::text[]) and pid <> pg_catalog.pg_backend_pid(); "
+        "exit when not found; perform pg_catalog.pg_sleep(0.1); end loop; end"
+    ).format(Literal(10 * _END_SECONDS), Literal(list(names)))
+    return [*shut, SQL("DO {}").format(Literal(as_text(body)))]
+
+
+def give_up(run_id: str, oids: Sequence[int], deadline: str, aside: str) -> str:
+    """As one text: end this run's cut if it still runs, wait until none can begin, and let everybody in again, by id.
+
+    Says whether the cut was made. Safe to run twice, and after the cut.
+    """
+    session = SQL("(select pid from pg_catalog.pg_stat_activity where application_name = {})").format(Literal(session_of(run_id)))
     ended = SQL(
-        "SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(pid, {})) FROM pg_catalog.pg_stat_activity "
-        "WHERE datname = ANY({}) AND pid <> pg_catalog.pg_backend_pid()"
-    )
-    return [*shut, ended.format(Literal(_END_MILLISECONDS), Literal(list(names)))]
+        "begin loop perform pg_catalog.pg_stat_clear_snapshot(); "
+        "perform pg_catalog.pg_terminate_backend(pid) from {} s(pid); "
+        "exit when not found and pg_catalog.clock_timestamp() > {}; perform pg_catalog.pg_sleep(0.2); end loop; end"
+    ).format(session, Literal(deadline))
+    opened = SQL(
+        "declare name text; begin for name in select datname from pg_catalog.pg_database where oid = any({}::oid[]) and not datallowconn loop "
+        "execute pg_catalog.format('alter database %I allow_connections true', name); end loop; end"
+    ).format(Literal(list(oids)))
+    told = SQL(
+        "select case when exists (select from pg_catalog.pg_database where datname = {}) "
+        "then 'the cut WAS made: ' || {} || ' is what was in service before it' else 'no cut was made' end"
+    ).format(Literal(aside), Literal(aside))
+    return ";\n".join([*(as_text(SQL("do {}").format(Literal(as_text(body)))) for body in (ended, opened)), as_text(told)])
 
 
 def reopen(names: Sequence[str]) -> list[Statement]:
@@ -75,4 +122,6 @@ def note(run: str, what: str, owner: str, expires_at: Any) -> dict[str, Any]:
     return {"run": run, "what": what, "owner": owner, "expires_at": show_instant(expires_at)}
 
 
-__all__ = ["Kept", "close", "drop", "exchange", "forget", "note", "reopen"]
+__all__ = [
+    "BEGIN_SECONDS", "Kept", "begin", "close", "drop", "exchange", "forget", "give_up", "not_after", "note", "reopen", "session_of",
+]  # fmt: skip

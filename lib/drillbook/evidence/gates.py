@@ -15,6 +15,11 @@ Event = Mapping[str, Any]
 _OF_A_STEP = {"step_started", "step_finished", "check", "phase"}
 
 
+def opening(events: Sequence[Event]) -> Event | None:
+    """The event that opened the run; None if it was ended before it began, with nothing touched."""
+    return next((event for event in events if event["type"] == "opened"), None)
+
+
 def current(events: Sequence[Event]) -> list[Event]:
     """The events that count: without those of a step that a later attempt did again. What was promised always counts."""
     if not any(event["type"] in ("resumed", "retargeted") for event in events):
@@ -53,7 +58,7 @@ def _of_the_last_target(events: Sequence[Event]) -> list[Event]:
 
 def targets(events: Sequence[Event]) -> list[dict[str, Any]]:
     """Each target that the run has recovered to or was to: as it was asked for, as it was resolved, and its copy."""
-    opened = next((event for event in events if event["type"] == "opened"), {})
+    opened = opening(events) or {}
     found = [{"attempt": 1, "parameters": dict(opened.get("parameters") or {}), "actor": opened.get("actor")}]
     for event in events:
         if event["type"] == "retargeted":
@@ -144,7 +149,7 @@ def deadline(events: Sequence[Event]) -> datetime | None:
     gate = waiting(events)
     if gate is not None:
         return datetime.fromisoformat(gate["deadline"])
-    opened = next((event for event in events if event["type"] == "opened"), {})
+    opened = opening(events) or {}
     patience = opened.get("patience")
     if not patience or not events:
         return None
@@ -153,14 +158,27 @@ def deadline(events: Sequence[Event]) -> datetime | None:
 
 
 def point_of_no_return(events: Sequence[Event]) -> str:
-    """The title of the step that began behind which nothing is undone by itself; "" if none has, or the run has ended."""
-    begun = [event for event in events if event["type"] == "step_started" and event.get("point_of_no_return")]
-    ended = any(event["type"] == "closed" for event in events)
-    return "" if ended or not begun else str(begun[0]["title"])
+    """The title of the step that began behind which nothing is undone by itself; "" if none has, or the run has ended.
+
+    One that failed and is known to have changed nothing doesn't count.
+    """
+    begun: dict[tuple[int, int], str] = {}
+    attempts = 0
+    for event in events:
+        key = (attempts, event.get("n", 0))
+        if event["type"] == "resumed":
+            attempts += 1
+        elif event["type"] == "step_started" and event.get("point_of_no_return"):
+            begun[key] = str(event["title"])
+        elif event["type"] == "step_finished" and (event.get("error") or {}).get("changed") == "nothing":
+            begun.pop(key, None)
+        elif event["type"] == "closed":
+            return ""
+    return next(iter(begun.values()), "")
 
 
 def resumable(events: Sequence[Event]) -> bool:
     """Whether the run is of a kind that is left as it stands when it stops, and has not ended."""
-    opened = next((event for event in events if event["type"] == "opened"), {})
+    opened = opening(events) or {}
     ended = any(event["type"] == "closed" for event in events)
     return bool(opened.get("patience")) and opened.get("mode") == "apply" and not ended

@@ -7,6 +7,9 @@ lines and bytes were lost after which line.
 
 from __future__ import annotations
 
+import json
+import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,6 +70,33 @@ class Journal:
                 raise self._after_what(error) from error.__cause__
         return event
 
+    @property
+    def second_place(self) -> Path:
+        """Where events go for which the journal has no room."""
+        return Path(tempfile.gettempdir()) / f"drillbook-{self.path.parent.name}.jsonl"
+
+    def note(self, type: str, **data: Any) -> dict[str, Any]:
+        """Like :meth:`append`, for undoing, which goes on though nothing can be written: never raises for that.
+
+        The event then goes to :attr:`second_place` and to standard error, and has the reason under ``unwritten``.
+        """
+        try:
+            return self.append(type, **data)
+        except EvidenceUnwritable as error:
+            event: dict[str, Any] = self.masker.mask({"at": now(), "type": type} | plain(data) | {"unwritten": error.what})
+        line = json.dumps(event)
+        try:
+            with self.second_place.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+        except OSError:
+            pass  # it is full as well: what follows is all that can be done
+        try:
+            sys.stderr.write(f"not in the journal ({event['unwritten']}): {line}\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            pass  # nobody listens any more
+        return event
+
     def _after_what(self, error: EvidenceUnwritable) -> EvidenceUnwritable:
         changed = changed_so_far(self.events() if self.path.is_file() else [])
         if changed is not Changed.NOTHING:
@@ -76,6 +106,11 @@ class Journal:
                 "`drillbook cleanup` goes on from there."
             )
         return error
+
+    def head(self) -> tuple[int, str]:
+        """The number of the last event on the disk and the digest of its line, which stands for all before it."""
+        last = next((line for line in reversed(self._file.lines()) if line.value is not None), None)
+        return (int(last.value["seq"]), last.sha256) if last is not None and last.value is not None else (0, "")
 
     def events(self) -> list[dict[str, Any]]:
         """The events on the disk, oldest first; broken lines are left out (their ``torn`` event tells of them)."""

@@ -1,12 +1,17 @@
-"""The ledger of a site: every run is written down when it opens and when it is sealed, so that a missing one shows."""
+"""The ledger of a site: every run is written down when it opens, at each gate, when it closes and when it is sealed.
+
+So a missing run shows, and so does one whose journal was rewritten before the seal.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from drillbook.evidence import gates
 from drillbook.evidence.canonical import now
 from drillbook.evidence.chain import ChainFile, Tail
+from drillbook.evidence.journal import Journal
 from drillbook.model import Verdict
 
 
@@ -29,6 +34,14 @@ class Ledger:
     def open(self, run_id: str, runbook: str) -> dict[str, Any]:
         """Note that a run has opened; raises :class:`EvidenceUnwritable`."""
         return self._append({"kind": "open", "run_id": run_id, "runbook": runbook})
+
+    def bind(self, journal: Journal) -> dict[str, Any]:
+        """Note how far a run's journal has come and the digest of its last line: what is before it can't be rewritten."""
+        events = journal.events()
+        opened = gates.opening(events) or {}
+        seq, head = journal.head()
+        told = {"run_id": opened.get("run_id"), "runbook": opened.get("runbook"), "after": events[seq - 1]["type"] if seq else ""}
+        return self._append({"kind": "bind", "events": seq, "head_sha256": head} | told)
 
     def seal(
         self, run_id: str, runbook: str, verdict: Verdict | None, *, record_sha256: str, sums_sha256: str

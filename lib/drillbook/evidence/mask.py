@@ -13,14 +13,11 @@ from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
 from drillbook.errors import ParameterError
+from drillbook.site.secrecy import SHORTEST, secrets_of
 
 T = TypeVar("T")
 
 MASK = "[masked]"
-SHORTEST = 6
-"""Characters. A shorter value stands in ordinary text by chance: masking it would destroy what it protects."""
-
-_NOT_SECRET = {"username", "user", "dbname", "database", "host", "port", "namespace", "ca.crt", "tls.crt"}
 _ALONE_ON_A_LINE = 16
 
 
@@ -50,10 +47,15 @@ class Masker:
     def add(self, secret: str, *, key: str = "") -> bool:
         """Mask ``secret`` from now on; whether it is masked is the answer.
 
-        ``key`` is its key in a Kubernetes Secret: user names, hosts, ports and public certificates are not masked.
+        ``key`` is its key in a Kubernetes Secret: of an entry only what is secret is masked (``site.secrecy``).
         Raises :class:`ParameterError` for a secret of less than six characters, which can't be masked.
         """
-        if not secret or key.lower() in _NOT_SECRET or secret in self._keep:
+        if key:
+            return sum(self._add(one, key) for one in secrets_of(key, secret)) > 0
+        return self._add(secret, key)
+
+    def _add(self, secret: str, key: str) -> bool:
+        if not secret or secret in self._keep:
             return False
         if len(secret) < SHORTEST:
             raise ParameterError(

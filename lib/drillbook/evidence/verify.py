@@ -10,6 +10,7 @@
 7. Every run that the ledger sealed has its folder; its record, its sums and its verdict are the ledger's.
 8. Every run that the ledger opened has its folder. Open without a seal is unfinished, not tampered.
 9. Every run in a folder that isn't a plan is in its site's ledger.
+10. Each line of a journal that the ledger names, at a gate or at the close, is still there.
 
 One thing can't be seen from one copy alone: that the *end* of the ledger was cut off together with the folders of those
 runs. So the report shows the digest of the ledger's line before the run: keep it elsewhere, in a ticket for instance.
@@ -89,6 +90,7 @@ class _Run:
         inside = folder.resolve().is_relative_to(outputs.resolve())
         self.shown = str(folder.resolve().relative_to(outputs.resolve())) if inside else str(folder)
         self.run_id, self.site, self.mode = folder.name, "", ""
+        self.lines: set[str] = set()
 
     def tell(self, rule: int, name: str, what: str, *, tampered: bool = True) -> None:
         self._found.append(Finding(rule, f"{self.shown}/{name}", what, tampered))
@@ -97,6 +99,7 @@ class _Run:
         sealed = (self.folder / SUMS).exists()
         data = self._read(1, JOURNAL)
         lines, rest = read_lines(data)
+        self.lines = {line.sha256 for line in lines}
         events = [line.value for line in lines if line.value is not None]
         # 1
         problems = list(journal_problems(lines, rest, sealed=sealed))
@@ -201,10 +204,13 @@ class _LedgerFile:
         self.entries = [(line.number, line.value) for line in lines if line.value is not None]
         self._opens: dict[str, int] = {}
         self._seals: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._bound: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         for number, entry in self.entries:
             run_id = str(entry.get("run_id"))
             if entry.get("kind") == "seal":
                 self._seals.setdefault(run_id, (number, entry))
+            elif entry.get("kind") == "bind":
+                self._bound.setdefault(run_id, []).append((number, entry))
             else:
                 self._opens.setdefault(run_id, number)
         # 6
@@ -220,6 +226,11 @@ class _LedgerFile:
 
     def check_run(self, run: _Run) -> None:
         seal = self._seals.get(run.run_id)
+        # 10
+        for number, entry in self._bound.get(run.run_id, ()):
+            if entry.get("head_sha256") not in run.lines:
+                when = f"at {entry.get('at')}, after event {entry.get('events')} ({entry.get('after')})"
+                run.tell(10, JOURNAL, f"was rewritten: it has no line with the digest that {self.shown} line {number} noted {when}")
         # 9
         if run.run_id not in self._opens:
             self._found.append(Finding(9, self.shown, f"has no entry for the opening of run {run.run_id}"))

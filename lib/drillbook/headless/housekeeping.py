@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from drillbook import cleanup as removal
 from drillbook import kube as k8s
+from drillbook.errors import RunbookError
 from drillbook.evidence import Masker, gates
 from drillbook.evidence.judge import unsettled
 from drillbook.headless.runner import partial_notebook
@@ -18,7 +19,7 @@ from drillbook.headless.settling import events_of, notebook_name, settle
 from drillbook.manifests import RUN_LABEL
 from drillbook.model import show_instant
 from drillbook.procedures.remains import remains
-from drillbook.run import places
+from drillbook.run import acts_elsewhere, lease_name, places
 from drillbook.run.alive import alive
 from drillbook.site import Site, load_site
 from drillbook.step import Context, Silent
@@ -43,24 +44,40 @@ class RunSummary:
 def cleanup(site: str, *, now: datetime | None = None, say: Callable[[str], None] = lambda _: None) -> list[str]:
     """Settle what dead runs left: runs known here whose process is gone, and copies of others that have expired.
 
-    Returns a line for each run that was settled, or that was left alone and why.
+    Returns a line for each run that was settled, or that was left alone and why. A run that holds its Lease lives,
+    wherever that is. What has expired is told by the API server's clock, not by this machine's.
     """
     profile = load_site(site)
-    at = now or datetime.now(UTC)
+    masker = Masker()
+    with k8s.Kube.open(profile.kubernetes.kubeconfig, profile.kubernetes.context, mask=masker.learn) as kube:
+        lines = _settled(kube, profile, now or _server_time(kube), say)
+    ctx = Context(site=profile, run_id="", mode="plan", recorder=Silent(), mask=masker.learn)
+    try:
+        return lines + [f"left on production: {one.what}. {one.todo}" for one in remains(ctx)]
+    finally:
+        ctx.close()
+
+
+def _server_time(kube: k8s.Kube) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=kube.api_time_offset_seconds() or 0.0)
+
+
+def _settled(kube: k8s.Kube, profile: Site, at: datetime, say: Callable[[str], None]) -> list[str]:
     lines: list[str] = []
     known: dict[str, Path] = {}
     for folder in places.run_dirs():
         events = events_of(folder)
-        if not events:  # killed before its first line: nothing was touched
+        if (opened := gates.opening(events)) is None:  # killed before its first line: nothing was touched
             lines.append(f"run {folder.name}: it ended before it began, nothing was touched; {folder} may be deleted")
             continue
-        opened = events[0]
         if opened["site"]["name"] == profile.name and opened["mode"] == "apply":
             known[opened["run_id"]] = folder
             if (folder / "SHA256SUMS").exists() or alive(folder):
                 continue
             until = kept_until(events, at)
-            if passed := gates.point_of_no_return(events):
+            if host := acts_elsewhere(kube, profile, events):
+                lines.append(f"run {folder.name}: still open on {host}, which holds its Lease; left alone")
+            elif passed := gates.point_of_no_return(events):
                 lines.append(
                     f"run {folder.name}: stopped midway since {passed!r}; left as it stands: resume it, or go back "
                     f"(drillbook resume {folder.name}, drillbook undo {folder.name})"
@@ -71,20 +88,13 @@ def cleanup(site: str, *, now: datetime | None = None, say: Callable[[str], None
                 say(f"settling run {folder.name}")
                 if (partial := partial_notebook(folder.name)).exists():
                     shutil.move(partial, folder / notebook_name(events))
-                outcome = settle(folder, how="killed", message="no process of the run was left", by="cleanup")
-                lines.append(f"run {folder.name}: settled; {outcome.headline}")
-    masker = Masker()
-    kube = k8s.Kube.open(profile.kubernetes.kubeconfig, profile.kubernetes.context, mask=masker.learn)
-    try:
-        lines += _strangers(kube, profile, known, at, say)
-    finally:
-        kube.close()
+                try:
+                    outcome = settle(folder, how="killed", message="no process of the run was left", by="cleanup")
+                    lines.append(f"run {folder.name}: settled; {outcome.headline}")
+                except RunbookError as error:  # one run's trouble is not another's
+                    lines.append(f"run {folder.name}: {error.what}. {error.todo}")
+    lines += _strangers(kube, profile, known, at, say)
     lines += [f"run {run_id}: still promised: {what}" for run_id, folder in known.items() for what in promises_of(folder)]
-    ctx = Context(site=profile, run_id="", mode="plan", recorder=Silent(), mask=masker.learn)
-    try:
-        lines += [f"left on production: {one.what}. {one.todo}" for one in remains(ctx)]
-    finally:
-        ctx.close()
     return lines
 
 
@@ -102,9 +112,12 @@ def _strangers(
     left: dict[str, list[dict[str, Any]]] = {}
     for item in removal.left_of(kube, site.drill_namespace):
         left.setdefault(item["metadata"]["labels"][RUN_LABEL], []).append(item)
+    holder = kube.lease_holder(site.drillbook_namespace, lease_name(site))
     for run_id, items in left.items():
         here = known.get(run_id)
-        if here is not None and alive(here):
+        if holder == run_id and (here is None or acts_elsewhere(kube, site, events_of(here))):
+            lines.append(f"run {run_id}: still running elsewhere, it holds the Lease; left alone")
+        elif here is not None and alive(here):
             lines.append(f"run {run_id}: still running here; left alone")
         elif here is not None and (gates.point_of_no_return(events_of(here)) or kept_until(events_of(here), now)):
             continue
@@ -130,10 +143,9 @@ def runs(outputs: Path | None = None) -> list[RunSummary]:
     found: list[RunSummary] = []
     for folder in places.run_dirs(outputs):
         events = events_of(folder)
-        if not events:
+        if (opened := gates.opening(events)) is None:
             found.append(RunSummary(folder.name, folder.parent.name, "", "", "", "empty", "", folder))
             continue
-        opened = events[0]
         closed = next((event for event in reversed(events) if event["type"] == "closed"), None)
         sealed = (folder / "SHA256SUMS").exists()
         until = gates.deadline(events) if gates.resumable(events) else None

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drillbook import kube as k8s
-from drillbook.errors import ParameterError, RunbookError
+from drillbook.errors import ParameterError, RunbookError, RunInProgress
 from drillbook.evidence import Journal, Masker, gates, notebook_digest
 from drillbook.evidence.judge import of_type, unsettled
 from drillbook.headless.runner import partial_notebook, run_attempt
-from drillbook.headless.settling import Progress, RunOutcome, events_of, notebook_name, settle
-from drillbook.run import approving, places, validate
-from drillbook.run.alive import alive
+from drillbook.headless.settling import Progress, RunOutcome, events_of, notebook_name, opening_of, settle
+from drillbook.run import approving, places, require_ended, validate
 from drillbook.run.past import Past
 from drillbook.run.retargeting import retarget
-from drillbook.site import load_site
+from drillbook.site import Site, load_site
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,14 @@ def resume(
 def _keep_partial(folder: Path, events: list[dict[str, Any]]) -> None:
     """What a killed attempt had executed so far stays its notebook, and the attempt is noted as killed."""
     partial, name = partial_notebook(folder.name), notebook_name(events)
-    if partial.exists() and not (folder / name).exists():
-        shutil.move(partial, folder / name)
-    partial.unlink(missing_ok=True)
+    with suppress(OSError):  # a full disk holds up no undoing
+        if partial.exists() and not (folder / name).exists():
+            shutil.move(partial, folder / name)
+        partial.unlink(missing_ok=True)
     number = gates.attempt(events)
     if not any(event["n"] == number for event in of_type(events, "attempt")):
         told = {"notebook": name, "how": "killed", "error": "no process of the attempt was left"}
-        Journal.open(folder / "journal.jsonl").append("attempt", n=number, **told)
+        Journal(folder / "journal.jsonl").note("attempt", n=number, **told)
 
 
 def approve(folder: Path, phrase: str, *, kubeconfig: str = "", context: str = "") -> dict[str, Any]:
@@ -92,8 +93,7 @@ def approve(folder: Path, phrase: str, *, kubeconfig: str = "", context: str = "
     Empty ``kubeconfig`` and ``context`` mean the profile's. Raises ParameterError, with nothing noted, for another
     phrase, a deadline that has passed, somebody who has approved already, and an identity that does not count here.
     """
-    events = events_of(folder)
-    site = load_site(events[0]["parameters"]["site"])
+    site = load_site(opening_of(folder)["parameters"]["site"])
     own = bool(kubeconfig or context)
     try:
         kube: k8s.Kube | None = k8s.Kube.open(
@@ -119,8 +119,7 @@ def abandon(folder: Path, *, as_it_stands: bool = False, progress: Progress = la
     past = Past(folder)
     if of_type(past.events, "closed"):
         past.refuse("it has ended", f"`drillbook verify {past.run_id}` checks its evidence.", verb="abandoned")
-    if alive(folder):
-        past.refuse("its kernel still runs", "Shut that kernel down.", verb="abandoned")
+    past.require_not_alive()
     if (passed := gates.point_of_no_return(past.events)) and not as_it_stands:
         past.refuse(
             f"{passed!r} has begun: clients may have written to the new place since, which no clean-up may undo",
@@ -128,16 +127,12 @@ def abandon(folder: Path, *, as_it_stands: bool = False, progress: Progress = la
             f"written; `drillbook abandon {past.run_id} --as-it-stands` only ends the run, and leaves everything as it is.",
             verb="abandoned",
         )
-    _keep_partial(folder, past.events)
-    journal = Journal.open(folder / "journal.jsonl", masker=Masker())
-    promised = [event["id"] for event in unsettled(past.events)]
     site = load_site(past.opened["parameters"]["site"])
-    try:
-        with k8s.Kube.open(site.kubernetes.kubeconfig, site.kubernetes.context) as kube:
-            actor = approving.who(kube)
-    except RunbookError:
-        actor = approving.who(None)
-    progress(journal.append("abandoned", actor=actor))
+    actor = _abandoner(site, past)
+    _keep_partial(folder, past.events)
+    journal = Journal(folder / "journal.jsonl", Masker())
+    promised = [event["id"] for event in unsettled(past.events)]
+    progress(journal.note("abandoned", actor=actor))
     outcome = settle(folder, how="abandoned", message="", by="abandon", progress=progress)
     events = events_of(folder)
     open_ones = {event["id"]: event["what"] for event in unsettled(events)}
@@ -148,6 +143,18 @@ def abandon(folder: Path, *, as_it_stands: bool = False, progress: Progress = la
         if step.section and step.complete and not past.ended_by_itself(step) and not step.promised & set(promised)
     ]
     return Abandoned(outcome, tuple(id for id in promised if id not in open_ones), tuple(left))
+
+
+def _abandoner(site: Site, past: Past) -> dict[str, Any]:
+    """Who abandons the run; RunInProgress while another machine still acts for it."""
+    try:
+        with k8s.Kube.open(site.kubernetes.kubeconfig, site.kubernetes.context) as kube:
+            require_ended(kube, site, past.events)
+            return approving.who(kube)
+    except RunInProgress:
+        raise
+    except RunbookError:
+        return approving.who(None)
 
 
 def _lost(plan: dict[str, Any] | None) -> str:

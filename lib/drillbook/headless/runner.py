@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def run_attempt(
 ) -> RunOutcome:
     """One attempt: the kernel learns by the environment (``told``) which run it is."""
     partial = partial_notebook(folder.name)
+    progress = _unheard(progress)
     before = len(events_of(folder)) if (folder / "journal.jsonl").exists() else 0
     with _Stops(progress) as stops:
         how, message = _papermill(notebook, partial, parameters, folder, site, told, progress)
@@ -164,11 +166,21 @@ def _papermill(
     return ("kernel died" if dead else "error"), (said[-1][:300] if said else f"papermill ended with {child.returncode}")
 
 
+def _unheard(progress: Progress) -> Progress:
+    """``progress`` that may have lost its listener: a terminal that was closed, a pipe that broke. The run goes on."""
+    def tell(event: dict[str, Any]) -> None:
+        with suppress(OSError, ValueError):
+            progress(event)
+
+    return tell
+
+
 class _Stops:
-    """Ctrl-C and SIGTERM (a scheduler's way to stop a run) while a run is executed and settled.
+    """Ctrl-C, SIGTERM (a scheduler's way to stop a run) and SIGHUP (a terminal that was closed) while a run is executed.
 
     The first ends the notebook, and the run is settled all the same. One while it is settled is answered with what would be
-    left undone, the next one ends the runner. What is answered is no event of the journal: nothing was done.
+    left undone, the next one ends the runner; a SIGHUP never does, nor where it is ignored (nohup). What is answered is no
+    event of the journal: nothing was done.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -177,7 +189,9 @@ class _Stops:
     def __enter__(self) -> _Stops:
         self._ours = threading.current_thread() is threading.main_thread()
         if self._ours:
-            self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+            stops = [signal.SIGINT, signal.SIGTERM]
+            stops += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+            self._before = {number: signal.signal(number, self._stop) for number in stops}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -189,8 +203,8 @@ class _Stops:
         self._settling = True
 
     def _stop(self, number: int, frame: object) -> None:
-        if self._settling and not self._warned:
-            self._warned = True
+        if self._settling and (number == signal.SIGHUP or not self._warned):
+            self._warned = self._warned or number != signal.SIGHUP
             self._progress({"type": "settling"})
             return
         self._settling = True

@@ -16,13 +16,13 @@ from typing import Any
 from drillbook import cleanup as removal
 from drillbook import kube as k8s
 from drillbook import restoring
-from drillbook.errors import ParameterError, RunbookError, RunInProgress
+from drillbook.errors import Changed, EvidenceUnwritable, ParameterError, RunbookError, RunInProgress
 from drillbook.evidence import Journal, Ledger, Masker, gates, judge, notebook_digest, seal, sha256_file
 from drillbook.evidence.judge import facts, unsettled
 from drillbook.headless.page import write_page
 from drillbook.model import Verdict
 from drillbook.report import render
-from drillbook.run import LEASE_SECONDS, lease_name
+from drillbook.run import LEASE_SECONDS, lease_name, require_ended
 from drillbook.run.alive import alive
 from drillbook.site import Site, load_site
 
@@ -110,23 +110,56 @@ def refusal(folder: Path, message: str) -> RunOutcome:
 def settle(
     folder: Path, *, how: str, message: str, by: str, progress: Progress = lambda _: None
 ) -> RunOutcome:
-    """Undo what the run left, journal how it ended, add page and report, seal; safe to repeat."""
-    events = events_of(folder)
-    opened = events[0]
-    if not (folder / "SHA256SUMS").exists():
-        _add_the_end(folder, opened, how, message, by, progress)
-    seal(folder, Ledger.of(folder.parent.parent, opened["site"]["name"]) if opened["mode"] == "apply" else None)
+    """Undo what the run left, journal how it ended, add page and report, seal; safe to repeat.
+
+    Undoing goes on where nothing can be written. EvidenceUnwritable afterwards: the run is not sealed yet.
+    """
+    opened = opening_of(folder)
+    try:
+        if not (folder / "SHA256SUMS").exists():
+            _add_the_end(folder, opened, how, message, by, progress)
+        seal(folder, Ledger.of(folder.parent.parent, opened["site"]["name"]) if opened["mode"] == "apply" else None)
+    except (EvidenceUnwritable, OSError) as error:
+        raise _unsealed(folder, opened, error) from error
     events = events_of(folder)
     found = judge(events)
     verdict = None if found.verdict is None else str(found.verdict)
     return RunOutcome(opened["run_id"], folder, verdict, exit_code(events, how), found.headline)
 
 
+def opening_of(folder: Path) -> dict[str, Any]:
+    """The event that opened the run; ParameterError for one that ended before it began."""
+    opened = gates.opening(events_of(folder))
+    if opened is None:
+        raise ParameterError(
+            [f"run {folder.name} ended before it began: its journal says nothing, and nothing was touched"],
+            where="run",
+            todo=f"{folder} may be deleted.",
+        )
+    return dict(opened)
+
+
+def _unsealed(folder: Path, opened: dict[str, Any], error: Exception) -> EvidenceUnwritable:
+    """What to say of a run that was settled without evidence."""
+    journal = Journal(folder / "journal.jsonl")
+    where = f"; what was undone is noted in {journal.second_place}" if journal.second_place.exists() else ""
+    acted = opened["mode"] == "apply"
+    found = EvidenceUnwritable(
+        f"run {folder.name} is settled but not sealed: {error}{where}",
+        changed=Changed.DONE if acted else Changed.NOTHING,
+        todo="Make room, then `drillbook cleanup` looks at every promise once more and seals the run.",
+    )
+    if acted:
+        found.exit_code = EvidenceUnwritable.MIDWAY  # type: ignore[misc]
+    return found
+
+
 def _add_the_end(
     folder: Path, opened: dict[str, Any], how: str, message: str, by: str, progress: Progress
 ) -> None:
     masker = Masker()
-    journal = Journal.open(folder / "journal.jsonl", masker=masker)
+    # Not opened: what can't be written must not stop the undoing.
+    journal = Journal(folder / "journal.jsonl", masker)
     events = journal.events()
     closed = any(event["type"] == "closed" for event in events)
     if opened["mode"] == "apply" and (unsettled(events) or not closed) and not gates.point_of_no_return(events):
@@ -139,6 +172,8 @@ def _add_the_end(
             journal.append("closed", verdict="UNPROVEN", reasons=[judged.headline], by=by)
         else:
             journal.append("closed", verdict=judged.verdict, reasons=judged.reasons, by=by)
+        if opened["mode"] == "apply":
+            Ledger.of(folder.parent.parent, opened["site"]["name"]).bind(journal)
     write_page(folder / name)
     render(folder)
 
@@ -159,13 +194,14 @@ def undo(journal: Journal, opened: dict[str, Any], masker: Masker, *, by: str, p
     try:
         site = load_site(opened["parameters"]["site"])
         with k8s.Kube.open(site.kubernetes.kubeconfig, site.kubernetes.context, mask=masker.learn) as kube:
+            require_ended(kube, site, journal.events())
             trouble = _put_back(kube, site, journal, run_id, by, progress)
             _remove_copy(kube, site, journal, run_id, by, progress)
             _release(kube, site, run_id)
     except RunbookError as error:
         trouble = ["; ".join(error.lines())]
     if trouble:
-        progress(journal.append("fact", name="cleanup_failed", value=" | ".join(trouble)))
+        progress(journal.note("fact", name="cleanup_failed", value=" | ".join(trouble)))
 
 
 def _put_back(
@@ -190,7 +226,7 @@ def _put_back(
             except RunbookError as error:
                 trouble.append(f"{promise['id']} ({promise['what']}): {error.what}")
                 continue
-            progress(journal.append("settled", id=promise["id"], how=f"{how} by {_name(by)}", proof=proof))
+            progress(journal.note("settled", id=promise["id"], how=f"{how} by {_name(by)}", proof=proof))
     return trouble
 
 
@@ -201,10 +237,10 @@ def _remove_copy(kube: k8s.Kube, site: Site, journal: Journal, run_id: str, by: 
         return
     seconds = site.limits.step.total_seconds()
     for item in removal.remove_run(kube, site.drill_namespace, run_id, timeout_seconds=seconds):
-        progress(journal.append("settled", id=item.id, how=f"removed by {_name(by)}", proof=item.proof))
+        progress(journal.note("settled", id=item.id, how=f"removed by {_name(by)}", proof=item.proof))
     for promise in (event for event in unsettled(journal.events()) if _is_ours(event, site)):
         proof = "not found by this run's label"
-        progress(journal.append("settled", id=promise["id"], how=f"removed by {_name(by)}", proof=proof))
+        progress(journal.note("settled", id=promise["id"], how=f"removed by {_name(by)}", proof=proof))
 
 
 def _is_ours(promise: gates.Event, site: Site) -> bool:
@@ -224,10 +260,13 @@ def _release(kube: k8s.Kube, site: Site, run_id: str) -> None:
 
 
 def _give_lease_back(folder: Path) -> None:
-    opened = events_of(folder)[0]
+    """Let other runs have the cluster; what this one made is kept until its deadline, on other machines too."""
+    opened = opening_of(folder)
     try:
         site = load_site(opened["parameters"]["site"])
         with k8s.Kube.open(site.kubernetes.kubeconfig, site.kubernetes.context) as kube:
+            if (until := gates.deadline(events_of(folder))) is not None:
+                removal.keep_until(kube, site.drill_namespace, opened["run_id"], until)
             _release(kube, site, opened["run_id"])
     except RunbookError:
         return  # it expires by itself
@@ -262,6 +301,7 @@ def finish(folder: Path, notebook: Path) -> RunOutcome:
         )
     if not notebook.is_file():
         raise ParameterError([f"there is no notebook {notebook}"], where="finish")
+    opening_of(folder)
     events = events_of(folder)
     if notebook.resolve() != (folder / notebook_name(events)).resolve():
         shutil.copyfile(notebook, folder / notebook_name(events))

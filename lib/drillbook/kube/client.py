@@ -16,7 +16,7 @@ from drillbook.kube.execution import CommandLost, ExecResult, execute
 from drillbook.kube.forwarding import Forward
 from drillbook.kube.kinds import POD, SECRET, SELF_SUBJECT_ACCESS_REVIEW, SELF_SUBJECT_REVIEW, Kind, kind_of
 from drillbook.kube.kubeconfig import Access
-from drillbook.kube.lease import Lease
+from drillbook.kube.lease import Lease, holder_of
 from drillbook.kube.logs import LogStream
 from drillbook.kube.loop import LoopThread
 from drillbook.kube.piping import Command, Pipe, Piped
@@ -356,6 +356,10 @@ class Kube:
         lease.acquire()
         self._leases.add(lease)
         return lease
+
+    def lease_holder(self, namespace: str, name: str) -> str:
+        """Who holds the Lease now, by the API server's clock; "" if nobody does."""
+        return holder_of(self, namespace, name)
 
 
 def _absent(error: KubernetesError) -> bool:

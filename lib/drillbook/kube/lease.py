@@ -59,6 +59,17 @@ class Held:
         )
 
 
+def holder_of(api: LeaseApi, namespace: str, name: str) -> str:
+    """Who holds the Lease now, by the API server's clock; "" if nobody does."""
+    found = api.get(LEASE, namespace, name)
+    if found is None:
+        return ""
+    held = Held.read(found)
+    now = datetime.now(UTC) + timedelta(seconds=api.api_time_offset_seconds() or 0.0)
+    alive = held.expires_at is None or held.expires_at + timedelta(seconds=SLACK_SECONDS) > now
+    return held.holder if alive else ""
+
+
 def _micro(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 

@@ -6,8 +6,8 @@ import base64
 import threading
 from collections.abc import Callable
 
-# Entries of Secrets that are names, addresses and certificates; masking them would black out ordinary words.
-PUBLIC_KEYS = frozenset({"username", "user", "dbname", "host", "port", "namespace", "ca.crt", "tls.crt"})
+from drillbook.site.secrecy import secrets_of
+
 _SHORTEST = 4  # a shorter text occurs by chance in any message
 _MASK = "***"
 
@@ -34,10 +34,10 @@ class Redactor:
             self._secrets.add(secret)
 
     def add_entries(self, entries: dict[str, str]) -> None:
-        """Register the decoded entries of a Secret, but for those whose key says that they are public."""
+        """Register what is secret among the decoded entries of a Secret."""
         for key, value in entries.items():
-            if key not in PUBLIC_KEYS:
-                self.add(value)
+            for secret in secrets_of(key, value):
+                self.add(secret)
 
     def clean(self, text: str) -> str:
         """``text`` without any registered secret, plain or in base64."""

@@ -47,7 +47,7 @@ class BackupInfo:
 def fields(text: str) -> dict[str, str]:
     """The file's keys and values; a value ``None`` is left out. BackupInfoError names a line that is neither."""
     found = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         key, equals, value = line.partition("=")

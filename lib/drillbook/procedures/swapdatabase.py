@@ -6,20 +6,22 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
+from drillbook import restoring
 from drillbook.cutover import swapping
 from drillbook.cutover.names import Kept
 from drillbook.cutover.superuser import MAINTENANCE
 from drillbook.errors import Changed, PreconditionError, RunbookError, VerificationError
 from drillbook.model import Effect, Frozen, Instant, Lsn, show_instant
-from drillbook.postgres import as_text
+from drillbook.postgres import SQL, Literal, as_text
 from drillbook.procedures.carry import database_obligation, superuser_of
 from drillbook.procedures.drain import still_there
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.procedures.safetycopy import unsaved
 from drillbook.procedures.swapfits import AppFits
-from drillbook.step import Context, Plan, Step, Touch
+from drillbook.step import Context, Obligation, Plan, Step, Touch
 
 KEPT_FOR = timedelta(days=14)
+_CLOSED = "Connections"
 DAMAGED, LATER = "replaced by recovered data", "in service after the cut, swapped back"
 
 
@@ -110,16 +112,28 @@ def _cut(
         rows = [row for name in (database, new) for row in db.ask("sessions", database=name)]
     source = superuser_of(ctx, cluster.ref)
     ctx.recorder.obligation(database_obligation(cluster.ref, aside, f"{what}: drop it when nobody needs it any more"))
+    for earlier in _openings(ctx, cluster, database):  # an attempt that was not seen to end: its psql may still run
+        restoring.restore(ctx, earlier)
+        if _kept(_there(ctx, fits), aside) is not None:
+            return ()
+    opening, deadline = _opening(ctx, fits, cluster, new=new, aside=aside)
+    ctx.recorder.obligation(opening)
     ctx.hold()
     try:
         source.run(
             MAINTENANCE,
+            *swapping.begin(ctx.run_id),
+            swapping.not_after(deadline),
             *swapping.close([database, new]),
             *swapping.exchange(database, aside, new, kept=note, also=also),
         )
     except RunbookError as error:
-        _let_in_again(ctx, fits, cluster, error, new)
-        raise
+        _let_in_again(ctx, fits, error, opening, new)
+        if error.changed is not Changed.DONE:
+            raise
+        # It was made all the same: only its end was not seen.
+    else:
+        ctx.recorder.settled(opening, "open again", "by the transaction of the cut itself")
     told: dict[str, int] = {}
     for row in rows:
         who = f"{row['role']} ({row['application'] or 'no application name'})"
@@ -127,17 +141,45 @@ def _cut(
     return tuple(sorted(told.items()))
 
 
-def _let_in_again(ctx: Context, fits: AppFits, cluster: SourceCluster, error: RunbookError, new: str) -> None:
-    """The cut is one transaction: it happened or it didn't. Whichever, nobody stays locked out."""
-    there = [name for name, row in _there(ctx, fits).items() if not row["allows_connections"]]
-    if there:
-        superuser_of(ctx, cluster.ref).run(MAINTENANCE, *swapping.reopen(there), repeatable=True)
-    error.changed = Changed.DONE if new not in _there(ctx, fits) else Changed.NOTHING
+def _opening(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, aside: str) -> tuple[Obligation, str]:
+    """The promise to let everybody in again, by the databases' ids; and until when the cut may begin, by the server's clock."""
+    ref, database = cluster.ref, fits.names.database
+    there = _there(ctx, fits)
+    oids = [int(there[name]["oid"]) for name in (database, new) if there[name]["allows_connections"]]
+    soon = SQL("select (pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => {}))::text as deadline")
+    (row,) = superuser_of(ctx, ref).ask(MAINTENANCE, soon.format(Literal(swapping.BEGIN_SECONDS)))
+    deadline = str(row["deadline"])
+    undo = {
+        "verb": "sql", "kind": "Cluster", "namespace": ref.namespace, "name": ref.name, "tells": True,
+        "sql": swapping.give_up(ctx.run_id, oids, deadline, aside),
+    }  # fmt: skip
+    what = f"{database} and {new} are closed for the cut: let everybody in again"
+    return Obligation(_CLOSED, ref.namespace, f"{ref.name}.{database}", what, undo=undo), deadline
+
+
+def _openings(ctx: Context, cluster: SourceCluster, database: str) -> list[Obligation]:
+    place = (_CLOSED, cluster.ref.namespace, f"{cluster.ref.name}.{database}")
+    return [item for item in ctx.recorder.promises() if (item.kind, item.namespace, item.name) == place]
+
+
+def _let_in_again(ctx: Context, fits: AppFits, error: RunbookError, opening: Obligation, new: str) -> None:
+    """The cut is one transaction: it happened or it didn't. Whichever, it is over, and nobody stays locked out.
+
+    What can't be done now stays promised: the run that is resumed, abandoned or cleaned up does it.
+    """
+    try:
+        restoring.restore(ctx, opening)
+        happened = new not in _there(ctx, fits)
+        error.changed, error.rolled_back = (Changed.DONE, False) if happened else (Changed.NOTHING, True)
+    except RunbookError as second:
+        error.changed = Changed.UNKNOWN
+        error.todo = f"{error.todo} Both databases may be closed ({second.what}): `drillbook resume` or `abandon` opens them."
 
 
 def _plan(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, aside: str, what: str, lost: str) -> Plan:
     database = fits.names.database
     renames = [
+        *swapping.begin(ctx.run_id),
         *swapping.close([database, new]),
         *swapping.exchange(database, aside, new, kept={"run": ctx.run_id, "what": what}),
     ]

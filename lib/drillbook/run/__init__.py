@@ -3,7 +3,7 @@
 from drillbook.run.engine import Run, open_run
 from drillbook.run.gate import Section
 from drillbook.run.gatekeeping import NOBODY_THERE
-from drillbook.run.holding import LEASE_SECONDS
+from drillbook.run.holding import LEASE_SECONDS, acts_elsewhere, require_ended
 from drillbook.run.opening import lease_name, validate
 from drillbook.run.places import find_run, outputs_dir, project_root
 
@@ -12,10 +12,12 @@ __all__ = [
     "NOBODY_THERE",
     "Run",
     "Section",
+    "acts_elsewhere",
     "find_run",
     "lease_name",
     "open_run",
     "outputs_dir",
     "project_root",
+    "require_ended",
     "validate",
 ]

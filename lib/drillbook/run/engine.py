@@ -23,7 +23,7 @@ from drillbook.run.holding import Hold
 from drillbook.run.kinds import kind_of
 from drillbook.run.midway import Midway
 from drillbook.run.observing import Observations
-from drillbook.run.opening import notebook_sha256, opening, public_names, validate
+from drillbook.run.opening import notebook_sha256, opening, package_sha256, public_names, validate
 from drillbook.run.parameters import require_as_opened
 from drillbook.run.past import Past, PastStep
 from drillbook.run.replay import Replay
@@ -157,23 +157,17 @@ class Run:
         """Take the Lease again and journal who resumes; what earlier attempts did comes from the journal."""
         mask_outputs(self.masker.mask)
         try:
-            self._hold.take()
+            self._hold.take_over(self.journal.events())
             actor = who(self.context.kube)
         except RunbookError:
             self.release()
             raise
-        self.journal.append("resumed", attempt=gates.attempt(self.journal.events()) + 1, actor=actor, note=self._note)
+        self.journal.append("resumed", attempt=gates.attempt(self.journal.events()) + 1, actor=actor, note=self._note, package_sha256=package_sha256())
         self._show(cards.run_card(self.journal.events()[0]))
 
     def _fail_open(self, error: RunbookError) -> NoReturn:
-        self.journal.append(
-            "step_finished",
-            n=0,
-            status="refused" if error.verdict is None else "failed",
-            seconds=0.0,
-            result=None,
-            error=error_json(error),
-        )
+        status = "refused" if error.verdict is None else "failed"
+        self.journal.append("step_finished", n=0, status=status, seconds=0.0, result=None, error=error_json(error))
         self.release()
         raise error
 
@@ -252,8 +246,8 @@ class Run:
             section = self._gates.admit(step, plan, past)
             trouble = None
         self._n = n
-        self.told.begin(n, step.title, Display(self.masker.mask))
-        self.journal.append(
+        self.told.begin(n, step.title, Display(self.masker.mask), undoing=step.settles)
+        self.told.write(
             "step_started",
             n=n,
             step=type(step).__name__,
@@ -311,7 +305,7 @@ class Run:
             result = step.do(self.context)
             step.verify(self.context, result)
         except RunbookError as error:
-            if error.changed is Changed.NOTHING:
+            if error.changed is Changed.NOTHING and not error.rolled_back:
                 error.changed = changed
             return self._failed(step, error, _seconds_since(started))
         except BaseException as error:  # a bug of ours, or Ctrl-C: on disk before it goes up
@@ -329,7 +323,7 @@ class Run:
         refused = error.verdict is None
         self._gates.note_failure(step, f"step {self._n} ({step.title}) failed")
         self._finish("refused" if refused else "failed", seconds, None, error_json(error))
-        self._midway.failed(step, f"step {self._n} ({step.title}) failed: {error.what}")
+        self._midway.failed(step, f"step {self._n} ({step.title}) failed: {error.what}", error.changed)
         if refused:
             self._refused = f"step {self._n} ({step.title}): {error.what}"
             self.release()  # the run is over: nothing was touched, and a new one may begin
@@ -361,7 +355,7 @@ class Run:
         self, status: str, seconds: float, result: Any, error: dict[str, Any] | None, *, lost: str = ""
     ) -> None:
         more = {"not_restorable": lost} if lost else {}
-        self.journal.append(
+        self.told.write(
             "step_finished", n=self._n, status=status, seconds=round(seconds, 3), result=result, error=error, **more
         )
 
@@ -377,6 +371,7 @@ class Run:
             self._midway.require_not(self.run_id)
         found = judge(self.journal.events())
         self.journal.append("closed", verdict=found.verdict, reasons=found.reasons, by="notebook")
+        self._gates.bind()
         self.release()
         self._show(cards.verdict_card(record(self.journal.events())))
         if self.mode == "apply" and found.verdict is not None and found.verdict is not Verdict.VERIFIED:

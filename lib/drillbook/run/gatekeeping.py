@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 from drillbook import cards, widgets
 from drillbook import kube as k8s
+from drillbook.cleanup import keep_until
 from drillbook.errors import Changed, ConfirmationRequired, NotConfirmed, ParameterError, RunbookError
-from drillbook.evidence import gates
+from drillbook.evidence import Ledger, gates
 from drillbook.evidence.judge import unsettled
-from drillbook.manifests import EXPIRES, RUN_LABEL
 from drillbook.model import causes, parse_instant, show_instant
 from drillbook.run.approving import approve, cluster_uid
 from drillbook.run.gate import Part, Section, part_digest, plan_json, subject
@@ -174,10 +174,11 @@ class Gatekeeper:
             steps=_steps(section),
             kube_system_uid=cluster_uid(kube) if kube else "",
         )
+        self.bind()
         if kube is not None:
             notes = {event["namespace"] for event in unsettled(journal.events()) if event["kind"] == k8s.CONFIG_MAP.kind}
             for namespace in sorted({site.drill_namespace, *notes}):
-                _keep_until(kube, namespace, run_id, deadline)
+                keep_until(kube, namespace, run_id, deadline)
         self.show(section, asks=reason)
         if not os.environ.get(NOBODY_THERE):
             widgets.ask_phrase(section.phrase, self._typed)
@@ -218,7 +219,13 @@ class Gatekeeper:
             ],
             waited_seconds=round(waited, 3),
         )
+        self.bind()
         self._admit(section)
+
+    def bind(self) -> None:
+        """Note in the ledger how far the journal has come: what is before a gate or the close can't be rewritten unseen."""
+        if self._context.mode == "apply" and self._context.outputs is not None:
+            Ledger.of(self._context.outputs, self._context.site.name).bind(self._told.journal)
 
     def _admit(self, section: Section) -> None:
         self._confirmed = [known for known in self._confirmed if known.title != section.title] + [section]
@@ -285,12 +292,3 @@ def _steps(section: Section) -> list[dict[str, str]]:
          "digest": part.digest}
         for part in section.parts
     ]  # fmt: skip
-
-
-def _keep_until(kube: k8s.Kube, namespace: str, run_id: str, deadline: datetime) -> None:
-    """What the run made carries an expiry for others to see: no earlier than the approval's deadline."""
-    for item in kube.list(k8s.CONFIG_MAP, namespace, labels=f"{RUN_LABEL}={run_id}"):
-        now = item["metadata"].get("annotations", {}).get(EXPIRES, "")
-        if now and parse_instant(now) < deadline:
-            merge = {"metadata": {"annotations": {EXPIRES: show_instant(deadline)}}}
-            kube.patch(k8s.CONFIG_MAP, namespace, item["metadata"]["name"], merge)

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Sequence
+
 from drillbook import kube as k8s
+from drillbook.errors import RunInProgress
+from drillbook.evidence import gates
 from drillbook.run.opening import lease_name
+from drillbook.site import Site
 from drillbook.step import Context
 
 LEASE_SECONDS = 60
+
+
+def acts_elsewhere(kube: k8s.Kube, site: Site, events: Sequence[gates.Event]) -> str:
+    """The machine that acts for this run now, by the run's Lease; "" if none does, or if it would be this one.
+
+    The evidence may lie in a folder that several machines share, where another's lock on a file isn't seen: so the Lease
+    is asked first. On this machine the lock is the better witness, for a Lease outlives its holder by a minute.
+    """
+    began = [event for event in events if event["type"] in ("opened", "resumed")]
+    host = str(((began[-1].get("actor") or {}).get("host", "")) if began else "")
+    opened = gates.opening(events) or {}
+    if not began or host == socket.gethostname():
+        return ""
+    held = kube.lease_holder(site.drillbook_namespace, lease_name(site)) == opened.get("run_id")
+    return (host or "a machine that is not named") if held else ""
+
+
+def require_ended(kube: k8s.Kube, site: Site, events: Sequence[gates.Event]) -> None:
+    """Raise RunInProgress if another machine still acts for this run."""
+    if host := acts_elsewhere(kube, site, events):
+        raise RunInProgress(
+            f"the run is still open on {host}, which holds its Lease",
+            todo=f"Go on there, or stop it there; a dead one's Lease expires {LEASE_SECONDS} s after its end.",
+        )
 
 
 class Hold:
@@ -25,6 +55,12 @@ class Hold:
         self._lease = self._context.kube.lease(
             site.drillbook_namespace, name, self._context.run_id, ttl_seconds=LEASE_SECONDS
         )
+
+    def take_over(self, events: Sequence[gates.Event]) -> None:
+        """Take the Lease for a run that is resumed; RunInProgress if another machine still acts for it."""
+        if self._lease is None:
+            require_ended(self._context.kube, self._context.site, events)
+        self.take()
 
     def require(self) -> None:
         """LeaseLost unless the Lease, read now, is this run's; given back at a gate, it is taken again.

@@ -24,6 +24,7 @@ class Observations:
     def __init__(self, folder: Path, masker: Masker) -> None:
         self.folder, self.masker = folder, masker
         self.journal = Journal.open(folder / "journal.jsonl", masker=masker)
+        self.write = self.journal.append
         self.n = 0
         self.title = ""
         self.display: Display | None = None
@@ -33,8 +34,9 @@ class Observations:
         self._checks: list[Check] = []
         self._facts: dict[str, Any] = {}
 
-    def begin(self, n: int, title: str, display: Display) -> None:
-        """A step begins: what is told from now on is its own."""
+    def begin(self, n: int, title: str, display: Display, *, undoing: bool = False) -> None:
+        """A step begins: what is told from now on is its own. One that undoes goes on though the journal can't be written."""
+        self.write = self.journal.note if undoing else self.journal.append
         self.n, self.title, self.display, self.step_checks = n, title, display, []
 
     def remember(self, past: Past, step: PastStep | None = None) -> None:
@@ -50,12 +52,12 @@ class Observations:
             return
         self._checks.append(check)
         self.step_checks.append(check)
-        self.journal.append("check", n=self.n, **check.model_dump(mode="json"))
+        self.write("check", n=self.n, **check.model_dump(mode="json"))
 
     def fact(self, name: str, value: Any) -> None:
         if self.asking_again is None:
             self._facts[name] = value
-            self.journal.append("fact", name=name, value=value)
+            self.write("fact", name=name, value=value)
 
     def seen(self, name: str) -> Any:
         return self._facts.get(name)
@@ -63,7 +65,7 @@ class Observations:
     def phase(self, name: str, started_at: datetime, seconds: float, how: str) -> None:
         if self.asking_again is None:
             at = show_instant(started_at)
-            self.journal.append("phase", name=name, started_at=at, seconds=round(seconds, 3), how=how)
+            self.write("phase", name=name, started_at=at, seconds=round(seconds, 3), how=how)
 
     def obligation(self, obligation: Obligation) -> None:
         if obligation.undo is not None and any(item.id == obligation.id for item in self.promises()):
@@ -84,10 +86,10 @@ class Observations:
                     "it could not be put back",
                     todo="Keep that value in a Secret, and start a new run.",
                 )
-        self.journal.append("obligation", **data)
+        self.write("obligation", **data)
 
     def settled(self, obligation: Obligation, how: str, proof: str) -> None:
-        self.journal.append("settled", id=obligation.id, how=how, proof=proof)
+        self.write("settled", id=obligation.id, how=how, proof=proof)
 
     def promises(self) -> list[Obligation]:
         """What this run has promised to undo and not undone yet, in order; of earlier attempts too."""
@@ -103,7 +105,7 @@ class Observations:
             path = path.with_stem(f"{path.stem}-{gates.attempt(self.journal.events())}")
         path.write_text(masked, encoding="utf-8")
         data = path.read_bytes()
-        self.journal.append("log", file=f"logs/{path.name}", sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+        self.write("log", file=f"logs/{path.name}", sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
     def progress(self, text: str, *, fraction: float | None = None, rows: Sequence[tuple[str, str]] = ()) -> None:
         if self.display is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import drillbook
 from drillbook.errors import ParameterError
 from drillbook.evidence import notebook_digest, sha256_file
 from drillbook.run import places
@@ -69,6 +72,7 @@ def opening(
         "lock_sha256": sha256_file(lock) if lock.is_file() else None,
         "actor": actor | {"host": socket.gethostname()},
         "cluster": {"namespace": site.cluster.namespace, "name": site.cluster.name},
+        "package_sha256": package_sha256(),
         "versions": {name: version(name) for name in VERSIONS},
         "objectives": {
             "rto_seconds": goals.recovery_time.total_seconds(),
@@ -99,6 +103,14 @@ def notebook_sha256(runbook: str) -> str:
     """The digest of the runbook's notebook as it lies there now; "" if it isn't known where."""
     notebook = places.notebook_path(runbook)
     return notebook_digest(notebook) if notebook else ""
+
+
+def package_sha256() -> str:
+    """The digest of the installed library as it is now: of every file's path and digest but what Python compiles."""
+    root = Path(drillbook.__file__).parent
+    files = sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    lines = (f"{sha256_file(path)}  {path.relative_to(root).as_posix()}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _git() -> dict[str, Any]:

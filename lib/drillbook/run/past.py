@@ -44,8 +44,11 @@ class Past:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.events = Journal(folder / "journal.jsonl").events()
-        self.opened = self.events[0]
-        self.run_id = str(self.opened["run_id"])
+        self.run_id = folder.name
+        opened = gates.opening(self.events)
+        if opened is None:
+            self.refuse("it ended before it began, and nothing was touched", f"{folder} may be deleted; start a new run.")
+        self.opened = opened
         self.parameters = gates.parameters(self.events)
         self.facts = facts(self.events)
         self.steps = _steps(gates.current(self.events), _promised(self.events))

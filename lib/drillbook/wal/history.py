@@ -35,7 +35,7 @@ class Branch(NamedTuple):
 def parse_history(text: str) -> tuple[Switch, ...]:
     """The switches of a history file; ValueError names the line that is wrong."""
     switches: list[Switch] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         fields = line.split(maxsplit=2)
