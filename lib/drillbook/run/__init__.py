@@ -1,6 +1,7 @@
 """Runs: one step at a time in a notebook, each journalled before and after."""
 
-from drillbook.run.engine import Run, open_run
+from drillbook.run.engine import Run
+from drillbook.run.entering import open_run, resume_run
 from drillbook.run.gate import Section
 from drillbook.run.gatekeeping import NOBODY_THERE
 from drillbook.run.holding import LEASE_SECONDS
@@ -17,5 +18,6 @@ __all__ = [
     "open_run",
     "outputs_dir",
     "project_root",
+    "resume_run",
     "validate",
 ]

@@ -15,6 +15,11 @@ class RunLock:
         self._fd: int | None = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
+    @property
+    def held(self) -> bool:
+        """Whether this object holds it."""
+        return self._fd is not None
+
     def release(self) -> None:
         """Release and remove the lock; safe to call twice."""
         if self._fd is not None:

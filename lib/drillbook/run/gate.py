@@ -85,8 +85,9 @@ class Section:
         return [line for part in self.parts for line in (part.shown.get("lost") or ())]
 
     def part_of(self, step: Step[Any]) -> Part | None:
-        """The part whose step is this very object."""
-        return next((part for part in self.parts if part.step is step), None)
+        """The part whose step is this very object, else an equal one: the cell that made the steps was run again."""
+        same = next((part for part in self.parts if part.step is step), None)
+        return same or next((part for part in self.parts if part.step == step), None)
 
     def _ipython_display_(self) -> None:
         """Nothing: its card has been shown."""

@@ -49,6 +49,8 @@ class Gatekeeper:
 
     def plan(self, title: str, steps: tuple[Step[Any], ...]) -> Section:
         """Make every step's plan; what has begun in an earlier attempt keeps the plan that was confirmed."""
+        if stands := self._stands(title, steps):
+            return stands
         known = self._past.section(title, [type(step).__name__ for step in steps]) if self._past else None
         begun, before = (known[1], known[0]) if known else ({}, {})
         parts, blocked = [], ""
@@ -72,6 +74,13 @@ class Gatekeeper:
             subject(self._context.run_id, self._context.parameters),
             blocked,
             begun=str(before["digest"]) if before and same else "",
+        )
+
+    def _stands(self, title: str, steps: tuple[Step[Any], ...]) -> Section | None:
+        """The section that was confirmed and has begun in this process: its done steps would make another plan now."""
+        events = self._told.journal.events()
+        return next(
+            (one for one in self._confirmed if (one.title, one.steps) == (title, steps) and _has_begun(one, events)), None
         )
 
     def show(self, section: Section, *, asks: str = "") -> None:
@@ -100,7 +109,7 @@ class Gatekeeper:
         """Let the section pass, or journal that the run waits, give the Lease back, and raise ConfirmationRequired."""
         if self._context.mode == "plan":
             return
-        if section.begun:
+        if section.begun or section in self._confirmed:
             self._admit(section)
             return
         unmet = causes(self._told.unmet())
@@ -113,6 +122,9 @@ class Gatekeeper:
         section = self.plan(section.title, section.steps)
         if section.blocked:
             self._blocked.append(section)
+            return
+        if any((one.title, one.digest) == (section.title, section.digest) for one in self._confirmed):
+            self._admit(section)  # the cell is run again: the same plan needs no second passage
             return
         events = self._told.journal.events()
         if section.harmless:  # nobody is asked about nothing; said once, also in a run that is resumed

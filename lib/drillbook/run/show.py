@@ -18,6 +18,16 @@ def shell() -> Any | None:
     return get_ipython()
 
 
+def cell() -> str:
+    """Which cell is being run: the front end's id of it, else its text; "" outside a notebook."""
+    ip = shell()
+    if ip is None:
+        return ""
+    parent = ip.get_parent() if hasattr(ip, "get_parent") else {}
+    known = (parent.get("metadata") or {}).get("cellId")
+    return str(known or (ip.user_ns.get("In") or [""])[-1])
+
+
 def mask_outputs(mask: Mask) -> None:
     """Mask registered secrets in everything the kernel sends: streams, results, displays and errors."""
     ip = shell()
