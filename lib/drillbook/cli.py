@@ -31,7 +31,7 @@ from drillbook.errors import ParameterError, RunbookError
 from drillbook.interview import interview
 from drillbook.kube import Kube
 from drillbook.outlook import SAMPLES, outlook
-from drillbook.terminal import VERDICT_STYLES, Narrator, show_outcome
+from drillbook.terminal import VERDICT_STYLES, Narrator, gate_lines, show_outcome
 
 BAD_USAGE = 4
 STOPPED_MIDWAY = 6
@@ -132,14 +132,24 @@ def resume(
 @app.command()
 def approve(
     run_id: RunArgument,
-    phrase: Annotated[str, typer.Option(help="The phrase that the gate shows.")],
+    phrase: Annotated[str, typer.Option(help="The phrase that the gate shows; without it the plan is shown and it is asked for.")] = "",
     kubeconfig: Annotated[str, typer.Option(help="Your own credentials; otherwise the profile's.")] = "",
     context: Annotated[str, typer.Option(help="A context of that kubeconfig.")] = "",
 ) -> int:
-    """Approve, as yourself, the plan at which a run waits; it goes on when it is resumed."""
-    noted = headless.approve(places.find_run(run_id), phrase, kubeconfig=kubeconfig, context=context)
+    """Show the plan at which a run waits, and approve it as yourself; the run goes on when it is resumed."""
+    folder = places.find_run(run_id)
+    gate = headless.waits_at(folder)
+    out.print(Text(f"{folder.name} waits at: {gate['section']}", style="bold"))
+    for line in gate_lines(gate, whole=True):
+        out.print(line)
+    if not phrase and not sys.stdin.isatty():
+        raise ParameterError(["there is no terminal to ask on"], where="drillbook approve", todo=f'Give --phrase "{gate["phrase"]}".')
+    asked = f"To approve exactly this plan, type {gate['phrase']!r}"
+    given = phrase or str(typer.prompt(asked, default="", show_default=False, err=True))
+    noted = headless.approve(folder, given, kubeconfig=kubeconfig, context=context)
     actor = noted["actor"]
     out.print(Text(f"approved by {actor['username']} (identity: {actor['strength']}): {noted['section']}"))
+    out.print(Text(f"next: run the waiting cell again in its notebook, or: drillbook resume {folder.name}"))
     return 0
 
 

@@ -34,9 +34,10 @@ def confirm(page: Page, cell: Locator, said: str, picture: Path) -> None:
     """Type the phrase that the card names into its text box."""
     phrase = re.search(r"type ([\w-]+ [0-9a-f]{8})", said)
     assert phrase, said
-    cell.locator("input[type=text]").fill(phrase[1])
-    cell.get_by_role("button", name="Confirm").click()
-    expect(cell.get_by_text("Noted. Run this cell again to go on.")).to_be_visible(timeout=240_000)
+    box = cell.locator("input[type=text]")
+    box.fill(phrase[1])
+    box.press("Enter")
+    expect(cell.get_by_text("confirmed by lab-")).to_be_visible(timeout=240_000)
     cell.scroll_into_view_if_needed()
     page.screenshot(path=str(picture))
 

@@ -19,6 +19,7 @@ from drillbook.errors import ConfirmationRequired, NotResumable, ParameterError,
 from drillbook.evidence import Journal, record, verify
 from drillbook.model import Check, Effect, Frozen, Verdict
 from drillbook.run import Run, resume_run
+from drillbook.run.approving import approve
 from drillbook.step import Context, Step
 
 
@@ -281,7 +282,7 @@ def test_users_a7_it_is_resumed_in_the_notebook(tiny: Tiny, site: str) -> None:
     assert begin(site) is resumed, "Run All: the cell that opens a run finds the one that was resumed just now"
     assert confirmed(resumed) == phrase, "the open gate is shown again"
     assert [event["step"] for event in of(run, "step_started")] == ["LookAround", "MakeThing"]
-    resumed._gates._typed(phrase)
+    approve(resumed.journal, phrase, resumed.context.kube, how="widget")
     cells(resumed)
     assert tiny.state() == {"value": "new", "replicas": 3, "own": 0}
     assert record(events(resumed))["verdict"]["verdict"] == "VERIFIED"

@@ -85,6 +85,15 @@ def _keep_partial(folder: Path, events: list[dict[str, Any]]) -> None:
         Journal.open(folder / "journal.jsonl").append("attempt", n=number, **told)
 
 
+def waits_at(folder: Path) -> Mapping[str, Any]:
+    """The gate at which the run stands, as it was journalled; ParameterError if it doesn't wait."""
+    gate = gates.waiting(events_of(folder))
+    if gate is None:
+        fault = "the run does not wait for a confirmation"
+        raise ParameterError([fault], where=f"approval of run {folder.name}", todo="`drillbook list` shows what waits.")
+    return gate
+
+
 def approve(folder: Path, phrase: str, *, kubeconfig: str = "", context: str = "") -> dict[str, Any]:
     """Approve the plan at which a run waits, with the approver's own credentials; the approval as it was noted.
 

@@ -3,7 +3,7 @@
 from drillbook.run.engine import Run
 from drillbook.run.entering import open_run, resume_run
 from drillbook.run.gate import Section
-from drillbook.run.gatekeeping import NOBODY_THERE
+from drillbook.run.gatecard import NOBODY_THERE
 from drillbook.run.holding import LEASE_SECONDS
 from drillbook.run.opening import lease_name, validate
 from drillbook.run.places import find_run, outputs_dir, project_root
