@@ -212,17 +212,22 @@ def progress_card(title: str, text: str, *, fraction: float | None = None, rows:
                  rows=shown)  # fmt: skip
 
 
-def verdict_card(record: Mapping[str, Any]) -> Bundle:
-    """How a run ended, from its record: the verdict, its causes, the figures beside their objectives."""
+def verdict_card(record: Mapping[str, Any], *, seal_with: str = "") -> Bundle:
+    """How a run ended, from its record: the verdict, its causes, the figures beside their objectives.
+
+    ``seal_with`` is the command that seals it, where it isn't sealed yet: until then nothing is called VERIFIED.
+    """
     said = record["verdict"]
     word = said["verdict"] or str(said["outcome"]).upper()
+    word = "UNSEALED" if seal_with and word == "VERIFIED" else word
     measured = record["objectives"]["measured"]
     causes, left_out = _cut(said["reasons"][1:], 6)  # the headline tells the first
     text = [f"{word}: {said['headline']}"]
     text += [f"  - {cause}" for cause in causes]
     text += plain_rows([(item["name"], _plain_figure(item)) for item in measured])
+    text += [f"  unsealed: save this notebook, then in a terminal: {seal_with}"] if seal_with else []
     return draw(
-        "verdict", text, word=word, headline=(said["reasons"] or [said["headline"]])[0], causes=causes,
+        "verdict", text, word=word, seal_with=seal_with, headline=(said["reasons"] or [said["headline"]])[0], causes=causes,
         left_out=left_out, figures=[figure(item) for item in measured], run_id=record["record"]["id"],
     )  # fmt: skip
 

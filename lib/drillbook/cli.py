@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -97,6 +98,21 @@ def run(
     return int(outcome.exit_code)
 
 
+@app.command(name="open")
+def open_runbook(
+    runbook: Annotated[Path, typer.Argument(metavar="RUNBOOK", help="A runbook's path, or its name in runbooks/.")],
+) -> int:
+    """Copy a runbook under outputs/open/, to be stepped through in JupyterLab: the tracked one stays as it is."""
+    named = places.project_root() / "runbooks" / f"{runbook.name.removesuffix('.ipynb')}.ipynb"
+    notebook = runbook if runbook.is_file() else named
+    if not notebook.is_file():
+        raise ParameterError([f"there is no runbook {runbook}"], where="drillbook open", todo="`ls runbooks` shows them.")
+    path = places.copy_to_work_on(notebook)
+    out.print(Text(str(path)))
+    out.print(Text(f"jupyter lab {'--allow-root ' if os.geteuid() == 0 else ''}{shlex.quote(str(path))}"))
+    return 0
+
+
 @app.command()
 def finish(
     run_id: RunArgument,
@@ -154,9 +170,14 @@ def approve(
 
 
 @app.command()
-def abandon(run_id: RunArgument) -> int:
+def abandon(
+    run_id: RunArgument,
+    notebook: Annotated[
+        Path | None, typer.Option(help="The saved notebook to keep with it; otherwise the one that it was opened in.")
+    ] = None,
+) -> int:
     """End a run that waits or stopped: undo what can be undone, the newest first, and say what can't be."""
-    found = headless.abandon(places.find_run(run_id), progress=Narrator(out).tell)
+    found = headless.abandon(places.find_run(run_id), notebook=notebook, progress=Narrator(out).tell)
     for line in found.left:
         out.print(Text.assemble(("not undone   ", "bold red"), line))
     show_outcome(out, found.outcome)

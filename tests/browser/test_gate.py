@@ -86,12 +86,15 @@ def test_a_gate_is_confirmed_in_the_text_box_of_its_card(browser_lab: DrillLab, 
         assert "ConfirmationRequired" not in passed and "confirmed by lab-admin at 20" in passed
         for words in ("run.do(drain)", "run.do(replace)", "run.do(scale)", "ValueIsNew", "RemoveThing"):
             run_words(page, words)
-        assert "VERIFIED" in " ".join(shown(run_words(page, "run.close")))
+        end = " ".join(shown(run_words(page, "run.close")))
+        line = f"drillbook finish {run.name} --notebook {tiny.notebook}"
+        assert line in end and "UNSEALED" in end and "VERIFIED" not in end
         page.keyboard.press("Control+s")
-        until(lambda: "VERIFIED" in tiny.notebook.read_text(), "the notebook is saved")
+        until(lambda: "UNSEALED" in tiny.notebook.read_text(), "the notebook is saved")
 
     assert tiny.state() == {"value": "new", "replicas": 3, "own": 0}
     done = browser_lab.drillbook("finish", run.name, "--notebook", str(tiny.notebook))
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0 and "VERIFIED" in done.stdout, done.stdout + done.stderr
+    assert "widget-view" not in (run / "executed.ipynb").read_text(), "what is kept shows without a kernel"
     assert '"how":"widget"' in (run / "journal.jsonl").read_text()
     tiny.clear()

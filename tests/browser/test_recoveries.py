@@ -86,7 +86,7 @@ def test_one_database_to_a_point_in_time(browser_lab: DrillLab, rights: None, tm
     lab.sql(DATABASE, f"delete from {TABLE}")
     notebook = prepared("recover-point-in-time", tmp_path, mode="apply", target_time=target, search_table=TABLE)
     gates, said = step_through(lab, notebook)
-    assert (gates, "VERIFIED" in said) == (2, True), said
+    assert (gates, "UNSEALED" in said) == (2, True), said
     assert int(lab.sql(DATABASE, f"select count(*) from {TABLE}")) == count
     (run,) = sorted((lab.outputs / "recover-point-in-time").iterdir())
     # Of each gate: the approval, and the passage that names it.
@@ -99,7 +99,7 @@ def test_the_whole_cluster_beside_the_old_one(browser_lab: DrillLab, rights: Non
     """The last one: the lab's cluster is another afterwards."""
     notebook = prepared("recover-full-restore", tmp_path, mode="apply", strategy="repoint")
     gates, said = step_through(browser_lab, notebook)
-    assert (gates, "VERIFIED" in said) == (2, True), said
+    assert (gates, "UNSEALED" in said) == (2, True), said
     (run,) = sorted((browser_lab.outputs / "recover-full-restore").iterdir())
     done = browser_lab.drillbook("finish", run.name, "--notebook", str(notebook))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import nbformat
 import pytest
 from fix_cells import begin, cells, closed, confirmed, dies
 from fix_drills import DrillLab
@@ -15,11 +16,12 @@ from fix_tiny import Tiny
 from tiny_steps import Drain, LookAround, MakeThing, Replace, ScaleUp
 
 from drillbook import headless
-from drillbook.errors import ConfirmationRequired, NotResumable, ParameterError, RunInProgress
+from drillbook.errors import ConfirmationRequired, NotResumable, NotVerified, ParameterError, RunInProgress
 from drillbook.evidence import Journal, record, verify
 from drillbook.model import Check, Effect, Frozen, Verdict
 from drillbook.run import Run, resume_run
 from drillbook.run.approving import approve
+from drillbook.run.opening import seal_line
 from drillbook.step import Context, Step
 
 
@@ -288,3 +290,54 @@ def test_users_a7_it_is_resumed_in_the_notebook(tiny: Tiny, site: str) -> None:
     assert record(events(resumed))["verdict"]["verdict"] == "VERIFIED"
     with pytest.raises(NotResumable, match="it has ended"):
         resume_run(run.run_id)
+
+
+# -- A9: given up ---------------------------------------------------------------------------------
+
+
+def saved(folder: Path, run_id: str) -> Path:
+    """A notebook as JupyterLab saves it while a run is under way."""
+    notebook = nbformat.v4.new_notebook()
+    card = nbformat.v4.new_output("display_data", {"text/plain": f"change-tiny · Run {run_id}"})
+    notebook.cells = [nbformat.v4.new_code_cell("run = open_run()", outputs=[card])]
+    path = folder / "stepped through.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.mark.parametrize("how", ["opened in it", "named", "of another run"])
+def test_users_a9_abandoning_keeps_the_executed_copy_and_verifies(
+    tiny: Tiny, site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    path = saved(tmp_path, "")
+    if how != "named":
+        monkeypatch.setenv("JPY_SESSION_NAME", str(path))
+    run = cells(begin(site), "MakeThing")
+    saved(tmp_path, "another" if how == "of another run" else run.run_id)
+    found = headless.abandon(closed(run), notebook=path if how == "named" else None)
+    kept = run.folder / "executed.ipynb"
+    assert kept.exists() is (how != "of another run")
+    assert not kept.exists() or (kept.read_bytes() == path.read_bytes() and (run.folder / "executed.html").exists())
+    assert found.left == () and verify(run.folder.parents[1]) == []
+    assert [item.state for item in headless.runs()] == ["sealed"]
+
+
+# -- the closing card ------------------------------------------------------------------------------
+
+
+def test_users_b_the_end_names_the_command_that_seals_it(tiny: Tiny, site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path, "")
+    monkeypatch.setenv("JPY_SESSION_NAME", str(path))
+    run = begin(site)
+    line = f"drillbook finish {run.run_id} --notebook '{path}'"
+    assert seal_line(run.run_id) == line
+    run.do(LookAround())
+    with pytest.raises(NotVerified) as unproven:
+        run.close()
+    assert line in unproven.value.todo
+    assert "Changed so far: nothing that is still to be undone" in unproven.value.lines()
+    assert headless.finish(run.folder, path).verdict == "UNPROVEN"
+    with pytest.raises(NotVerified) as sealed:
+        run.close()
+    assert "report.html" in sealed.value.todo and "finish" not in sealed.value.todo
+    assert verify(run.folder.parents[1]) == []

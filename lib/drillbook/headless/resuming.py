@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,12 +119,20 @@ def approve(folder: Path, phrase: str, *, kubeconfig: str = "", context: str = "
             kube.close()
 
 
-def abandon(folder: Path, *, progress: Progress = lambda _: None) -> Abandoned:
-    """End a run that waits or stopped: undo what can be undone, the newest first, say what can't be, and seal it."""
+def abandon(folder: Path, *, notebook: Path | None = None, progress: Progress = lambda _: None) -> Abandoned:
+    """End a run that waits or stopped: undo what can be undone, the newest first, say what can't be, and seal it.
+
+    ``notebook`` is the saved notebook of a run that somebody stepped through; if none is given, the one that it was opened
+    in is kept, provided that it shows this run.
+    """
+    if notebook is not None and not notebook.is_file():
+        raise ParameterError([f"there is no notebook {notebook}"], where="abandon", todo="Nothing was changed.")
     past = Past(folder)
     if of_type(past.events, "closed"):
         past.refuse("it has ended", f"`drillbook verify {past.run_id}` checks its evidence.")
-    past.require_not_alive()
+    past.require_not_alive("abandoned")
+    if saved := notebook or _stepped_through(past.events):
+        shutil.copyfile(saved, folder / notebook_name(past.events))
     _keep_partial(folder, past.events)
     journal = Journal.open(folder / "journal.jsonl", masker=Masker())
     promised = [event["id"] for event in unsettled(past.events)]
@@ -144,6 +153,19 @@ def abandon(folder: Path, *, progress: Progress = lambda _: None) -> Abandoned:
         if step.section and step.complete and not past.ended_by_itself(step) and not step.promised & set(promised)
     ]
     return Abandoned(outcome, tuple(id for id in promised if id not in open_ones), tuple(left))
+
+
+def _stepped_through(events: Sequence[Mapping[str, Any]]) -> Path | None:
+    """The saved notebook in which the last attempt was made, if it is there and its outputs name the run."""
+    made_in = [event for event in events if event["type"] in ("opened", "resumed")][-1].get("notebook")
+    path = Path(str(made_in or ""))
+    if not made_in or not path.is_file():
+        return None
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return path if any(str(events[0]["run_id"]) in json.dumps(cell.get("outputs", [])) for cell in cells) else None
 
 
 def _lost(plan: dict[str, Any] | None) -> str:

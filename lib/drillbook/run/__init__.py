@@ -3,16 +3,16 @@
 from drillbook.run.engine import Run
 from drillbook.run.entering import open_run, resume_run
 from drillbook.run.gate import Section
-from drillbook.run.gatecard import NOBODY_THERE
 from drillbook.run.holding import LEASE_SECONDS
-from drillbook.run.opening import lease_name, validate
-from drillbook.run.places import find_run, outputs_dir, project_root
+from drillbook.run.opening import NOBODY_THERE, lease_name, validate
+from drillbook.run.places import copy_to_work_on, find_run, outputs_dir, project_root
 
 __all__ = [
     "LEASE_SECONDS",
     "NOBODY_THERE",
     "Run",
     "Section",
+    "copy_to_work_on",
     "find_run",
     "lease_name",
     "open_run",

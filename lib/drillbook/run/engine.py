@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from drillbook import cards
 from drillbook.errors import Changed, NotVerified, RunbookError
 from drillbook.evidence import judge, record
+from drillbook.evidence.judge import unsettled
 from drillbook.model import Effect, Verdict
 from drillbook.run import results
 from drillbook.run.again import Done
@@ -17,6 +18,7 @@ from drillbook.run.drawing import draw_step, error_json, short
 from drillbook.run.gate import Section, plan_json
 from drillbook.run.gatekeeping import Gatekeeper
 from drillbook.run.handle import Handle
+from drillbook.run.opening import seal_line
 from drillbook.run.parameters import require_as_opened
 from drillbook.run.past import Past, PastStep
 from drillbook.run.replay import Replay
@@ -260,20 +262,31 @@ class Run(Handle):
     # -- closing ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Judge and seal the run's record; raises NotVerified unless the verdict is VERIFIED (a plan has none)."""
-        if self._closed:
-            return
-        self._closed = True
-        found = judge(self.journal.events())
-        self.journal.append("closed", verdict=found.verdict, reasons=found.reasons, by="notebook")
-        self.release()
-        self._show(cards.verdict_card(record(self.journal.events())))
-        if self.mode == "apply" and found.verdict is not None and found.verdict is not Verdict.VERIFIED:
-            raise NotVerified(
-                found.headline,
-                run_verdict=found.verdict,
-                todo=f"Read report.html of run {self.run_id}; `drillbook verify {self.run_id}` checks the evidence.",
-            )
+        """Judge and close the run's record; raises NotVerified unless the verdict is VERIFIED (a plan has none).
+
+        It is sealed after its last cell: by the runner, else by the command that the card names.
+        """
+        with self._acting:
+            if self._left:
+                self._require_open()
+            if not self._closed:
+                self._closed = True
+                judged = judge(self.journal.events())
+                self.journal.append("closed", verdict=judged.verdict, reasons=judged.reasons, by="notebook")
+                self.release()
+            events = self.journal.events()
+            found = judge(events)
+            finish = seal_line(self.run_id) if self.mode == "apply" and not (self.folder / "SHA256SUMS").exists() else ""
+            self._show(cards.verdict_card(record(events), seal_with=finish))
+            if self.mode == "apply" and found.verdict is not None and found.verdict is not Verdict.VERIFIED:
+                left = ", ".join(str(event["id"]) for event in unsettled(events))
+                raise NotVerified(
+                    found.headline,
+                    run_verdict=found.verdict,
+                    changes=f"still to be undone: {left}" if left else "nothing that is still to be undone",
+                    todo=f"Seal it: `{finish}`; then read its report.html." if finish
+                    else f"Read report.html of run {self.run_id}; `drillbook verify {self.run_id}` checks the evidence.",
+                )
 
     def _draw(
         self,

@@ -10,11 +10,10 @@ from drillbook import cards, widgets
 from drillbook.evidence import gates
 from drillbook.run.gate import Section
 from drillbook.run.observing import Observations
+from drillbook.run.opening import NOBODY_THERE
 from drillbook.run.show import Display, execution
 from drillbook.run.stakes import stakes
 from drillbook.step import Context
-
-NOBODY_THERE = "DRILLBOOK_UNATTENDED"  # set by the runner: nobody sees a text box
 
 
 def attended() -> bool:
@@ -128,4 +127,4 @@ def who_confirmed(given: Sequence[Mapping[str, Any]]) -> str:
     return f"confirmed by {', '.join(named)}"
 
 
-__all__ = ["NOBODY_THERE", "GateCards", "attended", "section_card", "who_confirmed"]
+__all__ = ["GateCards", "attended", "section_card", "who_confirmed"]

@@ -19,7 +19,7 @@ from drillbook.run.drawing import error_json
 from drillbook.run.holding import Hold
 from drillbook.run.kinds import kind_of
 from drillbook.run.observing import Observations
-from drillbook.run.opening import opening, public_names
+from drillbook.run.opening import in_notebook, opening, public_names
 from drillbook.run.past import Past
 from drillbook.run.replay import Replay
 from drillbook.run.show import Display, mask_outputs
@@ -104,7 +104,8 @@ class Handle:
         except RunbookError:
             self.release()
             raise
-        self.journal.append("resumed", attempt=gates.attempt(self.journal.events()) + 1, actor=actor, note=self._note)
+        attempt = gates.attempt(self.journal.events()) + 1
+        self.journal.append("resumed", attempt=attempt, actor=actor, note=self._note, **in_notebook())
         self._show(cards.run_card(self.journal.events()[0]))
 
     # -- another opening in the same kernel ----------------------------------------------------
