@@ -222,11 +222,13 @@ class Context:
         time.sleep(seconds)
 
     def close(self) -> None:
-        """Close what was opened; safe to call twice."""
+        """Close what was opened; safe to call twice. What is used afterwards is opened again."""
         for namespace, pod in list(self._forwards):
             self.forget_pod(namespace, pod)
         while self._open:
             self._open.pop().close()
+        for name in ("kube", "store", "archive"):
+            self.__dict__.pop(name, None)
 
     def require_preconditions(self) -> None:
         """Raise unless every required check so far is VERIFIED: nothing is created on a doubtful ground."""

@@ -140,3 +140,27 @@ def test_the_lab_is_another_program_and_its_status_is_handed_on() -> None:
     ours = subprocess.run([sys.executable, "-m", "drillbook", "lab", "no-such-verb"], capture_output=True, text=True)
     its = subprocess.run([sys.executable, "-m", "drillbook_lab", "no-such-verb"], capture_output=True, text=True)
     assert ours.returncode == its.returncode != 0
+
+
+@pytest.mark.parametrize("given", ["recover-point-in-time", "recover-point-in-time.ipynb", "runbooks/recover-point-in-time.ipynb"])
+def test_users_b_open_copies_a_runbook_so_that_the_tracked_one_stays_clean(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    tracked = ROOT / "runbooks" / "recover-point-in-time.ipynb"
+    before = tracked.read_bytes()
+    monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(tmp_path / "with a blank"))
+    monkeypatch.chdir(ROOT)
+    assert cli.status(["open", given]) == 0
+    (copy,) = (tmp_path / "with a blank" / "open").glob("recover-point-in-time-*.ipynb")
+    assert copy.read_bytes() == before == tracked.read_bytes()
+    path, line = capsys.readouterr().out.splitlines()
+    assert path == str(copy) and line.startswith("jupyter lab ") and line.endswith(f"'{copy}'")
+    assert cli.status(["list"]) == 0 and "no run yet" in capsys.readouterr().out
+    assert cli.status(["verify"]) == 0
+
+
+def test_users_b_open_names_a_runbook_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(tmp_path / "outputs"))
+    assert cli.status(["open", "recover-pint"]) == 4
+    assert "there is no runbook recover-pint" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()

@@ -87,7 +87,7 @@ def waiting(events: Sequence[Event]) -> Event | None:
     for event in events:
         if event["type"] == "waiting":
             found = event
-        elif event["type"] in ("confirmed", "step_started", "abandoned", "retargeted"):
+        elif event["type"] in ("confirmed", "step_started", "abandoned", "superseded", "retargeted"):
             found = None
     return found
 

@@ -303,6 +303,9 @@ def finish(folder: Path, notebook: Path) -> RunOutcome:
         raise ParameterError([f"there is no notebook {notebook}"], where="finish")
     opening_of(folder)
     events = events_of(folder)
+    for event in [event for event in events if event["type"] == "superseded"]:
+        fault = f"run {folder.name} was superseded by run {event['by']} and is sealed already"
+        raise ParameterError([fault], where="finish", todo=f"Finish run {event['by']}.")
     if notebook.resolve() != (folder / notebook_name(events)).resolve():
         shutil.copyfile(notebook, folder / notebook_name(events))
     closed = any(event["type"] == "closed" for event in events)
