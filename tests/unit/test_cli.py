@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drillbook import cli
+from drillbook import arguments, cli
 from drillbook.errors import ParameterError
 
 ROOT = Path(__file__).parents[2]
@@ -116,17 +116,17 @@ def test_doctor_names_a_faulty_profile_and_goes_no_further(tmp_path: Path, capsy
     ],
 )
 def test_parameters_are_written_as_papermill_writes_them(given: list[str], read: list[str]) -> None:
-    assert cli._pairs_joined(given) == read
+    assert arguments.pairs_joined(given) == read
 
 
 def test_parameters_are_typed_where_no_meaning_is_lost() -> None:
     given = ["a=1", "b=true", "c=16.10", "d=007", "e=x", "f=", "g=False"]
-    assert cli._parameters(given) == {"a": 1, "b": True, "c": "16.10", "d": "007", "e": "x", "f": "", "g": False}
+    assert arguments.parameters(given) == {"a": 1, "b": True, "c": "16.10", "d": "007", "e": "x", "f": "", "g": False}
 
 
 def test_every_fault_in_the_parameters_is_told() -> None:
     with pytest.raises(ParameterError) as caught:
-        cli._parameters(["a", "b=1", "b=2", "mode=apply"])
+        arguments.parameters(["a", "b=1", "b=2", "mode=apply"])
     assert len(caught.value.faults) == 3
 
 
