@@ -371,3 +371,25 @@ def test_a_slow_reader_slows_the_writer(kube: Kube, pod: str, tmp_path: Path) ->
     os.kill(int(noted.read_text()), signal.SIGKILL)  # as on a node: what was begun by exec outlives who asked for it
     moved = int(caught.value.what.rpartition("(")[2].split()[0])
     assert 0 < moved < 100_000_000
+
+
+def test_g05_what_is_held_is_not_read_and_goes_on_where_it_stood(kube: Kube, pod: str, tmp_path: Path) -> None:
+    """Whoever watches a volume fill says no: the writer waits, and not a byte is lost afterwards."""
+    (tmp_path / "sent").write_bytes(os.urandom(60_000_000))
+    said: list[int] = []
+
+    def watch(count: int) -> bool:
+        said.append(count)
+        return len(said) > 8
+
+    writer = Command("default", pod, "main", ["sh", "-c", f"cat {tmp_path}/sent"])
+    reader = Command("default", pod, "main", ["sh", "-c", f"cat > {tmp_path}/got; sleep 1"])
+    slow = Command("default", pod, "main", ["sh", "-c", f"sleep 1; cat {tmp_path}/sent"])
+    assert kube.pipe(slow, reader, timeout_seconds=60, on_bytes=watch).bytes == 60_000_000
+    assert said[1:8] == [said[1]] * 7 and (tmp_path / "got").read_bytes() == (tmp_path / "sent").read_bytes()
+    with pytest.raises(RuntimeError, match="full"):
+        kube.pipe(writer, reader, timeout_seconds=60, on_bytes=full)
+
+
+def full(count: int) -> bool:
+    raise RuntimeError("full")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from drillbook import kube as k8s
 from drillbook.errors import KubernetesError, PreconditionError
-from drillbook.site.profile import Application
+from drillbook.site.profile import Application, Tenant
 
 _HEALTH_SECONDS = 10.0
 
@@ -32,6 +32,39 @@ def pods(kube: k8s.Kube, deployment: dict[str, Any]) -> list[dict[str, Any]]:
     wanted = deployment["spec"]["selector"].get("matchLabels") or {}
     labels = ",".join(f"{key}={value}" for key, value in sorted(wanted.items()))
     return kube.list(k8s.POD, deployment["metadata"]["namespace"], labels=labels)
+
+
+def workers(kube: k8s.Kube, tenant: Tenant, cluster_namespace: str, sessions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Pods that use the application's role and are none of its own: a drain would wait for them in vain, after the carry.
+
+    A session is known by its address. One that is no pod's here (a bastion, translated addresses) says nothing.
+    """
+    app = tenant.application
+    if app is None:
+        return []
+    found = kube.get(k8s.DEPLOYMENT, app.namespace, app.deployment)
+    own = {str(pod["metadata"]["name"]) for pod in pods(kube, found)} if found else set()
+    by_address: dict[str, dict[str, Any]] = {}
+    for namespace in sorted({app.namespace, cluster_namespace}):
+        for pod in kube.list(k8s.POD, namespace):
+            labels = pod["metadata"].get("labels") or {}
+            if labels.get("cnpg.io/poolerName") and labels["cnpg.io/poolerName"] == app.pooler:
+                own.add(str(pod["metadata"]["name"]))
+            if not (pod.get("spec") or {}).get("hostNetwork"):  # its address is the node's
+                by_address |= {str(one["ip"]): pod for one in (pod.get("status") or {}).get("podIPs") or []}
+                by_address |= {ip: pod} if (ip := str((pod.get("status") or {}).get("podIP") or "")) else {}
+    counted: dict[tuple[str, str], int] = {}
+    for row in sessions:
+        pod = by_address.get(str(row.get("address") or "")) or {}
+        name = str((pod.get("metadata") or {}).get("name", ""))
+        if row["role"] == tenant.app_role and name and name not in own:
+            key = (pod["metadata"]["namespace"], name)
+            counted[key] = counted.get(key, 0) + int(row["sessions"])
+    return [
+        f"pod {namespace}/{name} has {count} sessions of role {tenant.app_role} and is no pod of Deployment {app.namespace}/{app.deployment}: "
+        "the drain would wait for it; scale it down first, or give it a role of its own"
+        for (namespace, name), count in sorted(counted.items())
+    ]
 
 
 NO_ANSWER = "no answer"

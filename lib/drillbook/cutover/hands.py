@@ -11,6 +11,8 @@ from drillbook.model import Frozen
 # What keeps Argo CD from syncing by itself, as its own command line sets it.
 UNSYNCED: dict[str, Any] = {"spec": {"syncPolicy": {"automated": None}}}
 TRACKING = "argocd.argoproj.io/tracking-id"
+# How Argo CD marks what it holds where it is told to go by label; other tools set the first one too.
+_INSTANCE = ("app.kubernetes.io/instance", "argocd.argoproj.io/instance")
 ARGO_NAMESPACE = "argocd"
 _FLUX = ("kustomize.toolkit.fluxcd.io/name", "helm.toolkit.fluxcd.io/name")
 _HELM = "meta.helm.sh/release-name"
@@ -21,6 +23,19 @@ _MANAGERS = {
     "helm-controller": "Flux (helm-controller)",
     "keda-operator": "KEDA (keda-operator)",
 }
+# Marks by which tools that write Secrets know their own, where they are no owner of it.
+_SECRET_MARKS = {
+    "reconcile.external-secrets.io/managed": "External Secrets",
+    "reconcile.external-secrets.io/data-hash": "External Secrets",
+    "sealedsecrets.bitnami.com/managed": "Sealed Secrets",
+    "sealedsecrets.bitnami.com/patch": "Sealed Secrets",
+    "secrets-store.csi.k8s.io/managed": "Secrets Store CSI driver",
+    "operator.1password.io/item-path": "1Password",
+    "reflector.v1.k8s.emberstack.com/reflects": "Reflector",
+    "replicator.v1.mittwald.de/replicated-from-version": "Replicator",
+    "secrets.hashicorp.com/last-secret-mac": "Vault Secrets Operator",
+}
+_OWN_GROUP = "postgresql.cnpg.io"  # what CloudNativePG makes follows its Cluster: that is no other hand
 
 
 class Hand(Frozen):
@@ -45,7 +60,7 @@ def hands_on(kube: k8s.Kube, obj: dict[str, Any]) -> list[Hand]:
     """Everybody who is known by labels, annotations, managed fields or an autoscaler's target to hold ``obj``."""
     meta = obj["metadata"]
     marks = {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
-    found = [*_argo(kube, marks), *_autoscalers(kube, obj)]
+    found = [*_argo(kube, marks, obj), *_owners(obj), *_autoscalers(kube, obj)]
     found += [
         Hand(who=f"Flux {marks[mark]}", how="would apply again: suspend it first (flux suspend)", acts=True)
         for mark in _FLUX
@@ -58,26 +73,59 @@ def hands_on(kube: k8s.Kube, obj: dict[str, Any]) -> list[Hand]:
     told = " ".join(hand.who for hand in found)
     for entry in meta.get("managedFields") or ():
         who = _MANAGERS.get(str(entry.get("manager")))
-        sets = "f:replicas" in (entry.get("fieldsV1") or {}).get("f:spec", {})
+        fields = entry.get("fieldsV1") or {}
+        scales = obj.get("kind") == k8s.DEPLOYMENT.kind
+        sets = "f:replicas" in fields.get("f:spec", {}) if scales else bool({"f:spec", "f:data"} & fields.keys())
         if who and sets and who.partition(" ")[0] not in told:
-            found.append(Hand(who=who, how="sets the number of replicas: suspend it first", acts=True))
+            what = "the number of replicas" if scales else "what the cut changes"
+            found.append(Hand(who=who, how=f"sets {what}: suspend it first", acts=True))
     return found
 
 
-def _argo(kube: k8s.Kube, marks: dict[str, str]) -> list[Hand]:
+def _owners(obj: dict[str, Any]) -> list[Hand]:
+    """Controllers that own the object (External Secrets, Sealed Secrets, Vault, an operator of the application)."""
+    meta = obj["metadata"]
+    marks = {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
+    how = "writes it again at its next refresh: change it where it reads, or pause it first"
+    found = [
+        Hand(who=f"{owner['kind']} {meta.get('namespace', '')}/{owner['name']}", how=how, acts=True)
+        for owner in meta.get("ownerReferences") or ()
+        if owner.get("controller") and str(owner.get("apiVersion", "")).partition("/")[0] != _OWN_GROUP
+    ]
+    if obj.get("kind") == k8s.SECRET.kind and not found:
+        names = dict.fromkeys(who for mark, who in _SECRET_MARKS.items() if mark in marks)
+        found += [Hand(who=who, how=how, acts=True) for who in names]
+    return found
+
+
+def _holds(app: dict[str, Any], obj: dict[str, Any]) -> bool:
+    """Whether the Application says that the object is one of its own; one that says nothing may hold it."""
+    own = (app.get("status") or {}).get("resources") or []
+    place = (obj.get("kind"), obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
+    return not own or any((one.get("kind"), one.get("namespace", ""), one.get("name")) == place for one in own)
+
+
+def _argo(kube: k8s.Kube, marks: dict[str, str], obj: dict[str, Any]) -> list[Hand]:
     tracked = marks.get(TRACKING, "").partition(":")[0]
-    if not tracked:
+    by_label = next((marks[mark] for mark in _INSTANCE if marks.get(mark)), "")
+    if not tracked and not by_label:
         return []
+    known, tracked = bool(tracked), tracked or by_label
     space, _, name = tracked.rpartition("_")
     namespace = space or ARGO_NAMESPACE
     who = f"Argo CD Application {namespace}/{name}"
     try:
         app = kube.get(k8s.APPLICATION, namespace, name)
     except KubernetesError as error:
+        if not known:  # a label that Helm and people set too: without Argo CD's word it says nothing
+            how = f"if there is one, it can't be read ({error.reason or error.status}): pause it yourself"
+            return [] if error.status == 404 else [Hand(who=who, how=how, acts=False)]
         if error.status == 404:
             return [Hand(who=who, how="Argo CD isn't here: only its mark is", acts=False)]
         how = f"can't be read ({error.reason or error.status}): grant deploy/argocd/, or pause it yourself and remove its mark"
         return [Hand(who=who, how=how, acts=True)]
+    if not known and (app is None or not _holds(app, obj)):
+        return []
     if app is None:
         return [Hand(who=who, how="doesn't exist: only its mark is there", acts=False)]
     automated = (app["spec"].get("syncPolicy") or {}).get("automated")

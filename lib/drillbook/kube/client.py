@@ -330,11 +330,12 @@ class Kube:
         reader: Command,
         *,
         timeout_seconds: float,
-        on_bytes: Callable[[int], None] = lambda _: None,
+        on_bytes: Callable[[int], bool | None] = lambda _: None,
     ) -> Piped:
         """``writer | reader``, each in a container: the writer's output is the reader's input; no shell is involved.
 
-        The bytes pass through this machine, with back-pressure; ``on_bytes`` is told how many, about twice a second. Any
+        The bytes pass through this machine, with back-pressure; ``on_bytes`` is told how many, about twice a second;
+        while it says False nothing more is read. Any
         exit code is a result; the reader's input is ended only when the writer has ended well, and whichever runs
         when the other has failed is ended. KubernetesError if one could not be run or its end was not seen,
         StepTimeoutError after ``timeout_seconds``.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ _STDIN, _STDOUT, _STDERR, _STATUS, _CLOSE = 0, 1, 2, 3, 255
 _ERRORS_KEPT = 1 << 16
 _GLANCE_SECONDS = 0.5
 _LAST_WORDS_SECONDS = 10.0
+_GLANCE_HOLDS_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,13 @@ class Pipe:
         self._streams = streams
         self._writer, self._reader = _End(writer), _End(reader)
         self._bytes = 0
+        self._go_on_until = time.monotonic() + _GLANCE_HOLDS_SECONDS
 
-    def run(self, timeout_seconds: float, on_bytes: Callable[[int], None]) -> Piped:
-        """Run both to their ends; ``on_bytes`` is called in this thread now and then."""
+    def run(self, timeout_seconds: float, on_bytes: Callable[[int], bool | None]) -> Piped:
+        """Run both to their ends; ``on_bytes`` is called in this thread now and then. While it says False nothing is read.
+
+        Nor while it has said nothing for long: who watches may be waiting for an API server that is away.
+        """
         future = self._streams.start(self._run(), timeout_seconds)
         try:
             self._watch(future, on_bytes)
@@ -91,9 +97,12 @@ class Pipe:
             self._reader.error.decode(errors="replace"),
         )
 
-    def _watch(self, future: Future[None], on_bytes: Callable[[int], None]) -> None:
+    def _watch(self, future: Future[None], on_bytes: Callable[[int], bool | None]) -> None:
         while not wait((future,), _GLANCE_SECONDS).done:
-            on_bytes(self._bytes)
+            self._go_on_until = time.monotonic() + _GLANCE_HOLDS_SECONDS
+            if on_bytes(self._bytes) is False:
+                self._go_on_until = 0.0
+                time.sleep(_GLANCE_SECONDS)
         try:
             future.result()
         except TimeoutError as error:
@@ -149,7 +158,12 @@ class Pipe:
     async def _move(
         self, writer: aiohttp.ClientWebSocketResponse[bool], reader: aiohttp.ClientWebSocketResponse[bool]
     ) -> None:
-        async for message in writer:
+        while True:
+            while time.monotonic() > self._go_on_until:
+                await asyncio.sleep(_GLANCE_SECONDS / 2)
+            message = await writer.receive()
+            if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
+                break
             if message.type is not aiohttp.WSMsgType.BINARY or not message.data:
                 continue
             channel, data = message.data[0], memoryview(message.data)[1:]

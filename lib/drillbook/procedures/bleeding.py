@@ -6,7 +6,7 @@ keep annotation: that needs a write to the archive (docs/adr/0010).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from drillbook.cutover.superuser import MAINTENANCE
 from drillbook.errors import VerificationError
 from drillbook.model import BaseBackup, Effect, Frozen
 from drillbook.postgres import SQL, Composed, Identifier, Literal, as_text
+from drillbook.procedures import pausing
 from drillbook.procedures.carry import superuser_of
 from drillbook.procedures.copy import Removal, RemoveRecoveryCluster
 from drillbook.procedures.manualbackup import ArchiveTheEnd
@@ -26,7 +27,14 @@ from drillbook.sourcearchive import IN_TREE
 from drillbook.step import Context, Obligation, Plan, Step, Touch
 
 _READ_ONLY = "default_transaction_read_only"
-_BOOLEANS = {"on", "off", "true", "false", "yes", "no", "1", "0"}
+BEFORE = "before"
+"""In the promise to let a database take writes again: the setting's old values by role, "" being the database's own."""
+_ROLES_TOO = (
+    "declare role name; begin for role in select distinct pg_catalog.pg_get_userbyid(s.setrole) from pg_catalog.pg_db_role_setting s, "
+    "pg_catalog.unnest(s.setconfig) setting where s.setrole <> 0 and pg_catalog.starts_with(setting, 'default_transaction_read_only=') "
+    "and s.setdatabase in (0, (select d.oid from pg_catalog.pg_database d where d.datname = {name})) loop "
+    "execute pg_catalog.format('alter role %I in database %I set default_transaction_read_only = on', role, {name}); end loop; end"
+)
 _NO_RETENTION: dict[str, Any] = {"spec": {"retentionPolicy": None}}
 _NO_RETENTION_IN_TREE: dict[str, Any] = {"spec": {"backup": {"retentionPolicy": None}}}
 _NO_SCHEDULE: dict[str, Any] = {"spec": {"suspend": True}}
@@ -75,6 +83,7 @@ class _Measure:
     patch: dict[str, Any]
     what: str
     uid: str
+    obj: dict[str, Any]
 
 
 class Held(Frozen):
@@ -110,8 +119,12 @@ class HoldBackups(Step[Held]):
                 {"kind": one.kind.kind, "metadata": {"namespace": one.namespace, "name": one.name}, **one.patch}
                 for one in measures
             ),
-            touches=tuple(Touch("patch", one.kind.kind, one.namespace, one.name, one.uid) for one in measures),
+            touches=(
+                *pausing.touches(ctx, [one.obj for one in measures]),
+                *(Touch("patch", one.kind.kind, one.namespace, one.name, one.uid) for one in measures),
+            ),
             notes=(
+                *(f"WARNING: {words}" for words in pausing.faults(ctx, [one.obj for one in measures])),
                 f"this recovery stands on base backup {self.backup.backup_id}",
                 "each old value is noted first and put back when the run ends, is abandoned or is cleaned up",
             ),
@@ -119,6 +132,7 @@ class HoldBackups(Step[Held]):
 
     def do(self, ctx: Context) -> Held:
         measures = list(self._measures(ctx))
+        pausing.pause(ctx, [one.obj for one in measures])  # or it is put back seconds later
         for one in measures:
             restoring.change(ctx, one.kind, one.namespace, one.name, one.patch, one.what)
         return Held(changed=tuple(one.what for one in measures))
@@ -170,7 +184,7 @@ class HoldBackups(Step[Held]):
     def _measure(self, kind: k8s.Kind, obj: dict[str, Any], patch: dict[str, Any], verb: str) -> _Measure:
         metadata = obj["metadata"]
         where = kind.where(metadata["namespace"], metadata["name"])
-        return _Measure(kind, metadata["namespace"], metadata["name"], patch, f"{verb} of {where}" if " " in verb else f"{verb} {where}", metadata["uid"])  # fmt: skip
+        return _Measure(kind, metadata["namespace"], metadata["name"], patch, f"{verb} of {where}" if " " in verb else f"{verb} {where}", metadata["uid"], obj)  # fmt: skip
 
 
 def _holds(promise: Obligation, kind: k8s.Kind, patch: dict[str, Any]) -> bool:
@@ -203,6 +217,8 @@ class BlockWrites(Step[Blocked]):
         name = Identifier(self.database)
         return (
             SQL("alter database {} set default_transaction_read_only = on").format(name),
+            # A role's own setting outranks the database's; its own in this database outranks all.
+            SQL("do {}").format(Literal(as_text(SQL(_ROLES_TOO).format(name=Literal(self.database))))),
             SQL(
                 "select pg_catalog.json_build_object('ended', pg_catalog.count(pg_catalog.pg_terminate_backend(pid)))::text "
                 "from pg_catalog.pg_stat_activity where datname = {} and backend_type = 'client backend'"
@@ -212,7 +228,7 @@ class BlockWrites(Step[Blocked]):
     def plan(self, ctx: Context) -> Plan:
         ref = self.cluster.ref
         return Plan(
-            summary=f"Database {self.database} of {ref} is read only from now on; its sessions are ended",
+            summary=f"Database {self.database} of {ref} is read only from now on, for roles with a setting of their own too; its sessions are ended",
             sql=tuple(as_text(one) for one in self._statements()),
             touches=(Touch("block writes to", "Database", ref.namespace, f"{ref.name}.{self.database}"),),
             lost=(f"transactions that are open in {self.database} now, and every write until this is undone",),
@@ -232,13 +248,35 @@ class BlockWrites(Step[Blocked]):
         with ctx.source() as db:
             names = {int(row["id"]): str(row["name"]) for row in db.ask("database_ids")}
             found = db.ask("database_setting", database=names.get(result.oid, self.database), name=_READ_ONLY)
-        if [row["value"] for row in found] != ["on"]:
+            roles = db.ask("database_setting_roles", database=names.get(result.oid, self.database), name=_READ_ONLY)
+        strongest = {row["role"]: row for row in roles}  # in a database comes after everywhere: it counts
+        others = [f"role {role}: {row['value']}" for role, row in strongest.items() if row["value"] != "on"]
+        if [row["value"] for row in found] != ["on"] or others:
             raise VerificationError(
                 f"{self.database} still takes writes",
-                expected=f"{_READ_ONLY} on",
-                observed=", ".join(str(row["value"]) for row in found) or "not set",
+                expected=f"{_READ_ONLY} on, for every role",
+                observed=", ".join([*(str(row["value"]) for row in found), *others]) or "not set",
                 todo="Look at ALTER DATABASE … SET on the source; a managed Database object may have put it back.",
             )
+
+
+def put_back_body(oid: int, before: Mapping[str, str]) -> str:
+    """The body of a DO that gives the database (by its id) its own setting back, and each role its own in it.
+
+    ``before`` has the old values by role, "" being the database's own; an empty value means that there was none. A role
+    that is gone has nothing to be given back.
+    """
+    loop = SQL("declare name text; begin for name in select datname from pg_catalog.pg_database where oid = {} loop ").format(Literal(oid))
+    done = [as_text(loop)]
+    for role, value in {"": "", **before}.items():
+        change = f"set {_READ_ONLY} = %L" if value else f"reset {_READ_ONLY}"
+        who = "alter role %I in database %I" if role else "alter database %I"
+        given = [Literal(f"{who} {change}"), *([Literal(role)] if role else []), SQL("name"), *([Literal(value)] if value else [])]
+        one = SQL("execute pg_catalog.format({}); ").format(SQL(", ").join(given))
+        if role:
+            one = SQL("if exists (select from pg_catalog.pg_roles where rolname = {}) then {}end if; ").format(Literal(role), one)
+        done.append(one.as_string(None))
+    return f"{' '.join(done)}end loop; end"
 
 
 def oid_of(ctx: Context, database: str) -> int:
@@ -255,18 +293,18 @@ def writes_promise(ctx: Context, cluster: SourceCluster, database: str) -> Oblig
     """
     ref, oid = cluster.ref, oid_of(ctx, database)
     with ctx.source() as db:
-        before = [str(row["value"]) for row in db.ask("database_setting", database=database, name=_READ_ONLY)]
-    value = f"set {_READ_ONLY} = {before[0]}" if before and before[0] in _BOOLEANS else f"reset {_READ_ONLY}"
-    body = (
-        f"declare name text; begin for name in select datname from pg_catalog.pg_database where oid = {oid} loop "  # noqa: S608 - a number
-        f"execute pg_catalog.format('alter database %I {value}', name); end loop; end"
-    )
+        own = db.ask("database_setting", database=database, name=_READ_ONLY)
+        roles = db.ask("database_setting_roles", database=database, name=_READ_ONLY)
+    before = {"": str(own[0]["value"]) if own else ""}
+    before |= {str(row["role"]): "" for row in roles}
+    before |= {str(row["role"]): str(row["value"]) for row in roles if row["in_database"]}
+    body = put_back_body(oid, before)
     ended = SQL(
         "select pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) from pg_catalog.pg_stat_activity "
         "where datid = {} and backend_type = 'client backend' and pid <> pg_catalog.pg_backend_pid()"
     ).format(Literal(oid))
     statement = f"{as_text(SQL('do {}').format(Literal(body)))};\n{as_text(ended)}"
-    undo = {"verb": "sql", "kind": "Cluster", "namespace": ref.namespace, "name": ref.name, "sql": statement}
+    undo = {"verb": "sql", "kind": "Cluster", "namespace": ref.namespace, "name": ref.name, "sql": statement, BEFORE: before}
     return Obligation("Writes", ref.namespace, f"{ref.name}.{database}", "let it take writes again", undo=undo)
 
 

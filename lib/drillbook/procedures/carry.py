@@ -12,14 +12,18 @@ from drillbook import kube as k8s
 from drillbook.cards import show_bytes
 from drillbook.cutover import carrying, comparing, swapping
 from drillbook.cutover.comparing import Side
+from drillbook.cutover.space import Needs
 from drillbook.cutover.superuser import CONTAINER, MAINTENANCE, Superuser
 from drillbook.errors import Changed, PreconditionError, UpstreamError, VerificationError
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Instant
 from drillbook.postgres import SQL, as_text
+from drillbook.procedures.carrywatch import CarryWatch
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.readiness import SourceCluster
-from drillbook.procedures.swapfits import SwapFits
+from drillbook.procedures.swapfits import ASSUMED_BYTES_A_SECOND, SwapFits
 from drillbook.step import Context, Obligation, Plan, Rung, Step, Touch, pod_of
+
+_FOR_EVER = 30 * 86_400.0  # seconds
 
 
 class Carried(Frozen):
@@ -79,7 +83,7 @@ class CarryDatabase(Step[Carried]):
             touches=(Touch("create", "Database", self.cluster.ref.namespace, f"{self.cluster.ref.name}.{name}"),),
             notes=(
                 "as superuser on the source, by pods/exec: the record says so",
-                f"about {show_bytes(self.fits.size_bytes)} of database, and as much WAL",
+                f"about {show_bytes(self._size(ctx))} of database, and as much WAL; volumes are watched, and it stops before one is full",
                 "the dump's bytes pass through the machine that this runs on",
             ),
         )
@@ -114,12 +118,13 @@ class CarryDatabase(Step[Carried]):
         names = self.fits.names
         writer = k8s.Command(copy.namespace, copy.pod, CONTAINER, carrying.dump(names.database))
         reader = k8s.Command(source.namespace, source.pod, CONTAINER, carrying.restore(names.carried))
-        piped = ctx.kube.pipe(
-            writer,
-            reader,
-            timeout_seconds=ctx.site.limits.recovery.total_seconds(),
-            on_bytes=lambda count: ctx.recorder.progress(f"{show_bytes(count)} carried"),
-        )
+        watch = CarryWatch(ctx, self.cluster, source, usual_seconds=self._usual_seconds(ctx))
+        try:
+            # No limit ends it: what is carried so far would be lost, and the next attempt would need as long.
+            piped = ctx.kube.pipe(writer, reader, timeout_seconds=_FOR_EVER, on_bytes=watch)
+        except BaseException:
+            watch.stop(names.carried)
+            raise
         if not piped.well:
             said = _first(piped.writer_error, piped.writer_exit_code) or _first(
                 piped.reader_error, piped.reader_exit_code
@@ -130,6 +135,14 @@ class CarryDatabase(Step[Carried]):
                 todo=f"{names.carried} is unfinished and nobody is let in; mend the cause and carry again, which makes it anew.",
             )
         return piped.bytes
+
+    def _usual_seconds(self, ctx: Context) -> float:
+        """How long carrying was predicted to take, by what was measured on the copy."""
+        return max(60.0, self._size(ctx) / ASSUMED_BYTES_A_SECOND)
+
+    def _size(self, ctx: Context) -> int:
+        needs = ctx.recorder.seen("to_carry")
+        return Needs.model_validate(needs).database_bytes if needs else self.fits.size_bytes
 
     def verify(self, ctx: Context, result: Carried) -> None:
         with ctx.source() as db:

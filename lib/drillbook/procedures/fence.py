@@ -16,6 +16,12 @@ from drillbook.procedures.readiness import HEALTHY
 from drillbook.step import Context, Obligation, Plan, Step, Touch
 
 FENCED = "cnpg.io/fencedInstances"
+_OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+_WORD = "node_is_down_because"
+_WAY_ON = (
+    "Make sure that the machine is shut down. Then `kubectl taint nodes NODE node.kubernetes.io/out-of-service=nodeshutdown:NoExecute` "
+    f"says so to Kubernetes, which removes its pods and detaches its volumes; or say why it is down by {_WORD}."
+)
 
 
 class FencedCluster(Frozen):
@@ -37,6 +43,7 @@ class FenceOldCluster(Step[FencedCluster]):
     effect: ClassVar[Effect] = Effect.CHANGES
     gated: ClassVar[bool] = True
     old: OldCluster
+    node_is_down_because: str = ""  # a person's word for machines that can't be asked; else the parameter of that name
 
     def check(self, ctx: Context) -> None:
         ctx.require_preconditions()
@@ -48,11 +55,17 @@ class FenceOldCluster(Step[FencedCluster]):
             return Plan(summary="Nothing: the old Cluster is gone", harmless=True)
         ref = self.old.ref
         found = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name) or {}
+        away = [words for name in instance_pods(ctx, self.old) if (words := away_words(ctx, self.old, name))]
+        word = self.node_is_down_because or str(ctx.parameters.get(_WORD) or "")
         healthy = found.get("status", {}).get("phase") == HEALTHY and not is_fenced(found)
         return Plan(
             summary=f'Annotation {FENCED}: ["*"] on Cluster {ref}; PostgreSQL stops on each of its instances',
             touches=(Touch("fence", "Cluster", ref.namespace, ref.name, self.old.uid),),
-            notes=(f"WARNING: {ref} is healthy now; {STILL_HEALTHY}",) if healthy else (),
+            notes=(
+                *((f"WARNING: {ref} is healthy now; {STILL_HEALTHY}",) if healthy else ()),
+                *(f"WARNING: {words}" for words in away),
+                *((f"said to be down: {word}" if word else _WAY_ON,) if away else ()),
+            ),
             lost=(f"every session on {ref}, of every tenant, and every write until the cut is done or undone",),
         )
 
@@ -66,13 +79,16 @@ class FenceOldCluster(Step[FencedCluster]):
         )  # fmt: skip
         pods = instance_pods(ctx, self.old)
         limit = ctx.site.limits.step.total_seconds()
-        while running := [name for name in pods if server_runs(ctx, self.old, name)]:
+        word = self.node_is_down_because
+        while running := [name for name in pods if server_runs(ctx, self.old, name, down_because=word)]:
+            away = [words for name in running if (words := away_words(ctx, self.old, name))]
             if time.monotonic() - begun > limit:
                 raise StepTimeoutError(
-                    f"PostgreSQL still runs in {', '.join(running)} after {show_seconds(limit)} of fencing",
-                    todo="A stuck archive_command holds up the shutdown: look at the pod's log. Lift the fence to go back.",
+                    f"PostgreSQL may still run in {', '.join([*running, *away])} after {show_seconds(limit)} of fencing",
+                    todo=_WAY_ON if away else
+                    "A stuck archive_command holds up the shutdown: look at the pod's log. Lift the fence to go back.",
                 )
-            ctx.recorder.progress(f"waiting for {', '.join(running)} to stop")
+            ctx.recorder.progress(f"waiting for {', '.join(running)} to stop{': ' if away else ''}{'; '.join(away)}")
             ctx.pause(0.3)
         for name in pods:
             ctx.forget_pod(self.old.ref.namespace, name)
@@ -83,7 +99,7 @@ class FenceOldCluster(Step[FencedCluster]):
         if not result.pods:
             return
         found = ctx.kube.get(k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
-        running = [name for name in result.pods if server_runs(ctx, self.old, name)]
+        running = [name for name in result.pods if server_runs(ctx, self.old, name, down_because=self.node_is_down_because)]
         if running or (found is not None and not is_fenced(found)):
             raise VerificationError(
                 f"Cluster {self.old.ref} is not fenced",
@@ -128,11 +144,23 @@ def instance_pods(ctx: Context, old: OldCluster) -> list[str]:
     return sorted(found, key=lambda name: (name != old.primary, name))
 
 
-def server_runs(ctx: Context, old: OldCluster, pod: str) -> bool:
-    """Whether PostgreSQL runs in the pod, by what pg_ctl says there; a pod that runs nothing at all has no server."""
+def server_runs(ctx: Context, old: OldCluster, pod: str, *, down_because: str = "") -> bool:
+    """Whether PostgreSQL runs in the pod, by what pg_ctl says there; a pod that runs nothing at all has no server.
+
+    Where its node can't be asked it counts as running: a machine that is only cut off may still write. Unless somebody
+    says that the machine is down, by the node's out-of-service taint or by ``down_because``, which is noted.
+    """
     found = ctx.kube.get(k8s.POD, old.ref.namespace, pod)
     if found is None or found.get("status", {}).get("phase") != "Running":
         return False
+    node = _node_of(ctx, found)
+    if _is_away(node):
+        if any(taint.get("key") == _OUT_OF_SERVICE for taint in (node or {}).get("spec", {}).get("taints") or ()):
+            return False
+        word = down_because or str(ctx.parameters.get(_WORD) or "")
+        if word and ctx.recorder.seen(_WORD) != word:
+            ctx.recorder.fact(_WORD, word)
+        return not word
     try:
         done = ctx.kube.exec(
             old.ref.namespace, pod, "postgres", ["pg_ctl", "status", "-D", data_directory(ctx, old, pod)],
@@ -143,6 +171,32 @@ def server_runs(ctx: Context, old: OldCluster, pod: str) -> bool:
             return False
         raise
     return done.exit_code == 0
+
+
+def away_words(ctx: Context, old: OldCluster, pod: str) -> str:
+    """That the pod's node can't be asked, in words; "" if it can, or if nothing runs there."""
+    found = ctx.kube.get(k8s.POD, old.ref.namespace, pod)
+    if found is None or found.get("status", {}).get("phase") != "Running":
+        return ""
+    node = _node_of(ctx, found)
+    return f"node {found['spec'].get('nodeName')} of instance {pod} does not answer (Ready is not True)" if _is_away(node) else ""
+
+
+def _node_of(ctx: Context, pod: dict[str, Any]) -> dict[str, Any] | None:
+    """The pod's node; None if it may not be read, or isn't there: then the pod itself is asked."""
+    name = str((pod.get("spec") or {}).get("nodeName") or "")
+    try:
+        return ctx.kube.get(k8s.NODE, "", name) if name else None
+    except KubernetesError as error:
+        if error.status != 403:
+            raise
+        return None
+
+
+def _is_away(node: dict[str, Any] | None) -> bool:
+    """Whether the control plane has lost the node: its kubelet says nothing any more, and nobody there can be asked."""
+    conditions = ((node or {}).get("status") or {}).get("conditions") or []
+    return any(item["type"] == "Ready" and item["status"] != "True" for item in conditions)
 
 
 def data_directory(ctx: Context, old: OldCluster, pod: str) -> str:

@@ -10,7 +10,7 @@ from drillbook import kube as k8s
 from drillbook.cutover import application
 from drillbook.cutover.hands import Hand, hands_on
 from drillbook.cutover.names import Names
-from drillbook.cutover.space import Room, free_on
+from drillbook.cutover.space import DEFAULT_TABLESPACES, FACTOR, Needs, Room, rooms_on, tablespaces_of
 from drillbook.errors import NotReady, ParameterError, RunbookError
 from drillbook.forecast import Forecast
 from drillbook.model import Check, Frozen, Verdict, show_seconds
@@ -21,7 +21,6 @@ from drillbook.procedures.readiness import SourceCluster
 from drillbook.site.profile import Tenant
 from drillbook.step import Context, Rung, Step
 
-FACTOR = 1.3  # of the database's size: what carrying it needs on every instance
 # What carrying takes is not known before it was done here: dump, transfer and indexes at this rate are an assumption.
 ASSUMED_BYTES_A_SECOND = 20 * 2**20
 
@@ -45,6 +44,7 @@ class SwapFits(AppFits):
     carry_seconds_assumed: float
     room: tuple[Room, ...]
     sessions: tuple[tuple[str, int], ...]  # of the application's role, by application name
+    ended: tuple[tuple[str, int], ...] = ()  # of others, who are ended by the cut
 
 
 def tenant_of(ctx: Context, database: str) -> Tenant:
@@ -79,6 +79,7 @@ class CheckSwapFits(Step[SwapFits]):
             there = {row["name"]: row for row in db.ask("cutover_names", names=names.all)}
             obstacles = db.ask("cutover_obstacles", database=self.database)
             archiver = db.ask_one("archiver")
+            between = int(db.ask_one("cutover_wal")["max_wal_bytes"])
             sessions = db.ask("sessions", database=self.database)
         own = known.get(self.database, {})
         size = int(own.get("size_bytes") or 0)
@@ -91,18 +92,17 @@ class CheckSwapFits(Step[SwapFits]):
         faults += [f"{row['what']} {row['name']} stands on {self.database}: remove it first" for row in obstacles]
         if self.database in ("postgres", "template1", "template0"):
             faults.append(f"{self.database} is a database that maintenance itself stands on: it can't be swapped")
-        faults += self._archiver_faults(ctx, archiver)
+        faults += archiver_faults(ctx, archiver)
         unarchived = max(0, int(archiver["waiting_segments"] or 0)) * int(archiver["segment_bytes"])
-        needed = int(size * FACTOR) + unarchived
-        rooms, room_faults = self._rooms(ctx, needed)
-        faults += room_faults
+        # What is recovered may be larger than what is left here: that is measured on the copy (CheckCanBeCarried).
+        needs = Needs(tablespaces=(("", size),), wal_bytes=unarchived + min(between, size))
+        rooms, faults_of_rooms = rooms_of(ctx, self.cluster)
+        faults += faults_of_rooms + needs.faults(rooms)
         seconds = size / ASSUMED_BYTES_A_SECOND
         foretold = self._foretold(ctx)
         faults += self._forecast_faults(ctx, foretold, seconds)
         expected, others = self._sessions(ctx, tenant, sessions)
-        faults += [
-            f"{count} sessions of {who} hold {self.database}: end them, or wait for them" for who, count in others
-        ]
+        faults += application.workers(ctx.kube, tenant, self.cluster.ref.namespace, sessions)
         hands, uid, more = app_faults(ctx, self.cluster, tenant)
         faults += more
         if faults:
@@ -113,47 +113,17 @@ class CheckSwapFits(Step[SwapFits]):
             app_role=tenant.app_role,
             size_bytes=size,
             unarchived_bytes=unarchived,
-            needed_bytes=needed,
+            needed_bytes=int(size * FACTOR) + needs.wal_bytes,
             carry_seconds_assumed=round(seconds, 1),
             room=tuple(rooms),
             hands=tuple(hands),
             sessions=tuple(expected),
+            ended=tuple(others),
             deployment_uid=uid,
         )
         ctx.recorder.fact("swap_fits", found.model_dump(mode="json"))
         ctx.recorder.check(_fits(found, foretold))
         return found
-
-    def _archiver_faults(self, ctx: Context, archiver: dict[str, Any]) -> list[str]:
-        failed, archived = archiver["last_failed_time"], archiver["last_archived_time"]
-        if failed and (not archived or failed > archived):
-            return [
-                f"WAL archiving fails (last {archiver['last_failed_wal']}): a swap writes as much WAL as the database is large"
-            ]
-        waiting = int(archiver["waiting_segments"] or 0)
-        limit = ctx.site.freshness.archive_lag.total_seconds()
-        if waiting > 0 and float(archiver["seconds_since_archived"] or 0.0) > limit:
-            return [
-                f"WAL archiving doesn't keep up: {waiting} segments wait, the last was archived over {show_seconds(limit)} ago"
-            ]
-        return []
-
-    def _rooms(self, ctx: Context, needed: int) -> tuple[list[Room], list[str]]:
-        status = ctx.cluster_object(self.cluster.ref).get("status", {})
-        rooms, faults = [], []
-        for pod in status.get("instanceNames") or [self.cluster.primary]:
-            try:
-                room = free_on(ctx.kube, self.cluster.ref.namespace, pod)
-            except RunbookError as error:
-                faults.append(f"space of instance {pod} can't be read: {error.what}")
-                continue
-            rooms.append(room)
-            if room.free_bytes < needed:
-                faults.append(
-                    f"instance {pod} has {room.free_bytes:,} bytes free; {needed:,} are needed "
-                    f"({FACTOR:g} × the database + WAL that isn't archived)"
-                )
-        return rooms, faults
 
     def _foretold(self, ctx: Context) -> Forecast | None:
         if self.target is None:
@@ -187,6 +157,35 @@ class CheckSwapFits(Step[SwapFits]):
                 who = f"role {row['role']} ({row['application'] or 'no application name'})"
                 others[who] = others.get(who, 0) + int(row["sessions"])
         return sorted(expected.items()), sorted(others.items())
+
+
+def archiver_faults(ctx: Context, archiver: dict[str, Any]) -> list[str]:
+    """Why WAL would pile up, in words."""
+    failed, archived = archiver["last_failed_time"], archiver["last_archived_time"]
+    if failed and (not archived or failed > archived):
+        return [
+            f"WAL archiving fails (last {archiver['last_failed_wal']}): a swap writes as much WAL as the database is large"
+        ]
+    waiting = int(archiver["waiting_segments"] or 0)
+    limit = ctx.site.freshness.archive_lag.total_seconds()
+    if waiting > 0 and float(archiver["seconds_since_archived"] or 0.0) > limit:
+        return [
+            f"WAL archiving doesn't keep up: {waiting} segments wait, the last was archived over {show_seconds(limit)} ago"
+        ]
+    return []
+
+
+def rooms_of(ctx: Context, cluster: SourceCluster) -> tuple[list[Room], list[str]]:
+    """Every volume of every instance, and what can't be looked into."""
+    found = ctx.cluster_object(cluster.ref)
+    rooms: list[Room] = []
+    faults = []
+    for pod in found.get("status", {}).get("instanceNames") or [cluster.primary]:
+        try:
+            rooms += rooms_on(ctx.kube, cluster.ref.namespace, found, pod)
+        except RunbookError as error:
+            faults.append(f"space of instance {pod} can't be read: {error.what}")
+    return rooms, faults
 
 
 def app_faults(ctx: Context, cluster: SourceCluster, tenant: Tenant) -> tuple[list[Hand], str, list[str]]:
@@ -236,16 +235,18 @@ def _fits(found: SwapFits, forecast: Forecast | None) -> Check:
             ("forecast", "within the objective" if known else "not known: the objective was not compared"),
             *((hand.who, hand.how) for hand in found.hands),
             *((f"sessions of {name}", str(count)) for name, count in found.sessions),
+            *((f"sessions of {name}", f"{count}: ended by the cut") for name, count in found.ended),
         )[:12],
     )
 
 
 @dataclass(frozen=True)
 class CheckCanBeCarried(Rung):
-    """Everything of the copy's database can be carried; what stays behind is named.
+    """Everything of the copy's database can be carried, and there is room for it; what stays behind is named.
 
-    Roles aren't carried: those that the database needs have to be on the source. Read from the copy as its superuser,
-    and from the source as Drillbook's own role.
+    Roles aren't carried: those that the database needs have to be on the source. So do tablespaces, and extensions in the
+    same version. How much is carried is measured on the copy: the damaged database may be small. Read from the copy as its
+    superuser, and from the source as Drillbook's own role.
     """
 
     cluster: SourceCluster
@@ -258,19 +259,74 @@ class CheckCanBeCarried(Rung):
         with ctx.copy(self.recovered.ref, self.fits.names.database, read_only=True) as db:
             needed = {str(row["name"]) for row in db.ask("cutover_roles")}
             left = [(str(row["what"]), str(row["why"])) for row in db.ask("cutover_uncarried")]
+            sizes = tuple((str(row["tablespace"]), int(row["bytes"])) for row in db.ask("cutover_sizes"))
+            versions = db.ask("cutover_versions")
         with ctx.source() as db:
             there = {str(row["name"]) for row in db.ask("cutover_known_roles")}
+            available = db.ask("cutover_available")
+            archiver = db.ask_one("archiver")
+            between = int(db.ask_one("cutover_wal")["max_wal_bytes"])
         missing = sorted(needed - there)
         ctx.recorder.fact("not_carried", left)
-        details = [(f"role {name}", "is on the copy, not on the source: make it first") for name in missing] + left
+        unfit = [(f"role {name}", "is on the copy, not on the source: make it first") for name in missing]
+        unfit += unfit_extensions(versions, available)
+        declared = tablespaces_of(ctx.cluster_object(self.cluster.ref))
+        unfit += [
+            (f"tablespace {name}", "the source's Cluster declares none of that name: declare it first")
+            for name, _ in sizes if name not in (*DEFAULT_TABLESPACES, *declared)
+        ]  # fmt: skip
+        told = ", ".join(what for what, _ in unfit)
         return [
             self.result(
-                Verdict.FAILED if missing else Verdict.VERIFIED,
-                expected=f"{len(needed)} roles that the database needs are on the source",
-                observed=f"missing: {', '.join(missing)}" if missing else f"all there; {len(left)} things stay behind",
-                details=tuple(details[:12]),
-            )
+                Verdict.FAILED if unfit else Verdict.VERIFIED,
+                expected=f"{len(needed)} roles and {len(versions)} extensions that the database needs are on the source",
+                observed=f"missing: {told}" if unfit else f"all there; {len(left)} things stay behind",
+                details=tuple((unfit + left)[:12]),
+            ),
+            self._room(ctx, sizes, archiver, between),
         ]
+
+    def _room(self, ctx: Context, sizes: tuple[tuple[str, int], ...], archiver: dict[str, Any], between: int) -> Check:
+        total = sum(size for _, size in sizes)
+        unarchived = max(0, int(archiver["waiting_segments"] or 0)) * int(archiver["segment_bytes"])
+        needs = Needs(tablespaces=sizes, wal_bytes=unarchived + min(between, total))
+        rooms, faults = rooms_of(ctx, self.cluster)
+        faults += archiver_faults(ctx, archiver) + needs.faults(rooms)
+        ctx.recorder.fact("to_carry", needs.model_dump(mode="json"))
+        return self.result(
+            Verdict.FAILED if faults else Verdict.VERIFIED,
+            name="room to carry",
+            proves="what was recovered fits on every volume of every instance, with the WAL that carrying it writes",
+            expected=f"room for {total:,} bytes, measured on the copy, and {needs.wal_bytes:,} of WAL",
+            observed="; ".join(faults) or "; ".join(f"{room.volume}: {room.free_bytes:,} bytes free" for room in rooms),
+            details=tuple((name, f"{size:,} bytes") for name, size in sizes[:12]),
+        )
+
+
+# What makes an extension of a database that bears another name impossible, though its version is there.
+_BOUND: dict[str, str] = {
+    "pg_cron": "lives in one database of the server only (cron.database_name): unschedule its jobs and drop it on the copy, then "
+    "make it again after the cut",
+    "timescaledb": "a plain restore into a running cluster breaks its catalogue: use the strategy repoint or rebuild",
+    "citus": "its metadata are of the whole cluster: use the strategy repoint or rebuild",
+    "pglogical": "its nodes and slots stand on the old database: drop it on the copy, then make it again after the cut",
+}
+
+
+def unfit_extensions(found: Sequence[dict[str, Any]], available: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Extensions of the copy that could not be made on the source, each with what to do."""
+    there = {(row["name"], row["version"]): bool(row["is_default"]) for row in available}
+    unfit = []
+    for row in found:
+        name, version = str(row["name"]), str(row["version"])
+        if name in _BOUND:
+            unfit.append((f"extension {name}", _BOUND[name]))
+        elif (name, version) not in there:
+            has = ", ".join(known for one, known in there if one == name) or "none"
+            unfit.append((f"extension {name} {version}", f"the source's image has {has}: update it on the copy, or change the image"))
+        elif not there[name, version] and row["schema"] not in ("public", "pg_catalog"):
+            unfit.append((f"extension {name} {version}", f"a dump makes it in its default version: ALTER EXTENSION {name} UPDATE on the copy"))
+    return unfit
 
 
 __all__ = ["AppFits", "CheckCanBeCarried", "CheckSwapFits", "SwapFits", "app_faults", "tenant_of"]

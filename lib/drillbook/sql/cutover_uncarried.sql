@@ -14,11 +14,4 @@ select 'subscription ' || pg_catalog.quote_ident(s.subname), 'it would connect t
 union all
 select 'replication slot ' || slot_name, 'a slot stands on the old database: its consumer starts anew after the cut'
   from pg_catalog.pg_replication_slots where database = pg_catalog.current_database()
-union all
-select 'version ' || e.extversion || ' of extension ' || pg_catalog.quote_ident(e.extname),
-       'a dump makes extensions in their default version, here ' || a.default_version
-  from pg_catalog.pg_extension e
-  join pg_catalog.pg_namespace n on n.oid = e.extnamespace
-  join pg_catalog.pg_available_extensions a on a.name = e.extname
- where a.default_version <> e.extversion and n.nspname not in ('public', 'pg_catalog')
  order by 1;
