@@ -29,7 +29,7 @@ _INSTANT = re.compile(r"(?<!\")\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+
 _WHOLE = re.compile(r"\d{4}-\d\d-\d\d(?: [\d:.]+(?: UTC)?)?|\d+(?:\.\d+)? (?:s|min|h|d)\b(?: \d+ (?:s|min|h)\b)?")
 _RANK = {"FAILED": 0, "UNPROVEN": 1}
 _ACRONYMS = {
-    "id": "ID", "lsn": "LSN", "wal": "WAL", "xid": "XID", "uid": "UID", "pg": "PostgreSQL", "sha256": "SHA-256",
+    "id": "ID", "oid": "OID", "lsn": "LSN", "wal": "WAL", "xid": "XID", "uid": "UID", "pg": "PostgreSQL", "sha256": "SHA-256",
     "postgresql": "PostgreSQL", "cnpg": "CloudNativePG", "storageclass": "storage class", "storageClass": "storage class",
 }  # fmt: skip
 EFFECT_WORDS = {"reads": "reads only", "creates": "creates", "changes": "changes", "destroys": "destroys"}
@@ -120,6 +120,8 @@ def _field(name: str, value: str) -> tuple[str, str]:
         value = "yes" if value == "True" else "no"
     elif name.endswith("seconds") and value.replace(".", "", 1).isdigit():
         name, value = name.removesuffix("seconds").strip() or "took", show_seconds(float(value))
+    elif name.endswith(" bytes") and value.isdigit():
+        name, value = name.removesuffix(" bytes"), show_bytes(float(value))
     elif name.endswith("version") and len(value) in (5, 6) and value.isdigit():
         value = show_version(value)
     return show_name(name), readable(value)
@@ -383,7 +385,8 @@ def _plain_check(check: Mapping[str, Any]) -> list[str]:
         for key in ("expected", "observed", "reason")
         if check.get(key)
     ]
-    return [f"  {check['verdict']:<9} {check['name']}", *told]
+    word = "info" if check["verdict"] == "VERIFIED" and not check.get("required", True) else check["verdict"]
+    return [f"  {word:<9} {check['name']}", *told]
 
 
 def changed_words(changed: str) -> str:

@@ -120,7 +120,7 @@ class NotReady(PreconditionError):
 
     def __init__(self, faults: Sequence[str], *, where: str, todo: str = "Mend them and start again.") -> None:
         self.faults = list(faults)
-        super().__init__(f"{where} is not ready for this:\n" + "\n".join(f"  - {fault}" for fault in faults), todo=todo)
+        super().__init__(f"{where} is not ready for this run:\n" + "\n".join(f"  - {fault}" for fault in faults), todo=todo)
 
 
 class TargetOutsideWindow(PreconditionError):
