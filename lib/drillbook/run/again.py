@@ -44,6 +44,10 @@ class Repeats:
         """Remember a step that is done; ``at`` is when, if not now."""
         self._done.append(Done(step, cell(), n, result, tuple(checks), plan, seconds, at or datetime.now(UTC)))
 
+    def forget(self, since: int) -> None:
+        """The steps from this number on are to be done again."""
+        self._done = [one for one in self._done if one.n < since]
+
     def find(self, step: Step[Any]) -> Done | None:
         """The same step of the same cell, if it is done."""
         here = cell()

@@ -14,6 +14,7 @@ from drillbook.evidence.judge import unsettled
 from drillbook.model import Effect, Verdict
 from drillbook.run import results
 from drillbook.run.again import Done
+from drillbook.run.approving import who
 from drillbook.run.drawing import draw_step, error_json, short
 from drillbook.run.gate import Section, plan_json
 from drillbook.run.gatekeeping import Gatekeeper
@@ -22,6 +23,7 @@ from drillbook.run.opening import seal_line
 from drillbook.run.parameters import require_as_opened
 from drillbook.run.past import Past, PastStep
 from drillbook.run.replay import Replay
+from drillbook.run.retargeting import chosen
 from drillbook.run.show import Display
 from drillbook.site import Site
 from drillbook.step import Checks, Later, Plan, Rung, Rungs, Step
@@ -54,6 +56,26 @@ class Run(Handle):
             go_on=self._enter_present,
             give_back=self._hold.give_back,
         )
+
+    # -- the target --------------------------------------------------------------------------------
+
+    def choose_target(self, **wanted: str) -> None:
+        """Go for this target from here on: one of target_time, target_xid, target_lsn, target_name; none: as opened.
+
+        It belongs to the run like the parameters that it was opened with: journalled with who chose it, and confirmed at the
+        gates. Raises ParameterError with every fault, and once a gate was passed.
+        """
+        given = {name: value for name, value in wanted.items() if value}
+        with self._acting:
+            self._require_open()
+            known = self.context.parameters
+            if all(known.get(name) == value for name, value in given.items()):
+                return
+            entry = chosen(self.runbook, self.journal.events(), given, known, self._n + 1)
+            self.journal.append("retargeted", actor=who(self.context.kube), **entry)
+            self.context.parameters = {**known, **entry["parameters"]}
+            self._n = entry["n"] - 1
+            self._repeats.forget(entry["n"])
 
     # -- a destructive section -------------------------------------------------------------------
 
