@@ -26,6 +26,7 @@ from typer.exceptions import TyperException
 from drillbook import beginning, evidence, headless
 from drillbook import conformance as asked
 from drillbook import doctor as health
+from drillbook import planning as ways
 from drillbook import run as places
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.interview import interview
@@ -162,13 +163,43 @@ def approve(
 
 
 @app.command()
-def abandon(run_id: RunArgument) -> int:
+def abandon(
+    run_id: RunArgument,
+    as_it_stands: Annotated[bool, typer.Option("--as-it-stands", help="Undo nothing: behind the point of no return.")] = False,
+) -> int:
     """End a run that waits or stopped: undo what can be undone, the newest first, and say what can't be."""
-    found = headless.abandon(places.find_run(run_id), progress=Narrator(out).tell)
+    found = headless.abandon(places.find_run(run_id), as_it_stands=as_it_stands, progress=Narrator(out).tell)
     for line in found.left:
         out.print(Text.assemble(("not undone   ", "bold red"), line))
     show_outcome(out, found.outcome)
     return STOPPED_MIDWAY if found.left else 0
+
+
+@app.command()
+def undo(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The recovery to go back from; its folder need not be here.")],
+    mode: Annotated[Mode, typer.Option(help="plan changes nothing; apply stops at its gate before it changes anything.")] = Mode.APPLY,
+    site: SiteOption = "",
+) -> int:
+    """Go back from a recovery that was put into service: show what was written since, and wait at a gate."""
+    return _go(headless.way_back(run_id, site), mode)
+
+
+@app.command(name="drop-kept")
+def drop_kept(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run that put a database aside; its folder need not be here.")],
+    mode: Annotated[Mode, typer.Option(help="plan changes nothing; apply stops at its gate before it changes anything.")] = Mode.APPLY,
+    site: SiteOption = "",
+) -> int:
+    """Drop the database that a recovery, or its undo, has put aside: behind a gate of its own."""
+    return _go(headless.drop_kept(run_id, site), mode)
+
+
+def _go(way: headless.WayBack, mode: Mode) -> int:
+    given: dict[str, Any] = dict(way.parameters)
+    outcome = headless.execute(way.notebook, given, mode=str(mode), site=way.site, progress=Narrator(out).tell)
+    show_outcome(out, outcome)
+    return int(outcome.exit_code)
 
 
 @app.command()
@@ -220,6 +251,19 @@ def window(
 ) -> int:
     """Show what can be recovered now, from the archive alone: base backups, window, gaps, damages, and what to do. Changes nothing."""
     return outlook(out, site, as_json=as_json, svg=svg, samples=samples)
+
+
+@app.command(name="plan-recovery")
+def plan_recovery(
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME VALUE", help="A target: target_time, target_xid, target_lsn or target_name."),
+    ] = None,
+    database: Annotated[str, typer.Option(help="The tenant's database that is damaged; otherwise the profile's first.")] = "",
+    site: SiteOption = "",
+) -> int:
+    """Show which of the three recoveries fit now, with outage, loss and room, from cluster and archive. Changes nothing."""
+    return ways.plan_recovery(out, site, database, _parameters(parameter or []))
 
 
 @app.command()

@@ -24,6 +24,7 @@ Every error says what was found and required, what has changed so far, and what 
     ├── RecoveryFailed          the recovery itself said that it failed                      FAILED
     ├── VerificationError       the step ran, its postcondition is false                     FAILED
     ├── NotVerified             the run ended and its verdict is not VERIFIED
+    ├── StoppedMidway           halted behind the point of no return: resume or undo         exit 6
     └── EvidenceError
         ├── EvidenceUnwritable  stop before acting                              exit 5 (6 midway)
         └── EvidenceTampered    names the file, the line or the link
@@ -245,6 +246,15 @@ class NotVerified(RunbookError):
     def __init__(self, what: str, *, run_verdict: Verdict, todo: str, changed: Changed = Changed.DONE) -> None:
         super().__init__(what, todo=todo, changed=changed)
         self.run_verdict = run_verdict
+
+
+class StoppedMidway(RunbookError):
+    """The run halted behind its point of no return: it stands as it is, and a person resumes it or goes back."""
+
+    exit_code = 6
+
+    def __init__(self, what: str, *, todo: str) -> None:
+        super().__init__(what, todo=todo, changed=Changed.DONE)
 
 
 class EvidenceError(RunbookError):

@@ -44,7 +44,7 @@ class Obligation:
     """Something that this run must undo: an object to be deleted, or, with ``undo``, a value to be put back.
 
     ``undo`` says how without any code of the procedure (see :mod:`drillbook.restoring`): ``{"verb": "patch" | "scale" |
-    "delete" | "make anew" (with the ``object``), "kind", "namespace", "name", "uid", "patch": the merge patch that puts the old value back, "set": the
+    "delete" | "recreate" (with the ``object``), "kind", "namespace", "name", "uid", "patch": the merge patch that puts the old value back, "set": the
     value that this run set}``. ``id`` is ``kind/namespace/name``, with the fields that are put back.
     """
 

@@ -67,6 +67,12 @@ def failed_attempt(job: dict[str, Any] | None, pod: dict[str, Any] | None) -> bo
     return False
 
 
+def given_up(job: dict[str, Any] | None) -> bool:
+    """Whether Kubernetes has ended the Job: it tries again with a new pod until its backoff limit."""
+    conditions = ((job or {}).get("status") or {}).get("conditions") or []
+    return any(item["type"] == "Failed" and item["status"] == "True" for item in conditions)
+
+
 def attempt_to_follow(job_pods: Sequence[dict[str, Any]], first: dict[str, Any] | None) -> tuple[str, str] | None:
     """Pod and container whose log is the recovery's: the newest of the Job's pods, else the first instance's; None before it runs."""
     running = [pod for pod in job_pods if (pod.get("status") or {}).get("phase") not in (None, "", "Pending")]

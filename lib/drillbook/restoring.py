@@ -18,6 +18,8 @@ Object = Mapping[str, Any]
 REPLACED = "replaced"
 """The fact that something else stands in the place of what is declared: why, "" if not (any more)."""
 SYNCED = "Synced"
+CLOSED = "Connections"
+"""The kind of the promise to let everybody into a database again."""
 
 
 def restoration(obj: Object, patch: Object, what: str, *, verb: str = "patch") -> Obligation:
@@ -68,8 +70,8 @@ def put_back(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
     """
     if undo["verb"] == "sql":
         return _run_sql(kube, undo)
-    if undo["verb"] == "make anew":
-        return _make_anew(kube, undo)
+    if undo["verb"] == "recreate":
+        return _recreate(kube, undo)
     kind = _kind(str(undo["kind"]))
     namespace, name, uid = str(undo.get("namespace", "")), str(undo["name"]), str(undo.get("uid", ""))
     where = kind.where(namespace, name)
@@ -183,7 +185,7 @@ def _delete(kube: k8s.Kube, kind: k8s.Kind, obj: Object) -> tuple[str, str]:
     return "removed", f"{kind.where(namespace, name)} is gone"
 
 
-def _make_anew(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
+def _recreate(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
     """Make the object again as it was, in place of the one of its name: what is immutable in it can't be patched."""
     kind, wanted = _kind(str(undo["kind"])), dict(undo["object"])
     namespace, name = str(undo["namespace"]), str(undo["name"])

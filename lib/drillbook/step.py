@@ -263,6 +263,9 @@ class Step(Generic[T]):
     """Whether the step only removes what this run made, so that it also runs after a failure."""
     gated: ClassVar[bool] = False
     """Whether the step stands in a destructive section and is done only after that section was confirmed."""
+    point_of_no_return: ClassVar[bool] = False
+    """Whether from its beginning a client may write to the new place, or what was replaced is gone: if this step or a later
+    one fails, the run halts as it stands. Nothing is put back or removed by itself then."""
     lasting: ClassVar[bool] = False
     """Whether what a reading step found must still hold when a run is resumed before anything destructive has begun."""
 

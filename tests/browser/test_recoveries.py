@@ -96,7 +96,7 @@ def test_one_database_to_a_point_in_time(browser_lab: DrillLab, rights: None, tm
 
 def test_the_whole_cluster_beside_the_old_one(browser_lab: DrillLab, rights: None, tmp_path: Path) -> None:
     """The last one: the lab's cluster is another afterwards."""
-    notebook = prepared("recover-full-restore", tmp_path, mode="apply", strategy="repoint")
+    notebook = prepared("recover-full-restore", tmp_path, mode="apply")
     gates, said = step_through(browser_lab, notebook)
     assert (gates, "VERIFIED" in said) == (2, True), said
     (run,) = sorted((browser_lab.outputs / "recover-full-restore").iterdir())

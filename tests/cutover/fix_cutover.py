@@ -31,11 +31,11 @@ class CutLab:
         kubernetes = {"kubeconfig": str(self.lab.home / "kubeconfig"), "context": "lab-admin"}
         return self.lab.profile_with(name, kubernetes=kubernetes, **changes)
 
-    def run(self, procedure: Callable[[Run], T], **changes: Any) -> tuple[Run, T]:
+    def run(self, procedure: Callable[[Run], T], *, runbook: str = "recover-full-restore", **changes: Any) -> tuple[Run, T]:
         """Do a procedure; at a gate its process ends, and another one goes on with the phrase."""
         os.environ |= {"DRILLBOOK_OUTPUTS": str(self.lab.outputs), "DRILLBOOK_NOTEBOOK": str(self.lab.home / "none.ipynb")}
         site = str(self.profile("cutover", **changes))
-        run = open_run("recover-full-restore", site=site, mode="apply")
+        run = open_run(runbook, site=site, mode="apply")
         while True:
             try:
                 return run, procedure(run)
@@ -43,7 +43,7 @@ class CutLab:
                 phrase = run.journal.events()[-1]["phrase"]
             finally:
                 run.release()
-            run = open_run("recover-full-restore", site=site, mode="apply", resume=run.run_id, confirm=phrase)
+            run = open_run(runbook, site=site, mode="apply", resume=run.run_id, confirm=phrase)
 
     def sql(self, cluster: str, statement: str, database: str = "invoices") -> str:
         """A statement on a cluster's first instance as its superuser; unaligned text."""

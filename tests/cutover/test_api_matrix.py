@@ -31,20 +31,18 @@ RUNS: dict[str, tuple[str, dict[str, str]]] = {
     "backup": ("backup-manual", {}),
     "drill": ("drill-monthly-verification", {}),
     "quarterly": ("drill-quarterly-full-restore", {}),
-    "swap": ("recover-point-in-time", {"strategy": "swap-database"}),
-    "point repoint": ("recover-point-in-time", {"strategy": "repoint"}),
-    "point rebuild": ("recover-point-in-time", {"strategy": "rebuild"}),
-    "full repoint": ("recover-full-restore", {"strategy": "repoint"}),
-    "full rebuild": ("recover-full-restore", {"strategy": "rebuild"}),
+    "swap": ("recover-point-in-time", {}),
+    "full": ("recover-full-restore", {}),
+    "in place": ("recover-full-restore-in-place", {}),
 }
 CHOSEN = [name for name in RUNS if name in os.environ.get("DRILLBOOK_MATRIX", ",".join(RUNS)).split(",")]
 # Steps in which a run waits for Kubernetes: for a recovery, a backup, pods that go or come, objects that go.
 WAITS = {
     "WaitForRecovery", "WaitForBackup", "BackUpFirst", "BackUpNewLine", "DrainApplication", "ScaleUpApplication",
-    "BuildBeside", "StopOldCluster", "FollowToReplacement", "ServeBeside", "MakeAgain", "ServeAgain",
+    "WaitForReplacement", "RepointPoolers", "RepointApplication", "OpenToClients", "BackUpOld", "BackUpReplacement",
     "RemoveRecoveryCluster", "PutBackAndRemove", "FenceOldCluster", "RemoveOldCluster", "FinishRebuild",
 }  # fmt: skip
-LONGEST = {"WaitForRecovery", "WaitForBackup", "BuildBeside", "MakeAgain", "CreateReplacementCluster", "RemoveOldCluster"}
+LONGEST = {"WaitForRecovery", "WaitForBackup", "WaitForReplacement", "CreateReplacementCluster", "RemoveOldCluster"}
 NOW = """select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
 

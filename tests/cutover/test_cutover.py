@@ -13,8 +13,9 @@ from fix_drills import ROOT, until
 from drillbook import kube as k8s
 from drillbook import restoring
 from drillbook.model import RecoveryTarget, Verdict, parse_instant
-from drillbook.procedures.archive import ChooseBaseBackup, WalChainUnbroken
-from drillbook.procedures.completeness import LATEST, ReplacementComplete
+from drillbook.procedures.access import OpenToClients
+from drillbook.procedures.archive import WalChainUnbroken
+from drillbook.procedures.completeness import ReplacementComplete
 from drillbook.procedures.copy import CreateRecoveryCluster, RemoveRecoveryCluster, WaitForRecovery
 from drillbook.procedures.damage import FindDamage
 from drillbook.procedures.fence import FenceOldCluster
@@ -24,12 +25,23 @@ from drillbook.procedures.manualbackup import RequestBackup, WaitForBackup
 from drillbook.procedures.newline import FirstBackupOfNewLine, ReadNewLine
 from drillbook.procedures.oldcluster import ReadOldCluster
 from drillbook.procedures.readiness import CheckReadiness
-from drillbook.procedures.rebuild import CheckRebuild, CreateUnderOldName, FinishRebuild, RemoveOldCluster
+from drillbook.procedures.rebuild import CreateUnderOldName, FinishRebuild, RemoveOldCluster
+from drillbook.procedures.rebuild_check import CheckRebuild
 from drillbook.procedures.replacement import CreateReplacementCluster, RemoveReplacement, WaitForReplacement
-from drillbook.procedures.repoint import KeepReplacement, RepointApplication, RepointBack, RepointPoolers
+from drillbook.procedures.repoint import KeepReplacement, RepointApplication, RepointPoolers
+from drillbook.procedures.restore_point import ChooseRestorePoint
 from drillbook.procedures.salvage import ReadWalOnVolume, SalvageWal
 from drillbook.procedures.schedules import MoveSchedules
 from drillbook.procedures.targets import ResolveTarget
+from drillbook.procedures.undo_restore import (
+    AddressesBack,
+    FenceReplacement,
+    FindRestore,
+    PoolersBack,
+    SchedulesBack,
+    ServeOldCluster,
+    ShowWrittenSince,
+)
 from drillbook.run import Run, open_run
 from drillbook_lab.faultstore import bucket
 from drillbook_lab.home import LabHome
@@ -89,14 +101,14 @@ def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_bac
 
     def procedure(run: Run) -> dict[str, Any]:
         old = run.do(ReadOldCluster())
-        backup = run.do(ChooseBaseBackup(old))
+        point = run.do(ChooseRestorePoint(old))
         confirmed(run, "Stop the old cluster", FenceOldCluster(old))
-        found = run.do(ReadWalOnVolume(old, backup))
-        (salvaged,) = confirmed(run, "Archive what is left", SalvageWal(old, backup, found))
-        archived = run.do(WalChainUnbroken(old, backup))
-        made = run.do(CreateReplacementCluster(old, backup, LATEST))
+        found = run.do(ReadWalOnVolume(old, point.backup))
+        (salvaged,) = confirmed(run, "Archive what is left", SalvageWal(old, point.backup, found))
+        archived = run.do(WalChainUnbroken(old, point.backup))
+        made = run.do(CreateReplacementCluster(old, point.backup, point.target))
         recovered = run.do(WaitForReplacement(old, made))
-        complete = run.do(ReplacementComplete(old, backup, archived, LATEST, made, recovered))
+        complete = run.do(ReplacementComplete(old, point, archived, made, recovered))
         steps = RepointPoolers(old, made), RepointApplication(old, made), MoveSchedules(old, made)
         confirmed(run, "Cut over", *steps)
         seen = {
@@ -107,8 +119,6 @@ def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_bac
             "promises": open_promises(run),
         }
         confirmed(run, "Keep", KeepReplacement(old, made))
-        confirmed(run, "Go back", RepointBack(old, made))
-        run.do(RemoveReplacement(old, made))
         return seen | {"new": made.ref.name, "salvaged": salvaged, "complete": complete}
 
     run, seen = lab.run(procedure)
@@ -125,9 +135,16 @@ def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_bac
     assert len(mine) == 2 and [name.startswith("ledger-weekly") for name, sleeps in mine.items() if sleeps] == [True]
     assert seen["promises"] == [], "the cut was kept"
 
+    def way_back(run: Run) -> None:
+        restore = run.do(FindRestore(""))
+        run.do(ShowWrittenSince(restore))
+        steps = FenceReplacement(restore.serving), ServeOldCluster(restore), PoolersBack(restore), AddressesBack(restore)
+        confirmed(run, "Go back", *steps, SchedulesBack(restore))
+
+    back, _ = lab.run(way_back, runbook="undo-full-restore")
     assert lab.address() == address and pooler_over(lab) == lab.name and lab.schedules() == schedules
-    assert lab.admin.get(k8s.CLUSTER, lab.namespace, new) is None
-    assert open_promises(run) == []
+    assert (lab.admin.get(k8s.CLUSTER, lab.namespace, new) or {"metadata": {}})["metadata"]["annotations"]["cnpg.io/fencedInstances"] == '["*"]'
+    assert open_promises(back) == []
     put_back_as_when_abandoned(lab, run)
     lab.admin.patch(
         k8s.CLUSTER, lab.namespace, lab.name, {"metadata": {"annotations": {"cnpg.io/fencedInstances": None}}}
@@ -163,21 +180,20 @@ def test_healthy_is_not_complete_when_a_segment_is_gone(cut_lab: CutLab) -> None
 
     def procedure(run: Run) -> tuple[str, Any]:
         old = run.do(ReadOldCluster())
-        backup = run.do(ChooseBaseBackup(old))
+        point = run.do(ChooseRestorePoint(old))
         confirmed(run, "Stop the old cluster", FenceOldCluster(old))
-        found = run.do(ReadWalOnVolume(old, backup))
-        confirmed(run, "Archive what is left", SalvageWal(old, backup, found))
-        archived = run.do(WalChainUnbroken(old, backup))
+        found = run.do(ReadWalOnVolume(old, point.backup))
+        confirmed(run, "Archive what is left", SalvageWal(old, point.backup, found))
+        archived = run.do(WalChainUnbroken(old, point.backup))
         lost = archived.last_segment[:-1] + format(int(archived.last_segment[-1], 16) - 1, "X")
         (key,) = [key for key in store.keys("wals/") if lost in key]
         body = store.read(key)
         store.client.delete_object(Bucket=store.name, Key=key)
-        made = run.do(CreateReplacementCluster(old, backup, LATEST))
+        made = run.do(CreateReplacementCluster(old, point.backup, point.target))
         recovered = run.do(WaitForReplacement(old, made))
-        checks = run.do(ReplacementComplete(old, backup, archived, LATEST, made, recovered))
+        checks = run.do(ReplacementComplete(old, point, archived, made, recovered))
         store.write(key, body)
         run.do(RemoveReplacement(old, made))
-        confirmed(run, "Go back", RepointBack(old, made))
         return lost, checks
 
     _, (lost, checks) = lab.run(procedure)
@@ -199,18 +215,18 @@ def test_the_name_stays_and_what_was_before_the_cut_can_still_be_had(cut_lab: Cu
     def procedure(run: Run) -> dict[str, Any]:
         # As if CloudNativePG had drawn the owner's password: its Secret dies with the Cluster, and no profile knows it.
         old = run.do(ReadOldCluster()).model_copy(update={"secret": ""})
-        backup = run.do(ChooseBaseBackup(old))
+        point = run.do(ChooseRestorePoint(old))
         checked = run.do(CheckRebuild(old))
         confirmed(run, "Stop the old cluster", FenceOldCluster(old))
-        found = run.do(ReadWalOnVolume(old, backup))
-        confirmed(run, "Archive what is left", SalvageWal(old, backup, found))
-        archived = run.do(WalChainUnbroken(old, backup))
+        found = run.do(ReadWalOnVolume(old, point.backup))
+        confirmed(run, "Archive what is left", SalvageWal(old, point.backup, found))
+        archived = run.do(WalChainUnbroken(old, point.backup))
         removed, made = confirmed(
-            run, "Rebuild", RemoveOldCluster(old, backup, checked), CreateUnderOldName(old, backup, LATEST)
+            run, "Rebuild", RemoveOldCluster(old, point, checked), CreateUnderOldName(old, point.backup, point.target)
         )
         recovered = run.do(WaitForReplacement(old, made))
-        complete = run.do(ReplacementComplete(old, backup, archived, LATEST, made, recovered))
-        rebuilt = run.do(FinishRebuild(old, made))
+        complete = run.do(ReplacementComplete(old, point, archived, made, recovered))
+        _, rebuilt = confirmed(run, "Let in", OpenToClients(old), FinishRebuild(old, checked))
         line = run.do(ReadNewLine(old, made))
         finished = run.do(WaitForBackup(line, run.do(RequestBackup(line))))
         (first,) = run.do(FirstBackupOfNewLine(line, finished)).checks
@@ -220,7 +236,7 @@ def test_the_name_stays_and_what_was_before_the_cut_can_still_be_had(cut_lab: Cu
         # The way to before the cut is the old serverName.
         target = RecoveryTarget(target_time=parse_instant(before.replace(" ", "T") + "+00:00"), timeline=old.timeline)
         known = old.model_copy(update={"secret": made.secret})
-        earlier = run.do(CreateReplacementCluster(known, backup, target, server_name="ledger-earlier"))
+        earlier = run.do(CreateReplacementCluster(known, point.backup, target, server_name="ledger-earlier"))
         again = run.do(WaitForReplacement(known, earlier))
         seen = kept(lab, earlier.ref.name)
         run.do(RemoveReplacement(known, earlier))

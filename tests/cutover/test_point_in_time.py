@@ -1,27 +1,23 @@
-"""The whole cluster to a point in time, by the runbook: under another name, and again under its own."""
+"""The whole cluster to a point in time, by the runbooks: under a new name and back again, and under its own."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable
-from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fix_cutover import CutLab
-from fix_drills import ROOT, Drill, children, until
+from fix_drills import ROOT, Drill
 
 from drillbook import kube as k8s
-from drillbook.run.alive import alive
+from drillbook_lab import faults
+from drillbook_lab.home import LabHome
 
-NOTEBOOK = ROOT / "runbooks" / "recover-point-in-time.ipynb"
+RUNBOOKS = ROOT / "runbooks"
 NOW = """select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 def kept(lab: CutLab, cluster: str) -> set[str]:
@@ -35,104 +31,101 @@ def mistake(lab: CutLab) -> str:
     lab.sql(lab.name, "insert into kept values ('before')")
     target = lab.sql(lab.name, NOW)
     lab.sql(lab.name, "insert into kept values ('mistake')")
+    lab.sql(lab.name, "create table of_nobody (n int)", "unnamed")
     return target
 
 
-def again(lab: CutLab, run: Drill) -> Drill:
-    """Resume with the phrase of the gate at which the run waits."""
-    assert run.code == 3, run.said
-    phrase = run.of("waiting")[-1]["phrase"]
-    done = lab.lab.drillbook("resume", run.folder.name, "--confirm", phrase)
+def again(lab: CutLab, run: Drill, *more: str) -> Drill:
+    """Resume, with the phrase of the gate if the run waits at one."""
+    phrase = ["--confirm", run.of("waiting")[-1]["phrase"]] if run.code == 3 else []
+    done = lab.lab.drillbook("resume", run.folder.name, *phrase, *more)
     return Drill(done.returncode, run.folder, done.stdout + done.stderr)
 
 
-@pytest.mark.parametrize("strategy", ["repoint", "rebuild"])
-def test_every_tenant_goes_back_and_the_application_is_served(cut_lab: CutLab, strategy: str) -> None:
-    lab, database = cut_lab, cut_lab.site.tenants[0].database
-    address, schedules = lab.address(), lab.schedules()
-    uid = (lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {})["metadata"]["uid"]
-    (store,) = lab.admin.list(k8s.OBJECT_STORE, lab.namespace)
-    target = mistake(lab)
-    lab.sql(lab.name, "create table of_nobody (n int)", "unnamed")
-    with lab.lab.recovering():
-        run = lab.lab.run(NOTEBOOK, database=database, strategy=strategy, target_time=target)
-        stopped = again(lab, run)
-        (*_, gate) = stopped.of("waiting")
-        for loser in (database, "unnamed"):
-            assert any(line.startswith(f"{loser}: ") and "commits" in line for line in gate["lost"]), gate
-        assert (lab.address(), kept(lab, lab.name)) == (address, {"before", "mistake"}), "nothing of the source has changed"
-        done = again(lab, stopped)
-    assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
+def cluster(lab: CutLab) -> dict[str, Any]:
+    return lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {"metadata": {"uid": ""}}
 
-    cluster = lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {}
-    (cut,) = [event["value"] for event in done.of("fact") if event["name"] == "cut"]
-    assert kept(lab, cut["now"]) == {"before"}
-    asked = done.verdicts("replacement: ")
-    assert asked["replacement: boundary"] == "VERIFIED" and set(asked.values()) <= {"VERIFIED", "n/a"}, asked
-    if strategy == "repoint":
-        assert cut["now"] != lab.name and f"{cut['now']}-rw" in lab.address()
-        assert cluster["metadata"]["uid"] == uid and json.loads(cluster["metadata"]["annotations"]["cnpg.io/fencedInstances"]) == ["*"]
-        assert {asleep for of, asleep in lab.schedules().values() if of == lab.name} == {True}
-        assert {asleep for of, asleep in lab.schedules().values() if of == cut["now"]} == {False}
-    else:
-        assert cut["now"] == lab.name and cluster["metadata"]["uid"] != uid
-        assert (lab.address(), lab.schedules()) == (address, schedules)
-    (now,) = lab.admin.list(k8s.OBJECT_STORE, lab.namespace)
-    assert now["spec"] == store["spec"], "retention is as it was"
-    told = (done.folder / "logs" / "announcement.txt").read_text()
-    assert f"serverName {cut['server_name']}" in told and "has it" in told
-    assert f"name: {cut['server_name']}" in (done.folder / "logs" / "git.patch.yaml").read_text()
-    assert {event["id"] for event in done.of("obligation")} <= {event["id"] for event in done.of("settled")}
+
+def names_every_loser(lab: CutLab, gate: dict[str, Any]) -> None:
+    for loser in (lab.site.tenants[0].database, "unnamed"):
+        assert any(line.startswith(f"{loser}: ") and "commits" in line for line in gate["lost"]), gate
+
+
+def owes_nothing(lab: CutLab, run: Drill) -> None:
+    assert {event["id"] for event in run.of("obligation")} <= {event["id"] for event in run.of("settled")}
     assert lab.lab.left() == []
-    assert lab.lab.drillbook("verify", done.folder.name).returncode == 0
+    assert lab.lab.drillbook("verify", run.folder.name).returncode == 0
 
 
-def killed(lab: CutLab, run: Drill, when: Callable[[], Any], why: str, *more: str) -> None:
-    """Resume, and kill runner and kernel with -9 as soon as ``when`` is true."""
-    runner = subprocess.Popen(
-        [sys.executable, "-m", "drillbook", "resume", run.folder.name, *more],
-        cwd=ROOT, env=lab.lab.env, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    until(lambda: when() or runner.poll() is not None, why)
-    assert runner.poll() is None, f"it ended before: {why}"
-    for pid in [runner.pid, *children(runner.pid)]:  # papermill outlives its runner otherwise, and goes on
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    runner.wait()
-    until(lambda: not alive(run.folder), "the kernel has gone")
-
-
-@pytest.mark.soak
-def test_a_rebuild_that_is_killed_while_it_removes_makes_serves_and_clears_up_comes_to_its_end(cut_lab: CutLab) -> None:
+def test_g03_clients_follow_to_the_replacement_and_come_back_with_another_machine(cut_lab: CutLab, tmp_path: Path) -> None:
     lab = cut_lab
-    schedules = lab.schedules()
+    address, schedules, uid = lab.address(), lab.schedules(), cluster(lab)["metadata"]["uid"]
     target = mistake(lab)
-
-    def cluster() -> dict[str, Any]:
-        return lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {"metadata": {"uid": ""}, "status": {}}
-
-    def copies() -> list[dict[str, Any]]:
-        return lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace)
-
-    def new_and_not_ready() -> bool:
-        now = cluster()
-        return now["metadata"]["uid"] not in ("", uid) and not now.get("status", {}).get("readyInstances")
-
-    uid = cluster()["metadata"]["uid"]
     with lab.lab.recovering():
-        run = lab.lab.run(NOTEBOOK, database=lab.site.tenants[0].database, strategy="rebuild", target_time=target)
+        run = lab.lab.run(RUNBOOKS / "recover-full-restore.ipynb", target_time=target)
+        assert run.code == 3, run.said
         stopped = again(lab, run)
         assert stopped.code == 3, stopped.said
-        phrase = stopped.of("waiting")[-1]["phrase"]
-        killed(lab, run, lambda: cluster()["metadata"]["uid"] != uid, "the old cluster is gone", "--confirm", phrase)
-        killed(lab, run, new_and_not_ready, "the new one is being recovered")
-        killed(lab, run, lambda: lab.schedules() == schedules, "its schedules go on")
-        killed(lab, run, lambda: not copies(), "the copy is being removed")
-        done = lab.lab.drillbook("resume", run.folder.name)
-    ended = Drill(done.returncode, run.folder, done.stdout + done.stderr)
-    assert (ended.code, ended.verdict) == (0, "VERIFIED"), ended.said
-    assert len(ended.of("confirmed")) == 2, "nobody was asked again"
-    assert kept(lab, lab.name) == {"before"}
-    assert lab.schedules() == schedules and lab.lab.left() == []
-    assert {event["id"] for event in ended.of("obligation")} <= {event["id"] for event in ended.of("settled")}
-    assert lab.lab.drillbook("verify", run.folder.name).returncode == 0
+        names_every_loser(lab, stopped.of("waiting")[-1])
+        done = again(lab, stopped)
+    assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
+    (cut,) = [event["value"] for event in done.of("fact") if event["name"] == "cut"]
+    new = cut["now"]
+    assert kept(lab, new) == {"before"} and f"{new}-rw" in lab.address()
+    assert json.loads(cluster(lab)["metadata"]["annotations"]["cnpg.io/fencedInstances"]) == ["*"]
+    assert {asleep for of, asleep in lab.schedules().values() if of == lab.name} == {True}
+    announced = (done.folder / "logs" / "announcement.txt").read_text()
+    assert f"drillbook undo {done.folder.name}" in announced
+    owes_nothing(lab, done)
+
+    lab.sql(new, "insert into kept values ('written since')")
+    with lab.lab.recovering(), lab.lab.on_another_machine(tmp_path):
+        asked = lab.lab.drillbook("undo", done.folder.name)
+        assert asked.returncode == 3, asked.stdout + asked.stderr
+        (folder,) = (tmp_path / "undo-full-restore").iterdir()
+        waits = Drill(3, folder, asked.stdout)
+        written = waits.check("written since: invoices")
+        assert "public.kept" in str(written["details"]), written
+        assert cluster(lab)["metadata"]["uid"] == uid and f"{new}-rw" in lab.address(), "nothing has changed yet"
+        away = again(lab, waits)
+        assert (away.code, away.verdict) == (0, "VERIFIED"), away.said
+        assert lab.lab.drillbook("verify", folder.name).returncode == 0
+    assert (lab.address(), lab.schedules()) == (address, schedules)
+    assert kept(lab, lab.name) == {"before", "mistake"}, "the old cluster serves"
+    left = lab.admin.get(k8s.CLUSTER, lab.namespace, new) or {"metadata": {}}
+    assert left["metadata"]["annotations"]["cnpg.io/fencedInstances"] == '["*"]', "the later writes are kept"
+
+
+def test_g01_one_refused_call_after_the_deletion_lets_nobody_in_and_removes_nothing(cut_lab: CutLab) -> None:
+    lab = cut_lab
+    address, schedules, uid = lab.address(), lab.schedules(), cluster(lab)["metadata"]["uid"]
+    target = mistake(lab)
+    lab.generated_secret()
+    home = LabHome(lab.lab.home)
+    with lab.lab.recovering():
+        run = lab.lab.run(RUNBOOKS / "recover-full-restore-in-place.ipynb", target_time=target)
+        assert run.code == 3, run.said
+        stopped = again(lab, run)
+        assert stopped.code == 3, stopped.said
+        names_every_loser(lab, stopped.of("waiting")[-1])
+        assert cluster(lab)["metadata"]["uid"] == uid, "it is still there"
+        copies = lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace)
+        faults.control(home, {"op": "api", "rules": [{"method": "POST", "path": "/clusters$", "status": 403}]})
+        halted = again(lab, stopped)
+        assert halted.code == 6, halted.said
+        assert "Nothing was put back or removed" in halted.said and "drillbook undo" in halted.said
+        assert cluster(lab)["metadata"]["uid"] in ("",), "the new one was refused"
+        assert [item["metadata"]["uid"] for item in lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace)] == [
+            item["metadata"]["uid"] for item in copies
+        ], "the verified copy is still there"
+        refused = lab.lab.drillbook("abandon", run.folder.name)
+        assert refused.returncode == 4 and "--as-it-stands" in refused.stderr + refused.stdout
+        assert "left as it stands" in lab.lab.drillbook("cleanup", "--site", str(lab.lab.profile)).stdout
+        done = again(lab, halted)
+    assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
+    assert cluster(lab)["metadata"]["uid"] not in ("", uid) and kept(lab, lab.name) == {"before"}
+    assert (lab.address(), lab.schedules()) == (address, schedules)
+    assert not (cluster(lab)["spec"]["postgresql"].get("pg_hba") or []), "its clients are let in"
+    assert lab.admin.get(k8s.SECRET, lab.namespace, f"{lab.name}-app") is not None, "clients refer to it by name"
+    owes_nothing(lab, done)
+

@@ -1,4 +1,4 @@
-"""The notebook, headless: the whole cluster from its archive and in its place, by each strategy, and with nothing left of it."""
+"""The notebooks, headless: the whole cluster from its archive, under a new name, under its own, and with nothing left of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from drillbook.lostcluster import archive_of
 from drillbook.postgres import Address, Database
 from drillbook.site import load_site
 
-NOTEBOOK = ROOT / "runbooks" / "recover-full-restore.ipynb"
+BESIDE = ROOT / "runbooks" / "recover-full-restore.ipynb"
+IN_PLACE = ROOT / "runbooks" / "recover-full-restore-in-place.ipynb"
 
 pytestmark = pytest.mark.long
 
@@ -80,12 +81,12 @@ def hands(cut_lab: CutLab) -> Iterator[Hands]:
     found.rest()
 
 
-def test_rebuild_loses_nothing_and_is_not_proven_while_git_declares_the_old_cluster(cut_lab: CutLab, hands: Hands) -> None:
+def test_in_place_loses_nothing_and_is_not_proven_while_git_declares_the_old_cluster(cut_lab: CutLab, hands: Hands) -> None:
     lab = cut_lab
     hands.declare_cluster()
     commit(lab, "never-archived")
     before = source(lab)
-    run = lab.lab.run(NOTEBOOK, strategy="rebuild")
+    run = lab.lab.run(IN_PLACE)
     assert waits_for(run, "Stop the old cluster") == []
     assert "is healthy" in run.check("restore called for")["observed"]
     assert source(lab) == before
@@ -93,7 +94,7 @@ def test_rebuild_loses_nothing_and_is_not_proven_while_git_declares_the_old_clus
     assert source(lab) == before
 
     stopped = approved(lab, run)
-    assert any("fencedInstances" in made for made in waits_for(stopped, "Remove the old cluster, and make it again"))
+    assert any("fencedInstances" in made for made in waits_for(stopped, "Delete the old cluster, and create it again"))
     assert source(lab)[0] == before[0], "it is still there"
     done = approved(lab, stopped)
     assert (done.code, done.verdict) == (2, "UNPROVEN"), done.said
@@ -114,11 +115,11 @@ def test_rebuild_loses_nothing_and_is_not_proven_while_git_declares_the_old_clus
     hands.as_before()
 
 
-def test_repoint_is_proven_once_git_agrees_and_replicas_are_as_they_were(cut_lab: CutLab, hands: Hands) -> None:
+def test_beside_is_proven_once_git_agrees_and_replicas_are_as_they_were(cut_lab: CutLab, hands: Hands) -> None:
     lab = cut_lab
     commit(lab, "never-archived")
     before = source(lab)
-    run = lab.lab.run(NOTEBOOK, strategy="repoint", no_backup_because="the test of rebuild takes one")
+    run = lab.lab.run(BESIDE, no_backup_because="the test of in-place takes one")
     waits_for(run, "Stop the old cluster")
     assert "no backup of" in str(run.of("waiting")[-1]["lost"])
     stopped = approved(lab, run)
@@ -134,7 +135,7 @@ def test_repoint_is_proven_once_git_agrees_and_replicas_are_as_they_were(cut_lab
     assert (old[0], old[2]) == (before[0], '["*"]'), "the old one stands fenced"
     assert lab.schedules()[f"{lab.name}-nightly"] == (lab.name, True)
     assert [state for state in lab.schedules().values() if state[0] == new] == [(new, False)]
-    assert "RepointBack" in (done.folder / "logs" / "announcement.txt").read_text()
+    assert f"drillbook undo {done.folder.name}" in (done.folder / "logs" / "announcement.txt").read_text()
     hands.went_on(done)
     assert hands.verdict_while_git_says_otherwise() == "UNPROVEN"
 
@@ -154,8 +155,8 @@ def test_bucket_and_profile_are_enough_when_the_cluster_is_gone(cut_lab: CutLab)
         replacement={"instances": 1, "storage_size": "1Gi", "image": cluster["spec"]["imageName"]},
         archive={"object_store": store["metadata"]["name"], "server_name": server},
     )
-    run = lab.lab.run(NOTEBOOK, site=site, strategy="rebuild")
-    waits_for(run, "Remove the old cluster, and make it again")
+    run = lab.lab.run(IN_PLACE, site=site)
+    waits_for(run, "Delete the old cluster, and create it again")
     assert [event["section"] for event in run.of("confirmed")] == ["Stop the old cluster"], "nothing to stop: not asked"
     done = approved(lab, run)
     is_verified(lab, done, complete=("complete",))
@@ -177,7 +178,7 @@ def gone_again_its_application_follows_to_another_name(lab: CutLab, site: Path, 
     known = yaml.safe_load(site.read_text())
     newer = lab.lab.profile_with("gone-again", **known | {"archive": known["archive"] | told["archive"]})
     address, asleep = lab.address(), lab.schedules()[f"{lab.name}-nightly"]
-    run = lab.lab.run(NOTEBOOK, site=newer, strategy="repoint")
+    run = lab.lab.run(BESIDE, site=newer)
     made = waits_for(run, "Put the replacement into service")
     (new,) = [name.rpartition("/")[2] for name in made if name.startswith("Cluster/")]
     assert (lab.address(), lab.schedules()[f"{lab.name}-nightly"]) == (address, asleep)
@@ -197,13 +198,13 @@ def test_what_a_dead_volume_held_is_given_up_by_name_and_told_as_lost(cut_lab: C
         commit(lab, "never-archived")
         its_node_is_gone(lab)
     given = {"no_backup_because": "its node is gone", "no_salvage_because": "its disk went with it"}
-    refused = lab.lab.run(NOTEBOOK, strategy="repoint", no_backup_because=given["no_backup_because"])
+    refused = lab.lab.run(BESIDE, no_backup_because=given["no_backup_because"])
     refused = approved(lab, refused)
     assert (refused.code, refused.verdict) == (2, "UNPROVEN"), refused.said
     assert "no_salvage_because" in refused.check("old volume")["reason"]
     assert lab.admin.list(k8s.CLUSTER, lab.namespace, labels="drillbook.io/run") == [], "nothing was made"
 
-    run = lab.lab.run(NOTEBOOK, strategy="repoint", **given)
+    run = lab.lab.run(BESIDE, **given)
     waits_for(run, "Stop the old cluster")
     assert "never archived; given up, because: its disk went with it" in str(run.of("waiting")[-1]["lost"])
     stopped = approved(lab, run)

@@ -227,6 +227,16 @@ class DrillLab:
             for path in made:
                 client.delete(path)
 
+    @contextmanager
+    def on_another_machine(self, outputs: Path) -> Iterator[None]:
+        """No folder of any earlier run is there: only kubeconfig and profile."""
+        before, self.env["DRILLBOOK_OUTPUTS"], self.outputs = self.outputs, str(outputs), outputs
+        try:
+            yield
+        finally:
+            self.outputs = before
+            self.env["DRILLBOOK_OUTPUTS"] = str(before)
+
     def left(self) -> list[str]:
         """What runs have left in the drill namespace, and what CloudNativePG made for their copies."""
         namespace = self.site.drill_namespace

@@ -61,7 +61,7 @@ def test_a_full_restore_by_rebuild_brings_three_instances_back(in_tree_lab: Dril
     lab.sql("synergyflow", "insert into kept values ('never-archived')")
 
     with lab.recovering():
-        done = lab.go_on(lab.go_on(lab.run(ROOT / "runbooks" / "recover-full-restore.ipynb", strategy="rebuild")))
+        done = lab.go_on(lab.go_on(lab.run(ROOT / "runbooks" / "recover-full-restore-in-place.ipynb")))
 
     assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
     assert done.check("instances")["observed"] == "3 ready, 2 streaming"

@@ -9,9 +9,10 @@ from fix_drills import DrillLab
 
 from drillbook import kube as k8s
 from drillbook.errors import NotReady, PreconditionError
-from drillbook.procedures.archive import ChooseBaseBackup
 from drillbook.procedures.oldcluster import ReadOldCluster
-from drillbook.procedures.rebuild import CheckRebuild, RemoveOldCluster
+from drillbook.procedures.rebuild import RemoveOldCluster
+from drillbook.procedures.rebuild_check import CheckRebuild
+from drillbook.procedures.restore_point import ChooseRestorePoint
 from drillbook.procedures.salvage import ReadWalOnVolume
 from drillbook.run import open_run
 
@@ -40,18 +41,18 @@ def test_an_orphaned_volume_and_a_used_server_name_are_named_with_their_fix(
     run = open_run("recover-x", site=str(drill_lab.profile_with("rebuild", kubernetes=kubernetes)), mode="apply")
     try:
         old = run.do(ReadOldCluster())
-        backup = run.do(ChooseBaseBackup(old))
+        point = run.do(ChooseRestorePoint(old))
         checked = run.do(CheckRebuild(old))
         assert checked.volumes[0][0] == f"{name}-1"
         held_by_flux(drill_lab, "databases")
         try:
             with pytest.raises(PreconditionError, match="Flux databases"):
-                RemoveOldCluster(old, backup, checked).check(run.context)
+                RemoveOldCluster(old, point, checked).check(run.context)
             with pytest.raises(NotReady, match="Flux databases"):  # before anybody is asked
                 CheckRebuild(old).do(run.context)
         finally:
             held_by_flux(drill_lab, None)
-        found = run.do(ReadWalOnVolume(old, backup))
+        found = run.do(ReadWalOnVolume(old, point.backup))
         assert found.runs and found.newest and found.unarchived[-1] == found.newest
         # A Cluster that is looked after takes such a volume over at once: this is the moment before.
         unattended(drill_lab, "disabled")

@@ -86,7 +86,7 @@ def test_drillbook_commands_in_the_pages_exist() -> None:
     for page in PAGES:
         text = page.read_text()
         for code in re.findall(r"`([^`\n]+)`", text) + shell_lines(text):
-            for name in re.findall(r"(?:^|[ /])drillbook ([a-z]+)\b(?! role)", code.partition("#")[0]):
+            for name in re.findall(r"(?:^|[ /])drillbook ([a-z]+(?:-[a-z]+)*)\b(?! role)", code.partition("#")[0]):
                 assert name in real, f"{page.name}: drillbook {name}"
 
 

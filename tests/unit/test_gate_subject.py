@@ -9,7 +9,7 @@ import pytest
 from drillbook.evidence import gates
 from drillbook.run.gate import Section, subject
 
-GIVEN = {"database": "synergyflow", "strategy": "swap-database", "target_time": "2026-11-28T09:00:00Z", "target_xid": ""}
+GIVEN = {"database": "synergyflow", "target_time": "2026-11-28T09:00:00Z", "target_xid": ""}
 
 
 def section(run: str = "r1", **changes: str) -> Section:
@@ -18,7 +18,7 @@ def section(run: str = "r1", **changes: str) -> Section:
 
 @pytest.mark.parametrize("changes", [
     {"target_time": "2026-11-28T09:00:01Z"}, {"target_time": ""}, {"target_time": "", "target_xid": "4711"},
-    {"database": "gitlab"}, {"strategy": "repoint"}, {"run": "r2"},
+    {"database": "gitlab"}, {"run": "r2"},
 ], ids=lambda changes: " ".join(changes))  # fmt: skip
 def test_f11_equal_measures_for_another_target_tenant_or_run_have_another_phrase(changes: dict[str, str]) -> None:
     assert section(**changes).phrase != section().phrase

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from drillbook.procedures import ways
-from drillbook.run.parameters import STRATEGIES, faults_of
+from drillbook.run.parameters import faults_of
 
 
 def test_every_fault_is_told_at_once() -> None:
     found = faults_of(
         {
-            "strategy": "rename", "target_time": "yesterday", "target_lsn": "17", "target_name": "x" * 64, "target_xid": "",
+            "target_time": "yesterday", "target_lsn": "17", "target_name": "x" * 64, "target_xid": "",
             "search_table": "articles", "search_from": "2026-11-27T09:00:00", "search_to": "", "no_backup_because": "a\nb",
         }
     )  # fmt: skip
     assert [fault.partition(":")[0] for fault in found] == [
-        "strategy", "target_time", "target_lsn", "target_name", "search_table", "search_from", "no_backup_because",
+        "target_time", "target_lsn", "target_name", "search_table", "search_from", "no_backup_because",
         "target_time, target_lsn, target_name",
     ]  # fmt: skip
-    assert "none of swap-database, repoint, rebuild" in found[0]
-    assert "no time zone" in found[5]
+    assert "no time zone" in found[4]
 
 
 def test_a_target_or_none() -> None:
     for given in ({}, {"target_lsn": "0/3000028"}, {"target_name": "before the deployment"}, {"target_xid": "771"}):
-        assert faults_of({"target_time": "", "strategy": "repoint"} | given) == []
+        assert faults_of({"target_time": ""} | given) == []
 
 
 def test_a_search_has_a_begin_before_its_end() -> None:
     given = {"search_from": "2026-11-27T09:00:00Z", "search_to": "2026-11-27T10:00:00+02:00"}
     assert faults_of(given) == ["search_from, search_to: nothing lies between them"]
     assert faults_of(given | {"search_to": "2026-11-27T10:00:00Z"}) == []
-
-
-def test_every_strategy_has_its_steps() -> None:
-    assert ways.strategies() == STRATEGIES[: len(ways.strategies())]

@@ -157,6 +157,13 @@ def deadline(events: Sequence[Event]) -> datetime | None:
     return datetime.fromtimestamp(last.timestamp() + float(patience["deadline_seconds"]), last.tzinfo)
 
 
+def point_of_no_return(events: Sequence[Event]) -> str:
+    """The title of the step that began behind which nothing is undone by itself; "" if none has, or the run has ended."""
+    begun = [event for event in events if event["type"] == "step_started" and event.get("point_of_no_return")]
+    ended = any(event["type"] == "closed" for event in events)
+    return "" if ended or not begun else str(begun[0]["title"])
+
+
 def resumable(events: Sequence[Event]) -> bool:
     """Whether the run is of a kind that is left as it stands when it stops, and has not ended."""
     opened = opening(events) or {}

@@ -4,16 +4,20 @@ from drillbook.headless.housekeeping import RunSummary, cleanup, runs
 from drillbook.headless.resuming import Abandoned, abandon, approve, resume
 from drillbook.headless.runner import execute
 from drillbook.headless.settling import RunOutcome, finish
+from drillbook.headless.undoing import WayBack, drop_kept, way_back
 
 __all__ = [
     "Abandoned",
     "RunOutcome",
     "RunSummary",
+    "WayBack",
     "abandon",
     "approve",
     "cleanup",
+    "drop_kept",
     "execute",
     "finish",
     "resume",
     "runs",
+    "way_back",
 ]

@@ -15,7 +15,7 @@ from drillbook.errors import RunbookError
 from drillbook.evidence import Masker, gates
 from drillbook.evidence.judge import unsettled
 from drillbook.headless.runner import partial_notebook
-from drillbook.headless.settling import events_of, notebook_name, settle
+from drillbook.headless.settling import events_of, notebook_name, open_again, settle
 from drillbook.manifests import RUN_LABEL
 from drillbook.model import show_instant
 from drillbook.procedures.remains import remains
@@ -77,6 +77,12 @@ def _settled(kube: k8s.Kube, profile: Site, at: datetime, say: Callable[[str], N
             until = kept_until(events, at)
             if host := acts_elsewhere(kube, profile, events):
                 lines.append(f"run {folder.name}: still open on {host}, which holds its Lease; left alone")
+            elif passed := gates.point_of_no_return(events):
+                open_again(folder, by="cleanup")
+                lines.append(
+                    f"run {folder.name}: stopped midway since {passed!r}; left as it stands: resume it, or go back "
+                    f"(drillbook resume {folder.name}, drillbook undo {folder.name})"
+                )
             elif until is not None:
                 lines.append(f"run {folder.name}: left as it stands until {show_instant(until)}, to be resumed or abandoned")
             else:
@@ -114,7 +120,7 @@ def _strangers(
             lines.append(f"run {run_id}: still running elsewhere, it holds the Lease; left alone")
         elif here is not None and alive(here):
             lines.append(f"run {run_id}: still running here; left alone")
-        elif here is not None and kept_until(events_of(here), now) is not None:
+        elif here is not None and (gates.point_of_no_return(events_of(here)) or kept_until(events_of(here), now)):
             continue
         elif here is None and not any(removal.expired(item, now) for item in items):
             lines.append(f"run {run_id}: {len(items)} objects of a run not known here, not expired; left alone")

@@ -16,6 +16,7 @@ from drillbook.evidence.judge import of_type, unsettled
 from drillbook.headless.runner import partial_notebook, run_attempt
 from drillbook.headless.settling import Progress, RunOutcome, events_of, notebook_name, opening_of, settle
 from drillbook.run import approving, places, require_ended, validate
+from drillbook.run.alive import alive
 from drillbook.run.past import Past
 from drillbook.run.retargeting import retarget
 from drillbook.site import Site, load_site
@@ -110,12 +111,24 @@ def approve(folder: Path, phrase: str, *, kubeconfig: str = "", context: str = "
             kube.close()
 
 
-def abandon(folder: Path, *, progress: Progress = lambda _: None) -> Abandoned:
-    """End a run that waits or stopped: undo what can be undone, the newest first, say what can't be, and seal it."""
+def abandon(folder: Path, *, as_it_stands: bool = False, progress: Progress = lambda _: None) -> Abandoned:
+    """End a run that waits or stopped: undo what can be undone, the newest first, say what can't be, and seal it.
+
+    Behind its point of no return nothing is undone: clients may have written to the new place. There a run is ended
+    only ``as_it_stands``. Raises NotResumable, with nothing touched.
+    """
     past = Past(folder)
     if of_type(past.events, "closed"):
-        past.refuse("it has ended", f"`drillbook verify {past.run_id}` checks its evidence.")
-    past.require_not_alive()
+        past.refuse("it has ended", f"`drillbook verify {past.run_id}` checks its evidence.", verb="abandoned")
+    if alive(folder):
+        past.refuse("its kernel still runs", "Shut that kernel down.", verb="abandoned")
+    if (passed := gates.point_of_no_return(past.events)) and not as_it_stands:
+        past.refuse(
+            f"{passed!r} has begun: clients may have written to the new place since, which no clean-up may undo",
+            f"`drillbook resume {past.run_id}` goes on; `drillbook undo {past.run_id}` goes back, after it has shown what was "
+            f"written; `drillbook abandon {past.run_id} --as-it-stands` only ends the run, and leaves everything as it is.",
+            verb="abandoned",
+        )
     site = load_site(past.opened["parameters"]["site"])
     actor = _abandoner(site, past)
     _keep_partial(folder, past.events)

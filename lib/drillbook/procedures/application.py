@@ -100,7 +100,7 @@ def readdress(ctx: Context, one: Addressed, old: str, new: str, *, wait: bool = 
 def secret_promise(one: Addressed) -> Obligation:
     """What changing a Secret promises: only this procedure can put it back, as no journal keeps its value."""
     return Obligation(
-        "Secret", one.app.namespace, one.place.name, f"{one.app.address_variable} as it was (RepointBack)"
+        "Secret", one.app.namespace, one.place.name, f"{one.app.address_variable} as it was (by undo-full-restore)"
     )
 
 
@@ -130,7 +130,7 @@ def rolled_out(ctx: Context, app: Application) -> None:
     except StepTimeoutError as error:
         raise StepTimeoutError(
             f"{error.what} (waited {show_seconds(limit)})",
-            todo="Look at the new pods: the old ones serve until they are ready. RepointBack goes back.",
+            todo="Look at the new pods: the old ones serve until they are ready. Then resume this run.",
         ) from error
 
 

@@ -42,53 +42,52 @@ class ChooseBaseBackup(Step[BaseBackup]):
     cluster: SourceCluster
 
     def do(self, ctx: Context) -> BaseBackup:
-        asked = parse_instant(ctx.target_time) if ctx.target_time else None
-        found = candidates(ctx, self.cluster, asked)
-        usable = found.usable
-        if asked is not None:
-            usable = [backup for backup in found.usable if backup.end_time <= asked]
-            if not usable:
-                first = show_instant(found.usable[0].end_time)
-                raise TargetOutsideWindow(
-                    f"{show_instant(asked)} lies before the end of the first usable base backup; the nearest "
-                    f"reachable instant is {first}{found.told}",
-                    todo=f"Give target_time {first} or later.",
-                )
-        backup = usable[-1]
-        age = backup.age_seconds(datetime.now(UTC))
-        ctx.recorder.fact("backup", backup.model_dump(mode="json") | {"age_seconds": age, "chosen": "newest usable"})
-        # The schedule is judged by the folder that is archived to now, whichever holds the target.
-        current = found if found.server_name == self.cluster.server_name else candidates(ctx, self.cluster, None)
-        ctx.recorder.check(self._newest(ctx, current))
-        return backup
-
-    def _newest(self, ctx: Context, found: Candidates) -> Check:
-        newest = found.usable[-1]
-        age = newest.age_seconds(datetime.now(UTC))
-        limit = ctx.site.freshness.backup_age.total_seconds()
-        return Check(
-            name="backup age",
-            proves="the schedule still makes base backups",
-            verdict=Verdict.VERIFIED if age <= limit else Verdict.FAILED,
-            expected=f"the newest is at most {limit / 3600:g} h old",
-            observed=f"{age / 3600:.2f} h ({newest.backup_id})",
-            details=tuple(
-                [("candidates", str(len(found.usable)))]
-                + [(f"not used: {backup_id}", reason) for backup_id, reason in list(found.refused.items())[:8]]
-            ),
-        )
+        return choose_base_backup(ctx, self.cluster)
 
 
-@dataclass(frozen=True)
-class ChooseNewestBackup(ChooseBaseBackup):
-    """Choose the newest usable base backup, however old it is.
+def choose_base_backup(ctx: Context, cluster: SourceCluster, *, age_required: bool = True) -> BaseBackup:
+    """The newest usable base backup, at a target_time the newest that ends before it; its age is recorded as a check.
 
-    The catalogue is read from each backup.info in the bucket: a listed directory may be an unfinished backup. With the
-    cluster lost an old backup and all WAL after it are what there is: its age is shown, and stops nobody.
+    With the cluster lost an old backup and all WAL after it are what there is: its age is then not required. Raises
+    BaseBackupMissing, TargetOutsideWindow.
     """
+    asked = parse_instant(ctx.target_time) if ctx.target_time else None
+    found = candidates(ctx, cluster, asked)
+    usable = found.usable
+    if asked is not None:
+        usable = [backup for backup in found.usable if backup.end_time <= asked]
+        if not usable:
+            first = show_instant(found.usable[0].end_time)
+            raise TargetOutsideWindow(
+                f"{show_instant(asked)} lies before the end of the first usable base backup; the nearest "
+                f"reachable instant is {first}{found.told}",
+                todo=f"Give target_time {first} or later.",
+            )
+    backup = usable[-1]
+    age = backup.age_seconds(datetime.now(UTC))
+    ctx.recorder.fact("backup", backup.model_dump(mode="json") | {"age_seconds": age, "chosen": "newest usable"})
+    # The schedule is judged by the folder that is archived to now, whichever holds the target.
+    current = found if found.server_name == cluster.server_name else candidates(ctx, cluster, None)
+    ctx.recorder.check(_backup_age(ctx, current, age_required))
+    return backup
 
-    def _newest(self, ctx: Context, found: Candidates) -> Check:
-        return super()._newest(ctx, found).model_copy(update={"required": False})
+
+def _backup_age(ctx: Context, found: Candidates, required: bool) -> Check:
+    newest = found.usable[-1]
+    age = newest.age_seconds(datetime.now(UTC))
+    limit = ctx.site.freshness.backup_age.total_seconds()
+    return Check(
+        name="backup age",
+        proves="the schedule still makes base backups",
+        verdict=Verdict.VERIFIED if age <= limit else Verdict.FAILED,
+        required=required,
+        expected=f"the newest is at most {limit / 3600:g} h old",
+        observed=f"{age / 3600:.2f} h ({newest.backup_id})",
+        details=tuple(
+            [("candidates", str(len(found.usable)))]
+            + [(f"not used: {backup_id}", reason) for backup_id, reason in list(found.refused.items())[:8]]
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -166,10 +165,13 @@ class WalChainUnbroken(Step[ArchivedWal]):
 
     cluster: SourceCluster
     backup: BaseBackup
+    until: str = ""
+    """The last segment that is needed; "": all of them. A gap behind it is reported, and stops nobody."""
 
     def do(self, ctx: Context) -> ArchivedWal:
         held, broken = self._settled(ctx)
         listing, chain = held.listing, held.chain(self.backup)
+        enough = bool(self.until and chain.first_missing) and chain.first_missing[8:] > self.until[8:]
         newest: ArchivedCommit | None = None
         if chain.segments:
             newest = newest_in(ctx, self.cluster, listing, chain)
@@ -179,9 +181,11 @@ class WalChainUnbroken(Step[ArchivedWal]):
             Check(
                 name="WAL chain",
                 proves="recovery finds every WAL segment from the base backup to the newest",
-                verdict=Verdict.VERIFIED if chain.unbroken else Verdict.FAILED,
-                expected=expected,
-                observed=f"{chain.segments} segments, unbroken" if chain.unbroken else chain.problem,
+                verdict=Verdict.VERIFIED if chain.unbroken or enough else Verdict.FAILED,
+                expected=f"every segment from {self.backup.begin_wal} to {self.until}" if enough else expected,
+                observed=f"{chain.segments} segments, unbroken"
+                if chain.unbroken
+                else f"unbroken to there; later: {chain.problem}" if enough else chain.problem,
                 details=(
                     *((f"gap {n}", f"{item}. {item.todo}") for n, item in enumerate(broken[:8], 1)),
                     *_strays(held),
@@ -328,4 +332,4 @@ class ArchivingLive(Rungs):
         return [LastArchivingSucceeded(self.cluster), ArchiveLag(self.cluster, self.archived)]
 
 
-__all__ = ["ArchivedWal", "ArchivingLive", "ChooseBaseBackup", "ChooseNewestBackup", "WalChainUnbroken", "newest_in"]
+__all__ = ["ArchivedWal", "ArchivingLive", "ChooseBaseBackup", "WalChainUnbroken", "choose_base_backup", "newest_in"]

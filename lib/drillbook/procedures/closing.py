@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from drillbook.model import Check, Effect, causes, parse_instant, show_seconds
+from drillbook.model import Check, Effect, causes, show_seconds
 from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.announce import Announce, Answer
 from drillbook.procedures.copy import Recovered
-from drillbook.procedures.gitpatch import PatchForGit
 from drillbook.procedures.losses import TenantLoss, to_tell
 from drillbook.procedures.readiness import SourceCluster
-from drillbook.procedures.replacefits import built
 from drillbook.step import Context, Plan, Rung
 
 NOTHING_IN_GIT = (
@@ -38,7 +36,6 @@ class TellPeople(Rung):
     target: ResolvedTarget
     recovered: Recovered
     database: str
-    strategy: str
 
     def plan(self, ctx: Context) -> Plan:
         webhook = ctx.site.announce.webhook
@@ -54,7 +51,7 @@ class TellPeople(Rung):
         self._achieved(ctx)
         outage = ctx.recorder.seen("outage") or {}
         lines = [
-            f"{self.cluster.ref}, database {self.database}: {state} to {self.target.target} by {self.strategy}."
+            f"{self.cluster.ref}, database {self.database}: {state} to {self.target.target}."
             + (f" {why}." if why else ""),
             *self._losses(ctx),
         ]
@@ -70,28 +67,15 @@ class TellPeople(Rung):
         return Answer(answer=answer, text=text)
 
     def _cut(self, ctx: Context) -> list[str]:
-        """What was put into service and how to go back; writes the patch for Git."""
+        """How to go back, and what keeps the way open; nothing in Git has to change."""
+        ctx.recorder.log("patch-for-git.yaml", NOTHING_IN_GIT)
         cut = ctx.recorder.seen("cut") or {}
-        if "now" not in cut:
-            ctx.recorder.log("patch-for-git.yaml", NOTHING_IN_GIT)
-        if cut.get("kept"):
-            return [
-                f"The damaged database is kept as {cut['kept']}. The way back: SwapBack (drillbook.procedures."
-                "swapdatabase), which keeps what was written since under another name."
-            ]
-        if "now" not in cut:
+        if not cut:
             return []
-        patch = PatchForGit(self.cluster, built(ctx).replacement, at=parse_instant(cut["cut_at"])).do(ctx)
         return [
-            f"In service is Cluster {cut['now']}, which archives under serverName {cut['server_name']}.",
-            f"Cluster {self.cluster.ref.name} stands stopped, with its volumes, until somebody deletes it. The way back to it: "
-            "RepointBack (drillbook.procedures.repoint); what was written since then stays in the replacement."
-            if cut["now"] != self.cluster.ref.name
-            else "The old cluster is gone.",
-            f"What every tenant has lost is in the archive under serverName {self.cluster.server_name}, which must be kept: "
-            "a recovery from there has it.",
-            *(f"To do: {line}." for line in (*patch.addresses, *cut["others"])),
-            "Git must learn what logs/git.patch.yaml says, before anything syncs.",
+            f"The damaged database is kept as {cut['kept']}.",
+            f"The way back: drillbook undo {ctx.run_id}; it shows first what was written since, and keeps that.",
+            f"When nobody needs it any more: drillbook drop-kept {ctx.run_id}.",
         ]
 
     def _achieved(self, ctx: Context) -> None:
@@ -112,8 +96,6 @@ class TellPeople(Rung):
         if not cut:
             return [f"Nothing was cut: the database is in service as it was, with all {own.commits} commits after the target."]
         lost = f"{own.commits} commits of it come after the target and are not in service any more."
-        if "now" in cut:
-            return [lost, *(f"{item.database} has lost {item.commits} commits with it." for item in others)]
         return [lost + (f" Not touched: {names}, which would have lost commits too." if others else "")]
 
 

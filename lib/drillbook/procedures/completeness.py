@@ -15,16 +15,17 @@ from typing import ClassVar
 from drillbook import kube as k8s
 from drillbook import objectstore
 from drillbook.errors import RunbookError
-from drillbook.model import BaseBackup, Check, Lsn, RecoveryTarget, Verdict, show_instant
+from drillbook.model import Check, Lsn, Verdict, show_instant
 from drillbook.procedures.archive import ArchivedWal, newest_in
+from drillbook.procedures.atpoint import BothSides, ReachedPoint
 from drillbook.procedures.copy import Recovered
+from drillbook.procedures.ladder import CopyQuarantined, SiteAgrees, SoundInside
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.procedures.replacement import ReplacementCluster
+from drillbook.procedures.restore_point import RestorePoint
 from drillbook.procedures.salvage import given_up, wal_on_volume
 from drillbook.step import Context, Rung, Rungs
 from drillbook.wal import Chain
-
-LATEST = RecoveryTarget()
 
 
 @dataclass(frozen=True)
@@ -32,28 +33,29 @@ class CompleteToTheArchive(Rung):
     """The replacement holds every commit that the archive had, up to the target."""
 
     old: OldCluster
-    backup: BaseBackup
+    point: RestorePoint
     archived: ArchivedWal
-    target: RecoveryTarget
-    replacement: ReplacementCluster
     recovered: Recovered
+    server_name: str = ""
+    """Where what was recovered archives to; "": nowhere, so that only the recovery's log says where it ended."""
     name: ClassVar[str] = "complete"
     proves: ClassVar[str] = (
         "recovery replayed every archived commit up to the target, not only to the first missing segment"
     )
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        reached, how = reached_lsn(ctx, self.old, self.replacement, self.recovered)
+        reached, how = reached_lsn(ctx, self.old, self.server_name, self.recovered)
         if reached is None:
             return [
                 self.result(
                     Verdict.UNPROVEN, reason="neither the new history file nor the recovery's log says where it ended"
                 )
             ]
-        if self.target.model_copy(update={"timeline": None}) != LATEST:
+        if self.point.resolved is not None:
             return [self._at_target(reached, how)]
-        listing = objectstore.wal_names(ctx.store, self.old.server_name, since=self.backup.begin_wal)
-        chain = objectstore.archive_chain(ctx.store, self.backup, listing, timeline=self.old.timeline)
+        backup = self.point.backup
+        listing = objectstore.wal_names(ctx.store, backup.server_name, since=backup.begin_wal)
+        chain = objectstore.archive_chain(ctx.store, backup, listing, timeline=self.old.timeline)
         newest = self.archived.newest_commit
         if chain.unbroken:
             now = newest_in(ctx, self.old, listing, chain)
@@ -81,27 +83,29 @@ class CompleteToTheArchive(Rung):
 
     def _at_target(self, reached: Lsn, how: str) -> Check:
         """PostgreSQL does not promote before a target that it hasn't reached; that it stopped there is in its log."""
-        wanted = self.target.target_lsn
-        exact = self.target.target_time is None and self.target.target_xid is None
-        there = bool(self.recovered.stopped) or (exact and reached >= (wanted or self.backup.end_lsn))
+        target = self.point.target
+        exact = target.target_time is None and target.target_xid is None
+        there = bool(self.recovered.stopped) or (exact and reached >= (target.target_lsn or self.point.backup.end_lsn))
         return self.result(
             Verdict.VERIFIED if there else Verdict.UNPROVEN,
-            expected=f"stopped at the target ({self.target})",
+            expected=f"stopped at the target ({target})",
             observed=f"ended at {reached} ({how})",
             reason="" if there else "the recovery's log does not say that it stopped at the target",
         )
 
 
 def reached_lsn(
-    ctx: Context, old: OldCluster, replacement: ReplacementCluster, recovered: Recovered
+    ctx: Context, old: OldCluster, server_name: str, recovered: Recovered
 ) -> tuple[Lsn | None, str]:
     """Where recovery ended, and by what that is known: the new timeline's history file in the bucket, else the log.
 
     CloudNativePG archives the history file first of all; it is waited for as long as a step may take.
     """
+    if not server_name:
+        return (Lsn(recovered.redo_end), "the recovery's log") if recovered.redo_end else (None, "")
     deadline = time.monotonic() + ctx.site.limits.step.total_seconds()
     while True:
-        listing = objectstore.wal_names(ctx.store, replacement.server_name)
+        listing = objectstore.wal_names(ctx.store, server_name)
         own = [number for number in listing.histories if number > old.timeline or number == recovered.timeline]
         if own:
             switches = objectstore.histories(ctx.store, listing)[max(own)]
@@ -124,18 +128,17 @@ class CompleteToTheSource(Rung):
     """Nothing is left on the old cluster that the replacement lacks."""
 
     old: OldCluster
-    backup: BaseBackup
+    point: RestorePoint
     archived: ArchivedWal
-    target: RecoveryTarget
     name: ClassVar[str] = "complete: old cluster"
     proves: ClassVar[str] = "no commit is left on the old cluster's volume that was never archived"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        if self.target.model_copy(update={"timeline": None}) != LATEST:
+        if self.point.resolved is not None:
             return [self.result(Verdict.NOT_APPLICABLE, reason="a target before the end was chosen")]
         if not self.old.gone and self._removed(ctx):
             return [self._before_it_was_removed(ctx)]
-        found = wal_on_volume(ctx, self.old, self.backup)
+        found = wal_on_volume(ctx, self.old, self.point.backup)
         because = given_up(ctx)
         if found.runs:
             return [self._running(ctx)]
@@ -209,17 +212,51 @@ class ReplacementComplete(Rungs):
     """
 
     old: OldCluster
-    backup: BaseBackup
+    point: RestorePoint
     archived: ArchivedWal
-    target: RecoveryTarget
     replacement: ReplacementCluster
     recovered: Recovered
 
     def rungs(self) -> Sequence[Rung]:
+        server_name = self.replacement.server_name
         return [
-            CompleteToTheArchive(self.old, self.backup, self.archived, self.target, self.replacement, self.recovered),
-            CompleteToTheSource(self.old, self.backup, self.archived, self.target),
+            CompleteToTheArchive(self.old, self.point, self.archived, self.recovered, server_name),
+            CompleteToTheSource(self.old, self.point, self.archived),
+            *at_the_point(self.old, self.point, self.recovered),
         ]
 
 
-__all__ = ["LATEST", "CompleteToTheArchive", "CompleteToTheSource", "ReplacementComplete"]
+@dataclass(frozen=True)
+class CopyIsRight(Rung):
+    """The copy is what the archive can give: complete, sound, and answering as it should.
+
+    What is going to be removed can't be had back but from this archive: so a copy of it is recovered first, in
+    quarantine, and looked at. It stays until what replaces the old cluster is verified.
+    """
+
+    old: OldCluster
+    point: RestorePoint
+    archived: ArchivedWal
+    recovered: Recovered
+    name: ClassVar[str] = "copy"
+    proves: ClassVar[str] = "the archive can give everything back, before anything is removed"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        rungs: Sequence[Rung] = [
+            CompleteToTheArchive(self.old, self.point, self.archived, self.recovered),
+            *at_the_point(self.old, self.point, self.recovered),
+            *SoundInside(self.recovered).rungs(),
+            *SiteAgrees(self.recovered).rungs(),
+            CopyQuarantined(self.recovered),
+        ]
+        checks = [check for rung in rungs for check in rung.do(ctx).checks]
+        return [check.model_copy(update={"name": f"{self.name}: {check.name}"}) for check in checks]
+
+
+def at_the_point(old: OldCluster, point: RestorePoint, recovered: Recovered) -> list[Rung]:
+    """What shows that recovery stopped at the target; none where it ran to the end of the archive."""
+    found = point.resolved
+    return [] if found is None else [ReachedPoint(old, found, recovered), BothSides(found, recovered)]
+
+
+__all__ = ["CompleteToTheArchive", "CompleteToTheSource", "CopyIsRight", "ReplacementComplete"]

@@ -19,7 +19,9 @@ from drillbook.procedures.boundary import ProvenTarget
 from drillbook.procedures.copyobjects import copy_objects
 from drillbook.procedures.egress import Egress, ways_out
 from drillbook.procedures.following import Follower
+from drillbook.procedures.oldcluster import OldCluster, as_it_was
 from drillbook.procedures.readiness import HEALTHY, SourceCluster
+from drillbook.procedures.restore_point import RestorePoint
 from drillbook.recoverylog import RecoveryLog, failed_attempt
 from drillbook.step import Context, Obligation, Plan, Step
 
@@ -57,6 +59,11 @@ class Recovered(Frozen):
     last_segment: str = ""
 
 
+def source_object(ctx: Context, cluster: SourceCluster) -> dict[str, Any]:
+    """The source's Cluster; of one that is being replaced, as it was before this run, or as the profile describes it."""
+    return as_it_was(ctx, cluster) if isinstance(cluster, OldCluster) else ctx.cluster_object(cluster.ref)
+
+
 @dataclass(frozen=True)
 class CreateRecoveryCluster(Step[RecoveryCopy]):
     """Create the recovery cluster in the drill namespace, from the pinned base backup.
@@ -68,7 +75,7 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
     effect: ClassVar[Effect] = Effect.CREATES
     cluster: SourceCluster
     backup: BaseBackup
-    target: ProvenTarget | ArchiveEnd | ResolvedTarget
+    target: ProvenTarget | ArchiveEnd | ResolvedTarget | RestorePoint
     instances: int = 1
 
     def check(self, ctx: Context) -> None:
@@ -89,7 +96,7 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
         self, ctx: Context, copy: Copy, ways: Egress, owner_uid: str
     ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
         return copy_objects(
-            ctx, copy, ways, source=self.cluster.ref, backup=self.backup, target=self.target.target,
+            ctx, copy, ways, source=source_object(ctx, self.cluster), backup=self.backup, target=self.target.target,
             owner_uid=owner_uid, instances=self.instances,
         )  # fmt: skip
 
@@ -204,7 +211,7 @@ class WaitForRecovery(Step[Recovered]):
                 return primary_at or datetime.now(UTC)
             found = ctx.kube.get(k8s.JOB, self.copy.ref.namespace, job)
             first = ctx.kube.get(k8s.POD, self.copy.ref.namespace, f"{self.copy.ref.name}-1") if found is None else None
-            if failed_attempt(found, first) or status.get("phase") == UNRECOVERABLE:
+            if self._failed(found, first) or status.get("phase") == UNRECOVERABLE:
                 follower.finish()
                 words = follower.cause() or status.get("phaseReason") or "it left no message"
                 raise RecoveryFailed(
@@ -225,6 +232,10 @@ class WaitForRecovery(Step[Recovered]):
             )
             ctx.recorder.progress("recovering", rows=rows)
             ctx.pause(0.5)
+
+    def _failed(self, job: dict[str, Any] | None, first: dict[str, Any] | None) -> bool:
+        """Whether there is nothing left to wait for."""
+        return failed_attempt(job, first)
 
     def _result(self, ctx: Context, log: RecoveryLog, log_name: str, primary_at: datetime) -> Recovered:
         healthy_at = datetime.now(UTC)

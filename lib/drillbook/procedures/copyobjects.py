@@ -6,7 +6,7 @@ from typing import Any
 
 from drillbook import manifests
 from drillbook.manifests import Copy
-from drillbook.model import BaseBackup, ClusterRef, RecoveryTarget
+from drillbook.model import BaseBackup, RecoveryTarget
 from drillbook.procedures.egress import Egress
 from drillbook.site.fields import Notes
 from drillbook.sourcearchive import IN_TREE
@@ -14,12 +14,12 @@ from drillbook.step import Context
 
 
 def copy_objects(
-    ctx: Context, copy: Copy, ways: Egress, *, source: ClusterRef, backup: BaseBackup, target: RecoveryTarget,
+    ctx: Context, copy: Copy, ways: Egress, *, source: dict[str, Any], backup: BaseBackup, target: RecoveryTarget,
     owner_uid: str, instances: int,
 ) -> tuple[list[dict[str, Any]], Notes]:  # fmt: skip
-    """In the order in which they are made, the Cluster last; and what of the source's fields was left out."""
+    """In the order in which they are made, the Cluster last; and what of the fields of ``source``, the Cluster, was left out."""
     cluster, left_out = manifests.recovery_cluster(
-        copy, ctx.site, ctx.cluster_object(source), archive=ctx.archive, backup=backup, target=target,
+        copy, ctx.site, source, archive=ctx.archive, backup=backup, target=target,
         owner_uid=owner_uid, instances=instances,
     )  # fmt: skip
     policy = manifests.network_policy(copy, ways.rules, owner_uid=owner_uid, instances=instances)

@@ -16,7 +16,15 @@ from drillbook.postgres import SQL
 from drillbook.procedures.archiveend import ArchiveEnd, NewestOnSource
 from drillbook.procedures.boundary import Baseline
 from drillbook.procedures.copy import Recovered
-from drillbook.procedures.ladder import NO_LOG, NO_TABLE, CopyQuarantined, SiteAgrees, SoundInside, StructureEqual
+from drillbook.procedures.ladder import (
+    NO_LOG,
+    NO_TABLE,
+    AppCanLogIn,
+    CopyQuarantined,
+    SiteAgrees,
+    SoundInside,
+    StructureEqual,
+)
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Rung, Rungs
 
@@ -256,4 +264,16 @@ class ReplacementSound(Rungs):
         ]
 
 
-__all__ = ["EndAndCompleteness", "InstancesEventsAndQuarantine", "NewestAndStructure", "ReplacementSound"]
+@dataclass(frozen=True)
+class ClosedReplacementSound(ReplacementSound):
+    """The new cluster is sound, and answers as it should.
+
+    Every instance has joined; heaps, indexes, sequences and catalogue are whole; the site's questions are answered; the
+    events that will be sent a second time are counted. It is shut to its clients: their logins are tried once it is open.
+    """
+
+    def rungs(self) -> Sequence[Rung]:
+        return [rung for rung in super().rungs() if not isinstance(rung, AppCanLogIn)]
+
+
+__all__ = ["ClosedReplacementSound", "EndAndCompleteness", "InstancesEventsAndQuarantine", "NewestAndStructure", "ReplacementSound"]

@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 
 from drillbook.cutover.superuser import MAINTENANCE
-from drillbook.model import ArchivedCommit, Check, Frozen, Instant, Verdict, show_instant, show_seconds
+from drillbook.model import ArchivedCommit, Check, ClusterRef, Frozen, Instant, Verdict, show_instant, show_seconds
 from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.committed import committed_between
 from drillbook.procedures.damage import Files
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.site import Site
-from drillbook.step import Context, Rung
+from drillbook.step import Context, Rung, Touch
 
 LOOK_BACK = timedelta(hours=1)
 
@@ -108,18 +108,35 @@ class ShowLosses(Rung):
     proves: ClassVar[str] = "what each tenant loses is known before anybody decides"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        found = losses(
-            ctx, self.cluster, self.target.last_before, self.target.first_after, server_name=self.target.backup.server_name
-        )
-        ctx.recorder.fact("losses", [item.model_dump(mode="json") for item in found])
-        return [self._of(item) for item in to_tell(ctx.site, found)]
+        checks = loss_checks(ctx, self.cluster, self.target)
+        return [self._untouched(check) for check in checks]
 
-    def _of(self, item: TenantLoss) -> Check:
-        name = f"{self.name}: {item.database}"
-        if self.only and item.database != self.only:
-            return self.result(Verdict.NOT_APPLICABLE, name=name, required=False, reason=f"not touched: only {self.only} goes back")
+    def _untouched(self, check: Check) -> Check:
+        if not self.only or check.name == f"{self.name}: {self.only}":
+            return check
+        return self.result(Verdict.NOT_APPLICABLE, name=check.name, required=False, reason=f"not touched: only {self.only} goes back")
+
+
+def loss_checks(ctx: Context, cluster: SourceCluster, target: ResolvedTarget) -> list[Check]:
+    """What each tenant loses at this target, as checks named ``loss: DATABASE``; recorded as the fact ``losses``."""
+    found = losses(ctx, cluster, target.last_before, target.first_after, server_name=target.backup.server_name)
+    ctx.recorder.fact("losses", [item.model_dump(mode="json") for item in found])
+    checks = []
+    for item in to_tell(ctx.site, found):
         work = f" ({show_seconds(item.seconds)} of work)" if item.seconds else ""
-        return self.result(Verdict.VERIFIED, name=name, expected="known", observed=f"{item}{work}")
+        name, proves = f"{ShowLosses.name}: {item.database}", ShowLosses.proves
+        checks.append(
+            Check(name=name, proves=proves, verdict=Verdict.VERIFIED, expected="known", observed=f"{item}{work}")
+        )
+    return checks
 
 
-__all__ = ["ShowLosses", "TenantLoss", "losses", "to_tell"]
+def of_every_tenant(ctx: Context, ref: ClusterRef) -> tuple[tuple[Touch, ...], tuple[str, ...]]:
+    """What a cut of the whole cluster adds to its plan: each database that loses commits, and how many; by the fact ``losses``."""
+    seen = [TenantLoss.model_validate(item) for item in ctx.recorder.seen("losses") or []]
+    losing = [one for one in to_tell(ctx.site, seen) if one.commits]
+    touches = tuple(Touch("lose commits of", "Database", ref.namespace, f"{ref.name}.{one.database}") for one in losing)
+    return touches, tuple(f"{one.database}: {one}" for one in losing)
+
+
+__all__ = ["ShowLosses", "TenantLoss", "loss_checks", "losses", "of_every_tenant", "to_tell"]

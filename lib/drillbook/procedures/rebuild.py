@@ -13,123 +13,30 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from drillbook import kube as k8s
-from drillbook import objectstore, replacements
-from drillbook.errors import (
-    BaseBackupMissing,
-    Changed,
-    KubernetesError,
-    NotReady,
-    PreconditionError,
-    StepTimeoutError,
-    VerificationError,
-    WalGap,
-)
+from drillbook import replacements
+from drillbook.errors import Changed, KubernetesError, PreconditionError, StepTimeoutError, VerificationError
 from drillbook.lostcluster import KEPT_CLUSTER, MADE_AGAIN
-from drillbook.model import BaseBackup, Effect, Frozen, Instant, show_seconds
-from drillbook.procedures import pausing, schedules
+from drillbook.model import Effect, Frozen, Instant, show_instant, show_seconds
+from drillbook.procedures import access, pausing, schedules
 from drillbook.procedures.fence import promises_on
+from drillbook.procedures.losses import of_every_tenant
 from drillbook.procedures.oldcluster import OldCluster, as_it_was
 from drillbook.procedures.readiness import HEALTHY
+from drillbook.procedures.rebuild_check import Rebuildable, claims_of, held, orphan_fault, require_recoverable
 from drillbook.procedures.replacement import (
     CreateReplacementCluster,
-    ReplacementCluster,
     has_own_secret,
     made_by,
     owner_password,
-    require_new_server_name,
 )
+from drillbook.procedures.restore_point import RestorePoint
 from drillbook.procedures.service import of_cluster, recall, remember
 from drillbook.replacements import Replacement
 from drillbook.step import Context, Obligation, Plan, Step, Touch
 
-SERIAL = "cnpg.io/nodeSerial"
-
-
-class Rebuildable(Frozen):
-    """What a rebuild will remove: volumes and schedules as (name, UID); ``server_name`` is the new one."""
-
-    server_name: str
-    volumes: tuple[tuple[str, str], ...]
-    schedules: tuple[tuple[str, str], ...]
-    kept_volumes: tuple[str, ...]  # PersistentVolumes that their class retains: they stay, and hold the old data
-
-
-@dataclass(frozen=True)
-class CheckRebuild(Step[Rebuildable]):
-    """Check that the name can be used again: no orphaned volume, a serverName that was never used.
-
-    A volume that has lost its Cluster is taken over by the next one of the name, which then returns the old data
-    instead of the recovered. It is refused here, before anything is removed.
-    """
-
-    old: OldCluster
-    server_name: str = ""
-
-    def do(self, ctx: Context) -> Rebuildable:
-        names = Replacement.under_the_old_name(self.old.ref, ctx.run_id, self.server_name)
-        claims = claims_of(ctx, self.old)
-        faults = [orphan_fault(self.old, claim) for claim in claims if not claim["metadata"].get("ownerReferences")]
-        try:
-            require_new_server_name(ctx, names.server_name)
-        except PreconditionError as error:
-            faults.append(f"{error.what}. {error.todo}")
-        try:
-            if not has_own_secret(ctx, self.old):
-                owner_password(ctx, self.old)
-        except PreconditionError as error:
-            faults.append(f"{error.what}. {error.todo}")
-        waiting = [
-            item["metadata"]["name"]
-            for item in of_cluster(ctx, k8s.BACKUP, self.old, self.old.ref.name)
-            if item.get("status", {}).get("phase", "") not in ("completed", "failed", "invalid backup definition")
-        ]
-        if waiting:
-            faults.append(
-                f"Backup {', '.join(waiting)} waits or runs: it would start by itself on the new cluster of this name; "
-                "let it end, or delete it"
-            )
-        faults += pausing.faults(ctx, held(ctx, self.old))
-        found = of_cluster(ctx, k8s.SCHEDULED_BACKUP, self.old, self.old.ref.name)
-        if faults:
-            raise NotReady(faults, where=f"Cluster {self.old.ref}")
-        return Rebuildable(
-            server_name=names.server_name,
-            volumes=tuple((claim["metadata"]["name"], claim["metadata"]["uid"]) for claim in claims),
-            schedules=tuple((item["metadata"]["name"], item["metadata"]["uid"]) for item in found),
-            kept_volumes=tuple(claim["spec"].get("volumeName", "") for claim in claims if _retained(ctx, claim)),
-        )
-
-
-def held(ctx: Context, old: OldCluster) -> list[dict[str, Any]]:
-    """What a rebuild changes and somebody else may declare: the Cluster, there or removed by this run, and its schedules."""
-    cluster = [] if old.gone else [as_it_was(ctx, old) | {"kind": k8s.CLUSTER.kind}]
-    return [*cluster, *of_cluster(ctx, k8s.SCHEDULED_BACKUP, old, old.ref.name)]
-
-
-def orphan_fault(old: OldCluster, claim: dict[str, Any]) -> str:
-    """An orphaned volume in words, with the fix."""
-    name = claim["metadata"]["name"]
-    return (
-        f"volume claim {old.ref.namespace}/{name} carries {SERIAL} and has no owner: a new Cluster {old.ref.name} would "
-        "take it over and return its old data instead of the recovery. Look at what it holds, then: "
-        f"kubectl delete pvc -n {old.ref.namespace} {name}"
-    )
-
-
-def claims_of(ctx: Context, old: OldCluster) -> list[dict[str, Any]]:
-    """The volume claims that a Cluster of the old name has, or would take over."""
-    labels = f"cnpg.io/cluster={old.ref.name}"
-    found = ctx.kube.list(k8s.PVC, old.ref.namespace, labels=labels)
-    return [claim for claim in found if SERIAL in (claim["metadata"].get("annotations") or {})]
-
-
-def _retained(ctx: Context, claim: dict[str, Any]) -> bool:
-    name = claim["spec"].get("storageClassName", "")
-    try:
-        found = ctx.kube.get(k8s.STORAGE_CLASS, "", name) if name else None
-    except KubernetesError:
-        return False
-    return found is not None and found.get("reclaimPolicy", "Delete") != "Delete"
+OUTLIVING = ("ca", "app")
+"""The Secrets that CloudNativePG generated, ``<cluster>-ca`` and ``<cluster>-app``, which clients refer to by name: the
+operator uses those that it finds. (Its other certificates are issued again, by the same CA.)"""
 
 
 class RemovedCluster(Frozen):
@@ -153,8 +60,9 @@ class RemoveOldCluster(Step[RemovedCluster]):
 
     effect: ClassVar[Effect] = Effect.DESTROYS
     gated: ClassVar[bool] = True
+    point_of_no_return: ClassVar[bool] = True
     old: OldCluster
-    backup: BaseBackup
+    point: RestorePoint
     checked: Rebuildable
 
     def check(self, ctx: Context) -> None:
@@ -162,13 +70,14 @@ class RemoveOldCluster(Step[RemovedCluster]):
         found = ctx.kube.get(k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
         if found is not None and found["metadata"]["uid"] == self.old.uid:
             pausing.require_free(ctx, held(ctx, self.old))
-            require_recoverable(ctx, self.old, self.backup)
+            require_recoverable(ctx, self.old, self.point)
 
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
             return Plan(summary=self.title)
         ref = self.old.ref
-        touches = list(pausing.touches(ctx, held(ctx, self.old)))
+        losing, losses = of_every_tenant(ctx, ref)
+        touches = [*losing, *pausing.touches(ctx, held(ctx, self.old))]
         touches += [Touch("suspend", "ScheduledBackup", ref.namespace, *pair) for pair in self.checked.schedules]
         if self.old.gone:
             return Plan(summary=f"Cluster {ref} is gone already: its schedules are suspended", touches=tuple(touches))
@@ -180,15 +89,17 @@ class RemoveOldCluster(Step[RemovedCluster]):
         return Plan(
             summary=f"Delete Cluster {ref} by its UID, wait until its pods and volumes are gone",
             notes=(
-                f"recovered again from base backup {self.backup.backup_id} in {self.old.location}",
+                f"recovered again from base backup {self.point.backup.backup_id} in {self.old.location}",
                 *kept,
                 *(str(hand) for hand in pausing.hands_of(ctx, held(ctx, self.old))),
+                *(f"Secret {ref.name}-{part} stays, where CloudNativePG generated it" for part in OUTLIVING),
             ),
             touches=tuple(touches),
             lost=(
                 f"Cluster {ref} with {len(self.checked.volumes)} volumes: every database of every tenant, as it is now",
                 f"every session on {ref}; its tenants are down until the recovery is done",
                 f"what is not archived under {self.old.location} yet",
+                *losses,
             ),
         )
 
@@ -207,6 +118,7 @@ class RemoveOldCluster(Step[RemovedCluster]):
             # Done again after a kill: it may be gone already, or have been made again by this very run.
             if now is not None and now["metadata"]["uid"] == self.old.uid:
                 self._keep_password(ctx, names)
+                self._keep_generated(ctx)
                 for number in range(1, self.old.instances + 4):
                     ctx.forget_pod(ref.namespace, f"{ref.name}-{number}")
                 ctx.hold()
@@ -249,6 +161,16 @@ class RemoveOldCluster(Step[RemovedCluster]):
             if error.status != 409:  # an earlier attempt of this step has made it
                 raise
 
+    def _keep_generated(self, ctx: Context) -> None:
+        """The generated CA and application Secret outlive the Cluster: no longer owned by it, they are not deleted with it."""
+        ref = self.old.ref
+        for name in (f"{ref.name}-{part}" for part in OUTLIVING):
+            found = ctx.kube.get(k8s.SECRET, ref.namespace, name)
+            owners = (found or {"metadata": {}})["metadata"].get("ownerReferences") or []
+            if any(owner["uid"] == self.old.uid for owner in owners):
+                ctx.hold()
+                ctx.kube.patch(k8s.SECRET, ref.namespace, name, {"metadata": {"ownerReferences": None}})
+
     def _wait_gone(self, ctx: Context, begun: float) -> None:
         limit = ctx.site.limits.recovery.total_seconds()
         while left := self._left(ctx):
@@ -283,21 +205,6 @@ class RemoveOldCluster(Step[RemovedCluster]):
             )
 
 
-def require_recoverable(ctx: Context, old: OldCluster, backup: BaseBackup) -> None:
-    """Raise unless the base backup is whole in the bucket, with unbroken WAL after it: the last look before removing."""
-    found = objectstore.catalogue(ctx.store, backup.server_name, system_id=old.system_id)
-    if found.find(backup.backup_id) is None:
-        why = dict(found.unusable).get(backup.backup_id, "it is not in the bucket any more")
-        raise BaseBackupMissing(
-            f"base backup {backup.backup_id} can't be relied on: {why}",
-            todo="Hold backups against retention while you recover; choose another one in a new run.",
-        )
-    listing = objectstore.wal_names(ctx.store, backup.server_name, since=backup.begin_wal)
-    chain = objectstore.archive_chain(ctx.store, backup, listing, timeline=old.timeline)
-    if not chain.unbroken:
-        raise WalGap(chain.problem, todo="Nothing was removed. Salvage the segment from the old volume (SalvageWal).")
-
-
 def rebuild_promise(old: OldCluster) -> Obligation:
     """What removing the old cluster promises."""
     return Obligation(
@@ -310,11 +217,16 @@ class CreateUnderOldName(CreateReplacementCluster):
     """Make the cluster again under its old name, by recovery from its archive.
 
     It reads the old serverName and archives under a new one. Connection strings, Services, Poolers and schedules stay
-    as they are. Refused while any volume of the old name is left.
+    as they are; its own pg_hba rejects every client until it is verified. Refused while any volume of the old name is left.
     """
 
     gated: ClassVar[bool] = True
     stays: ClassVar[bool] = True
+
+    def _cluster(self, ctx: Context, names: Replacement, secret: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        """Shut to its clients until it is verified: its Services route to it from the first second."""
+        cluster, left_out = super()._cluster(ctx, names, secret)
+        return access.shut(cluster, ctx.site), left_out
 
     def names(self, ctx: Context) -> Replacement:
         return Replacement.under_the_old_name(self.old.ref, ctx.run_id, self.server_name)
@@ -357,32 +269,36 @@ class FinishRebuild(Step[Rebuilt]):
     """
 
     effect: ClassVar[Effect] = Effect.CHANGES
+    gated: ClassVar[bool] = True
     old: OldCluster
-    replacement: ReplacementCluster
+    checked: Rebuildable
 
     def check(self, ctx: Context) -> None:
-        found = ctx.cluster_object(self.replacement.ref)
+        found = ctx.cluster_object(self.old.ref)
         phase = found.get("status", {}).get("phase", "")
         if phase != HEALTHY:
             raise PreconditionError(
-                f"Cluster {self.replacement.ref} is {phase or 'without a phase'!r}", todo="Wait for it."
+                f"Cluster {self.old.ref} is {phase or 'without a phase'!r}", todo="Wait for it."
             )
 
     def plan(self, ctx: Context) -> Plan:
         return Plan(summary="Schedules resumed, superuser access as in the old cluster", harmless=True)
 
     def do(self, ctx: Context) -> Rebuilt:
-        ref = self.replacement.ref
-        before = recall(ctx, ref.namespace, self.replacement.note, "superuser")
+        ref = self.old.ref
+        names = Replacement.under_the_old_name(ref, ctx.run_id, self.checked.server_name)
+        before = recall(ctx, ref.namespace, names.made_by, "superuser")
         ctx.kube.patch(k8s.CLUSTER, ref.namespace, ref.name, {"spec": {"enableSuperuserAccess": bool(before)}})
-        remember(ctx, ref.namespace, self.replacement.note, MADE_AGAIN, True)
-        resumed = schedules.resume(ctx, self.old, self.replacement.note)
+        remember(ctx, ref.namespace, names.made_by, MADE_AGAIN, True)
+        cut = {"now": ref.name, "server_name": names.server_name, "cut_at": show_instant(datetime.now(UTC))}
+        ctx.recorder.fact("cut", cut)
+        resumed = schedules.resume(ctx, self.old, names.made_by)
         ctx.recorder.settled(rebuild_promise(self.old), "made again", f"Cluster {ref} is healthy")
         return Rebuilt(
             name=ref.name,
             resumed=tuple(resumed),
             old_server_name=self.old.server_name,
-            server_name=self.replacement.server_name,
+            server_name=names.server_name,
         )
 
     def verify(self, ctx: Context, result: Rebuilt) -> None:
@@ -401,10 +317,8 @@ class FinishRebuild(Step[Rebuilt]):
 
 
 __all__ = [
-    "CheckRebuild",
     "CreateUnderOldName",
     "FinishRebuild",
-    "Rebuildable",
     "Rebuilt",
     "RemoveOldCluster",
     "RemovedCluster",

@@ -17,6 +17,7 @@ from drillbook.objectstore.layout import wal_prefix
 from drillbook.procedures.candidates import to_its_timeline
 from drillbook.procedures.copy import RecoveryCopy, Removal, WaitForRecovery
 from drillbook.procedures.oldcluster import OldCluster, as_it_was
+from drillbook.recoverylog import given_up
 from drillbook.replacements import MADE_BY, Replacement
 from drillbook.sourcearchive import IN_TREE, PLUGIN
 from drillbook.step import Context, Obligation, Plan, Step, Touch
@@ -226,8 +227,8 @@ def made_by(item: dict[str, Any]) -> str:
 class WaitForReplacement(WaitForRecovery):
     """Wait until the replacement is whole: recovered, promoted, every instance ready.
 
-    CloudNativePG deletes the recovery job, and its log with it, once the cluster is healthy: the log is kept. A failed
-    attempt ends the wait at once.
+    CloudNativePG deletes the recovery job, and its log with it, once the cluster is healthy: the log is kept. A pod of it
+    that fails is tried again by Kubernetes, and waited for: a node may have gone, or the object store not answered.
     """
 
     about: ClassVar[str] = "replacement-"
@@ -235,6 +236,9 @@ class WaitForReplacement(WaitForRecovery):
 
     def plan(self, ctx: Context) -> Plan:
         return Plan(summary=f"Wait at most {ctx.site.limits.recovery} for every instance; keep the recovery's log")
+
+    def _failed(self, job: dict[str, Any] | None, first: dict[str, Any] | None) -> bool:
+        return given_up(job)
 
 
 @dataclass(frozen=True)
@@ -255,7 +259,7 @@ class RemoveReplacement(Step[Removal]):
         if found is not None and (found["metadata"].get("labels") or {}).get(MADE_BY):
             raise PreconditionError(
                 f"Cluster {self.replacement.ref} was put into service",
-                todo="Go back first (RepointBack): then it is this run's to remove again.",
+                todo="Go back first (undo-full-restore). Then delete it by hand when nobody needs what was written to it.",
             )
 
     def do(self, ctx: Context) -> Removal:

@@ -1,33 +1,65 @@
-"""The cut-over ``repoint``: the application and its Poolers follow to the replacement; and the way back."""
+"""Clients follow to the replacement: Poolers, the applications' addresses, the schedules; the old cluster stays fenced."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar
 
 from drillbook import addresses, restoring
 from drillbook import kube as k8s
-from drillbook.errors import KubernetesError, PreconditionError, VerificationError
-from drillbook.model import Effect, Frozen
+from drillbook.errors import KubernetesError, NotReady, PreconditionError, VerificationError
+from drillbook.model import Effect, Frozen, show_instant
 from drillbook.procedures import pausing, schedules
 from drillbook.procedures.application import (
     Addressed,
     addressed,
     promises,
     readdress,
-    rolled_out,
     secret_promise,
 )
-from drillbook.procedures.fence import lift_fence, promises_on
+from drillbook.procedures.fence import promises_on
+from drillbook.procedures.losses import of_every_tenant
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.procedures.replacement import ReplacementCluster, require_new_server_name
-from drillbook.procedures.service import bare, hand_over, of_cluster, recall, remember, take_back
+from drillbook.procedures.service import bare, hand_over, of_cluster, recall, remember
 from drillbook.replacements import Replacement
 from drillbook.step import Context, Obligation, Plan, Step, Touch
 
-_POOLERS, _FENCE = "poolers", "fence"
+POOLERS, FENCE, HANDED_OVER = "poolers", "fence", "handed_over"
+"""What the run's ConfigMap keeps for the way back: the Poolers, what lifts the old cluster's fence, and how far the
+replacement's transactions had come when the first client could reach it."""
+
+
+class Repointable(Frozen):
+    """What can be pointed at a replacement by this run, in words, and the tenants whose address is theirs to change."""
+
+    server_name: str
+    applications: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckRepoint(Step[Repointable]):
+    """Check that the applications can follow to another name.
+
+    Where each one's address is, whether it names one of the old cluster's services, and who would put it back; a
+    serverName that was never used: all faults at once. Tenants whose address the profile does not know are named: they
+    change it themselves.
+    """
+
+    old: OldCluster
+
+    def do(self, ctx: Context) -> Repointable:
+        names = Replacement.beside(self.old.ref, ctx.run_id)
+        if faults := follow_faults(ctx, self.old, names):
+            raise NotReady(faults, where=f"a replacement of {self.old.ref}")
+        found, others = addressed(ctx)
+        return Repointable(
+            server_name=names.server_name, applications=tuple(one.where for one in found), others=tuple(others)
+        )
 
 
 class Repointed(Frozen):
@@ -40,7 +72,7 @@ class Repointed(Frozen):
 
 @dataclass(frozen=True)
 class RepointPoolers(Step[Repointed]):
-    """Make the Poolers anew, with the same names, over the replacement.
+    """Recreate the Poolers, with the same names, over the replacement.
 
     A Pooler's Cluster can't be changed. Its Service has the Pooler's name, so clients keep their address; their
     connections end with the old pods.
@@ -48,34 +80,48 @@ class RepointPoolers(Step[Repointed]):
 
     effect: ClassVar[Effect] = Effect.DESTROYS
     gated: ClassVar[bool] = True
+    point_of_no_return: ClassVar[bool] = True
     old: OldCluster
     replacement: ReplacementCluster
 
     def check(self, ctx: Context) -> None:
+        ctx.require_preconditions()
         pausing.require_free(ctx, of_cluster(ctx, k8s.POOLER, self.old, self.old.ref.name))
 
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
             return Plan(summary=self.title)
-        known = _known_poolers(ctx, self.old, self.replacement)
+        known = known_poolers(ctx, self.old, self.replacement)
         namespace = self.old.ref.namespace
+        touches, lost = of_every_tenant(ctx, self.old.ref)
         return Plan(
-            summary=f"{len(known)} Poolers removed and made anew over {self.replacement.ref.name}",
+            summary=f"{len(known)} Poolers deleted and created again over {self.replacement.ref.name}",
             objects=tuple(over(item, self.replacement.ref.name) for item in known),
-            touches=tuple(Touch("make anew", "Pooler", namespace, item["metadata"]["name"]) for item in known),
-            lost=tuple(f"the connections of Pooler {item['metadata']['name']}" for item in known),
-            harmless=not known,
+            touches=(*(Touch("recreate", "Pooler", namespace, item["metadata"]["name"]) for item in known), *touches),
+            lost=(*(f"the connections of Pooler {item['metadata']['name']}" for item in known), *lost),
+            harmless=not known and not lost,
         )
 
     def do(self, ctx: Context) -> Repointed:
         hand_over(ctx, self.replacement)
-        known = _known_poolers(ctx, self.old, self.replacement)
+        self._note_for_the_way_back(ctx)
+        known = known_poolers(ctx, self.old, self.replacement)
         pausing.pause(ctx, of_cluster(ctx, k8s.POOLER, self.old, self.old.ref.name))
-        remember(ctx, self.old.ref.namespace, self.replacement.note, _POOLERS, known)
+        remember(ctx, self.old.ref.namespace, self.replacement.note, POOLERS, known)
         for item in known:
             ctx.recorder.obligation(pooler_promise(self.old, item["metadata"]["name"], as_it_was=item))
-            make_anew(ctx, over(item, self.replacement.ref.name))
+            recreate(ctx, over(item, self.replacement.ref.name))
         return Repointed(now=self.replacement.ref.name, changed=tuple(item["metadata"]["name"] for item in known))
+
+    def _note_for_the_way_back(self, ctx: Context) -> None:
+        """Before the first client can reach the replacement: what an undo needs, kept on the cluster itself."""
+        ref = self.replacement.ref
+        fence = promises_on(ctx, k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
+        remember(ctx, ref.namespace, self.replacement.note, FENCE, [promise.undo for promise in fence])
+        with ctx.copy(ref, "postgres", read_only=True) as db:
+            now = db.ask_one("wal_position")
+        handed = {"at": show_instant(datetime.now(UTC)), "next_xid": int(now["next_xid"])}
+        remember(ctx, ref.namespace, self.replacement.note, HANDED_OVER, handed)
 
     def verify(self, ctx: Context, result: Repointed) -> None:
         wrong = [name for name in result.changed if _pooler_over(ctx, self.old, name) != self.replacement.ref.name]
@@ -88,9 +134,9 @@ class RepointPoolers(Step[Repointed]):
             )
 
 
-def _known_poolers(ctx: Context, old: OldCluster, replacement: ReplacementCluster) -> list[dict[str, Any]]:
+def known_poolers(ctx: Context, old: OldCluster, replacement: ReplacementCluster) -> list[dict[str, Any]]:
     """The Poolers that stood over the old cluster when this was first asked, as they were before this run."""
-    kept: list[dict[str, Any]] | None = recall(ctx, old.ref.namespace, replacement.note, _POOLERS)
+    kept: list[dict[str, Any]] | None = recall(ctx, old.ref.namespace, replacement.note, POOLERS)
     if kept is not None:
         return kept
     return [bare(restoring.before(ctx, item)) for item in of_cluster(ctx, k8s.POOLER, old, old.ref.name)]
@@ -107,7 +153,7 @@ def over(item: dict[str, Any], cluster: str) -> dict[str, Any]:
     return bare(item, cluster={"name": cluster}, pgbouncer=bouncer)
 
 
-def make_anew(ctx: Context, wanted: dict[str, Any]) -> None:
+def recreate(ctx: Context, wanted: dict[str, Any]) -> None:
     """Replace the Pooler of this name, and wait until it is active; safe to repeat."""
     namespace, name = wanted["metadata"]["namespace"], wanted["metadata"]["name"]
     limit = ctx.site.limits.step.total_seconds()
@@ -153,21 +199,22 @@ def _is_active(found: dict[str, Any] | None) -> bool:
 def pooler_promise(old: OldCluster, name: str, *, as_it_was: dict[str, Any] | None = None) -> Obligation:
     """What making a Pooler anew promises: to make it again as it was, unless the cut is kept."""
     place = {"kind": "Pooler", "namespace": old.ref.namespace, "name": name}
-    undo = {"verb": "make anew", **place, "object": as_it_was} if as_it_was else None
+    undo = {"verb": "recreate", **place, "object": as_it_was} if as_it_was else None
     what = f"over {old.ref.name} again, unless the replacement is in service"
     return Obligation("Pooler", old.ref.namespace, name, what, undo=undo)
 
 
 @dataclass(frozen=True)
 class RepointApplication(Step[Repointed]):
-    """Point the application at the replacement.
+    """Point the applications at the replacement.
 
     In the address that its Deployment has, or the Secret or ConfigMap that it refers to, the old cluster's services are
-    replaced by the new one's; user, password and database stay as they are. The pods are made anew.
+    replaced by the new one's; user, password and database stay as they are. The pods are replaced.
     """
 
     effect: ClassVar[Effect] = Effect.CHANGES
     gated: ClassVar[bool] = True
+    point_of_no_return: ClassVar[bool] = True
     old: OldCluster
     replacement: ReplacementCluster
 
@@ -250,7 +297,7 @@ def follow_faults(ctx: Context, old: OldCluster, names: Replacement) -> list[str
     # Old and new value of what is changed are kept in the journal, which may hold no secret.
     faults += [
         f"Deployment {one.app.namespace}/{one.app.deployment} itself holds a secret, in {', '.join(held)}: move it to a "
-        "Secret that the Deployment refers to, or choose rebuild, which changes no address"
+        "Secret that the Deployment refers to, or take recover-full-restore-in-place, which changes no address"
         for one in found
         if one.place.kind == "Deployment" and (held := addresses.literal_secrets(one.deployment))
     ]
@@ -269,80 +316,6 @@ def require_addressed_to(ctx: Context, other: str, cluster: str) -> None:
             observed=f"still {other}: {', '.join(wrong)}",
             todo="A reconciler (Argo CD, Flux, Helm) has put the address back: pause it, or change it in Git first.",
         )
-
-
-@dataclass(frozen=True)
-class RepointBack(Step[Repointed]):
-    """Go back to the old cluster: fence lifted, Poolers, application and schedules as they were.
-
-    The old cluster was kept for this. The replacement stays, out of service: what was written to it since the cut is
-    in it and nowhere else.
-    """
-
-    effect: ClassVar[Effect] = Effect.DESTROYS
-    gated: ClassVar[bool] = True
-    old: OldCluster
-    replacement: ReplacementCluster
-
-    def check(self, ctx: Context) -> None:
-        found = ctx.kube.get(k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
-        if found is None or found["metadata"]["uid"] != self.old.uid:
-            raise PreconditionError(
-                f"Cluster {self.old.ref} of this run's beginning no longer exists: there is nothing to go back to",
-                todo="Recover from its archive, which is untouched: serverName " + self.old.server_name,
-            )
-
-    def plan(self, ctx: Context) -> Plan:
-        if self.unknown is not None:
-            return Plan(summary=self.title)
-        ref, new = self.old.ref, self.replacement.ref.name
-        return Plan(
-            summary=f"Lift the fence of {ref}; Poolers, application and schedules back to it",
-            touches=(
-                Touch("put back into service", "Cluster", ref.namespace, ref.name, self.old.uid),
-                Touch("take out of service", "Cluster", ref.namespace, new, self.replacement.uid),
-            ),
-            lost=(f"for the application, what was written to {new} since the cut; it stays there to be read",),
-        )
-
-    def do(self, ctx: Context) -> Repointed:
-        old, new = self.old.ref.name, self.replacement.ref.name
-        for undo in recall(ctx, self.old.ref.namespace, self.replacement.note, _FENCE) or []:
-            restoring.put_back(ctx.kube, undo)  # the cut was kept: its promises are settled, what they knew is here
-        serves = lift_fence(ctx, self.old)
-        # Fenced before this run by somebody, it can't be served from yet: everything points to it, and waits for them.
-        ctx.recorder.fact("old_cluster_serves", serves)
-        for item in _known_poolers(ctx, self.old, self.replacement):
-            make_anew(ctx, over(item, old))
-            ctx.recorder.settled(pooler_promise(self.old, item["metadata"]["name"]), "put back", f"over {old}")
-        found, others = addressed(ctx)
-        changed = []
-        # Where no promise holds the old value any more (the cut was kept), the way back is the same change the other way.
-        kept = {one.where for one in found if not promises(ctx, one)}
-        for one in found:
-            if addresses.services_in(one.place.value, new):
-                self._address_back(ctx, one, kept=one.where in kept, wait=serves)
-                changed.append(one.where)
-            for promise in promises(ctx, one):
-                if one.where in kept:
-                    ctx.recorder.settled(promise, "kept", f"it points at {old} again")
-                else:
-                    restoring.restore(ctx, promise)
-            if serves:
-                rolled_out(ctx, one.app)
-        schedules.move_back(ctx, self.old, self.replacement)
-        pausing.let_go_on(ctx)
-        take_back(ctx, self.replacement)
-        return Repointed(now=old, changed=tuple(changed), others=tuple(others))
-
-    def _address_back(self, ctx: Context, one: Addressed, *, kept: bool, wait: bool) -> None:
-        if kept or one.place.kind == "Secret":
-            readdress(ctx, one, self.replacement.ref.name, self.old.ref.name, wait=wait)
-        if one.place.kind == "Secret":
-            ctx.recorder.settled(secret_promise(one), "put back", f"names services of {self.old.ref.name}")
-
-    def verify(self, ctx: Context, result: Repointed) -> None:
-        require_addressed_to(ctx, self.replacement.ref.name, result.now)
 
 
 @dataclass(frozen=True)
@@ -370,14 +343,14 @@ class KeepReplacement(Step[Repointed]):
         ref, proof = self.replacement.ref, f"Cluster {self.replacement.ref} is in service"
         before = recall(ctx, ref.namespace, self.replacement.note, "superuser")
         fence = promises_on(ctx, k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
-        remember(ctx, ref.namespace, self.replacement.note, _FENCE, [promise.undo for promise in fence])
+        remember(ctx, ref.namespace, self.replacement.note, FENCE, [promise.undo for promise in fence])
         ctx.kube.patch(k8s.CLUSTER, ref.namespace, ref.name, {"spec": {"enableSuperuserAccess": bool(before)}})
         found, others = addressed(ctx)
         kept: Sequence[Obligation] = [
             *fence,
             *(
                 pooler_promise(self.old, item["metadata"]["name"])
-                for item in _known_poolers(ctx, self.old, self.replacement)
+                for item in known_poolers(ctx, self.old, self.replacement)
             ),
             *(promise for one in found for promise in (*promises(ctx, one), secret_promise(one))),
             *schedules.promises(ctx, self.old, self.replacement),
@@ -386,7 +359,12 @@ class KeepReplacement(Step[Repointed]):
         for promise in kept:
             if promise.id in still_open:
                 ctx.recorder.settled(promise, "not undone", proof)
+        cut = {"now": ref.name, "server_name": self.replacement.server_name, "cut_at": show_instant(datetime.now(UTC))}
+        ctx.recorder.fact("cut", cut)
         return Repointed(now=ref.name, changed=tuple(one.where for one in found), others=tuple(others))
 
 
-__all__ = ["KeepReplacement", "RepointApplication", "RepointBack", "RepointPoolers", "Repointed", "follow_faults"]
+__all__ = [
+    "CheckRepoint", "KeepReplacement", "RepointApplication", "RepointPoolers", "Repointable", "Repointed", "follow_faults",
+    "known_poolers", "over", "recreate", "require_addressed_to", "require_known_address",
+]  # fmt: skip

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drillbook.model import Check, Effect, causes, show_instant, show_seconds
+from drillbook.model import ArchivedCommit, Check, Effect, causes, show_instant, show_seconds
 from drillbook.procedures.announce import Announce, Answer
 from drillbook.procedures.archive import ArchivedWal
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.gitpatch import GitPatch, PatchForGit
+from drillbook.procedures.losses import TenantLoss, to_tell
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.procedures.replacement import ReplacementCluster
+from drillbook.procedures.restore_point import RestorePoint
 from drillbook.procedures.salvage import given_up
 from drillbook.step import Context, Plan, Rung
 
@@ -30,11 +32,11 @@ class TellOfRestore(Rung):
     proves: ClassVar[str] = "people were told"
     required: ClassVar[bool] = False
     old: OldCluster
+    point: RestorePoint
     archived: ArchivedWal
     replacement: ReplacementCluster
     recovered: Recovered
     patch: GitPatch
-    strategy: str
 
     def plan(self, ctx: Context) -> Plan:
         webhook = ctx.site.announce.webhook
@@ -43,14 +45,14 @@ class TellOfRestore(Rung):
     def observe(self, ctx: Context) -> Sequence[Check]:
         unmet = ctx.recorder.unmet()
         why = causes(unmet)
-        newest, new = self.archived.newest_commit, self.replacement.ref
-        to = f" up to {show_instant(newest.committed_at)}" if newest else ""
+        last, new = self._last_commit, self.replacement.ref
+        to = f" up to {show_instant(last.committed_at)}" if last else ""
         state = "restored" if not unmet else "NOT PROVEN TO BE RESTORED"
         lines = [
-            f"{self.old.ref}: {state}{to}{self._without(ctx)} by {self.strategy}, now Cluster {new.name}." + (f" {why}." if why else ""),
+            f"{self.old.ref}: {state}{to}{self._without(ctx)}, now Cluster {new.name}." + (f" {why}." if why else ""),
             f"It took {show_seconds(self.recovered.recovery_seconds)} from its creation until every instance was ready.",
-            self._lost(ctx),
-            self._way_back(),
+            *self._lost(ctx),
+            *self._way_back(ctx),
             *(f"To do: {line}." for line in self.patch.addresses),
             f"Git must learn what logs/git.patch.yaml says, before anything syncs. Run {ctx.run_id}.",
         ]
@@ -65,26 +67,35 @@ class TellOfRestore(Rung):
         ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")
         return Announce(answer).observe(ctx)
 
+    @property
+    def _last_commit(self) -> ArchivedCommit | None:
+        return self.point.resolved.last_before if self.point.resolved else self.archived.newest_commit
+
     def _without(self, ctx: Context) -> str:
         """What the claim leaves out, as somebody has decided."""
         read = (ctx.recorder.seen("wal_on_volume") or {}).get("primary")
-        return "" if read or self.old.gone or not given_up(ctx) else " without what was never archived"
+        return "" if self.point.resolved or read or self.old.gone or not given_up(ctx) else " without what was never archived"
 
-    def _lost(self, ctx: Context) -> str:
+    def _lost(self, ctx: Context) -> list[str]:
+        if self.point.resolved is not None:
+            found = to_tell(ctx.site, [TenantLoss.model_validate(item) for item in ctx.recorder.seen("losses") or []])
+            lost = [f"{one.database} has lost {one.commits} commits." for one in found if one.commits]
+            kept = f"What comes after the target is in the archive under serverName {self.old.server_name}, which must be kept: a recovery from there has it."
+            return [*lost, kept] if found else [f"What each tenant has lost after the target is not known. {kept}"]
         seen = ctx.recorder.seen("wal_on_volume") or {}
         if seen.get("primary"):
-            return "Nothing that was committed is lost: the old volume was read, and what it alone held was archived."
+            return ["Nothing that was committed is lost: the old volume was read, and what it alone held was archived."]
         why = f" It was given up, because: {given_up(ctx)}." if given_up(ctx) and not self.old.gone else ""
-        return f"What was committed after that and not archived is lost: the old volume could not be read.{why}"
+        return [f"What was committed after that and not archived is lost: the old volume could not be read.{why}"]
 
-    def _way_back(self) -> str:
+    def _way_back(self, ctx: Context) -> list[str]:
         old = self.old
         if old.gone or self.replacement.ref == old.ref:
-            return f"To before the cut: a recovery from serverName {old.server_name}, which must be kept."
-        return (
-            f"Cluster {old.ref.name} stands fenced with its volumes, until somebody deletes it. The way back to it: "
-            "RepointBack (drillbook.procedures.repoint); what was written since then stays in the replacement."
-        )
+            return [f"To before the cut: a recovery from serverName {old.server_name}, which must be kept."]
+        return [
+            f"Cluster {old.ref.name} stays fenced with its volumes, until somebody deletes it.",
+            f"The way back to it: drillbook undo {ctx.run_id}; it shows first what was written since, and the replacement keeps that.",
+        ]
 
 
 __all__ = ["PatchForGit", "TellOfRestore"]

@@ -24,9 +24,12 @@ from drillbook.procedures.newline import ReadNewLine
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.procedures.readiness import HEALTHY, SourceCluster
 from drillbook.procedures.replacement import ReplacementCluster
+from drillbook.procedures.switch_wal import archive_the_end
 from drillbook.step import Context, Plan, Rung, Touch
 
 _REASON = "drillbook.io/reason"
+_PATIENCE_SECONDS = 60.0
+"""How long a cluster that is about to be replaced may take to archive a segment."""
 
 
 @dataclass(frozen=True)
@@ -150,16 +153,42 @@ class BackUpOld(BackUpFirst):
 
     def _none(self, ctx: Context) -> str:
         """Why there is none; "" if it can be had."""
-        if because := str(ctx.parameters.get("no_backup_because", "")):
-            return because
-        ref = self.cluster.ref
-        found = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name)
-        if found is None:
-            return f"Cluster {ref} no longer exists"
-        status = found.get("status", {})
-        phase, ready = str(status.get("phase") or "without a phase"), int(status.get("readyInstances") or 0)
-        # A hibernated cluster stays healthy, without an instance.
-        return "" if phase == HEALTHY and ready and not is_fenced(found) else f"no instance of {ref} serves ({phase}, {ready} ready)"
+        return str(ctx.parameters.get("no_backup_because", "")) or not_serving(ctx, self.cluster.ref)
+
+
+def not_serving(ctx: Context, ref: ClusterRef) -> str:
+    """Why nothing can be asked of the Cluster; "" if it serves."""
+    found = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name)
+    if found is None:
+        return f"Cluster {ref} no longer exists"
+    status = found.get("status", {})
+    phase, ready = str(status.get("phase") or "without a phase"), int(status.get("readyInstances") or 0)
+    # A hibernated cluster stays healthy, without an instance.
+    return "" if phase == HEALTHY and ready and not is_fenced(found) else f"no instance of {ref} serves ({phase}, {ready} ready)"
+
+
+@dataclass(frozen=True)
+class ArchiveWhatServes(Rung):
+    """Archive what was written until now, if the cluster still serves.
+
+    One row in Drillbook's own database and one WAL switch: a moment ago can then be reached, and is not lost with the
+    volume. A cluster that does not serve, or does not archive, stops nobody: its volume is read once it is stopped.
+    """
+
+    effect: ClassVar[Effect] = Effect.CREATES
+    name: ClassVar[str] = "archived until now"
+    proves: ClassVar[str] = "what was written until now can be recovered"
+    required: ClassVar[bool] = False
+    old: OldCluster
+
+    def plan(self, ctx: Context) -> Plan:
+        return Plan(summary="One row and one WAL switch, seen in the bucket, if the cluster still serves")
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        if why := not_serving(ctx, self.old.ref):
+            return [self.result(Verdict.NOT_APPLICABLE, reason=why)]
+        found = archive_the_end(ctx, self.old, _PATIENCE_SECONDS)
+        return [self.result(Verdict.VERIFIED, expected="the segment in the bucket", observed=found.segment)]
 
 
 @dataclass(frozen=True)
@@ -201,4 +230,4 @@ class BackUpNewLine(_BackUp):
         return super().observe(ctx) if line is None else BackUpNewLine(line).observe(ctx)
 
 
-__all__ = ["BackUpFirst", "BackUpNewLine", "BackUpOld", "BackUpReplacement", "unsaved"]
+__all__ = ["ArchiveWhatServes", "BackUpFirst", "BackUpNewLine", "BackUpOld", "BackUpReplacement", "unsaved"]

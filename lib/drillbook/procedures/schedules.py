@@ -118,14 +118,14 @@ def suspend(ctx: Context, old: OldCluster, found: list[dict[str, Any]], note: st
     return names
 
 
-def move_back(ctx: Context, old: OldCluster, replacement: ReplacementCluster) -> None:
-    """Remove the replacement's schedules, and set the old cluster's going as they were; safe to repeat."""
+def move_back(ctx: Context, old: OldCluster, replacement: ReplacementCluster, *, made_by_run: str) -> None:
+    """Remove the replacement's schedules, which ``made_by_run`` created, and resume the old cluster's as they were; safe to
+    repeat."""
     for item in of_cluster(ctx, k8s.SCHEDULED_BACKUP, old, replacement.ref.name):
         name = item["metadata"]["name"]
-        if made_by(item) == ctx.run_id:
+        if made_by(item) == made_by_run:
+            ctx.hold()
             ctx.kube.delete(k8s.SCHEDULED_BACKUP, old.ref.namespace, name, uid=item["metadata"]["uid"])
-            promise = to_delete("ScheduledBackup", old.ref.namespace, name)
-            ctx.recorder.settled(promise, "removed", "the replacement is out of service")
     resume(ctx, old, replacement.note)
 
 

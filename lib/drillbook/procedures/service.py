@@ -9,7 +9,7 @@ from drillbook import kube as k8s
 from drillbook.errors import KubernetesError, PreconditionError
 from drillbook.manifests import EXPIRES, RUN_LABEL
 from drillbook.procedures.oldcluster import OldCluster
-from drillbook.procedures.replacement import ReplacementCluster, to_delete
+from drillbook.procedures.replacement import ReplacementCluster
 from drillbook.replacements import MADE_BY
 from drillbook.step import Context, Obligation
 
@@ -44,13 +44,6 @@ def hand_over(ctx: Context, replacement: ReplacementCluster) -> None:
     for kind, name in _parts(replacement):
         promise = Obligation(kind, replacement.ref.namespace, name, "")
         ctx.recorder.settled(promise, "kept", "in service; it is no longer removed with its run")
-
-
-def take_back(ctx: Context, replacement: ReplacementCluster) -> None:
-    """The opposite: nobody relies on it any more, and it may be removed with its run."""
-    for kind, name in _parts(replacement):
-        ctx.recorder.obligation(to_delete(kind, replacement.ref.namespace, name))
-    _relabel(ctx, replacement, {RUN_LABEL: ctx.run_id, MADE_BY: None}, {})
 
 
 def _relabel(

@@ -17,11 +17,10 @@ from drillbook.procedures.carry import database_obligation, superuser_of
 from drillbook.procedures.drain import still_there
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.procedures.safetycopy import unsaved
-from drillbook.procedures.swapfits import SwapFits
+from drillbook.procedures.swapfits import AppFits
 from drillbook.step import Context, Obligation, Plan, Step, Touch
 
 KEPT_FOR = timedelta(days=14)
-_CLOSED = "Connections"
 DAMAGED, LATER = "replaced by recovered data", "in service after the cut, swapped back"
 
 
@@ -45,7 +44,7 @@ class Dropped(Frozen):
     gone_at: Instant
 
 
-def _there(ctx: Context, fits: SwapFits) -> dict[str, dict[str, Any]]:
+def _there(ctx: Context, fits: AppFits) -> dict[str, dict[str, Any]]:
     with ctx.source() as db:
         return {row["name"]: row for row in db.ask("cutover_names", names=fits.names.all)}
 
@@ -54,7 +53,7 @@ def _kept(there: dict[str, dict[str, Any]], name: str) -> Kept | None:
     return Kept.read(there[name]["comment"]) if name in there else None
 
 
-def _require_drained(ctx: Context, fits: SwapFits) -> None:
+def _require_drained(ctx: Context, fits: AppFits) -> None:
     pods, sessions = still_there(ctx, fits)
     if pods or sessions:
         told = ", ".join([*pods, *(f"{count} sessions of {name}" for name, count in sessions)])
@@ -64,7 +63,7 @@ def _require_drained(ctx: Context, fits: SwapFits) -> None:
         )
 
 
-def _exchange(ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str, aside: str, what: str) -> Swapped:
+def _exchange(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, aside: str, what: str) -> Swapped:
     """``new`` comes into service, what was there is put aside. Done before, it is only read."""
     database = fits.names.database
     there = _there(ctx, fits)
@@ -102,7 +101,7 @@ def _exchange(ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str,
 
 
 def _cut(
-    ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str, aside: str, what: str
+    ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, aside: str, what: str
 ) -> tuple[tuple[str, int], ...]:
     database = fits.names.database
     note = swapping.note(ctx.run_id, what, ctx.kube.whoami().username, datetime.now(UTC) + KEPT_FOR)
@@ -141,7 +140,7 @@ def _cut(
     return tuple(sorted(told.items()))
 
 
-def _opening(ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str, aside: str) -> tuple[Obligation, str]:
+def _opening(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, aside: str) -> tuple[Obligation, str]:
     """The promise to let everybody in again, by the databases' ids; and until when the cut may begin, by the server's clock."""
     ref, database = cluster.ref, fits.names.database
     there = _there(ctx, fits)
@@ -154,15 +153,15 @@ def _opening(ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str, 
         "sql": swapping.give_up(ctx.run_id, oids, deadline, aside),
     }  # fmt: skip
     what = f"{database} and {new} are closed for the cut: let everybody in again"
-    return Obligation(_CLOSED, ref.namespace, f"{ref.name}.{database}", what, undo=undo), deadline
+    return Obligation(restoring.CLOSED, ref.namespace, f"{ref.name}.{database}", what, undo=undo), deadline
 
 
 def _openings(ctx: Context, cluster: SourceCluster, database: str) -> list[Obligation]:
-    place = (_CLOSED, cluster.ref.namespace, f"{cluster.ref.name}.{database}")
+    place = (restoring.CLOSED, cluster.ref.namespace, f"{cluster.ref.name}.{database}")
     return [item for item in ctx.recorder.promises() if (item.kind, item.namespace, item.name) == place]
 
 
-def _let_in_again(ctx: Context, fits: SwapFits, error: RunbookError, opening: Obligation, new: str) -> None:
+def _let_in_again(ctx: Context, fits: AppFits, error: RunbookError, opening: Obligation, new: str) -> None:
     """The cut is one transaction: it happened or it didn't. Whichever, it is over, and nobody stays locked out.
 
     What can't be done now stays promised: the run that is resumed, abandoned or cleaned up does it.
@@ -175,7 +174,7 @@ def _let_in_again(ctx: Context, fits: SwapFits, error: RunbookError, opening: Ob
         error.todo = f"{error.todo} Both databases may be closed ({second.what}): `drillbook resume` or `abandon` opens them."
 
 
-def _plan(ctx: Context, fits: SwapFits, cluster: SourceCluster, *, new: str, aside: str, what: str, lost: str) -> Plan:
+def _plan(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, aside: str, what: str, lost: str) -> Plan:
     database = fits.names.database
     renames = [
         *swapping.begin(ctx.run_id),
@@ -214,8 +213,9 @@ class SwapDatabase(Step[Swapped]):
 
     effect: ClassVar[Effect] = Effect.DESTROYS
     gated: ClassVar[bool] = True
+    point_of_no_return: ClassVar[bool] = True
     cluster: SourceCluster
-    fits: SwapFits
+    fits: AppFits
 
     def check(self, ctx: Context) -> None:
         ctx.require_preconditions()
@@ -251,8 +251,9 @@ class SwapBack(Step[Swapped]):
 
     effect: ClassVar[Effect] = Effect.DESTROYS
     gated: ClassVar[bool] = True
+    point_of_no_return: ClassVar[bool] = True
     cluster: SourceCluster
-    fits: SwapFits
+    fits: AppFits
 
     def check(self, ctx: Context) -> None:
         if _kept(_there(ctx, self.fits), self.fits.names.later) is None:
@@ -277,7 +278,7 @@ class SwapBack(Step[Swapped]):
         _require_service(ctx, self.fits, gone=self.fits.names.kept)
 
 
-def _require_service(ctx: Context, fits: SwapFits, *, gone: str) -> None:
+def _require_service(ctx: Context, fits: AppFits, *, gone: str) -> None:
     there = _there(ctx, fits)
     database = fits.names.database
     if gone in there or not there.get(database, {}).get("allows_connections"):
@@ -340,7 +341,7 @@ class RemoveCarried(Step[Dropped]):
     effect: ClassVar[Effect] = Effect.DESTROYS
     settles: ClassVar[bool] = True
     cluster: SourceCluster
-    fits: SwapFits
+    fits: AppFits
 
     def plan(self, ctx: Context) -> Plan:
         name = self.fits.names.carried

@@ -32,12 +32,12 @@ class AppFits(Frozen):
     app_role: str
     hands: tuple[Hand, ...]
     deployment_uid: str = ""
+    oid: int = 0  # of the database that is in service before the cut; 0: not needed
 
 
 class SwapFits(AppFits):
     """A swap that fits: what it needs, and what holds the database now."""
 
-    oid: int
     size_bytes: int
     unarchived_bytes: int
     needed_bytes: int

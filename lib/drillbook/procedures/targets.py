@@ -26,28 +26,34 @@ class ResolveTarget(Step[ResolvedTarget]):
     cluster: SourceCluster
 
     def do(self, ctx: Context) -> ResolvedTarget:
-        wanted, backup_id = RecoveryTarget.asked(ctx.parameters)
-        ctx.recorder.progress(f"looking for {wanted} in the archive")
-        found = self._resolve(ctx, wanted, backup_id)
-        ctx.recorder.fact("target", found.model_dump(mode="json"))
-        return found
+        return resolve_target(ctx, self.cluster)
 
-    def _resolve(self, ctx: Context, wanted: RecoveryTarget, backup_id: str) -> ResolvedTarget:
-        refused: list[TargetOutsideWindow | BaseBackupMissing] = []
-        servers = _servers(ctx, wanted)
-        for server in servers:
-            try:
-                chosen = candidates_of(ctx, self.cluster, server)
-                held = holdings(ctx, self.cluster, server, chosen.usable)
-                return _pinned(held, objectstore.resolve(held, wanted, backup_id=backup_id), wanted, backup_id)
-            except (TargetOutsideWindow, BaseBackupMissing) as error:
-                refused.append(error)
-        first = refused[0]
-        if len(servers) > 1:
-            raise TargetOutsideWindow(
-                f"under {servers[0]}: {first.what}; it is not under {', '.join(servers[1:])} either", todo=first.todo
-            ) from first
-        raise first
+
+def resolve_target(ctx: Context, cluster: SourceCluster) -> ResolvedTarget:
+    """The runbook's target parameters, resolved and recorded. Raises TargetOutsideWindow, BaseBackupMissing."""
+    wanted, backup_id = RecoveryTarget.asked(ctx.parameters)
+    ctx.recorder.progress(f"looking for {wanted} in the archive")
+    found = _resolve(ctx, cluster, wanted, backup_id)
+    ctx.recorder.fact("target", found.model_dump(mode="json"))
+    return found
+
+
+def _resolve(ctx: Context, cluster: SourceCluster, wanted: RecoveryTarget, backup_id: str) -> ResolvedTarget:
+    refused: list[TargetOutsideWindow | BaseBackupMissing] = []
+    servers = _servers(ctx, wanted)
+    for server in servers:
+        try:
+            chosen = candidates_of(ctx, cluster, server)
+            held = holdings(ctx, cluster, server, chosen.usable)
+            return _pinned(held, objectstore.resolve(held, wanted, backup_id=backup_id), wanted, backup_id)
+        except (TargetOutsideWindow, BaseBackupMissing) as error:
+            refused.append(error)
+    first = refused[0]
+    if len(servers) > 1:
+        raise TargetOutsideWindow(
+            f"under {servers[0]}: {first.what}; it is not under {', '.join(servers[1:])} either", todo=first.todo
+        ) from first
+    raise first
 
 
 def _pinned(held: objectstore.Holdings, found: ResolvedTarget, wanted: RecoveryTarget, backup_id: str) -> ResolvedTarget:
@@ -73,4 +79,4 @@ def _servers(ctx: Context, wanted: RecoveryTarget) -> Sequence[str]:
     return [period.name for period in reversed(ctx.archive.folders)]
 
 
-__all__ = ["ResolveTarget", "ResolvedTarget"]
+__all__ = ["ResolveTarget", "ResolvedTarget", "resolve_target"]

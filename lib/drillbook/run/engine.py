@@ -21,6 +21,7 @@ from drillbook.run.gate import Section, plan_json
 from drillbook.run.gatekeeping import Gatekeeper
 from drillbook.run.holding import Hold
 from drillbook.run.kinds import kind_of
+from drillbook.run.midway import Midway
 from drillbook.run.observing import Observations
 from drillbook.run.opening import notebook_sha256, opening, package_sha256, public_names, validate
 from drillbook.run.parameters import require_as_opened
@@ -115,6 +116,7 @@ class Run:
         self._closed = False
         self._refused = ""  # the step at which the run was refused: it is over, and its cells do nothing more
         self._replay = Replay(past, self.context, self.told) if past is not None else None
+        self._midway = Midway(self.journal, past.events if past is not None else ())
         self._gates = Gatekeeper(
             self.context,
             self.told,
@@ -229,7 +231,7 @@ class Run:
             return self._restored(self._replay, step, past)
         unknown = step.unknown
         planned = self.mode == "plan" and (step.effect is not Effect.READS or unknown is not None)
-        barred = self._gates.barred(step) if step.gated and not planned else ""
+        barred = self._midway.halted or (self._gates.barred(step) if step.gated and not planned else "")
         if not planned and self._replay is not None:
             self._replay.ask_again(undoing=past is not None and step.settles and not step.gated)
         plan, shown, trouble = None, None, None
@@ -255,6 +257,7 @@ class Run:
             inputs={k: short(v) for k, v in step.inputs.items()},
             plan=shown,
             **({"section": section} if section else {}),
+            **(self._midway.begins(step) if section else {}),
         )
         if planned:
             self._finish("planned", 0.0, None, None)
@@ -287,6 +290,7 @@ class Run:
             for check in step.not_run(why):
                 self.told.check(check)
         self._finish("not run", 0.0, None, None)
+        self._midway.failed(step, f"step {self._n} ({step.title}) was not run: {why}", skipped=True)
         self._draw(step, "not run", reason=why)
         return cast(T, Later(why))
 
@@ -305,7 +309,7 @@ class Run:
                 error.changed = changed
             return self._failed(step, error, _seconds_since(started))
         except BaseException as error:  # a bug of ours, or Ctrl-C: on disk before it goes up
-            self._bug(error, _seconds_since(started))
+            self._bug(step, error, _seconds_since(started))
             raise
         if isinstance(result, Checks):
             for check in result.checks:
@@ -319,6 +323,7 @@ class Run:
         refused = error.verdict is None
         self._gates.note_failure(step, f"step {self._n} ({step.title}) failed")
         self._finish("refused" if refused else "failed", seconds, None, error_json(error))
+        self._midway.failed(step, f"step {self._n} ({step.title}) failed: {error.what}")
         if refused:
             self._refused = f"step {self._n} ({step.title}): {error.what}"
             self.release()  # the run is over: nothing was touched, and a new one may begin
@@ -327,24 +332,14 @@ class Run:
         self._draw(step, "failed", error=error, seconds=seconds)
         return cast(T, Later(f"not known: step {self._n} ({step.title}) failed"))
 
-    def _bug(self, error: BaseException, seconds: float) -> None:
+    def _bug(self, step: Step[Any], error: BaseException, seconds: float) -> None:
         self._log_traceback(error)
         stopped = isinstance(error, KeyboardInterrupt)
-        self._finish(
-            "failed",
-            seconds,
-            None,
-            {
-                "type": type(error).__name__,
-                "what": f"{type(error).__name__}: {error}"[:500],
-                "changed": "unknown",
-                "todo": "The run was interrupted."
-                if stopped
-                else "A bug of Drillbook: report it with logs/errors.log.",
-                "verdict": str(Verdict.UNPROVEN),
-                "exit_code": 6 if stopped else 70,
-            },
-        )
+        todo = "The run was interrupted." if stopped else "A bug of Drillbook: report it with logs/errors.log."
+        what, code = f"{type(error).__name__}: {error}"[:500], 6 if stopped else 70
+        shown = {"type": type(error).__name__, "what": what, "changed": "unknown", "todo": todo}
+        self._finish("failed", seconds, None, shown | {"verdict": str(Verdict.UNPROVEN), "exit_code": code})
+        self._midway.failed(step, f"step {self._n} ended with {type(error).__name__}")
 
     def _log_traceback(self, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))
@@ -371,6 +366,9 @@ class Run:
         if self._closed:
             return
         self._closed = True
+        if self._midway.halted:
+            self.release()
+            self._midway.require_not(self.run_id)
         found = judge(self.journal.events())
         self.journal.append("closed", verdict=found.verdict, reasons=found.reasons, by="notebook")
         self._gates.bind()

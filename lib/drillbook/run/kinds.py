@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 _RECOVERED = ("target and timeline", "boundary", "rows", "structure", "site questions", "quarantine")
 _RECOVERY_NOT_TESTED = (
@@ -10,6 +10,11 @@ _RECOVERY_NOT_TESTED = (
     "recovery with the source's own load, nodes and volumes: times are technical recovery times on this hardware",
     "rows of tables that the profile does not name in digest_tables, and of a sampled table those that the check `rows` does not count",
     "the application itself on the recovered data",
+)
+_RESTORE_NOT_TESTED = (
+    "the applications beyond their health, one record through each API, and errors in their logs",
+    "what other systems hold that refer to data that was lost",
+    "tenants whose application the profile does not name",
 )
 _CHECK_NOT_TESTED = ("restoring anything: it was only read",)
 
@@ -39,6 +44,7 @@ _KINDS = {
     "drill": Kind(_RECOVERED, _RECOVERY_NOT_TESTED, recovers=True),
     "recover": Kind(("target and timeline", "structure", "site questions"), (), recovers=True, resumes=True),
     "change": Kind((), (), recovers=False, resumes=True),
+    "undo": Kind(("application health",), (), recovers=False, resumes=True),
 }
 
 # What one runbook is judged by beside its prefix.
@@ -52,7 +58,7 @@ _OF_ONE = {
     "recover-point-in-time": Kind(
         (
             "target and timeline", "boundary", "structure", "site questions", "quarantine", "backup before the cut",
-            "application health", "smoke test", "application log", "backup after the cut", "declared state",
+            "carried structure", "carried rows", "application health", "smoke test", "application log", "backup after the cut", "declared state",
         ),
         (
             "the application beyond its health, one record through its API, and errors in its log",
@@ -66,11 +72,17 @@ _OF_ONE = {
             "backup before the cut", "old volume", "WAL chain", "complete", "site questions", "application health",
             "smoke test", "application log", "backup after the cut", "declared state",
         ),
+        _RESTORE_NOT_TESTED,
+        recovers=True,
+        to_an_instant=False,
+        resumes=True,
+    ),
+    "recover-full-restore-in-place": Kind(
         (
-            "the applications beyond their health, one record through each API, and errors in their logs",
-            "what other systems hold that refer to data that was lost",
-            "tenants whose application the profile does not name",
+            "backup before the cut", "old volume", "WAL chain", "copy: complete", "complete", "site questions", "app login",
+            "application health", "smoke test", "application log", "backup after the cut", "declared state",
         ),
+        _RESTORE_NOT_TESTED,
         recovers=True,
         to_an_instant=False,
         resumes=True,
@@ -87,15 +99,6 @@ _OF_ONE = {
 }
 
 
-# What a way of putting recovered data into service must have shown, beside its runbook's own.
-_OF_A_WAY: dict[tuple[str, str], tuple[str, ...]] = {
-    ("recover-point-in-time", "swap-database"): ("carried structure", "carried rows"),
-    ("recover-point-in-time", "repoint"): ("replacement", "old volume"),
-    ("recover-point-in-time", "rebuild"): ("replacement", "old volume"),
-}
-
-
-def kind_of(runbook: str, strategy: str = "") -> Kind:
+def kind_of(runbook: str) -> Kind:
     """The runbook's own kind, or that of its name's prefix; another prefix is judged as strictly as a drill."""
-    found = _OF_ONE.get(runbook) or _KINDS.get(runbook.partition("-")[0], _KINDS["drill"])
-    return replace(found, required=(*found.required, *_OF_A_WAY.get((runbook, strategy), ())))
+    return _OF_ONE.get(runbook) or _KINDS.get(runbook.partition("-")[0], _KINDS["drill"])

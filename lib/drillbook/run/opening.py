@@ -54,7 +54,7 @@ def opening(
 ) -> dict[str, Any]:
     """The data of a journal's ``opened`` event."""
     goals = site.objectives
-    kind = kind_of(runbook, str(given.get("strategy", "")))
+    kind = kind_of(runbook)
     lock = places.project_root() / "requirements.txt"
     return {
         "run_id": run_id,

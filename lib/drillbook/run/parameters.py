@@ -11,7 +11,6 @@ from drillbook.model import TARGET_PARAMETERS, parse_instant
 from drillbook.step import Later, Step
 
 REASONS = ("deployment", "schema change", "emergency", "compliance")
-STRATEGIES = ("swap-database", "repoint", "rebuild")
 
 
 def _target(parse: Callable[[Any], Any]) -> Callable[[Any], None]:
@@ -22,11 +21,6 @@ def _target(parse: Callable[[Any], Any]) -> Callable[[Any], None]:
 def _reason(value: Any) -> None:
     if value not in REASONS:
         raise ValueError(f"{value!r} is none of {', '.join(REASONS)}")
-
-
-def _strategy(value: Any) -> None:
-    if value not in STRATEGIES:
-        raise ValueError(f"{value!r} is none of {', '.join(STRATEGIES)}")
 
 
 def _one_line(value: Any) -> None:
@@ -48,7 +42,6 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     **{name: _target(parse) for name, parse in TARGET_PARAMETERS.items()},
     "reason": _reason,
     "reference": _one_line,
-    "strategy": _strategy,
     "database": _one_line,
     "no_backup_because": _one_line,
     "no_salvage_because": _one_line,

@@ -86,10 +86,10 @@ class Past:
         if (before := self.opened.get("notebook_sha256")) and notebook_sha256 != before:
             self.refuse("the notebook is not the one with which it was begun, or was changed since")
 
-    def refuse(self, why: str, todo: str = "") -> NoReturn:
+    def refuse(self, why: str, todo: str = "", *, verb: str = "resumed") -> NoReturn:
         """Raise NotResumable; nothing was changed."""
         raise NotResumable(
-            f"run {self.run_id} can't be resumed: {why}",
+            f"run {self.run_id} can't be {verb}: {why}",
             todo=todo or f"Start a new run; `drillbook abandon {self.run_id}` undoes what this one has left.",
         )
 

@@ -1,0 +1,49 @@
+"""The point of no return, and what a failure behind it means: the run halts as it stands.
+
+Behind it a client may have written to the new place, or what was replaced no longer exists. So nothing is put back and
+nothing removed by itself: the copy stays, nobody is let in, and a person resumes the run or goes back by an undo runbook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from drillbook.errors import StoppedMidway
+from drillbook.evidence import Journal, gates
+from drillbook.step import Rung, Rungs, Step
+
+
+class Midway:
+    """Whether a run has passed its point of no return, and why it has halted since ("" if it hasn't)."""
+
+    def __init__(self, journal: Journal, events: Sequence[Mapping[str, Any]]) -> None:
+        self._journal = journal
+        self._passed = gates.point_of_no_return(events)
+        self.halted = ""
+
+    def begins(self, step: Step[Any]) -> Mapping[str, bool]:
+        """Note that the step begins; what its journal entry says of it."""
+        if not step.point_of_no_return:
+            return {}
+        self._passed = self._passed or step.title
+        return {"point_of_no_return": True}
+
+    def failed(self, step: Step[Any], why: str, *, skipped: bool = False) -> None:
+        """Halt, unless the run has not passed the point, or the step only observes, only clears up, or was left out."""
+        counts = step.gated if skipped else not isinstance(step, Rung | Rungs) and not step.settles
+        if self._passed and counts and not self.halted:
+            self.halted = f"stopped midway: {why}"
+            self._journal.append("stopped_midway", why=why, since=self._passed)
+
+    def require_not(self, run_id: str) -> None:
+        """Raise StoppedMidway if the run has halted: it is neither judged nor sealed."""
+        if self.halted:
+            raise StoppedMidway(
+                f"{self.halted}. Nothing was put back or removed since {self._passed!r} began",
+                todo=f"`drillbook resume {run_id}` goes on from there; `drillbook undo {run_id}` goes back, after it has "
+                "shown what was written since.",
+            )
+
+
+__all__ = ["Midway"]
