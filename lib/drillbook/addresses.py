@@ -59,14 +59,29 @@ def _from_whole_objects(container: dict[str, Any], variable: str, lookup: Lookup
                     yield Place(kind, source[field]["name"], key, values[key])
 
 
-def readdressed(address: str, old: str, new: str) -> str:
-    """The address with the services of Cluster ``new`` in place of those of ``old``; unchanged if it names none of them."""
-    return _service_of(old).sub(lambda match: f"{new}-{match[1]}", address)
+def readdressed(address: str, old: str, new: str, namespace: str = "", home: str = "") -> str:
+    """The address with the services of Cluster ``new`` in place of those of ``old``; unchanged if it names none of them.
+
+    ``namespace`` is the clusters', ``home`` that of the pod that resolves the address: a Cluster of the same name in
+    another namespace is left alone. Without them a name counts wherever it leads.
+    """
+
+    def moved(match: re.Match[str]) -> str:
+        return f"{new}-{match[1]}" if _leads_to(match, namespace, home) else match[0]
+
+    return _service_of(old).sub(moved, address)
 
 
-def services_in(address: str, cluster: str) -> list[str]:
+def services_in(address: str, cluster: str, namespace: str = "", home: str = "") -> list[str]:
     """The Cluster's services that the address names; nothing else of it, as it may hold a password."""
-    return [match[0] for match in _service_of(cluster).finditer(address)]
+    return [match[0] for match in _service_of(cluster).finditer(address) if _leads_to(match, namespace, home)]
+
+
+def _leads_to(match: re.Match[str], namespace: str, home: str) -> bool:
+    if not namespace:
+        return True
+    domain = re.match(r"\.([a-z0-9-]+)", match.string[match.end() :])
+    return (domain[1] if domain else home) == namespace
 
 
 def names_host(text: str, service: str, namespace: str, home: str) -> bool:

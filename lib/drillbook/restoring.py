@@ -18,6 +18,8 @@ Object = Mapping[str, Any]
 REPLACED = "replaced"
 """The fact that something else stands in the place of what is declared: why, "" if not (any more)."""
 SYNCED = "Synced"
+CLOSED = "Connections"
+"""The kind of the promise to let everybody into a database again."""
 
 
 def restoration(obj: Object, patch: Object, what: str, *, verb: str = "patch") -> Obligation:

@@ -26,6 +26,7 @@ from drillbook.objectstore import (
     uploading,
     wal_names,
 )
+from drillbook.procedures.targets import _pinned
 from drillbook.wal import SegmentName, WalReader
 
 DESTINATION, NAME = "s3://archive/targets", "pg"
@@ -377,3 +378,14 @@ def test_a_missing_history_file_leaves_its_timeline_unlinked(site: Site) -> None
     with site.s3.without(f"targets/{NAME}/wals/00000002.history.gz"):
         found = look(site)
     assert found.unlinked == (2,) and any("00000002.history" in line for line in found.todo)
+
+
+def test_g10_the_end_of_the_archive_is_pinned_to_the_newest_commit(site: Site) -> None:
+    """What the run itself writes while people confirm (the database set read only) is not recovered with the rest."""
+    end = site.resolve()
+    pinned = _pinned(site.once, end, RecoveryTarget(), "")
+    assert end.target.target_lsn is None and end.last_before is not None
+    assert pinned.target.target_lsn == end.last_before.lsn and pinned.last_before == end.last_before
+    assert (pinned.backup, pinned.timeline) == (end.backup, end.timeline)
+    asked = RecoveryTarget(target_lsn=end.last_before.lsn)
+    assert _pinned(site.once, pinned, asked, "") is pinned

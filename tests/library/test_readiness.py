@@ -14,9 +14,10 @@ from tests.lab.fix_apiserver import Api
 
 from drillbook import kube as k8s
 from drillbook.doctor import Silent
-from drillbook.errors import NotReady
+from drillbook.errors import NotReady, RunbookError
 from drillbook.kube import Kube
 from drillbook.model import ClusterRef, Verdict, show_instant
+from drillbook.procedures.bleeding import CheckRecoveryReadiness
 from drillbook.procedures.oldcluster import ReadOldCluster
 from drillbook.procedures.readiness import CheckReadiness, NothingElseRunning, SourceCluster
 from drillbook.site import load_site
@@ -170,3 +171,37 @@ def test_b34_a_backup_that_was_left_unfinished_is_reported_with_its_age_and_hold
     told = json.dumps([check.observed, *map(list, check.details)])
     assert says in told and (not says or name in told)
     assert "delete it" not in told or begun in told
+
+
+@pytest.mark.parametrize("emergency", [True, False])
+@pytest.mark.parametrize(
+    ("ready", "target", "serves"), [("True", "hurt-1", True), ("False", "hurt-1", False), ("True", "hurt-2", False)]
+)
+def test_s21_a_recovery_takes_a_cluster_whose_primary_serves_though_a_replica_is_made_again(
+    api: Api, kube: Kube, tmp_path: Path, emergency: bool, ready: str, target: str, serves: bool
+) -> None:
+    status = {"phase": "Creating a new replica", "currentPrimary": "hurt-1", "targetPrimary": target}
+    spec = {"storage": {"size": "1Gi", "storageClass": "keeps"}}
+    step = CheckRecoveryReadiness("shop") if emergency else CheckReadiness()
+    made = [
+        kube.create({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "keeps"}, "provisioner": "x", "reclaimPolicy": "Retain"}),
+        kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hurt-1", "namespace": "default"},
+                     "spec": {"containers": [{"name": "postgres", "image": "shell"}]}}),
+    ]  # fmt: skip
+    kube.patch(k8s.POD, "default", "hurt-1", {"status": {"conditions": [{"type": "Ready", "status": ready}]}}, subresource="status")
+    with cluster(kube, "hurt", spec, status):
+        found: list[str] = []
+        ctx = context(api, tmp_path, "hurt", "identity: {system_identifier: '1'}\n")
+        try:
+            step.do(ctx)
+        except NotReady as refused:
+            found = refused.faults
+        except RunbookError:
+            found = []  # it went on, as far as the database, which there is none of here
+        finally:
+            ctx.close()
+    for one, kind in zip(made, (k8s.STORAGE_CLASS, k8s.POD), strict=True):
+        kube.delete(kind, one["metadata"].get("namespace", ""), one["metadata"]["name"], uid=one["metadata"]["uid"])
+    told = "\n".join(found)
+    assert ("Creating a new replica" in told) is not (emergency and serves)
+    assert ("reclaimPolicy Retain" in told) is not emergency

@@ -90,3 +90,19 @@ def test_a_variable_that_is_not_text_or_not_there_is_none() -> None:
     assert addresses.find(missing, "URL", lookup) is None
     field = deployment({"name": "URL", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
     assert addresses.find(field, "URL", lookup) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "moved"),
+    [
+        ("postgresql://app:pw@shop-rw:5432/shop", False),  # the pod's own namespace's
+        ("postgresql://app:pw@shop-rw.db:5432/shop", True),
+        ("postgresql://app:pw@shop-rw.db.svc.cluster.local:5432/shop", True),
+        ("postgresql://app:pw@shop-rw.test:5432/shop", False),
+        ("host=shop-rw.test.svc,shop-ro.test.svc", False),
+    ],
+)
+def test_s22_a_cluster_of_the_same_name_in_another_namespace_is_left_alone(address: str, moved: bool) -> None:
+    assert (addresses.readdressed(address, "shop", "new", "db", "web") != address) is moved
+    assert bool(addresses.services_in(address, "shop", "db", "web")) is moved
+    assert addresses.services_in("shop-rw", "shop", "db", "db") == ["shop-rw"]

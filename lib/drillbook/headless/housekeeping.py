@@ -15,7 +15,7 @@ from drillbook.errors import RunbookError
 from drillbook.evidence import Masker, gates
 from drillbook.evidence.judge import unsettled
 from drillbook.headless.runner import partial_notebook
-from drillbook.headless.settling import events_of, notebook_name, settle
+from drillbook.headless.settling import events_of, notebook_name, open_again, settle
 from drillbook.manifests import RUN_LABEL
 from drillbook.model import show_instant
 from drillbook.procedures.remains import remains
@@ -78,6 +78,7 @@ def _settled(kube: k8s.Kube, profile: Site, at: datetime, say: Callable[[str], N
             if host := acts_elsewhere(kube, profile, events):
                 lines.append(f"run {folder.name}: still open on {host}, which holds its Lease; left alone")
             elif passed := gates.point_of_no_return(events):
+                open_again(folder, by="cleanup")
                 lines.append(
                     f"run {folder.name}: stopped midway since {passed!r}; left as it stands: resume it, or go back "
                     f"(drillbook resume {folder.name}, drillbook undo {folder.name})"

@@ -70,6 +70,7 @@ def end_attempt(folder: Path, *, how: str, message: str, progress: Progress = la
     passed = gates.point_of_no_return(events)
     if not (waits or refused or passed or how in INTERRUPTED):
         return settle(folder, how=how, message=message, by="runner", progress=progress)
+    open_again(folder, by="runner", progress=progress)
     _note_attempt(Journal.open(folder / "journal.jsonl"), folder, events, "waiting" if waits else how, message)
     _give_lease_back(folder)
     render(folder)
@@ -164,6 +165,8 @@ def _add_the_end(
     closed = any(event["type"] == "closed" for event in events)
     if opened["mode"] == "apply" and (unsettled(events) or not closed) and not gates.point_of_no_return(events):
         undo(journal, opened, masker, by=by, progress=progress)
+    elif opened["mode"] == "apply":
+        open_again(folder, by=by, progress=progress)
     name = notebook_name(events)
     _note_attempt(journal, folder, events, how, message)
     if not closed:
@@ -185,8 +188,8 @@ def _note_attempt(journal: Journal, folder: Path, events: Sequence[gates.Event],
     journal.append("attempt", n=gates.attempt(events), notebook=name, how=how, error=message, **digests)
 
 
-def undo(journal: Journal, opened: dict[str, Any], masker: Masker, *, by: str, progress: Progress) -> None:
-    """Undo what a run promised to undo, the newest first, and give its Lease back.
+def undo(journal: Journal, opened: dict[str, Any], masker: Masker, *, by: str, progress: Progress, only: str = "") -> None:
+    """Undo what a run promised to undo (``only`` of one kind), the newest first, and give its Lease back.
 
     What can't be undone stays an open obligation, with the reason as a fact: `drillbook cleanup` tries again.
     """
@@ -195,8 +198,9 @@ def undo(journal: Journal, opened: dict[str, Any], masker: Masker, *, by: str, p
         site = load_site(opened["parameters"]["site"])
         with k8s.Kube.open(site.kubernetes.kubeconfig, site.kubernetes.context, mask=masker.learn) as kube:
             require_ended(kube, site, journal.events())
-            trouble = _put_back(kube, site, journal, run_id, by, progress)
-            _remove_copy(kube, site, journal, run_id, by, progress)
+            trouble = _put_back(kube, site, journal, run_id, by, progress, only)
+            if not only:
+                _remove_copy(kube, site, journal, run_id, by, progress)
             _release(kube, site, run_id)
     except RunbookError as error:
         trouble = ["; ".join(error.lines())]
@@ -204,11 +208,18 @@ def undo(journal: Journal, opened: dict[str, Any], masker: Masker, *, by: str, p
         progress(journal.note("fact", name="cleanup_failed", value=" | ".join(trouble)))
 
 
+def open_again(folder: Path, *, by: str, progress: Progress = lambda _: None) -> None:
+    """Open what a cut has closed and was not seen to open: that undoes no cut, and behind one as well nobody stays locked out."""
+    journal = Journal(folder / "journal.jsonl", masker := Masker())
+    if any(event["kind"] == restoring.CLOSED for event in unsettled(journal.events())):
+        undo(journal, opening_of(folder), masker, by=by, progress=progress, only=restoring.CLOSED)
+
+
 def _put_back(
-    kube: k8s.Kube, site: Site, journal: Journal, run_id: str, by: str, progress: Progress
+    kube: k8s.Kube, site: Site, journal: Journal, run_id: str, by: str, progress: Progress, only: str
 ) -> list[str]:
     """Put back old values; what can't be is answered in words. Nothing is touched while another run holds the Lease."""
-    promises = [event for event in reversed(unsettled(journal.events())) if event.get("undo")]
+    promises = [event for event in reversed(unsettled(journal.events())) if event.get("undo") and only in ("", event["kind"])]
     if not promises:
         return []
     try:

@@ -64,6 +64,7 @@ class CheckRecoveryReadiness(CheckReadiness):
 
     granted_by: ClassVar[str] = "deploy/rbac/, deploy/recover/"
     compares_rows: ClassVar[bool] = False
+    in_an_emergency: ClassVar[bool] = True
 
     database: str
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook import manifests
-from drillbook.errors import NotReady, PreconditionError
+from drillbook.errors import NotReady, PreconditionError, RunbookError
 from drillbook.manifests import RUN_LABEL
 from drillbook.model import (
     Check,
@@ -157,6 +157,17 @@ def asleep_faults(cluster: dict[str, Any]) -> list[str]:
     return faults
 
 
+def _primary_serves(ctx: Context, cluster: dict[str, Any]) -> bool:
+    """Whether the primary is Ready and no other instance is about to take its place."""
+    status = cluster.get("status", {})
+    primary = str(status.get("currentPrimary") or "")
+    if not primary or status.get("targetPrimary", primary) != primary:
+        return False
+    pod = ctx.kube.get(k8s.POD, cluster["metadata"]["namespace"], primary) or {}
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
 def _archive_faults(ctx: Context) -> list[str]:
     """A Cluster whose ObjectStore is gone is frozen: its phase stays healthy, and CloudNativePG does nothing for it."""
     try:
@@ -180,6 +191,8 @@ class CheckReadiness(Step[SourceCluster]):
     drill_rights: ClassVar[Rights] = DRILL_RIGHTS
     granted_by: ClassVar[str] = "deploy/rbac/"
     makes_a_copy: ClassVar[bool] = True
+    in_an_emergency: ClassVar[bool] = False
+    """A drill waits for better days; a recovery takes a cluster whose primary serves, and says what is not as it should be."""
     compares_rows: ClassVar[bool] = True
 
     def do(self, ctx: Context) -> SourceCluster:
@@ -191,23 +204,37 @@ class CheckReadiness(Step[SourceCluster]):
         if asleep:
             raise NotReady(asleep, where=f"Cluster {ctx.source_ref}", todo="Choose the cluster that serves, or wake this one.")
         faults: list[str] = []
+        unusual: list[tuple[str, str]] = []
         if status.get("phase") != HEALTHY:
-            faults.append(f"Cluster {ctx.source_ref} is {status.get('phase') or 'without a phase'!r}, not {HEALTHY!r}")
+            words = f"Cluster {ctx.source_ref} is {status.get('phase') or 'without a phase'!r}, not {HEALTHY!r}"
+            if self.in_an_emergency and _primary_serves(ctx, cluster):
+                unusual.append(("phase", f"{words}; its primary {status['currentPrimary']} serves"))
+            else:
+                faults.append(words)
         missing = denied(ctx, self.source_rights, site.cluster.namespace)
         missing += denied(ctx, self.drill_rights, site.drill_namespace)
         faults += [f"missing right: {right} ({self.granted_by})" for right in missing]
         classes = manifests.volumes(site, cluster["spec"])
         if self.makes_a_copy:
             for storage_class in dict.fromkeys(classes.values()):
-                faults += self._storage_faults(ctx, storage_class)
+                kept = self._storage_faults(ctx, storage_class)
+                if self.in_an_emergency and ctx.kube.get(k8s.STORAGE_CLASS, "", storage_class) is not None:
+                    unusual += [("volumes", f"{words}; remove the copy's PersistentVolumes by hand") for words in kept]
+                else:
+                    faults += kept
             faults += manifests.image_faults(site, cluster) + _pull_secret_faults(ctx, cluster, missing)
             faults += _account_faults(ctx)
         faults += pin_faults(ctx, cluster) + _archive_faults(ctx)
         facts: dict[str, Any] = {}
         if status.get("currentPrimary") and not missing:
-            with ctx.source() as db:
-                facts = db.ask_one("server_facts")
-                faults += self._database_faults(ctx, self._grants(ctx, db), facts)
+            try:
+                with ctx.source() as db:
+                    facts = db.ask_one("server_facts")
+                    faults += self._database_faults(ctx, self._grants(ctx, db), facts)
+            except RunbookError as error:
+                if not faults:
+                    raise
+                faults.append(error.what)  # one fault does not hide the others
         if faults:
             raise NotReady(faults, where=f"Cluster {ctx.source_ref}")
         found = SourceCluster(
@@ -223,7 +250,7 @@ class CheckReadiness(Step[SourceCluster]):
             storage_class=classes["storage"],
             instances=int(cluster["spec"].get("instances", 1)),
         )
-        self._record(ctx, cluster, found)
+        self._record(ctx, cluster, found, unusual)
         return found
 
     def _storage_faults(self, ctx: Context, storage_class: str) -> list[str]:
@@ -258,7 +285,7 @@ class CheckReadiness(Step[SourceCluster]):
                     found += own.ask("table_grants", tables=list(tenant.digest_tables))
         return found
 
-    def _record(self, ctx: Context, cluster: dict[str, Any], found: SourceCluster) -> None:
+    def _record(self, ctx: Context, cluster: dict[str, Any], found: SourceCluster, unusual: list[tuple[str, str]]) -> None:
         pin = ctx.site.identity
         pinned = bool(pin.kube_system_uid and pin.system_identifier)
         ctx.recorder.fact(
@@ -299,6 +326,7 @@ class CheckReadiness(Step[SourceCluster]):
                     ("archive", found.location),
                     ("archived by", ARCHIVED_BY[ctx.archive.method]),
                     ("more rights than needed", ", ".join(allowed) or "none"),
+                    *unusual,
                 ),
             )
         )

@@ -21,7 +21,6 @@ from drillbook.procedures.swapfits import AppFits
 from drillbook.step import Context, Obligation, Plan, Step, Touch
 
 KEPT_FOR = timedelta(days=14)
-_CLOSED = "Connections"
 DAMAGED, LATER = "replaced by recovered data", "in service after the cut, swapped back"
 
 
@@ -154,11 +153,11 @@ def _opening(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, a
         "sql": swapping.give_up(ctx.run_id, oids, deadline, aside),
     }  # fmt: skip
     what = f"{database} and {new} are closed for the cut: let everybody in again"
-    return Obligation(_CLOSED, ref.namespace, f"{ref.name}.{database}", what, undo=undo), deadline
+    return Obligation(restoring.CLOSED, ref.namespace, f"{ref.name}.{database}", what, undo=undo), deadline
 
 
 def _openings(ctx: Context, cluster: SourceCluster, database: str) -> list[Obligation]:
-    place = (_CLOSED, cluster.ref.namespace, f"{cluster.ref.name}.{database}")
+    place = (restoring.CLOSED, cluster.ref.namespace, f"{cluster.ref.name}.{database}")
     return [item for item in ctx.recorder.promises() if (item.kind, item.namespace, item.name) == place]
 
 

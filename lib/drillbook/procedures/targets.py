@@ -66,7 +66,7 @@ def _resolve(ctx: Context, cluster: SourceCluster, wanted: RecoveryTarget, backu
         try:
             chosen = candidates_of(ctx, cluster, server)
             held = holdings(ctx, cluster, server, chosen.usable)
-            return objectstore.resolve(held, wanted, backup_id=backup_id)
+            return _pinned(held, objectstore.resolve(held, wanted, backup_id=backup_id), wanted, backup_id)
         except (TargetOutsideWindow, BaseBackupMissing) as error:
             refused.append(error)
     first = refused[0]
@@ -75,6 +75,20 @@ def _resolve(ctx: Context, cluster: SourceCluster, wanted: RecoveryTarget, backu
             f"under {servers[0]}: {first.what}; it is not under {', '.join(servers[1:])} either", todo=first.todo
         ) from first
     raise first
+
+
+def _pinned(held: objectstore.Holdings, found: ResolvedTarget, wanted: RecoveryTarget, backup_id: str) -> ResolvedTarget:
+    """The end of the archive as the LSN of its newest commit now.
+
+    The archive goes on growing while people confirm, and what this run writes itself (the database set read only) must not
+    be recovered with the rest.
+    """
+    if wanted != RecoveryTarget() or found.last_before is None:
+        return found
+    try:
+        return objectstore.resolve(held, RecoveryTarget(target_lsn=found.last_before.lsn), backup_id=backup_id or found.backup.backup_id)
+    except TargetOutsideWindow:
+        return found  # nothing but its base backup: there is no record to stop at
 
 
 def _servers(ctx: Context, wanted: RecoveryTarget) -> Sequence[str]:
