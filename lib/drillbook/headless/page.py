@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-
 # Code is wrapped instead of cut, on paper too, and its colours have the contrast that text needs (WCAG 2 AA).
 _STYLE = """<style>
 :root { --jp-mirror-editor-operator-color: #7a1fb8; --jp-mirror-editor-comment-color: #2f6666; }
