@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
 from fix_drills import DrillLab, until
-from fix_jupyter import NEEDS_CHROMIUM, environment, jupyter, opened, run_cell, shown
-from fix_tiny import HERE, Tiny, write_notebook
-from playwright.sync_api import Locator, Page, expect
+from fix_jupyter import NEEDS_CHROMIUM, jupyter, opened, shown
+from fix_tiny_page import cell_with, pictures, run_words, tiny_environment, tiny_for
+from playwright.sync_api import expect
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900), NEEDS_CHROMIUM]
 
 
-def cell_with(page: Page, words: str) -> Locator:
-    return page.locator(".jp-Notebook .jp-CodeCell", has=page.locator(".cm-content", has_text=words))
-
-
-def pictures(page: Page, cell: Locator, folder: Path, name: str) -> None:
-    """To be looked at: light and dark, wide and narrow."""
-    for theme in ("Light", "Dark"):
-        page.evaluate("theme => window.jupyterapp && window.jupyterapp.commands.execute('apputils:change-theme', {theme})",
-                      f"JupyterLab {theme}")  # fmt: skip
-        for width in (1280, 900):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.wait_for_timeout(800)
-            cell.scroll_into_view_if_needed()
-            page.screenshot(path=str(folder / f"{name}-{theme.lower()}-{width}.png"))
-    page.evaluate("window.jupyterapp && window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
-    page.set_viewport_size({"width": 1280, "height": 900})
-
-
-def run_words(page: Page, words: str) -> Locator:
-    """Run the cell that says so."""
-    cell = cell_with(page, words)
-    run_cell(page, cell, words)
-    return cell
-
-
 def test_a_gate_is_confirmed_in_the_text_box_of_its_card(browser_lab: DrillLab, tmp_path: Path) -> None:
-    tiny = Tiny(browser_lab, write_notebook(tmp_path))
-    tiny.prepare()
-    site = tiny.profile("browser")
-    notebook = nbformat.read(tiny.notebook, as_version=4)
-    parameters = notebook.cells[1]
-    parameters.source = parameters.source.replace('site = ""', f'site = "{site}"').replace('"plan"', '"apply"')
-    nbformat.write(notebook, tiny.notebook)
-    env = environment(browser_lab, PYTHONPATH=os.pathsep.join((str(HERE), os.environ.get("PYTHONPATH", ""))))
-
-    with jupyter(tmp_path, env, tiny.notebook.name) as address, opened(address) as page:
+    tiny = tiny_for(browser_lab, tmp_path)
+    with jupyter(tmp_path, tiny_environment(browser_lab), tiny.notebook.name) as address, opened(address) as page:
         for words in ("site =", "open_run", "LookAround", "MakeThing", "run.plan"):
             run_words(page, words)
         card = " ".join(shown(cell_with(page, "run.plan")))

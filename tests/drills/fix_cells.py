@@ -59,3 +59,10 @@ def dies(run: Run) -> None:
 def closed(run: Run) -> Path:
     dies(run)
     return run.folder
+
+
+def to_the_gate(run: Run) -> None:
+    """A gate before anything is made."""
+    seen = run.do(LookAround())
+    with pytest.raises(ConfirmationRequired):
+        run.confirm(run.plan("Replace the value", Drain(), Replace(seen, "new"), ScaleUp()))

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import nbformat
 import pytest
-from fix_cells import begin, cells, closed, confirmed, dies
+from fix_cells import begin, cells, closed, confirmed, dies, to_the_gate
 from fix_drills import DrillLab
 from fix_tiny import Tiny
-from tiny_steps import Drain, LookAround, MakeThing, Replace, ScaleUp
+from tiny_steps import Drain, LookAround, MakeThing, Replace
 
 from drillbook import headless
-from drillbook.errors import ConfirmationRequired, NotResumable, NotVerified, ParameterError, RunInProgress
+from drillbook.errors import NotResumable, NotVerified, ParameterError, RunInProgress
 from drillbook.evidence import Journal, record, verify
 from drillbook.model import Check, Effect, Frozen, Verdict
 from drillbook.run import Run, resume_run
@@ -52,13 +52,6 @@ def of(run: Run, kind: str) -> list[dict[str, Any]]:
 def intact(run: Run) -> bool:
     """Whether every run, sealed or not, is as the ledger says; an open one is unfinished, not altered."""
     return not [finding for finding in verify(run.folder.parents[1]) if finding.tampered]
-
-
-def to_the_gate(run: Run) -> None:
-    """A gate before anything is made."""
-    seen = run.do(LookAround())
-    with pytest.raises(ConfirmationRequired):
-        run.confirm(run.plan("Replace the value", Drain(), Replace(seen, "new"), ScaleUp()))
 
 
 # -- A5: opened again ----------------------------------------------------------------------------
@@ -254,6 +247,29 @@ def test_users_a7_no_second_run_is_opened_blindly_beside_one_that_waits(tiny: Ti
     plan = begin(site, mode="plan")
     assert cells(plan, "ScaleUp"), "a plan changes nothing, and goes on beside it"
     headless.abandon(run.folder)
+    other = begin(site)
+    headless.abandon(closed(other))
+
+
+def test_users_a7_a_run_that_waits_on_another_machine_is_named_by_the_lease(
+    tiny: Tiny, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(site)
+    phrase = confirmed(run)
+    dies(run)
+    here, there = str(run.folder.parents[1]), str(run.folder.parents[2] / "another machine's")
+    monkeypatch.setenv("DRILLBOOK_OUTPUTS", there)
+    with pytest.raises(RunInProgress) as refusal:
+        begin(site)
+    said, todo = refusal.value.what, refusal.value.todo
+    assert f"Run {run.run_id} (change-tiny) waits at gate 1 (Replace the value) since" in said and "tiny-" in said
+    assert "not in this outputs folder" in said and f"drillbook abandon {run.run_id}" in todo and "kubectl annotate lease" in todo
+    monkeypatch.setenv("DRILLBOOK_OUTPUTS", here)
+    resumed = cells(begin(site, resume=run.run_id, confirm=phrase), "Drain")
+    monkeypatch.setenv("DRILLBOOK_OUTPUTS", there)
+    with pytest.raises(RunInProgress, match="is held by"):
+        begin(site)
+    headless.abandon(closed(resumed))
     other = begin(site)
     headless.abandon(closed(other))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from fix_cells import begin, cells, closed, confirmed, dies
+from fix_cells import begin, cells, closed, confirmed, dies, to_the_gate
 from fix_drills import DrillLab
 from fix_tiny import Tiny, steady
 from pydantic import Field
@@ -122,12 +122,12 @@ def test_one_run_at_a_time_and_a_gate_gives_the_lease_back(
     monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(run.folder.parents[2] / "of another machine"))
     with pytest.raises(RunInProgress, match=run.run_id):
         begin(site)
-    phrase = confirmed(run)
+    to_the_gate(run)
     dies(run)
     other = begin(site)
     monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(run.folder.parents[1]))
     with pytest.raises(RunInProgress, match=other.run_id):
-        begin(site, resume=run.run_id, confirm=phrase)
+        begin(site, resume=run.run_id)
     assert [event["type"] for event in Journal(run.folder / "journal.jsonl").events()][-1] == "waiting"
     dies(other)
     other.release()

@@ -24,6 +24,7 @@ from drillbook.model import Verdict
 from drillbook.report import render
 from drillbook.run import LEASE_SECONDS, lease_name, require_ended
 from drillbook.run.alive import alive
+from drillbook.run.holding import note_waiting
 from drillbook.site import Site, load_site
 
 Progress = Callable[[dict[str, Any]], None]
@@ -202,6 +203,7 @@ def undo(journal: Journal, opened: dict[str, Any], masker: Masker, *, by: str, p
             if not only:
                 _remove_copy(kube, site, journal, run_id, by, progress)
             _release(kube, site, run_id)
+            note_waiting(kube, site, run_id, "")
     except RunbookError as error:
         trouble = ["; ".join(error.lines())]
     if trouble:

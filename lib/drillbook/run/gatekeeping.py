@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from drillbook.errors import Changed, ConfirmationRequired, NotConfirmed, Parame
 from drillbook.evidence import Ledger, gates
 from drillbook.evidence.judge import unsettled
 from drillbook.model import causes, parse_instant, show_instant
+from drillbook.run import standing
 from drillbook.run.approving import approve, cluster_uid
 from drillbook.run.gate import Part, Section, part_digest, plan_json, subject
 from drillbook.run.gatecard import GateCards, attended, who_confirmed
@@ -35,7 +37,7 @@ class Gatekeeper:
         phrase: str,
         make_plan: Callable[[Step[Any], Later | None], Plan],
         go_on: Callable[[], None],
-        give_back: Callable[[], None],
+        give_back: Callable[[str], None],
     ) -> None:
         self._context, self._told, self._past, self._phrase = context, told, past, phrase
         self._make_plan, self._go_on, self._give_back = make_plan, go_on, give_back
@@ -181,7 +183,8 @@ class Gatekeeper:
                 keep_until(kube, namespace, run_id, deadline)
         kept = f"What was made is kept until {deadline:%Y-%m-%d %H:%M} UTC." if made else "Nothing was made so far."
         error = self._waits_here if attended() else self._waits_anywhere
-        self._give_back()
+        stands = standing.of(self._told.folder, journal.events())
+        self._give_back(f"Run {str(stands).removeprefix('run ')}; on {socket.gethostname()}" if made else "")
         raise error(section, reason, kept)
 
     def _waits_here(self, section: Section, reason: str, kept: str) -> ConfirmationRequired:

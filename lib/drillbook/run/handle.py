@@ -16,12 +16,13 @@ from drillbook.run.again import Repeats
 from drillbook.run.alive import RunLock
 from drillbook.run.approving import who
 from drillbook.run.drawing import error_json
-from drillbook.run.holding import Hold
+from drillbook.run.holding import Hold, require_none_waits
 from drillbook.run.kinds import kind_of
 from drillbook.run.midway import Midway
 from drillbook.run.observing import Observations
 from drillbook.run.opening import in_notebook, opening, package_sha256, public_names
 from drillbook.run.past import Past
+from drillbook.run.places import run_dirs
 from drillbook.run.replay import Replay
 from drillbook.run.show import Display, mask_outputs
 from drillbook.site import Site
@@ -93,6 +94,8 @@ class Handle:
             self._fail_open(trouble)
         try:
             if kind_of(self.runbook).alone:
+                if self.mode == "apply":
+                    require_none_waits(self.context.kube, self.site, {folder.name for folder in run_dirs()})
                 self._hold.take()
         except RunbookError as error:
             self._fail_open(error)
