@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from drillbook.cutover import application
 from drillbook.cutover.names import Kept, Names
 from drillbook.errors import NotReady
 from drillbook.model import Check, Effect, Frozen, Instant, Verdict, show_instant
@@ -67,6 +68,11 @@ class FindCut(Step[CutFound]):
             there = ", ".join(f"{one.database} (run {one.note.run})" for one in put_aside(ctx)) or "none"
             faults.append(f"no database was put aside for {self.database} by {whose}; put aside are: {there}")
         hands, uid, more = app_faults(ctx, self.cluster, tenant)
+        if tenant.application is not None and not more and not application.deployment(ctx.kube, tenant.application)["spec"].get("replicas", 1):
+            more = [
+                f"Deployment {tenant.application.namespace}/{tenant.application.deployment} is scaled to 0, and how many replicas it had is "
+                f"known only to the run that scaled it: if run {self.of_run or 'of the cut'} stopped midway, resume it first; else scale it up"
+            ]
         if faults or more:
             raise NotReady([*faults, *more], where=f"the way back of {self.database} on {self.cluster.ref}")
         cut = found[0]

@@ -45,6 +45,8 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "database": _one_line,
     "no_backup_because": _one_line,
     "no_salvage_because": _one_line,
+    "node_is_down_because": _one_line,
+    "of_run": _one_line,
     "search_table": _table,
     "search_from": _instant,
     "search_to": _instant,
