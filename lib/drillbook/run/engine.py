@@ -66,7 +66,7 @@ def open_run(
         past = Past(places.find_run(earlier))
         past.require_resumable()
         digest = notebook_sha256(str(past.opened["runbook"]))
-        past.require_same(profile_sha256=profile.digest, notebook_sha256=digest, given=given, runbook=runbook)
+        past.require_same(profile=profile, notebook_sha256=digest, given=given, runbook=runbook)
         opened = Run(past.folder, runbook, past.run_id, profile, given=given, note=note, past=past, phrase=phrase)
         opened.go_on()
         return opened
@@ -323,7 +323,7 @@ class Run:
         refused = error.verdict is None
         self._gates.note_failure(step, f"step {self._n} ({step.title}) failed")
         self._finish("refused" if refused else "failed", seconds, None, error_json(error))
-        self._midway.failed(step, f"step {self._n} ({step.title}) failed: {error.what}")
+        self._midway.failed(step, f"step {self._n} ({step.title}) failed: {error.what}", error=error)
         if refused:
             self._refused = f"step {self._n} ({step.title}): {error.what}"
             self.release()  # the run is over: nothing was touched, and a new one may begin
