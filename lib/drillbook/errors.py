@@ -20,6 +20,7 @@ Every error says what was found and required, what has changed so far, and what 
     ├── Overtaken               a value to be put back is not the one that this run set      UNPROVEN
     ├── LeaseLost               another run may act on the cluster now: change nothing more  UNPROVEN
     ├── StepTimeoutError        started, not seen to finish                                  UNPROVEN
+    │   └── StillRunning        longer than its limit, and going on: resume waits on         UNPROVEN (6 midway)
     ├── BackupFailed            the backup itself said that it failed                        FAILED
     ├── RecoveryFailed          the recovery itself said that it failed                      FAILED
     ├── VerificationError       the step ran, its postcondition is false                     FAILED
@@ -229,6 +230,10 @@ class StepTimeoutError(RunbookError):
 
     def __init__(self, what: str, *, todo: str, changed: Changed = Changed.UNKNOWN) -> None:
         super().__init__(what, todo=todo, changed=changed)
+
+
+class StillRunning(StepTimeoutError):
+    """What was begun takes longer than its limit and goes on: a run that can be resumed stops midway, and waits on then."""
 
 
 class BackupFailed(RunbookError):

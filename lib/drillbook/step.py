@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, cast
 
 from drillbook import errors, lostcluster
 from drillbook import kube as k8s
-from drillbook.errors import Changed, KubernetesError, PostgresError, PreconditionError, RunbookError
+from drillbook.errors import Changed, KubernetesError, PostgresError, PreconditionError, RunbookError, StillRunning
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Verdict, causes
 from drillbook.objectstore import ObjectStore
 from drillbook.plans import Obligation, Plan, Touch
@@ -343,7 +343,7 @@ class Rung(Step[Checks]):
         try:
             checks = list(self.observe(ctx))
         except RunbookError as error:
-            if error.verdict is None:
+            if error.verdict is None or isinstance(error, StillRunning):
                 raise
             checks = [self.from_error(error)]
         seconds = (datetime.now(UTC) - started).total_seconds()

@@ -68,7 +68,7 @@ def resume(
     profile = validate(site=site, mode=mode, parameters=parameters)
     given = parameters | {"mode": mode} | ({"site": site} if site else {})
     past.require_same(
-        profile_sha256=profile.digest, notebook_sha256=notebook_digest(path), given=given, runbook=runbook
+        profile=profile, notebook_sha256=notebook_digest(path), given=given, runbook=runbook
     )
     _keep_partial(folder, past.events)
     told = {"DRILLBOOK_RESUME": past.run_id} | ({"DRILLBOOK_CONFIRM": phrase} if phrase else {})

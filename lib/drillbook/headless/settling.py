@@ -69,7 +69,8 @@ def end_attempt(folder: Path, *, how: str, message: str, progress: Progress = la
     began = {"step_started", "waiting"} & set(since) and ends != ["refused"]
     refused = gates.attempt(events) > 1 and how == "error" and not began
     passed = gates.point_of_no_return(events)
-    if not (waits or refused or passed or how in INTERRUPTED):
+    halted = "stopped_midway" in since
+    if not (waits or refused or passed or halted or how in INTERRUPTED):
         return settle(folder, how=how, message=message, by="runner", progress=progress)
     open_again(folder, by="runner", progress=progress)
     _note_attempt(Journal.open(folder / "journal.jsonl"), folder, events, "waiting" if waits else how, message)
@@ -94,9 +95,9 @@ def left_standing(folder: Path) -> RunOutcome:
         ways = f'`drillbook resume {run_id} --confirm "{gate["phrase"]}"`, or `drillbook approve` and `drillbook resume`'
         said = f"Waiting for a confirmation of {gate['section']!r}: {gate['reason']}. Give it by {ways}. {kept}"
         return RunOutcome(run_id, folder, None, WAITING, said)
-    said = f"Stopped midway: `drillbook resume {run_id}` goes on, `drillbook abandon {run_id}` undoes. {kept}"
+    why = next((f": {event['why']}" for event in reversed(events) if event["type"] == "stopped_midway"), "")
+    said = f"Stopped midway{why}. `drillbook resume {run_id}` goes on, `drillbook abandon {run_id}` undoes. {kept}"
     if passed := gates.point_of_no_return(events):
-        why = next((f": {event['why']}" for event in reversed(events) if event["type"] == "stopped_midway"), "")
         said = (
             f"Stopped midway{why}. Nothing was put back or removed since {passed!r} began. `drillbook resume {run_id}` goes on "
             f"from there; `drillbook undo {run_id}` goes back, after it has shown what was written since."

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from drillbook import cleanup, manifests
 from drillbook import kube as k8s
-from drillbook.errors import Changed, RecoveryFailed, StepTimeoutError, VerificationError
+from drillbook.errors import Changed, RecoveryFailed, StillRunning, VerificationError
 from drillbook.manifests import Copy
 from drillbook.model import BaseBackup, ClusterRef, Effect, Frozen, Instant, show_instant, show_seconds
 from drillbook.objectstore import ResolvedTarget
@@ -221,9 +221,10 @@ class WaitForRecovery(Step[Recovered]):
                 )
             waited = time.monotonic() - started
             if waited > limit:
-                raise StepTimeoutError(
-                    f"the copy was not up within {limit:.0f} s; last seen: {status.get('phase') or 'no phase'}, {follower.log.doing}",
-                    todo="Read the recovery log kept with this run; raise limits.recovery if the archive is large.",
+                raise StillRunning(
+                    f"{self.copy.ref} was not up within {limit:.0f} s; last seen: {status.get('phase') or 'no phase'}, {follower.log.doing}",
+                    todo="It goes on by itself. Read the recovery log kept with this run; raise limits.recovery if the archive is large "
+                    "(a run that is resumed takes the new limit, and waits on).",
                 )
             rows = (
                 ("phase", status.get("phase") or "none yet"),

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from drillbook import kube as k8s
 from drillbook import manifests, objectstore
 from drillbook.cards import show_bytes
-from drillbook.errors import BackupFailed, Changed, RunbookError, StepTimeoutError, VerificationError
+from drillbook.errors import BackupFailed, Changed, RunbookError, StillRunning, VerificationError
 from drillbook.model import (
     BaseBackup,
     Check,
@@ -217,11 +217,11 @@ class WaitForBackup(Step[FinishedBackup]):
                     todo="Mend what the message names. What it left in the archive is unfinished and never used.",
                 )
             if waited > limit:
-                raise StepTimeoutError(
+                raise StillRunning(
                     f"Backup {self.requested.ref} was not completed within {show_seconds(limit)}; its phase is "
                     f"{phase or 'pending'}",
-                    todo="See whether it moves (the archive's base/ folder grows). A Backup that never ends blocks "
-                    "those after it: delete the object.",
+                    todo="See whether it moves (the archive's base/ folder grows): then raise limits.recovery, and a run that is "
+                    "resumed waits on. A Backup that never ends blocks those after it: delete the object.",
                 )
             if waited - looked_at > 2:
                 looked_at, seen = waited, self._in_bucket(ctx)

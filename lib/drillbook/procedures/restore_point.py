@@ -10,6 +10,8 @@ from drillbook.errors import RunbookError
 from drillbook.model import BaseBackup, Check, Frozen, RecoveryTarget, Verdict
 from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.archive import choose_base_backup
+from drillbook.procedures.forecast import ForecastRecovery
+from drillbook.procedures.limits import limits_check
 from drillbook.procedures.losses import loss_checks
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.procedures.targets import resolve_target
@@ -66,6 +68,18 @@ class ShowWhatIsLost(Rung):
     proves: ClassVar[str] = "what each tenant loses is known before anybody decides"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
+        return [*self._losses(ctx), *self._limits(ctx)]
+
+    def _limits(self, ctx: Context) -> Sequence[Check]:
+        """The time limits beside what is predicted, while nothing has been stopped yet."""
+        try:
+            wal = (self.point.resolved or resolve_target(ctx, self.old)).wal
+            found = ForecastRecovery(self.old, self.point.backup, wal).do(ctx)
+        except RunbookError:
+            return []  # an archive that can't be read so far is judged by a step of its own
+        return [limits_check(ctx, self.old, found, instances=self.old.instances)]
+
+    def _losses(self, ctx: Context) -> Sequence[Check]:
         if self.point.resolved is None:
             return [self.result(Verdict.NOT_APPLICABLE, reason="recovery runs to the end of the archive")]
         try:

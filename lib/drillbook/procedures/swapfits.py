@@ -17,6 +17,7 @@ from drillbook.model import Check, Frozen, Verdict, show_seconds
 from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.forecast import ForecastRecovery
+from drillbook.procedures.limits import limit_faults
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.site.profile import Tenant
 from drillbook.step import Context, Rung, Step
@@ -101,6 +102,7 @@ class CheckSwapFits(Step[SwapFits]):
         seconds = size / ASSUMED_BYTES_A_SECOND
         foretold = self._foretold(ctx)
         faults += self._forecast_faults(ctx, foretold, seconds)
+        faults += limit_faults(ctx, self.cluster, foretold, carry_seconds=seconds) if foretold is not None else []
         expected, others = self._sessions(ctx, tenant, sessions)
         faults += application.workers(ctx.kube, tenant, self.cluster.ref.namespace, sessions)
         hands, uid, more = app_faults(ctx, self.cluster, tenant)

@@ -238,7 +238,7 @@ class Run(Handle):
         refused = error.verdict is None
         self._gates.note_failure(step, f"step {self._n} ({step.title}) failed")
         self._finish("refused" if refused else "failed", seconds, None, error_json(error))
-        self._midway.failed(step, f"step {self._n} ({step.title}) failed: {error.what}", error.changed)
+        self._midway.failed(step, f"step {self._n} ({step.title}) failed: {error.what}", error=error)
         if refused:
             self._refused = f"step {self._n} ({step.title}): {error.what}"
             self.release()  # the run is over: nothing was touched, and a new one may begin
@@ -255,7 +255,7 @@ class Run(Handle):
         what, code = f"{type(error).__name__}: {error}"[:500], 6 if stopped else 70
         shown = {"type": type(error).__name__, "what": what, "changed": str(changed), "todo": todo}
         self._finish("failed", seconds, None, shown | {"verdict": str(Verdict.UNPROVEN), "exit_code": code})
-        self._midway.failed(step, f"step {self._n} ended with {type(error).__name__}", changed)
+        self._midway.failed(step, f"step {self._n} ended with {type(error).__name__}")
 
     def _log_traceback(self, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))

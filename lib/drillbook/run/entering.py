@@ -78,7 +78,7 @@ def _gone_on_with(run_id: str, runbook: str, given: dict[str, Any], note: str, p
     past = Past(places.find_run(run_id))
     past.require_resumable()
     digest = notebook_sha256(str(past.opened["runbook"]))
-    past.require_same(profile_sha256=profile.digest, notebook_sha256=digest, given=given, runbook=runbook)
+    past.require_same(profile=profile, notebook_sha256=digest, given=given, runbook=runbook)
     opened = Run(past.folder, runbook, past.run_id, profile, given=given, note=note, past=past, phrase=phrase)
     opened.go_on()
     _HERE.append(opened)

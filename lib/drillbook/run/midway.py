@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drillbook.errors import Changed, StoppedMidway
+from drillbook.errors import Changed, RunbookError, StillRunning, StoppedMidway
 from drillbook.evidence import Journal, gates
 from drillbook.step import Rung, Rungs, Step
 
@@ -31,25 +31,29 @@ class Midway:
             self._passed, self._first = step.title, step
         return {"point_of_no_return": True}
 
-    def failed(self, step: Step[Any], why: str, changed: Changed = Changed.UNKNOWN, *, skipped: bool = False) -> None:
+    def failed(self, step: Step[Any], why: str, *, skipped: bool = False, error: RunbookError | None = None) -> None:
         """Halt, unless the run has not passed the point, or the step only observes, only clears up, or was left out.
 
-        A first step that is known to have changed nothing has not passed it: the run is put back like any other.
+        A first step that is known to have changed nothing has not passed it: the run is put back like any other. What takes
+        longer than its limit halts a run before that point as well: it goes on by itself, and is waited for again.
         """
-        if step is self._first and changed is Changed.NOTHING:
+        if step is self._first and error is not None and error.changed is Changed.NOTHING:
             self._passed, self._first = "", None
         counts = step.gated if skipped else not isinstance(step, Rung | Rungs) and not step.settles
-        if self._passed and counts and not self.halted:
+        late = isinstance(error, StillRunning) and gates.resumable(self._journal.events())
+        if ((self._passed and counts) or late) and not self.halted:
             self.halted = f"stopped midway: {why}"
             self._journal.append("stopped_midway", why=why, since=self._passed)
 
     def require_not(self, run_id: str) -> None:
         """Raise StoppedMidway if the run has halted: it is neither judged nor sealed."""
         if self.halted:
+            back = f"`drillbook abandon {run_id}` undoes what it has begun."
+            if self._passed:
+                back = f"`drillbook undo {run_id}` goes back, after it has shown what was written since."
             raise StoppedMidway(
-                f"{self.halted}. Nothing was put back or removed since {self._passed!r} began",
-                todo=f"`drillbook resume {run_id}` goes on from there; `drillbook undo {run_id}` goes back, after it has "
-                "shown what was written since.",
+                f"{self.halted}. Nothing was put back or removed" + (f" since {self._passed!r} began" if self._passed else ""),
+                todo=f"`drillbook resume {run_id}` goes on from there; {back}",
             )
 
 

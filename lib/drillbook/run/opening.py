@@ -69,6 +69,7 @@ def opening(
             "environment": site.environment,
             "caveats": list(site.caveats),
             "profile_sha256": site.digest,
+            "lasting_sha256": site.lasting_digest,
         },
         "parameters": given,
         "notebook_sha256": notebook_sha256(runbook),

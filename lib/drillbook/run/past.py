@@ -12,6 +12,7 @@ from drillbook.evidence import Journal, gates, plain
 from drillbook.evidence.judge import facts, of_type, unsettled
 from drillbook.model import Check
 from drillbook.run.alive import alive
+from drillbook.site import Site
 
 Event = Mapping[str, Any]
 
@@ -75,8 +76,11 @@ class Past:
                 todo="Go on there, or shut that kernel down.",
             )
 
-    def require_same(self, *, profile_sha256: str, notebook_sha256: str, given: Mapping[str, Any], runbook: str) -> None:
-        """Raise NotResumable unless parameters, profile and notebook are those with which the run was begun."""
+    def require_same(self, *, profile: Site, notebook_sha256: str, given: Mapping[str, Any], runbook: str) -> None:
+        """Raise NotResumable unless parameters, profile and notebook are those with which the run was begun.
+
+        The profile's limits may be others: who waits longer than was thought raises them.
+        """
         if runbook != self.opened["runbook"]:
             self.refuse(f"it is a run of {self.opened['runbook']}, not of {runbook}")
         begun = {key: value for key, value in self.parameters.items() if key != "site"}
@@ -84,8 +88,10 @@ class Past:
         other = sorted(key for key in begun.keys() | now.keys() if begun.get(key) != now.get(key))
         if other:
             self.refuse(f"it was begun with other parameters ({', '.join(other)})")
-        if profile_sha256 != self.opened["site"]["profile_sha256"]:
-            self.refuse("the site's profile was changed since it was begun")
+        begun_with = self.opened["site"]
+        known, lasting = begun_with.get("lasting_sha256"), profile.lasting_digest
+        if lasting != known if known else profile.digest != begun_with["profile_sha256"]:
+            self.refuse("the site's profile was changed since it was begun, in more than its limits")
         if (before := self.opened.get("notebook_sha256")) and notebook_sha256 != before:
             self.refuse("the notebook is not the one with which it was begun, or was changed since")
 

@@ -369,7 +369,15 @@ class Site(Frozen):
     def digest(self) -> str:
         """SHA-256 of the resolved profile in canonical JSON: equal profiles have equal digests, wherever they lie."""
         # Where a machine keeps its kubeconfig says nothing about the site; the identity pin does.
-        values = self.model_dump(mode="json", by_alias=True, exclude={"kubernetes": {"kubeconfig"}})
+        return self._digest({"kubernetes": {"kubeconfig"}})
+
+    @property
+    def lasting_digest(self) -> str:
+        """The same without the time limits: they may be raised while a run that is to be resumed waits."""
+        return self._digest({"kubernetes": {"kubeconfig"}, "limits": True})
+
+    def _digest(self, without: dict[str, Any]) -> str:
+        values = self.model_dump(mode="json", by_alias=True, exclude=without)
         return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def tenant(self, database: str) -> Tenant:
