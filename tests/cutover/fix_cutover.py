@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from drillbook import kube as k8s
 from drillbook.errors import ConfirmationRequired
+from drillbook.postgres import Address, Database
 from drillbook.run import Run, open_run
 from drillbook.step import Step
 
@@ -58,7 +59,39 @@ class CutLab:
         assert app is not None
         found = self.admin.get(k8s.DEPLOYMENT, app.namespace, app.deployment) or {}
         env = found["spec"]["template"]["spec"]["containers"][0]["env"]
-        return str(next(entry["value"] for entry in env if entry["name"] == app.address_variable))
+        (entry,) = [entry for entry in env if entry["name"] == app.address_variable]
+        if "value" in entry:
+            return str(entry["value"])
+        place = entry["valueFrom"]["secretKeyRef"]
+        held = self.admin.get(k8s.SECRET, app.namespace, place["name"]) or {}
+        return base64.b64decode(held["data"][place["key"]]).decode()
+
+    def move_address_to_a_secret(self) -> None:
+        """As most applications have it: the Deployment refers to a Secret that holds the address."""
+        app, address = self.site.tenants[0].application, self.address()
+        assert app is not None
+        meta = {"name": "api-db", "namespace": app.namespace}
+        self.admin.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"url": address}})
+        found = self.admin.get(k8s.DEPLOYMENT, app.namespace, app.deployment) or {}
+        first, *others = found["spec"]["template"]["spec"]["containers"]
+        reference = {"name": app.address_variable, "valueFrom": {"secretKeyRef": {"name": "api-db", "key": "url"}}}
+        env = [reference if entry["name"] == app.address_variable else entry for entry in first["env"]]
+        patch = {"spec": {"template": {"spec": {"containers": [first | {"env": env}, *others]}}}}
+        self.admin.patch(k8s.DEPLOYMENT, app.namespace, app.deployment, patch)
+
+    def own_login(self, cluster: str) -> str:
+        """The database that the application's own password opens; PostgresError if the server lets it not in."""
+        tenant = self.site.tenants[0]
+        assert tenant.app_login is not None
+        password = self.password(tenant.app_login.namespace, tenant.app_login.name)
+        with (
+            self.admin.forward(self.namespace, f"{cluster}-1", 5432) as forward,
+            Database.connect(
+                Address(forward.host, forward.port), user=tenant.app_role, password=password, dbname=tenant.database
+            ) as db,
+        ):
+            ((name,),) = db.ask_text("select current_database()")
+        return str(name)
 
     def generated_secret(self) -> None:
         """The owner's password where CloudNativePG keeps one that it has drawn: in a Secret that dies with the Cluster."""

@@ -11,6 +11,7 @@ from fix_cutover import CutLab
 from fix_drills import ROOT, Drill
 
 from drillbook import kube as k8s
+from drillbook.errors import PostgresError
 from drillbook_lab import faults
 from drillbook_lab.home import LabHome
 
@@ -57,8 +58,9 @@ def owes_nothing(lab: CutLab, run: Drill) -> None:
     assert lab.lab.drillbook("verify", run.folder.name).returncode == 0
 
 
-def test_g03_clients_follow_to_the_replacement_and_come_back_with_another_machine(cut_lab: CutLab, tmp_path: Path) -> None:
+def test_g03_g04_s10_clients_follow_to_the_replacement_and_come_back_with_another_machine(cut_lab: CutLab, tmp_path: Path) -> None:
     lab = cut_lab
+    lab.move_address_to_a_secret()  # whose old value no journal keeps
     address, schedules, uid = lab.address(), lab.schedules(), cluster(lab)["metadata"]["uid"]
     target = mistake(lab)
     with lab.lab.recovering():
@@ -96,7 +98,7 @@ def test_g03_clients_follow_to_the_replacement_and_come_back_with_another_machin
     assert left["metadata"]["annotations"]["cnpg.io/fencedInstances"] == '["*"]', "the later writes are kept"
 
 
-def test_g01_one_refused_call_after_the_deletion_lets_nobody_in_and_removes_nothing(cut_lab: CutLab) -> None:
+def test_g01_g13_s23_one_refused_call_after_the_deletion_lets_nobody_in_and_removes_nothing(cut_lab: CutLab) -> None:
     lab = cut_lab
     address, schedules, uid = lab.address(), lab.schedules(), cluster(lab)["metadata"]["uid"]
     target = mistake(lab)
@@ -121,8 +123,14 @@ def test_g01_one_refused_call_after_the_deletion_lets_nobody_in_and_removes_noth
         refused = lab.lab.drillbook("abandon", run.folder.name)
         assert refused.returncode == 4 and "--as-it-stands" in refused.stderr + refused.stdout
         assert "left as it stands" in lab.lab.drillbook("cleanup", "--site", str(lab.lab.profile)).stdout
-        done = again(lab, halted)
+        faults.control(home, {"op": "api", "rules": [{"method": "PATCH", "path": f"/clusters/{lab.name}$", "status": 403}]})
+        shut = again(lab, halted)
+        assert shut.code == 6 and "Let the clients in" in shut.said, shut.said
+        with pytest.raises(PostgresError, match="reject"):  # S23: its Services route to it already
+            lab.own_login(lab.name)
+        done = again(lab, shut)
     assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
+    assert lab.own_login(lab.name) == lab.site.tenants[0].database
     assert cluster(lab)["metadata"]["uid"] not in ("", uid) and kept(lab, lab.name) == {"before"}
     assert (lab.address(), lab.schedules()) == (address, schedules)
     assert not (cluster(lab)["spec"]["postgresql"].get("pg_hba") or []), "its clients are let in"

@@ -15,7 +15,6 @@ from fix_hands import Hands
 from drillbook import kube as k8s
 from drillbook.errors import PreconditionError
 from drillbook.lostcluster import archive_of
-from drillbook.postgres import Address, Database
 from drillbook.site import load_site
 
 BESIDE = ROOT / "runbooks" / "recover-full-restore.ipynb"
@@ -163,7 +162,7 @@ def test_bucket_and_profile_are_enough_when_the_cluster_is_gone(cut_lab: CutLab)
     assert done.check("complete: old cluster")["verdict"] == "UNPROVEN", "nobody can see what the volume held"
     assert "is lost: the old volume could not be read" in (done.folder / "logs" / "announcement.txt").read_text()
     assert "the-last" in lab.sql(lab.name, "select text from kept")
-    assert own_login(lab, lab.name) == lab.site.tenants[0].database
+    assert lab.own_login(lab.name) == lab.site.tenants[0].database
     gone_again_its_application_follows_to_another_name(lab, site, done)
 
 
@@ -186,7 +185,7 @@ def gone_again_its_application_follows_to_another_name(lab: CutLab, site: Path, 
     is_verified(lab, done, complete=("complete",))
     assert f"{new}-rw" in lab.address() and lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) is None
     assert {"the-last", "since-then"} <= set(lab.sql(new, "select text from kept").split())
-    assert own_login(lab, new) == lab.site.tenants[0].database
+    assert lab.own_login(new) == lab.site.tenants[0].database
     assert [state for state in lab.schedules().values() if state[0] == new] == [(new, False)]
 
 
@@ -234,18 +233,3 @@ def delete(lab: CutLab) -> None:
     cluster = lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {}
     lab.admin.delete(k8s.CLUSTER, lab.namespace, lab.name, uid=cluster["metadata"]["uid"])
     until(lambda: not lab.admin.list(k8s.PVC, lab.namespace, labels=f"cnpg.io/cluster={lab.name}"), "its volumes are gone")
-
-
-def own_login(lab: CutLab, cluster: str) -> str:
-    """The database that the application's own password opens."""
-    tenant = lab.site.tenants[0]
-    assert tenant.app_login is not None
-    password = lab.password(tenant.app_login.namespace, tenant.app_login.name)
-    with (
-        lab.admin.forward(lab.namespace, f"{cluster}-1", 5432) as forward,
-        Database.connect(
-            Address(forward.host, forward.port), user=tenant.app_role, password=password, dbname=tenant.database
-        ) as db,
-    ):
-        ((name,),) = db.ask_text("select current_database()")
-    return str(name)
