@@ -19,7 +19,7 @@ from drillbook.procedures.announce import Announce, Answer
 from drillbook.procedures.application import addressed, promises, readdress, rolled_out, secret_promise
 from drillbook.procedures.fence import FenceOldCluster, is_fenced, lift_fence
 from drillbook.procedures.oldcluster import RIGHTS, OldCluster, application
-from drillbook.procedures.readiness import denied
+from drillbook.procedures.readiness import denied, pin_faults
 from drillbook.procedures.replacement import ReplacementCluster
 from drillbook.procedures.repoint import (
     FENCE,
@@ -65,6 +65,8 @@ class FindRestore(Step[RestoreFound]):
     def do(self, ctx: Context) -> RestoreFound:
         namespace = ctx.site.cluster.namespace
         faults = [f"missing right: {right} (deploy/recover/, deploy/replace/)" for right in denied(ctx, RIGHTS, namespace)]
+        named = ctx.kube.get(k8s.CLUSTER, namespace, ctx.site.cluster.name)
+        faults += pin_faults(ctx, named) if named is not None else []
         note = self._note(ctx, faults)
         if note is None:
             raise NotReady(faults, where="the way back")
