@@ -12,6 +12,7 @@ from drillbook.integrity.catalogue import (
     extensions_fit,
     matviews_filled,
 )
+from drillbook.integrity.difference import Difference, difference, rows_of
 from drillbook.integrity.login import app_login
 from drillbook.integrity.moment import Moment, first_unseen
 from drillbook.integrity.newest import NewestChange, changes_arrived, is_committed, near_xid, newest_changes
@@ -29,6 +30,7 @@ from drillbook.integrity.yielding import GaveWayError, Watch, patiently
 __all__ = [
     "AtBoundary",
     "Budget",
+    "Difference",
     "GaveWayError",
     "Moment",
     "NewestChange",
@@ -44,6 +46,7 @@ __all__ = [
     "cluster_structure",
     "collations_fit",
     "constraints_hold",
+    "difference",
     "digest_tables",
     "digests_at_boundary",
     "extensions_fit",
@@ -57,6 +60,7 @@ __all__ = [
     "quarantined",
     "questions",
     "rows_equal",
+    "rows_of",
     "sequences_ahead",
     "structure",
     "structure_equal",
