@@ -6,11 +6,13 @@ Every check says what was expected and observed. FAILED: something observed cont
 
 from drillbook.integrity.boundary import AtBoundary, digests_at_boundary
 from drillbook.integrity.catalogue import (
+    CHEAP,
     catalogue_checks,
     collations_fit,
     constraints_hold,
     extensions_fit,
     matviews_filled,
+    so_in_production_too,
 )
 from drillbook.integrity.login import app_login
 from drillbook.integrity.moment import Moment, first_unseen
@@ -27,6 +29,7 @@ from drillbook.integrity.structure import Structure, cluster_structure, structur
 from drillbook.integrity.yielding import GaveWayError, Watch, patiently
 
 __all__ = [
+    "CHEAP",
     "AtBoundary",
     "Budget",
     "GaveWayError",
@@ -58,6 +61,7 @@ __all__ = [
     "questions",
     "rows_equal",
     "sequences_ahead",
+    "so_in_production_too",
     "structure",
     "structure_equal",
 ]

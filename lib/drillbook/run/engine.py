@@ -23,7 +23,7 @@ from drillbook.run.holding import Hold
 from drillbook.run.kinds import kind_of
 from drillbook.run.midway import Midway
 from drillbook.run.observing import Observations
-from drillbook.run.opening import notebook_sha256, opening, package_sha256, public_names, validate
+from drillbook.run.opening import notebook_sha256, opening, package_sha256, public_names, validate, waivers
 from drillbook.run.parameters import require_as_opened
 from drillbook.run.past import Past, PastStep
 from drillbook.run.replay import Replay
@@ -97,6 +97,7 @@ class Run:
         self.masker = Masker(keep=public_names(site))
         self.lock = RunLock(folder)
         self.told = Observations(folder, self.masker)
+        self.told.waived = waivers(site, runbook)
         self.journal = self.told.journal
         self.context = Context(
             site=site,
