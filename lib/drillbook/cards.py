@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from drillbook.errors import Changed
 from drillbook.model import show_seconds
 
 Bundle = dict[str, str]
@@ -29,10 +29,10 @@ _INSTANT = re.compile(r"(?<!\")\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+
 _WHOLE = re.compile(r"\d{4}-\d\d-\d\d(?: [\d:.]+(?: UTC)?)?|\d+(?:\.\d+)? (?:s|min|h|d)\b(?: \d+ (?:s|min|h)\b)?")
 _RANK = {"FAILED": 0, "UNPROVEN": 1}
 _ACRONYMS = {
-    "id": "ID", "lsn": "LSN", "wal": "WAL", "xid": "XID", "uid": "UID", "pg": "PostgreSQL", "sha256": "SHA-256",
+    "id": "ID", "oid": "OID", "lsn": "LSN", "wal": "WAL", "xid": "XID", "uid": "UID", "pg": "PostgreSQL", "sha256": "SHA-256",
     "postgresql": "PostgreSQL", "cnpg": "CloudNativePG", "storageclass": "storage class", "storageClass": "storage class",
 }  # fmt: skip
-_EFFECT_WORDS = {"reads": "reads only", "creates": "creates", "changes": "changes", "destroys": "destroys"}
+EFFECT_WORDS = {"reads": "reads only", "creates": "creates", "changes": "changes", "destroys": "destroys"}
 
 
 def show_instant(text: str | None) -> str:
@@ -88,16 +88,18 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {"seconds": show_seconds, "bytes": show_bytes, "instant": show_instant, "yaml": show_yaml}
-    found.filters |= {"clock": _clock, "together": _together, "took": _took}
+    found.filters |= {"clock": _clock, "together": _together, "took": _took, "changed": changed_words}
     return found
 
 
-def _draw(card: str, lines: Sequence[str], **values: Any) -> Bundle:
+def draw(card: str, lines: Sequence[str], **values: Any) -> Bundle:
+    """A card of the template, with ``lines`` as its text."""
     html = environment().get_template("cards.html.j2").render(card=card, **values)
     return {"text/html": html.strip(), "text/plain": "\n".join(line for line in lines if line)}
 
 
-def _plain_rows(rows: Rows) -> list[str]:
+def plain_rows(rows: Rows) -> list[str]:
+    """Names and values in two columns."""
     width = max((len(name) for name, _ in rows), default=0)
     return [f"  {name:<{width}}  {value}" for name, value in rows]
 
@@ -118,9 +120,11 @@ def _field(name: str, value: str) -> tuple[str, str]:
         value = "yes" if value == "True" else "no"
     elif name.endswith("seconds") and value.replace(".", "", 1).isdigit():
         name, value = name.removesuffix("seconds").strip() or "took", show_seconds(float(value))
+    elif name.endswith(" bytes") and value.isdigit():
+        name, value = name.removesuffix(" bytes"), show_bytes(float(value))
     elif name.endswith("version") and len(value) in (5, 6) and value.isdigit():
         value = show_version(value)
-    return show_name(name), _readable(value)
+    return show_name(name), readable(value)
 
 
 def run_card(opened: Mapping[str, Any]) -> Bundle:
@@ -143,8 +147,8 @@ def run_card(opened: Mapping[str, Any]) -> Bundle:
     plan = opened.get("mode") == "plan"
     says = "Plan: nothing will be changed" if plan else "Apply: steps are carried out"
     caveats = list(site.get("caveats") or [])
-    text = [f"{opened.get('runbook', '')} · {says}", *_plain_rows(rows)]
-    return _draw("run", text, title=opened.get("runbook", ""), says=says, plan=plan, rows=rows, caveats=caveats)
+    text = [f"{opened.get('runbook', '')} · {says}", *plain_rows(rows)]
+    return draw("run", text, title=opened.get("runbook", ""), says=says, plan=plan, rows=rows, caveats=caveats)
 
 
 def step_card(
@@ -165,15 +169,15 @@ def step_card(
     shown, left_out = _cut([_field(name, value) for name, value in rows])
     ordered = sorted(checks, key=lambda check: _RANK.get(check["verdict"], 2))
     shown_checks, checks_left_out = _cut(ordered)
-    text = [f"{n}  {title}: {status}" + (f" in {show_seconds(seconds)}" if seconds else ""), *_plain_rows(shown)]
+    text = [f"{n}  {title}: {status}" + (f" in {show_seconds(seconds)}" if seconds else ""), *plain_rows(shown)]
     text += [line for check in shown_checks for line in _plain_check(check)]
     if plan:
         text += [f"  {plan['summary']}", *(f"    {line}" for line in plan.get("touches", ()))]
         text += [f"  - {note}" for note in plan.get("notes", ())]
         text += [f"  lost: {line}" for line in plan.get("lost", ())]
     text += [f"  {line}" for line in _plain_error(error)] + [f"  {reason}" if reason else ""]
-    return _draw(
-        "step", text, n=n, title=title, why=why, effect=effect, effect_word=_EFFECT_WORDS.get(effect, effect),
+    return draw(
+        "step", text, n=n, title=title, why=why, effect=effect, effect_word=EFFECT_WORDS.get(effect, effect),
         status=status, seconds=seconds, rows=shown, left_out=left_out, checks=shown_checks,
         checks_left_out=checks_left_out, plan=plan, error=error, reason=reason,
     )  # fmt: skip
@@ -191,40 +195,14 @@ def plan_card(
     plan = {"summary": summary, "objects": list(objects), "sql": list(sql), "notes": list(notes)}
     text = [f"{title}: {summary}", *(f"  - {note}" for note in notes), *(f"  {line}" for line in sql)]
     text += [line for item in objects for line in ("---", show_yaml(item))]
-    return _draw("plan", text, title=title, plan=plan)
-
-
-def section_card(
-    *,
-    title: str,
-    steps: Sequence[Mapping[str, Any]],
-    subject: Mapping[str, str] = MappingProxyType({}),
-    lost: Sequence[str] = (),
-    asked_by: str = "",
-    blocked: str = "",
-    phrase: str = "",
-    asks: str = "",
-) -> Bundle:
-    """A destructive section before it is done: what it is for, each step's exact plan, what is lost, what it waits for."""
-    text = [f"DESTRUCTIVE: {title}", *(f"  {name}: {value}" for name, value in subject.items()),
-            f"  asked for by {asked_by}" if asked_by else ""]
-    for step in steps:
-        text.append(f"  {step['title']} ({step['effect']}): {step['plan'].get('summary', '')}")
-        text += [f"    {line}" for line in step["plan"].get("touches") or ()]
-        text += [f"    {line}" for line in step["plan"].get("sql") or ()]
-        text += [f"    - {note}" for note in step["plan"].get("notes") or ()]
-    text += [f"  lost: {line}" for line in lost] or ["  lost: nothing"]
-    text += [f"  not asked for: {blocked}" if blocked else "", f"  {asks}" if asks else ""]
-    text += [f"  phrase: {phrase}" if phrase else ""]
-    return _draw("section", text, title=title, steps=steps, subject=subject, lost=lost, asked_by=asked_by, blocked=blocked,
-                 phrase=phrase, asks=asks, effect_words=_EFFECT_WORDS)  # fmt: skip
+    return draw("plan", text, title=title, plan=plan)
 
 
 def check_card(checks: Sequence[Mapping[str, Any]]) -> Bundle:
     """Checks with what was expected and observed, the worst first."""
     ordered = sorted(checks, key=lambda check: _RANK.get(check["verdict"], 2))
     shown, left_out = _cut(ordered)
-    return _draw("checks", [line for check in shown for line in _plain_check(check)], checks=shown, left_out=left_out)
+    return draw("checks", [line for check in shown for line in _plain_check(check)], checks=shown, left_out=left_out)
 
 
 def progress_card(title: str, text: str, *, fraction: float | None = None, rows: Rows = ()) -> Bundle:
@@ -232,21 +210,26 @@ def progress_card(title: str, text: str, *, fraction: float | None = None, rows:
     share = None if fraction is None else min(1.0, max(0.0, fraction))
     shown, _ = _cut(rows)
     percent = "" if share is None else f" {share:.0%}"
-    return _draw("progress", [f"{title}: {text}{percent}", *_plain_rows(shown)], title=title, text=text, share=share,
+    return draw("progress", [f"{title}: {text}{percent}", *plain_rows(shown)], title=title, text=text, share=share,
                  rows=shown)  # fmt: skip
 
 
-def verdict_card(record: Mapping[str, Any]) -> Bundle:
-    """How a run ended, from its record: the verdict, its causes, the figures beside their objectives."""
+def verdict_card(record: Mapping[str, Any], *, seal_with: str = "") -> Bundle:
+    """How a run ended, from its record: the verdict, its causes, the figures beside their objectives.
+
+    ``seal_with`` is the command that seals it, where it isn't sealed yet: until then nothing is called VERIFIED.
+    """
     said = record["verdict"]
     word = said["verdict"] or str(said["outcome"]).upper()
+    word = "UNSEALED" if seal_with and word == "VERIFIED" else word
     measured = record["objectives"]["measured"]
     causes, left_out = _cut(said["reasons"][1:], 6)  # the headline tells the first
     text = [f"{word}: {said['headline']}"]
     text += [f"  - {cause}" for cause in causes]
-    text += _plain_rows([(item["name"], _plain_figure(item)) for item in measured])
-    return _draw(
-        "verdict", text, word=word, headline=(said["reasons"] or [said["headline"]])[0], causes=causes,
+    text += plain_rows([(item["name"], _plain_figure(item)) for item in measured])
+    text += [f"  unsealed: save this notebook, then in a terminal: {seal_with}"] if seal_with else []
+    return draw(
+        "verdict", text, word=word, seal_with=seal_with, headline=(said["reasons"] or [said["headline"]])[0], causes=causes,
         left_out=left_out, figures=[figure(item) for item in measured], run_id=record["record"]["id"],
     )  # fmt: skip
 
@@ -296,9 +279,9 @@ def advice_lines(forecast: Mapping[str, Any]) -> list[str]:
 def forecast_card(forecast: Mapping[str, Any]) -> Bundle:
     """A forecast: each phase with its interval and where it comes from, and what would shorten it."""
     rows, words, advice = forecast_rows(forecast), forecast_words(forecast), advice_lines(forecast)
-    text = [words, *_plain_rows([(row["name"], f"{row['likely']}  {row['interval']}".rstrip()) for row in rows])]
+    text = [words, *plain_rows([(row["name"], f"{row['likely']}  {row['interval']}".rstrip()) for row in rows])]
     text += [f"  - {line}" for line in advice]
-    return _draw("forecast", text, rows=rows, words=words, advice=advice)
+    return draw("forecast", text, rows=rows, words=words, advice=advice)
 
 
 def figure(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -337,8 +320,8 @@ def phase_bars(phases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def phase_chart(phases: Sequence[Mapping[str, Any]]) -> Bundle:
     """How long each phase took, on one time axis; those that make up the recovery time are filled."""
-    text = _plain_rows([(str(item["name"]), show_seconds(item["seconds"])) for item in phases])
-    return _draw("phases", text, bars=phase_bars(phases))
+    text = plain_rows([(str(item["name"]), show_seconds(item["seconds"])) for item in phases])
+    return draw("phases", text, bars=phase_bars(phases))
 
 
 def marks(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -359,15 +342,15 @@ def time_line(points: Sequence[Mapping[str, Any]]) -> Bundle:
 
     Everything up to the target is kept; what comes after it must not be in the copy.
     """
-    text = _plain_rows([(str(point["label"]), show_instant(point["at"])) for point in points])
-    return _draw("time line", text, marks=marks(points))
+    text = plain_rows([(str(point["label"]), show_instant(point["at"])) for point in points])
+    return draw("time line", text, marks=marks(points))
 
 
 def _show_gap(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if 0 < seconds < 0.095 else show_seconds(seconds)
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
     """``text`` with every RFC 3339 instant in it written for people."""
     return _INSTANT.sub(lambda found: show_instant(found[0]), text)
 
@@ -375,7 +358,7 @@ def _readable(text: str) -> str:
 def _together(text: object) -> Markup:
     """``text`` escaped, its instants written for people, and instants and durations kept on one line."""
     whole = r'<span style="white-space:nowrap">\g<0></span>'
-    return Markup(_WHOLE.sub(whole, str(escape(_readable(str(text))))))  # noqa: S704
+    return Markup(_WHOLE.sub(whole, str(escape(readable(str(text))))))  # noqa: S704
 
 
 def _took(seconds: float | None) -> str:
@@ -398,14 +381,20 @@ def _plain_figure(item: Mapping[str, Any]) -> str:
 
 def _plain_check(check: Mapping[str, Any]) -> list[str]:
     told = [
-        f"            {key} {_readable(str(check[key]))}"
+        f"            {key} {readable(str(check[key]))}"
         for key in ("expected", "observed", "reason")
         if check.get(key)
     ]
-    return [f"  {check['verdict']:<9} {check['name']}", *told]
+    word = "info" if check["verdict"] == "VERIFIED" and not check.get("required", True) else check["verdict"]
+    return [f"  {word:<9} {check['name']}", *told]
+
+
+def changed_words(changed: str) -> str:
+    """What a journal says of an error's changes, as people read it."""
+    return Changed(changed).words if changed in tuple(Changed) else changed
 
 
 def _plain_error(error: Mapping[str, Any] | None) -> list[str]:
     if not error:
         return []
-    return [f"{error['type']}: {error['what']}", f"Changed so far: {error['changed']}", f"What to do: {error['todo']}"]
+    return [f"{error['type']}: {error['what']}", f"Changed so far: {changed_words(error['changed'])}", f"What to do: {error['todo']}"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.exceptions import TyperException
 
-from drillbook import beginning, evidence, headless
+from drillbook import arguments, beginning, evidence, headless
 from drillbook import conformance as asked
 from drillbook import doctor as health
 from drillbook import planning as ways
@@ -32,7 +33,7 @@ from drillbook.errors import ParameterError, RunbookError
 from drillbook.interview import interview
 from drillbook.kube import Kube
 from drillbook.outlook import SAMPLES, outlook
-from drillbook.terminal import VERDICT_STYLES, Narrator, show_outcome
+from drillbook.terminal import VERDICT_STYLES, Narrator, gate_lines, show_outcome
 
 BAD_USAGE = 4
 STOPPED_MIDWAY = 6
@@ -110,10 +111,25 @@ def run(
     """Run a runbook headless, clean up after it, seal its evidence and write its report."""
     if not notebook.is_file():
         raise ParameterError([f"there is no notebook {notebook}"], where="drillbook run")
-    given = _parameters(parameter or [])
+    given = arguments.parameters(parameter or [])
     outcome = headless.execute(notebook, given, mode=str(mode), site=site, progress=Narrator(out).tell)
     show_outcome(out, outcome)
     return int(outcome.exit_code)
+
+
+@app.command(name="open")
+def open_runbook(
+    runbook: Annotated[Path, typer.Argument(metavar="RUNBOOK", help="A runbook's path, or its name in runbooks/.")],
+) -> int:
+    """Copy a runbook under outputs/open/, to be stepped through in JupyterLab: the tracked one stays as it is."""
+    named = places.project_root() / "runbooks" / f"{runbook.name.removesuffix('.ipynb')}.ipynb"
+    notebook = runbook if runbook.is_file() else named
+    if not notebook.is_file():
+        raise ParameterError([f"there is no runbook {runbook}"], where="drillbook open", todo="`ls runbooks` shows them.")
+    path = places.copy_to_work_on(notebook)
+    out.print(Text(str(path)))
+    out.print(Text(f"jupyter lab {'--allow-root ' if os.geteuid() == 0 else ''}{shlex.quote(str(path))}"))
+    return 0
 
 
 @app.command()
@@ -140,7 +156,7 @@ def resume(
     ] = None,
 ) -> int:
     """Go on with a run that waits at a gate or stopped midway; what it has seen comes from its journal."""
-    target = _parameters(parameter or [])
+    target = arguments.parameters(parameter or [])
     outcome = headless.resume(
         places.find_run(run_id), confirm=confirm, notebook=notebook, target=target, progress=Narrator(out).tell
     )
@@ -151,14 +167,24 @@ def resume(
 @app.command()
 def approve(
     run_id: RunArgument,
-    phrase: Annotated[str, typer.Option(help="The phrase that the gate shows.")],
+    phrase: Annotated[str, typer.Option(help="The phrase that the gate shows; without it the plan is shown and it is asked for.")] = "",
     kubeconfig: Annotated[str, typer.Option(help="Your own credentials; otherwise the profile's.")] = "",
     context: Annotated[str, typer.Option(help="A context of that kubeconfig.")] = "",
 ) -> int:
-    """Approve, as yourself, the plan at which a run waits; it goes on when it is resumed."""
-    noted = headless.approve(places.find_run(run_id), phrase, kubeconfig=kubeconfig, context=context)
+    """Show the plan at which a run waits, and approve it as yourself; the run goes on when it is resumed."""
+    folder = places.find_run(run_id)
+    gate = headless.waits_at(folder)
+    out.print(Text(f"{folder.name} waits at: {gate['section']}", style="bold"))
+    for line in gate_lines(gate, whole=True):
+        out.print(line)
+    if not phrase and not sys.stdin.isatty():
+        raise ParameterError(["there is no terminal to ask on"], where="drillbook approve", todo=f'Give --phrase "{gate["phrase"]}".')
+    asked = f"To approve exactly this plan, type {gate['phrase']!r}"
+    given = phrase or str(typer.prompt(asked, default="", show_default=False, err=True))
+    noted = headless.approve(folder, given, kubeconfig=kubeconfig, context=context)
     actor = noted["actor"]
     out.print(Text(f"approved by {actor['username']} (identity: {actor['strength']}): {noted['section']}"))
+    out.print(Text(f"next: run the waiting cell again in its notebook, or: drillbook resume {folder.name}"))
     return 0
 
 
@@ -166,9 +192,12 @@ def approve(
 def abandon(
     run_id: RunArgument,
     as_it_stands: Annotated[bool, typer.Option("--as-it-stands", help="Undo nothing: behind the point of no return.")] = False,
+    notebook: Annotated[
+        Path | None, typer.Option(help="The saved notebook to keep with it; otherwise the one that it was opened in.")
+    ] = None,
 ) -> int:
     """End a run that waits or stopped: undo what can be undone, the newest first, and say what can't be."""
-    found = headless.abandon(places.find_run(run_id), as_it_stands=as_it_stands, progress=Narrator(out).tell)
+    found = headless.abandon(places.find_run(run_id), notebook=notebook, as_it_stands=as_it_stands, progress=Narrator(out).tell)
     for line in found.left:
         out.print(Text.assemble(("not undone   ", "bold red"), line))
     show_outcome(out, found.outcome)
@@ -263,7 +292,7 @@ def plan_recovery(
     site: SiteOption = "",
 ) -> int:
     """Show which of the three recoveries fit now, with outage, loss and room, from cluster and archive. Changes nothing."""
-    return ways.plan_recovery(out, site, database, _parameters(parameter or []))
+    return ways.plan_recovery(out, site, database, arguments.parameters(parameter or []))
 
 
 @app.command()
@@ -347,45 +376,10 @@ def lab(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "drillbook_lab", *context.args])  # noqa: S606 - no shell is wanted
 
 
-def _parameters(given: Sequence[str]) -> dict[str, Any]:
-    faults = [f"{item!r} is not NAME VALUE" for item in given if "=" not in item or item.startswith("=")]
-    pairs = [item.partition("=")[::2] for item in given]
-    names = [name for name, _ in pairs]
-    faults += [f"parameter {name} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    if "mode" in names:
-        faults.append("mode is given with --mode")
-    if faults:
-        raise ParameterError(faults, where="parameters")
-    return {name: _typed(value) for name, value in pairs}
-
-
-def _typed(text: str) -> str | int | bool:
-    # As papermill reads -p, but for decimals: no parameter of a runbook is one, and a version such as 16.10 is text.
-    if text in {"true", "True", "false", "False"}:
-        return text.lower() == "true"
-    return int(text) if text.isdecimal() and text == str(int(text)) else text
-
-
-def _pairs_joined(arguments: Sequence[str]) -> list[str]:
-    """``-p NAME VALUE``, as papermill writes it, becomes ``-p NAME=VALUE``; both may be written."""
-    joined: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        joined.append(argument)
-        if argument == "lab":
-            break
-        if argument in {"-p", "--parameter"}:
-            name = next(rest, "")
-            joined.append(
-                name if "=" in name else f"{name}={value}" if (value := next(rest, None)) is not None else name
-            )
-    return [*joined, *rest]
-
-
-def status(arguments: Sequence[str]) -> int:
+def status(given: Sequence[str]) -> int:
     """Run the command line and return its exit status; every failure is told on stderr."""
     try:
-        code = int(app(_pairs_joined(arguments), prog_name="drillbook", standalone_mode=False) or 0)
+        code = int(app(arguments.pairs_joined(given), prog_name="drillbook", standalone_mode=False) or 0)
         return _interrupted() if code == _INTERRUPTED else code
     except TyperException as error:
         if error.format_message():  # none: the help was shown

@@ -14,6 +14,7 @@ from pathlib import Path
 from drillbook import cleanup, objectstore
 from drillbook import kube as k8s
 from drillbook.errors import ParameterError, RunbookError
+from drillbook.model import show_seconds
 from drillbook.procedures import knownfaults
 from drillbook.procedures.egress import ways_out
 from drillbook.procedures.readiness import CheckReadiness
@@ -185,9 +186,10 @@ def _archive(ctx: Context) -> Item:
     if not catalogue.usable:
         return Item("archive", False, f"no usable base backup of {ctx.archive.server_name}", "Take a base backup first.")
     newest = catalogue.usable[-1]
-    age = newest.age_seconds(datetime.now(UTC)) / 3600
-    fresh = age <= ctx.site.freshness.backup_age.total_seconds() / 3600
-    found = f"{len(catalogue.usable)} usable base backups, the newest {newest.backup_id} is {age:.1f} h old"
+    age = newest.age_seconds(datetime.now(UTC))
+    fresh = age <= ctx.site.freshness.backup_age.total_seconds()
+    count = len(catalogue.usable)
+    found = f"{count} usable base backup{'' if count == 1 else 's'}, the newest, {newest.backup_id}, is {show_seconds(age)} old"
     return Item("archive", fresh, found, "" if fresh else "Find out why the schedule made none.")
 
 

@@ -47,27 +47,44 @@ class Changed(StrEnum):
     UNKNOWN = "unknown"
     DONE = "done"
 
+    @property
+    def words(self) -> str:
+        """As a person reads it."""
+        return _CHANGED[self]
+
+
+_CHANGED = {
+    Changed.NOTHING: "nothing",
+    Changed.UNKNOWN: "not known: it began, and was not seen to end; `drillbook list` shows what is still to be undone",
+    Changed.DONE: "what the steps above say they did; `drillbook list` shows what is still to be undone",
+}
+
 
 class RunbookError(Exception):
     """Base of all errors that are meant for a person.
 
-    ``what`` says what was found and what was required, ``changed`` what has changed so far, ``todo`` what to do next.
+    ``what`` says what was found and what was required, ``changed`` what has changed so far (``changes`` names it, where it
+    is known), ``todo`` what to do next.
     ``verdict`` is what the error means for a run's claim; ``None`` where nothing was claimed or tried. ``exit_code``
     is the command line's status (DESIGN section 8 in the project's words: see the README).
     """
 
     verdict: ClassVar[Verdict | None] = Verdict.UNPROVEN
     exit_code: ClassVar[int] = 2
+    rolled_back: bool = False
+    """Whether what was begun is known to have had no effect: ``changed`` is then ``nothing``, whatever the step does."""
 
-    def __init__(self, what: str, *, todo: str, changed: Changed = Changed.NOTHING) -> None:
+    def __init__(self, what: str, *, todo: str, changed: Changed = Changed.NOTHING, changes: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.changed = changed
+        self.changes = changes
         self.todo = todo
 
     def lines(self) -> list[str]:
         """The message as a person reads it, one fact a line."""
-        return [f"{type(self).__name__}: {self.what}", f"Changed so far: {self.changed}", f"What to do: {self.todo}"]
+        changed = self.changes or self.changed.words
+        return [f"{type(self).__name__}: {self.what}", f"Changed so far: {changed}", f"What to do: {self.todo}"]
 
     def _render_traceback_(self) -> list[str]:
         # IPython and papermill print these lines instead of a traceback; the traceback goes to the run's log.
@@ -104,7 +121,7 @@ class NotReady(PreconditionError):
 
     def __init__(self, faults: Sequence[str], *, where: str, todo: str = "Mend them and start again.") -> None:
         self.faults = list(faults)
-        super().__init__(f"{where} is not ready for this:\n" + "\n".join(f"  - {fault}" for fault in faults), todo=todo)
+        super().__init__(f"{where} is not ready for this run:\n" + "\n".join(f"  - {fault}" for fault in faults), todo=todo)
 
 
 class TargetOutsideWindow(PreconditionError):
@@ -248,8 +265,10 @@ class VerificationError(RunbookError):
 class NotVerified(RunbookError):
     """The run is closed and its verdict is not VERIFIED."""
 
-    def __init__(self, what: str, *, run_verdict: Verdict, todo: str, changed: Changed = Changed.DONE) -> None:
-        super().__init__(what, todo=todo, changed=changed)
+    def __init__(
+        self, what: str, *, run_verdict: Verdict, todo: str, changed: Changed = Changed.DONE, changes: str = ""
+    ) -> None:
+        super().__init__(what, todo=todo, changed=changed, changes=changes)
         self.run_verdict = run_verdict
 
 

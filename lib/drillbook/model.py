@@ -18,6 +18,9 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
 
+    def _ipython_display_(self) -> None:
+        """Nothing: the card of the step whose result it is has shown it; ``print`` shows the whole value."""
+
     memory_only: ClassVar[str] = ""
     """Why such a value means nothing to another process, so that no run is resumed past it; "" where it does."""
 

@@ -27,7 +27,7 @@ class Plan:
     """What a step would do: in a sentence, as objects for the API server, as SQL, and what else is worth knowing.
 
     A confirmation covers ``touches``, ``objects`` and ``sql``; ``notes`` and ``lost`` (what can't be had back) are for
-    the reader and may hold times and counts. ``harmless``: there is nothing in it that anybody would have to confirm.
+    the reader and may hold times and counts. ``outage``: what does not serve while the section is done, and for how long if that is known. ``harmless``: there is nothing in it that anybody would have to confirm.
     """
 
     summary: str
@@ -36,6 +36,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     touches: tuple[Touch, ...] = ()
     lost: tuple[str, ...] = ()
+    outage: tuple[str, ...] = ()
     harmless: bool = False
 
 

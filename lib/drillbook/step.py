@@ -6,6 +6,7 @@ A step knows nothing of Jupyter, papermill or evidence: it is handed a :class:`C
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, cast
 
+from drillbook import errors, lostcluster
 from drillbook import kube as k8s
-from drillbook import lostcluster
 from drillbook.errors import Changed, KubernetesError, PostgresError, PreconditionError, RunbookError, StillRunning
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Verdict, causes
 from drillbook.objectstore import ObjectStore
@@ -25,6 +26,9 @@ from drillbook.site import Site
 from drillbook.sourcearchive import SourceArchive, open_store
 
 T = TypeVar("T")
+# A sentence of a docstring that says which error is raised when: that is for who calls it, not for who reads a card.
+_NAMES = "|".join(name for name, item in vars(errors).items() if isinstance(item, type) and issubclass(item, RunbookError))
+_ERRORS = re.compile(rf"(?<![^\s])(?:Raises )?(?:{_NAMES})\b[^.]*\.\s*")
 
 
 class Later:
@@ -222,11 +226,13 @@ class Context:
         time.sleep(seconds)
 
     def close(self) -> None:
-        """Close what was opened; safe to call twice."""
+        """Close what was opened; safe to call twice. What is used afterwards is opened again."""
         for namespace, pod in list(self._forwards):
             self.forget_pod(namespace, pod)
         while self._open:
             self._open.pop().close()
+        for name in ("kube", "store", "archive"):
+            self.__dict__.pop(name, None)
 
     def require_preconditions(self) -> None:
         """Raise unless every required check so far is VERIFIED: nothing is created on a doubtful ground."""
@@ -275,8 +281,9 @@ class Step(Generic[T]):
 
     @property
     def why(self) -> str:
-        rest = (type(self).__doc__ or "").strip().partition("\n")[2]
-        return " ".join(rest.split())
+        """What follows, for people: without the names of errors, which are for who calls it, and without code quotes."""
+        rest = " ".join((type(self).__doc__ or "").strip().partition("\n")[2].split()).replace("``", "")
+        return _ERRORS.sub("", rest).strip()
 
     @property
     def inputs(self) -> dict[str, Any]:

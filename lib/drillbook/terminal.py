@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from drillbook.cards import show_instant
 from drillbook.headless import RunOutcome
 from drillbook.model import show_seconds
 
@@ -68,14 +69,11 @@ class Narrator:
 
     def _tell_waiting(self, event: Mapping[str, Any]) -> None:
         self._say((f"{'waiting':<13}", "yellow"), f"{event['section']}: {event['reason']}")
-        for name, value in (event.get("subject") or {}).items():
-            self._say(" " * 13, f"{name}: {value}")
-        for part in event["steps"]:
-            self._say(" " * 13, f"{part['title']} ({part['effect']})")
-        for line in event["lost"]:
-            self._say(" " * 13, (f"lost: {line}", "red"))
+        for line in gate_lines(event):
+            self._console.print(Text.assemble(" " * 13, line))
         for made in event["made"]:
-            self._say(" " * 13, (f"made so far, kept until {event['deadline']}: {made}", "dim"))
+            until = show_instant(event["deadline"])
+            self._say(" " * 13, (f"made so far, kept until {until}: {made}", "dim"))
         self._say(" " * 13, "phrase: ", (event["phrase"], "bold"))
 
     def _tell_confirmed(self, event: Mapping[str, Any]) -> None:
@@ -95,6 +93,24 @@ class Narrator:
 
     def _tell_settled(self, event: Mapping[str, Any]) -> None:
         self._say((f"{'settled':<13}", "dim"), (f"{event['id']}: {event['how']}", "dim"))
+
+
+def gate_lines(waiting: Mapping[str, Any], *, whole: bool = False) -> list[Text]:
+    """What a gate is about, from the event that waits: target, damage, loss and outage, then each step; ``whole``: its plan too."""
+    rows = waiting.get("top") or list((waiting.get("subject") or {}).items())
+    width = max((len(name) for name, _ in rows), default=0)
+    lines = [Text(f"{name:<{width}}  {value}", style="bold red" if name.startswith("NOT ") else "") for name, value in rows]
+    lines += [Text(f"lost: {line}", style="red") for line in waiting["lost"]] or [Text("lost: nothing that can't be had back")]
+    lines += [Text(f"out of service: {line}", style="red") for line in waiting.get("outage") or ()]
+    for part in waiting["steps"]:
+        plan = part.get("plan") or {}
+        lines.append(Text(f"{part['title']} ({part['effect']})" + (f": {plan['summary']}" if plan.get("summary") else "")))
+        if whole:
+            lines += [Text(f"  {line}") for key in ("touches", "sql") for line in plan.get(key) or ()]
+            lines += [Text(f"  - {line}", style="dim") for line in plan.get("notes") or ()]
+            names = [f"{item.get('kind', 'object')} {item.get('metadata', {}).get('name', '')}" for item in plan.get("objects") or ()]
+            lines += [Text(f"  sends {name}") for name in names]
+    return lines
 
 
 def show_outcome(console: Console, outcome: RunOutcome) -> None:

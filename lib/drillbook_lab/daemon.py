@@ -282,13 +282,18 @@ class Lab:
                     reconciler.switch_on(self.registry, self.site, self.home.declared)
                 elif asked["op"] == "reconciler":
                     reconciler.switch_off(self.registry, self.site)
-                found = await self._exec(asked) if asked["op"] == "exec" else {"processes": self._processes()}
+                found = await self._exec(asked) if asked["op"] == "exec" else {"processes": self._processes(), **self._spoilt()}
                 reply = {"ok": True, **found}
             except (ValueError, KeyError, OSError, LabError, ApiError) as fault:
                 reply = {"ok": False, "error": str(fault)}
             writer.write(json.dumps(reply).encode() + b"\n")
             await writer.drain()
         writer.close()
+
+    def _spoilt(self) -> dict[str, Any]:
+        """How many requests each rule in force has spoilt."""
+        rules = self._serving.app[INTERFERENCE].rules if self._serving is not None else []
+        return {"rules": [{"done": rule.done} for rule in rules]}
 
     async def _interfere(self, asked: dict[str, Any]) -> None:
         """Let the API server be away, for some seconds or until it is called back; or spoil requests by rules."""

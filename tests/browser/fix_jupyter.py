@@ -50,6 +50,7 @@ def jupyter(folder: Path, env: dict[str, str], notebook: str) -> Iterator[str]:
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
         "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--LabApp.extension_manager=readonly",
+        "--LabApp.expose_app_in_browser=True",  # so that a test can change the theme
     ]  # fmt: skip
     with (folder / "jupyter.log").open("wb") as log:
         server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)

@@ -40,7 +40,7 @@ CARDS: list[tuple[str, tuple[str, ...]]] = [
     ("CopyQuarantined", ("quarantine: synergyflow", "VERIFIED")),
     ("CompareWithObjectives", ("objective: recovery time", "objective: recovery point")),
     ("RemoveRecoveryCluster", ("done", "destroys")),
-    ("run.close", ("VERIFIED", "shared-postgres was restored to", "Achieved recovery time", "met")),
+    ("run.close", ("UNSEALED", "drillbook finish", "shared-postgres was restored to", "Achieved recovery time", "met")),
 ]
 
 

@@ -34,9 +34,10 @@ def confirm(page: Page, cell: Locator, said: str, picture: Path) -> None:
     """Type the phrase that the card names into its text box."""
     phrase = re.search(r"type ([\w-]+ [0-9a-f]{8})", said)
     assert phrase, said
-    cell.locator("input[type=text]").fill(phrase[1])
-    cell.get_by_role("button", name="Confirm").click()
-    expect(cell.get_by_text("Noted. Run this cell again to go on.")).to_be_visible(timeout=240_000)
+    box = cell.locator("input[type=text]")
+    box.fill(phrase[1])
+    box.press("Enter")
+    expect(cell.get_by_text("confirmed by lab-")).to_be_visible(timeout=240_000)
     cell.scroll_into_view_if_needed()
     page.screenshot(path=str(picture))
 
@@ -85,7 +86,7 @@ def test_one_database_to_a_point_in_time(browser_lab: DrillLab, rights: None, tm
     lab.sql(DATABASE, f"delete from {TABLE}")
     notebook = prepared("recover-point-in-time", tmp_path, mode="apply", target_time=target, search_table=TABLE)
     gates, said = step_through(lab, notebook)
-    assert (gates, "VERIFIED" in said) == (2, True), said
+    assert (gates, "UNSEALED" in said) == (2, True), said
     assert int(lab.sql(DATABASE, f"select count(*) from {TABLE}")) == count
     (run,) = sorted((lab.outputs / "recover-point-in-time").iterdir())
     # Of each gate: the approval, and the passage that names it.
@@ -98,7 +99,7 @@ def test_the_whole_cluster_beside_the_old_one(browser_lab: DrillLab, rights: Non
     """The last one: the lab's cluster is another afterwards."""
     notebook = prepared("recover-full-restore", tmp_path, mode="apply")
     gates, said = step_through(browser_lab, notebook)
-    assert (gates, "VERIFIED" in said) == (2, True), said
+    assert (gates, "UNSEALED" in said) == (2, True), said
     (run,) = sorted((browser_lab.outputs / "recover-full-restore").iterdir())
     done = browser_lab.drillbook("finish", run.name, "--notebook", str(notebook))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -116,10 +116,9 @@ def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_bac
             "address": lab.address(),
             "pooler": pooler_over(lab),
             "schedules": lab.schedules(),
-            "promises": open_promises(run),
         }
         confirmed(run, "Keep", KeepReplacement(old, made))
-        return seen | {"new": made.ref.name, "salvaged": salvaged, "complete": complete}
+        return seen | {"promises": open_promises(run)} | {"new": made.ref.name, "salvaged": salvaged, "complete": complete}
 
     run, seen = lab.run(procedure)
     new = seen["new"]

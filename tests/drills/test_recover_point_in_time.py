@@ -116,7 +116,7 @@ def test_a_plan_and_a_run_without_confirmation_change_nothing(drill_lab: DrillLa
     run = drill_lab.run(NOTEBOOK)
     assert run.code == 3, run.said
     (gate,) = run.of("waiting")
-    assert (gate["section"], gate["made"]) == ("Stop the bleeding", [])
+    assert (gate["section"], gate["made"]) == ("Block writes and suspend retention", [])
     assert "deadline" in gate and gate["phrase"] in run.said
     assert held(drill_lab) == before
     abandoned = drill_lab.drillbook("abandon", run.folder.name)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from fix_cells import begin, cells, closed, confirmed, dies, to_the_gate
 from fix_drills import DrillLab
 from fix_tiny import Tiny, steady
 from pydantic import Field
-from tiny_steps import APP, Drain, LookAround, MakeThing, RemoveThing, Replace, ScaleUp, ValueIsNew
+from tiny_steps import APP, Drain, LookAround, MakeThing, Replace, ScaleUp, ValueIsNew
 
 from drillbook import headless, restoring
 from drillbook import kube as k8s
@@ -28,7 +29,7 @@ from drillbook.errors import (
 from drillbook.evidence import Journal, record, verify
 from drillbook.kube.kinds import DEPLOYMENT
 from drillbook.model import Effect, Frozen
-from drillbook.run import Run, lease_name, open_run
+from drillbook.run import lease_name
 from drillbook.step import Context, Later, Plan, Step
 
 STEPS = ["LookAround", "MakeThing", "Drain", "Replace", "ScaleUp", "ValueIsNew", "RemoveThing"]
@@ -48,50 +49,6 @@ def site(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     tiny.prepare()
     yield str(tiny.profile("resumed"))
     tiny.clear()
-
-
-def begin(site: str, **given: Any) -> Run:
-    return open_run("change-tiny", site=site, **({"mode": "apply", "value": "new"} | given))
-
-
-def cells(run: Run, upto: str = "close") -> Run:
-    """The notebook's cells in their order, up to and with that step."""
-    seen = run.do(LookAround())
-    if upto == "LookAround":
-        return run
-    made = run.do(MakeThing(seen))
-    if upto == "MakeThing":
-        return run
-    drain, replace, scale = Drain(), Replace(seen, "new"), ScaleUp()
-    cut = run.plan("Replace the value", drain, replace, scale)
-    run.confirm(cut)
-    for step in (drain, replace, scale):
-        result = run.do(step)
-        replaced = result if step is replace else locals().get("replaced")
-        if upto == type(step).__name__:
-            return run
-    run.do(ValueIsNew(replaced, "new"))  # type: ignore[arg-type]
-    if upto == "ValueIsNew":
-        return run
-    run.do(RemoveThing(made))
-    if upto == "RemoveThing":
-        return run
-    run.close()
-    return run
-
-
-def confirmed(run: Run) -> str:
-    """Run to the gate, and the phrase that it asks for."""
-    with pytest.raises(ConfirmationRequired):
-        cells(run)
-    phrase: str = run.journal.events()[-1]["phrase"]
-    return phrase
-
-
-def dies(run: Run) -> None:
-    """Its process is gone without a word: nothing is given back, nothing is written."""
-    run.context.close()
-    run.lock.release()
 
 
 def test_every_step_can_be_the_last_before_a_kill(tiny: Tiny, site: str) -> None:
@@ -135,11 +92,6 @@ def test_a_gated_step_is_done_only_behind_its_gate(tiny: Tiny, site: str) -> Non
     assert headless.abandon(closed(run)).left == ()
 
 
-def closed(run: Run) -> Path:
-    dies(run)
-    return run.folder
-
-
 def test_in_plan_mode_the_gate_lets_everything_pass_and_nothing_happens(tiny: Tiny, site: str) -> None:
     run = cells(begin(site, mode="plan"))
     assert record(run.journal.events())["verdict"]["outcome"] == "planned"
@@ -163,15 +115,19 @@ def test_a_plan_that_changes_behind_the_gate_waits_again(tiny: Tiny, site: str) 
     headless.abandon(closed(run))
 
 
-def test_one_run_at_a_time_and_a_gate_gives_the_lease_back(tiny: Tiny, site: str) -> None:
+def test_one_run_at_a_time_and_a_gate_gives_the_lease_back(
+    tiny: Tiny, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = begin(site)
+    monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(run.folder.parents[2] / "of another machine"))
     with pytest.raises(RunInProgress, match=run.run_id):
         begin(site)
-    phrase = confirmed(run)
+    to_the_gate(run)
     dies(run)
     other = begin(site)
+    monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(run.folder.parents[1]))
     with pytest.raises(RunInProgress, match=other.run_id):
-        begin(site, resume=run.run_id, confirm=phrase)
+        begin(site, resume=run.run_id)
     assert [event["type"] for event in Journal(run.folder / "journal.jsonl").events()][-1] == "waiting"
     dies(other)
     other.release()

@@ -535,7 +535,7 @@ def test_f06_f07_f08_f09_after_a_comparison_that_failed_production_is_as_it_was(
         assert {check.verdict for check in after_the_cut} == {Verdict.NOT_APPLICABLE}
         loss = TenantLoss(database=TENANT, commits=168)
         run.context.recorder.fact("losses", [loss.model_dump(mode="json")])
-        told = closing.TellPeople(cluster, swap, restored.recovered, TENANT, "swap-database")._losses(run.context)  # type: ignore[arg-type]
+        told = closing.TellPeople(cluster, swap, restored.recovered, TENANT)._losses(run.context)  # type: ignore[arg-type]
         assert told == ["Nothing was cut: the database is in service as it was, with all 168 commits after the target."]
         run.release()
         undo(run.journal, run.journal.events()[0], Masker(), by="abandon", progress=lambda _: None)

@@ -29,11 +29,14 @@ def subject(ctx: Context) -> dict[str, Any]:
 
 
 def perhaps_die(name: str) -> None:
-    """Die as by kill -9, or wait to be killed, in the middle of a step that the environment names."""
+    """Die as by kill -9, or wait to be killed or let go on, in the middle of a step that the environment names."""
     if os.environ.get("TINY_DIE_IN") == name:
         os.kill(os.getpid(), signal.SIGKILL)
     if os.environ.get("TINY_SLEEP_IN") == name:
         time.sleep(600)
+    place, _, file = os.environ.get("TINY_HOLD_IN", "").partition(":")
+    while place == name and os.path.exists(file):
+        time.sleep(0.1)
 
 
 class Seen(Frozen):

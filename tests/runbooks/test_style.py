@@ -60,7 +60,7 @@ def parameters(runbook: NotebookNode) -> NotebookNode:
 
 def step_cells(runbook: NotebookNode) -> list[NotebookNode]:
     """The code cells between the one that opens the run and the one that closes it."""
-    return [cell for cell in code_cells(runbook)[2:-1] if "run.confirm" not in cell.source]
+    return [cell for cell in code_cells(runbook)[2:-1] if not re.search(r"run\.(confirm|choose_target)\(", cell.source)]
 
 
 def test_there_is_a_runbook() -> None:

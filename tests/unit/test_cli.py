@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drillbook import cli
+from drillbook import arguments, cli
 from drillbook.errors import ParameterError
 
 ROOT = Path(__file__).parents[2]
@@ -116,17 +116,17 @@ def test_doctor_names_a_faulty_profile_and_goes_no_further(tmp_path: Path, capsy
     ],
 )
 def test_parameters_are_written_as_papermill_writes_them(given: list[str], read: list[str]) -> None:
-    assert cli._pairs_joined(given) == read
+    assert arguments.pairs_joined(given) == read
 
 
 def test_parameters_are_typed_where_no_meaning_is_lost() -> None:
     given = ["a=1", "b=true", "c=16.10", "d=007", "e=x", "f=", "g=False"]
-    assert cli._parameters(given) == {"a": 1, "b": True, "c": "16.10", "d": "007", "e": "x", "f": "", "g": False}
+    assert arguments.parameters(given) == {"a": 1, "b": True, "c": "16.10", "d": "007", "e": "x", "f": "", "g": False}
 
 
 def test_every_fault_in_the_parameters_is_told() -> None:
     with pytest.raises(ParameterError) as caught:
-        cli._parameters(["a", "b=1", "b=2", "mode=apply"])
+        arguments.parameters(["a", "b=1", "b=2", "mode=apply"])
     assert len(caught.value.faults) == 3
 
 
@@ -140,3 +140,27 @@ def test_the_lab_is_another_program_and_its_status_is_handed_on() -> None:
     ours = subprocess.run([sys.executable, "-m", "drillbook", "lab", "no-such-verb"], capture_output=True, text=True)
     its = subprocess.run([sys.executable, "-m", "drillbook_lab", "no-such-verb"], capture_output=True, text=True)
     assert ours.returncode == its.returncode != 0
+
+
+@pytest.mark.parametrize("given", ["recover-point-in-time", "recover-point-in-time.ipynb", "runbooks/recover-point-in-time.ipynb"])
+def test_users_b_open_copies_a_runbook_so_that_the_tracked_one_stays_clean(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    tracked = ROOT / "runbooks" / "recover-point-in-time.ipynb"
+    before = tracked.read_bytes()
+    monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(tmp_path / "with a blank"))
+    monkeypatch.chdir(ROOT)
+    assert cli.status(["open", given]) == 0
+    (copy,) = (tmp_path / "with a blank" / "open").glob("recover-point-in-time-*.ipynb")
+    assert copy.read_bytes() == before == tracked.read_bytes()
+    path, line = capsys.readouterr().out.splitlines()
+    assert path == str(copy) and line.startswith("jupyter lab ") and line.endswith(f"'{copy}'")
+    assert cli.status(["list"]) == 0 and "no run yet" in capsys.readouterr().out
+    assert cli.status(["verify"]) == 0
+
+
+def test_users_b_open_names_a_runbook_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(tmp_path / "outputs"))
+    assert cli.status(["open", "recover-pint"]) == 4
+    assert "there is no runbook recover-pint" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()

@@ -13,7 +13,7 @@ GIVEN = {"database": "synergyflow", "target_time": "2026-11-28T09:00:00Z", "targ
 
 
 def section(run: str = "r1", **changes: str) -> Section:
-    return Section("Stop the bleeding", "postgres", (), subject(run, GIVEN | changes))
+    return Section("Block writes", "postgres", (), subject(run, GIVEN | changes))
 
 
 @pytest.mark.parametrize("changes", [
@@ -26,7 +26,7 @@ def test_f11_equal_measures_for_another_target_tenant_or_run_have_another_phrase
 
 
 def test_f11_a_section_that_has_begun_keeps_the_digest_that_was_confirmed() -> None:
-    begun = Section("Stop the bleeding", "postgres", (), subject("r1", GIVEN), begun="0123456789abcdef")
+    begun = Section("Block writes", "postgres", (), subject("r1", GIVEN), begun="0123456789abcdef")
     assert (begun.digest, begun.phrase) == ("0123456789abcdef", "postgres 01234567")
 
 

@@ -57,6 +57,15 @@ def page_of(events: list[dict[str, Any]]) -> Tags:
 ENDS = {"verified": verified, "failed": failed, "unproven": unproven, "planned": planned}
 
 
+def test_users_b_nothing_is_called_verified_while_it_is_unsealed() -> None:
+    found = record(verified())
+    line = "drillbook finish 20261101T101500Z-1a2b3c --notebook runbooks/x.ipynb"
+    for kind, text in cards.verdict_card(found, seal_with=line).items():
+        assert "VERIFIED" not in text and line in text and "unsealed" in text.lower(), kind
+    assert "VERIFIED" in cards.verdict_card(found)["text/plain"]
+    assert "UNPROVEN" in cards.verdict_card(record(unproven()), seal_with=line)["text/plain"], "bad news does not wait"
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_a_report_is_whole_and_loads_nothing(end: str) -> None:
     page = page_of(ENDS[end]())

@@ -87,7 +87,7 @@ def waiting(events: Sequence[Event]) -> Event | None:
     for event in events:
         if event["type"] == "waiting":
             found = event
-        elif event["type"] in ("confirmed", "step_started", "abandoned", "retargeted"):
+        elif event["type"] in ("confirmed", "step_started", "abandoned", "superseded", "retargeted"):
             found = None
     return found
 
@@ -158,10 +158,23 @@ def deadline(events: Sequence[Event]) -> datetime | None:
 
 
 def point_of_no_return(events: Sequence[Event]) -> str:
-    """The title of the step that began behind which nothing is undone by itself; "" if none has, or the run has ended."""
-    begun = [event for event in events if event["type"] == "step_started" and event.get("point_of_no_return")]
-    ended = any(event["type"] == "closed" for event in events)
-    return "" if ended or not begun else str(begun[0]["title"])
+    """The title of the step that began behind which nothing is undone by itself; "" if none has, or the run has ended.
+
+    One that failed and is known to have changed nothing doesn't count.
+    """
+    begun: dict[tuple[int, int], str] = {}
+    attempts = 0
+    for event in events:
+        key = (attempts, event.get("n", 0))
+        if event["type"] == "resumed":
+            attempts += 1
+        elif event["type"] == "step_started" and event.get("point_of_no_return"):
+            begun[key] = str(event["title"])
+        elif event["type"] == "step_finished" and (event.get("error") or {}).get("changed") == "nothing":
+            begun.pop(key, None)
+        elif event["type"] == "closed":
+            return ""
+    return next(iter(begun.values()), "")
 
 
 def resumable(events: Sequence[Event]) -> bool:

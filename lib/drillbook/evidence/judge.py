@@ -4,8 +4,8 @@ Of a step that a later attempt did again only the last attempt counts. The verdi
 
 1. every required check, where a required rung that was never seen is UNPROVEN;
 2. every step that failed (its error's verdict) or was started and not seen to finish (UNPROVEN);
-3. every obligation that is not proven settled (UNPROVEN), an attempt that did not complete or a run that was abandoned
-   (UNPROVEN);
+3. every obligation that is not proven settled (UNPROVEN), an attempt that did not complete, a run that was abandoned
+   or superseded (UNPROVEN);
 4. the objectives, where the profile enforces them: missed is FAILED, not measured is UNPROVEN.
 
 A run that asserts nothing is UNPROVEN. A plan, a run that was refused before anything changed, and a run that waits for
@@ -154,7 +154,12 @@ def _judge_plan(events: Sequence[Event]) -> Judgement:
         error = broken[0].get("error") or {}
         return Judgement(None, "refused", f"The plan stops at step {broken[0]['n']}: {_first_line(error)}")
     planned = sum(event["status"] == "planned" for event in finished)
-    return Judgement(None, "planned", f"{len(finished)} steps, {planned} of them planned only; nothing was changed")
+    over = "".join(f"; {_superseded(event)}" for event in of_type(events, "superseded")[-1:])
+    return Judgement(None, "planned", f"{len(finished)} steps, {planned} of them planned only; nothing was changed{over}")
+
+
+def _superseded(event: Event) -> str:
+    return f"superseded by run {event['by']}, which was opened in its place"
 
 
 def _changed_anything(events: Sequence[Event]) -> bool:
@@ -217,6 +222,8 @@ def _causes_of_ends(events: Sequence[Event]) -> Iterator[Cause]:
     if how in ("kernel died", "timeout", "interrupted") or (how == "error" and not told):
         detail = f": {attempts[-1]['error']}" if attempts[-1].get("error") else ""
         yield Cause(Verdict.UNPROVEN, f"the notebook did not complete ({how}{detail})", 3)
+    for event in of_type(events, "superseded")[-1:]:
+        yield Cause(Verdict.UNPROVEN, f"{_superseded(event)}: nothing was changed", -1)
     for event in of_type(events, "abandoned")[-1:]:
         yield Cause(Verdict.UNPROVEN, f"the run was abandoned by {event['actor'].get('username') or 'somebody'}", 1)
     if of_type(events, "closed") and of_type(events, "closed")[-1].get("by") == "cleanup":

@@ -1,7 +1,7 @@
 """Headless runs: a notebook executed by papermill, and any run closed, resumed or abandoned whatever became of its kernel."""
 
 from drillbook.headless.housekeeping import RunSummary, cleanup, runs
-from drillbook.headless.resuming import Abandoned, abandon, approve, resume
+from drillbook.headless.resuming import Abandoned, abandon, approve, resume, waits_at
 from drillbook.headless.runner import execute
 from drillbook.headless.settling import RunOutcome, finish
 from drillbook.headless.undoing import WayBack, drop_kept, way_back
@@ -19,5 +19,6 @@ __all__ = [
     "finish",
     "resume",
     "runs",
+    "waits_at",
     "way_back",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from drillbook.evidence.judge import of_type, unsettled
 from drillbook.headless.runner import partial_notebook, run_attempt
 from drillbook.headless.settling import Progress, RunOutcome, events_of, notebook_name, opening_of, settle
 from drillbook.run import approving, places, require_ended, validate
-from drillbook.run.alive import alive
 from drillbook.run.past import Past
 from drillbook.run.retargeting import retarget
 from drillbook.site import Site, load_site
@@ -88,6 +88,15 @@ def _keep_partial(folder: Path, events: list[dict[str, Any]]) -> None:
         Journal(folder / "journal.jsonl").note("attempt", n=number, **told)
 
 
+def waits_at(folder: Path) -> Mapping[str, Any]:
+    """The gate at which the run stands, as it was journalled; ParameterError if it doesn't wait."""
+    gate = gates.waiting(events_of(folder))
+    if gate is None:
+        fault = "the run does not wait for a confirmation"
+        raise ParameterError([fault], where=f"approval of run {folder.name}", todo="`drillbook list` shows what waits.")
+    return gate
+
+
 def approve(folder: Path, phrase: str, *, kubeconfig: str = "", context: str = "") -> dict[str, Any]:
     """Approve the plan at which a run waits, with the approver's own credentials; the approval as it was noted.
 
@@ -111,17 +120,21 @@ def approve(folder: Path, phrase: str, *, kubeconfig: str = "", context: str = "
             kube.close()
 
 
-def abandon(folder: Path, *, as_it_stands: bool = False, progress: Progress = lambda _: None) -> Abandoned:
+def abandon(
+    folder: Path, *, notebook: Path | None = None, as_it_stands: bool = False, progress: Progress = lambda _: None
+) -> Abandoned:
     """End a run that waits or stopped: undo what can be undone, the newest first, say what can't be, and seal it.
 
-    Behind its point of no return nothing is undone: clients may have written to the new place. There a run is ended
-    only ``as_it_stands``. Raises NotResumable, with nothing touched.
+    ``notebook`` is the saved notebook of a run that somebody stepped through; if none is given, the one that it was opened
+    in is kept, provided that it shows this run. Behind the run's point of no return nothing is undone: clients may have
+    written to the new place. There it is ended only ``as_it_stands``. Raises NotResumable, with nothing touched.
     """
+    if notebook is not None and not notebook.is_file():
+        raise ParameterError([f"there is no notebook {notebook}"], where="abandon", todo="Nothing was changed.")
     past = Past(folder)
     if of_type(past.events, "closed"):
         past.refuse("it has ended", f"`drillbook verify {past.run_id}` checks its evidence.", verb="abandoned")
-    if alive(folder):
-        past.refuse("its kernel still runs", "Shut that kernel down.", verb="abandoned")
+    past.require_not_alive("abandoned")
     if (passed := gates.point_of_no_return(past.events)) and not as_it_stands:
         past.refuse(
             f"{passed!r} has begun: clients may have written to the new place since, which no clean-up may undo",
@@ -131,6 +144,8 @@ def abandon(folder: Path, *, as_it_stands: bool = False, progress: Progress = la
         )
     site = load_site(past.opened["parameters"]["site"])
     actor = _abandoner(site, past)
+    if saved := notebook or _stepped_through(past.events):
+        shutil.copyfile(saved, folder / notebook_name(past.events))
     _keep_partial(folder, past.events)
     journal = Journal(folder / "journal.jsonl", Masker())
     promised = [event["id"] for event in unsettled(past.events)]
@@ -157,6 +172,19 @@ def _abandoner(site: Site, past: Past) -> dict[str, Any]:
         raise
     except RunbookError:
         return approving.who(None)
+
+
+def _stepped_through(events: Sequence[Mapping[str, Any]]) -> Path | None:
+    """The saved notebook in which the last attempt was made, if it is there and its outputs name the run."""
+    made_in = [event for event in events if event["type"] in ("opened", "resumed")][-1].get("notebook")
+    path = Path(str(made_in or ""))
+    if not made_in or not path.is_file():
+        return None
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return path if any(str(events[0]["run_id"]) in json.dumps(cell.get("outputs", [])) for cell in cells) else None
 
 
 def _lost(plan: dict[str, Any] | None) -> str:

@@ -25,6 +25,7 @@ from drillbook.errors import ParameterError
 from drillbook.evidence import Journal
 from drillbook.headless.page import prepare
 from drillbook.headless.settling import BUG, Progress, RunOutcome, end_attempt, events_of, notebook_name, refusal
+from drillbook.model import show_seconds
 from drillbook.run import NOBODY_THERE, places, validate
 from drillbook.run.alive import alive
 from drillbook.site import Site
@@ -148,7 +149,7 @@ def _papermill(
                 seen = _tell(folder, seen, progress)
                 if time.monotonic() > deadline:
                     _kill(child, folder)
-                    return "timeout", f"the run took longer than limits.total ({site.limits.total})"
+                    return "timeout", f"the run took longer than limits.total ({show_seconds(site.limits.total.total_seconds())})"
                 time.sleep(0.1)
         except KeyboardInterrupt:
             _kill(child, folder)

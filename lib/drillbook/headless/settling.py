@@ -24,6 +24,7 @@ from drillbook.model import Verdict
 from drillbook.report import render
 from drillbook.run import LEASE_SECONDS, lease_name, require_ended
 from drillbook.run.alive import alive
+from drillbook.run.holding import note_waiting
 from drillbook.site import Site, load_site
 
 Progress = Callable[[dict[str, Any]], None]
@@ -203,6 +204,7 @@ def undo(journal: Journal, opened: dict[str, Any], masker: Masker, *, by: str, p
             if not only:
                 _remove_copy(kube, site, journal, run_id, by, progress)
             _release(kube, site, run_id)
+            note_waiting(kube, site, run_id, "")
     except RunbookError as error:
         trouble = ["; ".join(error.lines())]
     if trouble:
@@ -315,6 +317,9 @@ def finish(folder: Path, notebook: Path) -> RunOutcome:
         raise ParameterError([f"there is no notebook {notebook}"], where="finish")
     opening_of(folder)
     events = events_of(folder)
+    for event in [event for event in events if event["type"] == "superseded"]:
+        fault = f"run {folder.name} was superseded by run {event['by']} and is sealed already"
+        raise ParameterError([fault], where="finish", todo=f"Finish run {event['by']}.")
     if notebook.resolve() != (folder / notebook_name(events)).resolve():
         shutil.copyfile(notebook, folder / notebook_name(events))
     closed = any(event["type"] == "closed" for event in events)

@@ -234,8 +234,8 @@ def _tars(store: ObjectStore, found: Catalogue, read_through: int, read: list[st
         through = sum(check.state is TarState.WHOLE for check in checks)
         unread = sum(check.state is TarState.UNREAD for check in checks)
         read.append(
-            f"base backup {entry.backup_id}: {through} of {len(checks)} tars read through, "
-            + (f"of {unread} nothing is known" if unread else "of the others the last bytes")
+            f"base backup {entry.backup_id}: tars read to the end: {through} of {len(checks)}; "
+            + (f"not read: {unread}" if unread else "others: last bytes only")
         )
     return findings
 

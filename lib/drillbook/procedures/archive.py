@@ -21,6 +21,7 @@ from drillbook.model import (
     Verdict,
     parse_instant,
     show_instant,
+    show_seconds,
 )
 from drillbook.procedures.candidates import Candidates, candidates, candidates_of, holdings
 from drillbook.procedures.readiness import SourceCluster
@@ -81,8 +82,8 @@ def _backup_age(ctx: Context, found: Candidates, required: bool) -> Check:
         proves="the schedule still makes base backups",
         verdict=Verdict.VERIFIED if age <= limit else Verdict.FAILED,
         required=required,
-        expected=f"the newest is at most {limit / 3600:g} h old",
-        observed=f"{age / 3600:.2f} h ({newest.backup_id})",
+        expected=f"the newest is at most {show_seconds(limit)} old",
+        observed=f"{show_seconds(age)} ({newest.backup_id})",
         details=tuple(
             [("candidates", str(len(found.usable)))]
             + [(f"not used: {backup_id}", reason) for backup_id, reason in list(found.refused.items())[:8]]

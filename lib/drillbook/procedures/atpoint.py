@@ -79,7 +79,7 @@ class BothSides(Rung):
         return [
             self.result(
                 Verdict.VERIFIED if holds else Verdict.FAILED,
-                expected="the last commit before the target there, the first after it not",
+                expected="last commit before the target present, first one after it absent",
                 observed=", ".join(words),
                 details=tuple((what, show_instant(commit.committed_at)) for what, commit in (("last before", last), ("first after", first)) if commit),
             )

@@ -318,28 +318,6 @@ class ArchiveNow(ArchiveTheEnd):
 
 
 @dataclass(frozen=True)
-class Measures:
-    """What stops the bleeding, as one section; ``title`` is what is confirmed."""
-
-    hold: HoldBackups
-    block: BlockWrites
-    title: str = "Stop the bleeding"
-
-    @property
-    def steps(self) -> tuple[Step[Any], ...]:
-        """What the gate covers."""
-        return self.hold, self.block
-
-    def _ipython_display_(self) -> None:
-        """Nothing: the section's card shows its plan."""
-
-
-def measures(cluster: SourceCluster, backup: BaseBackup, database: str) -> Measures:
-    """The measures; the same objects are planned, confirmed and done."""
-    return Measures(HoldBackups(cluster, backup), BlockWrites(cluster, database))
-
-
-@dataclass(frozen=True)
 class PutBackAndRemove(RemoveRecoveryCluster):
     """Put back what stopped the bleeding, remove the copy, and prove it gone with its volume.
 
@@ -367,4 +345,4 @@ class PutBackAndRemove(RemoveRecoveryCluster):
         return found.model_copy(update={"removed": (*done, *found.removed)})
 
 
-__all__ = ["ArchiveNow", "BlockWrites", "Blocked", "CheckRecoveryReadiness", "Held", "HoldBackups", "Measures", "PutBackAndRemove", "measures", "writes_promise"]
+__all__ = ["ArchiveNow", "BlockWrites", "Blocked", "CheckRecoveryReadiness", "Held", "HoldBackups", "PutBackAndRemove", "writes_promise"]

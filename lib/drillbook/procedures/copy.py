@@ -12,7 +12,7 @@ from drillbook import cleanup, manifests
 from drillbook import kube as k8s
 from drillbook.errors import Changed, RecoveryFailed, StillRunning, VerificationError
 from drillbook.manifests import Copy
-from drillbook.model import BaseBackup, ClusterRef, Effect, Frozen, Instant, show_instant
+from drillbook.model import BaseBackup, ClusterRef, Effect, Frozen, Instant, show_instant, show_seconds
 from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.archiveend import ArchiveEnd
 from drillbook.procedures.boundary import ProvenTarget
@@ -83,7 +83,7 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
 
     def plan(self, ctx: Context) -> Plan:
         copy = Copy.named(ctx.site, ctx.run_id, datetime.now(UTC))
-        notes = [f"in namespace {ctx.site.drill_namespace}; expires after {ctx.site.limits.copy_expires}"]
+        notes = [f"in namespace {ctx.site.drill_namespace}; expires after {show_seconds(ctx.site.limits.copy_expires.total_seconds())}"]
         if self.unknown is not None:
             return Plan(summary=f"Cluster {copy.ref.name} (its target is {self.unknown})", notes=tuple(notes))
         ways = ways_out(ctx.kube, ctx.site, ctx.archive)
@@ -185,7 +185,7 @@ class WaitForRecovery(Step[Recovered]):
     copy: RecoveryCopy
 
     def plan(self, ctx: Context) -> Plan:
-        return Plan(summary=f"Wait at most {ctx.site.limits.recovery} for the copy; keep the job's log")
+        return Plan(summary=f"Wait at most {show_seconds(ctx.site.limits.recovery.total_seconds())} for the copy; keep the job's log")
 
     def do(self, ctx: Context) -> Recovered:
         job = f"{self.copy.ref.name}-1-full-recovery"

@@ -95,7 +95,7 @@ def to_tell(site: Site, found: Iterable[TenantLoss]) -> list[TenantLoss]:
 
 @dataclass(frozen=True)
 class ShowLosses(Rung):
-    """What each tenant would lose if this copy took the place of the whole cluster, or of the database ``only`` that goes back.
+    """What each tenant would lose if this copy took the place of the whole cluster, or of the one database that goes back.
 
     Its newest commit in production beside its newest in the copy, by the archived WAL. Recovering one database alone
     loses nothing of the others.

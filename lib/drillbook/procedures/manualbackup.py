@@ -188,7 +188,7 @@ class FinishedBackup(Frozen):
 class WaitForBackup(Step[FinishedBackup]):
     """Wait for the backup, and show how far it is.
 
-    A plugin backup stays ``started`` until the end; what is in the bucket shows whether it moves. A failed one ends
+    A plugin backup stays in the phase started until the end; what is in the bucket shows whether it moves. A failed one ends
     the wait at once, with the tool's own message.
     """
 
@@ -196,7 +196,7 @@ class WaitForBackup(Step[FinishedBackup]):
     requested: RequestedBackup
 
     def plan(self, ctx: Context) -> Plan:
-        return Plan(summary=f"Wait at most {ctx.site.limits.recovery} for the backup")
+        return Plan(summary=f"Wait at most {show_seconds(ctx.site.limits.recovery.total_seconds())} for the backup")
 
     def do(self, ctx: Context) -> FinishedBackup:
         begun = time.monotonic()

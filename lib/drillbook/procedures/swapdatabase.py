@@ -168,7 +168,8 @@ def _let_in_again(ctx: Context, fits: AppFits, error: RunbookError, opening: Obl
     """
     try:
         restoring.restore(ctx, opening)
-        error.changed = Changed.DONE if new not in _there(ctx, fits) else Changed.NOTHING
+        happened = new not in _there(ctx, fits)
+        error.changed, error.rolled_back = (Changed.DONE, False) if happened else (Changed.NOTHING, True)
     except RunbookError as second:
         error.changed = Changed.UNKNOWN
         error.todo = f"{error.todo} Both databases may be closed ({second.what}): `drillbook resume` or `abandon` opens them."

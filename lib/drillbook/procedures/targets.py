@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from drillbook import objectstore
 from drillbook.errors import BaseBackupMissing, TargetOutsideWindow
-from drillbook.model import RecoveryTarget
+from drillbook.model import Check, RecoveryTarget, Verdict
 from drillbook.objectstore import ResolvedTarget
 from drillbook.procedures.candidates import candidates_of, holdings
+from drillbook.procedures.damage import Candidate, Candidates
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.step import Context, Step
 
@@ -24,9 +25,29 @@ class ResolveTarget(Step[ResolvedTarget]):
     """
 
     cluster: SourceCluster
+    damage: Candidates | None = None  # what was found before: whether this target leaves it out is said
 
     def do(self, ctx: Context) -> ResolvedTarget:
-        return resolve_target(ctx, self.cluster)
+        found = resolve_target(ctx, self.cluster)
+        if self.damage is not None and self.damage.found and self.damage.found[0].weight:
+            ctx.recorder.check(damage_left_out(self.damage.found[0], found))
+        return found
+
+
+def damage_left_out(worst: Candidate, target: ResolvedTarget) -> Check:
+    """Whether the heaviest transaction that was found is left out at this target: a warning if it is recovered too."""
+    first = target.first_after
+    out = first is not None and worst.lsn >= first.lsn
+    what = f"XID {worst.xid} ({worst.database}: {worst.what})"
+    return Check(
+        name="damage left out",
+        proves="the target does not bring the damage back",
+        verdict=Verdict.VERIFIED if out else Verdict.FAILED,
+        required=False,
+        expected=f"{what} is not recovered",
+        observed="it is left out" if out else f"WARNING: this target brings {what} back",
+        reason="" if out else "if that is the damage, choose a target before it",
+    )
 
 
 def resolve_target(ctx: Context, cluster: SourceCluster) -> ResolvedTarget:

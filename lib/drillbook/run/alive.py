@@ -31,6 +31,11 @@ class RunLock:
             ) from error
         self._fd = fd
 
+    @property
+    def held(self) -> bool:
+        """Whether this object holds it."""
+        return self._fd is not None
+
     def release(self) -> None:
         """Release and remove the lock; safe to call twice."""
         if self._fd is not None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from drillbook import cards, picture
 from drillbook.errors import RunbookError
-from drillbook.model import Check, Frozen, show_instant
+from drillbook.model import Check, Frozen, show_instant, show_seconds
 from drillbook.run.gate import plan_json
 from drillbook.step import Checks, Later, Plan, Step
 
@@ -77,6 +77,8 @@ def _rows(result: Any) -> list[tuple[str, str]]:
             continue
         if isinstance(value, datetime):
             value = show_instant(value)
+        elif isinstance(value, timedelta):
+            value = show_seconds(value.total_seconds())
         elif isinstance(value, float):
             value = f"{value:.1f}"
         if value not in ("", None):

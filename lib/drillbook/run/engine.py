@@ -2,82 +2,36 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from drillbook import cards
-from drillbook.errors import Changed, NotVerified, ParameterError, RunbookError
-from drillbook.evidence import Ledger, Masker, gates, judge, record
+from drillbook.errors import Changed, NotVerified, RunbookError
+from drillbook.evidence import judge, record
+from drillbook.evidence.judge import unsettled
 from drillbook.model import Effect, Verdict
-from drillbook.run import places, results
-from drillbook.run.alive import RunLock
+from drillbook.run import results
+from drillbook.run.again import Done
 from drillbook.run.approving import who
 from drillbook.run.drawing import draw_step, error_json, short
 from drillbook.run.gate import Section, plan_json
 from drillbook.run.gatekeeping import Gatekeeper
-from drillbook.run.holding import Hold
-from drillbook.run.kinds import kind_of
-from drillbook.run.midway import Midway
-from drillbook.run.observing import Observations
-from drillbook.run.opening import notebook_sha256, opening, package_sha256, public_names, validate, waivers
+from drillbook.run.handle import Handle
+from drillbook.run.opening import seal_line
 from drillbook.run.parameters import require_as_opened
 from drillbook.run.past import Past, PastStep
 from drillbook.run.replay import Replay
-from drillbook.run.show import Display, mask_outputs
+from drillbook.run.retargeting import chosen
+from drillbook.run.show import Display
 from drillbook.site import Site
-from drillbook.step import Checks, Context, Later, Plan, Rung, Rungs, Step
+from drillbook.step import Checks, Later, Plan, Rung, Rungs, Step
 
 T = TypeVar("T")
 
 
-def open_run(
-    runbook: str,
-    *,
-    site: str = "",
-    mode: str = "plan",
-    note: str = "",
-    run: str = "",
-    resume: str = "",
-    confirm: str = "",
-    **parameters: str | int | bool,
-) -> Run:
-    """Open a run: check the parameters, make its folder, journal who and what, take the Lease.
-
-    A plan takes none, and neither does a runbook that only reads.
-
-    ``site`` is a profile's path or name (empty: ``$DRILLBOOK_SITE``, else ``lab``); ``parameters`` are the runbook's
-    own. ``resume`` (or ``run``, as a notebook's parameter is called) goes on with that run instead: what it has seen
-    comes from its journal, and ``confirm`` is the phrase of the gate at which it waits. Raises ParameterError with
-    every fault, EvidenceUnwritable before anything is touched, RunInProgress if another run holds the cluster,
-    NotResumable if that run can't go on as it was begun.
-    """
-    earlier = resume or run or os.environ.pop("DRILLBOOK_RESUME", "")
-    phrase = " ".join((confirm or os.environ.pop("DRILLBOOK_CONFIRM", "")).split())
-    if phrase and not earlier:
-        fault = "confirm: a phrase confirms the plan of one run; give that run's id too"
-        raise ParameterError([fault], where="parameters and profile")
-    profile = validate(site=site, mode=mode, parameters=parameters)
-    given = {"site": site, "mode": mode} | parameters
-    if earlier:
-        past = Past(places.find_run(earlier))
-        past.require_resumable()
-        digest = notebook_sha256(str(past.opened["runbook"]))
-        past.require_same(profile=profile, notebook_sha256=digest, given=given, runbook=runbook)
-        opened = Run(past.folder, runbook, past.run_id, profile, given=given, note=note, past=past, phrase=phrase)
-        opened.go_on()
-        return opened
-    run_id = os.environ.pop("DRILLBOOK_RUN_ID", "") or places.new_run_id()
-    folder = places.make_run_dir(runbook, run_id)
-    opened = Run(folder, runbook, run_id, profile, given=given, note=note)
-    opened.start()
-    return opened
-
-
-class Run:
+class Run(Handle):
     """An open run. A notebook calls :meth:`do` once a cell and :meth:`close` in the last."""
 
     def __init__(
@@ -92,32 +46,7 @@ class Run:
         past: Past | None = None,
         phrase: str = "",
     ) -> None:
-        self.folder, self.runbook, self.run_id, self.site = folder, runbook, run_id, site
-        self.mode, self._given = given["mode"], given
-        self.masker = Masker(keep=public_names(site))
-        self.lock = RunLock(folder)
-        self.told = Observations(folder, self.masker)
-        self.told.waived = waivers(site, runbook)
-        self.journal = self.told.journal
-        self.context = Context(
-            site=site,
-            run_id=run_id,
-            mode=self.mode,
-            recorder=self.told,
-            mask=self.masker.learn,
-            parameters={name: value for name, value in given.items() if name not in ("site", "mode")},
-            # Drawn for this run and kept in memory only: a digest of a small number can't be guessed from the record.
-            digest_key=secrets.token_bytes(32),
-            outputs=folder.parent.parent,
-            hold=lambda: self._hold.require(),
-        )
-        self._note = note
-        self._n = 0
-        self._hold = Hold(self.context)
-        self._closed = False
-        self._refused = ""  # the step at which the run was refused: it is over, and its cells do nothing more
-        self._replay = Replay(past, self.context, self.told) if past is not None else None
-        self._midway = Midway(self.journal, past.events if past is not None else ())
+        super().__init__(folder, runbook, run_id, site, given=given, note=note, past=past)
         self._gates = Gatekeeper(
             self.context,
             self.told,
@@ -128,53 +57,25 @@ class Run:
             give_back=self._hold.give_back,
         )
 
-    # -- opening -------------------------------------------------------------------------------
+    # -- the target --------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Journal the opening, enter it in the ledger, take the Lease, and show the run's card."""
-        mask_outputs(self.masker.mask)
-        actor: dict[str, Any] = {"username": os.environ.get("USER", ""), "strength": "declared"}
-        trouble: RunbookError | None = None
-        try:
-            actor = self.context.kube.whoami().model_dump(mode="json")
-        except RunbookError as error:
-            trouble = error
-        data = opening(
-            self.site, run_id=self.run_id, runbook=self.runbook, given=self._given, note=self._note, actor=actor
-        )
-        if self.mode == "apply":
-            data["previous"] = self.ledger.open(self.run_id, self.runbook)["previous"]
-        self.journal.append("opened", **data)
-        if trouble is not None:
-            self._fail_open(trouble)
-        try:
-            if kind_of(self.runbook).alone:
-                self._hold.take()
-        except RunbookError as error:
-            self._fail_open(error)
-        self._show(cards.run_card(self.journal.events()[0]))
+    def choose_target(self, **wanted: str) -> None:
+        """Go for this target from here on: one of target_time, target_xid, target_lsn, target_name; none: as opened.
 
-    def go_on(self) -> None:
-        """Take the Lease again and journal who resumes; what earlier attempts did comes from the journal."""
-        mask_outputs(self.masker.mask)
-        try:
-            self._hold.take_over(self.journal.events())
-            actor = who(self.context.kube)
-        except RunbookError:
-            self.release()
-            raise
-        self.journal.append("resumed", attempt=gates.attempt(self.journal.events()) + 1, actor=actor, note=self._note, package_sha256=package_sha256())
-        self._show(cards.run_card(self.journal.events()[0]))
-
-    def _fail_open(self, error: RunbookError) -> NoReturn:
-        status = "refused" if error.verdict is None else "failed"
-        self.journal.append("step_finished", n=0, status=status, seconds=0.0, result=None, error=error_json(error))
-        self.release()
-        raise error
-
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger.of(self.folder.parent.parent, self.site.name)
+        It belongs to the run like the parameters that it was opened with: journalled with who chose it, and confirmed at the
+        gates. Raises ParameterError with every fault, and once a gate was passed.
+        """
+        given = {name: value for name, value in wanted.items() if value}
+        with self._acting:
+            self._require_open()
+            known = self.context.parameters
+            if all(known.get(name) == value for name, value in given.items()):
+                return
+            entry = chosen(self.runbook, self.journal.events(), given, known, self._n + 1)
+            self.journal.append("retargeted", actor=who(self.context.kube), **entry)
+            self.context.parameters = {**known, **entry["parameters"]}
+            self._n = entry["n"] - 1
+            self._repeats.forget(entry["n"])
 
     # -- a destructive section -------------------------------------------------------------------
 
@@ -183,12 +84,13 @@ class Run:
 
         Changes nothing. The steps are then done one a cell, after :meth:`confirm`, as these very objects.
         """
-        self._require_open()
-        for step in steps:
-            self._require_same(step)
-        section = self._gates.plan(title, steps)
-        self._gates.show(section)
-        return section
+        with self._acting:
+            self._require_open()
+            for step in steps:
+                self._require_same(step)
+            section = self._gates.plan(title, steps)
+            self._gates.show(section)
+            return section
 
     def confirm(self, section: Section) -> None:
         """The gate: passes once people have confirmed exactly this plan, made again now; in plan mode at once.
@@ -197,13 +99,9 @@ class Run:
         phrase and the ways to give it. Where an earlier step failed, or a required check is not VERIFIED, nobody is
         asked and the section's steps are not run.
         """
-        self._require_open()
-        self._gates.confirm(section)
-
-    def _require_open(self) -> None:
-        if self._closed or self._refused:
-            why = f"was refused at {self._refused}" if self._refused else "is closed"
-            raise ParameterError([f"run {self.run_id} {why}"], where="run", todo="Open a new run: run the cell that opens it again.")
+        with self._acting:
+            self._require_open()
+            self._gates.confirm(section)
 
     def _require_same(self, step: Step[Any]) -> None:
         require_as_opened(self.run_id, self.context.parameters, step)
@@ -222,10 +120,23 @@ class Run:
         A step that fails is journalled and shown; its result is then a :class:`Later`, and what needs it is not run,
         so that later checks still run and what was made is still removed. A refusal (nothing was touched) is raised.
         In a resumed run a step that is complete is not done again: its result comes from the journal. Raises
-        NotConfirmed for a step of a destructive section that was not confirmed.
+        NotConfirmed for a step of a destructive section that was not confirmed. A cell that is run again in the same kernel
+        gets the recorded result of a step that is done; in plan mode, where nothing is measured, it is planned again.
         """
-        self._require_open()
-        self._require_same(step)
+        with self._acting:
+            done = self._repeats.find(step) if self.mode == "apply" and not self._left else None
+            if done is None:
+                self._require_open()
+            self._require_same(step)
+            return self._do(step) if done is None else cast(T, self._shown_again(done))
+
+    def _shown_again(self, done: Done) -> Any:
+        self.told.begin(done.n, done.step.title, Display(self.masker.mask))
+        self.told.step_checks = list(done.checks)
+        self._draw(done.step, "done", result=done.result, plan=done.plan, seconds=done.seconds, reason=done.says)
+        return done.result
+
+    def _do(self, step: Step[T]) -> T:
         n = self._n + 1
         past = self._replay.step(n, step) if self._replay is not None else None
         if past is not None and past.complete and self._replay is not None:
@@ -275,7 +186,9 @@ class Run:
         self._n = past.n
         self.told.begin(past.n, step.title, Display(self.masker.mask))
         self.told.remember(replay.past, past)
-        self._draw(step, "done", result=result, reason=f"from the journal, as it was seen at {past.seen_at}")
+        seen_at = datetime.fromisoformat(past.seen_at)
+        self._repeats.note(step, past.n, result, past.checks, at=seen_at)
+        self._draw(step, "done", result=result, reason=f"from the journal, as it was seen at {seen_at:%H:%M:%S} UTC on {seen_at:%Y-%m-%d}")
         return result
 
     def _plan(self, step: Step[Any], unknown: Later | None) -> Plan:
@@ -306,7 +219,7 @@ class Run:
             result = step.do(self.context)
             step.verify(self.context, result)
         except RunbookError as error:
-            if error.changed is Changed.NOTHING:
+            if error.changed is Changed.NOTHING and not error.rolled_back:
                 error.changed = changed
             return self._failed(step, error, _seconds_since(started))
         except BaseException as error:  # a bug of ours, or Ctrl-C: on disk before it goes up
@@ -317,6 +230,7 @@ class Run:
                 self.told.check(check)
         seconds = _seconds_since(started)
         self._finish("done", seconds, results.dump(step, result), None, lost=self._lost(step, result))
+        self._repeats.note(step, self._n, result, self.told.step_checks, plan=plan, seconds=seconds)
         self._draw(step, "done", result=result, plan=plan, seconds=seconds)
         return result
 
@@ -324,7 +238,7 @@ class Run:
         refused = error.verdict is None
         self._gates.note_failure(step, f"step {self._n} ({step.title}) failed")
         self._finish("refused" if refused else "failed", seconds, None, error_json(error))
-        self._midway.failed(step, f"step {self._n} ({step.title}) failed: {error.what}", error=error)
+        self._midway.failed(step, f"step {self._n} ({step.title}) failed: {error.what}", error.changed, error=error)
         if refused:
             self._refused = f"step {self._n} ({step.title}): {error.what}"
             self.release()  # the run is over: nothing was touched, and a new one may begin
@@ -337,10 +251,11 @@ class Run:
         self._log_traceback(error)
         stopped = isinstance(error, KeyboardInterrupt)
         todo = "The run was interrupted." if stopped else "A bug of Drillbook: report it with logs/errors.log."
+        changed = Changed.NOTHING if step.effect is Effect.READS else Changed.UNKNOWN
         what, code = f"{type(error).__name__}: {error}"[:500], 6 if stopped else 70
-        shown = {"type": type(error).__name__, "what": what, "changed": "unknown", "todo": todo}
+        shown = {"type": type(error).__name__, "what": what, "changed": str(changed), "todo": todo}
         self._finish("failed", seconds, None, shown | {"verdict": str(Verdict.UNPROVEN), "exit_code": code})
-        self._midway.failed(step, f"step {self._n} ended with {type(error).__name__}")
+        self._midway.failed(step, f"step {self._n} ended with {type(error).__name__}", changed)
 
     def _log_traceback(self, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))
@@ -363,30 +278,35 @@ class Run:
     # -- closing ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Judge and seal the run's record; raises NotVerified unless the verdict is VERIFIED (a plan has none)."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._midway.halted:
-            self.release()
-            self._midway.require_not(self.run_id)
-        found = judge(self.journal.events())
-        self.journal.append("closed", verdict=found.verdict, reasons=found.reasons, by="notebook")
-        self._gates.bind()
-        self.release()
-        self._show(cards.verdict_card(record(self.journal.events())))
-        if self.mode == "apply" and found.verdict is not None and found.verdict is not Verdict.VERIFIED:
-            raise NotVerified(
-                found.headline,
-                run_verdict=found.verdict,
-                todo=f"Read report.html of run {self.run_id}; `drillbook verify {self.run_id}` checks the evidence.",
-            )
+        """Judge and close the run's record; raises NotVerified unless the verdict is VERIFIED (a plan has none).
 
-    def release(self) -> None:
-        """Give back the Lease, close the clients; safe to call twice."""
-        self._hold.give_back()
-        self.context.close()
-        self.lock.release()
+        It is sealed after its last cell: by the runner, else by the command that the card names.
+        """
+        with self._acting:
+            if self._left:
+                self._require_open()
+            if self._midway.halted:
+                self.let_go(f"has {self._midway.halted}")
+                self._midway.require_not(self.run_id)
+            if not self._closed:
+                self._closed = True
+                judged = judge(self.journal.events())
+                self.journal.append("closed", verdict=judged.verdict, reasons=judged.reasons, by="notebook")
+                self._gates.bind()
+                self.release()
+            events = self.journal.events()
+            found = judge(events)
+            finish = seal_line(self.run_id) if self.mode == "apply" and not (self.folder / "SHA256SUMS").exists() else ""
+            self._show(cards.verdict_card(record(events), seal_with=finish))
+            if self.mode == "apply" and found.verdict is not None and found.verdict is not Verdict.VERIFIED:
+                left = ", ".join(str(event["id"]) for event in unsettled(events))
+                raise NotVerified(
+                    found.headline,
+                    run_verdict=found.verdict,
+                    changes=f"still to be undone: {left}" if left else "nothing that is still to be undone",
+                    todo=f"Seal it: `{finish}`; then read its report.html." if finish
+                    else f"Read report.html of run {self.run_id}; `drillbook verify {self.run_id}` checks the evidence.",
+                )
 
     def _draw(
         self,
@@ -400,14 +320,12 @@ class Run:
         seconds: float = 0.0,
     ) -> None:
         try:
-            bundle = draw_step(self._n, step, status, result, plan, error, reason, seconds, self.told.step_checks)
+            bundle = draw_step(self.told.n, step, status, result, plan, error, reason, seconds, self.told.step_checks)
             if self.told.display is not None:
                 self.told.display.draw(bundle)
         except Exception as failure:  # a card is only a view: the step is journalled, and its result must be returned
             self._log_traceback(failure)
 
-    def _show(self, bundle: dict[str, str]) -> None:
-        Display(self.masker.mask).draw(bundle)
 
 
 def _seconds_since(started: datetime) -> float:

@@ -84,9 +84,15 @@ class Section:
         """What can't be had back."""
         return [line for part in self.parts for line in (part.shown.get("lost") or ())]
 
+    @property
+    def outage(self) -> list[str]:
+        """What does not serve while it is done."""
+        return [line for part in self.parts for line in (part.shown.get("outage") or ())]
+
     def part_of(self, step: Step[Any]) -> Part | None:
-        """The part whose step is this very object."""
-        return next((part for part in self.parts if part.step is step), None)
+        """The part whose step is this very object, else an equal one: the cell that made the steps was run again."""
+        same = next((part for part in self.parts if part.step is step), None)
+        return same or next((part for part in self.parts if part.step == step), None)
 
     def _ipython_display_(self) -> None:
         """Nothing: its card has been shown."""
@@ -106,6 +112,8 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         found["touches"] = [str(touch) for touch in plan.touches]
     if plan.lost:
         found["lost"] = list(plan.lost)
+    if plan.outage:
+        found["outage"] = list(plan.outage)
     if plan.harmless:
         found["harmless"] = True
     return found

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from drillbook import cards, widgets
 from drillbook import kube as k8s
 from drillbook.cleanup import keep_until
 from drillbook.errors import Changed, ConfirmationRequired, NotConfirmed, ParameterError, RunbookError
 from drillbook.evidence import Ledger, gates
 from drillbook.evidence.judge import unsettled
 from drillbook.model import causes, parse_instant, show_instant
+from drillbook.run import standing
 from drillbook.run.approving import approve, cluster_uid
 from drillbook.run.gate import Part, Section, part_digest, plan_json, subject
+from drillbook.run.gatecard import GateCards, attended, who_confirmed
 from drillbook.run.observing import Observations
 from drillbook.run.past import Past, PastStep
-from drillbook.run.show import Display
 from drillbook.step import Context, Later, Plan, Step
 
-NOBODY_THERE = "DRILLBOOK_UNATTENDED"  # set by the runner: nobody sees a text box
+_MISSING = "a confirmation is missing"
 
 
 class Gatekeeper:
@@ -37,10 +37,11 @@ class Gatekeeper:
         phrase: str,
         make_plan: Callable[[Step[Any], Later | None], Plan],
         go_on: Callable[[], None],
-        give_back: Callable[[], None],
+        give_back: Callable[[str], None],
     ) -> None:
         self._context, self._told, self._past, self._phrase = context, told, past, phrase
         self._make_plan, self._go_on, self._give_back = make_plan, go_on, give_back
+        self._cards = GateCards(context, told)
         self._confirmed: list[Section] = []
         self._blocked: list[Section] = []
         self._broken: dict[str, str] = {}  # a section's digest, and the step of it that failed
@@ -49,6 +50,8 @@ class Gatekeeper:
 
     def plan(self, title: str, steps: tuple[Step[Any], ...]) -> Section:
         """Make every step's plan; what has begun in an earlier attempt keeps the plan that was confirmed."""
+        if stands := self._stands(title, steps):
+            return stands
         known = self._past.section(title, [type(step).__name__ for step in steps]) if self._past else None
         begun, before = (known[1], known[0]) if known else ({}, {})
         parts, blocked = [], ""
@@ -74,25 +77,17 @@ class Gatekeeper:
             begun=str(before["digest"]) if before and same else "",
         )
 
-    def show(self, section: Section, *, asks: str = "") -> None:
-        """The section's card: what, why, the exact plan, what is lost, who asked; ``asks`` is what is being waited for."""
-        display = Display(self._told.masker.mask)
-        display.draw(
-            cards.section_card(
-                title=section.title,
-                steps=[
-                    {"title": part.step.title, "why": part.step.why, "effect": str(part.step.effect),
-                     "plan": part.shown, "begun": part.begun}
-                    for part in section.parts
-                ],
-                subject=section.subject,
-                lost=section.lost,
-                asked_by=str((self._told.journal.events()[0].get("actor") or {}).get("username", "")),
-                blocked=section.blocked,
-                phrase=section.phrase if asks else "",
-                asks=asks,
-            )
-        )  # fmt: skip
+    def _stands(self, title: str, steps: tuple[Step[Any], ...]) -> Section | None:
+        """The section that was confirmed and has begun in this process: its done steps would make another plan now."""
+        events = self._told.journal.events()
+        return next(
+            (one for one in self._confirmed if (one.title, one.steps) == (title, steps) and _has_begun(one, events)), None
+        )
+
+    def show(self, section: Section) -> None:
+        """The section's card: what it is about, what is lost, the exact plan; who confirmed it, if it was."""
+        passed = [one for one in gates.confirmed(self._told.journal.events()) if one["digest"] == section.digest]
+        self._cards.show(section, confirmed=who_confirmed(passed[-1]["approvals"]) if passed else "")
 
     # -- confirming ----------------------------------------------------------------------------
 
@@ -100,8 +95,9 @@ class Gatekeeper:
         """Let the section pass, or journal that the run waits, give the Lease back, and raise ConfirmationRequired."""
         if self._context.mode == "plan":
             return
-        if section.begun:
+        if section.begun or section in self._confirmed:
             self._admit(section)
+            self.show(section)
             return
         unmet = causes(self._told.unmet())
         if section.blocked or unmet:
@@ -114,6 +110,10 @@ class Gatekeeper:
         section = self.plan(section.title, section.steps)
         if section.blocked:
             self._blocked.append(section)
+            return
+        if any((one.title, one.digest) == (section.title, section.digest) for one in self._confirmed):
+            self._admit(section)  # the cell is run again: the same plan needs no second passage
+            self.show(section)
             return
         events = self._told.journal.events()
         if section.harmless:  # nobody is asked about nothing; said once, also in a run that is resumed
@@ -147,7 +147,7 @@ class Gatekeeper:
         if given:
             names = ", ".join(str(event["actor"]["username"]) for event in given)
             return f"approved by {names}; another person must approve"
-        return "two different people must approve" if missing > 1 else "a confirmation is missing"
+        return "two different people must approve" if missing > 1 else _MISSING
 
     def _kube(self) -> k8s.Kube | None:
         try:
@@ -172,7 +172,9 @@ class Gatekeeper:
             made=made,
             subject=dict(section.subject),
             lost=section.lost,
-            steps=_steps(section),
+            outage=section.outage,
+            top=[list(row) for row in self._cards.top()],
+            steps=[step | {"plan": part.shown} for step, part in zip(_steps(section), section.parts, strict=True)],
             kube_system_uid=cluster_uid(kube) if kube else "",
         )
         self.bind()
@@ -180,25 +182,50 @@ class Gatekeeper:
             notes = {event["namespace"] for event in unsettled(journal.events()) if event["kind"] == k8s.CONFIG_MAP.kind}
             for namespace in sorted({site.drill_namespace, *notes}):
                 keep_until(kube, namespace, run_id, deadline)
-        self.show(section, asks=reason)
-        if not os.environ.get(NOBODY_THERE):
-            widgets.ask_phrase(section.phrase, self._typed)
-        self._give_back()
-        kept = f"Kept until {show_instant(deadline)}: {', '.join(made) or 'nothing was made so far'}."
-        raise ConfirmationRequired(
+        kept = f"What was made is kept until {deadline:%Y-%m-%d %H:%M} UTC." if made else "Nothing was made so far."
+        error = self._waits_here if attended() else self._waits_anywhere
+        stands = standing.of(self._told.folder, journal.events())
+        self._give_back(f"Run {str(stands).removeprefix('run ')}; on {socket.gethostname()}" if made else "")
+        raise error(section, reason, kept)
+
+    def _waits_here(self, section: Section, reason: str, kept: str) -> ConfirmationRequired:
+        """Asks in the notebook: the card has a text box, and the error beneath it says only what to do."""
+        run_id, asked = self._context.run_id, "Waiting for you: type the phrase and press Enter or Confirm."
+        self._cards.ask(section, asked if reason == _MISSING else f"Waiting: {reason}.", lambda typed: self._typed(section, typed))
+        return self._error(
+            "waiting for you: type the phrase in the card's text box and press Enter or Confirm"
+            + ("" if reason == _MISSING else f" ({reason})"),
+            f"Then run this cell again (Shift+Enter). Or in a terminal: `drillbook approve {run_id}`. {kept}",
+        )
+
+    def _waits_anywhere(self, section: Section, reason: str, kept: str) -> ConfirmationRequired:
+        """Nobody is there: the error names the commands."""
+        run_id = self._context.run_id
+        self._cards.show(section, asks=f"Waiting: {reason}.")
+        return self._error(
             f"{section.title}: {reason}. The phrase of this plan: {section.phrase}",
-            changed=Changed.DONE if self._confirmed or made else Changed.NOTHING,
-            todo=f'`drillbook approve {run_id} --phrase "{section.phrase}"`, then `drillbook resume {run_id}`; '
+            f'`drillbook approve {run_id} --phrase "{section.phrase}"`, then `drillbook resume {run_id}`; '
             f'or `drillbook resume {run_id} --confirm "{section.phrase}"`. {kept}',
         )
 
-    def _typed(self, phrase: str) -> str:
-        """The text box's answer: noted like any other approval."""
+    def _error(self, what: str, todo: str) -> ConfirmationRequired:
+        made = [event["id"] for event in unsettled(self._told.journal.events())]
+        changed = Changed.DONE if self._confirmed or made else Changed.NOTHING
+        said = f"made or changed, and not undone yet: {', '.join(made)}" if made else ""
+        return ConfirmationRequired(what, changed=changed, changes=said, todo=todo)
+
+    def _typed(self, section: Section, phrase: str) -> tuple[str, bool]:
+        """The text box's answer: noted like any other approval; what came of it, and whether nothing more is to be typed."""
+        journal = self._told.journal
         try:
-            approve(self._told.journal, phrase, self._kube(), how="widget")
+            approve(journal, phrase, self._kube(), how="widget")
         except ParameterError as error:
-            return f"Not noted: {'; '.join(error.faults)}."
-        return "Noted. Run this cell again to go on."
+            return f"Not noted: {'; '.join(error.faults)}.", False
+        given = gates.approvals(journal.events(), section.digest)
+        if gates.missing(given, self._context.site.approvals.people):
+            return f"Noted: {who_confirmed(given)}. Another person must approve: `drillbook approve {self._context.run_id}`.", False
+        self._cards.settle(section, f"{who_confirmed(given)}. Now run this cell again (Shift+Enter)")
+        return "", True
 
     def _pass(self, section: Section, before: gates.Event | None, given: Sequence[gates.Event] = ()) -> None:
         events = self._told.journal.events()
@@ -222,6 +249,7 @@ class Gatekeeper:
         )
         self.bind()
         self._admit(section)
+        self.show(section)
 
     def bind(self) -> None:
         """Note in the ledger how far the journal has come: what is before a gate or the close can't be rewritten unseen."""

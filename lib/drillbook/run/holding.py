@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from drillbook import kube as k8s
 from drillbook.errors import RunInProgress
@@ -13,6 +13,9 @@ from drillbook.site import Site
 from drillbook.step import Context
 
 LEASE_SECONDS = 60
+
+
+_WAITING = "waiting.drillbook.io/"  # the annotation's prefix; the run's id follows
 
 
 def acts_elsewhere(kube: k8s.Kube, site: Site, events: Sequence[gates.Event]) -> str:
@@ -39,6 +42,30 @@ def require_ended(kube: k8s.Kube, site: Site, events: Sequence[gates.Event]) -> 
         )
 
 
+def note_waiting(kube: k8s.Kube, site: Site, run_id: str, waits: str) -> None:
+    """Note on the Lease that the run waits, for whoever opens a run on another machine; "" takes the note away."""
+    key, name = f"{_WAITING}{run_id}", lease_name(site)
+    found = kube.get(k8s.LEASE, site.drillbook_namespace, name)
+    noted = ((found or {}).get("metadata") or {}).get("annotations") or {}
+    if found is not None and noted.get(key, "") != waits:
+        kube.patch(k8s.LEASE, site.drillbook_namespace, name, {"metadata": {"annotations": {key: waits or None}}})
+
+
+def require_none_waits(kube: k8s.Kube, site: Site, known: Collection[str]) -> None:
+    """Raise RunInProgress if a run whose evidence is not here (``known``) waits with something in its hands."""
+    name = lease_name(site)
+    found = kube.get(k8s.LEASE, site.drillbook_namespace, name)
+    noted = ((found or {}).get("metadata") or {}).get("annotations") or {}
+    for key, waits in sorted(noted.items()):
+        run_id = key.removeprefix(_WAITING)
+        if run_id != key and run_id not in known:
+            raise RunInProgress(
+                f"{waits}. Its evidence is not in this outputs folder",
+                todo=f"Where its evidence lies: `drillbook resume {run_id}` or `drillbook abandon {run_id}`. If that is lost, undo by "
+                f"hand what it holds, then: kubectl annotate lease {name} -n {site.drillbook_namespace} {key}-",
+            )
+
+
 class Hold:
     """A run's hold on its cluster; in plan mode there is none, and nothing is asked."""
 
@@ -55,6 +82,7 @@ class Hold:
         self._lease = self._context.kube.lease(
             site.drillbook_namespace, name, self._context.run_id, ttl_seconds=LEASE_SECONDS
         )
+        note_waiting(self._context.kube, site, self._context.run_id, "")
 
     def take_over(self, events: Sequence[gates.Event]) -> None:
         """Take the Lease for a run that is resumed; RunInProgress if another machine still acts for it."""
@@ -72,8 +100,10 @@ class Hold:
         else:
             self._lease.still_mine()
 
-    def give_back(self) -> None:
-        """Let another run have the cluster; safe to call twice."""
+    def give_back(self, waits: str = "") -> None:
+        """Let another run have the cluster; safe to call twice. ``waits`` is noted on the Lease: where it waits, what it holds."""
         if self._lease is not None:
+            if waits:
+                note_waiting(self._context.kube, self._context.site, self._context.run_id, waits)
             self._lease.release()
             self._lease = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drillbook.errors import RunbookError, StillRunning, StoppedMidway
+from drillbook.errors import Changed, RunbookError, StillRunning, StoppedMidway
 from drillbook.evidence import Journal, gates
 from drillbook.step import Rung, Rungs, Step
 
@@ -20,20 +20,27 @@ class Midway:
     def __init__(self, journal: Journal, events: Sequence[Mapping[str, Any]]) -> None:
         self._journal = journal
         self._passed = gates.point_of_no_return(events)
+        self._first: Step[Any] | None = None
         self.halted = ""
 
     def begins(self, step: Step[Any]) -> Mapping[str, bool]:
         """Note that the step begins; what its journal entry says of it."""
         if not step.point_of_no_return:
             return {}
-        self._passed = self._passed or step.title
+        if not self._passed:
+            self._passed, self._first = step.title, step
         return {"point_of_no_return": True}
 
-    def failed(self, step: Step[Any], why: str, *, skipped: bool = False, error: RunbookError | None = None) -> None:
+    def failed(
+        self, step: Step[Any], why: str, changed: Changed = Changed.UNKNOWN, *, skipped: bool = False, error: RunbookError | None = None
+    ) -> None:
         """Halt, unless the run has not passed the point, or the step only observes, only clears up, or was left out.
 
-        What takes longer than its limit halts a run before that point as well: it goes on by itself, and is waited for again.
+        A first step that is known to have changed nothing has not passed it: the run is put back like any other. What takes
+        longer than its limit halts a run before that point as well: it goes on by itself, and is waited for again.
         """
+        if step is self._first and changed is Changed.NOTHING:
+            self._passed, self._first = "", None
         counts = step.gated if skipped else not isinstance(step, Rung | Rungs) and not step.settles
         late = isinstance(error, StillRunning) and gates.resumable(self._journal.events())
         if ((self._passed and counts) or late) and not self.halted:

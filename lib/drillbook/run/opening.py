@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -19,6 +21,7 @@ from drillbook.run.parameters import faults_of
 from drillbook.site import Site, load_site
 
 SCHEMA = 1
+NOBODY_THERE = "DRILLBOOK_UNATTENDED"  # set by the runner: nobody sees a text box, and the runner seals the run
 VERSIONS = ("drillbook", "papermill", "psycopg", "kubernetes", "boto3", "nbconvert")
 
 
@@ -97,7 +100,21 @@ def opening(
         "note": note,
         "git": _git(),
         "controls": list(site.controls),
-    } | _patience(site, kind)
+    } | _patience(site, kind) | in_notebook()
+
+
+def seal_line(run_id: str) -> str:
+    """The command that seals a run which somebody steps through, as it is typed; "" where a runner seals it."""
+    if os.environ.get(NOBODY_THERE):
+        return ""
+    path = places.open_notebook()
+    return f"drillbook finish {run_id} --notebook {shlex.quote(str(path)) if path else 'NOTEBOOK'}"
+
+
+def in_notebook() -> dict[str, str]:
+    """Where the notebook lies that somebody steps through: its saved copy is kept with the run when that ends."""
+    path = places.open_notebook()
+    return {"notebook": str(path)} if path else {}
 
 
 def _patience(site: Site, kind: Kind) -> dict[str, Any]:

@@ -68,10 +68,13 @@ class Past:
         if lost is not None:
             self.refuse(f"the result of step {lost.n} ({lost.title}) can't be had back: {lost.lost}")
 
-    def require_not_alive(self) -> None:
+    def require_not_alive(self, what: str = "resumed") -> None:
         """Raise NotResumable while a kernel has the run open."""
         if alive(self.folder):
-            self.refuse("it is still open in a living kernel", "Go on there, or shut that kernel down.")
+            raise NotResumable(
+                f"run {self.run_id} can't be {what} while its kernel runs: it is still open in a living kernel",
+                todo="Go on there, or shut that kernel down.",
+            )
 
     def require_same(self, *, profile: Site, notebook_sha256: str, given: Mapping[str, Any], runbook: str) -> None:
         """Raise NotResumable unless parameters, profile and notebook are those with which the run was begun.

@@ -45,10 +45,29 @@ def _unwritable(folder: Path, error: OSError) -> EvidenceUnwritable:
 
 
 def notebook_path(runbook: str) -> Path | None:
-    """The runbook's notebook: the one that a runner names, else ``runbooks/<runbook>.ipynb`` if it is there."""
+    """The runbook's notebook: the one that a runner names, else ``runbooks/<runbook>.ipynb``, else the one that is open."""
     given = os.environ.get("DRILLBOOK_NOTEBOOK", "")
     path = Path(given) if given else project_root() / "runbooks" / f"{runbook}.ipynb"
-    return path if path.is_file() else None
+    return path if path.is_file() else None if given else open_notebook()
+
+
+def open_notebook() -> Path | None:
+    """The notebook that this kernel was started for, where the Jupyter server says so."""
+    path = Path(os.environ.get("JPY_SESSION_NAME", ""))
+    return path if path.suffix == ".ipynb" and path.is_file() else None
+
+
+def copy_to_work_on(notebook: Path, now: datetime | None = None) -> Path:
+    """Copy a runbook to ``outputs/open/``, so that the tracked one stays as it is; EvidenceUnwritable if it can't be."""
+    folder = outputs_dir() / "open"
+    path = folder / f"{notebook.stem}-{(now or datetime.now(UTC)).strftime('%Y%m%dT%H%M%SZ')}.ipynb"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(notebook.read_bytes())
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return path
 
 
 def new_run_id(now: datetime | None = None) -> str:
@@ -82,5 +101,5 @@ def find_run(run: str) -> Path:
     found = [folder for folder in run_dirs() if folder.name.startswith(run)]
     if len(found) == 1:
         return found[0]
-    fault = f"{run!r} fits {len(found)} runs" if found else f"there is no run {run!r} under outputs/"
+    fault = f"{run!r} matches {len(found)} runs" if found else f"there is no run {run!r} under outputs/"
     raise ParameterError([fault], where="run", todo="`drillbook list` shows the runs.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drillbook import kube as k8s
@@ -47,6 +47,24 @@ def retarget(past: Past, wanted: Mapping[str, Any], site: Site) -> None:
     )
 
 
+def chosen(runbook: str, events: Sequence[gates.Event], wanted: Mapping[str, Any], known: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """What a target that is chosen inside a run adds to its journal; ``known`` are the run's parameters, ``step`` its next one.
+
+    ParameterError: not one target that can be read, or one that the runbook does not take, or the run has changed
+    something already: then a copy for another target is made by ``drillbook resume RUN -p``.
+    """
+    faults = [f"{name}: only a target can be chosen here" for name in wanted if name not in TARGET_PARAMETERS]
+    faults += [f"{name}: {runbook} takes no such target" for name in wanted if name not in known]
+    faults += faults_of(wanted)
+    if of_type(events, "confirmed"):
+        faults.append("the target was confirmed at a gate: another one is given to `drillbook resume RUN -p target_time …`")
+    if faults:
+        raise ParameterError(faults, where="choose_target", todo="Nothing was changed. Correct this cell, and run it again.")
+    resolved = [int(event["n"]) for event in of_type(gates.current(events), "step_started") if event["step"] == RESOLVES]
+    others = {name: "" for name in TARGET_PARAMETERS if name in known}
+    return {"n": min([step, *resolved]), "attempt": len(gates.targets(events)) + 1, "parameters": others | dict(wanted)}
+
+
 def put_into_service(past: Past) -> bool:
     """Whether a step of a destructive section was begun after the copy for the present target was made."""
     # What stops the bleeding is done again for each target, before its copy: the copy of an earlier one says nothing.
@@ -65,4 +83,4 @@ def _actor(site: Site) -> dict[str, Any]:
         return who(None)
 
 
-__all__ = ["put_into_service", "retarget"]
+__all__ = ["chosen", "put_into_service", "retarget"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Mask = Callable[[Any], Any]
@@ -16,6 +16,21 @@ def shell() -> Any | None:
     except ImportError:
         return None
     return get_ipython()
+
+
+def cell() -> str:
+    """Which cell is being run: the front end's id of it, else its text; "" outside a notebook."""
+    ip = shell()
+    if ip is None:
+        return ""
+    parent = ip.get_parent() if hasattr(ip, "get_parent") else {}
+    known = (parent.get("metadata") or {}).get("cellId")
+    return str(known or (ip.user_ns.get("In") or [""])[-1])
+
+
+def execution() -> int:
+    """The number of the cell's execution that is under way; 0 outside a notebook."""
+    return int(getattr(shell(), "execution_count", 0))
 
 
 def mask_outputs(mask: Mask) -> None:
@@ -42,13 +57,13 @@ class Display:
         self._handle: Any = None
         self._drawn = 0.0
 
-    def draw(self, bundle: dict[str, str], *, at_most_every_seconds: float = 0.0) -> None:
+    def draw(self, bundle: Mapping[str, Any], *, at_most_every_seconds: float = 0.0) -> None:
         """Draw ``bundle``; skipped if the last drawing is younger than the given time."""
         if shell() is None or time.monotonic() - self._drawn < at_most_every_seconds:
             return
         from IPython.display import display
 
-        masked = self._mask(bundle)
+        masked = self._mask(dict(bundle))
         if self._handle is None:
             self._handle = display(masked, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:

@@ -5,6 +5,7 @@ It acts on requests from outside alone; the lab's own controllers are not held u
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ class Rule:
     """Which requests are interfered with, and how.
 
     ``when``: "before" (answered with ``status``, nothing is done), "after" (done, and then answered so), "lost" (done, and the
-    connection is closed without an answer). ``times``: how many requests at most, 0: all. ``every``: each n-th of them.
+    connection is closed without an answer), "slow" (done, and answered ``seconds`` later). ``times``: how many requests at most, 0: all. ``every``: each n-th of them.
     ``once_each``: a request that is repeated, with what it sends, is let pass.
     """
 
@@ -38,6 +39,7 @@ class Rule:
     retry_after: str = ""
     message: str = "the server is currently unable to handle the request"
     once_each: bool = False
+    seconds: float = 0.0
     seen: int = 0
     done: int = 0
     known: set[tuple[str, str, bytes]] = field(default_factory=set)
@@ -71,6 +73,10 @@ class Interference:
         rule = next((rule for rule in self.rules if rule.takes(request, body)), None)
         if rule is None:
             return await handler(request)
+        if rule.when == "slow":
+            answer = await handler(request)
+            await asyncio.sleep(rule.seconds)
+            return answer
         if rule.when != "before":
             await handler(request)
         if rule.when == "lost":

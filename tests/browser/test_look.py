@@ -1,0 +1,142 @@
+"""How cards, the executed notebook and the report look: contrast, headings of tables, nothing cut or overlapping."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from fix_jupyter import ARGUMENTS, CHROMIUM, NEEDS_CHROMIUM
+from playwright.sync_api import Page, sync_playwright
+
+from drillbook import cards, report
+from drillbook.evidence import record
+from drillbook.headless.page import write_page
+from drillbook.run.gatecard import section_card
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+
+from evidence_sample import checks, opened, unproven, verified
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.long, NEEDS_CHROMIUM]
+
+# The contrast of each text with what lies behind it, as WCAG 2 computes it; large is 24 px, or 18.66 px and bold.
+CONTRAST = """
+() => {
+  const parse = c => { const n = (c.match(/[\\d.]+/g) || []).map(Number); return [n[0] || 0, n[1] || 0, n[2] || 0, n.length > 3 ? n[3] : 1] }
+  const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3])).concat(1)
+  const light = c => { const [r, g, b] = c.slice(0, 3).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b }
+  const found = []
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
+  while (walker.nextNode()) {
+    const node = walker.currentNode, element = node.parentElement
+    if (!node.textContent.trim() || !element.getClientRects().length || ['SCRIPT', 'STYLE', 'PRE'].includes(element.tagName)) continue
+    if (element.closest('svg, [aria-hidden=true]')) continue
+    const chain = []; for (let e = element; e; e = e.parentElement) chain.unshift(e)
+    let back = [255, 255, 255, 1], alpha = 1
+    for (const e of chain) { const s = getComputedStyle(e); alpha *= Number(s.opacity); const b = parse(s.backgroundColor); back = over([b[0], b[1], b[2], b[3] * alpha], back) }
+    const style = getComputedStyle(element), ink = parse(style.color)
+    const front = over([ink[0], ink[1], ink[2], ink[3] * alpha], back)
+    const [a, b] = [light(front), light(back)].sort((x, y) => y - x)
+    const ratio = (a + .05) / (b + .05), size = parseFloat(style.fontSize)
+    const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700)
+    if (ratio < (large ? 3 : 4.5)) found.push(`${ratio.toFixed(2)} ${element.tagName} ${node.textContent.trim().slice(0, 60)}`)
+  }
+  return [...new Set(found)]
+}"""
+CUT = """
+() => [...document.querySelectorAll('body *')].filter(e => {
+  const s = getComputedStyle(e)
+  return e.children.length === 0 && e.textContent.trim() && e.getClientRects().length && !e.closest('svg, pre, .wide, [style*=overflow-x]')
+    && (e.scrollWidth > e.clientWidth + 1 && s.display !== 'inline' && s.overflowX !== 'visible' || e.getBoundingClientRect().right > innerWidth + 1)
+}).map(e => `${e.tagName} ${e.textContent.trim().slice(0, 60)}`)"""
+HEADERS = "() => [...document.querySelectorAll('th')].filter(e => !e.textContent.trim()).length"
+# A word is broken if a cell's word is wider than the cell lets it be.
+BROKEN = """
+() => [...document.querySelectorAll('th, td')].flatMap(cell => {
+  const found = []
+  const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT)
+  while (walker.nextNode()) {
+    for (const word of walker.currentNode.textContent.matchAll(/[A-Za-z]{4,14}(?![\\w/.-])/g)) {
+      if (/[\\w/.-]/.test(walker.currentNode.textContent[word.index - 1] || ' ')) continue
+      const range = document.createRange()
+      range.setStart(walker.currentNode, word.index); range.setEnd(walker.currentNode, word.index + word[0].length)
+      if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1) found.push(word[0])
+    }
+  }
+  return found
+})"""
+
+
+def bundles() -> list[dict[str, str]]:
+    """A card of each kind that an engineer meets."""
+    found = record(verified())
+    plan: dict[str, Any] = {"summary": "Make the copy", "notes": ["in namespace drills"], "sql": ["SELECT 1"], "touches": ["scale Deployment a/b"]}
+    error = {"type": "WalGap", "what": "a segment is missing", "changed": "unknown", "todo": "look", "verdict": "FAILED"}
+    steps = [{"title": "Scale to zero", "why": "nobody writes", "effect": "changes", "plan": plan, "begun": False}]
+    gate = {"title": "Put it into service", "top": [("run", "r1"), ("NOT undone", "XID 1721")], "steps": steps, "lost": ["sessions"]}
+    return [
+        cards.run_card(opened()),
+        cards.step_card(n=1, title="Verify the copy", why="because", rows=[("name", "value")] * 3, checks=checks(), seconds=2),
+        cards.step_card(n=2, title="Make it", effect="creates", status="planned", plan=plan),
+        cards.step_card(n=3, title="Remove it", effect="destroys", status="failed", error=error),
+        cards.step_card(n=4, title="Not run", status="not run", reason="step 3 failed"),
+        section_card(phrase="shared-postgres 0123abcd", asks="Waiting for you.", unfolded=True, **gate),
+        section_card(confirmed="confirmed by kim at 2026-11-28 02:10:00 UTC", **gate),
+        cards.progress_card("Wait", "fetching", fraction=0.5, rows=[("waited", "3 s")]),
+        cards.verdict_card(found, seal_with="drillbook finish 20261101T101500Z-1a2b3c --notebook /a/path/that/is/rather/long/to/a/notebook.ipynb"),
+        cards.verdict_card(record(unproven())),
+        cards.phase_chart(found["when"]["phases"]),
+        cards.time_line(report.boundary(found)),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The executed notebook with every kind of card, and the report."""
+    folder = tmp_path_factory.mktemp("look")
+    notebook = nbformat.read(ROOT / "runbooks" / "drill-monthly-verification.ipynb", as_version=4)
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell, bundle in zip(codes[1:], bundles(), strict=False):
+        cell.outputs = [nbformat.v4.new_output("display_data", bundle)]
+        cell.execution_count = 1
+    codes[0].source += '\nlong = "' + "a line of code that is longer than a page is wide, " * 4 + '"  # and a comment'
+    nbformat.write(notebook, folder / "executed.ipynb")
+    write_page(folder / "executed.ipynb")
+    (folder / "report.html").write_text(report.html(record(verified())), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser_page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS), headless=True)
+        yield browser.new_page()
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [1280, 900, 420])
+@pytest.mark.parametrize("name", ["executed.html", "report.html"])
+def test_users_d_a_page_is_readable(pages: Path, browser_page: Page, name: str, width: int) -> None:
+    page = browser_page
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto((pages / name).as_uri())
+    page.screenshot(path=str(pages / f"{name}-{width}.png"), full_page=True)
+    assert page.evaluate(CONTRAST) == []
+    assert page.evaluate(HEADERS) == 0
+    assert page.evaluate(CUT) == []
+    assert width < 900 or page.evaluate(BROKEN) == []
+
+
+def test_users_a12_no_line_of_code_is_cut_on_the_page(pages: Path, browser_page: Page) -> None:
+    browser_page.set_viewport_size({"width": 900, "height": 900})
+    browser_page.goto((pages / "executed.html").as_uri())
+    browser_page.emulate_media(media="print")
+    wide = "() => [...document.querySelectorAll('.highlight pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    assert browser_page.evaluate(wide) == 0
+    browser_page.emulate_media(media="screen")
+    assert browser_page.evaluate(wide) == 0

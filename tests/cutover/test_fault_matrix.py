@@ -1,0 +1,198 @@
+"""Each external call of each recovery and undo behind its last gate, spoilt once: what is then in service, by an oracle of its own.
+
+Every change and every command in a pod is one column, until the runbook makes no more of them. A call is refused, or done with its answer
+lost, or answered late. Then no client may reach two writable primaries, no acknowledged row may be lost, and the run has
+ended, was put back, or stands stopped midway with its copy; resumed, it ends as an undisturbed one does.
+
+The whole matrix takes hours: it belongs to the soak. ``DRILLBOOK_FAULTS`` names the runbooks to take. A sample of it, drawn by
+the seed ``DRILLBOOK_SEED``, is a long test.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from fix_cutover import CutLab
+from fix_drills import ROOT, Drill
+
+from drillbook import kube as k8s
+from drillbook_lab import faults
+from drillbook_lab.home import LabHome
+
+pytestmark = pytest.mark.timeout(5400)
+
+NOW = """select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+RECOVERIES = ("recover-point-in-time", "recover-full-restore", "recover-full-restore-in-place")
+UNDOES = {"undo-point-in-time": "recover-point-in-time", "undo-full-restore": "recover-full-restore"}
+CHOSEN = [name for name in (*RECOVERIES, *UNDOES) if name in os.environ.get("DRILLBOOK_FAULTS", ",".join((*RECOVERIES, *UNDOES))).split(",")]
+SPOILT: dict[str, dict[str, Any]] = {
+    "refused": {"when": "before", "status": 403},
+    "lost": {"when": "lost"},
+    "late": {"when": "slow", "seconds": 45},
+}
+CALLS: dict[str, dict[str, str]] = {
+    "change": {"method": "POST|PATCH|PUT|DELETE", "path": ""},
+    "command": {"method": "GET", "path": "/exec$"},  # a stream is opened by GET
+}
+MOST = {"change": 40, "command": 60}
+
+
+@dataclass
+class Story:
+    """One site on which a runbook is run: rows that were acknowledged, a target, and the runbook's parameters."""
+
+    lab: CutLab
+    runbook: str
+    acked: list[int] = field(default_factory=list)
+    before: list[int] = field(default_factory=list)
+    parameters: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def database(self) -> str:
+        return self.lab.site.tenants[0].database
+
+    def write(self, count: int) -> None:
+        """Numbered rows through the cluster that the application's address names; each is known once it is committed."""
+        for _ in range(count):
+            number = len(self.acked) + 1
+            self.lab.sql(self.serving(), f"insert into numbered values ({number})", self.database)
+            self.acked.append(number)
+
+    def serving(self) -> str:
+        """The cluster that the application's address names."""
+        host = self.lab.address().partition("@")[2].partition(":")[0] or self.lab.address()
+        names = sorted((item["metadata"]["name"] for item in self.lab.admin.list(k8s.CLUSTER, self.lab.namespace)), key=len, reverse=True)
+        return next(name for name in names if f"{name}-rw" in host or f"{name}-rw" in self.lab.address())
+
+    def rows(self, cluster: str, database: str = "") -> set[int]:
+        return {int(text) for text in self.lab.sql(cluster, "select n from numbered", database or self.database).split()}
+
+    def prepare(self) -> None:
+        self.lab.sql(self.lab.name, "create table numbered (n int primary key)", self.database)
+        self.write(5)
+        self.before = list(self.acked)
+        target = self.lab.sql(self.lab.name, NOW)
+        self.write(3)
+        if self.runbook == "recover-point-in-time":
+            self.parameters = {"database": self.database}
+        self.parameters |= {"target_time": target}
+
+    def start(self, runbook: str, **parameters: str) -> Drill:
+        run = self.lab.lab.run(ROOT / "runbooks" / f"{runbook}.ipynb", **parameters)
+        while run.code == 3 and len(run.of("waiting")) < gates_of(runbook):
+            run = self.again(run)
+        assert run.code == 3, run.said
+        return run
+
+    def again(self, run: Drill) -> Drill:
+        phrase = ["--confirm", run.of("waiting")[-1]["phrase"]] if run.code == 3 else []
+        done = self.lab.lab.drillbook("resume", run.folder.name, *phrase)
+        return Drill(done.returncode, run.folder, done.stdout + done.stderr)
+
+    def control(self, **asked: Any) -> None:
+        faults.control(LabHome(self.lab.lab.home), {"op": "api", **asked})
+
+    def spoilt(self) -> int:
+        """How many calls the rules in force have spoilt."""
+        answer = faults.control(LabHome(self.lab.lab.home), {"op": "api"})
+        return sum(rule["done"] for rule in answer["rules"])
+
+
+def gates_of(runbook: str) -> int:
+    return 2 if runbook in RECOVERIES else 1
+
+
+def writable(lab: CutLab) -> set[str]:
+    """The clusters of the source's namespace whose first instance takes writes, asked of the server itself."""
+    found = set()
+    for item in lab.admin.list(k8s.CLUSTER, lab.namespace):
+        name = item["metadata"]["name"]
+        try:
+            answer = lab.sql(name, "select not pg_is_in_recovery()", "postgres")
+        except (AssertionError, Exception):  # no pod, no server: not writable  # noqa: S112
+            continue
+        found |= {name} if answer == "t" else set()
+    return found
+
+
+def judge(story: Story, run: Drill, copies: int) -> None:
+    """The oracle: what clients can reach, and whether what was acknowledged is still somewhere."""
+    lab = story.lab
+    able = writable(lab)
+    addressed = {story.serving()} if able else set()
+    if run.code in (0, 1, 2):  # it has ended: in service, or put back
+        assert len(able & addressed) == 1, (able, addressed, run.said)
+        assert len(able) == 1, f"two clusters of one history can be written to: {able}"
+    else:
+        assert run.code == 6, run.said
+        assert len(able & addressed) <= 1
+        if story.runbook == "recover-full-restore-in-place":
+            assert len(lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace)) == copies, "the copy stays until it is verified"
+    if run.code == 0 and story.runbook in RECOVERIES:
+        assert story.rows(story.serving()) >= set(story.before), "an acknowledged row from before the target is lost"
+
+
+def walk(lab: CutLab, runbook: str) -> tuple[Story, Drill]:
+    """To the last gate of the runbook; an undo stands on its recovery, with rows written since."""
+    story = Story(lab, UNDOES.get(runbook, runbook))
+    story.prepare()
+    run = story.start(story.runbook, **story.parameters)
+    if runbook in UNDOES:
+        done = story.again(run)
+        assert done.code == 0, done.said
+        story.write(2)
+        given = {"of_run": run.folder.name} | ({"database": story.database} if runbook == "undo-point-in-time" else {})
+        run = story.start(runbook, **given)
+        story.runbook = runbook
+    return story, run
+
+
+def spoil(lab: CutLab, runbook: str, what: str, kind: str, number: int) -> None:
+    """The ``number``-th call behind the last gate is spoilt; then the oracle, then the end by resuming."""
+    story, run = walk(lab, runbook)
+    copies = len(lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace))
+    story.control(rules=[{**CALLS[what], "every": number, "times": 1, **SPOILT[kind]}])
+    spoilt = story.again(run)
+    if not story.spoilt():
+        pytest.skip(f"{runbook} makes fewer than {number} such calls behind its gate")
+    assert number < MOST[what], "there are more calls than the matrix has columns"
+    story.control(rules=[])
+    judge(story, spoilt, copies)
+    if spoilt.code == 6:
+        ended = story.again(spoilt)
+        assert (ended.code, ended.verdict) == (0, "VERIFIED"), ended.said
+        judge(story, ended, copies)
+
+
+@pytest.fixture
+def story_lab(cut_lab: CutLab) -> Iterator[CutLab]:
+    with cut_lab.lab.recovering():
+        yield cut_lab
+
+
+MATRIX = [
+    (runbook, what, kind, number)
+    for runbook in CHOSEN
+    for what in CALLS
+    for kind in SPOILT
+    for number in range(1, MOST[what] + 1)
+]
+DRAWN = random.Random(os.environ.get("DRILLBOOK_SEED", "12"))  # noqa: S311 - a sample, not a secret
+SAMPLE = [(runbook, DRAWN.choice(sorted(CALLS)), DRAWN.choice(sorted(SPOILT)), DRAWN.randint(1, 8)) for runbook in (*RECOVERIES, *UNDOES)]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("runbook", "what", "kind", "number"), MATRIX)
+def test_one_spoilt_call_never_makes_it_worse(story_lab: CutLab, runbook: str, what: str, kind: str, number: int) -> None:
+    spoil(story_lab, runbook, what, kind, number)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("runbook", "what", "kind", "number"), SAMPLE)
+def test_a_sample_of_the_matrix(story_lab: CutLab, runbook: str, what: str, kind: str, number: int) -> None:
+    spoil(story_lab, runbook, what, kind, number)
