@@ -158,6 +158,7 @@ class Gatekeeper:
     def _wait(self, section: Section, reason: str) -> NoReturn:
         site, journal = self._context.site, self._told.journal
         run_id = self._context.run_id
+        reason = "; ".join(filter(None, (reason, gates.not_restorable(journal.events()))))
         deadline = datetime.now(UTC) + site.approvals.deadline
         made = [event["id"] for event in unsettled(journal.events())]
         kube = self._kube()

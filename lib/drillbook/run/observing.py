@@ -54,14 +54,14 @@ class Observations:
             self.step_checks += step.checks
 
     def check(self, check: Check) -> None:
-        if self.asking_again is not None:
-            self.asking_again.append(check)
-            return
         if check.unmet and (because := self.waived.get(check.name)):
             # Judged as it is; but it neither stops this run nor counts in its verdict, and the gate says so.
             reason = "; ".join(filter(None, (check.reason, f"accepted by the profile: {because}")))
             check = check.model_copy(update={"required": False, "reason": reason})
             self.accepted[check.name] = f"{check.verdict}: {because}"
+        if self.asking_again is not None:
+            self.asking_again.append(check)
+            return
         self._checks.append(check)
         self.step_checks.append(check)
         self.write("check", n=self.n, **check.model_dump(mode="json"))
