@@ -14,7 +14,9 @@ from tests.library.fix_integrity import PASSWORD, SUPERUSER, Server
 from drillbook.cutover import swapping
 from drillbook.cutover.superuser import Superuser
 from drillbook.errors import PostgresError
+from drillbook.model import ClusterRef
 from drillbook.postgres import SQL, Identifier, Literal
+from drillbook.procedures.carry import carried_obligation
 
 NUMBERS = count(1)
 RUN = "20261127T035339Z-79ce74"
@@ -124,3 +126,13 @@ def test_g11_behind_another_ones_lock_the_cut_gives_up_by_itself(two: Two) -> No
     blocker.close()
     assert caught.value.sqlstate == "55P03"
     assert two.there() == {two.old: True, two.new: True}
+
+
+def test_s09_the_promise_of_a_carried_database_drops_it_with_whoever_is_in_it(two: Two) -> None:
+    promise = carried_obligation(ClusterRef(namespace="db", name="pg"), two.new)
+    assert promise.undo is not None and promise.undo["verb"] == "sql"
+    inside = two.session(two.new)
+    for _ in range(2):  # whoever keeps it may be killed and keep it again
+        two.superuser.run("postgres", SQL(promise.undo["sql"]))
+        assert two.there() == {two.old: True}
+    inside.close()

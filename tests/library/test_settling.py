@@ -29,11 +29,15 @@ from drillbook.headless.housekeeping import _settled
 from drillbook.headless.settling import settle, undo
 from drillbook.kube import Kube
 from drillbook.manifests import EXPIRES, RUN_LABEL
+from drillbook.model import Check, Verdict
 from drillbook.run import LEASE_SECONDS, lease_name
 from drillbook.run.alive import RunLock, alive
 from drillbook.run.holding import require_ended
+from drillbook.run.observing import Observations
 from drillbook.run.past import Past
+from drillbook.run.show import Display
 from drillbook.site import Site, load_site
+from drillbook.step import Obligation
 
 RUNBOOK = "recover-point-in-time"
 RUN = "20261101T101500Z-1a2b3c"
@@ -124,6 +128,20 @@ def test_s01_a_full_disk_stops_no_undo(
     assert settle(folder, how="killed", message="", by="cleanup").verdict is not None
     assert [event["id"] for event in journal.events() if event["type"] == "settled"] == [f"ConfigMap/default/{n}:data.value" for n in reversed(names)]
     assert verify(tmp_path / "outputs") == []
+
+
+def test_s01_a_step_that_undoes_goes_on_in_the_notebook_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    told = Observations(dead_run(tmp_path)[0], Masker())
+    promise = Obligation("Writes", "databases", "shop-db.shop", "let it take writes again")
+    told.begin(7, "Put back", Display(told.masker.mask), undoing=True)
+    with no_room(told.journal):
+        told.settled(promise, "put back", "read back")
+        told.check(Check(name="declared state", proves="", verdict=Verdict.VERIFIED))
+        told.begin(8, "Cut over", Display(told.masker.mask))
+        with pytest.raises(EvidenceUnwritable):  # nothing new is begun without evidence
+            told.fact("cut", "x" * 1000)
+    assert "put back" in told.journal.second_place.read_text() and "put back" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("left", [b"", b'{"seq":1,"type":"ope', b"\n", b'{"seq":1,"at":"x","type":"torn","prev":""}\n'])

@@ -126,3 +126,10 @@ def test_another_target_makes_void_what_was_done_for_the_first() -> None:
     first, second = gates.targets([*events, started(2, "ResolveTarget"), fact("target", "second")])
     assert (first["attempt"], first["target"], first["copy"]) == (1, "first", "copy 1")
     assert (second["attempt"], second["target"], second.get("copy")) == (2, "second", None)
+
+
+def test_s06_a_run_that_no_other_process_can_go_on_with_says_so_at_the_gate() -> None:
+    finished = {"type": "step_finished", "n": 1, "status": "done", "result": None}
+    assert gates.not_restorable([finished]) == ""
+    told = gates.not_restorable([finished | {"not_restorable": "part of it is masked"}])
+    assert "step 1" in told and "part of it is masked" in told and "confirm in this kernel" in told

@@ -81,10 +81,8 @@ def rooms_on(kube: k8s.Kube, namespace: str, cluster: Mapping[str, object], pod:
     places = [(DATA, pod, data)]
     if kube.get(k8s.PVC, namespace, f"{pod}-wal") is not None:
         places.append((WAL, f"{pod}-wal", PurePosixPath("/var/lib/postgresql/wal")))
-    for name in tablespaces_of(cluster):
-        claim = f"{pod}-tbs-{name.replace('_', '-')}"
-        if kube.get(k8s.PVC, namespace, claim) is not None:
-            places.append((name, claim, PurePosixPath(f"/var/lib/postgresql/tablespaces/{name}")))
+    folder_of = PurePosixPath("/var/lib/postgresql/tablespaces")
+    places += [(name, f"{pod}-tbs-{name.replace('_', '-')}", folder_of / name) for name in tablespaces_of(cluster)]
     return [_of(kube, namespace, pod, claim, folder, holds) for holds, claim, folder in places]
 
 

@@ -76,6 +76,17 @@ def parameters(events: Sequence[Event]) -> dict[str, Any]:
     return now
 
 
+def not_restorable(events: Sequence[Event]) -> str:
+    """Why no other process can go on with the run from here, said before anybody confirms anything; "" if one can."""
+    for event in current(events):
+        if event["type"] == "step_finished" and event.get("not_restorable"):
+            return (
+                f"no other process can go on from here, because the result of step {event['n']} can't be had back "
+                f"({event['not_restorable']}): confirm in this kernel, or remove the cause and begin again"
+            )
+    return ""
+
+
 def attempt(events: Sequence[Event]) -> int:
     """The number of the attempt that wrote last, from 1."""
     return 1 + len([event for event in events if event["type"] == "resumed"])

@@ -6,11 +6,13 @@ Every check says what was expected and observed. FAILED: something observed cont
 
 from drillbook.integrity.boundary import AtBoundary, digests_at_boundary
 from drillbook.integrity.catalogue import (
+    CHEAP,
     catalogue_checks,
     collations_fit,
     constraints_hold,
     extensions_fit,
     matviews_filled,
+    so_in_production_too,
 )
 from drillbook.integrity.difference import Difference, difference, rows_of
 from drillbook.integrity.login import app_login
@@ -28,6 +30,7 @@ from drillbook.integrity.structure import Structure, cluster_structure, structur
 from drillbook.integrity.yielding import GaveWayError, Watch, patiently
 
 __all__ = [
+    "CHEAP",
     "AtBoundary",
     "Budget",
     "Difference",
@@ -62,6 +65,7 @@ __all__ = [
     "rows_equal",
     "rows_of",
     "sequences_ahead",
+    "so_in_production_too",
     "structure",
     "structure_equal",
 ]

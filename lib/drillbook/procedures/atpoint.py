@@ -156,7 +156,7 @@ class RestoredToThePoint(Rungs):
             BothSides(self.target, self.recovered),
             StructureBeside(self.recovered),
             NewestInTables(self.recovered),
-            CatalogueSound(self.recovered),
+            CatalogueSound(self.recovered, beside_source=True),
             QuestionsAnswered(self.recovered),
             AppCanLogIn(self.recovered),
             PendingEvents(self.recovered),

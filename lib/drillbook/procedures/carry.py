@@ -101,7 +101,8 @@ class CarryDatabase(Step[Carried]):
         moved = self._move(ctx, copy, source)
         ctx.recorder.progress("collecting statistics")
         # The counters begin anew: what they say after the cut are the application's own writes.
-        source.run(names.carried, SQL("select pg_catalog.pg_stat_reset()"), SQL("ANALYZE"), repeatable=True)
+        patient = replace(source, timeout_seconds=_FOR_EVER)
+        patient.run(names.carried, SQL("select pg_catalog.pg_stat_reset()"), SQL("ANALYZE"), repeatable=True)
         source.run(MAINTENANCE, *carrying.attributes(names.carried, found), repeatable=True)
         seconds = time.monotonic() - started
         ctx.recorder.phase("carry", at, seconds, f"dump and restore of {moved:,} bytes through this machine, ANALYZE")
@@ -182,8 +183,9 @@ class CompareCarried(Rung):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         names = self.fits.names
-        expected = Side(superuser_of(ctx, self.recovered.ref), names.database)
-        observed = Side(superuser_of(ctx, self.cluster.ref), names.carried)
+        # As with the carry, no limit ends what passes over every row: it would have to begin again.
+        expected = Side(replace(superuser_of(ctx, self.recovered.ref), timeout_seconds=_FOR_EVER), names.database)
+        observed = Side(replace(superuser_of(ctx, self.cluster.ref), timeout_seconds=_FOR_EVER), names.carried)
         ctx.recorder.progress("comparing structure and rows of both")
         return comparing.compare(expected, observed, ctx.digest_key)
 

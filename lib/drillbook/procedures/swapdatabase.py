@@ -76,6 +76,8 @@ def _exchange(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, 
             raise PreconditionError(f"the names are not as the cut needs them: {found}", todo="Nothing was changed.")
         ended = _cut(ctx, fits, cluster, new=new, aside=aside, what=what)
         done = _kept(_there(ctx, fits), aside)
+    for opening in _openings(ctx, cluster, database):  # of an attempt that did not live to see its cut end
+        restoring.restore(ctx, opening)
     if done is None or done.run != ctx.run_id:
         raise VerificationError(
             f"{aside} does not say that this run has put it aside",

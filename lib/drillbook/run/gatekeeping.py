@@ -72,7 +72,7 @@ class Gatekeeper:
             title,
             self._context.site.cluster.name,
             tuple(parts),
-            subject(self._context.run_id, self._context.parameters),
+            subject(self._context.run_id, self._context.parameters) | {f"accepted: {name}": why for name, why in self._told.accepted.items()},
             blocked,
             begun=str(before["digest"]) if before and same else "",
         )
@@ -102,7 +102,8 @@ class Gatekeeper:
         unmet = causes(self._told.unmet())
         if section.blocked or unmet:
             self._blocked.append(section)
-            reason = section.blocked or unmet
+            names = ", ".join(check.name for check in self._told.unmet())
+            reason = section.blocked or f"{unmet}. Where that is known and bearable, the profile accepts it by name: waivers ({names})"
             self.show(section if section.blocked else _blocked(section, reason))
             return
         shown = section.digest
@@ -157,6 +158,7 @@ class Gatekeeper:
     def _wait(self, section: Section, reason: str) -> NoReturn:
         site, journal = self._context.site, self._told.journal
         run_id = self._context.run_id
+        reason = "; ".join(filter(None, (reason, gates.not_restorable(journal.events()))))
         deadline = datetime.now(UTC) + site.approvals.deadline
         made = [event["id"] for event in unsettled(journal.events())]
         kube = self._kube()

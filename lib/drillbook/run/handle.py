@@ -20,7 +20,7 @@ from drillbook.run.holding import Hold, require_none_waits
 from drillbook.run.kinds import kind_of
 from drillbook.run.midway import Midway
 from drillbook.run.observing import Observations
-from drillbook.run.opening import in_notebook, opening, package_sha256, public_names
+from drillbook.run.opening import in_notebook, opening, package_sha256, public_names, waivers
 from drillbook.run.past import Past
 from drillbook.run.places import run_dirs
 from drillbook.run.replay import Replay
@@ -48,6 +48,7 @@ class Handle:
         self.masker = Masker(keep=public_names(site))
         self.lock = RunLock(folder)
         self.told = Observations(folder, self.masker)
+        self.told.waived = waivers(site, runbook)
         self.journal = self.told.journal
         self.context = Context(
             site=site,

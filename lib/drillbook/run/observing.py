@@ -31,6 +31,9 @@ class Observations:
         self.step_checks: list[Check] = []
         self.asking_again: list[Check] | None = None
         """While a resumed run asks again what it knows already: checks go here, and nothing is written."""
+        self.waived: dict[str, str] = {}
+        """Checks that the profile accepts, with the reason; and those that this run has met, with their verdict."""
+        self.accepted: dict[str, str] = {}
         self._checks: list[Check] = []
         self._facts: dict[str, Any] = {}
 
@@ -44,9 +47,18 @@ class Observations:
         self._facts |= past.facts
         if step is not None:
             self._checks += step.checks
+            self.accepted |= {
+                check.name: f"{check.verdict}: {self.waived[check.name]}"
+                for check in step.checks if check.name in self.waived and not check.required
+            }  # fmt: skip
             self.step_checks += step.checks
 
     def check(self, check: Check) -> None:
+        if check.unmet and (because := self.waived.get(check.name)):
+            # Judged as it is; but it neither stops this run nor counts in its verdict, and the gate says so.
+            reason = "; ".join(filter(None, (check.reason, f"accepted by the profile: {because}")))
+            check = check.model_copy(update={"required": False, "reason": reason})
+            self.accepted[check.name] = f"{check.verdict}: {because}"
         if self.asking_again is not None:
             self.asking_again.append(check)
             return

@@ -52,6 +52,14 @@ def public_names(site: Site) -> list[str]:
     return [site.sql.role, site.sql.database, site.cluster.name, site.cluster.namespace, *tenants]
 
 
+def waivers(site: Site, runbook: str) -> dict[str, str]:
+    """The checks that the profile accepts, with the reason: in a recovery only, and none of what the library demands."""
+    kind = kind_of(runbook)
+    floor = set(kind.required)
+    found = {one.check: one.because for one in site.waivers if kind.resumes}
+    return {name: because for name, because in found.items() if name.partition(":")[0] not in floor}
+
+
 def opening(
     site: Site, *, run_id: str, runbook: str, given: dict[str, Any], note: str, actor: dict[str, Any]
 ) -> dict[str, Any]:

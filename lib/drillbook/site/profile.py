@@ -318,6 +318,13 @@ class Checks(Frozen):
     amcheck: StrictBool = True
 
 
+class Waiver(Frozen):
+    """A check that a recovery goes on in spite of, by its name as a report shows it, and why. No drill knows it."""
+
+    check: Text
+    because: Text
+
+
 class Site(Frozen):
     """A site's resolved profile."""
 
@@ -342,6 +349,7 @@ class Site(Frozen):
     tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)]
     digests: Digests = Digests()
     checks: Checks = Checks()
+    waivers: tuple[Waiver, ...] = ()
     controls: tuple[Text, ...] = ()
 
     @field_validator("drill_namespace")
