@@ -145,7 +145,7 @@ def runs(outputs: Path | None = None) -> list[RunSummary]:
                 verdict,
                 folder,
                 tuple(promises_of(folder)) if opened["mode"] == "apply" else (),
-                show_instant(until)[:16].replace("T", " ") if until and state in ("waiting", "stopped") else "",
+                f"{until:%Y-%m-%d %H:%M} UTC" if until and state in ("waiting", "stopped") else "",
             )
         )
     return found
