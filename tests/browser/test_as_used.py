@@ -23,7 +23,7 @@ def events(folder: Path, kind: str) -> list[dict[str, object]]:
 def restart(page: Page) -> None:
     """Kernel, Restart Kernel…, as one does it by hand."""
     page.evaluate("() => { window.jupyterapp.commands.execute('kernelmenu:restart') }")
-    page.get_by_role("button", name=re.compile("Restart")).last.click()
+    page.locator(".jp-Dialog button.jp-mod-accept").click()
     expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=240_000)
     page.wait_for_timeout(2000)
 
