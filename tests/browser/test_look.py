@@ -52,7 +52,7 @@ CUT = """
 () => [...document.querySelectorAll('body *')].filter(e => {
   const s = getComputedStyle(e)
   return e.children.length === 0 && e.textContent.trim() && e.getClientRects().length && !e.closest('svg, pre, .wide, [style*=overflow-x]')
-    && (e.scrollWidth > e.clientWidth + 1 && s.display !== 'inline' && s.overflowX !== 'visible' || e.getBoundingClientRect().right > innerWidth + 1)
+    && (e.scrollWidth > e.clientWidth + 1 && s.display !== 'inline' || e.getBoundingClientRect().right > innerWidth + 1)
 }).map(e => `${e.tagName} ${e.textContent.trim().slice(0, 60)}`)"""
 HEADERS = "() => [...document.querySelectorAll('th')].filter(e => !e.textContent.trim()).length"
 # A word is broken if a cell's word is wider than the cell lets it be.
