@@ -221,7 +221,8 @@ def list_runs() -> int:
     out.print(table if summaries else "no run yet: drillbook run runbooks/drill-monthly-verification.ipynb")
     for item in summaries:
         for what in item.promised:
-            out.print(Text(f"{item.run_id}: still promised: {what}", style="yellow"))
+            holds = "still promised" if item.state == "sealed" else "holds"
+            out.print(Text(f"{item.run_id}: {holds}: {what}", style="yellow"))
     return 0
 
 

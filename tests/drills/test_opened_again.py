@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -292,10 +293,13 @@ def test_users_a7_a_run_that_waits_with_empty_hands_does_not_stand_in_the_way(ti
         headless.abandon(closed(one))
 
 
-def test_users_a7_it_is_resumed_in_the_notebook(tiny: Tiny, site: str) -> None:
+def test_users_a7_it_is_resumed_in_the_notebook(tiny: Tiny, site: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = begin(site)
     phrase = confirmed(run)
     dies(run)
+    assert cli.status(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert re.search(rf"{run.run_id} .* waiting .* UTC", listed) and f"{run.run_id}: holds: ConfigMap/" in listed
     resumed = resume_run(run.run_id)
     assert begin(site) is resumed, "Run All: the cell that opens a run finds the one that was resumed just now"
     assert confirmed(resumed) == phrase, "the open gate is shown again"

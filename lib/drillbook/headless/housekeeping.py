@@ -36,7 +36,7 @@ class RunSummary:
     state: str  # running | waiting | stopped | open | sealed
     verdict: str
     folder: Path
-    promised: tuple[str, ...] = ()  # what an ended run promised to undo and did not
+    promised: tuple[str, ...] = ()  # what the run promised to undo and has not undone yet
     until: str = ""  # waiting and stopped runs: what they made is kept until then
 
 
@@ -85,9 +85,11 @@ def cleanup(site: str, *, now: datetime | None = None, say: Callable[[str], None
 
 def promises_of(folder: Path) -> list[str]:
     """What a run that has ended promised to undo and did not, each with what it is."""
-    if alive(folder):
-        return []
-    return [f"{event['id']} ({event['what']})" for event in unsettled(events_of(folder))]
+    return [] if alive(folder) else _promised(events_of(folder))
+
+
+def _promised(events: list[dict[str, Any]]) -> list[str]:
+    return [f"{event['id']} ({event['what']})" for event in unsettled(events)]
 
 
 def _strangers(
@@ -144,7 +146,7 @@ def runs(outputs: Path | None = None) -> list[RunSummary]:
                 state,
                 verdict,
                 folder,
-                tuple(promises_of(folder)) if opened["mode"] == "apply" else (),
+                tuple(_promised(events)) if opened["mode"] == "apply" else (),
                 f"{until:%Y-%m-%d %H:%M} UTC" if until and state in ("waiting", "stopped") else "",
             )
         )
