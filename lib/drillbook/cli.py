@@ -29,6 +29,7 @@ from drillbook import conformance as asked
 from drillbook import doctor as health
 from drillbook import planning as ways
 from drillbook import run as places
+from drillbook.cards import show_instant
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.interview import interview
 from drillbook.kube import Kube
@@ -262,12 +263,13 @@ def list_runs() -> int:
         table.add_column(heading, no_wrap=True)
     summaries = headless.runs()
     for item in summaries:
-        row = (item.run_id, item.runbook, item.site, item.started_at, item.state)
+        row = (item.run_id, item.runbook, item.site, show_instant(item.started_at[:19] + "Z" if item.started_at else ""), item.state)
         table.add_row(*row, Text(item.verdict, style=VERDICT_STYLES.get(item.verdict, "")), item.until)
     out.print(table if summaries else "no run yet: drillbook run runbooks/drill-monthly-verification.ipynb")
     for item in summaries:
         for what in item.promised:
-            out.print(Text(f"{item.run_id}: still promised: {what}", style="yellow"))
+            holds = "still promised" if item.state == "sealed" else "holds"
+            out.print(Text(f"{item.run_id}: {holds}: {what}", style="yellow"))
     return 0
 
 

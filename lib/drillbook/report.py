@@ -257,10 +257,13 @@ def _where(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _tally(found: Mapping[str, Any]) -> dict[str, int]:
+    """How many required checks ended how; of a run that is not closed, those that were not run are still to come."""
     required = [check for check in found["checks"] if check.get("required", True)]
+    open_ones = [check for check in required if found["verdict"]["closed_by"] is None and check["reason"] == "not run"]
+    required = [check for check in required if check not in open_ones]
     count = {word: sum(check["verdict"] == word for check in required) for word in ("VERIFIED", "FAILED", "UNPROVEN")}
     counted = sum(check["verdict"] != "n/a" for check in required)
-    return count | {"n/a": sum(check["verdict"] == "n/a" for check in found["checks"]), "required": counted}
+    return count | {"to come": len(open_ones), "n/a": sum(check["verdict"] == "n/a" for check in found["checks"]), "required": counted}
 
 
 def _when(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,19 +123,21 @@ def show_outcome(console: Console, outcome: RunOutcome) -> None:
     if record.is_file():
         measured = json.loads(record.read_text(encoding="utf-8")).get("objectives", {}).get("measured", [])
         if measured and verdict:
-            console.print(_figures(measured))
+            console.print(figures(measured))
     for label, name in (("report", "report.html"), ("notebook", "executed.html"), ("record", "record.json")):
         path = outcome.folder / name
         if path.is_file():
             console.print(Text.assemble((f"{label:<10}", "bold"), str(path)))
 
 
-def _figures(measured: list[dict[str, Any]]) -> Table:
+def figures(measured: list[dict[str, Any]]) -> Table:
+    """What was achieved beside its objective."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("", "achieved", "objective", ""):
         table.add_column(heading)
     for item in measured:
-        met = {True: "met", False: "missed", None: "not measured"}[item["met"]]
         pair = [item[f"{name}_seconds"] for name in ("achieved", "objective")]
+        nothing = "not measured" if pair[0] is None else "no objective"
+        met = {True: "met", False: "missed", None: nothing}[item["met"]]
         table.add_row(item["name"], *("–" if value is None else show_seconds(value) for value in pair), met)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -38,6 +39,17 @@ class PhraseBox:
         self._line = ipywidgets.HBox([self._typed, self._button])
         self._box = ipywidgets.VBox([self._card, self._line, self._said])
         self._box.add_class("drillbook-gate")
+
+    def come_into_sight(self) -> None:
+        """Put the cursor into the box once it is drawn: after Run All the notebook shows its end, and the gate is far above."""
+        for seconds in (0.7, 2.0):
+            timer = threading.Timer(seconds, self._focus)
+            timer.daemon = True
+            timer.start()
+
+    def _focus(self) -> None:
+        if not self._typed.disabled and not self._typed.value:
+            self._typed.focus()
 
     @property
     def view(self) -> dict[str, Any]:

@@ -17,12 +17,13 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900), NEEDS_CHROMIUM]
 def test_a_gate_is_confirmed_in_the_text_box_of_its_card(browser_lab: DrillLab, tmp_path: Path) -> None:
     tiny = tiny_for(browser_lab, tmp_path)
     with jupyter(tmp_path, tiny_environment(browser_lab), tiny.notebook.name) as address, opened(address) as page:
-        for words in ("site =", "open_run", "LookAround", "MakeThing", "run.plan"):
-            run_words(page, words)
+        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+        gate = cell_with(page, "run.confirm")
+        expect(gate.locator("input[type=text]")).to_be_focused(timeout=240_000)  # so it is in sight, and one can type
+        assert gate.locator("input[type=text]").is_visible()
         card = " ".join(shown(cell_with(page, "run.plan")))
         assert "Replace the value" in card and "What is lost" in card and "the old value 'old'" in card
 
-        gate = run_words(page, "run.confirm")
         said = " ".join(shown(gate))
         assert "ConfirmationRequired" in said and "Traceback" not in said
         assert "Waiting for you: type the phrase and press Enter or Confirm." in said and "drillbook resume" not in said

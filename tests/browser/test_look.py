@@ -52,7 +52,7 @@ CUT = """
 () => [...document.querySelectorAll('body *')].filter(e => {
   const s = getComputedStyle(e)
   return e.children.length === 0 && e.textContent.trim() && e.getClientRects().length && !e.closest('svg, pre, .wide, [style*=overflow-x]')
-    && (e.scrollWidth > e.clientWidth + 1 && s.display !== 'inline' && s.overflowX !== 'visible' || e.getBoundingClientRect().right > innerWidth + 1)
+    && (e.scrollWidth > e.clientWidth + 1 && s.display !== 'inline' || e.getBoundingClientRect().right > innerWidth + 1)
 }).map(e => `${e.tagName} ${e.textContent.trim().slice(0, 60)}`)"""
 HEADERS = "() => [...document.querySelectorAll('th')].filter(e => !e.textContent.trim()).length"
 # A word is broken if a cell's word is wider than the cell lets it be.
@@ -86,7 +86,7 @@ def bundles() -> list[dict[str, str]]:
         cards.step_card(n=3, title="Remove it", effect="destroys", status="failed", error=error),
         cards.step_card(n=4, title="Not run", status="not run", reason="step 3 failed"),
         section_card(phrase="shared-postgres 0123abcd", asks="Waiting for you.", unfolded=True, **gate),
-        section_card(confirmed="confirmed by kim at 2026-11-28 02:10:00 UTC", **gate),
+        section_card(confirmed=f"confirmed by system:serviceaccount:{'a-long-name-' * 3}:drillbook at 2026-11-28 02:10:00 UTC", **gate),
         cards.progress_card("Wait", "fetching", fraction=0.5, rows=[("waited", "3 s")]),
         cards.verdict_card(found, seal_with="drillbook finish 20261101T101500Z-1a2b3c --notebook /a/path/that/is/rather/long/to/a/notebook.ipynb"),
         cards.verdict_card(record(unproven())),

@@ -37,7 +37,7 @@ def confirm(page: Page, cell: Locator, said: str, picture: Path) -> None:
     box = cell.locator("input[type=text]")
     box.fill(phrase[1])
     box.press("Enter")
-    expect(cell.get_by_text("confirmed by lab-")).to_be_visible(timeout=240_000)
+    expect(cell.get_by_text("confirmed by ")).to_be_visible(timeout=240_000)
     cell.scroll_into_view_if_needed()
     page.screenshot(path=str(picture))
 

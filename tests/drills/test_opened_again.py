@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from fix_drills import DrillLab
 from fix_tiny import Tiny
 from tiny_steps import Drain, LookAround, MakeThing, Replace
 
-from drillbook import headless
+from drillbook import cli, headless
 from drillbook.errors import NotResumable, NotVerified, ParameterError, RunInProgress
 from drillbook.evidence import Journal, record, verify
 from drillbook.model import Check, Effect, Frozen, Verdict
@@ -292,10 +293,13 @@ def test_users_a7_a_run_that_waits_with_empty_hands_does_not_stand_in_the_way(ti
         headless.abandon(closed(one))
 
 
-def test_users_a7_it_is_resumed_in_the_notebook(tiny: Tiny, site: str) -> None:
+def test_users_a7_it_is_resumed_in_the_notebook(tiny: Tiny, site: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = begin(site)
     phrase = confirmed(run)
     dies(run)
+    assert cli.status(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert re.search(rf"{run.run_id} .* waiting .* UTC", listed) and f"{run.run_id}: holds: ConfigMap/" in listed
     resumed = resume_run(run.run_id)
     assert begin(site) is resumed, "Run All: the cell that opens a run finds the one that was resumed just now"
     assert confirmed(resumed) == phrase, "the open gate is shown again"
@@ -357,3 +361,23 @@ def test_users_b_the_end_names_the_command_that_seals_it(tiny: Tiny, site: str, 
         run.close()
     assert "report.html" in sealed.value.todo and "finish" not in sealed.value.todo
     assert verify(run.folder.parents[1]) == []
+
+
+def test_users_b_approve_shows_the_plan_before_it_asks(tiny: Tiny, site: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = begin(site)
+    phrase = confirmed(run)
+    dies(run)
+    assert cli.status(["approve", run.run_id]) == 4, "there is no terminal to ask on"
+    said = capsys.readouterr()
+    assert f'Give --phrase "{phrase}"' in said.err
+    for words in ("waits at: Replace the value", "lost: the old value 'old'", "scale Deployment drillbook-drills/tiny-app", "value = new",
+                  "Scale the application to nothing (changes): tiny-app to 0 replicas", run.run_id):  # fmt: skip
+        assert words in said.out
+    assert not of(run, "approved")
+    assert cli.status(["approve", run.run_id, "--phrase", phrase]) == 0
+    said = capsys.readouterr()
+    assert said.out.index("lost: the old value") < said.out.index("approved by ")
+    assert len(of(run, "approved")) == 1
+    headless.abandon(run.folder)
+    assert cli.status(["approve", run.run_id, "--phrase", phrase]) == 4
+    assert "does not wait" in capsys.readouterr().err

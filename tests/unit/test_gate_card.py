@@ -75,7 +75,8 @@ def test_users_b_the_card_says_who_confirmed_it_and_when() -> None:
     given = [{"actor": {"username": name}, "at": f"2026-11-28T02:1{n}:00.123456Z"} for n, name in enumerate(("kim", "lee"))]
     said = who_confirmed(given)
     assert said == "confirmed by kim at 2026-11-28 02:10:00 UTC, lee at 2026-11-28 02:11:00 UTC"
-    assert said in card(confirmed=said)["text/html"]
+    assert said in card(confirmed=said)["text/plain"]
+    assert all(one in card(confirmed=said)["text/html"] for one in ("confirmed by kim at ", "2026-11-28 02:10:00 UTC", ", lee at "))
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["while it runs", "before it is approved"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from evidence_sample import at, checks, failed, make_run, opened, planned, unproven, verified, write_journal
 
-from drillbook import cards, report
+from drillbook import cards, report, terminal
 from drillbook.errors import EvidenceError, EvidenceUnwritable
 from drillbook.evidence import record
 
@@ -55,6 +55,26 @@ def page_of(events: list[dict[str, Any]]) -> Tags:
 
 
 ENDS = {"verified": verified, "failed": failed, "unproven": unproven, "planned": planned}
+
+
+def test_users_b_what_is_still_to_come_does_not_read_like_a_failure() -> None:
+    events = verified()
+    early = events[: next(i for i, event in enumerate(events) if event["type"] == "check") + 1]
+    found = record(early)
+    missing = sum(check["reason"] == "not run" for check in found["checks"])
+    words = page_of(early).words
+    assert missing and f"1 of 1 required checks hold so far, {missing} still to come" in words
+    assert "unproven" not in words.partition("Checks")[2].partition("Verdict")[0]
+    assert "still to come" not in page_of(events).words
+
+
+@pytest.mark.parametrize(("achieved", "objective", "word"), [
+    (7.4, None, "no objective"), (None, None, "not measured"), (None, 60, "not measured"), (7.4, 60, "met"),
+], ids=["no objective", "neither", "not seen", "met"])  # fmt: skip
+def test_users_b_an_achieved_time_is_not_called_not_measured(achieved: float | None, objective: float | None, word: str) -> None:
+    met = None if achieved is None or objective is None else achieved <= objective
+    item = {"name": "recovery time", "achieved_seconds": achieved, "objective_seconds": objective, "met": met}
+    assert list(terminal.figures([item]).columns[3].cells) == [word]
 
 
 def test_users_b_nothing_is_called_verified_while_it_is_unsealed() -> None:

@@ -37,7 +37,7 @@ class RunSummary:
     state: str  # running | waiting | stopped | open | sealed
     verdict: str
     folder: Path
-    promised: tuple[str, ...] = ()  # what an ended run promised to undo and did not
+    promised: tuple[str, ...] = ()  # what the run promised to undo and has not undone yet
     until: str = ""  # waiting and stopped runs: what they made is kept until then
 
 
@@ -101,9 +101,11 @@ def _settled(kube: k8s.Kube, profile: Site, at: datetime, say: Callable[[str], N
 
 def promises_of(folder: Path) -> list[str]:
     """What a run that has ended promised to undo and did not, each with what it is."""
-    if alive(folder):
-        return []
-    return [f"{event['id']} ({event['what']})" for event in unsettled(events_of(folder))]
+    return [] if alive(folder) else _promised(events_of(folder))
+
+
+def _promised(events: list[dict[str, Any]]) -> list[str]:
+    return [f"{event['id']} ({event['what']})" for event in unsettled(events)]
 
 
 def _strangers(
@@ -162,8 +164,8 @@ def runs(outputs: Path | None = None) -> list[RunSummary]:
                 state,
                 verdict,
                 folder,
-                tuple(promises_of(folder)) if opened["mode"] == "apply" else (),
-                show_instant(until)[:16].replace("T", " ") if until and state in ("waiting", "stopped") else "",
+                tuple(_promised(events)) if opened["mode"] == "apply" else (),
+                f"{until:%Y-%m-%d %H:%M} UTC" if until and state in ("waiting", "stopped") else "",
             )
         )
     return found

@@ -82,6 +82,7 @@ class GateCards:
             bare, f"Then run this cell again (Shift+Enter); the first step behind it: {first}.", answer
         )
         self._display(section).draw(bundle | box.view)
+        box.come_into_sight()
 
     def settle(self, section: Section, confirmed: str) -> None:
         """After the phrase was typed: the card says who confirmed it, and there is nothing more to type in."""

@@ -212,7 +212,8 @@ class Gatekeeper:
     def _error(self, what: str, todo: str) -> ConfirmationRequired:
         made = [event["id"] for event in unsettled(self._told.journal.events())]
         changed = Changed.DONE if self._confirmed or made else Changed.NOTHING
-        said = f"made or changed, and not undone yet: {', '.join(made)}" if made else ""
+        more = f" and {len(made) - 3} more (`drillbook list` names them)" if len(made) > 3 else ""
+        said = f"made or changed, and not undone yet: {', '.join(made[:3])}{more}" if made else ""
         return ConfirmationRequired(what, changed=changed, changes=said, todo=todo)
 
     def _typed(self, section: Section, phrase: str) -> tuple[str, bool]:

@@ -87,11 +87,11 @@ def require_none(site: Site, runbook: str, mine: Collection[str]) -> None:
 
 def ways(run_id: str, *, living: bool = False) -> str:
     """How to go on with a run that stands, and how to end it."""
-    there = " It is open in another kernel: go on there, or shut that kernel down first." if living else ""
+    there = "It is open in another kernel: go on there, or shut that kernel down first. " if living else ""
     return (
-        f'To go on with it in this notebook: `from drillbook.run import resume_run`, `run = resume_run("{run_id}")`, then run '
-        f"the cells from the first step on: complete steps return their recorded results. In a terminal: `drillbook resume "
-        f"{run_id}`, or `drillbook abandon {run_id}`, which undoes what it holds.{there}"
+        f"{there}To go on with it in this notebook, run these lines in a cell, then the cells from the first step on; complete "
+        f"steps return their recorded results:\n    from drillbook.run import resume_run\n    run = resume_run(\"{run_id}\")\n"
+        f"In a terminal `drillbook resume {run_id}` goes on with it, and `drillbook abandon {run_id}` undoes what it holds."
     )
 
 
