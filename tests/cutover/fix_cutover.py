@@ -34,7 +34,7 @@ class CutLab:
 
     def run(self, procedure: Callable[[Run], T], *, runbook: str = "recover-full-restore", **changes: Any) -> tuple[Run, T]:
         """Do a procedure; at a gate its process ends, and another one goes on with the phrase."""
-        os.environ |= {"DRILLBOOK_OUTPUTS": str(self.lab.outputs), "DRILLBOOK_NOTEBOOK": str(self.lab.home / "none.ipynb")}
+        os.environ |= {"DRILLBOOK_OUTPUTS": self.lab.own_outputs(), "DRILLBOOK_NOTEBOOK": str(self.lab.home / "none.ipynb")}
         site = str(self.profile("cutover", **changes))
         run = open_run(runbook, site=site, mode="apply")
         while True:

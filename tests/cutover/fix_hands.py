@@ -143,7 +143,7 @@ class Hands:
 
     def verdict_while_git_says_otherwise(self) -> str:
         """Of the last look, while what is declared would bring another state back; it stays paused then."""
-        os.environ["DRILLBOOK_OUTPUTS"] = str(self.lab.lab.outputs)
+        os.environ["DRILLBOOK_OUTPUTS"] = self.lab.lab.own_outputs()
         site = str(self.lab.profile("impatient", limits={"step": "2s"}))
         run = open_run("recover-full-restore", site=site, mode="apply")
         try:

@@ -282,7 +282,7 @@ def after_the_cut(lab: CutLab, before: str, changes: dict[str, Any]) -> None:
     assert parse_instant(target["target"]["target_time"]) == parse_instant(at)  # trailing zeros are not written
     assert not target["own_marker"] and drill.check("boundary")["verdict"] == "VERIFIED"
 
-    os.environ["DRILLBOOK_NOTEBOOK"] = str(lab.lab.home / "none.ipynb")
+    os.environ |= {"DRILLBOOK_OUTPUTS": lab.lab.own_outputs(), "DRILLBOOK_NOTEBOOK": str(lab.lab.home / "none.ipynb")}
     run = open_run("recover-point-in-time", site=str(site), mode="apply", target_time=at)
     try:
         cluster = run.do(CheckReadiness())

@@ -227,6 +227,12 @@ class DrillLab:
             for path in made:
                 client.delete(path)
 
+    def own_outputs(self) -> str:
+        """A folder for the evidence of one run that is made in this process: beside it others are opened while it stands."""
+        folder = self.scratch / f"by-hand-{len(list(self.scratch.glob('by-hand-*')))}"
+        folder.mkdir()
+        return str(folder)
+
     @contextmanager
     def on_another_machine(self, outputs: Path) -> Iterator[None]:
         """No folder of any earlier run is there: only kubeconfig and profile."""

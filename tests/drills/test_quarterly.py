@@ -35,6 +35,7 @@ def test_a_copy_that_was_promoted_early_is_not_complete(drill_lab: DrillLab, mon
     for name, value in drill_lab.env.items():
         monkeypatch.setenv(name, value)
     drill_lab.archive_segments(1)
+    monkeypatch.setenv("DRILLBOOK_OUTPUTS", drill_lab.own_outputs())
     run = open_run("drill-quarterly-full-restore", mode="apply")
     store = bucket(LabHome(drill_lab.home))
     lost: dict[str, bytes] = {}

@@ -64,6 +64,7 @@ def opened(
     """A run of the library's own, without a notebook."""
     for name, value in lab.env.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DRILLBOOK_OUTPUTS", lab.own_outputs())
     run = open_run("recover-point-in-time", site=site, mode=mode, **parameters)
     try:
         yield run
