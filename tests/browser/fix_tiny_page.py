@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import nbformat
+from fix_contrast import CONTRAST
 from fix_drills import DrillLab
 from fix_jupyter import environment, run_cell
 from fix_tiny import HERE, Tiny, write_notebook
@@ -34,7 +35,7 @@ def cell_with(page: Page, words: str) -> Locator:
 
 
 def pictures(page: Page, cell: Locator, folder: Path, name: str) -> None:
-    """To be looked at: light and dark, wide and narrow."""
+    """To be looked at: light and dark, wide and narrow; texts that have too little contrast are named."""
     for theme in ("Light", "Dark"):
         page.evaluate("theme => window.jupyterapp && window.jupyterapp.commands.execute('apputils:change-theme', {theme})",
                       f"JupyterLab {theme}")  # fmt: skip
@@ -42,6 +43,7 @@ def pictures(page: Page, cell: Locator, folder: Path, name: str) -> None:
             page.set_viewport_size({"width": width, "height": 900})
             page.wait_for_timeout(800)
             cell.scroll_into_view_if_needed()
+            assert page.evaluate(CONTRAST, ".jp-OutputArea-output") == [], f"contrast, {theme}"
             page.screenshot(path=str(folder / f"{name}-{theme.lower()}-{width}.png"))
     page.evaluate("window.jupyterapp && window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
     page.set_viewport_size({"width": 1280, "height": 900})

@@ -52,6 +52,7 @@ def test_a_gate_is_confirmed_in_the_text_box_of_its_card(browser_lab: DrillLab, 
         assert "ConfirmationRequired" not in passed and "confirmed by lab-admin at 20" in passed
         for words in ("run.do(drain)", "run.do(replace)", "run.do(scale)", "ValueIsNew", "RemoveThing"):
             run_words(page, words)
+        pictures(page, cell_with(page, "ValueIsNew"), tmp_path, "checks")
         end = " ".join(shown(run_words(page, "run.close")))
         line = f"drillbook finish {run.name} --notebook {tiny.notebook}"
         assert line in end and "UNSEALED" in end and "VERIFIED" not in end

@@ -9,6 +9,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from fix_contrast import CONTRAST
 from fix_jupyter import ARGUMENTS, CHROMIUM, NEEDS_CHROMIUM
 from playwright.sync_api import Page, sync_playwright
 
@@ -24,30 +25,6 @@ from evidence_sample import checks, opened, unproven, verified
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.long, NEEDS_CHROMIUM]
 
-# The contrast of each text with what lies behind it, as WCAG 2 computes it; large is 24 px, or 18.66 px and bold.
-CONTRAST = """
-() => {
-  const parse = c => { const n = (c.match(/[\\d.]+/g) || []).map(Number); return [n[0] || 0, n[1] || 0, n[2] || 0, n.length > 3 ? n[3] : 1] }
-  const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3])).concat(1)
-  const light = c => { const [r, g, b] = c.slice(0, 3).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b }
-  const found = []
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
-  while (walker.nextNode()) {
-    const node = walker.currentNode, element = node.parentElement
-    if (!node.textContent.trim() || !element.getClientRects().length || ['SCRIPT', 'STYLE', 'PRE'].includes(element.tagName)) continue
-    if (element.closest('svg, [aria-hidden=true]')) continue
-    const chain = []; for (let e = element; e; e = e.parentElement) chain.unshift(e)
-    let back = [255, 255, 255, 1], alpha = 1
-    for (const e of chain) { const s = getComputedStyle(e); alpha *= Number(s.opacity); const b = parse(s.backgroundColor); back = over([b[0], b[1], b[2], b[3] * alpha], back) }
-    const style = getComputedStyle(element), ink = parse(style.color)
-    const front = over([ink[0], ink[1], ink[2], ink[3] * alpha], back)
-    const [a, b] = [light(front), light(back)].sort((x, y) => y - x)
-    const ratio = (a + .05) / (b + .05), size = parseFloat(style.fontSize)
-    const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700)
-    if (ratio < (large ? 3 : 4.5)) found.push(`${ratio.toFixed(2)} ${element.tagName} ${node.textContent.trim().slice(0, 60)}`)
-  }
-  return [...new Set(found)]
-}"""
 CUT = """
 () => [...document.querySelectorAll('body *')].filter(e => {
   const s = getComputedStyle(e)
@@ -126,7 +103,7 @@ def test_users_d_a_page_is_readable(pages: Path, browser_page: Page, name: str, 
     page.set_viewport_size({"width": width, "height": 900})
     page.goto((pages / name).as_uri())
     page.screenshot(path=str(pages / f"{name}-{width}.png"), full_page=True)
-    assert page.evaluate(CONTRAST) == []
+    assert page.evaluate(CONTRAST, "body") == []
     assert page.evaluate(HEADERS) == 0
     assert page.evaluate(CUT) == []
     assert width < 900 or page.evaluate(BROKEN) == []
