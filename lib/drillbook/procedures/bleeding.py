@@ -160,11 +160,11 @@ class HoldBackups(Step[Held]):
         cluster = ctx.cluster_object(self.cluster.ref)
         if ctx.archive.method == IN_TREE:
             if (cluster["spec"].get("backup") or {}).get("retentionPolicy") or self._promised(ctx, "Cluster"):
-                yield self._measure(k8s.CLUSTER, cluster, _NO_RETENTION_IN_TREE, "take the retention policy away")
+                yield self._measure(k8s.CLUSTER, cluster, _NO_RETENTION_IN_TREE, "remove the retention policy")
         else:
             for store in self._stores(ctx, cluster, namespace):
                 if store["spec"].get("retentionPolicy") or self._promised(ctx, "ObjectStore"):
-                    yield self._measure(k8s.OBJECT_STORE, store, _NO_RETENTION, "take the retention policy away")
+                    yield self._measure(k8s.OBJECT_STORE, store, _NO_RETENTION, "remove the retention policy")
         for schedule in ctx.kube.list(k8s.SCHEDULED_BACKUP, namespace):
             name = schedule["metadata"]["name"]
             if schedule["spec"]["cluster"]["name"] != self.cluster.ref.name:
@@ -203,7 +203,7 @@ class Blocked(Frozen):
 
 @dataclass(frozen=True)
 class BlockWrites(Step[Blocked]):
-    """Let the damaged database be read only, until the cut.
+    """Make the damaged database read-only, until the cut.
 
     In the database itself, not by the application's replicas: pods come back, and others write too. Its sessions are
     ended, because a setting of the database counts for new sessions only; readers come back at once.
@@ -229,7 +229,7 @@ class BlockWrites(Step[Blocked]):
     def plan(self, ctx: Context) -> Plan:
         ref = self.cluster.ref
         return Plan(
-            summary=f"Database {self.database} of {ref} is read only from now on, for roles with a setting of their own too; its sessions are ended",
+            summary=f"Database {self.database} of {ref} is read-only from now on, for roles with a setting of their own too; its sessions are ended",
             sql=tuple(as_text(one) for one in self._statements()),
             touches=(Touch("block writes to", "Database", ref.namespace, f"{ref.name}.{self.database}"),),
             lost=(f"transactions that are open in {self.database} now, and every write until this is undone",),

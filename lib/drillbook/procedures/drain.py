@@ -37,7 +37,7 @@ class InService(Frozen):
     deployment: str
     replicas: int
     began_at: Instant | None
-    healthy_at: Instant | None  # None: it was at nothing before this run, and is again
+    healthy_at: Instant | None  # None: it was at zero before this run, and is again
     outage_seconds: float | None
     put_back: tuple[str, ...]
     line: SourceCluster | None = None  # the cluster that is in service now, where it is another one
@@ -85,14 +85,14 @@ def _changed(fits: AppFits, app: Application, cluster: SourceCluster) -> list[To
 
 _PATCHES: dict[str, tuple[k8s.Kind, dict[str, Any], str]] = {
     "Application": (k8s.APPLICATION, hands.UNSYNCED, "doesn't sync by itself during the cut"),
-    "Deployment": (k8s.DEPLOYMENT, {"spec": {"replicas": 0}}, "scaled to nothing for the cut"),
+    "Deployment": (k8s.DEPLOYMENT, {"spec": {"replicas": 0}}, "scaled to zero for the cut"),
     "Pooler": (k8s.POOLER, {"spec": {"pgbouncer": {"paused": True}}}, "paused for the cut"),
 }
 
 
 @dataclass(frozen=True)
 class DrainApplication(Step[Drained]):
-    """Scale the application to nothing, and wait until its last session has ended.
+    """Scale the application to zero, and wait until its last session has ended.
 
     A pod that is on its way out may still write: the cut comes only after its pods are gone and its role has no session.
     Who would scale it up again is paused first.
@@ -112,7 +112,7 @@ class DrainApplication(Step[Drained]):
             summary=f"Scale Deployment {app.namespace}/{app.deployment} to 0 and wait for the end of its sessions",
             touches=tuple(_changed(self.fits, app, self.cluster)),
             notes=tuple(str(hand) for hand in self.fits.hands),
-            lost=(f"{app.deployment} doesn't serve until it is scaled up again",),
+            outage=(f"{app.deployment}, from here until it is scaled up again",),
         )
 
     def do(self, ctx: Context) -> Drained:

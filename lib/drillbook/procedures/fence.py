@@ -66,7 +66,8 @@ class FenceOldCluster(Step[FencedCluster]):
                 *(f"WARNING: {words}" for words in away),
                 *((f"said to be down: {word}" if word else _WAY_ON,) if away else ()),
             ),
-            lost=(f"every session on {ref}, of every tenant, and every write until the cut is done or undone",),
+            lost=(f"every session on {ref}, of every tenant",),
+            outage=(f"every tenant of {ref}, from the fence until clients are let in again, or the fence is lifted",),
         )
 
     def do(self, ctx: Context) -> FencedCluster:

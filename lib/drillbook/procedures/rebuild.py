@@ -95,9 +95,9 @@ class RemoveOldCluster(Step[RemovedCluster]):
                 *(f"Secret {ref.name}-{part} stays, where CloudNativePG generated it" for part in OUTLIVING),
             ),
             touches=tuple(touches),
+            outage=(f"every tenant of {ref}, until the new cluster is verified and open",),
             lost=(
                 f"Cluster {ref} with {len(self.checked.volumes)} volumes: every database of every tenant, as it is now",
-                f"every session on {ref}; its tenants are down until the recovery is done",
                 f"what is not archived under {self.old.location} yet",
                 *losses,
             ),

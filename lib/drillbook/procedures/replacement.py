@@ -12,7 +12,7 @@ from drillbook import cleanup, replacements
 from drillbook import kube as k8s
 from drillbook.errors import Changed, KubernetesError, PreconditionError, VerificationError
 from drillbook.manifests import RUN_LABEL
-from drillbook.model import BaseBackup, Effect, RecoveryTarget
+from drillbook.model import BaseBackup, Effect, RecoveryTarget, show_seconds
 from drillbook.objectstore.layout import wal_prefix
 from drillbook.procedures.candidates import to_its_timeline
 from drillbook.procedures.copy import RecoveryCopy, Removal, WaitForRecovery
@@ -235,7 +235,7 @@ class WaitForReplacement(WaitForRecovery):
     copy: ReplacementCluster
 
     def plan(self, ctx: Context) -> Plan:
-        return Plan(summary=f"Wait at most {ctx.site.limits.recovery} for every instance; keep the recovery's log")
+        return Plan(summary=f"Wait at most {show_seconds(ctx.site.limits.recovery.total_seconds())} for every instance; keep the recovery's log")
 
     def _failed(self, job: dict[str, Any] | None, first: dict[str, Any] | None) -> bool:
         return given_up(job)
