@@ -25,6 +25,17 @@ class Addressed:
     app: Application
     deployment: dict[str, Any]
     place: Place
+    namespace: str  # the clusters'
+    held: dict[str, Any] | None = None  # the Secret or ConfigMap that holds the address, where the Deployment doesn't itself
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """What is changed when it is pointed elsewhere: whoever controls one of them would put it back."""
+        return [self.deployment, *([self.held] if self.held else [])]
+
+    def services_of(self, cluster: str) -> list[str]:
+        """The services of this Cluster that the address names; one of the same name in another namespace is none."""
+        return addresses.services_in(self.place.value, cluster, self.namespace, self.app.namespace)
 
     @property
     def where(self) -> str:
@@ -56,7 +67,9 @@ def addressed(ctx: Context) -> tuple[list[Addressed], list[str]]:
                 f"Deployment {app.namespace}/{app.deployment} has no variable {app.address_variable} with a text in it",
                 todo="Check address_variable in the profile: it is looked for in the first container.",
             )
-        found.append(Addressed(tenant, app, deployment, place))
+        kind = {"Secret": k8s.SECRET, "ConfigMap": k8s.CONFIG_MAP}.get(place.kind)
+        held = ctx.kube.get(kind, app.namespace, place.name) if kind else None
+        found.append(Addressed(tenant, app, deployment, place, ctx.site.cluster.namespace, held))
     return found, others
 
 
@@ -78,7 +91,7 @@ def readdress(ctx: Context, one: Addressed, old: str, new: str, *, wait: bool = 
 
     What it changes is promised to be put back. A Secret's old value is not kept: the way back is this, the other way.
     """
-    value = addresses.readdressed(one.place.value, old, new)
+    value = addresses.readdressed(one.place.value, old, new, one.namespace, one.app.namespace)
     changed, app = value != one.place.value, one.app
     what = f"{app.address_variable} points at {new}"
     if changed and one.place.kind == "Secret":

@@ -222,7 +222,7 @@ class RepointApplication(Step[Repointed]):
         found, _ = addressed(ctx)
         for one in found:
             require_known_address(one, self.old.ref.name, self.replacement.ref.name)
-        pausing.require_free(ctx, [one.deployment for one in found])
+        pausing.require_free(ctx, [item for one in found for item in one.objects])
 
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
@@ -231,12 +231,12 @@ class RepointApplication(Step[Repointed]):
         old, new = self.old.ref.name, self.replacement.ref.name
         notes = []
         for one in found:
-            services = addresses.services_in(one.place.value, old) or addresses.services_in(one.place.value, new)
+            services = one.services_of(old) or one.services_of(new)
             notes.append(f"{one.where}: {', '.join(services) or f'Pooler {one.app.pooler}, as it is'}")
         return Plan(
             summary=f"{len(found)} applications pointed at {new}",
             notes=(*notes, *(f"not ours to change: {text}" for text in others)),
-            touches=pausing.touches(ctx, [one.deployment for one in found])
+            touches=pausing.touches(ctx, [item for one in found for item in one.objects])
             + tuple(
                 Touch(
                     f"point at {new}",
@@ -257,9 +257,9 @@ class RepointApplication(Step[Repointed]):
         found, others = addressed(ctx)
         changed = []
         for one in found:
-            if not addresses.services_in(one.place.value, old) and not addresses.services_in(one.place.value, new):
+            if not one.services_of(old) and not one.services_of(new):
                 continue  # through its Pooler, which has been made anew under its name
-            pausing.pause(ctx, [one.deployment])
+            pausing.pause(ctx, one.objects)
             readdress(ctx, one, old, new)
             changed.append(one.where)
         return Repointed(now=new, changed=tuple(changed), others=tuple(others))
@@ -271,7 +271,7 @@ class RepointApplication(Step[Repointed]):
 def require_known_address(one: Addressed, old: str, new: str) -> None:
     """Raise unless the address names a service of one of the clusters, or the profile's Pooler."""
     value = one.place.value
-    if addresses.services_in(value, old) or addresses.services_in(value, new):
+    if one.services_of(old) or one.services_of(new):
         return
     if one.app.pooler and one.app.pooler in value:
         return
@@ -302,13 +302,13 @@ def follow_faults(ctx: Context, old: OldCluster, names: Replacement) -> list[str
         if one.place.kind == "Deployment" and (held := addresses.literal_secrets(one.deployment))
     ]
     others = [item for kind in (k8s.POOLER, k8s.SCHEDULED_BACKUP) for item in of_cluster(ctx, kind, old, old.ref.name)]
-    return faults + pausing.faults(ctx, [*(one.deployment for one in found), *others])
+    return faults + pausing.faults(ctx, [*(item for one in found for item in one.objects), *others])
 
 
 def require_addressed_to(ctx: Context, other: str, cluster: str) -> None:
     """Raise if an application still has an address of Cluster ``other``."""
     found, _ = addressed(ctx)
-    wrong = [one.where for one in found if addresses.services_in(one.place.value, other)]
+    wrong = [one.where for one in found if one.services_of(other)]
     if wrong:
         raise VerificationError(
             f"an application is not pointed at {cluster}",

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from drillbook import addresses, restoring
 from drillbook import kube as k8s
+from drillbook import restoring
 from drillbook.errors import KubernetesError, NotReady
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Instant, Verdict, parse_instant, show_instant
 from drillbook.procedures import pausing, schedules
@@ -130,7 +130,7 @@ class FindRestore(Step[RestoreFound]):
             for item in ctx.kube.list(kind, found.old.ref.namespace)
             if item["spec"]["cluster"]["name"] in names
         ]
-        return pausing.faults(ctx, [*(one.deployment for one in applications), *others])
+        return pausing.faults(ctx, [*(item for one in applications for item in one.objects), *others])
 
 
 def as_cluster(ctx: Context, item: dict[str, Any]) -> OldCluster:
@@ -283,18 +283,18 @@ class AddressesBack(Step[Repointed]):
         applications, _ = addressed(ctx)
         for one in applications:
             require_known_address(one, self.found.old.ref.name, self.found.serving.ref.name)
-        pausing.require_free(ctx, [one.deployment for one in applications])
+        pausing.require_free(ctx, [item for one in applications for item in one.objects])
 
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
             return Plan(summary=self.title)
         applications, others = addressed(ctx)
         name = self.found.old.ref.name
-        deployments = [one.deployment for one in applications]
+        controlled = [item for one in applications for item in one.objects]
         return Plan(
             summary=f"{len(applications)} applications pointed at {name}",
             notes=(*(one.where for one in applications), *(f"not changed by this run: {text}" for text in others)),
-            touches=pausing.touches(ctx, deployments)
+            touches=pausing.touches(ctx, controlled)
             + tuple(
                 Touch(f"point at {name}", "Deployment", one.app.namespace, one.app.deployment, one.deployment["metadata"]["uid"])
                 for one in applications
@@ -306,8 +306,8 @@ class AddressesBack(Step[Repointed]):
         applications, others = addressed(ctx)
         serves, changed = bool(ctx.recorder.seen("old_cluster_serves")), []
         for one in applications:
-            pausing.pause(ctx, [one.deployment])
-            if addresses.services_in(one.place.value, new):
+            pausing.pause(ctx, one.objects)
+            if one.services_of(new):
                 readdress(ctx, one, new, old, wait=False)
                 changed.append(one.where)
             for promise in (*promises(ctx, one), secret_promise(one)):

@@ -49,6 +49,10 @@ class Repeats:
         self._done = [one for one in self._done if one.n < since]
 
     def find(self, step: Step[Any]) -> Done | None:
-        """The same step of the same cell, if it is done."""
+        """The same step of the same cell, if it is done.
+
+        Outside a notebook there are no cells: there an equal step of another section is another step.
+        """
         here = cell()
-        return next((one for one in self._done if one.cell == here and (one.step is step or one.step == step)), None)
+        equal = bool(here) or not step.gated
+        return next((one for one in self._done if one.cell == here and (one.step is step or (equal and one.step == step))), None)
