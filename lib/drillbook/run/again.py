@@ -24,6 +24,7 @@ class Done:
     plan: Plan | None
     seconds: float
     at: datetime
+    section: str = ""
 
     @property
     def says(self) -> str:
@@ -39,20 +40,18 @@ class Repeats:
 
     def note(
         self, step: Step[Any], n: int, result: Any, checks: Sequence[Check], *, plan: Plan | None = None,
-        seconds: float = 0.0, at: datetime | None = None,
+        seconds: float = 0.0, at: datetime | None = None, section: str = "",
     ) -> None:  # fmt: skip
         """Remember a step that is done; ``at`` is when, if not now."""
-        self._done.append(Done(step, cell(), n, result, tuple(checks), plan, seconds, at or datetime.now(UTC)))
+        self._done.append(Done(step, cell(), n, result, tuple(checks), plan, seconds, at or datetime.now(UTC), section))
 
     def forget(self, since: int) -> None:
         """The steps from this number on are to be done again."""
         self._done = [one for one in self._done if one.n < since]
 
-    def find(self, step: Step[Any]) -> Done | None:
-        """The same step of the same cell, if it is done.
-
-        Outside a notebook there are no cells: there an equal step of another section is another step.
-        """
+    def find(self, step: Step[Any], section: str = "") -> Done | None:
+        """The same step of the same cell, if it is done; of the same destructive ``section``, by its title."""
         here = cell()
-        equal = bool(here) or not step.gated
-        return next((one for one in self._done if one.cell == here and (one.step is step or (equal and one.step == step))), None)
+        return next(
+            (one for one in self._done if one.cell == here and one.section == section and (one.step is step or one.step == step)), None
+        )

@@ -124,7 +124,7 @@ class Run(Handle):
         gets the recorded result of a step that is done; in plan mode, where nothing is measured, it is planned again.
         """
         with self._acting:
-            done = self._repeats.find(step) if self.mode == "apply" and not self._left else None
+            done = self._repeats.find(step, self._gates.section_of(step)) if self.mode == "apply" and not self._left else None
             if done is None:
                 self._require_open()
             self._require_same(step)
@@ -187,7 +187,7 @@ class Run(Handle):
         self.told.begin(past.n, step.title, Display(self.masker.mask))
         self.told.remember(replay.past, past)
         seen_at = datetime.fromisoformat(past.seen_at)
-        self._repeats.note(step, past.n, result, past.checks, at=seen_at)
+        self._repeats.note(step, past.n, result, past.checks, at=seen_at, section=self._gates.section_of(step))
         self._draw(step, "done", result=result, reason=f"from the journal, as it was seen at {seen_at:%H:%M:%S} UTC on {seen_at:%Y-%m-%d}")
         return result
 
@@ -230,7 +230,9 @@ class Run(Handle):
                 self.told.check(check)
         seconds = _seconds_since(started)
         self._finish("done", seconds, results.dump(step, result), None, lost=self._lost(step, result))
-        self._repeats.note(step, self._n, result, self.told.step_checks, plan=plan, seconds=seconds)
+        self._repeats.note(
+            step, self._n, result, self.told.step_checks, plan=plan, seconds=seconds, section=self._gates.section_of(step)
+        )
         self._draw(step, "done", result=result, plan=plan, seconds=seconds)
         return result
 

@@ -263,6 +263,10 @@ class Gatekeeper:
 
     # -- the steps behind it -------------------------------------------------------------------
 
+    def section_of(self, step: Step[Any]) -> str:
+        """The title of the confirmed section that the step stands in; "" for none."""
+        return next((section.title for section in self._confirmed if section.part_of(step)), "")
+
     def note_failure(self, step: Step[Any], what: str) -> None:
         """A step has failed: of its section only what settles is still done."""
         for section in self._confirmed:
