@@ -80,7 +80,7 @@ def test_g03_g04_s10_clients_follow_to_the_replacement_and_come_back_with_anothe
     assert f"drillbook undo {done.folder.name}" in announced
     owes_nothing(lab, done)
 
-    lab.sql(new, "insert into kept values ('written since')")
+    lab.sql(new, "insert into kept values ('since')")
     with lab.lab.recovering(), lab.lab.on_another_machine(tmp_path):
         asked = lab.lab.drillbook("undo", done.folder.name)
         assert asked.returncode == 3, asked.stdout + asked.stderr
@@ -137,3 +137,40 @@ def test_g01_g13_s23_one_refused_call_after_the_deletion_lets_nobody_in_and_remo
     assert lab.admin.get(k8s.SECRET, lab.namespace, f"{lab.name}-app") is not None, "clients refer to it by name"
     owes_nothing(lab, done)
 
+
+
+def databases(lab: CutLab) -> set[str]:
+    return set(lab.sql(lab.name, "select datname from pg_database where datname like 'invoices%'", "postgres").split())
+
+
+def test_s10_one_database_comes_back_with_another_machine_and_the_later_one_is_dropped(cut_lab: CutLab, tmp_path: Path) -> None:
+    lab, database = cut_lab, cut_lab.site.tenants[0].database
+    target = mistake(lab)
+    with lab.lab.recovering():
+        run = lab.lab.run(RUNBOOKS / "recover-point-in-time.ipynb", database=database, target_time=target)
+        done = again(lab, again(lab, run))
+    assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
+    assert done.check("rows back")["observed"].startswith("0 come back"), "the profile's tables lack nothing"
+    assert kept(lab, lab.name) == {"before"}
+    assert f"drillbook undo {done.folder.name}" in (done.folder / "logs" / "announcement.txt").read_text()
+
+    lab.sql(lab.name, "insert into kept values ('since')")
+    with lab.lab.recovering(), lab.lab.on_another_machine(tmp_path):
+        asked = lab.lab.drillbook("undo", done.folder.name)
+        assert asked.returncode == 3, asked.stdout + asked.stderr
+        (folder,) = (tmp_path / "undo-point-in-time").iterdir()
+        waits = Drill(3, folder, asked.stdout)
+        assert "public.kept" in str(waits.check("written since")["details"])
+        assert kept(lab, lab.name) == {"before", "since"}, "nothing has changed yet"
+        back = again(lab, waits)
+        assert (back.code, back.verdict) == (0, "VERIFIED"), back.said
+        assert kept(lab, lab.name) == {"before", "mistake"}, "what was there before the cut serves"
+        (later,) = databases(lab) - {database}
+        assert set(lab.sql(lab.name, "select text from kept", later).split()) == {"before", "since"}
+
+        drop = lab.lab.drillbook("drop-kept", folder.name)
+        assert drop.returncode == 3, drop.stdout + drop.stderr
+        (dropping,) = (tmp_path / "change-drop-kept").iterdir()
+        dropped = again(lab, Drill(3, dropping, drop.stdout))
+        assert (dropped.code, dropped.verdict) == (0, "VERIFIED"), dropped.said
+        assert databases(lab) == {database}
