@@ -72,7 +72,7 @@ test-long: setup majors ## whole recoveries, kills, the browser
 	$(BIN)/python -m pytest -m "long and not soak" --durations=25 $(TWO) $(LONG)
 
 test-soak: setup majors ## repetitions, full matrices of kills and faults; writes docs/soak.md; not part of CI
-	$(BIN)/python tests/soak.py --page docs/soak.md -- $(TWO) $(LONG)
+	$(BIN)/python tests/soak.py --page docs/soak.md -- $(TWO) $(LONG) $(SOAK)
 
 lint: style types ## ruff, mypy, import contracts, notebooks without outputs
 

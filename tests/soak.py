@@ -1,4 +1,4 @@
-"""Runs the tests marked ``soak`` and writes what they did, with date and commit, to a page.
+"""Runs the tests marked ``soak`` and writes what they did, with date and commit, to a page that keeps what it had.
 
 ``make test-soak`` runs it: ``python tests/soak.py --page docs/soak.md -- PYTEST-ARGUMENTS``. It ends with pytest's status.
 """
@@ -9,19 +9,20 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTCOMES = ("passed", "failed", "skipped")
 
 HEAD = """# The soak
 
 Repetitions, and full matrices of kills and faults: `make test-soak`. They take longer than CI has, so they are run before a
-change of what they test is released. This page is written by the run itself.
+change of what they test is released. This page is written by the run itself: a test keeps the row of its last run, whole
+files or single tests (`make test-soak SOAK="tests/drills/test_swap_majors.py"`). A soak test without a row was not run.
 
+| test | outcome | seconds | date | commit |
+|---|---|---|---|---|
 """
 
 
@@ -31,21 +32,19 @@ def outcome(case: ElementTree.Element) -> str:
     return "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
 
 
-def table(report: Path) -> str:
-    """Each file's tests counted by outcome, with the seconds that they took."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    seconds: Counter[str] = Counter()
+def rows(report: Path, date: str, tested: str) -> dict[str, str]:
+    """A row for each test that was run, by its name."""
+    found = {}
     for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314
-        name = case.get("classname", "").replace(".", "/") + ".py"
-        counts[name][outcome(case)] += 1
-        seconds[name] += float(case.get("time", "0"))  # type: ignore[assignment]
-    rows = [
-        f"| `{name}` | {' | '.join(str(counts[name][o]) for o in OUTCOMES)} | {seconds[name]:.0f} |"
-        for name in sorted(counts)
-    ]
-    total = sum(counts.values(), Counter())
-    rows.append(f"| **all** | {' | '.join(str(total[o]) for o in OUTCOMES)} | {sum(seconds.values()):.0f} |")
-    return "\n".join([f"| file | {' | '.join(OUTCOMES)} | seconds |", "|---|---|---|---|---|", *rows])
+        name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name', '')}"
+        found[name] = f"| `{name}` | {outcome(case)} | {float(case.get('time', '0')):.0f} | {date} | `{tested}` |"
+    return found
+
+
+def known(page: Path) -> dict[str, str]:
+    """The rows that the page has, by test."""
+    lines = page.read_text(encoding="utf-8").splitlines() if page.is_file() else []
+    return {line.split("`")[1]: line for line in lines if line.startswith("| `")}
 
 
 def commit() -> str:
@@ -67,9 +66,8 @@ def main() -> int:
         report = Path(folder) / "soak.xml"
         argv = [sys.executable, "-m", "pytest", "-m", "soak", f"--junitxml={report}", *asked.pytest]
         code = subprocess.run(argv, cwd=ROOT, check=False).returncode
-        minutes = (datetime.now(UTC) - begun).total_seconds() / 60
-        result = f"Last run: {begun:%Y-%m-%d}, commit `{tested}`, {minutes:.0f} minutes.\n\n{table(report)}\n"
-    asked.page.write_text(HEAD + result, encoding="utf-8")
+        found = known(asked.page) | rows(report, f"{begun:%Y-%m-%d}", tested)
+    asked.page.write_text(HEAD + "\n".join(found[name] for name in sorted(found)) + "\n", encoding="utf-8")
     return code
 
 

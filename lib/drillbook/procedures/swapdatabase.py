@@ -11,7 +11,7 @@ from drillbook.cutover import swapping
 from drillbook.cutover.names import Kept
 from drillbook.cutover.superuser import MAINTENANCE
 from drillbook.errors import Changed, PreconditionError, RunbookError, VerificationError
-from drillbook.model import Effect, Frozen, Instant, Lsn, show_instant
+from drillbook.model import Check, Effect, Frozen, Instant, Lsn, Verdict, show_instant
 from drillbook.postgres import SQL, Literal, as_text
 from drillbook.procedures.carry import database_obligation, superuser_of
 from drillbook.procedures.drain import still_there
@@ -304,34 +304,36 @@ class DropDamaged(Step[Dropped]):
     effect: ClassVar[Effect] = Effect.DESTROYS
     gated: ClassVar[bool] = True
     cluster: SourceCluster
-    database: str  # as the cut's result names it: ``swapped.kept``
+    kept: str  # as the cut's result names it
 
     def plan(self, ctx: Context) -> Plan:
         ref = self.cluster.ref
         return Plan(
-            summary=f"Drop {self.database} of {ref}",
-            sql=(as_text(swapping.drop(str(self.database))),),
-            touches=(Touch("drop", "Database", ref.namespace, f"{ref.name}.{self.database}"),),
-            lost=(f"everything in {self.database}: swapping back is over",),
+            summary=f"Drop {self.kept} of {ref}",
+            sql=(as_text(swapping.drop(str(self.kept))),),
+            touches=(Touch("drop", "Database", ref.namespace, f"{ref.name}.{self.kept}"),),
+            lost=(f"everything in {self.kept}: swapping back is over",),
         )
 
     def check(self, ctx: Context) -> None:
         with ctx.source() as db:
-            found = db.ask("cutover_names", names=[self.database])
+            found = db.ask("cutover_names", names=[self.kept])
         if found and Kept.read(found[0]["comment"]) is None:
             raise PreconditionError(
-                f"{self.database} was not put aside by a cut: its comment doesn't say so",
+                f"{self.kept} was not put aside by a cut: its comment doesn't say so",
                 todo="Name the database that the cut's record names.",
             )
 
     def do(self, ctx: Context) -> Dropped:
-        superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, swapping.drop(self.database), repeatable=True)
+        superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, swapping.drop(self.kept), repeatable=True)
         now = datetime.now(UTC)
-        ctx.recorder.settled(database_obligation(self.cluster.ref, self.database, ""), "dropped", show_instant(now))
-        return Dropped(database=self.database, gone_at=now)
+        ctx.recorder.settled(database_obligation(self.cluster.ref, self.kept, ""), "dropped", show_instant(now))
+        return Dropped(database=self.kept, gone_at=now)
 
     def verify(self, ctx: Context, result: Dropped) -> None:
         _require_gone(ctx, result.database)
+        wanted, proves = f"no {result.database}", "the database is gone"
+        ctx.recorder.check(Check(name="dropped", proves=proves, verdict=Verdict.VERIFIED, expected=wanted, observed=wanted))
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,19 @@ _OF_ONE = {
         to_an_instant=False,
         resumes=True,
     ),
+    "undo-point-in-time": Kind(
+        ("written since", "application health", "smoke test", "application log", "backup after the cut"),
+        _RESTORE_NOT_TESTED[:2],
+        recovers=False,
+        resumes=True,
+    ),
+    "undo-full-restore": Kind(
+        ("written since", "application health", "smoke test", "application log", "backup after the cut", "declared state"),
+        _RESTORE_NOT_TESTED,
+        recovers=False,
+        resumes=True,
+    ),
+    "change-drop-kept": Kind(("dropped",), (), recovers=False, resumes=True),
     "drill-quarterly-full-restore": Kind(
         ("target and timeline", "boundary", "completeness", "newest changes", "structure", "site questions", "quarantine"),
         (
