@@ -36,13 +36,13 @@ class Replacement:
 
     @classmethod
     def beside(cls, source: ClusterRef, run_id: str, server_name: str = "") -> Replacement:
-        """``<source>-<run stamp>``: a new name, for the cut-over ``repoint``."""
+        """``<source>-<run stamp>``: a new name, beside the source."""
         name = stamped(source.name, run_id)
         return cls._named(ClusterRef(namespace=source.namespace, name=name), name, run_id, server_name or name)
 
     @classmethod
     def under_the_old_name(cls, source: ClusterRef, run_id: str, server_name: str = "") -> Replacement:
-        """The source's own name, for the cut-over ``rebuild``; only its ``serverName`` is new."""
+        """The source's own name, for a restore in place; only its ``serverName`` is new."""
         name = stamped(source.name, run_id)
         return cls._named(source, f"{name}-rebuild", run_id, server_name or name)  # one run may make both
 

@@ -1,4 +1,4 @@
-"""The cut-over ``rebuild``: the old cluster is removed, and made again under its own name by recovery.
+"""Restoring in place: the old cluster is deleted, and created again under its own name by recovery.
 
 There is no way back but the archive: so it is read once more in the last moment, and the old volumes must be proven
 gone before the name is used again, for CloudNativePG would take over an ownerless volume, and return the old data.

@@ -21,7 +21,7 @@ SERIAL = "cnpg.io/nodeSerial"
 
 
 class Rebuildable(Frozen):
-    """What a rebuild will remove: volumes and schedules as (name, UID); ``server_name`` is the new one."""
+    """What a restore in place will delete: volumes and schedules as (name, UID); ``server_name`` is the new one."""
 
     server_name: str
     volumes: tuple[tuple[str, str], ...]
@@ -76,7 +76,7 @@ class CheckRebuild(Step[Rebuildable]):
 
 
 def held(ctx: Context, old: OldCluster) -> list[dict[str, Any]]:
-    """What a rebuild changes and somebody else may declare: the Cluster, there or removed by this run, and its schedules."""
+    """What a restore in place changes and somebody else may declare: the Cluster, there or removed by this run, and its schedules."""
     cluster = [] if old.gone else [as_it_was(ctx, old) | {"kind": k8s.CLUSTER.kind}]
     return [*cluster, *of_cluster(ctx, k8s.SCHEDULED_BACKUP, old, old.ref.name)]
 

@@ -1,4 +1,4 @@
-"""`swap-database`: the one database is put into service under its name; the damaged one is kept, and the way back with it."""
+"""The swap: the one database is put into service under its name; the damaged one is kept, and the way back with it."""
 
 from __future__ import annotations
 

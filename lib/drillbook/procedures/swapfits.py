@@ -55,7 +55,7 @@ def tenant_of(ctx: Context, database: str) -> Tenant:
     except KeyError:
         known = ", ".join(tenant.database for tenant in ctx.site.tenants)
         raise ParameterError(
-            [f"database: {database!r} is no tenant of the profile (it has {known})"], where="swap-database"
+            [f"database: {database!r} is no tenant of the profile (it has {known})"], where="recover-point-in-time"
         ) from None
 
 
@@ -108,7 +108,7 @@ class CheckSwapFits(Step[SwapFits]):
         hands, uid, more = app_faults(ctx, self.cluster, tenant)
         faults += more
         if faults:
-            raise NotReady(faults, where=f"swap-database of {self.database} on {self.cluster.ref}")
+            raise NotReady(faults, where=f"a swap of {self.database} on {self.cluster.ref}")
         found = SwapFits(
             names=names,
             oid=int(there[self.database]["oid"]),
@@ -309,8 +309,8 @@ class CheckCanBeCarried(Rung):
 _BOUND: dict[str, str] = {
     "pg_cron": "lives in one database of the server only (cron.database_name): unschedule its jobs and drop it on the copy, then "
     "make it again after the cut",
-    "timescaledb": "a plain restore into a running cluster breaks its catalogue: use the strategy repoint or rebuild",
-    "citus": "its metadata are of the whole cluster: use the strategy repoint or rebuild",
+    "timescaledb": "a plain restore into a running cluster breaks its catalogue: use recover-full-restore",
+    "citus": "its metadata are of the whole cluster: use recover-full-restore",
     "pglogical": "its nodes and slots stand on the old database: drop it on the copy, then make it again after the cut",
 }
 

@@ -49,7 +49,7 @@ class Section:
     cluster: str
     parts: tuple[Part, ...]
     subject: Mapping[str, str] = field(default_factory=dict)
-    """The run and what it was asked for: tenant, strategy, target. It stands above the plan and is confirmed with it."""
+    """The run and what it was asked for: tenant, target. It stands above the plan and is confirmed with it."""
     blocked: str = ""
     """Why there is nothing to confirm: an earlier step failed, or a plan can't be made."""
     begun: str = ""

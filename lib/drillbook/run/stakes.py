@@ -22,7 +22,7 @@ def stakes(opened: Mapping[str, Any], parameters: Mapping[str, Any], seen: Calla
         ("run", str(opened.get("run_id", ""))),
         ("cluster", "/".join(str(cluster.get(key, "")) for key in ("namespace", "name"))),
         ("tenant", str(parameters.get("database", ""))),
-        ("strategy", str(parameters.get("strategy", ""))),
+        ("runbook", str(opened.get("runbook", ""))),
         *_target(parameters, seen("target") or {}),
         *_damage(parameters, seen("damage") or {}, seen("target") or {}),
     ]
@@ -43,8 +43,8 @@ def _damage(parameters: Mapping[str, Any], damage: Mapping[str, Any], target: Ma
     found = [one for one in damage.get("found") or () if one["weight"]]
     if not target or not damage:
         return []
-    if parameters.get("strategy") == "swap-database":  # the other databases stay as they are
-        found = [one for one in found if one["database"] == parameters.get("database")]
+    if database := parameters.get("database"):  # the other databases stay as they are
+        found = [one for one in found if one["database"] == database]
     first = target.get("first_after")
     undone = [one for one in found if first and Lsn(one["lsn"]) >= Lsn(first["lsn"])]
     kept = [one for one in found if one not in undone]
