@@ -109,7 +109,7 @@ def test_g02_a_control_plane_that_is_away_is_waited_for(api: Api, pod: str, what
     with Kube.open(str(api.kubeconfig), "lab-admin", say=lambda _why, seconds: said.append(seconds)) as kube:
         kube.server_version()
         api.run(api.serving.go_away())
-        back = threading.Timer(2.5, lambda: api.run(api.serving.come_back()))
+        back = threading.Timer(5, lambda: api.run(api.serving.come_back()))
         back.start()
         begun = time.monotonic()
         if what == "read":
