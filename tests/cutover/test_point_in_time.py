@@ -139,6 +139,34 @@ def test_g01_g13_s23_one_refused_call_after_the_deletion_lets_nobody_in_and_remo
 
 
 
+def test_g03_a_restore_that_stopped_after_its_first_client_moved_goes_back_by_an_undo(cut_lab: CutLab) -> None:
+    lab = cut_lab
+    address, schedules = lab.address(), lab.schedules()
+    home = LabHome(lab.lab.home)
+    with lab.lab.recovering():
+        run = lab.lab.run(RUNBOOKS / "recover-full-restore.ipynb", no_backup_because="the test of the whole takes one")
+        stopped = again(lab, run)
+        assert stopped.code == 3, stopped.said
+        app = lab.site.tenants[0].application
+        assert app is not None
+        faults.control(home, {"op": "api", "rules": [{"method": "PATCH", "path": f"/deployments/{app.deployment}$", "status": 403}]})
+        halted = again(lab, stopped)
+        assert halted.code == 6 and "Point the applications at the replacement" in halted.said, halted.said
+        assert json.loads(cluster(lab)["metadata"]["annotations"]["cnpg.io/fencedInstances"]) == ["*"], "the fence stays"
+        refused = lab.lab.drillbook("run", str(RUNBOOKS / "backup-manual.ipynb"), "--mode", "apply")
+        assert refused.returncode == 4 and run.folder.name in refused.stdout + refused.stderr, "no blind run beside it"
+        asked = lab.lab.drillbook("undo", run.folder.name)
+        assert asked.returncode == 3, asked.stdout + asked.stderr
+        (folder,) = lab.lab.folders(Path("undo-full-restore.ipynb"))
+        back = again(lab, Drill(3, folder, asked.stdout))
+        assert (back.code, back.verdict) == (0, "VERIFIED"), back.said
+        ended = lab.lab.drillbook("abandon", run.folder.name, "--as-it-stands")
+        assert ended.returncode in (0, 6), ended.stdout + ended.stderr
+    assert (lab.address(), lab.schedules()) == (address, schedules)
+    assert "fencedInstances" not in str(cluster(lab)["metadata"]["annotations"])
+    assert lab.lab.drillbook("verify").returncode == 0
+
+
 def databases(lab: CutLab) -> set[str]:
     return set(lab.sql(lab.name, "select datname from pg_database where datname like 'invoices%'", "postgres").split())
 

@@ -26,7 +26,7 @@ from drillbook.evidence import Journal
 from drillbook.headless.page import prepare
 from drillbook.headless.settling import BUG, Progress, RunOutcome, end_attempt, events_of, notebook_name, refusal
 from drillbook.model import show_seconds
-from drillbook.run import NOBODY_THERE, places, validate
+from drillbook.run import NOBODY_THERE, places, standing, validate
 from drillbook.run.alive import alive
 from drillbook.site import Site
 
@@ -41,6 +41,8 @@ def execute(
     if not notebook.is_file():
         raise ParameterError([f"there is no notebook {notebook}"], where="notebook")
     profile = _validated(notebook, parameters, mode, site)
+    if mode == "apply":
+        standing.require_none(profile, notebook.stem, {str(parameters.get("of_run", ""))})
     run_id = places.new_run_id()
     folder = places.outputs_dir() / notebook.stem / run_id
     places.require_writable()

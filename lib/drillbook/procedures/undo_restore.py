@@ -389,6 +389,7 @@ class TellOfUndo(Rung):
             f"{old}: {state}; run {self.found.run} is undone.",
             f"What was written to {new.name} stays there: it is fenced, with its volumes, until somebody deletes it.",
             *([] if serves else [f"{old.name} was fenced before the restore by somebody else, and still is."]),
+            f"If run {self.found.run} stopped midway, end it where its evidence lies: drillbook abandon {self.found.run} --as-it-stands.",
             f"Git and the profile must name {old.name} again, before anything syncs. Run {ctx.run_id}.",
         ]
         ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")

@@ -136,6 +136,7 @@ class TellOfUndo(Rung):
             f"{self.cluster.ref}, database {self.database}: what run {self.cut.run} had put aside {state}.",
             f"What was written since {show_instant(self.cut.cut_at)} is kept as {self.cut.names.later}.",
             f"When nobody needs it any more: drillbook drop-kept {ctx.run_id}.",
+            f"If run {self.cut.run} stopped midway, end it where its evidence lies: drillbook abandon {self.cut.run} --as-it-stands.",
             f"Run {ctx.run_id}.",
         ]
         ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")

@@ -96,7 +96,8 @@ def _opened(runbook: str, given: dict[str, Any], note: str, mine: list[Run]) -> 
         if standing.has_changed(events):
             raise RunInProgress(f"this notebook's own {standing.of(one.folder, events)}", todo=standing.ways(one.run_id))
     if given["mode"] == "apply":
-        standing.require_none(profile, runbook, {one.run_id for one in mine})
+        # What stopped midway is gone back from by an undo of that very run.
+        standing.require_none(profile, runbook, {one.run_id for one in mine} | {str(given.get("of_run", ""))})
     run_id = os.environ.pop("DRILLBOOK_RUN_ID", "") or places.new_run_id()
     folder = places.make_run_dir(runbook, run_id)
     for one in mine:
