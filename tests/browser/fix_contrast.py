@@ -17,7 +17,7 @@ root => {
   for (const node of nodes) {
     const element = node.parentElement
     if (!node.textContent.trim() || !element.getClientRects().length || ['SCRIPT', 'STYLE', 'PRE'].includes(element.tagName)) continue
-    if (element.closest('svg, [aria-hidden=true]')) continue
+    if (element.closest('svg, pre, [aria-hidden=true]')) continue  // a traceback has Python's own colours
     const chain = []; for (let e = element; e; e = e.parentElement) chain.unshift(e)
     let back = [255, 255, 255, 1], alpha = 1
     for (const e of chain) { const s = getComputedStyle(e); alpha *= Number(s.opacity); const b = parse(s.backgroundColor); back = over([b[0], b[1], b[2], b[3] * alpha], back) }

@@ -43,7 +43,8 @@ def pictures(page: Page, cell: Locator, folder: Path, name: str) -> None:
             page.set_viewport_size({"width": width, "height": 900})
             page.wait_for_timeout(800)
             cell.scroll_into_view_if_needed()
-            assert page.evaluate(CONTRAST, ".jp-OutputArea-output") == [], f"contrast, {theme}"
+            pale = page.evaluate(CONTRAST, ".jp-OutputArea-output")
+            assert pale == [], f"contrast, {theme}: {pale}"
             page.screenshot(path=str(folder / f"{name}-{theme.lower()}-{width}.png"))
     page.evaluate("window.jupyterapp && window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
     page.set_viewport_size({"width": 1280, "height": 900})
