@@ -264,8 +264,8 @@ class Gatekeeper:
     # -- the steps behind it -------------------------------------------------------------------
 
     def section_of(self, step: Step[Any]) -> str:
-        """The title of the confirmed section that the step stands in; "" for none."""
-        return next((section.title for section in self._confirmed if section.part_of(step)), "")
+        """The title of the confirmed section that the step stands in, the last one of equals; "" for none."""
+        return next((section.title for section in reversed(self._confirmed) if section.part_of(step)), "")
 
     def note_failure(self, step: Step[Any], what: str) -> None:
         """A step has failed: of its section only what settles is still done."""
@@ -275,7 +275,7 @@ class Gatekeeper:
 
     def barred(self, step: Step[Any]) -> str:
         """Why a gated step is not run: its section was not asked for, or an earlier step of it has failed."""
-        confirmed = next((one for one in self._confirmed if one.part_of(step)), None)
+        confirmed = next((one for one in reversed(self._confirmed) if one.part_of(step)), None)
         if confirmed is not None:
             return "" if step.settles else self._broken.get(confirmed.digest, "")
         section = next((one for one in self._blocked if one.part_of(step)), None)
@@ -290,7 +290,7 @@ class Gatekeeper:
         A step that began in an earlier attempt and was not seen to end is let pass under the plan that it began with.
         Raises NotConfirmed, and ConfirmationRequired if the plan has changed before anything of the section began.
         """
-        for section in self._confirmed:
+        for section in reversed(self._confirmed):
             part = section.part_of(step)
             if part is None:
                 continue
