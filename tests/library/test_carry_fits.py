@@ -20,7 +20,6 @@ from drillbook.cutover.superuser import Superuser
 from drillbook.errors import UpstreamError
 from drillbook.kube import Kube
 from drillbook.postgres import Database
-from drillbook.procedures import carrywatch
 from drillbook.procedures.carrywatch import CarryWatch
 from drillbook.procedures.swapfits import unfit_extensions
 from drillbook.site import load_site
@@ -95,11 +94,10 @@ def watched(server: Server, tmp_path: Any) -> Watched:
 
 
 def test_g05_carrying_is_held_at_the_reserve_and_goes_on_when_there_is_room(
-    watched: Watched, superuser: Superuser, monkeypatch: pytest.MonkeyPatch
+    watched: Watched, superuser: Superuser
 ) -> None:
-    monkeypatch.setattr(carrywatch, "LOOK_SECONDS", 0.0)
     free = [50.0, 4.0, 4.0, 30.0]
-    watch = CarryWatch(watched, None, superuser, rooms=lambda: ([room(DATA, free.pop(0)), room(WAL, 60)], []), usual_seconds=0.0)  # type: ignore[arg-type]
+    watch = CarryWatch(watched, None, superuser, rooms=lambda: ([room(DATA, free.pop(0)), room(WAL, 60)], []), usual_seconds=0.0, look_seconds=0.0)  # type: ignore[arg-type]
     assert [watch(1000) for _ in range(4)] == [True, False, False, True]
     assert "must stay" in watched.shown[1] and "held" not in watched.shown[3] and "longer than predicted" in watched.shown[3]
 
@@ -128,7 +126,7 @@ def test_g05_what_can_not_be_looked_into_is_not_filled(watched: Watched, superus
         ({"name": "hstore", "schema": "public", "version": "1.9"}, "the source's image has 1.7, 1.8"),
         ({"name": "vector", "schema": "public", "version": "0.7"}, "the source's image has none"),
         ({"name": "pg_cron", "schema": "pg_catalog", "version": "1.6"}, "cron.database_name"),
-        ({"name": "timescaledb", "schema": "public", "version": "2.17"}, "repoint or rebuild"),
+        ({"name": "timescaledb", "schema": "public", "version": "2.17"}, "recover-full-restore"),
     ],
 )
 def test_s16_what_is_certain_to_fail_is_said_before_the_gate(found: dict[str, Any], said: str) -> None:

@@ -36,20 +36,21 @@ class CarryWatch:
         *,
         rooms: Callable[[], tuple[list[Room], list[str]]] | None = None,
         usual_seconds: float = float("inf"),
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._ctx, self._cluster, self._source = ctx, cluster, source
         self._rooms = rooms or (lambda: rooms_of(ctx, cluster))
         self._patience = ctx.site.limits.step.total_seconds()
         self._began = time.monotonic()
         self._usual = usual_seconds
-        self._looked = -LOOK_SECONDS
+        self._look_seconds, self._looked = look_seconds, -look_seconds
         self._held_since: float | None = None
         self.why = ""
 
     def __call__(self, count: int) -> bool:
         """``count`` bytes have been carried: may more come?"""
         now = time.monotonic()
-        if now - self._looked >= LOOK_SECONDS:
+        if now - self._looked >= self._look_seconds:
             self._look()
             self._looked = time.monotonic()
         late = f"; longer than predicted ({show_seconds(self._usual)}), and going on" if now - self._began > self._usual else ""
