@@ -293,7 +293,7 @@ class Lab:
     def _spoilt(self) -> dict[str, Any]:
         """How many requests each rule in force has spoilt."""
         rules = self._serving.app[INTERFERENCE].rules if self._serving is not None else []
-        return {"rules": [{"done": rule.done} for rule in rules]}
+        return {"rules": [{"done": rule.done, "last": rule.last} for rule in rules]}
 
     async def _interfere(self, asked: dict[str, Any]) -> None:
         """Let the API server be away, for some seconds or until it is called back; or spoil requests by rules."""

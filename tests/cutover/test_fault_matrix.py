@@ -1,8 +1,10 @@
-"""Each external call of each recovery and undo behind its last gate, spoilt once: what is then in service, by an oracle of its own.
+"""Each external call of each recovery and undo behind its last gate fails once: what is then in service, by an oracle of its own.
 
-Every change and every command in a pod is one column, until the runbook makes no more of them. A call is refused, or done with its answer
-lost, or answered late. Then no client may reach two writable primaries, no acknowledged row may be lost, and the run has
-ended, was put back, or stands stopped midway with its copy; resumed, it ends as an undisturbed one does.
+The calls are counted, not listed: every change, every command in a pod and every session that is opened to a server. A call is
+refused, or done with its answer lost, or answered late; the same call passes when it is made again. After each stop no client may
+reach two writable primaries, no acknowledged row may be lost, and the run has ended, was put back, or stands stopped midway with
+its copy; resumed until every call has failed once, it ends as an undisturbed one does. A run that was put back ends its walk: the
+next walk begins to disturb after the call that ended it.
 
 The whole matrix takes hours: it belongs to the soak. ``DRILLBOOK_FAULTS`` names the runbooks to take. A sample of it, drawn by
 the seed ``DRILLBOOK_SEED``, is a long test.
@@ -39,6 +41,7 @@ SPOILT: dict[str, dict[str, Any]] = {
 CALLS: dict[str, dict[str, str]] = {
     "change": {"method": "POST|PATCH|PUT|DELETE", "path": ""},
     "command": {"method": "GET", "path": "/exec$"},  # a stream is opened by GET
+    "session": {"method": "GET", "path": "/portforward$"},
 }
 
 
@@ -97,10 +100,10 @@ class Story:
     def control(self, **asked: Any) -> None:
         faults.control(LabHome(self.lab.lab.home), {"op": "api", **asked})
 
-    def spoilt(self) -> int:
-        """How many calls the rules in force have spoilt."""
-        answer = faults.control(LabHome(self.lab.lab.home), {"op": "api"})
-        return sum(rule["done"] for rule in answer["rules"])
+    def spoilt(self) -> dict[str, int]:
+        """How many calls the rule in force has spoilt, and the place of the last one."""
+        rules: list[dict[str, int]] = faults.control(LabHome(self.lab.lab.home), {"op": "api"})["rules"]
+        return rules[0]
 
 
 def gates_of(runbook: str) -> int:
@@ -152,20 +155,42 @@ def walk(lab: CutLab, runbook: str) -> tuple[Story, Drill]:
     return story, run
 
 
-def spoil(lab: CutLab, runbook: str, what: str, kind: str, number: int) -> bool:
-    """The ``number``-th call behind the last gate is spoilt; then the oracle, then the end by resuming. False: there is none."""
+def spoil(lab: CutLab, runbook: str, what: str, kind: str, number: int) -> None:
+    """The ``number``-th call behind the last gate is spoilt; then the oracle, then the end by resuming."""
     story, run = walk(lab, runbook)
     copies = len(lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace))
     story.control(rules=[{**CALLS[what], "every": number, "times": 1, **SPOILT[kind]}])
     spoilt = story.again(run)
-    done = story.spoilt()
     story.control(rules=[])
     judge(story, spoilt, copies)
     if spoilt.code in (4, 6):
         ended = story.again(run if spoilt.code == 4 else spoilt)
         assert (ended.code, ended.verdict) == (0, "VERIFIED"), ended.said
         judge(story, ended, copies)
-    return bool(done)
+
+
+def spoil_each(lab: CutLab, runbook: str, what: str, kind: str, skip: int) -> tuple[int, int, int]:
+    """Every call behind the last gate is spoilt once, but for the first ``skip``; the run is judged and resumed at each stop.
+
+    How many were spoilt, how often it stopped, and the place of the call that ended the walk early (0: it ended VERIFIED).
+    """
+    story, run = walk(lab, runbook)
+    copies = len(lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace))
+    story.control(rules=[{**CALLS[what], **SPOILT[kind], "times": 0, "once_each": True, "skip": skip}])
+    for stops in range(80):
+        spoilt = story.again(run)
+        judge(story, spoilt, copies)
+        print(f"{runbook}, {what} {kind}, skip {skip}, stop {stops}: exit {spoilt.code}, {story.spoilt()}", flush=True)  # noqa: T201 - hours
+        if spoilt.code not in (4, 6):
+            break
+        run = run if spoilt.code == 4 else spoilt
+    done = story.spoilt()
+    story.control(rules=[])
+    if (spoilt.code, spoilt.verdict) == (0, "VERIFIED"):
+        return done["done"], stops, 0
+    assert spoilt.code in (1, 2), f"it did not come to an end: {spoilt.said[-4000:]}"
+    assert done["last"] > skip, f"it ended {spoilt.verdict}, and no call was spoilt: {spoilt.said[-4000:]}"
+    return done["done"], stops, done["last"]
 
 
 Labs = Callable[[], AbstractContextManager[CutLab]]
@@ -200,12 +225,13 @@ SAMPLE = [
 @pytest.mark.parametrize("what", CALLS)
 @pytest.mark.parametrize("runbook", CHOSEN)
 def test_no_spoilt_call_makes_it_worse(labs: Labs, runbook: str, what: str, kind: str) -> None:
-    number, more = 0, True
-    while more:
-        number += 1
+    skip, spoilt, walks, ended_early = 0, 0, 0, 1
+    while ended_early:
         with labs() as lab:
-            more = spoil(lab, runbook, what, kind, number)
-    assert number > 1, "the runbook makes no such call behind its gate"
+            count, _, ended_early = spoil_each(lab, runbook, what, kind, skip)
+        skip, spoilt, walks = ended_early, spoilt + count, walks + 1
+        assert walks < 40, "the walks come to no end"
+    assert spoilt, "the runbook makes no such call behind its gate"
 
 
 @pytest.mark.long

@@ -19,6 +19,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CHANGES = "POST|PUT|PATCH|DELETE"
 # Asked only to be answered, and nothing of it is stored.
 _REVIEWS = re.compile(r"/(selfsubjectaccessreviews|selfsubjectreviews|tokenreviews|subjectaccessreviews)\Z")
+# What a repeated request says otherwise: times, and the version that it stands on.
+_VOLATILE = re.compile(rb'\d{4}-\d\d-\d\dT[\d:.]+(?:Z|\+\d\d:\d\d)|"resourceVersion": ?"\d+"')
 
 
 @dataclass
@@ -27,7 +29,7 @@ class Rule:
 
     ``when``: "before" (answered with ``status``, nothing is done), "after" (done, and then answered so), "lost" (done, and the
     connection is closed without an answer), "slow" (done, and answered ``seconds`` later). ``times``: how many requests at most, 0: all. ``every``: each n-th of them.
-    ``once_each``: a request that is repeated, with what it sends, is let pass.
+    ``once_each``: a request that is repeated, with what it sends but for times and versions, is let pass. ``skip``: so many pass first.
     """
 
     method: str = CHANGES
@@ -39,9 +41,11 @@ class Rule:
     retry_after: str = ""
     message: str = "the server is currently unable to handle the request"
     once_each: bool = False
+    skip: int = 0
     seconds: float = 0.0
     seen: int = 0
     done: int = 0
+    last: int = 0  # the place, among the requests seen, of the last one that was spoilt
     known: set[tuple[str, str, bytes]] = field(default_factory=set)
 
     def takes(self, request: web.Request, body: bytes) -> bool:
@@ -50,14 +54,15 @@ class Rule:
             return False
         if _REVIEWS.search(request.path) or (self.times and self.done >= self.times):
             return False
-        one = (request.method, request.path_qs, body)
+        one = (request.method, request.path_qs, _VOLATILE.sub(b"", body))
         if self.once_each and one in self.known:
             return False
         self.known |= {one} if self.once_each else set()
         self.seen += 1
-        if self.seen % self.every:
+        if self.seen <= self.skip or self.seen % self.every:
             return False
         self.done += 1
+        self.last = self.seen
         return True
 
 
