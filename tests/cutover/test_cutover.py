@@ -40,7 +40,7 @@ from drillbook.procedures.undo_restore import (
     PoolersBack,
     SchedulesBack,
     ServeOldCluster,
-    ShowWrittenSince,
+    ShowWrittenSinceRestore,
 )
 from drillbook.run import Run, open_run
 from drillbook_lab.faultstore import bucket
@@ -136,7 +136,7 @@ def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_bac
 
     def way_back(run: Run) -> None:
         restore = run.do(FindRestore(""))
-        run.do(ShowWrittenSince(restore))
+        run.do(ShowWrittenSinceRestore(restore))
         steps = FenceReplacement(restore.serving), ServeOldCluster(restore), PoolersBack(restore), AddressesBack(restore)
         confirmed(run, "Go back", *steps, SchedulesBack(restore))
 

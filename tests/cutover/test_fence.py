@@ -9,7 +9,8 @@ from fix_cutover import CutLab, confirmed
 
 from drillbook import kube as k8s
 from drillbook.errors import VerificationError
-from drillbook.procedures.fence import FENCED, FenceOldCluster, lift_fence
+from drillbook.procedures.fence import FenceOldCluster, lift_fence
+from drillbook.procedures.instances import FENCED
 from drillbook.procedures.oldcluster import ReadOldCluster
 from drillbook.run import Run
 

@@ -17,7 +17,8 @@ from drillbook.evidence import Masker
 from drillbook.kube import Kube
 from drillbook.model import ClusterRef
 from drillbook.procedures import pausing
-from drillbook.procedures.fence import FenceOldCluster, away_words, server_runs
+from drillbook.procedures.fence import FenceOldCluster
+from drillbook.procedures.instances import away_words, server_runs
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.run.observing import Observations
 from drillbook.site import load_site

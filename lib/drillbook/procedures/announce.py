@@ -55,33 +55,57 @@ class MayIDeployNow(Step[Answer]):
         return Answer(answer=answer, text=text)
 
 
-@dataclass(frozen=True)
-class Announce(Rung):
-    """Tell people, by the site's webhook.
+class Announcement(Rung):
+    """A step that says how a run ended: written to the run's logs, and posted to the site's webhook if the profile names one.
 
-    The text stands above to be pasted where no webhook is named. A webhook that fails does not undo the backup.
+    A webhook that fails does not undo what was done: the text is in the logs, to be pasted.
     """
 
     effect: ClassVar[Effect] = Effect.CHANGES
-    answer: Answer
     name: ClassVar[str] = "announced"
     proves: ClassVar[str] = "people were told"
     required: ClassVar[bool] = False
 
     def plan(self, ctx: Context) -> Plan:
         webhook = ctx.site.announce.webhook
-        return Plan(summary=f"POST the text to the webhook of Secret {webhook}" if webhook else "No webhook is named")
+        return Plan(summary=f"Write the text; POST it to the webhook of Secret {webhook}" if webhook else "Write the text")
 
-    def observe(self, ctx: Context) -> Sequence[Check]:
+    def publish(self, ctx: Context, lines: Sequence[str], *, claim: str) -> Sequence[Check]:
+        """Log the lines, note the first as the answer, and post them. ``claim`` is noted only if every check so far holds."""
+        ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")
+        ctx.recorder.fact("answer", lines[0])
+        if not ctx.recorder.unmet():
+            ctx.recorder.fact("claim", claim)
+        return self.post(ctx, " ".join(lines))
+
+    def post(self, ctx: Context, text: str) -> Sequence[Check]:
+        """Post the text to the site's webhook."""
         place = ctx.site.announce.webhook
         if place is None:
             return [self.result(Verdict.NOT_APPLICABLE, reason="the profile names no webhook: paste the text")]
         secret = ctx.kube.secret(place.namespace, place.name)
         try:
-            status = notify.post(secret.get(ctx.site.announce.key, ""), self.answer.text)
+            status = notify.post(secret.get(ctx.site.announce.key, ""), text)
         except RunbookError as error:
             return [self.result(Verdict.UNPROVEN, expected="a success", observed=error.what, reason=error.todo)]
         return [self.result(Verdict.VERIFIED, expected="a success", observed=f"HTTP {status}")]
+
+
+@dataclass(frozen=True)
+class Announce(Announcement):
+    """Tell people, by the site's webhook.
+
+    The text stands above to be pasted where no webhook is named. A webhook that fails does not undo the backup.
+    """
+
+    answer: Answer
+
+    def plan(self, ctx: Context) -> Plan:
+        webhook = ctx.site.announce.webhook
+        return Plan(summary=f"POST the text to the webhook of Secret {webhook}" if webhook else "No webhook is named")
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        return self.post(ctx, self.answer.text)
 
 
 __all__ = ["Announce", "Answer", "MayIDeployNow"]

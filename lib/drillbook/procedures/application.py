@@ -10,7 +10,7 @@ from drillbook import kube as k8s
 from drillbook.addresses import Place
 from drillbook.errors import KubernetesError, PreconditionError, StepTimeoutError
 from drillbook.model import show_seconds
-from drillbook.procedures.fence import promises_on
+from drillbook.procedures.instances import promises_on
 from drillbook.site.profile import Application, Tenant
 from drillbook.step import Context, Obligation
 

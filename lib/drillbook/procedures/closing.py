@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from drillbook.model import Check, Effect, causes, show_seconds
+from drillbook.model import Check, causes, show_seconds
 from drillbook.objectstore import ResolvedTarget
-from drillbook.procedures.announce import Announce, Answer
+from drillbook.procedures.announce import Announcement
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.losses import TenantLoss, to_tell
 from drillbook.procedures.readiness import SourceCluster
-from drillbook.step import Context, Plan, Rung
+from drillbook.step import Context
 
 NOTHING_IN_GIT = (
     "# Nothing in Git has to change: the Cluster, its Services and the connection strings are what they were.\n"
@@ -21,30 +21,19 @@ NOTHING_IN_GIT = (
 
 
 @dataclass(frozen=True)
-class TellPeople(Rung):
+class TellPeople(Announcement):
     """Say what was recovered, what is lost, how to go back, and what to change in Git; and tell people.
 
     From what this run has seen and nothing else. The text and the patch lie with the run's logs; the text goes to the
     site's webhook, if the profile names one.
     """
 
-    effect: ClassVar[Effect] = Effect.CHANGES
-    name: ClassVar[str] = "announced"
-    proves: ClassVar[str] = "people were told"
-    required: ClassVar[bool] = False
     cluster: SourceCluster
     target: ResolvedTarget
     recovered: Recovered
     database: str
 
-    def plan(self, ctx: Context) -> Plan:
-        webhook = ctx.site.announce.webhook
-        return Plan(summary=f"Write the text; POST it to the webhook of Secret {webhook}" if webhook else "Write the text")
-
     def observe(self, ctx: Context) -> Sequence[Check]:
-        return Announce(self._answer(ctx)).observe(ctx)
-
-    def _answer(self, ctx: Context) -> Answer:
         unmet = ctx.recorder.unmet()
         state = "recovered" if not unmet else "NOT PROVEN TO BE RECOVERED"
         why = causes(unmet)
@@ -58,13 +47,8 @@ class TellPeople(Rung):
         if outage:
             lines.append(f"The application did not serve for {show_seconds(float(outage['seconds']))}.")
         lines += [*self._cut(ctx), f"Run {ctx.run_id}."]
-        text = " ".join(lines)
-        answer = text.partition(". ")[0] + "."
-        ctx.recorder.fact("answer", answer)
-        if not unmet:
-            ctx.recorder.fact("claim", f"Database {self.database} of {self.cluster.ref.name} is in service again, recovered to {self.target.target}")
-        ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")
-        return Answer(answer=answer, text=text)
+        claim = f"Database {self.database} of {self.cluster.ref.name} is in service again, recovered to {self.target.target}"
+        return self.publish(ctx, lines, claim=claim)
 
     def _cut(self, ctx: Context) -> list[str]:
         """How to go back, and what keeps the way open; nothing in Git has to change."""

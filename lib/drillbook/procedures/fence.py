@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,16 +10,22 @@ from drillbook import kube as k8s
 from drillbook import restoring
 from drillbook.errors import KubernetesError, StepTimeoutError, VerificationError
 from drillbook.model import Effect, Frozen, show_seconds
+from drillbook.procedures.instances import (
+    FENCED,
+    NODE_IS_DOWN,
+    away_words,
+    instance_pods,
+    is_fenced,
+    promises_on,
+    server_runs,
+)
 from drillbook.procedures.oldcluster import STILL_HEALTHY, OldCluster
 from drillbook.procedures.readiness import HEALTHY
-from drillbook.step import Context, Obligation, Plan, Step, Touch
+from drillbook.step import Context, Plan, Step, Touch
 
-FENCED = "cnpg.io/fencedInstances"
-_OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
-_WORD = "node_is_down_because"
 _WAY_ON = (
     "Make sure that the machine is shut down. Then `kubectl taint nodes NODE node.kubernetes.io/out-of-service=nodeshutdown:NoExecute` "
-    f"says so to Kubernetes, which removes its pods and detaches its volumes; or say why it is down by {_WORD}."
+    f"says so to Kubernetes, which removes its pods and detaches its volumes; or say why it is down by {NODE_IS_DOWN}."
 )
 
 
@@ -56,7 +61,7 @@ class FenceOldCluster(Step[FencedCluster]):
         ref = self.old.ref
         found = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name) or {}
         away = [words for name in instance_pods(ctx, self.old) if (words := away_words(ctx, self.old, name))]
-        word = self.node_is_down_because or str(ctx.parameters.get(_WORD) or "")
+        word = self.node_is_down_because or str(ctx.parameters.get(NODE_IS_DOWN) or "")
         healthy = found.get("status", {}).get("phase") == HEALTHY and not is_fenced(found)
         return Plan(
             summary=f'Annotation {FENCED}: ["*"] on Cluster {ref}; PostgreSQL stops on each of its instances',
@@ -131,81 +136,6 @@ def lift_fence(ctx: Context, old: OldCluster) -> bool:
     return True
 
 
-def promises_on(ctx: Context, kind: k8s.Kind, namespace: str, name: str) -> list[Obligation]:
-    """The run's open promises to put a value of this object back, the newest first."""
-    place = (kind.kind, namespace, name)
-    found = [item for item in ctx.recorder.promises() if (item.kind, item.namespace, item.name) == place]
-    return [item for item in reversed(found) if (item.undo or {}).get("verb") in ("patch", "scale")]
-
-
-def instance_pods(ctx: Context, old: OldCluster) -> list[str]:
-    """The names of the old cluster's instance pods, the primary's first."""
-    labels = f"cnpg.io/cluster={old.ref.name},cnpg.io/podRole=instance"
-    found = [str(pod["metadata"]["name"]) for pod in ctx.kube.list(k8s.POD, old.ref.namespace, labels=labels)]
-    return sorted(found, key=lambda name: (name != old.primary, name))
-
-
-def server_runs(ctx: Context, old: OldCluster, pod: str, *, down_because: str = "") -> bool:
-    """Whether PostgreSQL runs in the pod, by what pg_ctl says there; a pod that runs nothing at all has no server.
-
-    Where its node can't be asked it counts as running: a machine that is only cut off may still write. Unless somebody
-    says that the machine is down, by the node's out-of-service taint or by ``down_because``, which is noted.
-    """
-    found = ctx.kube.get(k8s.POD, old.ref.namespace, pod)
-    if found is None or found.get("status", {}).get("phase") != "Running":
-        return False
-    node = _node_of(ctx, found)
-    if _is_away(node):
-        if any(taint.get("key") == _OUT_OF_SERVICE for taint in (node or {}).get("spec", {}).get("taints") or ()):
-            return False
-        word = down_because or str(ctx.parameters.get(_WORD) or "")
-        if word and ctx.recorder.seen(_WORD) != word:
-            ctx.recorder.fact(_WORD, word)
-        return not word
-    try:
-        done = ctx.kube.exec(
-            old.ref.namespace, pod, "postgres", ["pg_ctl", "status", "-D", data_directory(ctx, old, pod)],
-            timeout_seconds=30, repeatable=True,
-        )  # fmt: skip
-    except KubernetesError as error:
-        if "not running" in error.what:  # between two attempts of a container that crashes
-            return False
-        raise
-    return done.exit_code == 0
-
-
-def away_words(ctx: Context, old: OldCluster, pod: str) -> str:
-    """That the pod's node can't be asked, in words; "" if it can, or if nothing runs there."""
-    found = ctx.kube.get(k8s.POD, old.ref.namespace, pod)
-    if found is None or found.get("status", {}).get("phase") != "Running":
-        return ""
-    node = _node_of(ctx, found)
-    return f"node {found['spec'].get('nodeName')} of instance {pod} does not answer (Ready is not True)" if _is_away(node) else ""
-
-
-def _node_of(ctx: Context, pod: dict[str, Any]) -> dict[str, Any] | None:
-    """The pod's node; None if it may not be read, or isn't there: then the pod itself is asked."""
-    name = str((pod.get("spec") or {}).get("nodeName") or "")
-    try:
-        return ctx.kube.get(k8s.NODE, "", name) if name else None
-    except KubernetesError as error:
-        if error.status != 403:
-            raise
-        return None
-
-
-def _is_away(node: dict[str, Any] | None) -> bool:
-    """Whether the control plane has lost the node: its kubelet says nothing any more, and nobody there can be asked."""
-    conditions = ((node or {}).get("status") or {}).get("conditions") or []
-    return any(item["type"] == "Ready" and item["status"] != "True" for item in conditions)
-
-
-def data_directory(ctx: Context, old: OldCluster, pod: str) -> str:
-    """PGDATA as the pod's own environment has it."""
-    done = ctx.kube.exec(old.ref.namespace, pod, "postgres", ["printenv", "PGDATA"], timeout_seconds=30, repeatable=True)
-    return done.text.strip() or "/var/lib/postgresql/data/pgdata"
-
-
 def _is_ready(ctx: Context, old: OldCluster, pod: str) -> bool:
     found = ctx.kube.get(k8s.POD, old.ref.namespace, pod) or {}
     return _ready(found)
@@ -230,13 +160,4 @@ def _accepts(ctx: Context, old: OldCluster, pod: str) -> bool:
         return False  # between two attempts of a container, or the node is away: the wait's limit decides
 
 
-def is_fenced(cluster: dict[str, Any]) -> bool:
-    """Whether every instance of the Cluster is fenced."""
-    text = (cluster["metadata"].get("annotations") or {}).get(FENCED, "")
-    try:
-        return "*" in json.loads(text or "[]")
-    except ValueError:
-        return False
-
-
-__all__ = ["FenceOldCluster", "FencedCluster", "is_fenced", "lift_fence"]
+__all__ = ["FenceOldCluster", "FencedCluster", "lift_fence"]

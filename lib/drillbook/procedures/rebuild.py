@@ -18,7 +18,7 @@ from drillbook.errors import Changed, KubernetesError, PreconditionError, StepTi
 from drillbook.lostcluster import KEPT_CLUSTER, MADE_AGAIN
 from drillbook.model import Effect, Frozen, Instant, show_instant, show_seconds
 from drillbook.procedures import access, pausing, schedules
-from drillbook.procedures.fence import promises_on
+from drillbook.procedures.instances import promises_on
 from drillbook.procedures.losses import of_every_tenant
 from drillbook.procedures.oldcluster import OldCluster, as_it_was
 from drillbook.procedures.readiness import HEALTHY

@@ -8,7 +8,7 @@ from drillbook import kube as k8s
 from drillbook.cutover.names import Kept
 from drillbook.errors import RunbookError
 from drillbook.model import show_instant
-from drillbook.procedures.fence import is_fenced
+from drillbook.procedures.instances import is_fenced
 from drillbook.step import Context
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from drillbook import integrity
 from drillbook import kube as k8s
-from drillbook.procedures.fence import FENCED
+from drillbook.procedures.instances import FENCED
 from drillbook.step import Context, pod_of
 
 

@@ -20,7 +20,7 @@ from drillbook.procedures.application import (
     readdress,
     secret_promise,
 )
-from drillbook.procedures.fence import promises_on
+from drillbook.procedures.instances import promises_on
 from drillbook.procedures.losses import of_every_tenant
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.procedures.replacement import ReplacementCluster, require_new_server_name

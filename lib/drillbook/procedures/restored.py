@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from drillbook.model import ArchivedCommit, Check, Effect, causes, show_instant, show_seconds
-from drillbook.procedures.announce import Announce, Answer
+from drillbook.model import ArchivedCommit, Check, causes, show_instant, show_seconds
+from drillbook.procedures.announce import Announcement
 from drillbook.procedures.archive import ArchivedWal
 from drillbook.procedures.copy import Recovered
 from drillbook.procedures.gitpatch import GitPatch, PatchForGit
@@ -16,31 +15,23 @@ from drillbook.procedures.oldcluster import OldCluster
 from drillbook.procedures.replacement import ReplacementCluster
 from drillbook.procedures.restore_point import RestorePoint
 from drillbook.procedures.salvage import given_up
-from drillbook.step import Context, Plan, Rung
+from drillbook.step import Context
 
 
 @dataclass(frozen=True)
-class TellOfRestore(Rung):
+class TellOfRestore(Announcement):
     """Say what came back, up to which commit, how to go back, and what each tenant must do; and tell people.
 
     From what this run has seen and nothing else. The text and the patch for Git lie with the run's logs; the text goes
     to the site's webhook, if the profile names one.
     """
 
-    effect: ClassVar[Effect] = Effect.CHANGES
-    name: ClassVar[str] = "announced"
-    proves: ClassVar[str] = "people were told"
-    required: ClassVar[bool] = False
     old: OldCluster
     point: RestorePoint
     archived: ArchivedWal
     replacement: ReplacementCluster
     recovered: Recovered
     patch: GitPatch
-
-    def plan(self, ctx: Context) -> Plan:
-        webhook = ctx.site.announce.webhook
-        return Plan(summary=f"Write the text; POST it to the webhook of Secret {webhook}" if webhook else "Write the text")
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         unmet = ctx.recorder.unmet()
@@ -56,16 +47,11 @@ class TellOfRestore(Rung):
             *(f"To do: {line}." for line in self.patch.addresses),
             f"Git must learn what logs/git.patch.yaml says, before anything syncs. Run {ctx.run_id}.",
         ]
-        answer = Answer(answer=lines[0], text=" ".join(lines))
         lag = ctx.recorder.seen("archive_lag") or {}
         achieved = {"recovery_seconds": self.recovered.recovery_seconds, "recovery_point_seconds": lag.get("seconds")}
         ctx.recorder.fact("achieved", achieved | {"pitr_seconds": None})
-        ctx.recorder.fact("answer", answer.answer)
-        if not unmet:
-            claim = f"{self.old.ref.name} was restored{to}{self._without(ctx)}, and is in service as {new.name}"
-            ctx.recorder.fact("claim", claim)
-        ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")
-        return Announce(answer).observe(ctx)
+        claim = f"{self.old.ref.name} was restored{to}{self._without(ctx)}, and is in service as {new.name}"
+        return self.publish(ctx, lines, claim=claim)
 
     @property
     def _last_commit(self) -> ArchivedCommit | None:

@@ -11,7 +11,7 @@ from drillbook import kube as k8s
 from drillbook import manifests
 from drillbook.manifests import RUN_LABEL
 from drillbook.model import Check, ClusterRef, Effect, Verdict
-from drillbook.procedures.fence import is_fenced
+from drillbook.procedures.instances import is_fenced
 from drillbook.procedures.manualbackup import (
     ArchiveTheEnd,
     FinishedBackup,

@@ -16,7 +16,7 @@ from drillbook import kube as k8s
 from drillbook import objectstore
 from drillbook.errors import Changed, KubernetesError, PreconditionError, VerificationError
 from drillbook.model import BaseBackup, Check, Effect, Frozen, Verdict
-from drillbook.procedures.fence import data_directory, instance_pods, server_runs
+from drillbook.procedures.instances import data_directory, instance_pods, server_runs
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.step import Context, Plan, Step, Touch
 from drillbook.wal import SegmentName, WalFormatError, first_lsn, segment_header

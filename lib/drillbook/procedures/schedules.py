@@ -10,7 +10,7 @@ from drillbook import replacements, restoring
 from drillbook.errors import KubernetesError, VerificationError
 from drillbook.model import Effect, Frozen
 from drillbook.procedures import pausing
-from drillbook.procedures.fence import promises_on
+from drillbook.procedures.instances import promises_on
 from drillbook.procedures.oldcluster import OldCluster
 from drillbook.procedures.replacement import ReplacementCluster, made_by, to_delete
 from drillbook.procedures.service import bare, hand_over, of_cluster, recall, remember

@@ -15,9 +15,10 @@ from drillbook import restoring
 from drillbook.errors import KubernetesError, NotReady
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Instant, Verdict, parse_instant, show_instant
 from drillbook.procedures import pausing, schedules
-from drillbook.procedures.announce import Announce, Answer
+from drillbook.procedures.announce import Announcement
 from drillbook.procedures.application import addressed, promises, readdress, rolled_out, secret_promise
-from drillbook.procedures.fence import FenceOldCluster, is_fenced, lift_fence
+from drillbook.procedures.fence import FenceOldCluster, lift_fence
+from drillbook.procedures.instances import is_fenced
 from drillbook.procedures.oldcluster import RIGHTS, OldCluster, application
 from drillbook.procedures.readiness import denied, pin_faults
 from drillbook.procedures.replacement import ReplacementCluster
@@ -158,7 +159,7 @@ def as_cluster(ctx: Context, item: dict[str, Any]) -> OldCluster:
 
 
 @dataclass(frozen=True)
-class ShowWrittenSince(Rung):
+class ShowWrittenSinceRestore(Rung):
     """What was written to the replacement since it was put into service, table by table.
 
     By the server's own counters and its transaction ids. None of it is in the cluster that comes back into service; all of
@@ -368,18 +369,10 @@ class BackUpOldLine(BackUpNewLine):
 
 
 @dataclass(frozen=True)
-class TellOfUndo(Rung):
+class AnnounceUndoneRestore(Announcement):
     """Say which cluster is in service again, and where what was written meanwhile is kept; and tell people."""
 
-    effect: ClassVar[Effect] = Effect.CHANGES
-    name: ClassVar[str] = "announced"
-    proves: ClassVar[str] = "people were told"
-    required: ClassVar[bool] = False
     found: RestoreFound
-
-    def plan(self, ctx: Context) -> Plan:
-        webhook = ctx.site.announce.webhook
-        return Plan(summary=f"Write the text; POST it to the webhook of Secret {webhook}" if webhook else "Write the text")
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         old, new, unmet = self.found.old.ref, self.found.serving.ref, ctx.recorder.unmet()
@@ -392,14 +385,18 @@ class TellOfUndo(Rung):
             f"If run {self.found.run} stopped midway, end it where its evidence lies: drillbook abandon {self.found.run} --as-it-stands.",
             f"Git and the profile must name {old.name} again, before anything syncs. Run {ctx.run_id}.",
         ]
-        ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")
-        ctx.recorder.fact("answer", lines[0])
-        if not unmet:
-            ctx.recorder.fact("claim", f"{old.name} is in service again in place of {new.name}")
-        return Announce(Answer(answer=lines[0], text=" ".join(lines))).observe(ctx)
+        return self.publish(ctx, lines, claim=f"{old.name} is in service again in place of {new.name}")
 
 
 __all__ = [
-    "AddressesBack", "BackUpOldLine", "FenceReplacement", "FindRestore", "PoolersBack", "RestoreFound", "SchedulesBack",
-    "ServeOldCluster", "ShowWrittenSince", "TellOfUndo",
+    "AddressesBack",
+    "AnnounceUndoneRestore",
+    "BackUpOldLine",
+    "FenceReplacement",
+    "FindRestore",
+    "PoolersBack",
+    "RestoreFound",
+    "SchedulesBack",
+    "ServeOldCluster",
+    "ShowWrittenSinceRestore",
 ]  # fmt: skip

@@ -9,12 +9,12 @@ from typing import ClassVar
 from drillbook.cutover import application
 from drillbook.cutover.names import Kept, Names
 from drillbook.errors import NotReady
-from drillbook.model import Check, Effect, Frozen, Instant, Verdict, show_instant
-from drillbook.procedures.announce import Announce, Answer
+from drillbook.model import Check, Frozen, Instant, Verdict, show_instant
+from drillbook.procedures.announce import Announcement
 from drillbook.procedures.readiness import SourceCluster
 from drillbook.procedures.swapdatabase import DAMAGED
 from drillbook.procedures.swapfits import AppFits, app_faults, tenant_of
-from drillbook.step import Context, Plan, Rung, Step
+from drillbook.step import Context, Rung, Step
 
 
 class CutFound(AppFits):
@@ -91,7 +91,7 @@ class FindCut(Step[CutFound]):
 
 
 @dataclass(frozen=True)
-class ShowWrittenSince(Rung):
+class ShowWrittenSinceSwap(Rung):
     """What was written since the cut, table by table.
 
     By the server's own counters, which began with the recovered database. None of it will be in the database that comes
@@ -114,20 +114,12 @@ class ShowWrittenSince(Rung):
 
 
 @dataclass(frozen=True)
-class TellOfUndo(Rung):
+class AnnounceUndoneSwap(Announcement):
     """Say what is in service again, what was written meanwhile and where it is kept; and tell people."""
 
-    effect: ClassVar[Effect] = Effect.CHANGES
-    name: ClassVar[str] = "announced"
-    proves: ClassVar[str] = "people were told"
-    required: ClassVar[bool] = False
     cluster: SourceCluster
     cut: CutFound
     database: str
-
-    def plan(self, ctx: Context) -> Plan:
-        webhook = ctx.site.announce.webhook
-        return Plan(summary=f"Write the text; POST it to the webhook of Secret {webhook}" if webhook else "Write the text")
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         done = ctx.recorder.seen("cut") or {}
@@ -139,11 +131,7 @@ class TellOfUndo(Rung):
             f"If run {self.cut.run} stopped midway, end it where its evidence lies: drillbook abandon {self.cut.run} --as-it-stands.",
             f"Run {ctx.run_id}.",
         ]
-        ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")
-        ctx.recorder.fact("answer", lines[0])
-        if not ctx.recorder.unmet():
-            ctx.recorder.fact("claim", f"Database {self.database} of {self.cluster.ref.name} is in service as it was before run {self.cut.run}")
-        return Announce(Answer(answer=lines[0], text=" ".join(lines))).observe(ctx)
+        return self.publish(ctx, lines, claim=f"Database {self.database} of {self.cluster.ref.name} is in service as it was before run {self.cut.run}")
 
 
 @dataclass(frozen=True)
@@ -164,4 +152,4 @@ class FindPutAside(Step[PutAside]):
         return found[0]
 
 
-__all__ = ["CutFound", "FindCut", "FindPutAside", "PutAside", "ShowWrittenSince", "TellOfUndo", "put_aside"]
+__all__ = ["AnnounceUndoneSwap", "CutFound", "FindCut", "FindPutAside", "PutAside", "ShowWrittenSinceSwap", "put_aside"]
