@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from drillbook import addresses, restoring
@@ -61,7 +62,7 @@ def addressed(ctx: Context) -> tuple[list[Addressed], list[str]]:
                 f"Deployment {app.namespace}/{app.deployment} of tenant {tenant.database} does not exist",
                 todo="Check tenants[].application in the profile.",
             )
-        place = addresses.find(deployment, app.address_variable, lambda kind, name, a=app: _entries(ctx, a, kind, name))  # type: ignore[misc]
+        place = addresses.find(deployment, app.address_variable, partial(_entries, ctx, app))
         if place is None:
             raise PreconditionError(
                 f"Deployment {app.namespace}/{app.deployment} has no variable {app.address_variable} with a text in it",
