@@ -1,6 +1,6 @@
 """``python -m drillbook`` is ``drillbook``."""
 
-from drillbook.cli import main
+from drillbook.cli.app import main
 
 if __name__ == "__main__":
     main()

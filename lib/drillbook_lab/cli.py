@@ -18,12 +18,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from drillbook_lab import faults, supervise
 from drillbook_lab.agent.procs import tied
 from drillbook_lab.errors import LabError
-from drillbook_lab.firstsite.site import load
+from drillbook_lab.faults import catalogue as faults
 from drillbook_lab.home import LabHome, default_home
-from drillbook_lab.pinning import write_site
+from drillbook_lab.node import supervise
+from drillbook_lab.node.pinning import write_site
+from drillbook_lab.site.site import load
 from drillbook_lab.usage import UsageFault
 from drillbook_lab.view import Client
 

@@ -24,28 +24,28 @@ from typing import Any
 from drillbook_lab import pgbin
 from drillbook_lab.addresses import AddressBook, free_port
 from drillbook_lab.agent.procs import die_with_parent
-from drillbook_lab.apiserver.errors import ApiError
-from drillbook_lab.apiserver.interference import INTERFERENCE, Rule
-from drillbook_lab.apiserver.kubeconfig import write_kubeconfig
-from drillbook_lab.apiserver.persistence import Journal
-from drillbook_lab.apiserver.server import build_server
-from drillbook_lab.apiserver.serving import Serving, serve
-from drillbook_lab.apiserver.shipped import cnpg_registry
-from drillbook_lab.apiserver.tokens import MASTERS, TokenDirectory, kept_tokens
-from drillbook_lab.children import Child
-from drillbook_lab.controller.context import Settings
-from drillbook_lab.controller.manager import Manager
+from drillbook_lab.api.errors import ApiError
+from drillbook_lab.api.interference import INTERFERENCE, Rule
+from drillbook_lab.api.kubeconfig import write_kubeconfig
+from drillbook_lab.api.persistence import Journal
+from drillbook_lab.api.server import build_server
+from drillbook_lab.api.serving import Serving, serve
+from drillbook_lab.api.shipped import cnpg_registry
+from drillbook_lab.api.tokens import MASTERS, TokenDirectory, kept_tokens
 from drillbook_lab.errors import LabError
-from drillbook_lab.firstsite import reconciler
-from drillbook_lab.firstsite.manifests import Credentials
-from drillbook_lab.firstsite.seed import Progress, Seeding
-from drillbook_lab.firstsite.site import LabSite, load
-from drillbook_lab.firstsite.users import rest_with
 from drillbook_lab.home import LabHome, new_socket_dir, write_json
 from drillbook_lab.identity import identity
-from drillbook_lab.kubelet import Kubelet
-from drillbook_lab.processes import end_processes_under
+from drillbook_lab.node.children import Child
+from drillbook_lab.node.kubelet import Kubelet
+from drillbook_lab.node.processes import end_processes_under
+from drillbook_lab.operator.context import Settings
+from drillbook_lab.operator.manager import Manager
 from drillbook_lab.resume import pods_are_back, settle
+from drillbook_lab.site import reconciler
+from drillbook_lab.site.manifests import Credentials
+from drillbook_lab.site.seed import Progress, Seeding
+from drillbook_lab.site.site import LabSite, load
+from drillbook_lab.site.users import rest_with
 
 log = logging.getLogger("labd")
 
@@ -78,8 +78,8 @@ class Lab:
         self._progress = Progress(home.progress)
         self._before = home.state() if home.is_resumable else {}
         self._endpoint = str(self._before.get("endpoint") or f"http://127.0.0.1:{free_port()}")
-        store = ["-m", "drillbook_lab.s3", "--state", str(home.s3), "--port", self._endpoint.rpartition(":")[2]]
-        writer = ["-m", "drillbook_lab.firstsite.writer", str(home.path("writer.json"))]
+        store = ["-m", "drillbook_lab.store", "--state", str(home.s3), "--port", self._endpoint.rpartition(":")[2]]
+        writer = ["-m", "drillbook_lab.site.writer", str(home.path("writer.json"))]
         self._store = Child(
             "object store", [sys.executable, *store, "--bucket", self.site.store.bucket], home.path("s3.log"), home.root
         )

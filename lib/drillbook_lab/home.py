@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drillbook_lab.errors import LabError
-from drillbook_lab.processes import kill_processes_under
+from drillbook_lab.node.processes import kill_processes_under
 
 VARIABLE = "DRILLBOOK_LAB_HOME"
 _SOCKETS_PREFIX = "/tmp/dbl-"

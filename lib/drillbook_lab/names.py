@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from drillbook_lab.apiserver.errors import Object
+from drillbook_lab.api.errors import Object
 
 _HOSTS = Path("/etc/hosts")
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000

@@ -11,11 +11,11 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drillbook_lab.apiserver.errors import Object
-from drillbook_lab.apiserver.registry import Registry
-from drillbook_lab.controller import phases
-from drillbook_lab.controller.context import holds
-from drillbook_lab.podworker import now
+from drillbook_lab.api.errors import Object
+from drillbook_lab.api.registry import Registry
+from drillbook_lab.node.pod_worker import now
+from drillbook_lab.operator import phases
+from drillbook_lab.operator.context import holds
 
 _KILLED = 137
 _UNFINISHED_BACKUP = ("started", "running")

@@ -22,9 +22,9 @@ sys.path.insert(0, str(ROOT))
 
 from tests.library.fix_integrity import PASSWORD, Server, running  # noqa: E402
 
-from drillbook.integrity import Budget, Sessions, amcheck, digest_tables, digests_at_boundary  # noqa: E402
 from drillbook.model import Verdict  # noqa: E402
-from drillbook.postgres import SQL, Database  # noqa: E402
+from drillbook.postgres.checks import Budget, Sessions, amcheck, digest_tables, digests_at_boundary  # noqa: E402
+from drillbook.postgres.client import SQL, Database  # noqa: E402
 
 TABLES, ROWS = 3000, 200
 JOBS = min(4, os.cpu_count() or 1)

@@ -32,10 +32,10 @@ def chain_cost(names: int) -> ChainCost:
 
 
 def _chain_in_this_process(names: int) -> None:
+    from drillbook.archive import Holdings, WalListing
+    from drillbook.archive.protocol import ObjectInfo
     from drillbook.model import BaseBackup, Lsn
-    from drillbook.objectstore import Holdings, WalListing
-    from drillbook.objectstore.protocol import ObjectInfo
-    from drillbook.wal import SegmentName
+    from drillbook.postgres.wal import SegmentName
 
     at = datetime(2026, 11, 1, tzinfo=UTC)
     listing = WalListing("pg")

@@ -16,8 +16,8 @@ from typing import Any
 import by_hand
 
 from drillbook import kube as k8s
-from drillbook.recoverylog import RecoveryLog
-from drillbook.site import load_site
+from drillbook.postgres.recovery_log import RecoveryLog
+from drillbook.profile import load_site
 
 ROOT = Path(__file__).resolve().parents[2]
 DRILL = ROOT / "runbooks" / "drill-monthly-verification.ipynb"
@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from drillbook.model import Check, Effect, Frozen, Verdict
-from drillbook.run import open_run
-from drillbook.run.kinds import kind_of
-from drillbook.step import Context, Rung, Step
+from drillbook.engine import open_run
+from drillbook.engine.kinds import kind_of
+from drillbook.engine.step import Context, Rung, Step
 
 
 class Nothing(Frozen):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from drillbook.wal import ChangeReader, WalReader
+from drillbook.postgres.wal import ChangeReader, WalReader
 from drillbook_lab import identity, pgbin
 
 SECONDS = 20

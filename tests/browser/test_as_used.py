@@ -77,7 +77,7 @@ def test_users_a5_a7_a8_opened_twice_reloaded_restarted_and_resumed_in_the_noteb
         page.keyboard.press("Escape")
         page.keyboard.press("b")
         page.keyboard.press("Enter")
-        page.keyboard.insert_text(f'from drillbook.run import resume_run\nrun = resume_run("{run.name}")')
+        page.keyboard.insert_text(f'from drillbook.engine import resume_run\nrun = resume_run("{run.name}")')
         run_words(page, "resume_run")
         for words in ("LookAround", "MakeThing", "run.plan"):
             done = run_words(page, words)

@@ -13,10 +13,11 @@ from fix_contrast import CONTRAST
 from fix_jupyter import ARGUMENTS, CHROMIUM, NEEDS_CHROMIUM
 from playwright.sync_api import Page, sync_playwright
 
-from drillbook import cards, report
+from drillbook.cli.headless.page import write_page
+from drillbook.engine.gate_card import section_card
 from drillbook.evidence import record
-from drillbook.headless.page import write_page
-from drillbook.run.gatecard import section_card
+from drillbook.report import cards
+from drillbook.report import page as report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 

@@ -16,9 +16,9 @@ import yaml
 
 from drillbook import kube as k8s
 from drillbook.conformance import PROBES, Ground, Options, State, page, survey
-from drillbook.conformance.ground import LABEL
-from drillbook_lab.apiserver import Registry
-from drillbook_lab.apiserver.shipped import shipped_crds
+from drillbook.conformance.environment import LABEL
+from drillbook_lab.api import Registry
+from drillbook_lab.api.shipped import shipped_crds
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 

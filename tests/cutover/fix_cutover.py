@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from drillbook import kube as k8s
+from drillbook.engine import Run, open_run
+from drillbook.engine.step import Step
 from drillbook.errors import ConfirmationRequired
-from drillbook.postgres import Address, Database
-from drillbook.run import Run, open_run
-from drillbook.step import Step
+from drillbook.postgres.client import Address, Database
 
 if TYPE_CHECKING:
     from fix_drills import DrillLab

@@ -12,9 +12,9 @@ import yaml
 from fix_drills import ROOT, Drill, until
 
 from drillbook import kube as k8s
-from drillbook.cutover.hands import TRACKING
-from drillbook.procedures.pausing import DeclaredStateAgrees, let_go_on, pause
-from drillbook.run import open_run
+from drillbook.engine import open_run
+from drillbook.kube.reconcilers import TRACKING
+from drillbook.steps.preflight.pausing import DeclaredStateAgrees, let_go_on, pause
 from drillbook_lab.home import LabHome
 
 if TYPE_CHECKING:

@@ -11,29 +11,30 @@ from fix_cutover import CutLab, confirmed, open_promises
 from fix_drills import ROOT, until
 
 from drillbook import kube as k8s
-from drillbook import restoring
+from drillbook.engine import Run, open_run
+from drillbook.engine import undo as restoring
 from drillbook.model import RecoveryTarget, Verdict, parse_instant
-from drillbook.procedures.access import OpenToClients
-from drillbook.procedures.archive import WalChainUnbroken
-from drillbook.procedures.completeness import ReplacementComplete
-from drillbook.procedures.copy import CreateRecoveryCluster, RemoveRecoveryCluster, WaitForRecovery
-from drillbook.procedures.damage import FindDamage
-from drillbook.procedures.fence import FenceOldCluster
-from drillbook.procedures.gitpatch import PatchForGit
-from drillbook.procedures.losses import losses
-from drillbook.procedures.manualbackup import RequestBackup, WaitForBackup
-from drillbook.procedures.newline import FirstBackupOfNewLine, ReadNewLine
-from drillbook.procedures.oldcluster import ReadOldCluster
-from drillbook.procedures.readiness import CheckReadiness
-from drillbook.procedures.rebuild import CreateUnderOldName, FinishRebuild, RemoveOldCluster
-from drillbook.procedures.rebuild_check import CheckRebuild
-from drillbook.procedures.replacement import CreateReplacementCluster, RemoveReplacement, WaitForReplacement
-from drillbook.procedures.repoint import KeepReplacement, RepointApplication, RepointPoolers
-from drillbook.procedures.restore_point import ChooseRestorePoint
-from drillbook.procedures.salvage import ReadWalOnVolume, SalvageWal
-from drillbook.procedures.schedules import MoveSchedules
-from drillbook.procedures.targets import ResolveTarget
-from drillbook.procedures.undo_restore import (
+from drillbook.steps.archive.base_backup import WalChainUnbroken
+from drillbook.steps.archive.damage import FindDamage
+from drillbook.steps.archive.losses import losses
+from drillbook.steps.archive.restore_point import ChooseRestorePoint
+from drillbook.steps.archive.salvage import ReadWalOnVolume, SalvageWal
+from drillbook.steps.archive.targets import ResolveTarget
+from drillbook.steps.backup.manual_backup import RequestBackup, WaitForBackup
+from drillbook.steps.backup.new_timeline import FirstBackupOfNewLine, ReadNewLine
+from drillbook.steps.checks.completeness import ReplacementComplete
+from drillbook.steps.cutover.access import OpenToClients
+from drillbook.steps.cutover.fence import FenceOldCluster
+from drillbook.steps.cutover.rebuild import CreateUnderOldName, FinishRebuild, RemoveOldCluster
+from drillbook.steps.cutover.rebuild_check import CheckRebuild
+from drillbook.steps.cutover.repoint import KeepReplacement, RepointApplication, RepointPoolers
+from drillbook.steps.cutover.schedules import MoveSchedules
+from drillbook.steps.finish.git_patch import PatchForGit
+from drillbook.steps.preflight.old_cluster import ReadOldCluster
+from drillbook.steps.preflight.readiness import CheckReadiness
+from drillbook.steps.recovery.copy import CreateRecoveryCluster, RemoveRecoveryCluster, WaitForRecovery
+from drillbook.steps.recovery.replacement import CreateReplacementCluster, RemoveReplacement, WaitForReplacement
+from drillbook.steps.undo.full_restore import (
     AddressesBack,
     FenceReplacement,
     FindRestore,
@@ -42,8 +43,7 @@ from drillbook.procedures.undo_restore import (
     ServeOldCluster,
     ShowWrittenSinceRestore,
 )
-from drillbook.run import Run, open_run
-from drillbook_lab.faultstore import bucket
+from drillbook_lab.faults.store import bucket
 from drillbook_lab.home import LabHome
 
 pytestmark = pytest.mark.long

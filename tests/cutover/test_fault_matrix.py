@@ -24,7 +24,7 @@ from fix_cutover import CutLab
 from fix_drills import ROOT, Drill, DrillLab
 
 from drillbook import kube as k8s
-from drillbook_lab import faults
+from drillbook_lab.faults import catalogue as faults
 from drillbook_lab.home import LabHome
 
 pytestmark = pytest.mark.timeout(5400)

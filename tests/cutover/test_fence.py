@@ -8,11 +8,11 @@ import pytest
 from fix_cutover import CutLab, confirmed
 
 from drillbook import kube as k8s
+from drillbook.engine import Run
 from drillbook.errors import VerificationError
-from drillbook.procedures.fence import FenceOldCluster, lift_fence
-from drillbook.procedures.instances import FENCED
-from drillbook.procedures.oldcluster import ReadOldCluster
-from drillbook.run import Run
+from drillbook.steps.cutover.fence import FenceOldCluster, lift_fence
+from drillbook.steps.instances import FENCED
+from drillbook.steps.preflight.old_cluster import ReadOldCluster
 
 pytestmark = pytest.mark.long
 

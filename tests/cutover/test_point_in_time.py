@@ -12,7 +12,7 @@ from fix_drills import ROOT, Drill
 
 from drillbook import kube as k8s
 from drillbook.errors import PostgresError
-from drillbook_lab import faults
+from drillbook_lab.faults import catalogue as faults
 from drillbook_lab.home import LabHome
 
 RUNBOOKS = ROOT / "runbooks"

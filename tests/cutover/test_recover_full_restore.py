@@ -13,9 +13,9 @@ from fix_drills import ROOT, Drill, until
 from fix_hands import Hands
 
 from drillbook import kube as k8s
+from drillbook.archive.lost_cluster import archive_of
 from drillbook.errors import PreconditionError
-from drillbook.lostcluster import archive_of
-from drillbook.site import load_site
+from drillbook.profile import load_site
 
 BESIDE = ROOT / "runbooks" / "recover-full-restore.ipynb"
 IN_PLACE = ROOT / "runbooks" / "recover-full-restore-in-place.ipynb"

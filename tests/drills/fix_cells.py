@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tiny_steps import Drain, LookAround, MakeThing, RemoveThing, Replace, ScaleUp, ValueIsNew
 
+from drillbook.engine import Run, open_run
 from drillbook.errors import ConfirmationRequired
-from drillbook.run import Run, open_run
 
 
 def begin(site: str, **given: Any) -> Run:

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import yaml
 
 from drillbook import kube as k8s
-from drillbook.manifests import RUN_LABEL
-from drillbook.site import Site, load_site
-from drillbook_lab.firstsite import deploy
-from drillbook_lab.firstsite.site import load
+from drillbook.manifests.recovery import RUN_LABEL
+from drillbook.profile import Site, load_site
 from drillbook_lab.home import LabHome
+from drillbook_lab.site import deploy
+from drillbook_lab.site.site import load
 from drillbook_lab.view import Client
 
 ROOT = Path(__file__).resolve().parents[2]

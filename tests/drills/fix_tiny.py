@@ -18,7 +18,7 @@ from drillbook.kube.kinds import DEPLOYMENT
 HERE = Path(__file__).resolve().parent
 CELLS = [
     'site = ""\nmode = "plan"\nvalue = "new"\nrun = ""\nconfirm = ""',
-    "from tiny_steps import *\nfrom drillbook.run import open_run\n"
+    "from tiny_steps import *\nfrom drillbook.engine import open_run\n"
     'run = open_run("change-tiny", site=site, mode=mode, run=run, confirm=confirm, value=value)',
     "seen = run.do(LookAround())",
     "made = run.do(MakeThing(seen))",

@@ -9,7 +9,7 @@ import pytest
 from fix_drills import NOTEBOOK, ROOT, Drill, DrillLab, until
 
 from drillbook import kube as k8s
-from drillbook_lab import faults
+from drillbook_lab.faults import catalogue as faults
 from drillbook_lab.home import LabHome
 
 pytestmark = pytest.mark.long

@@ -13,9 +13,9 @@ import pytest
 from fix_drills import ROOT, DrillLab
 
 from drillbook import kube as k8s
-from drillbook.procedures import manualbackup
-from drillbook.run import open_run
-from drillbook_lab.faultstore import bucket
+from drillbook.engine import open_run
+from drillbook.steps.backup import manual_backup
+from drillbook_lab.faults.store import bucket
 from drillbook_lab.home import LabHome
 
 NOTEBOOK = ROOT / "runbooks" / "backup-manual.ipynb"
@@ -138,12 +138,12 @@ def test_completed_is_not_believed_when_the_bucket_lacks_an_object_or_half_of_it
         monkeypatch.setenv(name, value)
     run = open_run("backup-manual", mode="apply", reason="emergency")
     try:
-        cluster = run.do(manualbackup.CheckBackupReadiness())
-        before = run.do(manualbackup.ReadArchiveBefore(cluster))
-        requested = run.do(manualbackup.RequestBackup(cluster))
-        finished = run.do(manualbackup.WaitForBackup(cluster, requested))
-        end = run.do(manualbackup.ArchiveTheEnd(cluster, finished))
-        look = manualbackup.VerifyInBucket(cluster, before, finished, end)  # a run would do it once only
+        cluster = run.do(manual_backup.CheckBackupReadiness())
+        before = run.do(manual_backup.ReadArchiveBefore(cluster))
+        requested = run.do(manual_backup.RequestBackup(cluster))
+        finished = run.do(manual_backup.WaitForBackup(cluster, requested))
+        end = run.do(manual_backup.ArchiveTheEnd(cluster, finished))
+        look = manual_backup.VerifyInBucket(cluster, before, finished, end)  # a run would do it once only
         with without_the_data(drill_lab, finished.backup_id):
             gone = look.do(run.context).checks
         with drill_lab.fault("backup-torn"):

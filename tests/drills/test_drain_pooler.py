@@ -10,16 +10,17 @@ from fix_drills import DrillLab, until
 from test_swap_database import TENANT, confirmed, facts, last_error, opened
 
 from drillbook import kube as k8s
+from drillbook.engine.step import Later
 from drillbook.evidence.judge import unsettled
-from drillbook.procedures import drain, readiness, swapfits
-from drillbook.step import Later
-from drillbook_lab.controller import poolerconfig
+from drillbook.steps.cutover import drain, swap_check
+from drillbook.steps.preflight import readiness
+from drillbook_lab.operator import pooler_config
 
 NAME = "synergyflow-pool"
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.skipif(poolerconfig.binary() is None, reason=poolerconfig.NO_BINARY),
+    pytest.mark.skipif(pooler_config.binary() is None, reason=pooler_config.NO_BINARY),
 ]
 
 
@@ -102,7 +103,7 @@ def test_a_pooler_is_paused_for_the_cut_and_lets_go_after_it(
     until(lambda: _sessions(lab) > 0, "PgBouncer has sessions of the application's role")
     with opened(lab, monkeypatch, site=site) as run:
         cluster = run.do(readiness.CheckReadiness())
-        fits = run.do(swapfits.CheckSwapFits(cluster, TENANT))
+        fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
         off, on = drain.DrainApplication(cluster, fits), drain.ScaleUpApplication(cluster, fits)
         assert ("pause", "Pooler", NAME) in [(t.verb, t.kind, t.name) for t in off.plan(run.context).touches]
         confirmed(run, "drained, and back", off, on)

@@ -16,7 +16,7 @@ import yaml
 from fix_drills import NOTEBOOK, PATIENCE_SECONDS, ROOT, DrillLab
 
 from drillbook import kube as k8s
-from drillbook.site import Site, load_site
+from drillbook.profile import Site, load_site
 
 pytestmark = pytest.mark.long
 

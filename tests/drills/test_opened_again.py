@@ -16,14 +16,15 @@ from fix_drills import DrillLab
 from fix_tiny import Tiny
 from tiny_steps import Drain, LookAround, MakeThing, Replace
 
-from drillbook import cli, headless
+from drillbook.cli import app as cli
+from drillbook.cli import headless
+from drillbook.engine import Run, resume_run
+from drillbook.engine.approval import approve
+from drillbook.engine.opening import seal_line
+from drillbook.engine.step import Context, Step
 from drillbook.errors import NotResumable, NotVerified, ParameterError, RunInProgress
 from drillbook.evidence import Journal, record, verify
 from drillbook.model import Check, Effect, Frozen, Verdict
-from drillbook.run import Run, resume_run
-from drillbook.run.approving import approve
-from drillbook.run.opening import seal_line
-from drillbook.step import Context, Step
 
 
 @pytest.fixture(scope="module")

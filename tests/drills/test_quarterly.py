@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 from fix_drills import ROOT, DrillLab
 
-from drillbook.procedures import archive, archiveend, boundary, copy, fullrestore, readiness
-from drillbook.run import open_run
-from drillbook_lab.faultstore import bucket
+from drillbook.engine import open_run
+from drillbook.steps.archive import base_backup
+from drillbook.steps.checks import full_restore
+from drillbook.steps.preflight import readiness
+from drillbook.steps.recovery import archive_end, boundary, copy
+from drillbook_lab.faults.store import bucket
 from drillbook_lab.home import LabHome
 
 NOTEBOOK = ROOT / "runbooks" / "drill-quarterly-full-restore.ipynb"
@@ -41,21 +44,21 @@ def test_a_copy_that_was_promoted_early_is_not_complete(drill_lab: DrillLab, mon
     lost: dict[str, bytes] = {}
     try:
         cluster = run.do(readiness.CheckReadiness())
-        backup = run.do(archive.ChooseBaseBackup(cluster))
-        archived = run.do(archive.WalChainUnbroken(cluster, backup))
+        backup = run.do(base_backup.ChooseBaseBackup(cluster))
+        archived = run.do(base_backup.WalChainUnbroken(cluster, backup))
         with drill_lab.fault("writer-stopped"):
             baseline = run.do(boundary.MarkBefore(cluster, archived))
-            noted = run.do(archiveend.NoteNewestChanges(baseline))
+            noted = run.do(archive_end.NoteNewestChanges(baseline))
             switched = run.do(boundary.SwitchWal(cluster, backup, baseline))
-            end = run.do(archiveend.ReadArchiveEnd(cluster, backup, baseline, switched))
+            end = run.do(archive_end.ReadArchiveEnd(cluster, backup, baseline, switched))
             for key in store.keys("wals/"):
                 if key.rpartition("/")[2][:24] >= switched.segment:
                     lost[key] = store.read(key)
                     store.client.delete_object(Bucket=store.name, Key=key)
             created = run.do(copy.CreateRecoveryCluster(cluster, backup, end))
             recovered = run.do(copy.WaitForRecovery(cluster, created))
-        whole = run.do(fullrestore.EndAndCompleteness(cluster, baseline, end, recovered)).checks
-        changes = run.do(fullrestore.NewestAndStructure(baseline, noted, recovered)).checks
+        whole = run.do(full_restore.EndAndCompleteness(cluster, baseline, end, recovered)).checks
+        changes = run.do(full_restore.NewestAndStructure(baseline, noted, recovered)).checks
         run.do(copy.RemoveRecoveryCluster(created))
     finally:
         for key, body in lost.items():

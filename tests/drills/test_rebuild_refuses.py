@@ -8,13 +8,13 @@ import pytest
 from fix_drills import DrillLab
 
 from drillbook import kube as k8s
+from drillbook.engine import open_run
 from drillbook.errors import NotReady, PreconditionError
-from drillbook.procedures.oldcluster import ReadOldCluster
-from drillbook.procedures.rebuild import RemoveOldCluster
-from drillbook.procedures.rebuild_check import CheckRebuild
-from drillbook.procedures.restore_point import ChooseRestorePoint
-from drillbook.procedures.salvage import ReadWalOnVolume
-from drillbook.run import open_run
+from drillbook.steps.archive.restore_point import ChooseRestorePoint
+from drillbook.steps.archive.salvage import ReadWalOnVolume
+from drillbook.steps.cutover.rebuild import RemoveOldCluster
+from drillbook.steps.cutover.rebuild_check import CheckRebuild
+from drillbook.steps.preflight.old_cluster import ReadOldCluster
 
 pytestmark = pytest.mark.long
 

@@ -14,8 +14,10 @@ from fix_tiny import Tiny, steady
 from pydantic import Field
 from tiny_steps import APP, Drain, LookAround, MakeThing, Replace, ScaleUp, ValueIsNew
 
-from drillbook import headless, restoring
 from drillbook import kube as k8s
+from drillbook.cli import headless
+from drillbook.engine import lease_name, undo
+from drillbook.engine.step import Context, Later, Plan, Step
 from drillbook.errors import (
     ConfirmationRequired,
     LeaseLost,
@@ -29,8 +31,6 @@ from drillbook.errors import (
 from drillbook.evidence import Journal, record, verify
 from drillbook.kube.kinds import DEPLOYMENT
 from drillbook.model import Effect, Frozen
-from drillbook.run import lease_name
-from drillbook.step import Context, Later, Plan, Step
 
 STEPS = ["LookAround", "MakeThing", "Drain", "Replace", "ScaleUp", "ValueIsNew", "RemoveThing"]
 
@@ -255,17 +255,17 @@ def test_a_change_done_again_keeps_the_first_old_value(tiny: Tiny, site: str) ->
     place = (DEPLOYMENT, tiny.namespace, APP)
     note = {"metadata": {"annotations": {"example.com/paused": "yes"}}}
     for _ in range(2):
-        promise = restoring.change(run.context, *place, note | {"spec": {"replicas": 1}}, "paused")
+        promise = undo.change(run.context, *place, note | {"spec": {"replicas": 1}}, "paused")
     assert promise is not None and promise.undo is not None
     assert promise.undo["patch"] == {"metadata": {"annotations": {"example.com/paused": None}}, "spec": {"replicas": 3}}
     assert promise.id.endswith(":metadata.annotations.example.com/paused,spec.replicas")
-    how, proof = restoring.put_back(run.context.kube, promise.undo)
+    how, proof = undo.put_back(run.context.kube, promise.undo)
     assert how == "put back" and "no metadata.annotations.example.com/paused" in proof
-    assert restoring.put_back(run.context.kube, promise.undo)[0] == "put back", "safe to repeat"
+    assert undo.put_back(run.context.kube, promise.undo)[0] == "put back", "safe to repeat"
     tiny.lab.admin.patch(*place, {"spec": {"replicas": 5}})
     with pytest.raises(Overtaken):
-        restoring.put_back(run.context.kube, promise.undo)
-    assert restoring.put_back(run.context.kube, promise.undo | {"uid": "another"})[0] == "nothing to put back"
+        undo.put_back(run.context.kube, promise.undo)
+    assert undo.put_back(run.context.kube, promise.undo | {"uid": "another"})[0] == "nothing to put back"
     headless.abandon(closed(run))
 
 
@@ -275,7 +275,7 @@ def test_an_old_value_that_holds_a_secret_is_not_promised(tiny: Tiny, site: str)
     tiny.lab.admin.patch(DEPLOYMENT, tiny.namespace, APP, {"metadata": {"annotations": {"url": "a-secret-of-the-site"}}})
     with pytest.raises(PreconditionError, match="holds a secret"):
         change = {"metadata": {"annotations": {"url": "new"}}}
-        restoring.change(run.context, DEPLOYMENT, tiny.namespace, APP, change, "the address")
+        undo.change(run.context, DEPLOYMENT, tiny.namespace, APP, change, "the address")
     assert "a-secret-of-the-site" not in (run.folder / "journal.jsonl").read_text()
     headless.abandon(closed(run))
 

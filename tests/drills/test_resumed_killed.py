@@ -13,7 +13,7 @@ import pytest
 from fix_drills import ROOT, Drill, DrillLab, children, until
 from fix_tiny import Tiny, phrase_of, steady, write_notebook
 
-from drillbook.run.alive import alive
+from drillbook.engine.alive import alive
 
 pytestmark = pytest.mark.timeout(1800)
 

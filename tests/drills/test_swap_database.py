@@ -15,34 +15,26 @@ import yaml
 from fix_drills import ROOT, DrillLab, until
 
 from drillbook import kube as k8s
-from drillbook.cutover import application, hands
+from drillbook.cli.headless.settling import undo
+from drillbook.engine import open_run
+from drillbook.engine.approval import approve
+from drillbook.engine.engine import Run
+from drillbook.engine.gate import Section
+from drillbook.engine.step import Later, Step
 from drillbook.errors import ConfirmationRequired, NotConfirmed, NotReady, PreconditionError
 from drillbook.evidence import Masker
 from drillbook.evidence.judge import unsettled
-from drillbook.headless.settling import undo
+from drillbook.kube import reconcilers, workloads
 from drillbook.model import Verdict
-from drillbook.procedures import (
-    archive,
-    bleeding,
-    boundary,
-    carry,
-    closing,
-    copy,
-    drain,
-    readiness,
-    safetycopy,
-    swapdatabase,
-    swapfits,
-    targets,
-    validation,
-)
-from drillbook.procedures.losses import TenantLoss
-from drillbook.procedures.remains import remains
-from drillbook.run import open_run
-from drillbook.run.approving import approve
-from drillbook.run.engine import Run
-from drillbook.run.gate import Section
-from drillbook.step import Later, Step
+from drillbook.steps.archive import base_backup, targets
+from drillbook.steps.archive.losses import TenantLoss
+from drillbook.steps.backup import safety_backup
+from drillbook.steps.checks import validation
+from drillbook.steps.cutover import carry, containment, drain, swap_check, swap_database
+from drillbook.steps.finish import closing
+from drillbook.steps.finish.remains import remains
+from drillbook.steps.preflight import readiness
+from drillbook.steps.recovery import boundary, copy
 
 TENANT = "synergyflow"
 EVERYTHING = Path(__file__).with_name("one_of_everything.sql")
@@ -85,8 +77,8 @@ def restored(drill_lab: DrillLab) -> Iterator[Restored]:
     """A recovered copy whose tenant has one of everything."""
     with pytest.MonkeyPatch.context() as patch, opened(drill_lab, patch) as run:
         cluster = run.do(readiness.CheckReadiness())
-        backup = run.do(archive.ChooseBaseBackup(cluster))
-        archived = run.do(archive.WalChainUnbroken(cluster, backup))
+        backup = run.do(base_backup.ChooseBaseBackup(cluster))
+        archived = run.do(base_backup.WalChainUnbroken(cluster, backup))
         baseline = run.do(boundary.MarkBefore(cluster, archived))
         mistake = run.do(boundary.SimulateMistake(cluster, baseline))
         switched = run.do(boundary.SwitchWal(cluster, backup, mistake))
@@ -194,8 +186,8 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
     assert app is not None
     lab.sql(TENANT, "create table if not exists public.only_in_production as select 1 as n")
     with opened(lab, monkeypatch) as run, Writers(lab) as writers:
-        fits = run.do(swapfits.CheckSwapFits(cluster, TENANT))
-        carriable = run.do(swapfits.CheckCanBeCarried(cluster, fits, recovered))
+        fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
+        carriable = run.do(swap_check.CheckCanBeCarried(cluster, fits, recovered))
         assert "rows of unlogged table everything.scratch" in dict(carriable.checks[0].details)
         carrying, comparing = (step(cluster, fits, recovered) for step in (carry.CarryDatabase, carry.CompareCarried))
         with pytest.raises(NotConfirmed):
@@ -209,7 +201,7 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
         assert_a_difference_is_named(lab, run, fits, restored)
 
         off, swap, on = (
-            drain.DrainApplication(cluster, fits), swapdatabase.SwapDatabase(cluster, fits), drain.ScaleUpApplication(cluster, fits)
+            drain.DrainApplication(cluster, fits), swap_database.SwapDatabase(cluster, fits), drain.ScaleUpApplication(cluster, fits)
         )  # fmt: skip
         confirmed(run, "cut", off, swap, on)
         drained = run.do(off)
@@ -229,7 +221,7 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
         lab.sql(TENANT, "insert into everything.parts values ('2026-05-05', 5)")
 
         off, swap_back, on = (
-            drain.DrainApplication(cluster, fits), swapdatabase.SwapBack(cluster, fits), drain.ScaleUpApplication(cluster, fits)
+            drain.DrainApplication(cluster, fits), swap_database.SwapBack(cluster, fits), drain.ScaleUpApplication(cluster, fits)
         )  # fmt: skip
         confirmed(run, "back", off, swap_back, on)
         run.do(off)
@@ -240,7 +232,7 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
         assert lab.sql(TENANT, "select n from public.only_in_production") == "1"
         assert lab.sql(fits.names.later, "select count(*) from everything.parts") == "31"
         assert databases(lab) == {TENANT, fits.names.later}
-        drop = swapdatabase.DropDamaged(cluster, fits.names.later)
+        drop = swap_database.DropDamaged(cluster, fits.names.later)
         confirmed(run, "drop", drop)
         run.do(drop)
         assert databases(lab) == {TENANT}
@@ -255,7 +247,7 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
     lab.sql(TENANT, "drop table public.only_in_production")
 
 
-def assert_a_difference_is_named(lab: DrillLab, run: Run, fits: swapfits.SwapFits, restored: Restored) -> None:
+def assert_a_difference_is_named(lab: DrillLab, run: Run, fits: swap_check.SwapFits, restored: Restored) -> None:
     """Whatever is changed in the carried database is named; put back, both are equal again."""
     name = fits.names.carried
     compare = carry.CompareCarried(restored.cluster, fits, restored.recovered)
@@ -316,7 +308,7 @@ def test_a_swap_that_does_not_fit_is_refused_with_every_reason_at_once(
             cluster = run.do(readiness.CheckReadiness())
             target = run.do(targets.ResolveTarget(cluster))
             with pytest.raises(NotReady) as caught:
-                run.do(swapfits.CheckSwapFits(cluster, TENANT, target))
+                run.do(swap_check.CheckSwapFits(cluster, TENANT, target))
     told = "\n".join(caught.value.faults)
     for words in (
         "replication slot stands_here stands on synergyflow",
@@ -334,22 +326,22 @@ def test_a_plan_shows_the_exact_statements_and_changes_nothing(
 ) -> None:
     before = databases(drill_lab)
     with opened(drill_lab, monkeypatch, mode="plan") as run:
-        fits = run.do(swapfits.CheckSwapFits(restored.cluster, TENANT))
+        fits = run.do(swap_check.CheckSwapFits(restored.cluster, TENANT))
         for step in (
             carry.CarryDatabase(restored.cluster, fits, restored.recovered),
             drain.DrainApplication(restored.cluster, fits),
-            swapdatabase.SwapDatabase(restored.cluster, fits),
+            swap_database.SwapDatabase(restored.cluster, fits),
             drain.ScaleUpApplication(restored.cluster, fits),
-            swapdatabase.SwapBack(restored.cluster, fits),
+            swap_database.SwapBack(restored.cluster, fits),
         ):
             assert step.gated and step.plan(run.context).touches
             assert step.plan(run.context) == step.plan(run.context)
             assert isinstance(run.do(step), Later)
-        plan = swapdatabase.SwapDatabase(restored.cluster, fits).plan(run.context)
+        plan = swap_database.SwapDatabase(restored.cluster, fits).plan(run.context)
     assert f'ALTER DATABASE "{TENANT}" RENAME TO "{fits.names.kept}"' in plan.sql
     assert plan.lost and fits.names.kept in plan.lost[0]
     assert databases(drill_lab) == before
-    application_now = application.deployment(drill_lab.admin, drill_lab.site.tenants[0].application)  # type: ignore[arg-type]
+    application_now = workloads.deployment(drill_lab.admin, drill_lab.site.tenants[0].application)  # type: ignore[arg-type]
     assert application_now["spec"]["replicas"] == 3
 
 
@@ -369,10 +361,10 @@ def test_an_app_that_does_not_drain_stops_before_any_database_is_touched(
         )  # fmt: skip
         stack.callback(session.close)
         run = stack.enter_context(opened(lab, monkeypatch, site=str(site)))
-        fits = run.do(swapfits.CheckSwapFits(cluster, TENANT))
+        fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
         carrying, off, swap, on = (
             carry.CarryDatabase(cluster, fits, restored.recovered), drain.DrainApplication(cluster, fits),
-            swapdatabase.SwapDatabase(cluster, fits), drain.ScaleUpApplication(cluster, fits),
+            swap_database.SwapDatabase(cluster, fits), drain.ScaleUpApplication(cluster, fits),
         )  # fmt: skip
         confirmed(run, "all at once", carrying, off, swap, on)
         run.do(carrying)
@@ -384,7 +376,7 @@ def test_an_app_that_does_not_drain_stops_before_any_database_is_touched(
             swap.check(run.context)
         assert databases(lab) == {TENANT, fits.names.carried}
         assert not isinstance(run.do(on), Later)
-        run.do(swapdatabase.RemoveCarried(cluster, fits))
+        run.do(swap_database.RemoveCarried(cluster, fits))
         assert unsettled(run.journal.events()) == []
     assert databases(lab) == {TENANT}
 
@@ -396,7 +388,7 @@ def test_health_that_stays_red_names_the_way_back(
     site = lab.profile_with("impatient", limits={"step": "20s"})
     role = lab.site.tenants[0].app_role
     with opened(lab, monkeypatch, site=str(site)) as run:
-        fits = run.do(swapfits.CheckSwapFits(cluster, TENANT))
+        fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
         off, on = drain.DrainApplication(cluster, fits), drain.ScaleUpApplication(cluster, fits)
         confirmed(run, "rest", off, on)
         assert not isinstance(run.do(off), Later), last_error(run)
@@ -416,16 +408,16 @@ def test_nobody_is_asked_for_a_cut_whose_backup_failed(
 ) -> None:
     lab, cluster = drill_lab, restored.cluster
     with opened(lab, monkeypatch, site=str(lab.profile_with("impatient", limits={"step": "20s"}))) as run:
-        fits = run.do(swapfits.CheckSwapFits(cluster, TENANT))
+        fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
         with lab.failing_archiver():
-            (check, *_) = run.do(safetycopy.BackUpFirst(cluster)).checks
+            (check, *_) = run.do(safety_backup.BackUpFirst(cluster)).checks
         assert check.verdict in (Verdict.FAILED, Verdict.UNPROVEN) and check.name == "backup before the cut", check
-        off, swap = drain.DrainApplication(cluster, fits), swapdatabase.SwapDatabase(cluster, fits)
+        off, swap = drain.DrainApplication(cluster, fits), swap_database.SwapDatabase(cluster, fits)
         run.confirm(run.plan("cut", off, swap))  # neither waits nor lets pass
         assert isinstance(run.do(off), Later) and isinstance(run.do(swap), Later)
         assert [event for event in run.journal.events() if event["type"] in ("waiting", "confirmed")] == []
     app = lab.site.tenants[0].application
-    assert app is not None and application.deployment(lab.admin, app)["spec"]["replicas"] == 3
+    assert app is not None and workloads.deployment(lab.admin, app)["spec"]["replicas"] == 3
 
 
 def test_a_cut_without_a_backup_is_confirmed_as_one(
@@ -434,8 +426,8 @@ def test_a_cut_without_a_backup_is_confirmed_as_one(
     plans = []
     for reason in ("", "its volume is full"):
         with opened(drill_lab, monkeypatch, mode="plan", no_backup_because=reason) as run:
-            fits = run.do(swapfits.CheckSwapFits(restored.cluster, TENANT))
-            plans.append(swapdatabase.SwapDatabase(restored.cluster, fits).plan(run.context))
+            fits = run.do(swap_check.CheckSwapFits(restored.cluster, TENANT))
+            plans.append(swap_database.SwapDatabase(restored.cluster, fits).plan(run.context))
     with_one, without = plans
     assert len(without.touches) == len(with_one.touches) + 1, "another digest, and so another phrase"
     assert without.lost[-1] == "no backup was taken before the cut, because: its volume is full"
@@ -450,13 +442,13 @@ def test_argo_cd_is_paused_for_the_cut_and_goes_on_afterwards(
     assert app is not None
     lab._lab("reconciler", "on")
     try:
-        until(lambda: hands.hands_on(lab.admin, application.deployment(lab.admin, app)), "the app carries its mark")
+        until(lambda: reconcilers.hands_on(lab.admin, workloads.deployment(lab.admin, app)), "the app carries its mark")
         with opened(lab, monkeypatch) as run, pytest.raises(NotReady, match="can't be read"):
-            run.do(swapfits.CheckSwapFits(cluster, TENANT))  # no right to read it: refused, with its name
+            run.do(swap_check.CheckSwapFits(cluster, TENANT))  # no right to read it: refused, with its name
         grant(lab, app.deployment)
         lab.admin.create(autoscaler(app.namespace, app.deployment))
         with opened(lab, monkeypatch) as run:
-            fits = run.do(swapfits.CheckSwapFits(cluster, TENANT))
+            fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
             off, on = drain.DrainApplication(cluster, fits), drain.ScaleUpApplication(cluster, fits)
             confirmed(run, "rest", off, on)
             drained = run.do(off)
@@ -510,10 +502,10 @@ def test_f06_f07_f08_f09_after_a_comparison_that_failed_production_is_as_it_was(
     with ExitStack() as stack:
         run = stack.enter_context(opened(lab, monkeypatch))
         before = remains(run.context)
-        fits = run.do(swapfits.CheckSwapFits(cluster, TENANT))
-        block, carrying = bleeding.BlockWrites(cluster, TENANT), carry.CarryDatabase(cluster, fits, restored.recovered)
+        fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
+        block, carrying = containment.BlockWrites(cluster, TENANT), carry.CarryDatabase(cluster, fits, restored.recovered)
         compare, off = carry.CompareCarried(cluster, fits, restored.recovered), drain.DrainApplication(cluster, fits)
-        swap, on = swapdatabase.SwapDatabase(cluster, fits), drain.ScaleUpApplication(cluster, fits)
+        swap, on = swap_database.SwapDatabase(cluster, fits), drain.ScaleUpApplication(cluster, fits)
         confirmed(run, "all at once", block, carrying, compare, off, swap, on)
         run.do(block)
         forward = stack.enter_context(lab.admin.forward(lab.site.cluster.namespace, f"{lab.site.cluster.name}-1", 5432))
@@ -532,7 +524,7 @@ def test_f06_f07_f08_f09_after_a_comparison_that_failed_production_is_as_it_was(
         served = run.do(on)
         assert (served.put_back, served.healthy_at, served.outage_seconds) == ((), None, None)
         after_the_cut = [*run.do(validation.ApplicationIsBack(TENANT, served)).checks]
-        after_the_cut += run.do(safetycopy.BackUpNewLine(cluster, served)).checks
+        after_the_cut += run.do(safety_backup.BackUpNewLine(cluster, served)).checks
         assert {check.verdict for check in after_the_cut} == {Verdict.NOT_APPLICABLE}
         loss = TenantLoss(database=TENANT, commits=168)
         run.context.recorder.fact("losses", [loss.model_dump(mode="json")])
@@ -558,4 +550,4 @@ def test_f10_an_application_that_cannot_be_asked_is_found_before_any_gate(
     tenants[0]["application"]["port"] = 4
     refused = pytest.raises(NotReady, match=r"is Ready and can't be asked on port 4, .* connection refused")
     with opened(drill_lab, monkeypatch, site=str(drill_lab.profile_with("deaf", tenants=tenants))) as run, refused:
-        run.do(swapfits.CheckSwapFits(restored.cluster, TENANT))
+        run.do(swap_check.CheckSwapFits(restored.cluster, TENANT))

@@ -11,12 +11,12 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from drillbook import kube as k8s
-from drillbook import restoring
+from drillbook.engine import undo
+from drillbook.engine.step import Context, Obligation, Plan, Rung, Step, Touch
 from drillbook.errors import PreconditionError, VerificationError
 from drillbook.kube.kinds import DEPLOYMENT
-from drillbook.manifests import RUN_LABEL
+from drillbook.manifests.recovery import RUN_LABEL
 from drillbook.model import Check, Effect, Frozen, Instant, Lsn, Verdict
-from drillbook.step import Context, Obligation, Plan, Rung, Step, Touch
 
 SUBJECT, APP = "tiny-subject", "tiny-app"
 
@@ -127,7 +127,7 @@ class Drain(Step[Drained]):
 
     def do(self, ctx: Context) -> Drained:
         perhaps_die("Drain")
-        promise = restoring.change(
+        promise = undo.change(
             ctx, DEPLOYMENT, ctx.site.drill_namespace, APP, {"spec": {"replicas": 0}},
             f"{APP} scaled as it was", verb="scale",
         )  # fmt: skip
@@ -188,7 +188,7 @@ class ScaleUp(Step[None]):
         perhaps_die("ScaleUp")
         for promise in ctx.recorder.promises():
             if promise.undo is not None:
-                restoring.restore(ctx, promise)
+                undo.restore(ctx, promise)
         perhaps_die("ScaleUp after")
 
 

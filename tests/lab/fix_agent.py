@@ -46,13 +46,13 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float = DEADLINE_
 
 
 class Store:
-    """`python -m drillbook_lab.s3` and its files."""
+    """`python -m drillbook_lab.store` and its files."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
         state.mkdir(parents=True)
         self.keys({"writer": {"secret": "w", "policy": "readwrite"}, "reader": {"secret": "r", "policy": "readonly"}})
-        argv = [sys.executable, "-m", "drillbook_lab.s3", "--state", str(state), "--bucket", BUCKET]
+        argv = [sys.executable, "-m", "drillbook_lab.store", "--state", str(state), "--bucket", BUCKET]
         self.process = subprocess.Popen(argv)
         wait_for("the store", (state / "ready").exists)
         self.endpoint = (state / "ready").read_text().strip()

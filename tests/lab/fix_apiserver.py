@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from drillbook_lab.apiserver import (
+from drillbook_lab.api import (
     Registry,
     Serving,
     TokenDirectory,

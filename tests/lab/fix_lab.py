@@ -16,8 +16,8 @@ import psycopg
 import pytest
 import yaml
 
-from drillbook_lab import supervise
 from drillbook_lab.home import LabHome
+from drillbook_lab.node import supervise
 
 CNPG = "/apis/postgresql.cnpg.io/v1/namespaces"
 BARMAN = "/apis/barmancloud.cnpg.io/v1/namespaces"

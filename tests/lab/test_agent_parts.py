@@ -13,10 +13,10 @@ import pytest
 
 from drillbook_lab import identity, pgbin
 from drillbook_lab.agent import barman, conf
-from drillbook_lab.agent.pglog import to_record
+from drillbook_lab.agent.pg_log import to_record
 from drillbook_lab.agent.spec import PodSpec, StoreSpec, TargetSpec
 from drillbook_lab.agent.targets import Backup, NoBackup, catalogue, choose, parse_time, to_postgres_time
-from drillbook_lab.agent.walfeed import successor
+from drillbook_lab.agent.wal_feed import successor
 from drillbook_lab.errors import LabError
 
 NOON = datetime.datetime(2026, 8, 1, 12, tzinfo=datetime.UTC)

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 from fix_agent import BUCKET, FOLDER, Pod, Site, agent_home, archived, processes_with, site, store, wait_for
 
-from drillbook_lab import volumecapacity
 from drillbook_lab.agent import conf
 from drillbook_lab.agent.spec import TargetSpec
+from drillbook_lab.node import volume_capacity
 
 __all__ = ["agent_home", "site", "store"]
 
@@ -222,7 +222,7 @@ def volume_of(pod: Pod, capacity: int) -> Path:
     folder = Path(pod.spec.pgdata).parent
     folder.mkdir(exist_ok=True)
     claim = {"spec": {}, "status": {"capacity": {"storage": str(capacity)}}}
-    volumecapacity.set_capacity(folder, claim)
+    volume_capacity.set_capacity(folder, claim)
     return folder
 
 
@@ -248,10 +248,10 @@ def test_a_volume_that_fills_up_stops_the_instance(site: Site, copies: Any) -> N
     with (folder / "ballast").open("wb") as out:
         out.truncate(2**30)
     assert pod.process is not None
-    assert pod.process.wait(60) == volumecapacity.NO_SPACE_EXIT_CODE
+    assert pod.process.wait(60) == volume_capacity.NO_SPACE_EXIT_CODE
     assert "no free disk space for WALs" in pod.log.read_text()
     again = pod.run("instance")
-    assert again.returncode == volumecapacity.NO_SPACE_EXIT_CODE
+    assert again.returncode == volume_capacity.NO_SPACE_EXIT_CODE
     assert again.said("Detected low-disk space condition, avoid starting the instance")
     (folder / "ballast").unlink()
     pod.start()

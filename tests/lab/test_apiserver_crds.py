@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from drillbook_lab.apiserver import cnpg_registry, shipped_crds
-from drillbook_lab.apiserver.celrules import compile_all
+from drillbook_lab.api import cnpg_registry, shipped_crds
+from drillbook_lab.api.cel_rules import compile_all
 from drillbook_lab.errors import LabError
 
 # What a field promises; descriptions are each side's own.

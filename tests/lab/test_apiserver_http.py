@@ -15,7 +15,7 @@ import pytest
 from fix_apiserver import ADMIN, DRILL, Api, cleanly, cluster
 from kubernetes import client, config, watch
 
-from drillbook_lab.apiserver import cnpg_registry, write_kubeconfig
+from drillbook_lab.api import cnpg_registry, write_kubeconfig
 
 Object = dict[str, Any]
 

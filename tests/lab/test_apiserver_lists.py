@@ -9,7 +9,7 @@ import pytest
 from fix_apiserver import Api, cluster
 from test_apiserver_http import CLUSTERS, ask
 
-from drillbook_lab.apiserver import Registry
+from drillbook_lab.api import Registry
 
 Object = dict[str, Any]
 MAPS = "/api/v1/namespaces/default/configmaps"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fix_apiserver import Api, Object
 
-from drillbook_lab.apiserver import ApiError
+from drillbook_lab.api import ApiError
 
 
 def quota(**hard: str) -> Object:

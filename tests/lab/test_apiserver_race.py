@@ -19,7 +19,7 @@ from kubernetes import client, config
 from kubernetes.leaderelection import electionconfig, leaderelection
 from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
 
-from drillbook_lab.apiserver import ApiError, Registry
+from drillbook_lab.api import ApiError, Registry
 
 WRITERS, ROUNDS = 8, 25
 MAPS = "/api/v1/namespaces/default/configmaps"

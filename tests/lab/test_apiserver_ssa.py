@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fix_apiserver import cluster
 
-from drillbook_lab.apiserver import ApiError, Registry, cnpg_registry
+from drillbook_lab.api import ApiError, Registry, cnpg_registry
 
 Object = dict[str, Any]
 

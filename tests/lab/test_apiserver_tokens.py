@@ -14,7 +14,7 @@ import pytest
 import yaml
 from fix_apiserver import ADMIN, Api, Kubectl, cleanly
 
-from drillbook_lab.apiserver.tokens import TokenDirectory, kept_tokens
+from drillbook_lab.api.tokens import TokenDirectory, kept_tokens
 
 ME = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 

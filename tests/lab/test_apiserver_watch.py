@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 from fix_apiserver import ADMIN, Api, Kubectl, cleanly
 
-from drillbook_lab.apiserver import ApiError, Registry, cnpg_registry
-from drillbook_lab.apiserver.persistence import Journal
+from drillbook_lab.api import ApiError, Registry, cnpg_registry
+from drillbook_lab.api.persistence import Journal
 
 MAPS = "/api/v1/namespaces/default/configmaps"
 

@@ -12,10 +12,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fix_lab import CNPG, CORE, PATIENCE_SECONDS, RunningLab, until
 
-from drillbook.objectstore import Finding, KnownBackup, S3Store, survey
-from drillbook_lab import faultarchive, faults, faultstore, supervise
+from drillbook.archive import Finding, KnownBackup, S3Store, survey
 from drillbook_lab.errors import LabError
+from drillbook_lab.faults import archive as faultarchive
+from drillbook_lab.faults import catalogue as faults
+from drillbook_lab.faults import store as faultstore
 from drillbook_lab.home import LabHome
+from drillbook_lab.node import supervise
 
 
 def reading(lab: RunningLab) -> tuple[S3Store, str]:

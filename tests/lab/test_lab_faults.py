@@ -14,8 +14,9 @@ import pytest
 from botocore.exceptions import ClientError
 from fix_lab import BARMAN, CNPG, CORE, RunningLab, condition, until
 
-from drillbook_lab import faults, faultstore
 from drillbook_lab.errors import LabError
+from drillbook_lab.faults import catalogue as faults
+from drillbook_lab.faults import store
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def switch_wal(lab: RunningLab) -> str:
 
 
 def archived(lab: RunningLab) -> list[str]:
-    return faultstore.bucket(lab.home).keys("wals/")
+    return store.bucket(lab.home).keys("wals/")
 
 
 def source_is(lab: RunningLab, phase: str) -> bool:
@@ -75,7 +76,7 @@ def test_a_removed_segment_is_gone_and_comes_back_byte_for_byte(lab: RunningLab)
 
 @pytest.mark.parametrize("name", ["wal-torn", "wal-damaged"])
 def test_a_spoilt_segment_is_another_one_and_comes_back_byte_for_byte(lab: RunningLab, name: str) -> None:
-    bucket = faultstore.bucket(lab.home)
+    bucket = store.bucket(lab.home)
     for _ in range(2):
         last = switch_wal(lab)
         until(lambda segment=last: any(segment in key for key in archived(lab)))
@@ -89,7 +90,7 @@ def test_a_spoilt_segment_is_another_one_and_comes_back_byte_for_byte(lab: Runni
 
 
 def test_a_torn_backup_is_half_as_long(lab: RunningLab) -> None:
-    bucket = faultstore.bucket(lab.home)
+    bucket = store.bucket(lab.home)
     (key,) = [key for key in bucket.keys("base/") if key.endswith("data.tar")][-1:]
     whole = bucket.read(key)
     with broken(lab, "backup-torn"):

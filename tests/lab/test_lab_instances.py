@@ -20,7 +20,7 @@ import pytest
 from botocore.config import Config
 from fix_lab import BATCH, CNPG, CORE, RunningLab, condition, until
 
-from drillbook_lab.processes import processes_under
+from drillbook_lab.node.processes import processes_under
 
 # One story, told in order: long as a whole, so that no part runs without what came before it.
 pytestmark = pytest.mark.long

@@ -10,8 +10,8 @@ import pytest
 from fix_lab import BARMAN, CNPG, CORE, RunningLab, until
 from test_lab_recovery import DRILLS, copy, store
 
-from drillbook_lab import supervise
 from drillbook_lab.home import LabHome
+from drillbook_lab.node import supervise
 
 HEALTHY = "Cluster in healthy state"
 

@@ -17,9 +17,10 @@ from fix_lab import BATCH, CNPG, CORE, RunningLab, condition, until
 from kubernetes import client, config
 from kubernetes.stream import stream
 
-from drillbook_lab import faults, supervise
+from drillbook_lab.faults import catalogue as faults
 from drillbook_lab.home import LabHome
-from drillbook_lab.processes import processes_under
+from drillbook_lab.node import supervise
+from drillbook_lab.node.processes import processes_under
 
 
 class Killable:

@@ -13,11 +13,11 @@ import pytest
 from fix_clusters import SmallCluster, kubectl, namespace, scraped
 from fix_lab import CNPG, CORE, RunningLab, condition, until
 
-from drillbook_lab.controller import poolerconfig
+from drillbook_lab.operator import pooler_config
 
 Object = dict[str, Any]
 
-pytestmark = pytest.mark.skipif(poolerconfig.binary() is None, reason=poolerconfig.NO_BINARY)
+pytestmark = pytest.mark.skipif(pooler_config.binary() is None, reason=pooler_config.NO_BINARY)
 
 
 class Pool:

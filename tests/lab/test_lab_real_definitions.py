@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drillbook_lab.apiserver.shipped import FOLDER
+from drillbook_lab.api.shipped import FOLDER
 
 ROOT = Path(__file__).parents[2]
 # What sends, changes or reads objects of CloudNativePG's kinds, and a whole drill. All: DRILLBOOK_LAB_CRDS=… make test

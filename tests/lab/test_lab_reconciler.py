@@ -11,7 +11,7 @@ import yaml
 from fix_lab import CORE, until
 from fix_workloads import Workload
 
-from drillbook_lab import faults
+from drillbook_lab.faults import catalogue as faults
 
 Object = dict[str, Any]
 APP = "/apis/argoproj.io/v1alpha1/namespaces/argocd/applications/synergyflow-backend"

@@ -8,7 +8,7 @@ import pytest
 from fix_copies import DRILLS, PLUGIN, cluster, copy, job_failed, origin, phase, store
 from fix_lab import BARMAN, BATCH, CNPG, CORE, RunningLab, condition, until
 
-from drillbook_lab.processes import processes_under
+from drillbook_lab.node.processes import processes_under
 
 __all__ = ["origin"]
 

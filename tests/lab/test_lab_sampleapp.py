@@ -13,7 +13,7 @@ from fix_clusters import kubectl, scraped
 from fix_lab import CORE, until
 from fix_workloads import Workload, http
 
-from drillbook_lab.firstsite.site import load
+from drillbook_lab.site.site import load
 
 Object = dict[str, Any]
 API = "/api/v1/incidents"

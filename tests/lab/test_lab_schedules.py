@@ -10,10 +10,10 @@ from typing import Any, cast
 import pytest
 from fix_lab import CNPG, RunningLab, until
 
-from drillbook_lab.apiserver import cnpg_registry
-from drillbook_lab.controller.context import Operator, Settings
-from drillbook_lab.controller.scheduledbackup import ScheduledBackups
-from drillbook_lab.kubelet import Kubelet
+from drillbook_lab.api import cnpg_registry
+from drillbook_lab.node.kubelet import Kubelet
+from drillbook_lab.operator.context import Operator, Settings
+from drillbook_lab.operator.scheduled_backup import ScheduledBackups
 
 PLUGIN = "barman-cloud.cloudnative-pg.io"
 Object = dict[str, Any]

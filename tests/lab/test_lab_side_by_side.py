@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from fix_lab import CORE, RunningLab, condition
 
-from drillbook_lab import supervise
 from drillbook_lab.home import LabHome
-from drillbook_lab.processes import processes_under
+from drillbook_lab.node import supervise
+from drillbook_lab.node.processes import processes_under
 
 
 def listens(address: str, port: int) -> bool:

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from fix_lab import BARMAN, BATCH, CNPG, CORE, RunningLab, condition, until
 
-from drillbook_lab.apiserver.shipped import served_crds
+from drillbook_lab.api.shipped import served_crds
 
 
 def test_the_source_is_healthy_and_archives(lab: RunningLab) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from drillbook_lab.controller import certs, objects, objectstore
-from drillbook_lab.controller.context import Settings, with_condition
-from drillbook_lab.controller.queue import Handler, WorkQueue
 from drillbook_lab.errors import LabError
-from drillbook_lab.firstsite import deploy, manifests, site
 from drillbook_lab.home import LabHome
+from drillbook_lab.operator import certs, object_store, objects
+from drillbook_lab.operator.context import Settings, with_condition
+from drillbook_lab.operator.queue import Handler, WorkQueue
+from drillbook_lab.site import deploy, manifests, site
 
 
 def cluster(**spec: Any) -> dict[str, Any]:
@@ -126,21 +126,21 @@ def test_recovery_without_database_and_owner_means_the_spurious_app() -> None:
 def test_a_plugin_source_without_server_name_reads_the_new_clusters_folder() -> None:
     plugin = {"name": objects.PLUGIN, "parameters": {"barmanObjectName": "store"}}
     entry = {"name": "from", "plugin": plugin}
-    use = objectstore.source_use(cluster(bootstrap={"recovery": {"source": "from"}}, externalClusters=[entry]))
+    use = object_store.source_use(cluster(bootstrap={"recovery": {"source": "from"}}, externalClusters=[entry]))
     assert use is not None and use.server_name == "orders"
 
 
 def test_an_in_tree_source_without_server_name_reads_the_entrys_folder() -> None:
     entry = {"name": "from", "barmanObjectStore": {"destinationPath": "s3://b/p"}}
-    use = objectstore.source_use(cluster(bootstrap={"recovery": {"source": "from"}}, externalClusters=[entry]))
+    use = object_store.source_use(cluster(bootstrap={"recovery": {"source": "from"}}, externalClusters=[entry]))
     assert use is not None and use.server_name == "from"
 
 
 def test_a_disabled_plugin_archives_nothing_but_its_store_must_exist() -> None:
     entry = {"name": objects.PLUGIN, "enabled": False, "isWALArchiver": True, "parameters": {"barmanObjectName": "s"}}
     quiet = cluster(plugins=[entry])
-    assert objectstore.archive_use(quiet) is None
-    assert objectstore.needed_stores(quiet) == {"s"}
+    assert object_store.archive_use(quiet) is None
+    assert object_store.needed_stores(quiet) == {"s"}
 
 
 def test_a_conditions_transition_time_moves_only_with_its_status() -> None:

@@ -12,7 +12,7 @@ from fix_clusters import kubectl, namespace
 from fix_lab import CORE, RunningLab, condition, until
 from fix_workloads import APPS, Workload, owners
 
-from drillbook_lab import faults
+from drillbook_lab.faults import catalogue as faults
 
 Object = dict[str, Any]
 POOL = "SPRING_DATASOURCE_HIKARI_MAXIMUMPOOLSIZE"

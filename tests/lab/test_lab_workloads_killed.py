@@ -13,9 +13,9 @@ from fix_workloads import Workload, http
 from test_lab_killed import Killable
 from test_lab_pooler import Pool
 
-from drillbook_lab import faults
-from drillbook_lab.controller import poolerconfig
-from drillbook_lab.processes import processes_under
+from drillbook_lab.faults import catalogue as faults
+from drillbook_lab.node.processes import processes_under
+from drillbook_lab.operator import pooler_config
 
 APP = "/apis/argoproj.io/v1alpha1/namespaces/argocd/applications/synergyflow-backend"
 
@@ -55,7 +55,7 @@ def test_a_rollout_and_the_reconciler_go_on_after_a_kill() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(poolerconfig.binary() is None, reason=poolerconfig.NO_BINARY)
+@pytest.mark.skipif(pooler_config.binary() is None, reason=pooler_config.NO_BINARY)
 def test_a_paused_pooler_is_paused_after_a_kill_and_lets_go_when_it_is_told() -> None:
     with tempfile.TemporaryDirectory(prefix="lp-", dir="/tmp") as root:
         killable = Killable(Path(root))

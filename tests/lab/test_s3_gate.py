@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from fix_agent import BUCKET, Store, agent_home, processes_with, store, wait_for
 
-from drillbook_lab.s3.gate import allowed
+from drillbook_lab.store.gate import allowed
 
 __all__ = ["agent_home", "store"]
 
@@ -176,7 +176,7 @@ def test_it_dies_with_its_parent(agent_home: Path) -> None:
     """Neither gate nor moto outlives a parent that was killed."""
     state = agent_home / "orphan"
     script = (
-        f"import subprocess, sys; subprocess.run([sys.executable, '-m', 'drillbook_lab.s3', '--state', {str(state)!r}])"
+        f"import subprocess, sys; subprocess.run([sys.executable, '-m', 'drillbook_lab.store', '--state', {str(state)!r}])"
     )
     parent = subprocess.Popen([sys.executable, "-c", script])
     wait_for("the store", (state / "ready").exists)

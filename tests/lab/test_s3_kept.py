@@ -27,7 +27,7 @@ def again(store: Store) -> None:
     wait_for("moto gone", lambda: not processes_with(str(store.state)))
     (store.state / "ready").unlink()
     store.process = subprocess.Popen(
-        [sys.executable, "-m", "drillbook_lab.s3", "--state", str(store.state), "--bucket", BUCKET]
+        [sys.executable, "-m", "drillbook_lab.store", "--state", str(store.state), "--bucket", BUCKET]
     )
     wait_for("the store", (store.state / "ready").exists)
     store.endpoint = (store.state / "ready").read_text().strip()
@@ -45,7 +45,7 @@ def resident(store: Store) -> int:
     """Bytes of memory that moto takes."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"drillbook_lab.s3.backend" in (folder / "cmdline").read_bytes() and str(store.state) in str(
+            if b"drillbook_lab.store.backend" in (folder / "cmdline").read_bytes() and str(store.state) in str(
                 (folder / "cwd").readlink()
             ):
                 return int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from drillbook.errors import PostgresError
-from drillbook.postgres import SQL, Address, Database
+from drillbook.postgres.client import SQL, Address, Database
 from drillbook_lab.addresses import free_port
 from drillbook_lab.identity import prepare_dir, wrap
 from drillbook_lab.pgbin import bin_dir

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tests.library.fix_integrity import PASSWORD, SUPERUSER, Server
 
-from drillbook.cutover.superuser import Superuser
 from drillbook.kube.execution import ExecResult
+from drillbook.swap.superuser import Superuser
 from drillbook_lab.identity import wrap
 
 

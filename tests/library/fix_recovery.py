@@ -12,8 +12,8 @@ from pathlib import Path
 import psycopg
 from fix_archive import BIN, Server, until
 
-from drillbook.objectstore import Holdings, ResolvedTarget, read_segment
-from drillbook.objectstore.compression import decompress
+from drillbook.archive import Holdings, ResolvedTarget, read_segment
+from drillbook.archive.compression import decompress
 from drillbook_lab import identity, pgbin
 
 UNREACHED = "recovery ended before configured recovery target was reached"

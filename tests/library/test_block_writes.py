@@ -9,9 +9,9 @@ import psycopg
 import pytest
 from tests.library.fix_integrity import Server, run
 
-from drillbook.cutover.superuser import Superuser
-from drillbook.postgres import SQL, Identifier, Literal
-from drillbook.procedures.bleeding import BlockWrites, put_back_body
+from drillbook.postgres.client import SQL, Identifier, Literal
+from drillbook.steps.cutover.containment import BlockWrites, put_back_body
+from drillbook.swap.superuser import Superuser
 
 NAMES = count(1)
 SETTING = "default_transaction_read_only"

@@ -14,16 +14,15 @@ from tests.lab.fix_apiserver import Api
 from tests.library.fix_integrity import Server, run
 
 from drillbook import kube as k8s
-from drillbook.cutover import application
-from drillbook.cutover.space import DATA, WAL, Needs, Room
-from drillbook.cutover.superuser import Superuser
 from drillbook.errors import UpstreamError
-from drillbook.kube import Kube
-from drillbook.postgres import Database
-from drillbook.procedures.carrywatch import CarryWatch
-from drillbook.procedures.swapfits import unfit_extensions
-from drillbook.site import load_site
-from drillbook.site.profile import Tenant
+from drillbook.kube import Kube, workloads
+from drillbook.postgres.client import Database
+from drillbook.profile import load_site
+from drillbook.profile.schema import Tenant
+from drillbook.steps.cutover.carry_watch import CarryWatch
+from drillbook.steps.cutover.swap_check import unfit_extensions
+from drillbook.swap.disk_space import DATA, WAL, Needs, Room
+from drillbook.swap.superuser import Superuser
 
 GIB = 2**30
 NAMES = count(1)
@@ -172,7 +171,7 @@ def test_s11_a_worker_that_shares_the_role_is_found_before_anything_is_carried(a
 
     def found(*sessions: tuple[str, str]) -> list[str]:
         rows = [{"role": role, "address": address, "sessions": 2} for role, address in sessions]
-        return application.workers(kube, tenant, "default", rows)
+        return workloads.workers(kube, tenant, "default", rows)
 
     healthy = [("shop_app", "10.0.0.1"), ("shop_app", "10.0.0.2"), ("exporter", "10.0.0.3"), ("shop_app", "192.168.7.7"), ("shop_app", "")]
     assert found(*healthy) == []

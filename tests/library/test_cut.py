@@ -11,12 +11,12 @@ import psycopg
 import pytest
 from tests.library.fix_integrity import PASSWORD, SUPERUSER, Server
 
-from drillbook.cutover import swapping
-from drillbook.cutover.superuser import Superuser
 from drillbook.errors import PostgresError
 from drillbook.model import ClusterRef
-from drillbook.postgres import SQL, Identifier, Literal
-from drillbook.procedures.carry import carried_obligation
+from drillbook.postgres.client import SQL, Identifier, Literal
+from drillbook.steps.cutover.carry import carried_obligation
+from drillbook.swap import rename
+from drillbook.swap.superuser import Superuser
 
 NUMBERS = count(1)
 RUN = "20261127T035339Z-79ce74"
@@ -41,12 +41,12 @@ class Two:
         return str(self.superuser.ask("postgres", soon.format(Literal(seconds)))[0]["at"])
 
     def script(self, deadline: str) -> list[Any]:
-        exchange = swapping.exchange(self.old, self.aside, self.new, kept={"run": self.run})
-        return [*swapping.begin(self.run), swapping.not_after(deadline), *swapping.close([self.old, self.new]), *exchange]
+        exchange = rename.exchange(self.old, self.aside, self.new, kept={"run": self.run})
+        return [*rename.begin(self.run), rename.not_after(deadline), *rename.close([self.old, self.new]), *exchange]
 
     def give_up(self, deadline: str) -> str:
         self.there()
-        text = swapping.give_up(self.run, [self.oids[name] for name in (self.old, self.new) if name in self.oids], deadline, self.aside)
+        text = rename.give_up(self.run, [self.oids[name] for name in (self.old, self.new) if name in self.oids], deadline, self.aside)
         argv = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-f", "-"]
         done = self.superuser.kube.exec("", "", "", argv, stdin=f"{text};\n".encode(), timeout_seconds=60)
         assert done.exit_code == 0, done.error_text
@@ -103,7 +103,7 @@ def test_g11_a_cut_whose_caller_has_gone_is_ended_and_can_not_begin_later(two: T
     running = threading.Thread(target=cut)
     running.start()
     waiting = SQL("select 1 as n from pg_catalog.pg_stat_activity where application_name = {} and wait_event_type = 'Lock'")
-    while not two.superuser.ask("postgres", waiting.format(Literal(swapping.session_of(two.run)))):
+    while not two.superuser.ask("postgres", waiting.format(Literal(rename.session_of(two.run)))):
         pass
     assert two.there()[two.old] is False
     assert two.give_up(deadline) == "no cut was made"

@@ -10,8 +10,8 @@ from fix_integrity import Server, running
 from fix_majors import NEWEST, OLDEST, found, why_missing
 from psycopg.sql import SQL
 
-from drillbook.procedures.damage import Files, Relation, candidates
-from drillbook.wal import Runs, read_run
+from drillbook.postgres.wal import Runs, read_run
+from drillbook.steps.archive.damage import Files, Relation, candidates
 
 
 @pytest.fixture(scope="module", params=range(OLDEST, NEWEST + 1), ids=lambda major: f"PostgreSQL {major}")

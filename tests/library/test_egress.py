@@ -15,12 +15,12 @@ import pytest
 from tests.lab.fix_apiserver import Api
 
 from drillbook import kube as k8s
-from drillbook import manifests
+from drillbook.archive.location import PLUGIN, SourceArchive
 from drillbook.errors import ParameterError
 from drillbook.kube import Kube
-from drillbook.procedures.egress import Egress, ways_out
-from drillbook.site import Site, load_site
-from drillbook.sourcearchive import PLUGIN, SourceArchive
+from drillbook.manifests import recovery as manifests
+from drillbook.profile import Site, load_site
+from drillbook.steps.recovery.egress import Egress, ways_out
 
 PROFILE = """\
 name: shop

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from fix_archive import ACCESS_KEY, SECRET_KEY, Server, running_s3
 
+from drillbook.archive import ArchivedSegment, S3Store, catalogue, wal_names
 from drillbook.forecast import CALIBRATED, Work, calibrate, predict
 from drillbook.model import BaseBackup
-from drillbook.objectstore import ArchivedSegment, S3Store, catalogue, wal_names
 
 DESTINATION = "s3://archive/site/forecast"
 NOW = datetime(2026, 11, 1, tzinfo=UTC)

@@ -12,17 +12,17 @@ from tests.lab.fix_apiserver import Api
 
 import drillbook_lab
 from drillbook import kube as k8s
-from drillbook.cutover.hands import TRACKING, UNSYNCED, hands_on
+from drillbook.engine.observations import Observations
+from drillbook.engine.step import Context
 from drillbook.evidence import Masker
 from drillbook.kube import Kube
+from drillbook.kube.reconcilers import TRACKING, UNSYNCED, hands_on
 from drillbook.model import ClusterRef
-from drillbook.procedures import pausing
-from drillbook.procedures.fence import FenceOldCluster
-from drillbook.procedures.instances import away_words, server_runs
-from drillbook.procedures.oldcluster import OldCluster
-from drillbook.run.observing import Observations
-from drillbook.site import load_site
-from drillbook.step import Context
+from drillbook.profile import load_site
+from drillbook.steps.cutover.fence import FenceOldCluster
+from drillbook.steps.instances import away_words, server_runs
+from drillbook.steps.preflight import pausing
+from drillbook.steps.preflight.old_cluster import OldCluster
 
 PROFILE = """\
 name: shop

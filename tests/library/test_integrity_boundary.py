@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 import pytest
 from tests.library.fix_integrity import Server, run
 
-from drillbook.integrity import AtBoundary, digest_tables, digests_at_boundary
-from drillbook.integrity.moment import Holder, first_unseen, take
 from drillbook.model import ArchivedCommit, Lsn
-from drillbook.postgres import Database
+from drillbook.postgres.checks import AtBoundary, digest_tables, digests_at_boundary
+from drillbook.postgres.checks.moment import Holder, first_unseen, take
+from drillbook.postgres.client import Database
 
 KEY = bytes(range(32))
 TABLES = ("create table quiet as select g from generate_series(1, 100) g", "create table busy (k int)")

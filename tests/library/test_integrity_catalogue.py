@@ -7,9 +7,15 @@ from collections.abc import Callable
 import pytest
 from tests.library.fix_integrity import Server, run
 
-from drillbook.integrity import catalogue_checks, collations_fit, constraints_hold, extensions_fit, matviews_filled
 from drillbook.model import Check, Verdict
-from drillbook.postgres import Database
+from drillbook.postgres.checks import (
+    catalogue_checks,
+    collations_fit,
+    constraints_hold,
+    extensions_fit,
+    matviews_filled,
+)
+from drillbook.postgres.client import Database
 
 TABLES = (
     "create function good(int) returns bool immutable language sql as 'select $1 < 100'",

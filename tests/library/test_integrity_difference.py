@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.library.fix_integrity import Server
 
-from drillbook.integrity import difference, rows_of
+from drillbook.postgres.checks import difference, rows_of
 
 ODD = '"Odd %s"."tab.le %"'
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.library.fix_integrity import Server, run
 
-from drillbook.integrity import NewestChange, changes_arrived, newest_changes
 from drillbook.model import Verdict
+from drillbook.postgres.checks import NewestChange, changes_arrived, newest_changes
 
 
 def test_the_newest_change_is_the_last_commit_to_the_table(server: Server) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from tests.library.fix_integrity import PAGE_BYTES, Server, overwrite, run, running
 
-from drillbook.integrity import amcheck, page_checksums
 from drillbook.model import Verdict
+from drillbook.postgres.checks import amcheck, page_checksums
 
 TABLES = (
     "create table t (k int primary key, v text)",

@@ -11,8 +11,8 @@ import pytest
 from tests.library.fix_integrity import Server, run, running
 
 from drillbook.errors import PostgresError
-from drillbook.integrity import AtBoundary, Replica, digest_tables, digests_at_boundary
-from drillbook.postgres import SQL, Database
+from drillbook.postgres.checks import AtBoundary, Replica, digest_tables, digests_at_boundary
+from drillbook.postgres.client import SQL, Database
 
 KEY = bytes(range(32))
 NAMES = ["public.quiet", "public.big"]

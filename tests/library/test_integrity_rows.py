@@ -7,8 +7,8 @@ import os
 import pytest
 from tests.library.fix_integrity import PAGE_BYTES, READER, Server, overwrite, run, running
 
-from drillbook.integrity import TableDigest, digest_tables, rows_equal
 from drillbook.model import Verdict
+from drillbook.postgres.checks import TableDigest, digest_tables, rows_equal
 
 KEY = bytes(range(32))
 EVERY_TYPE = (

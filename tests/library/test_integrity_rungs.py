@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from tests.library.fix_integrity import PASSWORD, READER, SUPERUSER, Server, run, running
 
-from drillbook.integrity import app_login, quarantined, questions, sequences_ahead
-from drillbook.integrity.quarantine import foreign_hosts, launchers
 from drillbook.model import Check, ClusterRef, Verdict
-from drillbook.postgres import SQL, Address, Database
-from drillbook.site import Question
-from drillbook.site.preloads import judged
+from drillbook.postgres.checks import app_login, quarantined, questions, sequences_ahead
+from drillbook.postgres.checks.quarantine import foreign_hosts, launchers
+from drillbook.postgres.client import SQL, Address, Database
+from drillbook.profile import Question
+from drillbook.profile.preloads import judged
 from drillbook_lab.identity import prepare_dir
 from drillbook_lab.pgbin import bin_dir
 

@@ -7,7 +7,8 @@ import threading
 import pytest
 from tests.library.fix_integrity import Server, run
 
-from drillbook.integrity import (
+from drillbook.model import Check, Verdict
+from drillbook.postgres.checks import (
     AtBoundary,
     Budget,
     TableDigest,
@@ -16,8 +17,7 @@ from drillbook.integrity import (
     rows_equal,
     sampling,
 )
-from drillbook.model import Check, Verdict
-from drillbook.postgres import Database
+from drillbook.postgres.client import Database
 
 KEY = bytes(range(32))
 ROWS = 30_000

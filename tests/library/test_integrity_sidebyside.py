@@ -6,10 +6,10 @@ import pytest
 from tests.library.fix_integrity import Server, overwrite
 
 from drillbook.errors import PostgresError
-from drillbook.integrity import Sessions, amcheck, constraints_hold, digest_tables, sequences_ahead
-from drillbook.integrity.sidebyside import TOGETHER, Asked, _batches, ask_each
 from drillbook.model import Verdict
-from drillbook.postgres import Database
+from drillbook.postgres.checks import Sessions, amcheck, constraints_hold, digest_tables, sequences_ahead
+from drillbook.postgres.checks.parallel import TOGETHER, Asked, _batches, ask_each
+from drillbook.postgres.client import Database
 
 KEY = bytes(range(32))
 MANY = 3 * TOGETHER

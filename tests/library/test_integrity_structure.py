@@ -9,8 +9,8 @@ import pytest
 from tests.library.fix_integrity import READER, Server, running
 from tests.library.fix_majors import NEWEST, OLDEST, found, why_missing
 
-from drillbook.integrity import Structure, amcheck, cluster_structure, structure, structure_equal
 from drillbook.model import Verdict
+from drillbook.postgres.checks import Structure, amcheck, cluster_structure, structure, structure_equal
 
 TENANT = (
     'create schema "In %cidents"',

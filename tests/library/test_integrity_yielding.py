@@ -12,9 +12,9 @@ import pytest
 from tests.library.fix_integrity import PASSWORD, Server, run
 
 from drillbook.errors import PostgresError
-from drillbook.integrity import AtBoundary, Watch, digest_tables, digests_at_boundary, newest_changes, structure
-from drillbook.integrity.boundary import ROUNDS
-from drillbook.postgres import SQL, Database
+from drillbook.postgres.checks import AtBoundary, Watch, digest_tables, digests_at_boundary, newest_changes, structure
+from drillbook.postgres.checks.boundary import ROUNDS
+from drillbook.postgres.client import SQL, Database
 
 KEY = bytes(range(32))
 ROLE = "drillbook_six"

@@ -14,7 +14,7 @@ from tests.lab.fix_apiserver import Api
 
 from drillbook.errors import Changed, KubernetesError
 from drillbook.kube import CONFIG_MAP, Kube
-from drillbook_lab.apiserver.interference import INTERFERENCE, Rule
+from drillbook_lab.api.interference import INTERFERENCE, Rule
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.library.fix_kube import Link
 
 from drillbook.errors import KubernetesError, PostgresError, StepTimeoutError
 from drillbook.kube import Command, Kube, Piped
-from drillbook.postgres import Address, Database
+from drillbook.postgres.client import Address, Database
 
 MEGABYTES = 50
 

@@ -11,18 +11,18 @@ from tests.library.test_readiness import context
 from tests.unit.evidence_sample import opened
 
 from drillbook import kube as k8s
+from drillbook.cli.headless.settling import STOPPED_MIDWAY, left_standing
+from drillbook.engine.point_of_no_return import Midway
+from drillbook.engine.previous_attempts import Past
+from drillbook.engine.step import Context, Rung, Step
 from drillbook.errors import NotResumable, RunbookError, StepTimeoutError, StillRunning, StoppedMidway
 from drillbook.evidence import Journal
 from drillbook.forecast import Forecast, PhaseForecast, Work
-from drillbook.headless.settling import STOPPED_MIDWAY, left_standing
 from drillbook.kube import Kube
 from drillbook.model import ClusterRef, Effect, Verdict
-from drillbook.procedures.limits import limit_faults, limits_check
-from drillbook.procedures.readiness import SourceCluster
-from drillbook.run.midway import Midway
-from drillbook.run.past import Past
-from drillbook.site import load_site
-from drillbook.step import Context, Rung, Step
+from drillbook.profile import load_site
+from drillbook.steps.preflight.limits import limit_faults, limits_check
+from drillbook.steps.preflight.readiness import SourceCluster
 
 SHOP = SourceCluster.model_construct(ref=ClusterRef(namespace="default", name="limited"))
 

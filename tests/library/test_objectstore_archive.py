@@ -29,10 +29,7 @@ from fix_archive import (
     waldump_deletes,
 )
 
-from drillbook.errors import BaseBackupMissing, ObjectStoreError, PreconditionError, WalGap
-from drillbook.forecast import calibrate
-from drillbook.model import ArchivedCommit, BaseBackup, Lsn, RecoveryTarget
-from drillbook.objectstore import (
+from drillbook.archive import (
     Entry,
     Holdings,
     S3Store,
@@ -51,8 +48,11 @@ from drillbook.objectstore import (
     wal_names,
     window,
 )
-from drillbook.objectstore.tarcheck import check_end, read_tar
-from drillbook.wal import Chain, ChangeReader, File, Runs, WalFormatError, WalReader, commits, read_run
+from drillbook.archive.tar_check import check_end, read_tar
+from drillbook.errors import BaseBackupMissing, ObjectStoreError, PreconditionError, WalGap
+from drillbook.forecast import calibrate
+from drillbook.model import ArchivedCommit, BaseBackup, Lsn, RecoveryTarget
+from drillbook.postgres.wal import Chain, ChangeReader, File, Runs, WalFormatError, WalReader, commits, read_run
 
 
 def lz4_frame(data: bytes) -> bytes:

@@ -14,8 +14,8 @@ import pytest
 from barman.cloud_providers.aws_s3 import S3CloudInterface
 from fix_archive import ACCESS_KEY, SECRET_KEY
 
+from drillbook.archive import S3Store
 from drillbook.errors import ObjectStoreError
-from drillbook.objectstore import S3Store
 
 BODY = bytes(range(256)) * 12_000  # about 3 MB: several pieces
 

@@ -21,16 +21,9 @@ import boto3.session
 import pytest
 from fix_archive import ACCESS_KEY, BUCKET, S3, SECRET_KEY, free_port, running_s3
 
+from drillbook.archive import S3Store, catalogue, not_s3, server_names, survey, wal_names
 from drillbook.errors import ObjectStoreError, ParameterError
-from drillbook.objectstore import (
-    S3Store,
-    catalogue,
-    not_s3,
-    server_names,
-    survey,
-    wal_names,
-)
-from drillbook_lab.apiserver.tls import make_server_tls
+from drillbook_lab.api.tls import make_server_tls
 
 NAMES = [f"0000000100000000{number:08X}" for number in range(1005)]
 

@@ -10,24 +10,24 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fix_archive import ACCESS_KEY, BUCKET, S3, SECRET_KEY, Server, running_s3
 
-from drillbook.errors import BaseBackupMissing, ObjectStoreError, TargetOutsideWindow
-from drillbook.model import ArchivedCommit, BaseBackup, Lsn, RecoveryTarget
-from drillbook.objectstore import (
+from drillbook.archive import (
     Holdings,
     Reachable,
     ResolvedTarget,
     S3Store,
     broken_wal,
     catalogue,
-    reachable,
     read_segment,
     resolve,
     sample,
     uploading,
     wal_names,
 )
-from drillbook.procedures.targets import _pinned
-from drillbook.wal import SegmentName, WalReader
+from drillbook.archive import reachability as reachable
+from drillbook.errors import BaseBackupMissing, ObjectStoreError, TargetOutsideWindow
+from drillbook.model import ArchivedCommit, BaseBackup, Lsn, RecoveryTarget
+from drillbook.postgres.wal import SegmentName, WalReader
+from drillbook.steps.archive.targets import _pinned
 
 DESTINATION, NAME = "s3://archive/targets", "pg"
 MICROSECOND = timedelta(microseconds=1)

@@ -13,9 +13,9 @@ from tests.library.fix_integrity import PASSWORD, SUPERUSER, Server
 from tests.library.fix_kubeconfigs import Authority
 from tests.library.fix_majors import PACKAGED
 
-from drillbook.cutover.carrying import dump
 from drillbook.errors import PostgresError
-from drillbook.postgres import LIBPQ_VARIABLES, Address, Database, by_parameters_only
+from drillbook.postgres.client import LIBPQ_VARIABLES, Address, Database, by_parameters_only
+from drillbook.swap.dump_restore import dump
 from drillbook_lab.addresses import free_port
 from drillbook_lab.pgbin import bin_dir
 

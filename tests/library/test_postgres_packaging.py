@@ -7,7 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from drillbook.postgres import question
+from drillbook.postgres.client import question
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = sorted(path.stem for path in (ROOT / "lib" / "drillbook" / "sql").glob("*.sql"))
@@ -33,7 +33,7 @@ def test_a_wheel_holds_the_questions(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"drillbook/sql/{name}.sql" for name in QUESTIONS} <= names
     code = (
-        f"import sys; sys.path.insert(0, {str(wheel)!r}); import drillbook.postgres as p; "
+        f"import sys; sys.path.insert(0, {str(wheel)!r}); import drillbook.postgres.client as p; "
         "assert '.whl' in p.__file__; assert p.question('archiver')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60)

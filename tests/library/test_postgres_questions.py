@@ -11,7 +11,7 @@ import pytest
 from tests.library.fix_integrity import PASSWORD, SUPERUSER, Server, running
 
 from drillbook.errors import PostgresError
-from drillbook.postgres import Database
+from drillbook.postgres.client import Database
 from drillbook_lab import pgbin
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "sql"

@@ -11,7 +11,7 @@ import pytest
 from tests.library.fix_integrity import PASSWORD, SUPERUSER, Server, running
 
 from drillbook.errors import Changed, PostgresError
-from drillbook.postgres import SQL, Address, Database, Identifier, question
+from drillbook.postgres.client import SQL, Address, Database, Identifier, question
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,15 @@ import pytest
 from tests.lab.fix_apiserver import Api
 
 from drillbook import kube as k8s
-from drillbook.doctor import Silent
+from drillbook.cli.doctor import Silent
+from drillbook.engine.step import Context
 from drillbook.errors import NotReady, RunbookError
 from drillbook.kube import Kube
 from drillbook.model import ClusterRef, Verdict, show_instant
-from drillbook.procedures.bleeding import CheckRecoveryReadiness
-from drillbook.procedures.oldcluster import ReadOldCluster
-from drillbook.procedures.readiness import CheckReadiness, NothingElseRunning, SourceCluster
-from drillbook.site import load_site
-from drillbook.step import Context
+from drillbook.profile import load_site
+from drillbook.steps.cutover.containment import CheckRecoveryReadiness
+from drillbook.steps.preflight.old_cluster import ReadOldCluster
+from drillbook.steps.preflight.readiness import CheckReadiness, NothingElseRunning, SourceCluster
 
 HEALTHY = {"phase": "Cluster in healthy state", "readyInstances": 1, "timelineID": 1}
 ARCHIVER = {"name": "barman-cloud.cloudnative-pg.io", "isWALArchiver": True, "parameters": {"barmanObjectName": "store"}}

@@ -21,23 +21,24 @@ from tests.lab.fix_apiserver import Api
 from tests.library.fix_kube import config_map
 from tests.unit.evidence_sample import opened
 
-from drillbook import headless, restoring
 from drillbook import kube as k8s
+from drillbook.cli import headless
+from drillbook.cli.headless.housekeeping import _settled
+from drillbook.cli.headless.settling import settle, undo
+from drillbook.engine import LEASE_SECONDS, lease_name
+from drillbook.engine import undo as restoring
+from drillbook.engine.alive import RunLock, alive
+from drillbook.engine.cluster_lock import require_ended
+from drillbook.engine.observations import Observations
+from drillbook.engine.previous_attempts import Past
+from drillbook.engine.show import Display
+from drillbook.engine.step import Obligation
 from drillbook.errors import EvidenceUnwritable, NotResumable, ParameterError, RunInProgress
 from drillbook.evidence import Journal, Ledger, Masker, verify
-from drillbook.headless.housekeeping import _settled
-from drillbook.headless.settling import settle, undo
 from drillbook.kube import Kube
-from drillbook.manifests import EXPIRES, RUN_LABEL
+from drillbook.manifests.recovery import EXPIRES, RUN_LABEL
 from drillbook.model import Check, Verdict
-from drillbook.run import LEASE_SECONDS, lease_name
-from drillbook.run.alive import RunLock, alive
-from drillbook.run.holding import require_ended
-from drillbook.run.observing import Observations
-from drillbook.run.past import Past
-from drillbook.run.show import Display
-from drillbook.site import Site, load_site
-from drillbook.step import Obligation
+from drillbook.profile import Site, load_site
 
 RUNBOOK = "recover-point-in-time"
 RUN = "20261101T101500Z-1a2b3c"
@@ -217,7 +218,7 @@ def test_s17_a_glance_at_the_lock_does_not_stop_an_opening(tmp_path: Path) -> No
 
 STOPPED = """
 import signal, sys, time
-from drillbook.headless.runner import _Stops, _unheard
+from drillbook.cli.headless.runner import _Stops, _unheard
 told = []
 with _Stops(_unheard(told.append)) as stops:
     try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from drillbook.cutover.superuser import Superuser
-from drillbook.objectstore.backupinfo import fields
-from drillbook.postgres import SQL, Identifier, Literal
-from drillbook.wal.history import parse_history
+from drillbook.archive.backup_info import fields
+from drillbook.postgres.client import SQL, Identifier, Literal
+from drillbook.postgres.wal.history import parse_history
+from drillbook.swap.superuser import Superuser
 
 ENDS_NO_LINE = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]
 

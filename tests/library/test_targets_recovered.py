@@ -12,9 +12,9 @@ import pytest
 from fix_archive import ACCESS_KEY, S3, SECRET_KEY, Server, running_s3
 from fix_recovery import Recovery
 
+from drillbook.archive import Holdings, S3Store, catalogue, resolve
 from drillbook.errors import TargetOutsideWindow
 from drillbook.model import Lsn, RecoveryTarget
-from drillbook.objectstore import Holdings, S3Store, catalogue, resolve
 
 DESTINATION, NAME = "s3://archive/recovered", "pg"
 MICROSECOND = timedelta(microseconds=1)

@@ -9,8 +9,8 @@ import pytest
 from fix_archive import ACCESS_KEY, S3, SECRET_KEY, Server, running_s3
 from fix_recovery import Recovery
 
+from drillbook.archive import Holdings, S3Store, catalogue, read_folder, resolve
 from drillbook.model import RecoveryTarget
-from drillbook.objectstore import Holdings, S3Store, catalogue, read_folder, resolve
 
 DESTINATION, NAME = "s3://archive/timelines", "pg"
 WRITE = "WITH x AS (INSERT INTO load (filler) VALUES ('x') RETURNING 1) SELECT pg_current_xact_id()::text::bigint FROM x"

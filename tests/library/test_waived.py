@@ -10,14 +10,14 @@ import pytest
 from tests.library.fix_integrity import Server, run
 from tests.unit.evidence_sample import opened
 
-from drillbook import integrity
+from drillbook.engine.gate import subject
+from drillbook.engine.observations import Observations
+from drillbook.engine.opening import waivers
 from drillbook.evidence import Masker
 from drillbook.evidence.judge import judge
 from drillbook.model import Check, Verdict
-from drillbook.run.gate import subject
-from drillbook.run.observing import Observations
-from drillbook.run.opening import waivers
-from drillbook.site import load_site
+from drillbook.postgres import checks
+from drillbook.profile import load_site
 
 NUMBERS = count(1)
 
@@ -44,7 +44,7 @@ def made(server: Server, database: str, kind: str, thing: str, *, whole: bool) -
         for statement in (broken, *([mended] if whole else [])):
             for one in statement.replace("{}", f"public.{thing}").split("; "):
                 run(db, one)
-        return integrity.CHEAP[kind](db)
+        return checks.CHEAP[kind](db)
 
 
 @pytest.mark.parametrize("kind", list(FAULTS))
@@ -52,17 +52,17 @@ def test_s02_what_is_so_in_production_too_is_no_fault(server: Server, both: tupl
     source, copy = both
     there, here = (made(server, name, kind, "known", whole=False) for name in (source, copy))
     assert (there.verdict, here.verdict) == (Verdict.FAILED, Verdict.FAILED)
-    judged = integrity.so_in_production_too(here, there)
+    judged = checks.so_in_production_too(here, there)
     assert judged.verdict is Verdict.VERIFIED and "so in production too" in judged.reason and judged.details == here.details
     # One fault more in the copy, and it is the recovery's.
-    assert integrity.so_in_production_too(made(server, copy, kind, "new", whole=False), there).verdict is Verdict.FAILED
+    assert checks.so_in_production_too(made(server, copy, kind, "new", whole=False), there).verdict is Verdict.FAILED
 
 
 @pytest.mark.parametrize("kind", list(FAULTS))
 def test_s02_what_is_whole_in_production_is_a_fault(server: Server, both: tuple[str, str], kind: str) -> None:
     source, copy = both
     there, here = made(server, source, kind, "known", whole=True), made(server, copy, kind, "known", whole=False)
-    assert integrity.so_in_production_too(here, there) == here
+    assert checks.so_in_production_too(here, there) == here
 
 
 def collations(*faults: tuple[str, str]) -> Check:
@@ -71,10 +71,10 @@ def collations(*faults: tuple[str, str]) -> Check:
 
 def test_s02_versions_are_the_same_fault_in_the_same_words_only() -> None:
     recorded = ("de", "recorded 153.14, here 153.120")
-    assert integrity.so_in_production_too(collations(recorded), collations(recorded, ("fr", "recorded 1, here 2"))).verdict is Verdict.VERIFIED
-    assert integrity.so_in_production_too(collations(("de", "recorded 153.14, here 153.121")), collations(recorded)).verdict is Verdict.FAILED
+    assert checks.so_in_production_too(collations(recorded), collations(recorded, ("fr", "recorded 1, here 2"))).verdict is Verdict.VERIFIED
+    assert checks.so_in_production_too(collations(("de", "recorded 153.14, here 153.121")), collations(recorded)).verdict is Verdict.FAILED
     many = [(f"c{n}", "recorded 1, here 2") for n in range(12)]
-    assert integrity.so_in_production_too(collations(*many), collations(*many)).verdict is Verdict.FAILED, "it may have been cut short"
+    assert checks.so_in_production_too(collations(*many), collations(*many)).verdict is Verdict.FAILED, "it may have been cut short"
 
 
 PROFILE = """\

@@ -13,7 +13,7 @@ import pytest
 from fix_archive import S3, Server, every_kind_of_commit, tables_to_drop, waldump, waldump_deletes
 from fix_majors import NEWEST, OLDEST, found, major_of, why_missing
 
-from drillbook.wal import ChangeReader, File, WalReader, segment_header
+from drillbook.postgres.wal import ChangeReader, File, WalReader, segment_header
 from drillbook_lab import pgbin
 
 OWN = major_of(pgbin.bin_dir())

@@ -26,12 +26,12 @@ from story import Story, told
 
 from drillbook_lab import pgbin
 from drillbook_lab.addresses import free_port
-from drillbook_lab.apiserver import Serving, TokenDirectory, build_server, cnpg_registry, serve, write_kubeconfig
-from drillbook_lab.children import Child
-from drillbook_lab.controller.context import Settings
-from drillbook_lab.controller.manager import Manager
+from drillbook_lab.api import Serving, TokenDirectory, build_server, cnpg_registry, serve, write_kubeconfig
 from drillbook_lab.home import new_socket_dir, write_json
-from drillbook_lab.kubelet import Kubelet
+from drillbook_lab.node.children import Child
+from drillbook_lab.node.kubelet import Kubelet
+from drillbook_lab.operator.context import Settings
+from drillbook_lab.operator.manager import Manager
 
 T = TypeVar("T")
 TOKEN = "oracle"
@@ -83,7 +83,7 @@ class ReplayLab:
         state = self.folder / "s3"
         state.mkdir()
         write_json(state / "keys.json", {KEY: {"secret": SECRET, "policy": "readwrite", "prefixes": None}})
-        argv = ["-m", "drillbook_lab.s3", "--state", str(state), "--port", self.endpoint.rpartition(":")[2]]
+        argv = ["-m", "drillbook_lab.store", "--state", str(state), "--port", self.endpoint.rpartition(":")[2]]
         command = [sys.executable, *argv, "--bucket", BUCKET]
         self._store = Child("object store", command, self.folder / "s3.log", self.folder)
         await self._store.start()

@@ -10,9 +10,9 @@ from typing import Any
 from recorded import Object, Seen, watched
 from story import told
 
-from drillbook_lab.apiserver import cnpg_registry
-from drillbook_lab.controller.context import Operator, Settings
-from drillbook_lab.controller.scheduledbackup import ScheduledBackups
+from drillbook_lab.api import cnpg_registry
+from drillbook_lab.operator.context import Operator, Settings
+from drillbook_lab.operator.scheduled_backup import ScheduledBackups
 
 KINDS = ("ScheduledBackup", "Backup")
 

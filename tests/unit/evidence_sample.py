@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drillbook.evidence import Journal, Ledger, canonical, seal
-from drillbook.report import render
+from drillbook.report.page import render
 
 RUN_ID = "20261101T100002Z-7f3a9c"
 RUNBOOK = "drill-monthly-verification"

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from struct import pack
 
+from drillbook.archive import Level, ObjectInfo
 from drillbook.model import Lsn
-from drillbook.objectstore import Level, ObjectInfo
-from drillbook.wal import SegmentName
-from drillbook.wal.crc32c import crc32c
+from drillbook.postgres.wal import SegmentName
+from drillbook.postgres.wal.crc32c import crc32c
 
 MIB = 1 << 20
 PAGE = 8192

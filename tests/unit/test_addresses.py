@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from drillbook import addresses
-from drillbook.addresses import Place
+from drillbook.kube import connection_env
+from drillbook.kube.connection_env import Place
 
 OBJECTS = {
     ("Secret", "db"): {"url": "postgresql://app:pw@shop-rw:5432/shop", "APP_URL": "from the whole Secret"},
@@ -39,12 +39,12 @@ def deployment(*env: dict[str, Any], **container: Any) -> dict[str, Any]:
     ],
 )
 def test_only_the_clusters_services_are_replaced(address: str, expected: str) -> None:
-    assert addresses.readdressed(address, "shop", "new") == expected
-    assert addresses.readdressed(expected, "new", "shop") == address
+    assert connection_env.readdressed(address, "shop", "new") == expected
+    assert connection_env.readdressed(expected, "new", "shop") == address
 
 
 def test_what_is_told_of_an_address_is_its_services_only() -> None:
-    assert addresses.services_in("postgresql://app:pw@shop-rw:5432,shop-ro/shop?sslmode=require", "shop") == [
+    assert connection_env.services_in("postgresql://app:pw@shop-rw:5432,shop-ro/shop?sslmode=require", "shop") == [
         "shop-rw", "shop-ro",
     ]  # fmt: skip
 
@@ -64,32 +64,32 @@ def test_a_secret_in_the_deployment_itself_is_found_and_only_its_variable_is_nam
         {"name": "HOME_PAGE", "value": "https://example.test:8443/~app@work"},
         {"name": "EMPTY_PASSWORD", "value": ""},
     )
-    assert addresses.literal_secrets(held) == ["URL", "JDBC", "DSN", "SPRING_DATASOURCE_PASSWORD", "STRIPE_API_KEY", "JWT_SECRET"]
-    assert addresses.literal_secrets(deployment({"name": "URL", "value": "shop-rw"})) == []
+    assert connection_env.literal_secrets(held) == ["URL", "JDBC", "DSN", "SPRING_DATASOURCE_PASSWORD", "STRIPE_API_KEY", "JWT_SECRET"]
+    assert connection_env.literal_secrets(deployment({"name": "URL", "value": "shop-rw"})) == []
 
 
 def test_the_variable_is_found_where_it_stands() -> None:
     literal = deployment({"name": "URL", "value": "shop-rw"})
-    assert addresses.find(literal, "URL", lookup) == Place("Deployment", "web", "URL", "shop-rw")
+    assert connection_env.find(literal, "URL", lookup) == Place("Deployment", "web", "URL", "shop-rw")
     secret = deployment({"name": "URL", "valueFrom": {"secretKeyRef": {"name": "db", "key": "url"}}})
-    assert addresses.find(secret, "URL", lookup) == Place("Secret", "db", "url", OBJECTS["Secret", "db"]["url"])
+    assert connection_env.find(secret, "URL", lookup) == Place("Secret", "db", "url", OBJECTS["Secret", "db"]["url"])
     settings = deployment({"name": "URL", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "URL"}}})
-    assert addresses.find(settings, "URL", lookup) == Place("ConfigMap", "settings", "URL", "shop-rw")
+    assert connection_env.find(settings, "URL", lookup) == Place("ConfigMap", "settings", "URL", "shop-rw")
 
 
 def test_a_whole_secret_or_config_map_counts_too_and_the_last_one_wins() -> None:
     sources = [{"configMapRef": {"name": "settings"}}, {"secretRef": {"name": "db"}, "prefix": "X_"}]
-    assert addresses.find(deployment(envFrom=sources), "URL", lookup) == Place("ConfigMap", "settings", "URL", "shop-rw")
-    found = addresses.find(deployment(envFrom=sources), "X_APP_URL", lookup)
+    assert connection_env.find(deployment(envFrom=sources), "URL", lookup) == Place("ConfigMap", "settings", "URL", "shop-rw")
+    found = connection_env.find(deployment(envFrom=sources), "X_APP_URL", lookup)
     assert found == Place("Secret", "db", "APP_URL", "from the whole Secret")
 
 
 def test_a_variable_that_is_not_text_or_not_there_is_none() -> None:
-    assert addresses.find(deployment(), "URL", lookup) is None
+    assert connection_env.find(deployment(), "URL", lookup) is None
     missing = deployment({"name": "URL", "valueFrom": {"secretKeyRef": {"name": "gone", "key": "url"}}})
-    assert addresses.find(missing, "URL", lookup) is None
+    assert connection_env.find(missing, "URL", lookup) is None
     field = deployment({"name": "URL", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
-    assert addresses.find(field, "URL", lookup) is None
+    assert connection_env.find(field, "URL", lookup) is None
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,6 @@ def test_a_variable_that_is_not_text_or_not_there_is_none() -> None:
     ],
 )
 def test_s22_a_cluster_of_the_same_name_in_another_namespace_is_left_alone(address: str, moved: bool) -> None:
-    assert (addresses.readdressed(address, "shop", "new", "db", "web") != address) is moved
-    assert bool(addresses.services_in(address, "shop", "db", "web")) is moved
-    assert addresses.services_in("shop-rw", "shop", "db", "db") == ["shop-rw"]
+    assert (connection_env.readdressed(address, "shop", "new", "db", "web") != address) is moved
+    assert bool(connection_env.services_in(address, "shop", "db", "web")) is moved
+    assert connection_env.services_in("shop-rw", "shop", "db", "db") == ["shop-rw"]

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from drillbook import restoring
+from drillbook.engine import undo
+from drillbook.engine.observations import Observations
+from drillbook.engine.step import Context
 from drillbook.evidence import Masker
-from drillbook.procedures.losses import TenantLoss, to_tell
-from drillbook.run.observing import Observations
-from drillbook.site import load_site
-from drillbook.step import Context
+from drillbook.profile import load_site
+from drillbook.steps.archive.losses import TenantLoss, to_tell
 
 PROFILE = """\
 name: shop
@@ -48,24 +48,24 @@ def thing(kind: str, name: str, spec: Mapping[str, Any], uid: str = "u-1") -> di
 )
 def test_what_the_run_has_changed_is_as_it_was(ctx: Context, kind: str, was: dict[str, Any], patch: dict[str, Any]) -> None:
     old = thing(kind, "shop", was)
-    promise = restoring.restoration(old, patch, "held")
+    promise = undo.restoration(old, patch, "held")
     ctx.recorder.obligation(promise)
-    now = restoring.merged(old, patch)
-    assert now != old and restoring.before(ctx, now) == old
+    now = undo.merged(old, patch)
+    assert now != old and undo.before(ctx, now) == old
 
     for other in (thing(kind, "other", now["spec"]), thing(kind, "shop", now["spec"], uid="u-2")):
-        assert restoring.before(ctx, other) == other, "nothing was promised of it"
+        assert undo.before(ctx, other) == other, "nothing was promised of it"
     ctx.recorder.settled(promise, "put back", "")
-    assert restoring.before(ctx, now) == now, "it is not this run's any more"
+    assert undo.before(ctx, now) == now, "it is not this run's any more"
 
 
 def test_the_first_of_several_changes_knows_the_oldest_value(ctx: Context) -> None:
     old = thing("Deployment", "shop", {"replicas": 3, "paused": False})
     now = old
     for patch in ({"spec": {"replicas": 1}}, {"spec": {"replicas": 0, "paused": True}}):
-        ctx.recorder.obligation(restoring.restoration(now, patch, "changed"))
-        now = restoring.merged(now, patch)
-    assert restoring.before(ctx, now) == old
+        ctx.recorder.obligation(undo.restoration(now, patch, "changed"))
+        now = undo.merged(now, patch)
+    assert undo.before(ctx, now) == old
 
 
 def test_a_loss_is_told_of_each_tenant_and_of_whoever_else_has_one(ctx: Context) -> None:

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
-from drillbook import addresses, beginning, cli
 from drillbook import kube as k8s
-from drillbook.beginning import rendering
-from drillbook.beginning.applications import ApplicationFound, Endpoint, endpoints, find
-from drillbook.beginning.choosing import Choices
-from drillbook.beginning.finding import LARGEST_TABLE_BYTES, MOST_TABLES, DatabaseFound, Found, TableFound
+from drillbook.archive.location import SourceArchive
+from drillbook.cli import app as cli
+from drillbook.cli import init
+from drillbook.cli.init import rendering
+from drillbook.cli.init.applications import ApplicationFound, Endpoint, endpoints, find
+from drillbook.cli.init.choices import Choices
+from drillbook.cli.init.discovery import LARGEST_TABLE_BYTES, MOST_TABLES, DatabaseFound, Found, TableFound
 from drillbook.errors import ParameterError
-from drillbook.site import load_site
-from drillbook.sourcearchive import SourceArchive
+from drillbook.kube import connection_env
+from drillbook.profile import load_site
 
 ROOT = Path(__file__).parents[2]
 OWNERS = {"shop": "shop_owner", "stock": "stock_owner"}
@@ -45,12 +47,12 @@ def found(*databases: DatabaseFound, spec: dict[str, Any] | None = None, configu
 
 
 def defaults(of: Found, name: str = "") -> Choices:
-    return beginning.choose(of, lambda _, usual: usual, name)
+    return init.choose(of, lambda _, usual: usual, name)
 
 
 def written(of: Found, folder: Path) -> Path:
     out = folder / "site"
-    beginning.write(of, defaults(of), out, root=ROOT)
+    init.write(of, defaults(of), out, root=ROOT)
     return out
 
 
@@ -115,7 +117,7 @@ def nothing(kind: str, name: str) -> dict[str, str]:
     ],
 )
 def test_a_service_is_named_as_the_pods_namespace_resolves_it(text: str, home: str, named: bool) -> None:
-    assert addresses.names_host(text, "pg-rw", "dbs", home) is named
+    assert connection_env.names_host(text, "pg-rw", "dbs", home) is named
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_a_service_is_named_as_the_pods_namespace_resolves_it(text: str, home: s
     ids=["url", "name", "login", "libpq", "secret", "unknown"],
 )  # fmt: skip
 def test_an_application_is_found_by_its_address_and_its_database_by_what_says_it(
-    env: list[dict[str, Any]], lookup: addresses.Lookup, database: str
+    env: list[dict[str, Any]], lookup: connection_env.Lookup, database: str
 ) -> None:
     app = find(deployment(env), PLACES, "dbs", OWNERS, lookup)
     assert app is not None and (app.database, app.variables[0], app.service) == (database, env[0]["name"], "pg-rw")
@@ -250,17 +252,17 @@ def test_a_folder_that_is_there_is_not_overwritten_and_bad_answers_write_nothing
         written(found(), tmp_path)
     assert (out / "site.yaml").read_text() == before
     with pytest.raises(ParameterError) as refused:
-        beginning.choose(found(), lambda question, usual: "soon" if "promised" in question else usual, "Not A Name")
+        init.choose(found(), lambda question, usual: "soon" if "promised" in question else usual, "Not A Name")
     assert len(refused.value.faults) == 4
-    same = beginning.choose(found(), lambda question, usual: "dbs" if "for copies, of" in question else usual)
+    same = init.choose(found(), lambda question, usual: "dbs" if "for copies, of" in question else usual)
     with pytest.raises(ParameterError, match="a copy needs one of its own"):
-        beginning.write(found(), same, tmp_path / "other", root=ROOT)
+        init.write(found(), same, tmp_path / "other", root=ROOT)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["site"]
 
 
 def test_a_checkout_without_deploy_is_said(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="deploy/rbac/"):
-        beginning.write(found(), defaults(found()), tmp_path / "out", root=tmp_path)
+        init.write(found(), defaults(found()), tmp_path / "out", root=tmp_path)
 
 
 def test_clusters_of_one_name_and_databases_of_like_names_are_told_apart() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from drillbook.archive import ExpectedWal, ResolvedTarget
+from drillbook.engine.retargeting import chosen
 from drillbook.errors import ParameterError
 from drillbook.model import ArchivedCommit, BaseBackup, Lsn, RecoveryTarget, Verdict
-from drillbook.objectstore import ExpectedWal, ResolvedTarget
-from drillbook.procedures.damage import Candidate
-from drillbook.procedures.targets import damage_left_out
-from drillbook.run.retargeting import chosen
+from drillbook.steps.archive.damage import Candidate
+from drillbook.steps.archive.targets import damage_left_out
 
 AT = datetime(2026, 11, 28, 9, 0, tzinfo=UTC)
 BACKUP = BaseBackup(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from drillbook import arguments, cli
+from drillbook.cli import app as cli
+from drillbook.cli import arguments
 from drillbook.errors import ParameterError
 
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,10 @@ import pytest
 from barman.clients.cloud_compression import compress, get_compressor, get_streaming_tar_mode
 from fix_wal import Memory
 
+from drillbook.archive import TarState, check_tars, unpacker
+from drillbook.archive.compression import decompress
+from drillbook.archive.tar_check import check_end, read_tar
 from drillbook.errors import WalGap
-from drillbook.objectstore import TarState, check_tars, unpacker
-from drillbook.objectstore.compression import decompress
-from drillbook.objectstore.tarcheck import check_end, read_tar
 
 WAL = ["gzip", "bzip2", "xz", "snappy", "zstd", "lz4"]
 DATA = ["snappy", "lz4", "gz", "bz2"]

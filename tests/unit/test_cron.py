@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drillbook_lab.apiserver.schedules import BadSchedule, count_fields, parse
+from drillbook_lab.api.schedules import BadSchedule, count_fields, parse
 
 
 def at(text: str) -> datetime:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from drillbook.cutover import carrying, swapping
-from drillbook.cutover.comparing import as_parsed_again
-from drillbook.cutover.names import Kept, Names
-from drillbook.postgres import as_text
+from drillbook.postgres.client import as_text
+from drillbook.swap import dump_restore, rename
+from drillbook.swap.compare import as_parsed_again
+from drillbook.swap.names import Kept, Names
 
 RUN = "20261127T035339Z-79ce74"
 FOUND = {
@@ -35,10 +35,10 @@ def test_a_comment_that_no_cut_has_written_says_nothing() -> None:
 
 
 def test_a_database_is_made_as_the_other_is_and_opened_last() -> None:
-    (create,) = map(as_text, carrying.create("n", FOUND))
+    (create,) = map(as_text, dump_restore.create("n", FOUND))
     assert 'OWNER "o""wner" TEMPLATE template0' in create and "CONNECTION LIMIT 0" in create
     assert 'LOCALE_PROVIDER "icu" ICU_LOCALE \'de\'' in create
-    made = [as_text(one) for one in carrying.attributes("n", FOUND)]
+    made = [as_text(one) for one in dump_restore.attributes("n", FOUND)]
     assert made[0] == 'REVOKE ALL ON DATABASE "n" FROM PUBLIC'
     assert 'GRANT CONNECT ON DATABASE "n" TO PUBLIC' in made
     assert 'GRANT CREATE ON DATABASE "n" TO "a" WITH GRANT OPTION' in made
@@ -50,12 +50,12 @@ def test_a_database_is_made_as_the_other_is_and_opened_last() -> None:
 
 
 def test_nothing_granted_is_left_at_the_defaults() -> None:
-    made = [as_text(one) for one in carrying.attributes("n", FOUND | {"acl": None, "settings": None})]
+    made = [as_text(one) for one in dump_restore.attributes("n", FOUND | {"acl": None, "settings": None})]
     assert not any(one.startswith(("REVOKE", "GRANT")) for one in made)
 
 
 def test_both_names_change_in_one_transaction() -> None:
-    script = [as_text(one) for one in swapping.exchange("db", "aside", "new", kept={"run": RUN})]
+    script = [as_text(one) for one in rename.exchange("db", "aside", "new", kept={"run": RUN})]
     begin, end = script.index("BEGIN"), script.index("COMMIT")
     inside = script[begin + 1 : end]
     assert inside[:2] == ['ALTER DATABASE "db" RENAME TO "aside"', 'ALTER DATABASE "new" RENAME TO "db"']

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from drillbook.cards import step_card
 from drillbook.model import Lsn, Verdict, parse_instant, show_instant
-from drillbook.procedures.damage import Candidate, Candidates, judged
+from drillbook.report.cards import step_card
+from drillbook.steps.archive.damage import Candidate, Candidates, judged
 
 NOW = datetime(2026, 11, 28, 2, 12, 24, tzinfo=UTC)
 CANDIDATE = Candidate(

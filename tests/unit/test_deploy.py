@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from drillbook.procedures.oldcluster import RIGHTS
+from drillbook.steps.preflight.old_cluster import RIGHTS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 NAMES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drillbook import cli
+from drillbook.cli import app as cli
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,17 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drillbook.forecast import (
-    ASSUMED,
-    CALIBRATED,
-    FROM_RUNS,
-    Calibration,
-    Rate,
-    Sample,
-    Work,
-    advise,
-    predict,
-)
+from drillbook.forecast import ASSUMED, CALIBRATED, FROM_RUNS, Calibration, Rate, Sample, Work, advise, predict
 from drillbook.forecast.predict import fit
 
 NOW = datetime(2026, 11, 1, 10, tzinfo=UTC)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from evidence_sample import FACTS, SITE, make_run, verified
 
-from drillbook import cards, report
 from drillbook.evidence import record, verify
 from drillbook.forecast import Forecast, PhaseForecast, Work, advise, predict, samples
 from drillbook.model import parse_instant
+from drillbook.report import cards
+from drillbook.report import page as report
 
 SYSTEM = "7437120459812345678"
 NOW = parse_instant("2026-12-06T10:00:00Z")

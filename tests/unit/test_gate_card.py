@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from drillbook.plans import Plan, Touch
-from drillbook.run.gate import plan_json
-from drillbook.run.gatecard import section_card, who_confirmed
-from drillbook.run.stakes import stakes
-from drillbook.terminal import gate_lines
+from drillbook.cli.console import gate_lines
+from drillbook.engine.gate import plan_json
+from drillbook.engine.gate_card import section_card, who_confirmed
+from drillbook.engine.plan import Plan, Touch
+from drillbook.engine.stakes import stakes
 
 OPENED = {"run_id": "20261128T021044Z-1a2b3c", "cluster": {"namespace": "cnpg-system", "name": "shared-postgres"}}
 GIVEN = {"database": "synergyflow", "target_time": "2026-11-28T02:10:44.793001Z", "target_xid": ""}

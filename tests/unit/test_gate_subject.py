@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from drillbook.engine.gate import Section, subject
 from drillbook.evidence import gates
-from drillbook.run.gate import Section, subject
 
 GIVEN = {"database": "synergyflow", "target_time": "2026-11-28T09:00:00Z", "target_xid": ""}
 

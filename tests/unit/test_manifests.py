@@ -14,14 +14,14 @@ import pytest
 import yaml
 from tests.unit.fix_manifests import WILD, Wild
 
-from drillbook import manifests
+from drillbook.archive.location import BARMAN_PLUGIN, IN_TREE, PLUGIN, SourceArchive, of_store
 from drillbook.errors import ParameterError
-from drillbook.manifests import Copy
+from drillbook.manifests import recovery as manifests
+from drillbook.manifests.recovery import Copy
+from drillbook.manifests.replacement import Replacement, replacement_cluster
 from drillbook.model import BaseBackup, ClusterRef, Lsn, RecoveryTarget
-from drillbook.replacements import Replacement, replacement_cluster
-from drillbook.site import Site, fields, load_site
-from drillbook.sourcearchive import BARMAN_PLUGIN, IN_TREE, PLUGIN, SourceArchive, of_store
-from drillbook_lab.apiserver import celrules, clusterrules, schema
+from drillbook.profile import Site, fields, load_site
+from drillbook_lab.api import cel_rules, cluster_rules, schema
 
 PROFILE = """\
 name: shop
@@ -94,8 +94,8 @@ def refusals(name: str, made: dict[str, Any]) -> list[str]:
     found = [f"unknown field {path}" for path in schema.prune(definition, given)]
     schema.default(definition, given)
     found += [str(fault) for fault in schema.faults(definition, given)]
-    found += [str(fault) for fault in celrules.faults(definition, given, None)]
-    return found + ([str(fault) for fault in clusterrules.faults(given)] if given["kind"] == "Cluster" else [])
+    found += [str(fault) for fault in cel_rules.faults(definition, given, None)]
+    return found + ([str(fault) for fault in cluster_rules.faults(given)] if given["kind"] == "Cluster" else [])
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------

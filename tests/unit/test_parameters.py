@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drillbook.run.parameters import faults_of
+from drillbook.engine.parameters import faults_of
 
 
 def test_every_fault_is_told_at_once() -> None:

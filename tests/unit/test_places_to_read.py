@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from drillbook.procedures.replicas import replica_of
-from drillbook.procedures.sessions import processors
+from drillbook.steps.checks.sessions import processors
+from drillbook.steps.recovery.replicas import replica_of
 
 
 def cluster(primary: str = "shop-1", **annotations: str) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from datetime import timedelta
 import pytest
 from fix_wal import NOON, SYSTEM, Memory, Wal
 
+from drillbook.archive import Holdings, catalogue
 from drillbook.errors import PreconditionError
-from drillbook.integrity import Moment
 from drillbook.model import ArchivedCommit, Lsn
-from drillbook.objectstore import Holdings, catalogue
-from drillbook.procedures.placing import place_of, stop_before
+from drillbook.postgres.checks import Moment
+from drillbook.steps.recovery.placing import place_of, stop_before
 
 MARKER = 100
 

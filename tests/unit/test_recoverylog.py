@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from drillbook.recoverylog import BOOTSTRAP, RecoveryLog, attempt_to_follow, failed_attempt, sidecar_cause
+from drillbook.postgres.recovery_log import BOOTSTRAP, RecoveryLog, attempt_to_follow, failed_attempt, sidecar_cause
 
 RECORDED = Path(os.environ.get("DRILLBOOK_RECORDINGS", "/nonexistent"))
 

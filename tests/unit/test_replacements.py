@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from drillbook import replacements
+from drillbook.archive.location import IN_TREE, PLUGIN, SourceArchive
+from drillbook.manifests import replacement
+from drillbook.manifests.replacement import Replacement
 from drillbook.model import BaseBackup, ClusterRef, Lsn, RecoveryTarget
-from drillbook.replacements import Replacement
-from drillbook.site import Site, load_site
-from drillbook.sourcearchive import IN_TREE, PLUGIN, SourceArchive
+from drillbook.profile import Site, load_site
 
 RUN = "20261101T101500Z-1a2b3c"
 REF = ClusterRef(namespace="databases", name="shop-db")
@@ -56,7 +56,7 @@ def made(
     site: Site, backup: BaseBackup, old: dict[str, Any], *, names: Replacement | None = None, method: str = PLUGIN
 ) -> tuple[dict[str, Any], dict[str, str]]:
     archive = SourceArchive(method, ARCHIVE, "shop-db", object_store="" if method == IN_TREE else "shop-store")
-    cluster, left_out = replacements.replacement_cluster(
+    cluster, left_out = replacement.replacement_cluster(
         names or Replacement.beside(REF, RUN), old, site=site, archive=archive, backup=backup,
         target=RecoveryTarget(), database="shop", owner="shop_app", secret="shop-login",
     )  # fmt: skip
@@ -134,21 +134,21 @@ def test_made_again_it_keeps_what_it_is_known_by_and_not_how_it_stood(site: Site
 
 def test_nothing_that_can_be_deleted_owns_it(site: Site, backup: BaseBackup) -> None:
     cluster, _ = made(site, backup, source())
-    note = replacements.note(Replacement.beside(REF, RUN), source=REF, expires_at=datetime.now(UTC))
+    note = replacement.note(Replacement.beside(REF, RUN), source=REF, expires_at=datetime.now(UTC))
     for item in (cluster, note):
         assert item["metadata"]["labels"]["drillbook.io/run"] == RUN
         assert "ownerReferences" not in item["metadata"]
-    stays = replacements.note(Replacement.under_the_old_name(REF, RUN), source=REF, expires_at=None)
+    stays = replacement.note(Replacement.under_the_old_name(REF, RUN), source=REF, expires_at=None)
     assert "drillbook.io/run" not in stays["metadata"]["labels"]
     assert "annotations" not in stays["metadata"]
 
 
 def test_the_profile_alone_makes_a_cluster(site: Site, backup: BaseBackup) -> None:
-    spec = made(site, backup, replacements.from_profile(site))[0]["spec"]
+    spec = made(site, backup, replacement.from_profile(site))[0]["spec"]
     assert spec["instances"] == 3
     assert spec["storage"] == {"size": "20Gi", "storageClass": "fast"}
     assert spec["postgresql"]["parameters"] == {"max_connections": "200"}
-    store = replacements.object_store("databases", site, SourceArchive(PLUGIN, ARCHIVE, "shop-db"))
+    store = replacement.object_store("databases", site, SourceArchive(PLUGIN, ARCHIVE, "shop-db"))
     assert store["spec"]["configuration"]["s3Credentials"]["accessKeyId"] == {
         "name": "shop-key", "key": "AWS_ACCESS_KEY_ID",
     }  # fmt: skip

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from evidence_sample import at, checks, failed, make_run, opened, planned, unproven, verified, write_journal
 
-from drillbook import cards, report, terminal
+from drillbook.cli import console
 from drillbook.errors import EvidenceError, EvidenceUnwritable
 from drillbook.evidence import record
+from drillbook.report import cards
+from drillbook.report import page as report
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
 VOID = {"meta", "br", "path", "circle"}
@@ -74,7 +76,7 @@ def test_users_b_what_is_still_to_come_does_not_read_like_a_failure() -> None:
 def test_users_b_an_achieved_time_is_not_called_not_measured(achieved: float | None, objective: float | None, word: str) -> None:
     met = None if achieved is None or objective is None else achieved <= objective
     item = {"name": "recovery time", "achieved_seconds": achieved, "objective_seconds": objective, "met": met}
-    assert list(terminal.figures([item]).columns[3].cells) == [word]
+    assert list(console.figures([item]).columns[3].cells) == [word]
 
 
 def test_users_b_nothing_is_called_verified_while_it_is_unsealed() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from drillbook.engine.previous_attempts import Past
+from drillbook.engine.retargeting import put_into_service
 from drillbook.evidence import Journal
 from drillbook.model import ClusterRef, Verdict
-from drillbook.procedures.oldcluster import OldCluster
-from drillbook.procedures.salvage import WalOnVolume, old_volume
-from drillbook.run.past import Past
-from drillbook.run.retargeting import put_into_service
+from drillbook.steps.archive.salvage import WalOnVolume, old_volume
+from drillbook.steps.preflight.old_cluster import OldCluster
 
 DIGEST = "a" * 64
 REBUILD = ["NotNeeded", "NotNeeded", "StopOldCluster", "MakeAgain", "ServeAgain"]

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from drillbook.archive import BackupState, Entry, deleted_at, deleted_during, retention_period
+from drillbook.archive.location import SourceArchive
 from drillbook.errors import TargetOutsideWindow
 from drillbook.model import BaseBackup, parse_instant
-from drillbook.objectstore import BackupState, Entry, deleted_at, deleted_during, retention_period
-from drillbook.site import ServerPeriod
-from drillbook.sourcearchive import SourceArchive
+from drillbook.profile import ServerPeriod
 
 NOW = parse_instant("2026-11-27T00:00:00Z")
 

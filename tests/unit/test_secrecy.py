@@ -6,7 +6,7 @@ import pytest
 
 from drillbook.evidence import Masker
 from drillbook.kube.redaction import Redactor
-from drillbook.site.secrecy import secrets_of
+from drillbook.profile.secrecy import secrets_of
 
 
 @pytest.mark.parametrize(

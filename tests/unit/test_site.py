@@ -10,7 +10,7 @@ import pytest
 
 from drillbook.errors import ParameterError
 from drillbook.model import parse_instant
-from drillbook.site import Site, load_site
+from drillbook.profile import Site, load_site
 
 SITES = Path(__file__).parents[2] / "sites"
 

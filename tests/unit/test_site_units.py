@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drillbook.site import Expectation, parse_duration, show_duration, size_bytes
+from drillbook.profile import Expectation, parse_duration, show_duration, size_bytes
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from fix_wal import NOON, SYSTEM, Memory, Wal, minutes
 
+from drillbook.archive import Holdings, Reading, catalogue, read_folder, resolve
 from drillbook.model import Lsn, RecoveryTarget
-from drillbook.objectstore import Holdings, Reading, catalogue, read_folder, resolve
-from drillbook.procedures.knownfaults import of_operator, operator_version
+from drillbook.steps.recovery.known_faults import of_operator, operator_version
 from drillbook_lab import pgbin
 
 PATH = "/var/lib/postgresql/tablespaces/reports/data"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from drillbook.manifests import recovery_target
+from drillbook.engine.parameters import faults_of
+from drillbook.manifests.recovery import recovery_target
 from drillbook.model import BaseBackup, Lsn, RecoveryTarget, parse_instant
-from drillbook.run.parameters import faults_of
 
 UNSET = dict.fromkeys(("target_time", "target_lsn", "target_xid", "target_name", "target_immediate"), "")
 NOON = datetime(2026, 11, 1, 12, 0, 0, 5, tzinfo=UTC)

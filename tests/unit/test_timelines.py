@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 from fix_wal import MIB, NOON, SYSTEM, Memory, Wal, minutes
 
-from drillbook.errors import PreconditionError, TargetOutsideWindow
-from drillbook.manifests import recovery_target
-from drillbook.model import Lsn, RecoveryTarget
-from drillbook.objectstore import (
+from drillbook.archive import (
     Holdings,
     Reading,
     ResolvedTarget,
@@ -22,9 +19,12 @@ from drillbook.objectstore import (
     resolve,
     wal_names,
 )
-from drillbook.objectstore.survey import NEW_TIMELINE, STRAY_TIMELINE
-from drillbook.site import ServerPeriod
-from drillbook.sourcearchive import SourceArchive
+from drillbook.archive.location import SourceArchive
+from drillbook.archive.survey import NEW_TIMELINE, STRAY_TIMELINE
+from drillbook.errors import PreconditionError, TargetOutsideWindow
+from drillbook.manifests.recovery import recovery_target
+from drillbook.model import Lsn, RecoveryTarget
+from drillbook.profile import ServerPeriod
 from drillbook_lab import pgbin
 
 LATER = minutes(600)

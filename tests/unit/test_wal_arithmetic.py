@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drillbook.model import Lsn
-from drillbook.wal import (
+from drillbook.postgres.wal import (
     SegmentName,
     check_segment_bytes,
     first_lsn,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drillbook.model import Lsn
-from drillbook.wal import Chain, SegmentName, Switch, chain
+from drillbook.postgres.wal import Chain, SegmentName, Switch, chain
 
 MIB = 1 << 20
 

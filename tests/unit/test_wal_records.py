@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drillbook.wal import WalFormatError, commits, segment_header
-from drillbook.wal.crc32c import crc32c
+from drillbook.postgres.wal import WalFormatError, commits, segment_header
+from drillbook.postgres.wal.crc32c import crc32c
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 from fix_wal import NOON, SYSTEM, Memory, Wal, minutes
 
+from drillbook.archive import Holdings, catalogue, commits_between, resolve
 from drillbook.errors import WalGap
 from drillbook.model import RecoveryTarget
-from drillbook.objectstore import Holdings, catalogue, commits_between, resolve
 
 SEGMENTS = 30
 

@@ -11,16 +11,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from drillbook import cards, errors, procedures
+from drillbook import errors
+from drillbook import steps as procedures
+from drillbook.engine.drawing import draw_step
+from drillbook.engine.step import Checks, Later, Step
 from drillbook.errors import Changed, NotReady, RunbookError
 from drillbook.model import Check, Frozen, Verdict
-from drillbook.run.drawing import draw_step
-from drillbook.step import Checks, Later, Step
+from drillbook.report import cards
 
 
 def steps() -> Iterator[type[Step[object]]]:
     """Every step of the procedures."""
-    for found in pkgutil.walk_packages(procedures.__path__, "drillbook.procedures."):
+    for found in pkgutil.walk_packages(procedures.__path__, "drillbook.steps."):
         for item in vars(importlib.import_module(found.name)).values():
             if inspect.isclass(item) and issubclass(item, Step) and item.__module__ == found.name:
                 yield item

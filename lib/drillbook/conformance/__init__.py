@@ -5,7 +5,7 @@ runbooks are worth as much off the lab as the two answers agree.
 """
 
 from drillbook.conformance import admission, archive, lifecycle, recovery  # noqa: F401 - importing declares the probes
-from drillbook.conformance.ground import Ground, Options
+from drillbook.conformance.environment import Ground, Options
 from drillbook.conformance.page import page
 from drillbook.conformance.probe import PROBES, Answer, Probe, State
 from drillbook.conformance.survey import Survey, survey

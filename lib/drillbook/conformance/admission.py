@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from drillbook import kube as k8s
-from drillbook.conformance.ground import Ground
+from drillbook.archive.location import BARMAN_PLUGIN
+from drillbook.conformance.environment import Ground
 from drillbook.conformance.probe import CantAsk, Differs, probe
 from drillbook.errors import KubernetesError, RunInProgress
-from drillbook.sourcearchive import BARMAN_PLUGIN
 
 _TARGETS = {
     "targetTime": "2026-01-01T00:00:00Z", "targetLSN": "0/3000000", "targetName": "before", "targetXID": "1000",

@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 from drillbook import kube as k8s
-from drillbook.conformance.ground import Ground
+from drillbook.archive import catalogue
+from drillbook.conformance.environment import Ground
 from drillbook.conformance.probe import Differs, probe
-from drillbook.objectstore import catalogue
 
 _STATUS = ("backupId", "backupName", "beginWal", "endWal", "beginLSN", "endLSN", "startedAt", "stoppedAt", "instanceID")
 _IN_TREE_ONLY = ("destinationPath", "endpointURL", "serverName", "s3Credentials")

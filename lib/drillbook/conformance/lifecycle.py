@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from drillbook import kube as k8s
-from drillbook.conformance.ground import HEALTHY, Ground
+from drillbook.conformance.environment import HEALTHY, Ground
 from drillbook.conformance.probe import CantAsk, Differs, probe
 from drillbook.errors import KubernetesError
-from drillbook.postgres import SQL, by_parameters_only
+from drillbook.postgres.client import SQL, by_parameters_only
 
 _APP_KEYS = {"username", "user", "password", "dbname", "host", "port", "pgpass", "uri", "jdbc-uri"}
 _CHECKPOINT = "SELECT timeline_id, system_identifier FROM pg_control_checkpoint(), pg_control_system()"

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from drillbook.conformance.ground import Ground
+    from drillbook.conformance.environment import Ground
 
 
 class State(StrEnum):

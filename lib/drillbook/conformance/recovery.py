@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from drillbook import kube as k8s
-from drillbook.conformance.ground import Ground
+from drillbook.conformance.environment import Ground
 from drillbook.conformance.probe import Differs, probe
-from drillbook.recoverylog import RecoveryLog
+from drillbook.postgres.recovery_log import RecoveryLog
 
 _CONTAINER = "full-recovery"
 _SIDECAR = "plugin-barman-cloud"

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from drillbook import kube as k8s
-from drillbook.conformance.ground import Ground
+from drillbook.conformance.environment import Ground
 from drillbook.conformance.probe import PROBES, Answer, CantAsk, Differs, Probe, State
 from drillbook.errors import KubernetesError, RunbookError, StepTimeoutError
 

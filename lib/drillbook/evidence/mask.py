@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
 from drillbook.errors import ParameterError
-from drillbook.site.secrecy import SHORTEST, secrets_of
+from drillbook.profile.secrecy import SHORTEST, secrets_of
 
 T = TypeVar("T")
 

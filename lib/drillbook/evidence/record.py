@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from drillbook.evidence import foretold, gates
+from drillbook.evidence import forecast_vs_actual, gates
 from drillbook.evidence.canonical import SCHEMA, canonical, sha256
 from drillbook.evidence.judge import Cause, Event, Judgement, facts, judge, not_run, objectives, of_type, unsettled
 from drillbook.model import Verdict
@@ -116,7 +116,7 @@ def record(events: Sequence[Event]) -> dict[str, Any]:
     if len(attempts := gates.targets(events)) > 1:  # a record without another target has no such key
         found["target"]["attempts"] = attempts
     if noted.get("forecast"):
-        found["forecast"] = foretold.compare(noted["forecast"], found)
+        found["forecast"] = forecast_vs_actual.compare(noted["forecast"], found)
     found["absent"] = {path: reason for path, reason in sorted(ABSENT.items()) if _at(found, path) is None}
     return found
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from drillbook.archive import ArchivedSegment, ObjectStore, Unpackable, unpacker
 from drillbook.errors import ObjectStoreError
 from drillbook.forecast.types import Calibration, Rate
 from drillbook.model import BaseBackup
-from drillbook.objectstore import ArchivedSegment, ObjectStore, Unpackable, unpacker
 
 MOST_BYTES = 96 << 20
 MOST_SECONDS = 8.0

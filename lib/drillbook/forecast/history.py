@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drillbook.evidence import verify
-from drillbook.evidence.foretold import achieved_seconds
+from drillbook.evidence.forecast_vs_actual import achieved_seconds
 from drillbook.forecast.types import RECOVERY, Sample, Work
 from drillbook.model import parse_instant
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from drillbook import cards
 from drillbook.model import Frozen, Instant
+from drillbook.report import cards
 
 RECOVERY = ("provision", "fetch", "replay", "promote")
 """The phases that make up the recovery time, in their order; `verify` and `cut over` come after it."""

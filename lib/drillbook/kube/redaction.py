@@ -6,7 +6,7 @@ import base64
 import threading
 from collections.abc import Callable
 
-from drillbook.site.secrecy import secrets_of
+from drillbook.profile.secrecy import secrets_of
 
 _SHORTEST = 4  # a shorter text occurs by chance in any message
 _MASK = "***"

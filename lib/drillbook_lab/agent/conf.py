@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from drillbook_lab import identity
-from drillbook_lab.agent.pglog import LOG_NAME
+from drillbook_lab.agent.pg_log import LOG_NAME
 from drillbook_lab.agent.spec import PodSpec, TargetSpec
 from drillbook_lab.agent.targets import to_postgres_time
 
@@ -100,7 +100,7 @@ def log_directory(spec: PodSpec) -> Path:
 
 def archive_command(spec: PodSpec, spec_file: Path) -> str:
     """CNPG without a backup section archives successfully into nothing."""
-    return "/bin/true" if spec.archive is None else wal_command("walarchive", spec_file, "%p")
+    return "/bin/true" if spec.archive is None else wal_command("wal_archive", spec_file, "%p")
 
 
 def tls(spec: PodSpec) -> dict[str, str]:
@@ -159,7 +159,7 @@ def recovery(spec: PodSpec, spec_file: Path) -> dict[str, str]:
     settings = {
         "archive_command": "false",
         "recovery_target_action": "promote",
-        "restore_command": wal_command("walrestore", spec_file, "%f %p"),
+        "restore_command": wal_command("wal_restore", spec_file, "%f %p"),
         "ssl": "off",
         **_target(spec.target or TargetSpec()),
     }
@@ -168,7 +168,7 @@ def recovery(spec: PodSpec, spec_file: Path) -> dict[str, str]:
 
 def primary(spec: PodSpec, spec_file: Path) -> dict[str, str]:
     """What CloudNativePG writes into override.conf of a primary as well, where it has no effect: its own Service."""
-    settings = {"primary_conninfo": spec.own_conninfo, "restore_command": wal_command("walrestore", spec_file, "%f %p")}
+    settings = {"primary_conninfo": spec.own_conninfo, "restore_command": wal_command("wal_restore", spec_file, "%f %p")}
     return settings | ({"primary_slot_name": spec.own_slot} if spec.own_slot else {})
 
 
@@ -179,7 +179,7 @@ def standby(spec: PodSpec, spec_file: Path) -> dict[str, str]:
         "primary_slot_name": spec.slot,
     }
     if spec.source is not None:
-        settings["restore_command"] = wal_command("walrestore", spec_file, "%f %p")
+        settings["restore_command"] = wal_command("wal_restore", spec_file, "%f %p")
     # Only what differs: a setting that a promotion takes away again would have the new primary restarted.
     as_specified = {name: str(value) for name, value in _sizes(spec).items()}
     larger = at_least_as_the_wal_needs(spec).items()

@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-from drillbook_lab.agent import conf, diskspace, main, rejoin, sql
+from drillbook_lab.agent import conf, disk_space, main, rejoin, sql
 from drillbook_lab.agent.log import Log
 from drillbook_lab.agent.postmaster import Postmaster
 from drillbook_lab.agent.spec import PodSpec
@@ -88,13 +88,13 @@ class Instance:
             self._log.info("TLS is off: this PostgreSQL was built without it", bin_dir=spec.bin_dir)
         self._note("starting")
         configure(spec, self._spec_file, standby=standby)
-        if not diskspace.enough_for_wal(spec, self._log):
-            return diskspace.EXIT_CODE
+        if not disk_space.enough_for_wal(spec, self._log):
+            return disk_space.EXIT_CODE
         server = Postmaster(spec, self._log)
         await server.start()
         self._note("running")
         ended = asyncio.create_task(server.wait())
-        watch = asyncio.create_task(diskspace.stop_when_full(spec, server, self._log))
+        watch = asyncio.create_task(disk_space.stop_when_full(spec, server, self._log))
         follow = asyncio.create_task(self._follow(server, standby=standby))
         try:
             await asyncio.wait({ended, follow}, return_when=asyncio.FIRST_COMPLETED)
@@ -108,8 +108,8 @@ class Instance:
         finally:
             follow.cancel()
             await asyncio.gather(follow, return_exceptions=True)
-        if await diskspace.ended_for_space(watch):
-            return diskspace.EXIT_CODE
+        if await disk_space.ended_for_space(watch):
+            return disk_space.EXIT_CODE
         if wanted:
             if self._asked.is_set():
                 self._log.info("PostgreSQL instance stopped", exit_status=returncode)

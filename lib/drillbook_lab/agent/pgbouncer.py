@@ -24,7 +24,7 @@ from psycopg import AsyncRawCursor
 
 from drillbook_lab import identity
 from drillbook_lab.agent.log import Log
-from drillbook_lab.agent.pgbouncermetrics import Metrics
+from drillbook_lab.agent.pgbouncer_metrics import Metrics
 from drillbook_lab.agent.procs import die_with_parent, tied
 
 _LOGINS_EVERY_SECONDS = 1.0

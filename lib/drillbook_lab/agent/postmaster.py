@@ -11,7 +11,7 @@ from pathlib import Path
 from drillbook_lab import identity
 from drillbook_lab.agent import conf
 from drillbook_lab.agent.log import Log
-from drillbook_lab.agent.pglog import PostgresLog
+from drillbook_lab.agent.pg_log import PostgresLog
 from drillbook_lab.agent.procs import tied
 from drillbook_lab.agent.spec import PodSpec
 

@@ -14,13 +14,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from drillbook_lab import identity
-from drillbook_lab.agent import barman, conf, diskspace, main, procs, sql
+from drillbook_lab.agent import barman, conf, disk_space, main, procs, sql
 from drillbook_lab.agent.log import Log
 from drillbook_lab.agent.main import JobFailed
 from drillbook_lab.agent.postmaster import Postmaster, ServerDied
 from drillbook_lab.agent.spec import PodSpec, StoreSpec
 from drillbook_lab.agent.targets import Backup, NoBackup, catalogue, choose
-from drillbook_lab.agent.walfeed import WalFeed
+from drillbook_lab.agent.wal_feed import WalFeed
 
 POLL_SECONDS = 0.2
 READY = "database system is ready to accept connections"
@@ -124,8 +124,8 @@ async def restore_data_dir(spec: PodSpec, source: StoreSpec, backup: Backup, log
     argv = [barman.program("barman-cloud-restore"), *options]
     restoring = procs.run(identity.wrap(argv), env=env, log=log.named("barman-cloud-restore"))
     try:
-        done = await diskspace.within_volume(spec, restoring)
-    except diskspace.NoSpace as error:
+        done = await disk_space.within_volume(spec, restoring)
+    except disk_space.NoSpace as error:
         log.error("Can't restore backup", error)
         raise JobFailed(str(error)) from error
     if done.returncode:
@@ -173,8 +173,8 @@ async def _run(spec: PodSpec, server: Postmaster, work: Callable[[Postmaster], A
     """One run of the server, for some work at it; JobFailed says in what it failed."""
     await server.start()
     try:
-        await diskspace.within_volume(spec, work(server), diskspace.LOOK_SECONDS)
-    except (ServerDied, diskspace.NoSpace) as error:
+        await disk_space.within_volume(spec, work(server), disk_space.LOOK_SECONDS)
+    except (ServerDied, disk_space.NoSpace) as error:
         raise JobFailed(f"while {what}: {error}") from error
     finally:
         if server.running.returncode is None:

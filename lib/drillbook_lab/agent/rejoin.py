@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from drillbook_lab import identity
-from drillbook_lab.agent import join, procs, walarchive
+from drillbook_lab.agent import join, procs, wal_archive
 from drillbook_lab.agent.log import Log
 from drillbook_lab.agent.spec import PodSpec
 
@@ -44,7 +44,7 @@ async def _archive_what_waits(spec: PodSpec, spec_file: Path, log: Log) -> None:
     for note in sorted(folder.glob("*.ready")):
         name = note.name.removesuffix(".ready")
         if _SEGMENT.fullmatch(name) and (Path(spec.pgdata) / "pg_wal" / name).exists():
-            code = await asyncio.to_thread(walarchive.main, ["--spec", str(spec_file), f"pg_wal/{name}"])
+            code = await asyncio.to_thread(wal_archive.main, ["--spec", str(spec_file), f"pg_wal/{name}"])
             if code:
                 log.error("A WAL file of the old primary can't be archived", f"exit status {code}", walName=name)
                 return

@@ -1,0 +1,201 @@
+"""Where the source archives, by its Cluster and ObjectStore, and the way to it from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from drillbook import kube as k8s
+from drillbook.archive import ObjectStore, S3Store, not_s3
+from drillbook.errors import KubernetesError, NotReady, PreconditionError, TargetOutsideWindow
+from drillbook.model import show_instant
+from drillbook.profile import EndpointCa, ServerPeriod, Site
+from drillbook.profile.fields import store_settings
+
+BARMAN_PLUGIN = "barman-cloud.cloudnative-pg.io"
+PLUGIN, IN_TREE = "plugin", "barmanObjectStore"  # CloudNativePG's own words for the methods of backup
+
+
+@dataclass(frozen=True)
+class SourceArchive:
+    """Where the source archives. Both methods have one layout and one shape of configuration.
+
+    ``server_name`` is the folder it archives to now; ``periods`` are those of the profile, where its history lies in
+    several. ``retention_policy`` is CloudNativePG's, such as 30d, "" for none.
+    """
+
+    method: str
+    configuration: dict[str, Any]
+    server_name: str
+    retention_policy: str = ""
+    periods: tuple[ServerPeriod, ...] = ()
+    timeline: int = 0  # the cluster's own by the profile, for the day on which nothing else says it
+    object_store: str = ""  # the plugin's; "" in-tree, and where only the profile knows the archive
+    # How the source's own pods talk to the store: the rest of the ObjectStore's spec, or in-tree the Cluster's env.
+    store_spec: dict[str, Any] = field(default_factory=dict)
+    env: tuple[dict[str, Any], ...] = ()
+
+    def settings(self, site: Site) -> dict[str, str]:
+        """The variables that say how the store is talked to (region, checksums, attempts): the source's, then the profile's."""
+        return store_settings(self.env, "")[0] | site.archive.environment
+
+    @property
+    def location(self) -> str:
+        """The folder in the object store that holds ``base/`` and ``wals/``."""
+        return str(self.configuration["destinationPath"]).removesuffix("/") + "/" + self.server_name
+
+    @property
+    def folders(self) -> tuple[ServerPeriod, ...]:
+        """Every folder that the cluster's history lies in, oldest first; the last is the one archived to now."""
+        return self.periods or (ServerPeriod(name=self.server_name),)
+
+    def timeline_in(self, server_name: str, said: int = 0) -> int:
+        """The cluster's own timeline in a folder: in the one archived to now as the cluster ``said``, else by the profile.
+
+        0: neither says it, and the archive has to leave no doubt.
+        """
+        if server_name == self.server_name and said:
+            return said
+        period = next((period for period in self.periods if period.name == server_name), None)
+        return period.timeline if period and period.timeline else self.timeline if server_name == self.server_name else 0
+
+    def server_at(self, instant: datetime | None) -> str:
+        """The folder that holds the WAL of an instant; ``None`` is now. TargetOutsideWindow: it lies between two."""
+        if instant is None or not self.periods:
+            return self.server_name
+        for period in self.periods:
+            if period.holds(instant):
+                return period.name
+        before = [period for period in self.periods if period.until is not None and period.until <= instant]
+        nearest = f"just before {show_instant(before[-1].until)}" if before and before[-1].until else "later"
+        raise TargetOutsideWindow(
+            f"{show_instant(instant)} lies in none of the periods of archive.server_names",
+            todo=f"Give a target_time {nearest}, or correct the periods in the profile.",
+        )
+
+
+def source_archive(kube: k8s.Kube, site: Site, cluster: dict[str, Any]) -> SourceArchive:
+    """How and where the Cluster archives: through the Barman Cloud Plugin, or in-tree.
+
+    PreconditionError: it archives nowhere. NotReady: to a store that isn't S3, or under another name than the
+    profile's newest; nothing was asked of the store.
+    """
+    name = f"{site.source}"
+    spec = cluster.get("spec", {})
+    for plugin in spec.get("plugins", []):
+        if plugin.get("name") == BARMAN_PLUGIN and plugin.get("isWALArchiver") and plugin.get("enabled", True):
+            parameters = plugin.get("parameters", {})
+            store = _object_store(kube, site, parameters.get("barmanObjectName", ""))
+            policy = str(store["spec"].get("retentionPolicy", ""))
+            found = _archive(site, PLUGIN, store["spec"]["configuration"], parameters, policy)
+            return replace(found, object_store=store["metadata"]["name"], **_beside(store["spec"]))
+    section = spec.get("backup", {}).get("barmanObjectStore")
+    if section:
+        found = _archive(site, IN_TREE, section, section, str(spec["backup"].get("retentionPolicy", "")))
+        return replace(found, env=tuple(spec.get("env") or ()))
+    raise PreconditionError(
+        f"Cluster {name} archives no WAL: spec.plugins has no enabled entry of {BARMAN_PLUGIN} with "
+        "isWALArchiver, and spec.backup no barmanObjectStore",
+        todo="Configure the plugin and an ObjectStore (in-tree barmanObjectStore is deprecated since CNPG 1.26).",
+    )
+
+
+def _beside(spec: dict[str, Any]) -> dict[str, Any]:
+    """What an ObjectStore says beside its configuration."""
+    rest = {name: value for name, value in spec.items() if name != "configuration"}
+    return {"store_spec": rest, "env": tuple((rest.get("instanceSidecarConfiguration") or {}).get("env") or ())}
+
+
+def of_store(store: dict[str, Any], folder: str, periods: tuple[ServerPeriod, ...], timeline: int = 0) -> SourceArchive:
+    """The archive of an ObjectStore whose Cluster is gone; ``timeline`` is the Cluster's own by the profile, 0 if it doesn't say."""
+    spec = store["spec"]
+    policy = str(spec.get("retentionPolicy", ""))
+    return SourceArchive(
+        PLUGIN, spec["configuration"], folder, policy, periods, timeline, store["metadata"]["name"], **_beside(spec)
+    )
+
+
+def _object_store(kube: k8s.Kube, site: Site, name: str) -> dict[str, Any]:
+    found = kube.get(k8s.OBJECT_STORE, site.cluster.namespace, name)
+    if found is None:
+        raise PreconditionError(
+            f"ObjectStore {site.cluster.namespace}/{name} does not exist, though the Cluster names it",
+            todo="Create it: while it is missing CloudNativePG stalls without a word.",
+        )
+    return found
+
+
+def _archive(
+    site: Site, method: str, configuration: dict[str, Any], section: dict[str, Any], retention_policy: str
+) -> SourceArchive:
+    faults = [f"it archives to {other}: only S3 and what speaks it is read" for other in not_s3(configuration)]
+    configured = str(section.get("serverName") or site.cluster.name)
+    periods = site.archive.server_names
+    if periods and periods[-1].name != configured:
+        faults.append(
+            f"it archives under {configured}, and the newest of the profile's archive.server_names is "
+            f"{periods[-1].name}: add the new name with its since"
+        )
+    if faults:
+        raise NotReady(faults, where=f"Cluster {site.source}")
+    folder = configured if periods else str(site.archive.server_name or configured)
+    return SourceArchive(method, configuration, folder, retention_policy, periods, site.archive.timeline)
+
+
+def endpoint_ca(site: Site, configuration: dict[str, Any]) -> EndpointCa | None:
+    """The Secret of the drill namespace with the store's private CA: the profile's, else one as the source names it."""
+    named = configuration.get("endpointCA")
+    if site.archive.endpoint_ca is not None or not named:
+        return site.archive.endpoint_ca
+    return EndpointCa(name=named["name"], key=named["key"])
+
+
+def open_store(kube: k8s.Kube, site: Site, archive: SourceArchive) -> ObjectStore:
+    """The source's archive by the read-only credentials of the drill namespace, or the default chain's.
+
+    PreconditionError names every entry of a Secret that is missing. Asks nothing of the store yet.
+    """
+    where = site.drill_namespace
+    destination = archive.configuration
+    reader, ca = site.archive.reader_secret, endpoint_ca(site, destination)
+    wanted: list[tuple[str, str, str]] = []  # argument, Secret, key
+    if reader is not None:
+        keys = {
+            "access_key_id": reader.access_key_id,
+            "secret_access_key": reader.secret_access_key,
+            "session_token": reader.session_token,
+            "region": reader.region,
+        }
+        wanted += [(argument, reader.name, key) for argument, key in keys.items() if key]
+    if ca is not None:
+        wanted.append(("ca_pem", ca.name, ca.key))
+    secrets = {name: _secret(kube, where, name) for name in dict.fromkeys(name for _, name, _ in wanted)}
+    missing = [f"Secret {where}/{name} has no key {key}" for _, name, key in wanted if key not in secrets[name]]
+    if missing:
+        raise PreconditionError(
+            "; ".join(missing),
+            todo="Add the read-only credentials of the archive, and its private CA, under the keys that are named.",
+        )
+    settings = archive.settings(site)
+    given = {argument: secrets[name][key] for argument, name, key in wanted}
+    # Without a region boto3 signs for us-east-1, and a store elsewhere says that the key is wrong.
+    given.setdefault("region", settings.get("AWS_REGION") or settings.get("AWS_DEFAULT_REGION", ""))
+    return S3Store.open(
+        destination["destinationPath"],
+        endpoint_url=site.archive.endpoint_url or destination.get("endpointURL", ""),
+        default_chain=reader is None,
+        **given,
+    )
+
+
+def _secret(kube: k8s.Kube, namespace: str, name: str) -> dict[str, str]:
+    try:
+        return kube.secret(namespace, name)
+    except KubernetesError as error:
+        if error.status != 404:
+            raise
+        raise PreconditionError(
+            f"Secret {namespace}/{name} does not exist",
+            todo="Make it there: the archive's read-only key, or a copy of the Secret with the store's private CA.",
+        ) from error

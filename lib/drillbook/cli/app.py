@@ -1,0 +1,413 @@
+"""The command line: starts a runbook, settles what one left, and shows and verifies its evidence.
+
+Exit status: 0 verified (or planned) · 1 failed · 2 unproven · 3 waiting for approval · 4 bad usage, parameters, site
+or target, nothing touched · 5 evidence can't be written, nothing touched · 6 stopped midway, state in ``list`` ·
+70 a bug of ours.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.exceptions import TyperException
+
+from drillbook import conformance as asked
+from drillbook import engine as places
+from drillbook import evidence
+from drillbook.cli import arguments, headless
+from drillbook.cli import doctor as health
+from drillbook.cli import init as beginning
+from drillbook.cli import plan_recovery as ways
+from drillbook.cli.conformance import interview
+from drillbook.cli.console import VERDICT_STYLES, Narrator, gate_lines, show_outcome
+from drillbook.cli.window import SAMPLES, outlook
+from drillbook.errors import ParameterError, RunbookError
+from drillbook.kube import Kube
+from drillbook.report.cards import show_instant
+
+BAD_USAGE = 4
+STOPPED_MIDWAY = 6
+_INTERRUPTED = 130  # what typer answers to Ctrl-C
+OUR_BUG = 70
+
+app = typer.Typer(
+    name="drillbook",
+    help="Executable runbooks that prove your PostgreSQL can be restored.",
+    epilog="Exit status: 0 verified or planned, 1 failed, 2 unproven, 3 waiting for an approval, 4 bad usage (nothing was touched), "
+    "5 the evidence can't be written, 6 stopped midway, 70 a bug of ours. Evidence goes to $DRILLBOOK_OUTPUTS, else outputs/ of the project.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class _Heard(Console):
+    """A console that may lose its reader (a closed terminal, a broken pipe): then it is silent, and the work goes on."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())  # what Python still holds for it goes there at the end
+        os.close(nowhere)
+
+
+# Without a terminal there is no width to fit into: a table in a log is not cut.
+out = _Heard(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+err = _Heard(highlight=False, soft_wrap=True, stderr=True)
+
+
+class Mode(StrEnum):
+    """Whether a runbook only shows what it would do, or does it."""
+
+    PLAN = "plan"
+    APPLY = "apply"
+
+
+SiteOption = Annotated[
+    str, typer.Option("--site", help="A profile's name or path; otherwise $DRILLBOOK_SITE, otherwise lab.")
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or its folder.")]
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"drillbook {importlib.metadata.version('drillbook')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _every(
+    _: Annotated[bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Say the version and exit.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    notebook: Annotated[Path, typer.Argument(metavar="NOTEBOOK", help="The runbook.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME VALUE", help="A parameter of the notebook; may be repeated."),
+    ] = None,
+    mode: Annotated[Mode, typer.Option(help="plan changes nothing; apply does what the runbook says.")] = Mode.PLAN,
+    site: SiteOption = "",
+) -> int:
+    """Run a runbook headless, clean up after it, seal its evidence and write its report."""
+    if not notebook.is_file():
+        raise ParameterError([f"there is no notebook {notebook}"], where="drillbook run")
+    given = arguments.parameters(parameter or [])
+    outcome = headless.execute(notebook, given, mode=str(mode), site=site, progress=Narrator(out).tell)
+    show_outcome(out, outcome)
+    return int(outcome.exit_code)
+
+
+@app.command(name="open")
+def open_runbook(
+    runbook: Annotated[Path, typer.Argument(metavar="RUNBOOK", help="A runbook's path, or its name in runbooks/.")],
+) -> int:
+    """Copy a runbook under outputs/open/, to be stepped through in JupyterLab: the tracked one stays as it is."""
+    named = places.project_root() / "runbooks" / f"{runbook.name.removesuffix('.ipynb')}.ipynb"
+    notebook = runbook if runbook.is_file() else named
+    if not notebook.is_file():
+        raise ParameterError([f"there is no runbook {runbook}"], where="drillbook open", todo="`ls runbooks` shows them.")
+    path = places.copy_to_work_on(notebook)
+    out.print(Text(str(path)))
+    out.print(Text(f"jupyter lab {'--allow-root ' if os.geteuid() == 0 else ''}{shlex.quote(str(path))}"))
+    return 0
+
+
+@app.command()
+def finish(
+    run_id: RunArgument,
+    notebook: Annotated[Path, typer.Option(help="The executed notebook to keep with the run.")],
+) -> int:
+    """Seal a run that was stepped through in JupyterLab or by plain papermill: clean up, keep the notebook, report."""
+    if not notebook.is_file():
+        raise ParameterError([f"there is no notebook {notebook}"], where="drillbook finish")
+    outcome = headless.finish(places.find_run(run_id), notebook)
+    show_outcome(out, outcome)
+    return int(outcome.exit_code)
+
+
+@app.command()
+def resume(
+    run_id: RunArgument,
+    confirm: Annotated[str, typer.Option(metavar="PHRASE", help="The phrase of the plan that waits.")] = "",
+    notebook: Annotated[Path | None, typer.Option(help="The runbook, where it doesn't lie in runbooks/.")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME VALUE", help="Another target for a recovery that is not in service."),
+    ] = None,
+) -> int:
+    """Go on with a run that waits at a gate or stopped midway; what it has seen comes from its journal."""
+    target = arguments.parameters(parameter or [])
+    outcome = headless.resume(
+        places.find_run(run_id), confirm=confirm, notebook=notebook, target=target, progress=Narrator(out).tell
+    )
+    show_outcome(out, outcome)
+    return int(outcome.exit_code)
+
+
+@app.command()
+def approve(
+    run_id: RunArgument,
+    phrase: Annotated[str, typer.Option(help="The phrase that the gate shows; without it the plan is shown and it is asked for.")] = "",
+    kubeconfig: Annotated[str, typer.Option(help="Your own credentials; otherwise the profile's.")] = "",
+    context: Annotated[str, typer.Option(help="A context of that kubeconfig.")] = "",
+) -> int:
+    """Show the plan at which a run waits, and approve it as yourself; the run goes on when it is resumed."""
+    folder = places.find_run(run_id)
+    gate = headless.waits_at(folder)
+    out.print(Text(f"{folder.name} waits at: {gate['section']}", style="bold"))
+    for line in gate_lines(gate, whole=True):
+        out.print(line)
+    if not phrase and not sys.stdin.isatty():
+        raise ParameterError(["there is no terminal to ask on"], where="drillbook approve", todo=f'Give --phrase "{gate["phrase"]}".')
+    asked = f"To approve exactly this plan, type {gate['phrase']!r}"
+    given = phrase or str(typer.prompt(asked, default="", show_default=False, err=True))
+    noted = headless.approve(folder, given, kubeconfig=kubeconfig, context=context)
+    actor = noted["actor"]
+    out.print(Text(f"approved by {actor['username']} (identity: {actor['strength']}): {noted['section']}"))
+    out.print(Text(f"next: run the waiting cell again in its notebook, or: drillbook resume {folder.name}"))
+    return 0
+
+
+@app.command()
+def abandon(
+    run_id: RunArgument,
+    as_it_stands: Annotated[bool, typer.Option("--as-it-stands", help="Undo nothing: behind the point of no return.")] = False,
+    notebook: Annotated[
+        Path | None, typer.Option(help="The saved notebook to keep with it; otherwise the one that it was opened in.")
+    ] = None,
+) -> int:
+    """End a run that waits or stopped: undo what can be undone, the newest first, and say what can't be."""
+    found = headless.abandon(places.find_run(run_id), notebook=notebook, as_it_stands=as_it_stands, progress=Narrator(out).tell)
+    for line in found.left:
+        out.print(Text.assemble(("not undone   ", "bold red"), line))
+    show_outcome(out, found.outcome)
+    return STOPPED_MIDWAY if found.left else 0
+
+
+@app.command()
+def undo(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The recovery to go back from; its folder need not be here.")],
+    mode: Annotated[Mode, typer.Option(help="plan changes nothing; apply stops at its gate before it changes anything.")] = Mode.APPLY,
+    site: SiteOption = "",
+) -> int:
+    """Go back from a recovery that was put into service: show what was written since, and wait at a gate."""
+    return _go(headless.way_back(run_id, site), mode)
+
+
+@app.command(name="drop-kept")
+def drop_kept(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run that put a database aside; its folder need not be here.")],
+    mode: Annotated[Mode, typer.Option(help="plan changes nothing; apply stops at its gate before it changes anything.")] = Mode.APPLY,
+    site: SiteOption = "",
+) -> int:
+    """Drop the database that a recovery, or its undo, has put aside: behind a gate of its own."""
+    return _go(headless.drop_kept(run_id, site), mode)
+
+
+def _go(way: headless.WayBack, mode: Mode) -> int:
+    given: dict[str, Any] = dict(way.parameters)
+    outcome = headless.execute(way.notebook, given, mode=str(mode), site=way.site, progress=Narrator(out).tell)
+    show_outcome(out, outcome)
+    return int(outcome.exit_code)
+
+
+@app.command()
+def cleanup(site: SiteOption = "") -> int:
+    """Settle what killed runs left: remove their copies in an order that works, prove them gone, seal the record."""
+    lines = headless.cleanup(site, say=lambda text: out.print(Text(text, style="dim")))
+    for line in lines or ["nothing was left behind"]:
+        out.print(Text(line))
+    return 0
+
+
+@app.command()
+def verify(
+    run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="One run; without it every run and the ledger.")] = "",
+) -> int:
+    """Compute every digest, record and link again, and name the file, line or link that is wrong."""
+    findings = evidence.verify(places.outputs_dir(), places.find_run(run_id) if run_id else None)
+    for finding in findings:
+        err.print(Text(str(finding), style="red" if finding.tampered else "yellow"))
+    tampered = sum(finding.tampered for finding in findings)
+    if not findings:
+        out.print(Text("intact", style="bold green"))
+    return 1 if tampered else 2 if findings else 0
+
+
+@app.command(name="list")
+def list_runs() -> int:
+    """Show every run with its verdict; one that waits or stopped with its deadline, one that was never sealed as open."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "runbook", "site", "started", "state", "verdict", "kept until"):
+        table.add_column(heading, no_wrap=True)
+    summaries = headless.runs()
+    for item in summaries:
+        row = (item.run_id, item.runbook, item.site, show_instant(item.started_at[:19] + "Z" if item.started_at else ""), item.state)
+        table.add_row(*row, Text(item.verdict, style=VERDICT_STYLES.get(item.verdict, "")), item.until)
+    out.print(table if summaries else "no run yet: drillbook run runbooks/drill-monthly-verification.ipynb")
+    for item in summaries:
+        for what in item.promised:
+            holds = "still promised" if item.state == "sealed" else "holds"
+            out.print(Text(f"{item.run_id}: {holds}: {what}", style="yellow"))
+    return 0
+
+
+@app.command()
+def window(
+    site: SiteOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Everything that was read, as JSON.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Draw backups, WAL, gaps and window on a time line into this file.")] = None,
+    samples: Annotated[int, typer.Option(min=0, help="How many segments are read through; 0: only what listings and ends show.")] = SAMPLES,
+) -> int:
+    """Show what can be recovered now, from the archive alone: base backups, window, gaps, damages, and what to do. Changes nothing."""
+    return outlook(out, site, as_json=as_json, svg=svg, samples=samples)
+
+
+@app.command(name="plan-recovery")
+def plan_recovery(
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME VALUE", help="A target: target_time, target_xid, target_lsn or target_name."),
+    ] = None,
+    database: Annotated[str, typer.Option(help="The tenant's database that is damaged; otherwise the profile's first.")] = "",
+    site: SiteOption = "",
+) -> int:
+    """Show which of the three recoveries fit now, with outage, loss and room, from cluster and archive. Changes nothing."""
+    return ways.plan_recovery(out, site, database, arguments.parameters(parameter or []))
+
+
+@app.command()
+def init(
+    cluster: Annotated[str, typer.Option(metavar="NAMESPACE/NAME", help="The Cluster to drill; needed where there are several.")] = "",
+    out_folder: Annotated[Path | None, typer.Option("--out", help="The folder to write; it must not be there yet. [default: drillbook-NAME]")] = None,
+    name: Annotated[str, typer.Option(help="The site's name; otherwise the Cluster's.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take the defaults.")] = False,
+    kubeconfig: Annotated[str, typer.Option(help="Your own credentials; otherwise what kubectl uses.")] = "",
+    context: Annotated[str, typer.Option(help="A context of that kubeconfig.")] = "",
+) -> int:
+    """Read a cluster and write a profile for it, what to apply, and APPLY.md, which says in which order. Changes nothing.
+
+    It reads with your own rights: Cluster, Deployments, Secrets (for names and addresses) and, by psql in the primary's
+    pod, the databases' catalogues. No Secret's value is written or shown.
+    """
+    if not yes and not sys.stdin.isatty():
+        raise ParameterError(["there is no terminal to ask on"], where="drillbook init", todo="Give --yes to take the defaults.")
+    with Kube.open(kubeconfig, context) as kube:
+        found = beginning.discover(kube, cluster)
+    choices = beginning.choose(found, (lambda _, usual: usual) if yes else _ask, name)
+    folder = out_folder or Path(f"drillbook-{choices.name}")
+    given = {"--kubeconfig": kubeconfig, "--context": context}
+    options = tuple(part for option, value in given.items() if value for part in (option, value))
+    beginning.write(found, choices, folder, root=places.project_root(), kubectl=options)
+    for note in found.notes:
+        out.print(Text(f"check: {note}", style="yellow"))
+    out.print(Text(f"{folder}: read {beginning.PROFILE}, then follow {beginning.APPLY}"))
+    return 0
+
+
+def _ask(question: str, usual: str) -> str:
+    return str(typer.prompt(question, default=usual, err=True))
+
+
+@app.command()
+def doctor(
+    site: SiteOption = "",
+    conformance: Annotated[
+        bool, typer.Option("--conformance", help="Ask the cluster itself for every fact that the runbooks stand on; makes small things.")
+    ] = False,
+    namespace: Annotated[str, typer.Option(help="With --conformance: where the probes' things are made.")] = "",
+    object_store: Annotated[
+        str, typer.Option(help="With --conformance: an ObjectStore there that probes may archive to, in folders probe-….")
+    ] = "",
+    endpoint_url: Annotated[str, typer.Option(help="With --conformance: that store as it is seen from here.")] = "",
+    image: Annotated[str, typer.Option(help="With --conformance: the probes' PostgreSQL image; empty: the operator's default.")] = "",
+    storage_class: Annotated[str, typer.Option(help="With --conformance: their storage class; empty: the cluster's default.")] = "",
+    storage_size: Annotated[str, typer.Option(help="With --conformance: the size of each of their volumes.")] = asked.Options.storage_size,
+    probe: Annotated[list[str] | None, typer.Option(help="With --conformance: only this probe; may be repeated.")] = None,
+    write: Annotated[Path | None, typer.Option(help="With --conformance: keep the answers in this JSON file.")] = None,
+) -> int:
+    """Say whether this machine, site and cluster are ready for a drill, and what to do if not. Changes nothing.
+
+    With --conformance it asks the cluster in the current kubeconfig context instead, and removes what it made.
+    """
+    if conformance:
+        options = asked.Options(namespace, object_store, endpoint_url, storage_size, storage_class, image)
+        return interview(out, options, probe or [], write)
+    ready = True
+    for item in health.examine(site, places.outputs_dir()):
+        mark, style = {True: ("ok", "green"), False: ("no", "bold red"), None: ("--", "yellow")}[item.ok]
+        out.print(Text.assemble((f"{mark}  ", style), (f"{item.what:<18}", "bold"), item.found))
+        if item.todo:
+            out.print(Text(f"    → {item.todo}"))
+        ready = ready and item.ok is not False
+    out.print(Text("ready", style="bold green") if ready else Text("not ready", style="bold red"))
+    return 0 if ready else BAD_USAGE
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+    add_help_option=False,
+)
+def lab(context: typer.Context) -> None:
+    """The embedded lab: up, down, status, env, run -- COMMAND, fault NAME."""
+    if importlib.util.find_spec("drillbook_lab") is None:
+        raise ParameterError(["the lab is not installed"], where="drillbook lab", todo="Install drillbook[lab].")
+    # Another program takes this process's place: its signals and its exit status are its own.
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "drillbook_lab", *context.args])  # noqa: S606 - no shell is wanted
+
+
+def status(given: Sequence[str]) -> int:
+    """Run the command line and return its exit status; every failure is told on stderr."""
+    try:
+        code = int(app(arguments.pairs_joined(given), prog_name="drillbook", standalone_mode=False) or 0)
+        return _interrupted() if code == _INTERRUPTED else code
+    except TyperException as error:
+        if error.format_message():  # none: the help was shown
+            err.print(f"drillbook: {error.format_message()}", markup=False)
+            err.print("drillbook --help shows what there is.")
+        return BAD_USAGE
+    except RunbookError as error:
+        err.print("\n".join(error.lines()), markup=False)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
+    except Exception:  # the last line of defence: whatever else comes here is a bug of ours
+        err.print(traceback.format_exc(), markup=False)
+        err.print(
+            "This is a bug in Drillbook. drillbook list shows what is open, drillbook cleanup removes what is left."
+        )
+        return OUR_BUG
+
+
+def _interrupted() -> int:
+    err.print("stopped; drillbook list shows what is open, drillbook cleanup removes what is left")
+    return STOPPED_MIDWAY
+
+
+def main() -> None:
+    """The ``drillbook`` program."""
+    sys.exit(status(sys.argv[1:]))

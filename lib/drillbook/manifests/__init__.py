@@ -1,0 +1,1 @@
+"""Pure functions to the objects that a recovery creates, and their removal."""

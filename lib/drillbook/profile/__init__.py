@@ -1,0 +1,52 @@
+"""The site's profile: one YAML file says all that differs between one site and the next.
+
+An unknown key is an error, ``extends: other.yaml`` takes over another profile, and all faults are told at once with
+file, line and key. No secret stands in a profile, only the names of Secrets.
+"""
+
+from drillbook.profile.archive import Archive, ArchiveReader, EndpointCa, ServerPeriod
+from drillbook.profile.loading import DEFAULT_SITE, SITE_VARIABLE, load_site
+from drillbook.profile.schema import (
+    Checks,
+    CopySettings,
+    Digests,
+    Expectation,
+    Freshness,
+    Identity,
+    Kubernetes,
+    Limits,
+    Objectives,
+    Question,
+    SecretRef,
+    Site,
+    Sql,
+    Tenant,
+)
+from drillbook.profile.units import parse_duration, show_duration, size_bytes
+
+__all__ = [
+    "DEFAULT_SITE",
+    "SITE_VARIABLE",
+    "Archive",
+    "ArchiveReader",
+    "Checks",
+    "CopySettings",
+    "Digests",
+    "EndpointCa",
+    "Expectation",
+    "Freshness",
+    "Identity",
+    "Kubernetes",
+    "Limits",
+    "Objectives",
+    "Question",
+    "SecretRef",
+    "ServerPeriod",
+    "Site",
+    "Sql",
+    "Tenant",
+    "load_site",
+    "parse_duration",
+    "show_duration",
+    "size_bytes",
+]

@@ -1,0 +1,119 @@
+"""Finds a site's profile, resolves and validates it, and tells every fault at once with file, line and key."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from drillbook.errors import ParameterError
+from drillbook.profile import sources
+from drillbook.profile.schema import Site
+
+DEFAULT_SITE = "lab"
+SITE_VARIABLE = "DRILLBOOK_SITE"
+
+
+def load_site(
+    path_or_name: str | Path = "", *, environ: Mapping[str, str] | None = None, start: Path | None = None
+) -> Site:
+    """The profile at a path, or of a name as ``sites/<name>.yaml`` from ``start`` (the working directory) upwards.
+
+    ``""`` is what ``DRILLBOOK_SITE`` says, else ``lab``. Raises ParameterError with every fault; nothing is touched.
+    """
+    wanted = str(path_or_name) or (environ if environ is not None else os.environ).get(SITE_VARIABLE) or DEFAULT_SITE
+    path = _find(wanted, (start or Path.cwd()).resolve())
+    source = sources.read(path)
+    faults = list(source.faults)
+    site: Site | None = None
+    if source.values:
+        _locate_kubeconfig(source)
+        try:
+            site = Site.model_validate(source.values)
+        except ValidationError as error:
+            details = error.errors(include_url=False)
+            faults += [_told(fault, source) for fault in details if not _follows(fault, details)]
+    elif not faults:
+        faults.append(f"{sources.Place(path, 1)}: the profile is empty")
+    if faults or site is None:
+        raise ParameterError(faults, where=f"site profile {wanted}", todo="Correct the profile and start again.")
+    return site
+
+
+def _find(wanted: str, start: Path) -> Path:
+    if "/" in wanted or wanted.endswith((".yaml", ".yml")):
+        path = (start / Path(wanted).expanduser()).resolve()
+        if path.is_file():
+            return path
+        raise ParameterError([f"there is no file {wanted}"], where="site profile", todo="Give the path of a profile.")
+    for folder in (start, *start.parents):
+        path = folder / "sites" / f"{wanted}.yaml"
+        if path.is_file():
+            return path
+    folders = (folder / "sites" for folder in (start, *start.parents))
+    known = next((sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders if folder.is_dir()), [])
+    found = f"; profiles here: {', '.join(known)}" if known else ""
+    raise ParameterError(
+        [f"there is no sites/{wanted}.yaml in {start} or above it{found}"],
+        where="site profile",
+        todo=f"Give a name or a path with --site or in {SITE_VARIABLE}.",
+    )
+
+
+def _locate_kubeconfig(source: sources.Source) -> None:
+    key = ("kubernetes", "kubeconfig")
+    place, section = source.places.get(key), source.values.get(key[0])
+    if place is not None and isinstance(section, dict) and isinstance(section[key[1]], str) and section[key[1]]:
+        section[key[1]] = str(place.file.parent / Path(section[key[1]]).expanduser())
+
+
+def _follows(fault: ErrorDetails, others: list[ErrorDetails]) -> bool:
+    # A list whose items are all at fault counts as empty, which nobody wrote.
+    key = fault["loc"]
+    below = (other["loc"] for other in others if len(other["loc"]) > len(key))
+    return fault["type"] == "too_short" and any(other[: len(key)] == key for other in below)
+
+
+def _told(fault: ErrorDetails, source: sources.Source) -> str:
+    key = fault["loc"]
+    place = source.place(key)
+    message = _message(fault, key)
+    return f"{place} {sources.dotted(key)}: {message}" if place else f"{sources.dotted(key)}: {message}"
+
+
+def _message(fault: ErrorDetails, key: sources.Key) -> str:
+    if fault["type"] == "missing":
+        return "is missing"
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(key[-1]), _siblings(key), n=1)
+        return "unknown key" + (f" (did you mean {near[0]}?)" if near else "")
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    shown = repr(fault["input"])
+    return f"{fault['msg'][:1].lower()}{fault['msg'][1:]}, found {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
+def _siblings(key: sources.Key) -> list[str]:
+    """The keys that the profile knows beside ``key``: follows it down through the models."""
+    model: type[BaseModel] = Site
+    for part in key[:-1]:
+        if isinstance(part, str):
+            model = next((f for name, f in _models(model) if name == part), model)
+    return [name for name, _ in _fields(model)]
+
+
+def _fields(model: type[BaseModel]) -> list[tuple[str, Any]]:
+    return [(field.alias or name, field.annotation) for name, field in model.model_fields.items()]
+
+
+def _models(model: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
+    found = []
+    for name, annotation in _fields(model):
+        candidates = [annotation, *get_args(annotation)]
+        found += [(name, c) for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+    return found

@@ -1,0 +1,110 @@
+"""How long the recovery will take, beside what was promised, before anything is created."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from drillbook import archive, forecast
+from drillbook import kube as k8s
+from drillbook.archive import ExpectedWal
+from drillbook.archive.location import PLUGIN
+from drillbook.engine.step import Context, Step
+from drillbook.errors import KubernetesError, ObjectStoreError
+from drillbook.forecast import Forecast, Work
+from drillbook.model import BaseBackup, Check, Verdict, show_seconds
+from drillbook.steps.archive.base_backup import ArchivedWal
+from drillbook.steps.preflight.readiness import SourceCluster
+
+OURS = 1  # the segment that a drill switches itself
+NAME = "forecast"
+
+
+@dataclass(frozen=True)
+class ForecastRecovery(Step[Forecast]):
+    """Forecast the recovery time, beside the objective.
+
+    From this site's own sealed runs where their evidence is intact; else from a short read of the real objects. A
+    forecast over the objective is a warning: the drill goes on, and measures it.
+    """
+
+    cluster: SourceCluster
+    backup: BaseBackup
+    archived: ArchivedWal | ExpectedWal
+
+    def do(self, ctx: Context) -> Forecast:
+        now = datetime.now(UTC)
+        work = self._work(ctx)
+        history = forecast.samples(ctx.outputs, ctx.site.name, self.cluster.system_id)
+        found = forecast.predict(work, history.samples, None, now=now, left_out=history.left_out)
+        if found.seconds is None:
+            ctx.recorder.progress("no earlier run to go by: reading a little of the archive")
+            calibration = forecast.calibrate(ctx.store, self.backup, self._segments(ctx), self._pods(ctx))
+            found = forecast.predict(work, history.samples, calibration, now=now, left_out=history.left_out)
+        by_plugin = ctx.archive.method == PLUGIN
+        advice = forecast.advise(found, history.samples, by_plugin=by_plugin, now=now)
+        found = found.model_copy(update={"advice": advice})
+        ctx.recorder.fact(NAME, found.model_dump(mode="json"))
+        ctx.recorder.check(self._judge(ctx, found))
+        return found
+
+    def _work(self, ctx: Context) -> Work:
+        wal: dict[str, Any] = ctx.archive.configuration.get("wal") or {}
+        # CloudNativePG's in-tree recovery ignores wal.maxParallel.
+        parallel = int(wal.get("maxParallel") or 1) if ctx.archive.method == PLUGIN else 1
+        return Work(
+            stored_bytes=self.backup.size_bytes,
+            data_bytes=self.backup.cluster_size_bytes,
+            compression=self.backup.compression,
+            segments=self.archived.segments + OURS,
+            segment_bytes=self.backup.segment_bytes,
+            wal_parallel=parallel,
+            storage_class=self.cluster.storage_class,
+        )
+
+    def _segments(self, ctx: Context) -> list[archive.ArchivedSegment]:
+        try:
+            listing = archive.wal_names(ctx.store, self.backup.server_name, since=self.backup.begin_wal)
+        except ObjectStoreError:
+            return []  # the chain's own step judges the archive; here only the forecast becomes unknown
+        return [segment for segment in listing.segments() if segment.name >= self.backup.begin_wal]
+
+    def _pods(self, ctx: Context) -> list[dict[str, Any]]:
+        try:
+            return ctx.kube.list(k8s.POD, self.cluster.ref.namespace, labels=f"cnpg.io/cluster={self.cluster.ref.name}")
+        except KubernetesError:
+            return []  # the role may be without it: then a pod's start is an assumption, and the forecast says so
+
+    def _judge(self, ctx: Context, found: Forecast) -> Check:
+        goals = ctx.site.objectives
+        limit = min(goals.recovery_time, goals.point_in_time_recovery).total_seconds()
+        fields: dict[str, Any] = {
+            "name": NAME,
+            "proves": "the recovery can be expected within its objective, before it is begun",
+            "required": False,
+            "expected": f"at most {show_seconds(limit)}",
+            "details": tuple((phase.name, shown(phase.seconds, phase.low, phase.high)) for phase in found.phases),
+        }
+        if found.seconds is None:
+            return Check(verdict=Verdict.UNPROVEN, reason=f"unknown: {found.unknown}", **fields)
+        observed = shown(found.seconds, found.low, found.high)
+        if found.seconds > limit:
+            return Check(verdict=Verdict.FAILED, observed=f"{observed}: OVER THE OBJECTIVE", **fields)
+        late = found.high is not None and found.high > limit
+        return Check(
+            verdict=Verdict.VERIFIED,
+            observed=observed,
+            reason="the upper end of the interval is over the objective" if late else "",
+            **fields,
+        )
+
+
+def shown(seconds: float | None, low: float | None, high: float | None) -> str:
+    """A time and its interval as a person says them."""
+    if seconds is None or low is None or high is None:
+        return "unknown"
+    return f"{show_seconds(seconds)} ({show_seconds(low)} to {show_seconds(high)})"
+
+
+__all__ = ["ForecastRecovery", "shown"]

@@ -1,0 +1,311 @@
+"""WAL that was written and never archived, found on the dead primary's volume and archived before anything is recovered.
+
+What counts is the page header of each file: a segment that waits to be used again has its new name already, and its old
+content. The last segment is not full; recovery ends in it where its records end.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from drillbook import archive as objectstore
+from drillbook import kube as k8s
+from drillbook.engine.step import Context, Plan, Step, Touch
+from drillbook.errors import Changed, KubernetesError, PreconditionError, VerificationError
+from drillbook.model import BaseBackup, Check, Effect, Frozen, Verdict
+from drillbook.postgres.wal import SegmentName, WalFormatError, first_lsn, segment_header
+from drillbook.steps.instances import data_directory, instance_pods, server_runs
+from drillbook.steps.preflight.old_cluster import OldCluster
+
+_SEGMENT = re.compile(r"[0-9A-F]{24}")
+_HISTORY = re.compile(r"[0-9A-F]{8}\.history")
+_HEADER_BYTES = 40
+
+
+class WalOnVolume(Frozen):
+    """What an instance's volume holds of WAL. ``pod`` "": no volume could be read, and ``problem`` says why.
+
+    ``primary``: it is the primary's. A standby's may lack the last that was committed, and proves nothing about it.
+    ``unarchived`` are segments that the archive lacks, oldest first; the last may be partly filled. ``runs``: the
+    server is up, so it archives for itself, and its current segment is no loss yet.
+    """
+
+    pod: str
+    primary: bool = False
+    runs: bool = False
+    newest: str = ""
+    unarchived: tuple[str, ...] = ()
+    histories: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class ReadWalOnVolume(Step[WalOnVolume]):
+    """Look for WAL on the old primary's volume that the archive does not have.
+
+    A primary that dies takes the transactions with it that it had committed and not yet archived. They are still on its
+    volume, and can be read as long as one of its pods can run a command.
+    """
+
+    old: OldCluster
+    backup: BaseBackup
+
+    def do(self, ctx: Context) -> WalOnVolume:
+        found = wal_on_volume(ctx, self.old, self.backup)
+        ctx.recorder.fact("wal_on_volume", found.model_dump(mode="json"))
+        return found
+
+
+def given_up(ctx: Context) -> str:
+    """Why what a volume may hold is given up where it can't be read; "" if the runbook was given no reason."""
+    return str(ctx.parameters.get("no_salvage_because", ""))
+
+
+def wal_on_volume(ctx: Context, old: OldCluster, backup: BaseBackup) -> WalOnVolume:
+    """Read by ``pods/exec``: names, and each file's first 40 bytes. Raises only what no pod's absence explains."""
+    if old.gone:
+        return WalOnVolume(pod="", problem="the Cluster object is gone, and no pod has its volumes mounted")
+    problems: list[str] = []
+    for pod in instance_pods(ctx, old):
+        found = ctx.kube.get(k8s.POD, old.ref.namespace, pod) or {}
+        if found.get("status", {}).get("phase") != "Running":
+            problems.append(f"pod {pod} does not run")
+            continue
+        try:
+            read = _Volume(ctx, old, backup, pod).read()
+            told = "; ".join([*problems, f"{pod} is not its primary"])
+            return read if read.primary else read.model_copy(update={"problem": told})
+        except KubernetesError as error:
+            problems.append(error.what)
+    return WalOnVolume(pod="", problem="; ".join(problems) or "the Cluster has no pod")
+
+
+class _Volume:
+    """One instance's volume, through its pod."""
+
+    def __init__(self, ctx: Context, old: OldCluster, backup: BaseBackup, pod: str) -> None:
+        self.ctx, self.old, self.backup, self.pod = ctx, old, backup, pod
+        self.pgdata = data_directory(ctx, old, pod)
+
+    def run(self, *argv: str, seconds: float = 60, reads: bool = True) -> bytes:
+        """A command's output; KubernetesError with its own words if it fails. One that only ``reads`` may be run again."""
+        done = self.ctx.kube.exec(
+            self.old.ref.namespace, self.pod, "postgres", argv, timeout_seconds=seconds, repeatable=reads
+        )
+        if done.exit_code:
+            words = " ".join(done.error_text.split())[-300:]
+            raise KubernetesError(
+                f"{argv[0]} in pod {self.pod} ended with {done.exit_code}: {words}",
+                todo="Look at the pod and its volume.",
+                changed=Changed.UNKNOWN,
+            )
+        return done.stdout
+
+    def read(self) -> WalOnVolume:
+        names = self.run("ls", "-1", f"{self.pgdata}/pg_wal/").decode().split()
+        listing = objectstore.wal_names(self.ctx.store, self.old.server_name)
+        size = self.backup.segment_bytes
+        begin = SegmentName.parse(self.backup.begin_wal, size).number
+        present, missing = [], []
+        for name in sorted(filter(_SEGMENT.fullmatch, names)):
+            if SegmentName.parse(name, size).number < begin:
+                continue
+            archived = listing.segment(name) is not None
+            if archived or self._is_current(name):
+                present.append(name)
+            if not archived and name in present:
+                missing.append(name)
+        histories = tuple(
+            name for name in sorted(names) if _HISTORY.fullmatch(name) and int(name[:8], 16) not in listing.histories
+        )
+        return WalOnVolume(
+            pod=self.pod,
+            primary=self.pod == self.old.primary,
+            runs=server_runs(self.ctx, self.old, self.pod),
+            newest=present[-1] if present else "",
+            unarchived=tuple(missing),
+            histories=histories,
+        )
+
+    def _is_current(self, name: str) -> bool:
+        """Whether the file holds the WAL of its name; a file kept for reuse holds an older segment's."""
+        try:
+            header = segment_header(self.run("head", "-c", str(_HEADER_BYTES), f"{self.pgdata}/pg_wal/{name}"), name)
+        except WalFormatError:
+            return False
+        if self.old.system_id and header.system_id != self.old.system_id:
+            raise PreconditionError(
+                f"{name} on the volume of {self.pod} is WAL of system {header.system_id}, not of {self.old.system_id}",
+                todo="Find out whose volume this is before anything of it is archived.",
+            )
+        wanted = first_lsn(name, self.backup.segment_bytes)
+        return header.begin_lsn == wanted and header.timeline == int(name[:8], 16)
+
+    def archive_command(self) -> str:
+        """The instance's own command, with the cluster's own credentials behind it."""
+        return self.run("postgres", "-C", "archive_command", "-D", self.pgdata).decode().strip()
+
+    def archive(self, command: str, name: str) -> None:
+        """Archive one file as the server would have done."""
+        # Relative to PGDATA, as PostgreSQL gives it: CloudNativePG's manager puts PGDATA before it.
+        values = {"%p": f"pg_wal/{name}", "%f": name, "%%": "%"}
+        argv = [re.sub(r"%[pf%]", lambda found: values[found[0]], word) for word in shlex.split(command)]
+        self.run(*argv, seconds=self.ctx.site.limits.step.total_seconds(), reads=False)
+
+
+class SalvagedWal(Frozen):
+    """What was archived from the volume, in order, and seen in the bucket afterwards."""
+
+    pod: str
+    segments: tuple[str, ...]
+    histories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SalvageWal(Step[SalvagedWal]):
+    """Archive what only the old volume still holds.
+
+    By the instance's own archive_command, run in its pod: with the cluster's own credentials, into the folder from
+    which the recovery reads. The last segment may be partly filled; its records are read as far as they go.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    gated: ClassVar[bool] = True
+    old: OldCluster
+    backup: BaseBackup
+    found: WalOnVolume
+
+    def check(self, ctx: Context) -> None:
+        if self.found.pod and server_runs(ctx, self.old, self.found.pod):
+            raise PreconditionError(
+                f"PostgreSQL runs in {self.found.pod}: its current segment is still being written",
+                todo="Fence the old cluster first (FenceOldCluster). A running server archives for itself.",
+            )
+
+    def plan(self, ctx: Context) -> Plan:
+        if self.unknown is not None:
+            return Plan(summary=f"{self.title} ({self.unknown})")
+        files = (*self.found.histories, *self.found.unarchived)
+        if not files:
+            return Plan(summary=f"Nothing: {self.found.problem or 'the archive has all that is on the volume'}")
+        shown = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
+        ref = self.old.ref
+        return Plan(
+            summary=f"Archive {len(files)} files from the volume of {self.found.pod} under {self.old.location}",
+            notes=(shown, "by the instance's own archive_command, in its pod"),
+            touches=(Touch("archive WAL from", "Pod", ref.namespace, self.found.pod),),
+        )
+
+    def do(self, ctx: Context) -> SalvagedWal:
+        files = (*self.found.histories, *self.found.unarchived)
+        if files:
+            volume = _Volume(ctx, self.old, self.backup, self.found.pod)
+            command = volume.archive_command()
+            if not command:
+                raise PreconditionError(
+                    f"{self.found.pod} has no archive_command",
+                    todo="Give the Cluster its archive back (spec.plugins or spec.backup) while it is fenced.",
+                )
+            for done, name in enumerate(files):
+                ctx.recorder.progress(f"archiving {name}", fraction=done / len(files))
+                volume.archive(command, name)
+        result = SalvagedWal(pod=self.found.pod, segments=self.found.unarchived, histories=self.found.histories)
+        ctx.recorder.fact("salvaged", result.model_dump(mode="json"))
+        return result
+
+    def verify(self, ctx: Context, result: SalvagedWal) -> None:
+        listing = objectstore.wal_names(ctx.store, self.old.server_name)
+        absent = [name for name in result.segments if listing.segment(name) is None]
+        absent += [name for name in result.histories if int(name[:8], 16) not in listing.histories]
+        if absent:
+            raise VerificationError(
+                "salvaged WAL is not in the archive",
+                expected=f"{len(result.segments) + len(result.histories)} files under {self.old.location}",
+                observed=f"without {', '.join(absent[:4])}",
+                todo="Look at the pod's log: an archive_command can end well and do nothing (on a standby, or without "
+                "an archive). Do not remove the volume.",
+            )
+
+
+@dataclass(frozen=True)
+class ArchiveWhatIsLeft(Step[SalvagedWal]):
+    """Archive what only the old primary's volume still holds.
+
+    A primary that dies takes the transactions with it that it had committed and not yet archived. They are read on its
+    volume, and archived by the instance's own archive_command, in its pod. Where no volume can be read nobody knows what
+    is lost: the run stops before anything is made, unless it was given a reason to go on.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    gated: ClassVar[bool] = True
+    old: OldCluster
+    backup: BaseBackup
+
+    def plan(self, ctx: Context) -> Plan:
+        if self.unknown is not None:
+            return Plan(summary=self.title)
+        if self.old.gone:
+            return Plan(summary="Nothing: no pod has the old Cluster's volumes mounted", harmless=True)
+        ref, because = self.old.ref, given_up(ctx)
+        given = (Touch("give up what only the volume holds of", "Cluster", ref.namespace, ref.name),) if because else ()
+        return Plan(
+            summary=f"Archive under {self.old.location} what its volume holds and the archive lacks",
+            # Not each pod: those of a broken cluster come and go between the confirmation and the step.
+            touches=(Touch("archive WAL from the volume of", "Cluster", ref.namespace, ref.name, self.old.uid), *given),
+            notes=("by the instance's own archive_command, in its pod, once no server runs",),
+            lost=(f"if the primary's volume can't be read, what was committed and never archived; given up, because: {because}",)
+            if because
+            else (),
+        )
+
+    def do(self, ctx: Context) -> SalvagedWal:
+        found = wal_on_volume(ctx, self.old, self.backup)
+        ctx.recorder.fact("wal_on_volume", found.model_dump(mode="json"))
+        nothing = not found.primary and bool(given_up(ctx))
+        # By a standby's own archive_command nothing is archived.
+        salvage = SalvageWal(self.old, self.backup, WalOnVolume(pod="") if nothing else found)
+        salvage.check(ctx)
+        result = salvage.do(ctx)
+        ctx.recorder.check(old_volume(self.old, found, ctx.parameters))
+        if found.primary:  # all that was ever committed is in the archive now
+            ctx.recorder.fact("archive_lag", {"seconds": 0.0, "how": "what the old volume held was archived"})
+        return result
+
+    def verify(self, ctx: Context, result: SalvagedWal) -> None:
+        SalvageWal(self.old, self.backup, WalOnVolume(pod=result.pod)).verify(ctx, result)
+
+
+def old_volume(old: OldCluster, found: WalOnVolume, parameters: Mapping[str, Any]) -> Check:
+    """Whether nothing that was committed is lost with the old volume; ``parameters`` may hold why that is not asked."""
+    because = str(parameters.get("no_salvage_because", ""))
+    excused = old.gone or bool(because)
+    archived = f"{len(found.unarchived)} segments archived from it" if found.unarchived else "the archive had all of it"
+    whose = "" if found.primary else "standby "
+    if found.primary:
+        reason = ""
+    elif because:
+        reason = f"{found.problem}: what was never archived is lost; given up, because: {because}"
+    elif old.gone:
+        reason = f"{found.problem}: what was never archived is lost"
+    else:
+        way = "; or give no_salvage_because, and lose what was never archived" if "no_salvage_because" in parameters else ""
+        reason = f"{found.problem}. Mend the primary's pod{way}"
+    return Check(
+        name="old volume",
+        proves="nothing that was committed is lost with the old volume",
+        verdict=Verdict.VERIFIED if found.primary else Verdict.NOT_APPLICABLE if excused else Verdict.UNPROVEN,
+        required=not old.gone,
+        expected="the old primary's volume, read",
+        observed=f"volume of {whose}{found.pod}, to {found.newest or 'none'}: {archived}" if found.pod else "not read",
+        reason=reason,
+    )
+
+
+__all__ = [
+    "ArchiveWhatIsLeft", "ReadWalOnVolume", "SalvageWal", "SalvagedWal", "WalOnVolume", "given_up", "old_volume",
+    "wal_on_volume",
+]  # fmt: skip

@@ -1,0 +1,33 @@
+"""Steps that take a base backup, or close one WAL segment."""
+
+from drillbook.steps.backup.manual_backup import (
+    ArchivingWorks,
+    CheckBackupReadiness,
+    ReadArchiveBefore,
+    RequestBackup,
+    VerifyInBucket,
+    WaitForBackup,
+)
+from drillbook.steps.backup.safety_backup import (
+    ArchiveWhatServes,
+    BackUpFirst,
+    BackUpNewLine,
+    BackUpOld,
+    BackUpReplacement,
+)
+from drillbook.steps.backup.switch_wal import ArchiveTheEnd
+
+__all__ = [
+    "ArchiveTheEnd",
+    "ArchiveWhatServes",
+    "ArchivingWorks",
+    "BackUpFirst",
+    "BackUpNewLine",
+    "BackUpOld",
+    "BackUpReplacement",
+    "CheckBackupReadiness",
+    "ReadArchiveBefore",
+    "RequestBackup",
+    "VerifyInBucket",
+    "WaitForBackup",
+]

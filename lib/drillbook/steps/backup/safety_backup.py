@@ -1,0 +1,233 @@
+"""A base backup as one step: of what is about to be replaced, and of the new line once it is in service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from drillbook import kube as k8s
+from drillbook.engine.step import Context, Plan, Rung, Touch
+from drillbook.manifests import recovery as manifests
+from drillbook.manifests.recovery import RUN_LABEL
+from drillbook.model import Check, ClusterRef, Effect, Verdict
+from drillbook.steps.backup.manual_backup import (
+    ArchiveTheEnd,
+    FinishedBackup,
+    ReadArchiveBefore,
+    RequestedBackup,
+    VerifyInBucket,
+    WaitForBackup,
+)
+from drillbook.steps.backup.new_timeline import ReadNewLine
+from drillbook.steps.backup.switch_wal import archive_the_end
+from drillbook.steps.instances import is_fenced
+from drillbook.steps.preflight.old_cluster import OldCluster
+from drillbook.steps.preflight.readiness import HEALTHY, SourceCluster
+from drillbook.steps.recovery.replacement import ReplacementCluster
+
+_REASON = "drillbook.io/reason"
+_PATIENCE_SECONDS = 60.0
+"""How long a cluster that is about to be replaced may take to archive a segment."""
+
+
+@dataclass(frozen=True)
+class _BackUp(Rung):
+    """A base backup, and read back from the bucket: every object, its WAL, and the window that it extends.
+
+    Asked for anew only if this run hasn't yet: a run that is resumed waits for the one that it asked for before.
+    """
+
+    effect: ClassVar[Effect] = Effect.CREATES
+    cluster: SourceCluster
+    why: ClassVar[str] = ""
+
+    def plan(self, ctx: Context) -> Plan:
+        return Plan(summary=f"Backup of Cluster {self.cluster.ref}", notes=(f"below {self.cluster.location}/base/",))
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        known = {name: ctx.recorder.seen(name) for name in ("backup", "window")}
+        before = ReadArchiveBefore(self.cluster).do(ctx)
+        requested = self._requested(ctx) or self._request(ctx)
+        finished = WaitForBackup(self.cluster, requested).do(ctx)
+        end = ArchiveTheEnd(self.cluster, finished).do(ctx)
+        checks = VerifyInBucket(self.cluster, before, finished, end).observe(ctx)
+        self._note(ctx, finished)
+        for name, value in known.items():  # the record's backup is the one that the recovery stands on
+            if value is not None:
+                ctx.recorder.fact(name, value)
+        return [check.model_copy(update={"name": f"{self.name}: {check.name}"}) for check in checks]
+
+    def _note(self, ctx: Context, finished: FinishedBackup) -> None:
+        ctx.recorder.fact(self.name.replace(" ", "_"), {"backup_id": finished.backup_id, "seconds": finished.seconds})
+
+    def _requested(self, ctx: Context) -> RequestedBackup | None:
+        for item in ctx.kube.list(k8s.BACKUP, self.cluster.ref.namespace, labels=f"{RUN_LABEL}={ctx.run_id}"):
+            ours = (item["metadata"].get("annotations") or {}).get(_REASON) == self._reason
+            if ours and item.get("status", {}).get("phase") != "failed":
+                return self._as_requested(item)
+        return None
+
+    def _request(self, ctx: Context) -> RequestedBackup:
+        item = manifests.backup(
+            self.cluster.ref,
+            ctx.run_id,
+            method=ctx.archive.method,
+            reason=self._reason,
+            requested_at=datetime.now(UTC),
+        )
+        ctx.kube.create(item, dry_run=True)
+        return self._as_requested(ctx.kube.create(item))
+
+    @property
+    def _reason(self) -> str:
+        return self.name
+
+    def _as_requested(self, item: dict[str, Any]) -> RequestedBackup:
+        metadata = item["metadata"]
+        return RequestedBackup(
+            ref=ClusterRef(namespace=metadata["namespace"], name=metadata["name"]),
+            uid=metadata["uid"],
+            method=item["spec"]["method"],
+            requested_at=metadata["creationTimestamp"],
+        )
+
+
+@dataclass(frozen=True)
+class BackUpFirst(_BackUp):
+    """Back up what is about to be replaced.
+
+    Damaged or not, it is the way back behind the way back. Where it can't be had, the reason that the runbook was given
+    is recorded, shown at the gate and confirmed with it.
+    """
+
+    name: ClassVar[str] = "backup before the cut"
+    proves: ClassVar[str] = "what is replaced can be restored as it is now"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        reason = str(ctx.parameters.get("no_backup_because", ""))
+        if reason:
+            ctx.recorder.fact("no_backup_before_the_cut", reason)
+            return [self.result(Verdict.NOT_APPLICABLE, reason=f"not taken, because: {reason}")]
+        return super().observe(ctx)
+
+
+def unsaved(ctx: Context, ref: ClusterRef) -> tuple[tuple[Touch, ...], tuple[str, ...]]:
+    """What a cut's plan adds where the runbook was given a reason to back nothing up first: it is confirmed with the cut."""
+    reason = str(ctx.parameters.get("no_backup_because", ""))
+    if not reason:
+        return (), ()
+    touch = Touch("cut over without a fresh backup of", "Cluster", ref.namespace, ref.name)
+    return (touch,), (f"no backup was taken before the cut, because: {reason}",)
+
+
+@dataclass(frozen=True)
+class BackUpOld(BackUpFirst):
+    """Back up the old cluster, if it still can be.
+
+    Damaged or not, it is the way back behind the way back. A cluster that is gone, or that no instance of serves, can't
+    be backed up: that is the reason, shown at the gate, confirmed with it, and kept in the record.
+    """
+
+    gated: ClassVar[bool] = True
+    cluster: OldCluster
+
+    def plan(self, ctx: Context) -> Plan:
+        if self.unknown is not None:
+            return Plan(summary=self.title)
+        why, ref = self._none(ctx), self.cluster.ref
+        if why and self.cluster.gone:
+            return Plan(summary=f"No backup: {why}", harmless=True)
+        if why:
+            touch = Touch("go on without a fresh backup of", "Cluster", ref.namespace, ref.name, self.cluster.uid)
+            return Plan(summary=f"No backup: {why}", touches=(touch,), lost=(f"no backup of {ref} as it is now: {why}",))
+        return replace(super().plan(ctx), touches=(Touch("back up", "Cluster", ref.namespace, ref.name, self.cluster.uid),))
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        why = self._none(ctx)
+        if not why or ctx.parameters.get("no_backup_because"):
+            return super().observe(ctx)
+        ctx.recorder.fact("no_backup_before_the_cut", why)
+        return [self.result(Verdict.NOT_APPLICABLE, reason=f"it can't be had: {why}")]
+
+    def _none(self, ctx: Context) -> str:
+        """Why there is none; "" if it can be had."""
+        return str(ctx.parameters.get("no_backup_because", "")) or not_serving(ctx, self.cluster.ref)
+
+
+def not_serving(ctx: Context, ref: ClusterRef) -> str:
+    """Why nothing can be asked of the Cluster; "" if it serves."""
+    found = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name)
+    if found is None:
+        return f"Cluster {ref} no longer exists"
+    status = found.get("status", {})
+    phase, ready = str(status.get("phase") or "without a phase"), int(status.get("readyInstances") or 0)
+    # A hibernated cluster stays healthy, without an instance.
+    return "" if phase == HEALTHY and ready and not is_fenced(found) else f"no instance of {ref} serves ({phase}, {ready} ready)"
+
+
+@dataclass(frozen=True)
+class ArchiveWhatServes(Rung):
+    """Archive what was written until now, if the cluster still serves.
+
+    One row in Drillbook's own database and one WAL switch: a moment ago can then be reached, and is not lost with the
+    volume. A cluster that does not serve, or does not archive, stops nobody: its volume is read once it is stopped.
+    """
+
+    effect: ClassVar[Effect] = Effect.CREATES
+    name: ClassVar[str] = "archived until now"
+    proves: ClassVar[str] = "what was written until now can be recovered"
+    required: ClassVar[bool] = False
+    old: OldCluster
+
+    def plan(self, ctx: Context) -> Plan:
+        return Plan(summary="One row and one WAL switch, seen in the bucket, if the cluster still serves")
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        if why := not_serving(ctx, self.old.ref):
+            return [self.result(Verdict.NOT_APPLICABLE, reason=why)]
+        found = archive_the_end(ctx, self.old, _PATIENCE_SECONDS)
+        return [self.result(Verdict.VERIFIED, expected="the segment in the bucket", observed=found.segment)]
+
+
+@dataclass(frozen=True)
+class BackUpReplacement(Rung):
+    """The replacement's first WAL and its first backup are in the archive, under its own serverName.
+
+    Until then a second loss would go back to the old line's backups, and lose all that came after the cut.
+    """
+
+    effect: ClassVar[Effect] = Effect.CREATES
+    name: ClassVar[str] = "backup after the cut"
+    proves: ClassVar[str] = "what is in service now can be recovered"
+    old: OldCluster
+    replacement: ReplacementCluster
+    in_service: Any = None
+
+    def plan(self, ctx: Context) -> Plan:
+        return Plan(summary="One commit and one WAL switch on the replacement, and a Backup of it, read back from the bucket")
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        return BackUpNewLine(ReadNewLine(self.old, self.replacement).do(ctx)).observe(ctx)
+
+
+@dataclass(frozen=True)
+class BackUpNewLine(_BackUp):
+    """The first backup after the cut, and the WAL after it, are in the archive.
+
+    Until then a recovery to after the cut is not possible from a base backup that was taken after it.
+    """
+
+    name: ClassVar[str] = "backup after the cut"
+    proves: ClassVar[str] = "what is in service now can be recovered"
+    in_service: Any = None
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        line = getattr(self.in_service, "line", None)
+        if self.in_service is not None and line is None and not ctx.recorder.seen("cut"):
+            return [self.result(Verdict.NOT_APPLICABLE, reason="nothing was cut: no new line of WAL began")]
+        return super().observe(ctx) if line is None else BackUpNewLine(line).observe(ctx)
+
+
+__all__ = ["ArchiveWhatServes", "BackUpFirst", "BackUpNewLine", "BackUpOld", "BackUpReplacement", "unsaved"]

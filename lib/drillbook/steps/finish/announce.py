@@ -1,0 +1,111 @@
+"""What to tell people at the end: the answer in one line, and the same text to the site's webhook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from drillbook.engine.step import Context, Plan, Rung, Step
+from drillbook.errors import RunbookError
+from drillbook.model import Check, Effect, Frozen, Verdict, causes, show_seconds
+from drillbook.report.cards import show_bytes
+from drillbook.steps.backup.manual_backup import FinishedBackup
+from drillbook.steps.finish import webhook as notify
+from drillbook.steps.preflight.readiness import SourceCluster
+
+
+class Answer(Frozen):
+    """``answer`` to the question in one line, and ``text`` to paste where people read it."""
+
+    answer: str
+    text: str
+
+
+@dataclass(frozen=True)
+class MayIDeployNow(Step[Answer]):
+    """May I deploy now?
+
+    Yes only if every required check of this run is VERIFIED: the backup is whole in the bucket, its WAL is archived,
+    and recovery reaches past it.
+    """
+
+    cluster: SourceCluster
+    finished: FinishedBackup
+
+    def do(self, ctx: Context) -> Answer:
+        unmet = ctx.recorder.unmet()
+        backup, window = ctx.recorder.seen("backup"), ctx.recorder.seen("window")
+        if unmet or not backup or not window:
+            why = causes(unmet)
+            answer = f"NO. {why or 'the backup was not seen in the bucket'}"
+        else:
+            answer = (
+                f"YES. Backup {backup['backup_id']} of {self.cluster.ref} is whole in the archive; every instant from "
+                f"{window['first_time'][:19]} to now can be recovered from it, as far as its WAL is archived."
+            )
+            size, seconds = show_bytes(backup["size_bytes"]), show_seconds(self.finished.seconds)
+            ctx.recorder.fact(
+                "claim", f"Backup {backup['backup_id']} of {self.cluster.ref.name} ({size}) was made in {seconds}"
+            )
+        reason = " ".join(str(ctx.parameters.get(name, "")) for name in ("reason", "reference")).strip()
+        text = f"{self.cluster.ref}: backup for {reason or 'no reason given'}. {answer} Run {ctx.run_id}."
+        ctx.recorder.fact("answer", answer)
+        ctx.recorder.log("announcement.txt", text + "\n")
+        return Answer(answer=answer, text=text)
+
+
+class Announcement(Rung):
+    """A step that says how a run ended: written to the run's logs, and posted to the site's webhook if the profile names one.
+
+    A webhook that fails does not undo what was done: the text is in the logs, to be pasted.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    name: ClassVar[str] = "announced"
+    proves: ClassVar[str] = "people were told"
+    required: ClassVar[bool] = False
+
+    def plan(self, ctx: Context) -> Plan:
+        webhook = ctx.site.announce.webhook
+        return Plan(summary=f"Write the text; POST it to the webhook of Secret {webhook}" if webhook else "Write the text")
+
+    def publish(self, ctx: Context, lines: Sequence[str], *, claim: str) -> Sequence[Check]:
+        """Log the lines, note the first as the answer, and post them. ``claim`` is noted only if every check so far holds."""
+        ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")
+        ctx.recorder.fact("answer", lines[0])
+        if not ctx.recorder.unmet():
+            ctx.recorder.fact("claim", claim)
+        return self.post(ctx, " ".join(lines))
+
+    def post(self, ctx: Context, text: str) -> Sequence[Check]:
+        """Post the text to the site's webhook."""
+        place = ctx.site.announce.webhook
+        if place is None:
+            return [self.result(Verdict.NOT_APPLICABLE, reason="the profile names no webhook: paste the text")]
+        secret = ctx.kube.secret(place.namespace, place.name)
+        try:
+            status = notify.post(secret.get(ctx.site.announce.key, ""), text)
+        except RunbookError as error:
+            return [self.result(Verdict.UNPROVEN, expected="a success", observed=error.what, reason=error.todo)]
+        return [self.result(Verdict.VERIFIED, expected="a success", observed=f"HTTP {status}")]
+
+
+@dataclass(frozen=True)
+class Announce(Announcement):
+    """Tell people, by the site's webhook.
+
+    The text stands above to be pasted where no webhook is named. A webhook that fails does not undo the backup.
+    """
+
+    answer: Answer
+
+    def plan(self, ctx: Context) -> Plan:
+        webhook = ctx.site.announce.webhook
+        return Plan(summary=f"POST the text to the webhook of Secret {webhook}" if webhook else "No webhook is named")
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        return self.post(ctx, self.answer.text)
+
+
+__all__ = ["Announce", "Answer", "MayIDeployNow"]

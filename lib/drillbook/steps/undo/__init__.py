@@ -1,0 +1,30 @@
+"""Steps that undo a recovery."""
+
+from drillbook.steps.undo.full_restore import (
+    AddressesBack,
+    AnnounceUndoneRestore,
+    BackUpOldLine,
+    FenceReplacement,
+    FindRestore,
+    PoolersBack,
+    SchedulesBack,
+    ServeOldCluster,
+    ShowWrittenSinceRestore,
+)
+from drillbook.steps.undo.point_in_time import AnnounceUndoneSwap, FindCut, FindPutAside, ShowWrittenSinceSwap
+
+__all__ = [
+    "AddressesBack",
+    "AnnounceUndoneRestore",
+    "AnnounceUndoneSwap",
+    "BackUpOldLine",
+    "FenceReplacement",
+    "FindCut",
+    "FindPutAside",
+    "FindRestore",
+    "PoolersBack",
+    "SchedulesBack",
+    "ServeOldCluster",
+    "ShowWrittenSinceRestore",
+    "ShowWrittenSinceSwap",
+]

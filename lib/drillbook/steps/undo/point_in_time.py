@@ -1,0 +1,155 @@
+"""The way back from a recovered database: what its cut noted on the cluster is found again, by any machine, weeks later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from drillbook.engine.step import Context, Rung, Step
+from drillbook.errors import NotReady
+from drillbook.kube import workloads
+from drillbook.model import Check, Frozen, Instant, Verdict, show_instant
+from drillbook.steps.cutover.swap_check import AppFits, app_faults, tenant_of
+from drillbook.steps.cutover.swap_database import DAMAGED
+from drillbook.steps.finish.announce import Announcement
+from drillbook.steps.preflight.readiness import SourceCluster
+from drillbook.swap.names import Kept, Names
+
+
+class CutFound(AppFits):
+    """A cut of an earlier run, by what it noted: when, for whom the database that it put aside is kept, and until when."""
+
+    run: str
+    kept: str
+    cut_at: Instant
+    owner: str
+    expires_at: Instant
+
+
+class PutAside(Frozen):
+    """A database that a cut put aside, with its note."""
+
+    database: str
+    note: Kept
+
+
+def put_aside(ctx: Context, of_run: str = "") -> list[PutAside]:
+    """The databases that cuts have put aside on the source, by the notes in their comments, the newest cut first."""
+    with ctx.source() as db:
+        names = [str(row["name"]) for row in db.ask("databases")]
+        rows = db.ask("cutover_names", names=names)
+    found = [PutAside(database=row["name"], note=note) for row in rows if (note := Kept.read(row["comment"])) is not None]
+    return sorted((one for one in found if of_run in ("", one.note.run)), key=lambda one: one.note.at, reverse=True)
+
+
+@dataclass(frozen=True)
+class FindCut(Step[CutFound]):
+    """Find the cut that is to be undone.
+
+    It is read from the comment of the database that was put aside, so neither the run's folder nor the machine that it
+    ran on is needed. The application and who else holds it are looked at as before the cut; all faults at once.
+    """
+
+    cluster: SourceCluster
+    database: str
+    of_run: str
+
+    def do(self, ctx: Context) -> CutFound:
+        tenant = tenant_of(ctx, self.database)
+        found = [
+            one
+            for one in put_aside(ctx, self.of_run)
+            if one.note.what == DAMAGED and one.database == Names.of(self.database, one.note.run).kept
+        ]
+        faults: list[str] = []
+        if not found:
+            whose = f"run {self.of_run}" if self.of_run else "any run"
+            there = ", ".join(f"{one.database} (run {one.note.run})" for one in put_aside(ctx)) or "none"
+            faults.append(f"no database was put aside for {self.database} by {whose}; put aside are: {there}")
+        hands, uid, more = app_faults(ctx, self.cluster, tenant)
+        if tenant.application is not None and not more and not workloads.deployment(ctx.kube, tenant.application)["spec"].get("replicas", 1):
+            more = [
+                f"Deployment {tenant.application.namespace}/{tenant.application.deployment} is scaled to 0, and how many replicas it had is "
+                f"known only to the run that scaled it: if run {self.of_run or 'of the cut'} stopped midway, resume it first; else scale it up"
+            ]
+        if faults or more:
+            raise NotReady([*faults, *more], where=f"the way back of {self.database} on {self.cluster.ref}")
+        cut = found[0]
+        ctx.recorder.fact("undoes", {"run": cut.note.run, "kept": cut.database, "at": show_instant(cut.note.at)})
+        return CutFound(
+            names=Names.of(self.database, cut.note.run),
+            app_role=tenant.app_role,
+            hands=tuple(hands),
+            deployment_uid=uid,
+            run=cut.note.run,
+            kept=cut.database,
+            cut_at=cut.note.at,
+            owner=cut.note.owner,
+            expires_at=cut.note.expires_at,
+        )
+
+
+@dataclass(frozen=True)
+class ShowWrittenSinceSwap(Rung):
+    """What was written since the cut, table by table.
+
+    By the server's own counters, which began with the recovered database. None of it will be in the database that comes
+    back into service; all of it stays in the one that is put aside now.
+    """
+
+    cluster: SourceCluster
+    cut: CutFound
+    name: ClassVar[str] = "written since"
+    proves: ClassVar[str] = "what goes out of service is known before anybody decides"
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        with ctx.source(self.cut.names.database) as db:
+            rows = db.ask("cutover_writes")
+        tables = [(str(row["name"]), f"{row['inserted']} inserted, {row['updated']} updated, {row['deleted']} deleted") for row in rows]
+        ctx.recorder.fact("written_since", tables[:50])
+        total = sum(int(row["inserted"]) + int(row["updated"]) + int(row["deleted"]) for row in rows)
+        observed = f"{total:,} rows in {len(tables)} tables since {show_instant(self.cut.cut_at)}" if tables else "nothing"
+        return [self.result(Verdict.VERIFIED, expected="known", observed=observed, details=tuple(tables[:12]))]
+
+
+@dataclass(frozen=True)
+class AnnounceUndoneSwap(Announcement):
+    """Say what is in service again, what was written meanwhile and where it is kept; and tell people."""
+
+    cluster: SourceCluster
+    cut: CutFound
+    database: str
+
+    def observe(self, ctx: Context) -> Sequence[Check]:
+        done = ctx.recorder.seen("cut") or {}
+        state = "is in service again" if done and not ctx.recorder.unmet() else "is NOT PROVEN to be in service again"
+        lines = [
+            f"{self.cluster.ref}, database {self.database}: what run {self.cut.run} had put aside {state}.",
+            f"What was written since {show_instant(self.cut.cut_at)} is kept as {self.cut.names.later}.",
+            f"When nobody needs it any more: drillbook drop-kept {ctx.run_id}.",
+            f"If run {self.cut.run} stopped midway, end it where its evidence lies: drillbook abandon {self.cut.run} --as-it-stands.",
+            f"Run {ctx.run_id}.",
+        ]
+        return self.publish(ctx, lines, claim=f"Database {self.database} of {self.cluster.ref.name} is in service as it was before run {self.cut.run}")
+
+
+@dataclass(frozen=True)
+class FindPutAside(Step[PutAside]):
+    """Find the database that the run has put aside.
+
+    By the note in its comment. Only such a database is ever dropped.
+    """
+
+    cluster: SourceCluster
+    of_run: str
+
+    def do(self, ctx: Context) -> PutAside:
+        found = put_aside(ctx, self.of_run) if self.of_run else []
+        if not found:
+            there = ", ".join(f"{one.database} (run {one.note.run})" for one in put_aside(ctx)) or "none"
+            raise NotReady([f"of_run: no database was put aside by run {self.of_run or '(none given)'}; put aside are: {there}"], where=f"{self.cluster.ref}")
+        return found[0]
+
+
+__all__ = ["AnnounceUndoneSwap", "CutFound", "FindCut", "FindPutAside", "PutAside", "ShowWrittenSinceSwap", "put_aside"]

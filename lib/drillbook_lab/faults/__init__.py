@@ -1,0 +1,1 @@
+"""What goes wrong in life, done for real and undone again."""

@@ -1,0 +1,1 @@
+"""What only kubectl asks of the API server: tables, protobuf, OpenAPI, SPDY."""
