@@ -217,7 +217,7 @@ class ObjectStoreError(UpstreamError):
         self.reason = reason
 
 
-class Overtaken(RunbookError):
+class ConflictError(RunbookError):
     """Another hand has changed what this run changed: it is left as it is now, and not put back."""
 
 

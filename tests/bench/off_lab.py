@@ -32,7 +32,7 @@ def chain_cost(names: int) -> ChainCost:
 
 
 def _chain_in_this_process(names: int) -> None:
-    from drillbook.archive import Holdings, WalListing
+    from drillbook.archive import ArchiveSnapshot, WalListing
     from drillbook.archive.protocol import ObjectInfo
     from drillbook.model import BaseBackup, Lsn
     from drillbook.postgres.wal import SegmentName
@@ -51,7 +51,7 @@ def _chain_in_this_process(names: int) -> None:
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        found = Holdings(None, listing, [backup], {}).chain(backup)
+        found = ArchiveSnapshot(None, listing, [backup], {}).chain(backup)
         seconds.append(time.perf_counter() - began)
         if found.segments != names or not found.unbroken:
             raise RuntimeError(f"not the chain that it should be: {found.segments} segments, {found.problem}")

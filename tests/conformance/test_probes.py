@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from drillbook import kube as k8s
-from drillbook.conformance import PROBES, Ground, Options, State, page, survey
+from drillbook.conformance import PROBES, Options, ProbeEnvironment, State, page, survey
 from drillbook.conformance.environment import LABEL
 from drillbook_lab.api import Registry
 from drillbook_lab.api.shipped import shipped_crds
@@ -57,9 +57,9 @@ def _without_rules(node: object) -> object:
     return [_without_rules(one) for one in node] if isinstance(node, list) else node
 
 
-def ground_of(api: Api, context: str = "lab-admin") -> Ground:
+def ground_of(api: Api, context: str = "lab-admin") -> ProbeEnvironment:
     kube = k8s.Kube.open(str(api.kubeconfig), context)
-    return Ground(kube, Options(namespace="default", wait_seconds=30))
+    return ProbeEnvironment(kube, Options(namespace="default", wait_seconds=30))
 
 
 def test_every_fact_about_the_api_agrees_and_nothing_is_left(api: Api) -> None:

@@ -38,9 +38,9 @@ RUNS: dict[str, tuple[str, dict[str, str]]] = {
 CHOSEN = [name for name in RUNS if name in os.environ.get("DRILLBOOK_MATRIX", ",".join(RUNS)).split(",")]
 # Steps in which a run waits for Kubernetes: for a recovery, a backup, pods that go or come, objects that go.
 WAITS = {
-    "WaitForRecovery", "WaitForBackup", "BackUpFirst", "BackUpNewLine", "DrainApplication", "ScaleUpApplication",
+    "WaitForRecovery", "WaitForBackup", "BackUpBeforeCutover", "BackUpNewTimeline", "DrainApplication", "ScaleUpApplication",
     "WaitForReplacement", "RepointPoolers", "RepointApplication", "OpenToClients", "BackUpOld", "BackUpReplacement",
-    "RemoveRecoveryCluster", "PutBackAndRemove", "FenceOldCluster", "RemoveOldCluster", "FinishRebuild",
+    "RemoveRecoveryCluster", "RestoreSettingsAndRemoveCopy", "FenceOldCluster", "RemoveOldCluster", "FinishRebuild",
 }  # fmt: skip
 LONGEST = {"WaitForRecovery", "WaitForBackup", "WaitForReplacement", "CreateReplacementCluster", "RemoveOldCluster"}
 NOW = """select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""

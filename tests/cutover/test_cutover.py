@@ -21,7 +21,7 @@ from drillbook.steps.archive.restore_point import ChooseRestorePoint
 from drillbook.steps.archive.salvage import ReadWalOnVolume, SalvageWal
 from drillbook.steps.archive.targets import ResolveTarget
 from drillbook.steps.backup.manual_backup import RequestBackup, WaitForBackup
-from drillbook.steps.backup.new_timeline import FirstBackupOfNewLine, ReadNewLine
+from drillbook.steps.backup.new_timeline import FirstBackupOfNewTimeline, ReadPromotedCluster
 from drillbook.steps.checks.completeness import ReplacementComplete
 from drillbook.steps.cutover.access import OpenToClients
 from drillbook.steps.cutover.fence import FenceOldCluster
@@ -226,9 +226,9 @@ def test_the_name_stays_and_what_was_before_the_cut_can_still_be_had(cut_lab: Cu
         recovered = run.do(WaitForReplacement(old, made))
         complete = run.do(ReplacementComplete(old, point, archived, made, recovered))
         _, rebuilt = confirmed(run, "Let in", OpenToClients(old), FinishRebuild(old, checked))
-        line = run.do(ReadNewLine(old, made))
+        line = run.do(ReadPromotedCluster(old, made))
         finished = run.do(WaitForBackup(line, run.do(RequestBackup(line))))
-        (first,) = run.do(FirstBackupOfNewLine(line, finished)).checks
+        (first,) = run.do(FirstBackupOfNewTimeline(line, finished)).checks
         assert first.verdict is Verdict.VERIFIED, first
         patch = run.do(PatchForGit(old, made, archived.newest_commit))
         assert f"name: {made.server_name}" in patch.profile and f"serverName: {made.server_name}" in patch.manifests

@@ -10,7 +10,7 @@ from fix_drills import DrillLab, until
 from test_swap_database import TENANT, confirmed, facts, last_error, opened
 
 from drillbook import kube as k8s
-from drillbook.engine.step import Later
+from drillbook.engine.step import Pending
 from drillbook.evidence.judge import unsettled
 from drillbook.steps.cutover import drain, swap_check
 from drillbook.steps.preflight import readiness
@@ -108,10 +108,10 @@ def test_a_pooler_is_paused_for_the_cut_and_lets_go_after_it(
         assert ("pause", "Pooler", NAME) in [(t.verb, t.kind, t.name) for t in off.plan(run.context).touches]
         confirmed(run, "drained, and back", off, on)
         drained = run.do(off)
-        assert not isinstance(drained, Later), last_error(run)
+        assert not isinstance(drained, Pending), last_error(run)
         assert (_paused(lab), _phase(lab), _sessions(lab)) == (True, "paused", 0)
         service = run.do(on)
-        assert not isinstance(service, Later), last_error(run)
+        assert not isinstance(service, Pending), last_error(run)
         assert (service.replicas, _paused(lab), _phase(lab)) == (3, False, "active")
         assert unsettled(run.journal.events()) == []
         assert facts(run)["outage"]["seconds"] > 0

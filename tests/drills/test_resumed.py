@@ -17,13 +17,13 @@ from tiny_steps import APP, Drain, LookAround, MakeThing, Replace, ScaleUp, Valu
 from drillbook import kube as k8s
 from drillbook.cli import headless
 from drillbook.engine import lease_name, undo
-from drillbook.engine.step import Context, Later, Plan, Step
+from drillbook.engine.step import Context, Pending, Plan, Step
 from drillbook.errors import (
     ConfirmationRequired,
+    ConflictError,
     LeaseLost,
     NotConfirmed,
     NotResumable,
-    Overtaken,
     ParameterError,
     PreconditionError,
     RunInProgress,
@@ -142,7 +142,7 @@ def test_a_lease_that_was_lost_stops_every_further_change(tiny: Tiny, site: str)
     run = cells(begin(site, resume=run.run_id, confirm=phrase), "Drain")
     take_away(tiny)
     replace = next(step for section in run._gates._confirmed for step in section.steps if isinstance(step, Replace))
-    assert isinstance(run.do(replace), Later)
+    assert isinstance(run.do(replace), Pending)
     failed = run.journal.events()[-1]
     assert failed["status"] == "failed" and failed["error"]["type"] == LeaseLost.__name__
     assert tiny.state()["value"] == "old"
@@ -263,7 +263,7 @@ def test_a_change_done_again_keeps_the_first_old_value(tiny: Tiny, site: str) ->
     assert how == "put back" and "no metadata.annotations.example.com/paused" in proof
     assert undo.put_back(run.context.kube, promise.undo)[0] == "put back", "safe to repeat"
     tiny.lab.admin.patch(*place, {"spec": {"replicas": 5}})
-    with pytest.raises(Overtaken):
+    with pytest.raises(ConflictError):
         undo.put_back(run.context.kube, promise.undo)
     assert undo.put_back(run.context.kube, promise.undo | {"uid": "another"})[0] == "nothing to put back"
     headless.abandon(closed(run))
@@ -307,7 +307,7 @@ def test_nobody_is_asked_while_an_earlier_step_has_failed(tiny: Tiny, site: str)
     run = begin(site)
     step = OnDoubtfulGround(run.do(Fails()))
     run.confirm(run.plan("A section", step))
-    assert isinstance(run.do(step), Later)
+    assert isinstance(run.do(step), Pending)
     assert [event["status"] for event in run.journal.events() if event["type"] == "step_finished"] == ["failed", "not run"]
     assert not [event for event in run.journal.events() if event["type"] == "waiting"]
     headless.abandon(closed(run))

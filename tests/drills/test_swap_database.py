@@ -20,7 +20,7 @@ from drillbook.engine import open_run
 from drillbook.engine.approval import approve
 from drillbook.engine.engine import Run
 from drillbook.engine.gate import Section
-from drillbook.engine.step import Later, Step
+from drillbook.engine.step import Pending, Step
 from drillbook.errors import ConfirmationRequired, NotConfirmed, NotReady, PreconditionError
 from drillbook.evidence import Masker
 from drillbook.evidence.judge import unsettled
@@ -187,14 +187,14 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
     lab.sql(TENANT, "create table if not exists public.only_in_production as select 1 as n")
     with opened(lab, monkeypatch) as run, Writers(lab) as writers:
         fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
-        carriable = run.do(swap_check.CheckCanBeCarried(cluster, fits, recovered))
+        carriable = run.do(swap_check.CheckTransferable(cluster, fits, recovered))
         assert "rows of unlogged table everything.scratch" in dict(carriable.checks[0].details)
-        carrying, comparing = (step(cluster, fits, recovered) for step in (carry.CarryDatabase, carry.CompareCarried))
+        carrying, comparing = (step(cluster, fits, recovered) for step in (carry.TransferDatabase, carry.CompareTransferred))
         with pytest.raises(NotConfirmed):
             run.do(carrying)
         confirmed(run, "carry", carrying, comparing)
         carried = run.do(carrying)
-        assert not isinstance(carried, Later), last_error(run)
+        assert not isinstance(carried, Pending), last_error(run)
         assert (carried.through_this_machine, carried.bytes > 100_000) == (True, True)
         compared = run.do(comparing)
         assert compared.verdict is Verdict.VERIFIED, compared
@@ -205,16 +205,16 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
         )  # fmt: skip
         confirmed(run, "cut", off, swap, on)
         drained = run.do(off)
-        assert not isinstance(drained, Later), last_error(run)
+        assert not isinstance(drained, Pending), last_error(run)
         assert drained.replicas_before == 3
         again = off.do(run.context)  # as after a kill: what was before is not forgotten
         assert (again.replicas_before, again.began_at) == (3, drained.began_at)
         swapped = run.do(swap)
-        assert not isinstance(swapped, Later), last_error(run)
+        assert not isinstance(swapped, Pending), last_error(run)
         # Done again, as after a kill before its end was written down: the same cut is told, nothing is cut again.
         assert swap.do(run.context).model_dump(exclude={"sessions_ended"}) == swapped.model_dump(exclude={"sessions_ended"})
         service = run.do(on)
-        assert not isinstance(service, Later), last_error(run)
+        assert not isinstance(service, Pending), last_error(run)
         assert service.replicas == 3 and service.outage_seconds and service.outage_seconds > 0
         assert lab.sql(TENANT, "select count(*) from everything.item") == "500"
         assert lab.sql(fits.names.kept, "select n from public.only_in_production") == "1"
@@ -226,7 +226,7 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
         confirmed(run, "back", off, swap_back, on)
         run.do(off)
         back = run.do(swap_back)
-        assert not isinstance(back, Later), last_error(run)
+        assert not isinstance(back, Pending), last_error(run)
         run.do(on)
         assert ("everything.parts_2026", 1, 0, 0) in back.written
         assert lab.sql(TENANT, "select n from public.only_in_production") == "1"
@@ -250,7 +250,7 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
 def assert_a_difference_is_named(lab: DrillLab, run: Run, fits: swap_check.SwapFits, restored: Restored) -> None:
     """Whatever is changed in the carried database is named; put back, both are equal again."""
     name = fits.names.carried
-    compare = carry.CompareCarried(restored.cluster, fits, restored.recovered)
+    compare = carry.CompareTransferred(restored.cluster, fits, restored.recovered)
     lab.sql(name, "revoke usage on schema everything from gitlab_app")
     lab.sql(name, "comment on schema everything is 'another'")
     lab.sql(name, "select nextval('everything.odd')")
@@ -266,7 +266,7 @@ def assert_a_difference_is_named(lab: DrillLab, run: Run, fits: swap_check.SwapF
         "database's own: connection_limit",
     }
     assert {what for what, why in rows.details if "copy:" in why} == {"everything.item", "large objects"}
-    carry.CarryDatabase(restored.cluster, fits, restored.recovered).do(run.context)  # done twice it is made anew
+    carry.TransferDatabase(restored.cluster, fits, restored.recovered).do(run.context)  # done twice it is made anew
     assert all(check.verdict is Verdict.VERIFIED for check in compare.observe(run.context))
 
 
@@ -328,7 +328,7 @@ def test_a_plan_shows_the_exact_statements_and_changes_nothing(
     with opened(drill_lab, monkeypatch, mode="plan") as run:
         fits = run.do(swap_check.CheckSwapFits(restored.cluster, TENANT))
         for step in (
-            carry.CarryDatabase(restored.cluster, fits, restored.recovered),
+            carry.TransferDatabase(restored.cluster, fits, restored.recovered),
             drain.DrainApplication(restored.cluster, fits),
             swap_database.SwapDatabase(restored.cluster, fits),
             drain.ScaleUpApplication(restored.cluster, fits),
@@ -336,7 +336,7 @@ def test_a_plan_shows_the_exact_statements_and_changes_nothing(
         ):
             assert step.gated and step.plan(run.context).touches
             assert step.plan(run.context) == step.plan(run.context)
-            assert isinstance(run.do(step), Later)
+            assert isinstance(run.do(step), Pending)
         plan = swap_database.SwapDatabase(restored.cluster, fits).plan(run.context)
     assert f'ALTER DATABASE "{TENANT}" RENAME TO "{fits.names.kept}"' in plan.sql
     assert plan.lost and fits.names.kept in plan.lost[0]
@@ -363,20 +363,20 @@ def test_an_app_that_does_not_drain_stops_before_any_database_is_touched(
         run = stack.enter_context(opened(lab, monkeypatch, site=str(site)))
         fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
         carrying, off, swap, on = (
-            carry.CarryDatabase(cluster, fits, restored.recovered), drain.DrainApplication(cluster, fits),
+            carry.TransferDatabase(cluster, fits, restored.recovered), drain.DrainApplication(cluster, fits),
             swap_database.SwapDatabase(cluster, fits), drain.ScaleUpApplication(cluster, fits),
         )  # fmt: skip
         confirmed(run, "all at once", carrying, off, swap, on)
         run.do(carrying)
-        assert isinstance(run.do(off), Later)
+        assert isinstance(run.do(off), Pending)
         assert "1 sessions of a job nobody knows" in last_error(run)["what"]
         assert "--replicas=3" in last_error(run)["todo"]
-        assert isinstance(run.do(swap), Later)
+        assert isinstance(run.do(swap), Pending)
         with pytest.raises(PreconditionError, match="not drained: 1 sessions of a job nobody knows"):
             swap.check(run.context)
         assert databases(lab) == {TENANT, fits.names.carried}
-        assert not isinstance(run.do(on), Later)
-        run.do(swap_database.RemoveCarried(cluster, fits))
+        assert not isinstance(run.do(on), Pending)
+        run.do(swap_database.RemoveTransferred(cluster, fits))
         assert unsettled(run.journal.events()) == []
     assert databases(lab) == {TENANT}
 
@@ -391,10 +391,10 @@ def test_health_that_stays_red_names_the_way_back(
         fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
         off, on = drain.DrainApplication(cluster, fits), drain.ScaleUpApplication(cluster, fits)
         confirmed(run, "rest", off, on)
-        assert not isinstance(run.do(off), Later), last_error(run)
+        assert not isinstance(run.do(off), Pending), last_error(run)
         lab.sql("postgres", f'alter role "{role}" nologin')
         try:
-            assert isinstance(run.do(on), Later)
+            assert isinstance(run.do(on), Pending)
             assert "is not well after it was scaled up" in last_error(run)["what"]
             assert f"swap back: {fits.names.kept} is kept" in last_error(run)["todo"]
         finally:
@@ -410,11 +410,11 @@ def test_nobody_is_asked_for_a_cut_whose_backup_failed(
     with opened(lab, monkeypatch, site=str(lab.profile_with("impatient", limits={"step": "20s"}))) as run:
         fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
         with lab.failing_archiver():
-            (check, *_) = run.do(safety_backup.BackUpFirst(cluster)).checks
+            (check, *_) = run.do(safety_backup.BackUpBeforeCutover(cluster)).checks
         assert check.verdict in (Verdict.FAILED, Verdict.UNPROVEN) and check.name == "backup before the cut", check
         off, swap = drain.DrainApplication(cluster, fits), swap_database.SwapDatabase(cluster, fits)
         run.confirm(run.plan("cut", off, swap))  # neither waits nor lets pass
-        assert isinstance(run.do(off), Later) and isinstance(run.do(swap), Later)
+        assert isinstance(run.do(off), Pending) and isinstance(run.do(swap), Pending)
         assert [event for event in run.journal.events() if event["type"] in ("waiting", "confirmed")] == []
     app = lab.site.tenants[0].application
     assert app is not None and workloads.deployment(lab.admin, app)["spec"]["replicas"] == 3
@@ -442,7 +442,7 @@ def test_argo_cd_is_paused_for_the_cut_and_goes_on_afterwards(
     assert app is not None
     lab._lab("reconciler", "on")
     try:
-        until(lambda: reconcilers.hands_on(lab.admin, workloads.deployment(lab.admin, app)), "the app carries its mark")
+        until(lambda: reconcilers.reconcilers_on(lab.admin, workloads.deployment(lab.admin, app)), "the app carries its mark")
         with opened(lab, monkeypatch) as run, pytest.raises(NotReady, match="can't be read"):
             run.do(swap_check.CheckSwapFits(cluster, TENANT))  # no right to read it: refused, with its name
         grant(lab, app.deployment)
@@ -452,13 +452,13 @@ def test_argo_cd_is_paused_for_the_cut_and_goes_on_afterwards(
             off, on = drain.DrainApplication(cluster, fits), drain.ScaleUpApplication(cluster, fits)
             confirmed(run, "rest", off, on)
             drained = run.do(off)
-            assert not isinstance(drained, Later), last_error(run)
+            assert not isinstance(drained, Pending), last_error(run)
             assert any("HorizontalPodAutoscaler" in hand.who and not hand.acts for hand in fits.hands)
             assert drained.paused == (f"Argo CD Application argocd/{app.deployment}",)
             paused = lab.admin.get(k8s.APPLICATION, "argocd", app.deployment)
             assert paused is not None and "automated" not in paused["spec"].get("syncPolicy", {})
             service = run.do(on)
-            assert not isinstance(service, Later), last_error(run)
+            assert not isinstance(service, Pending), last_error(run)
             assert unsettled(run.journal.events()) == []
         resumed = lab.admin.get(k8s.APPLICATION, "argocd", app.deployment)
         assert resumed is not None and resumed["spec"]["syncPolicy"]["automated"] == {"prune": True, "selfHeal": True}
@@ -503,8 +503,8 @@ def test_f06_f07_f08_f09_after_a_comparison_that_failed_production_is_as_it_was(
         run = stack.enter_context(opened(lab, monkeypatch))
         before = remains(run.context)
         fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
-        block, carrying = containment.BlockWrites(cluster, TENANT), carry.CarryDatabase(cluster, fits, restored.recovered)
-        compare, off = carry.CompareCarried(cluster, fits, restored.recovered), drain.DrainApplication(cluster, fits)
+        block, carrying = containment.BlockWrites(cluster, TENANT), carry.TransferDatabase(cluster, fits, restored.recovered)
+        compare, off = carry.CompareTransferred(cluster, fits, restored.recovered), drain.DrainApplication(cluster, fits)
         swap, on = swap_database.SwapDatabase(cluster, fits), drain.ScaleUpApplication(cluster, fits)
         confirmed(run, "all at once", block, carrying, compare, off, swap, on)
         run.do(block)
@@ -520,15 +520,15 @@ def test_f06_f07_f08_f09_after_a_comparison_that_failed_production_is_as_it_was(
         lab.sql(fits.names.carried, "create table public.a_stranger ()")
         (checked, *_) = [check for check in run.do(compare).checks if check.verdict is not Verdict.VERIFIED]
         assert checked.verdict is Verdict.FAILED
-        assert isinstance(run.do(off), Later) and isinstance(run.do(swap), Later)
+        assert isinstance(run.do(off), Pending) and isinstance(run.do(swap), Pending)
         served = run.do(on)
         assert (served.put_back, served.healthy_at, served.outage_seconds) == ((), None, None)
         after_the_cut = [*run.do(validation.ApplicationIsBack(TENANT, served)).checks]
-        after_the_cut += run.do(safety_backup.BackUpNewLine(cluster, served)).checks
+        after_the_cut += run.do(safety_backup.BackUpNewTimeline(cluster, served)).checks
         assert {check.verdict for check in after_the_cut} == {Verdict.NOT_APPLICABLE}
         loss = TenantLoss(database=TENANT, commits=168)
         run.context.recorder.fact("losses", [loss.model_dump(mode="json")])
-        told = closing.TellPeople(cluster, swap, restored.recovered, TENANT)._losses(run.context)  # type: ignore[arg-type]
+        told = closing.AnnounceRecovery(cluster, swap, restored.recovered, TENANT)._losses(run.context)  # type: ignore[arg-type]
         assert told == ["Nothing was cut: the database is in service as it was, with all 168 commits after the target."]
         run.release()
         undo(run.journal, run.journal.events()[0], Masker(), by="abandon", progress=lambda _: None)

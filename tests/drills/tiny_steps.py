@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.engine import undo
-from drillbook.engine.step import Context, Obligation, Plan, Rung, Step, Touch
+from drillbook.engine.step import Action, CheckStep, Context, Obligation, Plan, Step
 from drillbook.errors import PreconditionError, VerificationError
 from drillbook.kube.kinds import DEPLOYMENT
 from drillbook.manifests.recovery import RUN_LABEL
@@ -122,7 +122,7 @@ class Drain(Step[Drained]):
 
     def plan(self, ctx: Context) -> Plan:
         found = ctx.kube.get(DEPLOYMENT, ctx.site.drill_namespace, APP) or {"metadata": {"uid": ""}}
-        touch = Touch("scale", "Deployment", ctx.site.drill_namespace, APP, found["metadata"]["uid"])
+        touch = Action("scale", "Deployment", ctx.site.drill_namespace, APP, found["metadata"]["uid"])
         return Plan(summary=f"{APP} to 0 replicas", touches=(touch,), notes=("it was busy a moment ago",))
 
     def do(self, ctx: Context) -> Drained:
@@ -151,7 +151,7 @@ class Replace(Step[Replaced]):
     value: str
 
     def plan(self, ctx: Context) -> Plan:
-        touch = Touch("replace", "ConfigMap", ctx.site.drill_namespace, SUBJECT, subject(ctx)["metadata"]["uid"])
+        touch = Action("replace", "ConfigMap", ctx.site.drill_namespace, SUBJECT, subject(ctx)["metadata"]["uid"])
         return Plan(
             summary="Replace the value", touches=(touch,), sql=(f"value = {self.value}",),
             lost=(f"the old value {self.seen.value!r}",), notes=(f"made at {datetime.now().astimezone()}",),
@@ -193,7 +193,7 @@ class ScaleUp(Step[None]):
 
 
 @dataclass(frozen=True)
-class ValueIsNew(Rung):
+class ValueIsNew(CheckStep):
     """The value is the new one."""
 
     name: ClassVar[str] = "value"

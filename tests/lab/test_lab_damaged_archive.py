@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fix_lab import CNPG, CORE, PATIENCE_SECONDS, RunningLab, until
 
-from drillbook.archive import Finding, KnownBackup, S3Store, survey
+from drillbook.archive import ArchiveFinding, KnownBackup, S3Store, survey
 from drillbook_lab.errors import LabError
 from drillbook_lab.faults import archive as faultarchive
 from drillbook_lab.faults import catalogue as faults
@@ -36,7 +36,7 @@ def reading(lab: RunningLab) -> tuple[S3Store, str]:
     return store, server
 
 
-def findings(lab: RunningLab, *, later: float = 3600, **more: int) -> tuple[Finding, ...]:
+def findings(lab: RunningLab, *, later: float = 3600, **more: int) -> tuple[ArchiveFinding, ...]:
     """What is told some seconds ``later``, when nothing can be on its way any more."""
     store, server = reading(lab)
     (cluster,) = lab.get(f"{CNPG}/{lab.state['namespace']}/clusters")["items"]

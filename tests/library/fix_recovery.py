@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 from fix_archive import BIN, Server, until
 
-from drillbook.archive import Holdings, ResolvedTarget, read_segment
+from drillbook.archive import ArchiveSnapshot, ResolvedTarget, read_segment
 from drillbook.archive.compression import decompress
 from drillbook_lab import identity, pgbin
 
@@ -37,7 +37,7 @@ class Recovery:
     def remove(self) -> None:
         shutil.rmtree(self.base, ignore_errors=True)
 
-    def fetch(self, held: Holdings) -> None:
+    def fetch(self, held: ArchiveSnapshot) -> None:
         """The archived WAL and history files, unpacked next to the base: a `cp` each, not half a second of Python."""
         wal = self.base / "wal"
         wal.mkdir(exist_ok=True)

@@ -19,18 +19,18 @@ from drillbook.kube import Kube, workloads
 from drillbook.postgres.client import Database
 from drillbook.profile import load_site
 from drillbook.profile.schema import Tenant
-from drillbook.steps.cutover.carry_watch import CarryWatch
+from drillbook.steps.cutover.carry_watch import TransferWatch
 from drillbook.steps.cutover.swap_check import unfit_extensions
-from drillbook.swap.disk_space import DATA, WAL, Needs, Room
+from drillbook.swap.disk_space import DATA, WAL, FreeSpace, Needs
 from drillbook.swap.superuser import Superuser
 
 GIB = 2**30
 NAMES = count(1)
 
 
-def room(holds: str, free: float, pod: str = "pg-1") -> Room:
+def room(holds: str, free: float, pod: str = "pg-1") -> FreeSpace:
     volume = pod if holds == DATA else f"{pod}-wal" if holds == WAL else f"{pod}-tbs-{holds}"
-    return Room(pod=pod, free_bytes=int(free * GIB), volume=volume, holds=holds, capacity_bytes=100 * GIB)
+    return FreeSpace(pod=pod, free_bytes=int(free * GIB), volume=volume, holds=holds, capacity_bytes=100 * GIB)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def room(holds: str, free: float, pod: str = "pg-1") -> Room:
         ([room(DATA, 26), room("fast", 10)], ["pg-1-tbs-fast (fast)"]),
     ],
 )
-def test_g05_every_volume_has_its_own_bound(rooms: list[Room], short: list[str]) -> None:
+def test_g05_every_volume_has_its_own_bound(rooms: list[FreeSpace], short: list[str]) -> None:
     tablespaces = (("pg_default", 12 * GIB),) + ((("fast", 8 * GIB),) if any(one.holds == "fast" for one in rooms) else ())
     faults = Needs(tablespaces=tablespaces, wal_bytes=1 * GIB).faults(rooms)
     assert [next(name for name in short if name in fault) for fault in faults] == short
@@ -96,7 +96,7 @@ def test_g05_carrying_is_held_at_the_reserve_and_goes_on_when_there_is_room(
     watched: Watched, superuser: Superuser
 ) -> None:
     free = [50.0, 4.0, 4.0, 30.0]
-    watch = CarryWatch(watched, None, superuser, rooms=lambda: ([room(DATA, free.pop(0)), room(WAL, 60)], []), usual_seconds=0.0, look_seconds=0.0)  # type: ignore[arg-type]
+    watch = TransferWatch(watched, None, superuser, rooms=lambda: ([room(DATA, free.pop(0)), room(WAL, 60)], []), usual_seconds=0.0, look_seconds=0.0)  # type: ignore[arg-type]
     assert [watch(1000) for _ in range(4)] == [True, False, False, True]
     assert "must stay" in watched.shown[1] and "held" not in watched.shown[3] and "longer than predicted" in watched.shown[3]
 
@@ -105,13 +105,13 @@ def test_g05_carrying_is_held_at_the_reserve_and_goes_on_when_there_is_room(
 def test_g05_carrying_ends_before_any_volume_is_full(watched: Watched, superuser: Superuser, holds: str) -> None:
     rooms = [room(DATA, 50), room(WAL, 50), room("fast", 50, "pg-2")]
     rooms = [one if one.holds != holds else one.model_copy(update={"free_bytes": 2 * GIB}) for one in rooms]
-    watch = CarryWatch(watched, None, superuser, rooms=lambda: (rooms, []))  # type: ignore[arg-type]
+    watch = TransferWatch(watched, None, superuser, rooms=lambda: (rooms, []))  # type: ignore[arg-type]
     with pytest.raises(UpstreamError, match="before a volume is full"):
         watch(1000)
 
 
 def test_g05_what_can_not_be_looked_into_is_not_filled(watched: Watched, superuser: Superuser) -> None:
-    watch = CarryWatch(watched, None, superuser, rooms=lambda: ([room(DATA, 50)], ["space of instance pg-2 can't be read"]))  # type: ignore[arg-type]
+    watch = TransferWatch(watched, None, superuser, rooms=lambda: ([room(DATA, 50)], ["space of instance pg-2 can't be read"]))  # type: ignore[arg-type]
     assert watch(1000) is False and "pg-2 can't be read" in watched.shown[0]
 
 

@@ -16,7 +16,7 @@ from drillbook.engine.observations import Observations
 from drillbook.engine.step import Context
 from drillbook.evidence import Masker
 from drillbook.kube import Kube
-from drillbook.kube.reconcilers import TRACKING, UNSYNCED, hands_on
+from drillbook.kube.reconcilers import TRACKING, UNSYNCED, reconcilers_on
 from drillbook.model import ClusterRef
 from drillbook.profile import load_site
 from drillbook.steps.cutover.fence import FenceOldCluster
@@ -80,7 +80,7 @@ KINDS = ["Deployment", "Secret", "Pooler", "Cluster", "ScheduledBackup"]
     {"labels": {"argocd.argoproj.io/instance": "shop"}},
 ])  # fmt: skip
 def test_s13_argo_cd_is_known_by_either_mark_and_paused(kube: Kube, argo: None, ctx: Context, kind: str, mark: dict[str, Any]) -> None:
-    (hand,) = hands_on(kube, thing(kind, **mark))
+    (hand,) = reconcilers_on(kube, thing(kind, **mark))
     assert (hand.acts, hand.pausable, hand.in_the_way) == (True, True, False)
     pausing.pause(ctx, [thing(kind, **mark)])
     found = kube.get(k8s.APPLICATION, "argocd", "shop") or {}
@@ -94,8 +94,8 @@ def test_s13_argo_cd_is_known_by_either_mark_and_paused(kube: Kube, argo: None, 
     {"labels": {"app.kubernetes.io/name": "shop"}},
 ])  # fmt: skip
 def test_s13_a_label_alone_is_nobodys_word(kube: Kube, argo: None, mark: dict[str, Any]) -> None:
-    assert hands_on(kube, thing("Deployment", **mark)) == []
-    assert hands_on(kube, thing("Deployment", name="elses", labels={"app.kubernetes.io/instance": "shop"})) == []
+    assert reconcilers_on(kube, thing("Deployment", **mark)) == []
+    assert reconcilers_on(kube, thing("Deployment", name="elses", labels={"app.kubernetes.io/instance": "shop"})) == []
 
 
 def owner(api: str, kind: str) -> dict[str, Any]:
@@ -117,15 +117,15 @@ def owner(api: str, kind: str) -> dict[str, Any]:
     ],
 )
 def test_s13_whoever_writes_it_again_is_named(kube: Kube, kind: str, meta: dict[str, Any], who: str) -> None:
-    (hand,) = hands_on(kube, thing(kind, **meta))
+    (hand,) = reconcilers_on(kube, thing(kind, **meta))
     assert hand.who == who and hand.in_the_way
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_s13_what_nobody_else_holds_is_free(kube: Kube, kind: str) -> None:
     own = {"managedFields": [{"manager": "kubectl", "fieldsV1": {"f:spec": {"f:replicas": {}}, "f:data": {}}}]}
-    assert hands_on(kube, thing(kind, **own)) == []
-    assert hands_on(kube, thing(kind, **owner("postgresql.cnpg.io/v1", "Cluster"))) == []
+    assert reconcilers_on(kube, thing(kind, **own)) == []
+    assert reconcilers_on(kube, thing(kind, **owner("postgresql.cnpg.io/v1", "Cluster"))) == []
 
 
 # -- a node that is lost ------------------------------------------------------------------------------------------------

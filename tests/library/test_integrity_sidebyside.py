@@ -8,7 +8,7 @@ from tests.library.fix_integrity import Server, overwrite
 from drillbook.errors import PostgresError
 from drillbook.model import Verdict
 from drillbook.postgres.checks import Sessions, amcheck, constraints_hold, digest_tables, sequences_ahead
-from drillbook.postgres.checks.parallel import TOGETHER, Asked, _batches, ask_each
+from drillbook.postgres.checks.parallel import TOGETHER, Query, _batches, ask_each
 from drillbook.postgres.client import Database
 
 KEY = bytes(range(32))
@@ -31,7 +31,7 @@ def test_c16_each_statement_has_its_own_answer_or_error(server: Server, jobs: in
     """An error ends the transaction that it happens in, and none of the statements that share it."""
     database = server.new_database()
     statements = [f"select {n}" if n % 7 else "select 1 / 0" for n in range(MANY)]
-    asked, opened = [Asked(s, pages=n) for n, s in enumerate(statements)], list[Database]()
+    asked, opened = [Query(s, pages=n) for n, s in enumerate(statements)], list[Database]()
     with server.superuser(database) as db:
         found = ask_each(db, asked, more(server, database, jobs, opened) if jobs else None)
         assert not db.closed
@@ -47,7 +47,7 @@ def test_c16_each_statement_has_its_own_answer_or_error(server: Server, jobs: in
 
 def test_c16_a_session_that_is_lost_leaves_the_rest_to_the_others(server: Server) -> None:
     database = server.new_database()
-    asked = [Asked(DIES, pages=10_000), *(Asked(f"select {n}") for n in range(MANY))]
+    asked = [Query(DIES, pages=10_000), *(Query(f"select {n}") for n in range(MANY))]
     with server.superuser(database) as db:
         found = ask_each(db, asked, more(server, database, 2))
     assert isinstance(found[0], PostgresError)
@@ -56,7 +56,7 @@ def test_c16_a_session_that_is_lost_leaves_the_rest_to_the_others(server: Server
 
 def test_c16_what_no_session_is_left_for_was_not_looked_at(server: Server) -> None:
     database = server.new_database()
-    asked = [Asked(DIES, pages=10_000), *(Asked(f"select {n}") for n in range(3))]
+    asked = [Query(DIES, pages=10_000), *(Query(f"select {n}") for n in range(3))]
     with server.superuser(database) as db:
         found = ask_each(db, asked)
     assert isinstance(found[0], PostgresError) and found[1:] == [None] * 3
@@ -69,7 +69,7 @@ def test_c16_sessions_that_are_refused_are_done_without(server: Server) -> None:
         raise PostgresError("too many", sqlstate="53300", todo="")
 
     with server.superuser(database) as db:
-        found = ask_each(db, [Asked(f"select {n}") for n in range(MANY)], Sessions(refused, 8))
+        found = ask_each(db, [Query(f"select {n}") for n in range(MANY)], Sessions(refused, 8))
     assert found == [[(n,)] for n in range(MANY)]
 
 

@@ -15,7 +15,7 @@ from drillbook.errors import KubernetesError, LeaseLost, RunInProgress, StepTime
 from drillbook.kube import Kube
 
 
-class Later:
+class Pending:
     """Calls that another thread makes one after the other, each when its condition is true."""
 
     def __init__(self, *calls: tuple[Any, Any]) -> None:
@@ -29,7 +29,7 @@ class Later:
                 time.sleep(0.01)
             call()
 
-    def __enter__(self) -> Later:
+    def __enter__(self) -> Pending:
         self._thread.start()
         return self
 
@@ -48,7 +48,7 @@ def test_a_wait_sees_each_state_once(api: Api, kube: Kube) -> None:
     def note(found: dict[str, Any] | None) -> None:
         seen.append("none" if found is None else found["data"]["step"])
 
-    with Later(
+    with Pending(
         (lambda: seen == ["none"], lambda: kube.create(config_map("steps", step="1"))),
         (lambda: seen[-1] == "1", lambda: kube.patch(k8s.CONFIG_MAP, "default", "steps", {"data": {"step": "2"}})),
     ):
@@ -69,7 +69,7 @@ def test_a_wait_for_an_object_to_be_gone(kube: Kube) -> None:
     """Deletion ends in None."""
     uid = kube.create(config_map("going"))["metadata"]["uid"]
     seen: list[object] = []
-    with Later((lambda: seen, lambda: kube.delete(k8s.CONFIG_MAP, "default", "going", uid=uid))):
+    with Pending((lambda: seen, lambda: kube.delete(k8s.CONFIG_MAP, "default", "going", uid=uid))):
         assert (
             kube.wait(
                 k8s.CONFIG_MAP,
@@ -95,7 +95,7 @@ def test_a_wait_outlives_a_cut_connection(kube: Kube, linked: Kube, link: Link) 
         time.sleep(0.5)
         link.restore()
 
-    with Later((lambda: seen == ["1"], while_away)):
+    with Pending((lambda: seen == ["1"], while_away)):
         found = linked.wait(
             k8s.CONFIG_MAP,
             "default",
@@ -192,10 +192,10 @@ def test_conditions_containers_and_finalizers_are_described() -> None:
 def test_a_second_run_is_told_who_holds_the_lease(kube: Kube) -> None:
     """The holder is named; once given back, the Lease can be taken."""
     with kube.lease("default", "drillbook-one", "run-1", ttl_seconds=60) as lease:
-        lease.still_mine()
+        lease.ensure_held()
         with pytest.raises(RunInProgress, match=r"Lease default/drillbook-one is held by run-1 until 20"):
             kube.lease("default", "drillbook-one", "run-2", ttl_seconds=60)
-        lease.still_mine()
+        lease.ensure_held()
     with kube.lease("default", "drillbook-one", "run-2", ttl_seconds=60):
         found = kube.get(k8s.LEASE, "default", "drillbook-one")
     assert found is not None
@@ -244,11 +244,11 @@ def test_an_expired_lease_is_taken_over_and_its_holder_notices(kube: Kube) -> No
             time.sleep(0.1)
     with awake:
         with pytest.raises(LeaseLost, match="it is held by run-awake"):
-            asleep.still_mine()
+            asleep.ensure_held()
         with pytest.raises(LeaseLost):
             asleep.renew()
         asleep.release()
-        awake.still_mine()
+        awake.ensure_held()
 
 
 def test_a_lease_is_renewed_while_the_run_lives(kube: Kube) -> None:
@@ -266,7 +266,7 @@ def test_a_lease_is_renewed_while_the_run_lives(kube: Kube) -> None:
             seen.add(renewed())
         with pytest.raises(RunInProgress):
             kube.lease("default", "drillbook-long", "run-other", ttl_seconds=ttl)
-        lease.still_mine()
+        lease.ensure_held()
 
 
 def test_an_expired_lease_that_nobody_took_is_still_ours(kube: Kube) -> None:
@@ -275,7 +275,7 @@ def test_an_expired_lease_that_nobody_took_is_still_ours(kube: Kube) -> None:
     lease.stop_renewing()
     time.sleep(2.5)
     before = kube.get(k8s.LEASE, "default", "drillbook-late")
-    lease.still_mine()
+    lease.ensure_held()
     after = kube.get(k8s.LEASE, "default", "drillbook-late")
     assert before is not None and after is not None
     assert after["spec"]["renewTime"] > before["spec"]["renewTime"]
@@ -291,7 +291,7 @@ def test_a_lease_that_was_deleted_is_lost(kube: Kube) -> None:
     again = kube.lease("default", "drillbook-gone", "run-gone", ttl_seconds=60)
     assert not lease.is_mine()
     with pytest.raises(LeaseLost, match="taken anew"):
-        lease.still_mine()
+        lease.ensure_held()
     lease.release()
-    again.still_mine()
+    again.ensure_held()
     again.release()

@@ -13,8 +13,8 @@ from tests.unit.evidence_sample import opened
 from drillbook import kube as k8s
 from drillbook.cli.headless.settling import STOPPED_MIDWAY, left_standing
 from drillbook.engine.point_of_no_return import Midway
-from drillbook.engine.previous_attempts import Past
-from drillbook.engine.step import Context, Rung, Step
+from drillbook.engine.previous_attempts import PreviousAttempts
+from drillbook.engine.step import CheckStep, Context, Step
 from drillbook.errors import NotResumable, RunbookError, StepTimeoutError, StillRunning, StoppedMidway
 from drillbook.evidence import Journal
 from drillbook.forecast import Forecast, PhaseForecast, Work
@@ -95,10 +95,10 @@ def test_g06_a_run_is_resumed_with_other_limits_and_with_nothing_else_changed(
     path.write_text(PROFILE + changed, encoding="utf-8")
     same: dict[str, Any] = {"profile": load_site(path), "notebook_sha256": "", "given": {"mode": "apply"}, "runbook": "recover-point-in-time"}
     if resumes and not (before_limits_counted and changed):
-        Past(folder).require_same(**same)
+        PreviousAttempts(folder).require_same(**same)
     else:
         with pytest.raises(NotResumable, match="profile was changed"):
-            Past(folder).require_same(**same)
+            PreviousAttempts(folder).require_same(**same)
 
 
 # -- what takes longer goes on -------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ class Waits(Step[None]):
         self.error = error
 
 
-class Watches(Rung):
+class Watches(CheckStep):
     """Wait in a rung."""
 
     name, proves = "backup", "there is one"

@@ -30,8 +30,8 @@ from fix_archive import (
 )
 
 from drillbook.archive import (
+    ArchiveSnapshot,
     Entry,
-    Holdings,
     S3Store,
     TarState,
     archive_chain,
@@ -450,7 +450,7 @@ def test_credentials_that_may_only_list_and_get_are_enough_for_all_that_is_read(
         assert not found.survey.findings and found.reach.newest == newest
         assert not found.reach.uploads_told, "uploads in parts may not be listed: that is said, and no more"
         assert window(store, wal_names(store, NAME), catalogue(store, NAME).usable).newest_commit == newest
-        held = Holdings.read(store, catalogue(store, NAME).usable, NAME)
+        held = ArchiveSnapshot.read(store, catalogue(store, NAME).usable, NAME)
         for wanted in (
             {},
             {"target_time": newest.committed_at - timedelta(microseconds=1)},

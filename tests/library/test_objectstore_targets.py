@@ -11,7 +11,7 @@ import pytest
 from fix_archive import ACCESS_KEY, BUCKET, S3, SECRET_KEY, Server, running_s3
 
 from drillbook.archive import (
-    Holdings,
+    ArchiveSnapshot,
     Reachable,
     ResolvedTarget,
     S3Store,
@@ -46,10 +46,10 @@ class Site:
     last_record: Lsn
     reading: WalReader
     only_old: int  # the transaction that only the old primary committed, after the switch
-    once: Holdings
+    once: ArchiveSnapshot
 
-    def held(self) -> Holdings:
-        return Holdings.read(self.store, catalogue(self.store, NAME).usable, NAME, system_id=self.first.system_id)
+    def held(self) -> ArchiveSnapshot:
+        return ArchiveSnapshot.read(self.store, catalogue(self.store, NAME).usable, NAME, system_id=self.first.system_id)
 
     def resolve(self, backup_id: str = "", look_back: int = 1024, **wanted: object) -> ResolvedTarget:
         target = RecoveryTarget.model_validate(wanted)
@@ -119,13 +119,13 @@ def lived(server: Server, s3: S3) -> Site:
     first, second = catalogue(store, NAME).usable
     listing = wal_names(store, NAME)
     reader, commits = WalReader(), []
-    reach = Holdings.read(store, [first], NAME).chain(first)
+    reach = ArchiveSnapshot.read(store, [first], NAME).chain(first)
     for name in reversed(list(reach.backwards())):
         segment = listing.segment(name)
         assert segment is not None
         commits += reader.feed(name, read_segment(store, segment))
     assert reader.last_record is not None and len(reach.timelines) == 2
-    once = Holdings.read(store, [first, second], NAME, system_id=first.system_id)
+    once = ArchiveSnapshot.read(store, [first, second], NAME, system_id=first.system_id)
     return Site(s3, server, store, first, second, commits, reader.last_record, reader, int(only_old), once)
 
 
@@ -276,7 +276,7 @@ def test_reading_is_bounded(site: Site) -> None:
         site.again().resolve(target_name="never", look_back=2)
     assert error.value.reason == "TargetTooFarBack"
     with pytest.raises(BaseBackupMissing):
-        resolve(Holdings.read(site.store, [], NAME), RecoveryTarget())
+        resolve(ArchiveSnapshot.read(site.store, [], NAME), RecoveryTarget())
 
 
 # -- what is broken, and how ---------------------------------------------------------------------

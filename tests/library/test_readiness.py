@@ -13,7 +13,7 @@ import pytest
 from tests.lab.fix_apiserver import Api
 
 from drillbook import kube as k8s
-from drillbook.cli.doctor import Silent
+from drillbook.cli.doctor import NullRecorder
 from drillbook.engine.step import Context
 from drillbook.errors import NotReady, RunbookError
 from drillbook.kube import Kube
@@ -35,7 +35,7 @@ def context(api: Api, folder: Path, name: str, more: str = "") -> Context:
         f"cluster: {{namespace: default, name: {name}}}\ntenants: [{{database: shop, app_role: shop_app}}]\n{more}",
         encoding="utf-8",
     )
-    return Context(site=load_site(path), run_id="run", mode="plan", recorder=Silent(), mask=lambda secret: None)
+    return Context(site=load_site(path), run_id="run", mode="plan", recorder=NullRecorder(), mask=lambda secret: None)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from drillbook.engine import undo as restoring
 from drillbook.engine.alive import RunLock, alive
 from drillbook.engine.cluster_lock import require_ended
 from drillbook.engine.observations import Observations
-from drillbook.engine.previous_attempts import Past
+from drillbook.engine.previous_attempts import PreviousAttempts
 from drillbook.engine.show import Display
 from drillbook.engine.step import Obligation
 from drillbook.errors import EvidenceUnwritable, NotResumable, ParameterError, RunInProgress
@@ -158,7 +158,7 @@ def test_s07_a_run_that_ended_before_it_began_is_in_nobodys_way(kube: Kube, site
     assert "ended before it began" in lines[0] and "settled" in lines[1] and (later / "SHA256SUMS").exists()
     assert not [finding for finding in verify(outputs) if finding.tampered and RUN in finding.where and not left]
     (folder / "page.ipynb").write_text("{}")
-    for act in (lambda: headless.abandon(folder), lambda: headless.resume(folder), lambda: Past(folder)):
+    for act in (lambda: headless.abandon(folder), lambda: headless.resume(folder), lambda: PreviousAttempts(folder)):
         with pytest.raises(NotResumable, match="ended before it began, and nothing was touched"):
             act()
     for other in (

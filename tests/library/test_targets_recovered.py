@@ -12,7 +12,7 @@ import pytest
 from fix_archive import ACCESS_KEY, S3, SECRET_KEY, Server, running_s3
 from fix_recovery import Recovery
 
-from drillbook.archive import Holdings, S3Store, catalogue, resolve
+from drillbook.archive import ArchiveSnapshot, S3Store, catalogue, resolve
 from drillbook.errors import TargetOutsideWindow
 from drillbook.model import Lsn, RecoveryTarget
 
@@ -88,7 +88,7 @@ def test_the_newest_commit_is_the_border_of_what_can_be_reached(archived: tuple[
             load(server, chance, chance.uniform(0.1, 0.8))
             server.switch()
             backups = catalogue(store, NAME).usable
-            held = Holdings.read(store, backups, NAME, system_id=backups[0].system_id)
+            held = ArchiveSnapshot.read(store, backups, NAME, system_id=backups[0].system_id)
             newest = resolve(held, RecoveryTarget()).last_before
             assert newest is not None
             by_time = resolve(held, RecoveryTarget(target_time=newest.committed_at - MICROSECOND))

@@ -9,7 +9,7 @@ import pytest
 from fix_archive import ACCESS_KEY, S3, SECRET_KEY, Server, running_s3
 from fix_recovery import Recovery
 
-from drillbook.archive import Holdings, S3Store, catalogue, read_folder, resolve
+from drillbook.archive import ArchiveSnapshot, S3Store, catalogue, read_folder, resolve
 from drillbook.model import RecoveryTarget
 
 DESTINATION, NAME = "s3://archive/timelines", "pg"
@@ -52,8 +52,8 @@ def test_b01_b03_postgresql_recovers_on_the_clusters_own_timeline(archived: tupl
     server.sql(WRITE)
     server.switch()
 
-    def held(timeline: int) -> Holdings:
-        return Holdings.read(store, catalogue(store, NAME).usable, NAME, timeline=timeline)
+    def held(timeline: int) -> ArchiveSnapshot:
+        return ArchiveSnapshot.read(store, catalogue(store, NAME).usable, NAME, timeline=timeline)
 
     own = held(1)
     found = resolve(own, RecoveryTarget(target_time=between))

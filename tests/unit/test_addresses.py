@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from drillbook.kube import connection_env
-from drillbook.kube.connection_env import Place
+from drillbook.kube.connection_env import AddressLocation
 
 OBJECTS = {
     ("Secret", "db"): {"url": "postgresql://app:pw@shop-rw:5432/shop", "APP_URL": "from the whole Secret"},
@@ -70,18 +70,18 @@ def test_a_secret_in_the_deployment_itself_is_found_and_only_its_variable_is_nam
 
 def test_the_variable_is_found_where_it_stands() -> None:
     literal = deployment({"name": "URL", "value": "shop-rw"})
-    assert connection_env.find(literal, "URL", lookup) == Place("Deployment", "web", "URL", "shop-rw")
+    assert connection_env.find(literal, "URL", lookup) == AddressLocation("Deployment", "web", "URL", "shop-rw")
     secret = deployment({"name": "URL", "valueFrom": {"secretKeyRef": {"name": "db", "key": "url"}}})
-    assert connection_env.find(secret, "URL", lookup) == Place("Secret", "db", "url", OBJECTS["Secret", "db"]["url"])
+    assert connection_env.find(secret, "URL", lookup) == AddressLocation("Secret", "db", "url", OBJECTS["Secret", "db"]["url"])
     settings = deployment({"name": "URL", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "URL"}}})
-    assert connection_env.find(settings, "URL", lookup) == Place("ConfigMap", "settings", "URL", "shop-rw")
+    assert connection_env.find(settings, "URL", lookup) == AddressLocation("ConfigMap", "settings", "URL", "shop-rw")
 
 
 def test_a_whole_secret_or_config_map_counts_too_and_the_last_one_wins() -> None:
     sources = [{"configMapRef": {"name": "settings"}}, {"secretRef": {"name": "db"}, "prefix": "X_"}]
-    assert connection_env.find(deployment(envFrom=sources), "URL", lookup) == Place("ConfigMap", "settings", "URL", "shop-rw")
+    assert connection_env.find(deployment(envFrom=sources), "URL", lookup) == AddressLocation("ConfigMap", "settings", "URL", "shop-rw")
     found = connection_env.find(deployment(envFrom=sources), "X_APP_URL", lookup)
-    assert found == Place("Secret", "db", "APP_URL", "from the whole Secret")
+    assert found == AddressLocation("Secret", "db", "APP_URL", "from the whole Secret")
 
 
 def test_a_variable_that_is_not_text_or_not_there_is_none() -> None:

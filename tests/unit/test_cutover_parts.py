@@ -7,7 +7,7 @@ import pytest
 from drillbook.postgres.client import as_text
 from drillbook.swap import dump_restore, rename
 from drillbook.swap.compare import as_parsed_again
-from drillbook.swap.names import Kept, Names
+from drillbook.swap.names import Names, RetainedDatabase
 
 RUN = "20261127T035339Z-79ce74"
 FOUND = {
@@ -31,7 +31,7 @@ def test_every_name_of_a_cut_fits_and_differs(database: str) -> None:
 
 
 def test_a_comment_that_no_cut_has_written_says_nothing() -> None:
-    assert [Kept.read(text) for text in (None, "", "ours", "{}", "[1]", '{"drillbook": 3}')] == [None] * 6
+    assert [RetainedDatabase.read(text) for text in (None, "", "ours", "{}", "[1]", '{"drillbook": 3}')] == [None] * 6
 
 
 def test_a_database_is_made_as_the_other_is_and_opened_last() -> None:

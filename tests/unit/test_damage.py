@@ -8,7 +8,7 @@ import pytest
 
 from drillbook.model import Lsn, Verdict, parse_instant, show_instant
 from drillbook.report.cards import step_card
-from drillbook.steps.archive.damage import Candidate, Candidates, judged
+from drillbook.steps.archive.damage import Candidate, DamageCandidates, judged
 
 NOW = datetime(2026, 11, 28, 2, 12, 24, tzinfo=UTC)
 CANDIDATE = Candidate(
@@ -16,9 +16,9 @@ CANDIDATE = Candidate(
 )
 
 
-def found(*items: Candidate, archived: float | None) -> Candidates:
+def found(*items: Candidate, archived: float | None) -> DamageCandidates:
     until = None if archived is None else NOW - timedelta(seconds=archived)
-    return Candidates(found=items, since=NOW - timedelta(hours=1), until=NOW, archived_until=until)
+    return DamageCandidates(found=items, since=NOW - timedelta(hours=1), until=NOW, archived_until=until)
 
 
 @pytest.mark.parametrize(("items", "archived", "verdict"), [

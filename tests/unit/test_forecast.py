@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drillbook.forecast import ASSUMED, CALIBRATED, FROM_RUNS, Calibration, Rate, Sample, Work, advise, predict
+from drillbook.forecast import ASSUMED, CALIBRATED, FROM_RUNS, Calibration, Rate, RunSample, Work, advise, predict
 from drillbook.forecast.predict import fit
 
 NOW = datetime(2026, 11, 1, 10, tzinfo=UTC)
@@ -21,9 +21,9 @@ def work(**changes: object) -> Work:
     return Work.model_validate(values | changes)
 
 
-def sample(number: int = 1, *, days: float = 30, scale: float = 1.0, times: float = 1.0, **changes: object) -> Sample:
+def sample(number: int = 1, *, days: float = 30, scale: float = 1.0, times: float = 1.0, **changes: object) -> RunSample:
     phases = {"provision": 1.0, "fetch": 10.0 * scale, "replay": 2.0, "promote": 3.0, "verify": 20.0 * scale}
-    return Sample(
+    return RunSample(
         run_id=f"run-{number}", ended_at=NOW - timedelta(days=days), phases={k: v * times for k, v in phases.items()},
         work=work(stored_bytes=int(GB * scale), data_bytes=int(GB * scale), **changes),
     )  # fmt: skip
@@ -163,7 +163,7 @@ def test_the_order_in_which_runs_are_found_does_not_matter(order: list[int]) -> 
 # -- what would shorten it ----------------------------------------------------------------------------------
 
 
-def advice(found_work: Work, runs: list[Sample], found: Calibration | None, by_plugin: bool = True) -> dict[str, float | None]:
+def advice(found_work: Work, runs: list[RunSample], found: Calibration | None, by_plugin: bool = True) -> dict[str, float | None]:
     forecast = predict(found_work, runs, found, now=NOW)
     return {item.setting: item.saves_seconds for item in advise(forecast, tuple(runs), by_plugin=by_plugin, now=NOW)}
 

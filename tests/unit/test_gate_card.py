@@ -9,7 +9,7 @@ import pytest
 from drillbook.cli.console import gate_lines
 from drillbook.engine.gate import plan_json
 from drillbook.engine.gate_card import section_card, who_confirmed
-from drillbook.engine.plan import Plan, Touch
+from drillbook.engine.plan import Action, Plan
 from drillbook.engine.stakes import stakes
 
 OPENED = {"run_id": "20261128T021044Z-1a2b3c", "cluster": {"namespace": "cnpg-system", "name": "shared-postgres"}}
@@ -56,7 +56,7 @@ def test_a_gate_without_target_or_tenant_shows_no_such_row() -> None:
 
 
 def card(**more: Any) -> dict[str, str]:
-    plan = plan_json(Plan(summary="Scale it", touches=(Touch("scale", "Deployment", "shop", "web"),), sql=("SELECT 1",),
+    plan = plan_json(Plan(summary="Scale it", touches=(Action("scale", "Deployment", "shop", "web"),), sql=("SELECT 1",),
                           lost=("the sessions",), outage=("web, about 40 s",)))  # fmt: skip
     steps = [{"title": "Scale to zero", "why": "", "effect": "changes", "plan": plan, "begun": False}]
     return section_card(title="Put it into service", top=[("run", "r1"), ("target", "end of the archive")], steps=steps,
@@ -81,7 +81,7 @@ def test_users_b_the_card_says_who_confirmed_it_and_when() -> None:
 
 @pytest.mark.parametrize("whole", [False, True], ids=["while it runs", "before it is approved"])
 def test_users_b_the_terminal_shows_target_damage_and_loss(whole: bool) -> None:
-    plan = plan_json(Plan(summary="Scale it", touches=(Touch("scale", "Deployment", "shop", "web"),), sql=("SELECT 1",)))
+    plan = plan_json(Plan(summary="Scale it", touches=(Action("scale", "Deployment", "shop", "web"),), sql=("SELECT 1",)))
     waiting = {"section": "Put it into service", "lost": ["the sessions"], "outage": ["web, about 40 s"],
                "top": [["target", "end of the archive"], ["NOT undone", "XID 1721"]],
                "steps": [{"title": "Scale to zero", "effect": "changes", "plan": plan}]}  # fmt: skip

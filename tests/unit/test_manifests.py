@@ -18,7 +18,7 @@ from drillbook.archive.location import BARMAN_PLUGIN, IN_TREE, PLUGIN, SourceArc
 from drillbook.errors import ParameterError
 from drillbook.manifests import recovery as manifests
 from drillbook.manifests.recovery import Copy
-from drillbook.manifests.replacement import Replacement, replacement_cluster
+from drillbook.manifests.replacement import ReplacementNames, replacement_cluster
 from drillbook.model import BaseBackup, ClusterRef, Lsn, RecoveryTarget
 from drillbook.profile import Site, fields, load_site
 from drillbook_lab.api import cel_rules, cluster_rules, schema
@@ -177,7 +177,7 @@ def test_a_manifest_seen_in_the_wild(tmp_path: Path, case: Wild) -> None:
 def test_its_replacement_passes_as_well(tmp_path: Path, case: Wild) -> None:
     source = source_of(case.spec, case.status)
     archive = archive_of(source, case.store)
-    name = Replacement.beside(ClusterRef(namespace="databases", name="shop-db"), "20261101T101500Z-1a2b3c")
+    name = ReplacementNames.beside(ClusterRef(namespace="databases", name="shop-db"), "20261101T101500Z-1a2b3c")
     cluster, left_out = replacement_cluster(
         name, source, site=site_of(tmp_path, case.profile), archive=archive, backup=BACKUP, target=RecoveryTarget(),
         database="shop", owner="shop_app", secret="shop-login",

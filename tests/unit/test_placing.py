@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from fix_wal import NOON, SYSTEM, Memory, Wal
 
-from drillbook.archive import Holdings, catalogue
+from drillbook.archive import ArchiveSnapshot, catalogue
 from drillbook.errors import PreconditionError
 from drillbook.model import ArchivedCommit, Lsn
 from drillbook.postgres.checks import Moment
@@ -34,7 +34,7 @@ class Written:
             if xid == self.switch_after:
                 store.archive(wal.switch())
         self.last = store.archive(wal.switch())
-        self.held = Holdings.read(store, catalogue(store, "pg").usable, "pg", system_id=str(SYSTEM), timeline=1)
+        self.held = ArchiveSnapshot.read(store, catalogue(store, "pg").usable, "pg", system_id=str(SYSTEM), timeline=1)
         self.stretch = self.held.stretch(self.held.backups[0])
 
     @property

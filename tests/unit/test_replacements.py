@@ -10,7 +10,7 @@ import pytest
 
 from drillbook.archive.location import IN_TREE, PLUGIN, SourceArchive
 from drillbook.manifests import replacement
-from drillbook.manifests.replacement import Replacement
+from drillbook.manifests.replacement import ReplacementNames
 from drillbook.model import BaseBackup, ClusterRef, Lsn, RecoveryTarget
 from drillbook.profile import Site, load_site
 
@@ -53,22 +53,22 @@ def source(**spec: Any) -> dict[str, Any]:
 
 
 def made(
-    site: Site, backup: BaseBackup, old: dict[str, Any], *, names: Replacement | None = None, method: str = PLUGIN
+    site: Site, backup: BaseBackup, old: dict[str, Any], *, names: ReplacementNames | None = None, method: str = PLUGIN
 ) -> tuple[dict[str, Any], dict[str, str]]:
     archive = SourceArchive(method, ARCHIVE, "shop-db", object_store="" if method == IN_TREE else "shop-store")
     cluster, left_out = replacement.replacement_cluster(
-        names or Replacement.beside(REF, RUN), old, site=site, archive=archive, backup=backup,
+        names or ReplacementNames.beside(REF, RUN), old, site=site, archive=archive, backup=backup,
         target=RecoveryTarget(), database="shop", owner="shop_app", secret="shop-login",
     )  # fmt: skip
     return cluster, dict(left_out)
 
 
 def test_names_follow_from_the_run_and_nothing_else() -> None:
-    assert Replacement.beside(REF, RUN) == Replacement.beside(REF, RUN)
-    assert Replacement.beside(REF, RUN).ref.name == "shop-db-20261101101500"
-    assert Replacement.under_the_old_name(REF, RUN).ref == REF
-    assert Replacement.under_the_old_name(REF, RUN).server_name == "shop-db-20261101101500"
-    long = Replacement.beside(ClusterRef(namespace="n", name="a" * 50), RUN)
+    assert ReplacementNames.beside(REF, RUN) == ReplacementNames.beside(REF, RUN)
+    assert ReplacementNames.beside(REF, RUN).ref.name == "shop-db-20261101101500"
+    assert ReplacementNames.under_the_old_name(REF, RUN).ref == REF
+    assert ReplacementNames.under_the_old_name(REF, RUN).server_name == "shop-db-20261101101500"
+    long = ReplacementNames.beside(ClusterRef(namespace="n", name="a" * 50), RUN)
     assert len(long.ref.name) == 50
 
 
@@ -114,7 +114,7 @@ def test_roles_and_settings_are_kept_and_what_is_not_is_told(site: Site, backup:
     assert spec["postgresql"] == old["spec"]["postgresql"]
     assert spec["certificates"] == {"serverAltDNSNames": ["db.shop"]}
     assert {"managed.services", "certificates.serverTLSSecret", "replica", "newField"} <= set(left_out)
-    same, left_out = made(site, backup, old, names=Replacement.under_the_old_name(REF, RUN))
+    same, left_out = made(site, backup, old, names=ReplacementNames.under_the_old_name(REF, RUN))
     assert same["spec"]["certificates"] == old["spec"]["certificates"]
     assert same["spec"]["managed"] == old["spec"]["managed"]
 
@@ -124,7 +124,7 @@ def test_made_again_it_keeps_what_it_is_known_by_and_not_how_it_stood(site: Site
     left = {"cnpg.io/fencedInstances": '["*"]', "kubectl.kubernetes.io/last-applied-configuration": "{}"}
     old = source()
     old["metadata"] |= {"annotations": mark | left, "labels": {"team": "shop", "drillbook.io/run": "another"}}
-    again, left_out = made(site, backup, old, names=Replacement.under_the_old_name(REF, RUN))
+    again, left_out = made(site, backup, old, names=ReplacementNames.under_the_old_name(REF, RUN))
     assert again["metadata"]["annotations"] == mark
     assert again["metadata"]["labels"]["team"] == "shop" and again["metadata"]["labels"]["drillbook.io/run"] == RUN
     assert {f"metadata.annotations.{name}" for name in left} <= set(left_out)
@@ -134,11 +134,11 @@ def test_made_again_it_keeps_what_it_is_known_by_and_not_how_it_stood(site: Site
 
 def test_nothing_that_can_be_deleted_owns_it(site: Site, backup: BaseBackup) -> None:
     cluster, _ = made(site, backup, source())
-    note = replacement.note(Replacement.beside(REF, RUN), source=REF, expires_at=datetime.now(UTC))
+    note = replacement.note(ReplacementNames.beside(REF, RUN), source=REF, expires_at=datetime.now(UTC))
     for item in (cluster, note):
         assert item["metadata"]["labels"]["drillbook.io/run"] == RUN
         assert "ownerReferences" not in item["metadata"]
-    stays = replacement.note(Replacement.under_the_old_name(REF, RUN), source=REF, expires_at=None)
+    stays = replacement.note(ReplacementNames.under_the_old_name(REF, RUN), source=REF, expires_at=None)
     assert "drillbook.io/run" not in stays["metadata"]["labels"]
     assert "annotations" not in stays["metadata"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drillbook.engine.previous_attempts import Past
+from drillbook.engine.previous_attempts import PreviousAttempts
 from drillbook.engine.retargeting import put_into_service
 from drillbook.evidence import Journal
 from drillbook.model import ClusterRef, Verdict
@@ -15,15 +15,15 @@ from drillbook.steps.archive.salvage import WalOnVolume, old_volume
 from drillbook.steps.preflight.old_cluster import OldCluster
 
 DIGEST = "a" * 64
-REBUILD = ["NotNeeded", "NotNeeded", "StopOldCluster", "MakeAgain", "ServeAgain"]
+REBUILD = ["NotNeeded", "NotNeeded", "StopOldCluster", "RebuildInPlace", "ServeAgain"]
 
 
-def past(folder: Path, *events: dict[str, Any]) -> Past:
+def past(folder: Path, *events: dict[str, Any]) -> PreviousAttempts:
     journal = Journal.open(folder / "journal.jsonl")
     opened = {"type": "opened", "run_id": "r-1", "mode": "apply", "parameters": {"site": "", "target_time": "t1"}, "actor": {}}
     for event in (opened, *events):
         journal.append(**event)
-    return Past(folder)
+    return PreviousAttempts(folder)
 
 
 def started(n: int, step: str, part: int | None = None) -> dict[str, Any]:
@@ -43,10 +43,10 @@ def test_a_step_that_has_begun_is_found_by_its_place_whatever_stands_before_it(t
     confirmed = {"type": "confirmed", "section": "Make it again", "digest": DIGEST, "steps": steps}
     found = past(
         tmp_path, confirmed, started(1, "NotNeeded"), ended(1), started(2, "NotNeeded"), ended(2),
-        started(3, "StopOldCluster", 2), ended(3), started(4, "MakeAgain", 3),
+        started(3, "StopOldCluster", 2), ended(3), started(4, "RebuildInPlace", 3),
     ).section("Make it again", REBUILD)  # fmt: skip
     assert found is not None
-    assert {place: step.step for place, step in found[1].items()} == {2: "StopOldCluster", 3: "MakeAgain"}
+    assert {place: step.step for place, step in found[1].items()} == {2: "StopOldCluster", 3: "RebuildInPlace"}
 
 
 @pytest.mark.parametrize("again", ["killed", "retargeted"])
@@ -66,16 +66,16 @@ def test_a_step_that_was_done_again_keeps_its_first_promise(tmp_path: Path, agai
 
 
 def test_another_target_may_come_until_what_was_recovered_for_this_one_is_put_into_service(tmp_path: Path) -> None:
-    first = [started(1, "ResolveTarget"), ended(1), started(2, "HoldBackups", 0), ended(2), started(3, "Copy"), COPY, ended(3)]
+    first = [started(1, "ResolveTarget"), ended(1), started(2, "SuspendBackups", 0), ended(2), started(3, "Copy"), COPY, ended(3)]
     again = {"type": "retargeted", "n": 1, "attempt": 2, "parameters": {"target_time": "t2"}, "actor": {}}
     second = [again, {"type": "resumed", "attempt": 2, "actor": {}, "note": ""}, *first[:4]]
     for name, events, expected in (
         ("before-any-copy", first[:4], False),
         ("looked-at", first, False),
-        ("being-carried", [*first, started(4, "CarryDatabase", 0)], True),
+        ("being-carried", [*first, started(4, "TransferDatabase", 0)], True),
         ("stopped-before-the-second-copy", [*first, *second], False),
         ("second-looked-at", [*first, *second, started(3, "Copy"), COPY, ended(3)], False),
-        ("second-carried", [*first, *second, started(3, "Copy"), COPY, ended(3), started(4, "CarryDatabase", 0)], True),
+        ("second-carried", [*first, *second, started(3, "Copy"), COPY, ended(3), started(4, "TransferDatabase", 0)], True),
     ):
         (tmp_path / name).mkdir()
         assert put_into_service(past(tmp_path / name, *events)) is expected, name

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fix_wal import NOON, SYSTEM, Memory, Wal, minutes
 
-from drillbook.archive import Holdings, Reading, catalogue, read_folder, resolve
+from drillbook.archive import ArchiveSnapshot, Reading, catalogue, read_folder, resolve
 from drillbook.model import Lsn, RecoveryTarget
 from drillbook.steps.recovery.known_faults import of_operator, operator_version
 from drillbook_lab import pgbin
@@ -66,7 +66,7 @@ def test_b35_the_window_names_it_with_its_lsn() -> None:
 
 def test_b35_a_target_behind_it_says_so_and_one_before_does_not() -> None:
     store, made = with_one()
-    held = Holdings.read(store, catalogue(store, "pg").usable, "pg", system_id=str(SYSTEM), timeline=1)
+    held = ArchiveSnapshot.read(store, catalogue(store, "pg").usable, "pg", system_id=str(SYSTEM), timeline=1)
     behind = resolve(held, RecoveryTarget(target_time=minutes(2.5)))
     assert str(made) in behind.new_tablespaces[0] and "take a new base backup" in dict(behind.rows())["will fail"]
     assert resolve(held, RecoveryTarget(target_time=minutes(0.5))).new_tablespaces == ()

@@ -9,7 +9,7 @@ import pytest
 from fix_wal import MIB, NOON, SYSTEM, Memory, Wal, minutes
 
 from drillbook.archive import (
-    Holdings,
+    ArchiveSnapshot,
     Reading,
     ResolvedTarget,
     archive_chain,
@@ -36,8 +36,8 @@ def live(store: Memory, wal: Wal, first: int, last: int, *, xid: int = 1000) -> 
         store.archive(wal.segment((xid + minute, minutes(minute))), minutes(minute + 0.5))
 
 
-def holdings(store: Memory, timeline: int = 0, system_id: str = str(SYSTEM)) -> Holdings:
-    return Holdings.read(store, catalogue(store, "pg", system_id=system_id).usable, "pg", system_id=system_id, timeline=timeline)
+def holdings(store: Memory, timeline: int = 0, system_id: str = str(SYSTEM)) -> ArchiveSnapshot:
+    return ArchiveSnapshot.read(store, catalogue(store, "pg", system_id=system_id).usable, "pg", system_id=system_id, timeline=timeline)
 
 
 def at(store: Memory, minute: float, timeline: int = 0) -> ResolvedTarget:

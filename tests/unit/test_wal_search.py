@@ -7,14 +7,14 @@ from datetime import timedelta
 import pytest
 from fix_wal import NOON, SYSTEM, Memory, Wal, minutes
 
-from drillbook.archive import Holdings, catalogue, commits_between, resolve
+from drillbook.archive import ArchiveSnapshot, catalogue, commits_between, resolve
 from drillbook.errors import WalGap
 from drillbook.model import RecoveryTarget
 
 SEGMENTS = 30
 
 
-def busy(segments: int = SEGMENTS, each: int = 20) -> tuple[Memory, Holdings]:
+def busy(segments: int = SEGMENTS, each: int = 20) -> tuple[Memory, ArchiveSnapshot]:
     """A commit every second, ``each`` in a segment."""
     store, wal = Memory(), Wal()
     store.backup(wal, NOON - timedelta(minutes=1))
@@ -24,7 +24,7 @@ def busy(segments: int = SEGMENTS, each: int = 20) -> tuple[Memory, Holdings]:
             wal.segment(*((1000 + n, NOON + timedelta(seconds=n)) for n in range(first, first + each))),
             NOON + timedelta(seconds=first + each),
         )
-    held = Holdings.read(store, catalogue(store, "pg").usable, "pg", system_id=str(SYSTEM), timeline=1)
+    held = ArchiveSnapshot.read(store, catalogue(store, "pg").usable, "pg", system_id=str(SYSTEM), timeline=1)
     return store, held
 
 

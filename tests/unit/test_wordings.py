@@ -14,7 +14,7 @@ import pytest
 from drillbook import errors
 from drillbook import steps as procedures
 from drillbook.engine.drawing import draw_step
-from drillbook.engine.step import Checks, Later, Step
+from drillbook.engine.step import Checks, Pending, Step
 from drillbook.errors import Changed, NotReady, RunbookError
 from drillbook.model import Check, Frozen, Verdict
 from drillbook.report import cards
@@ -66,7 +66,7 @@ def test_users_d_a_result_is_shown_with_units_and_names() -> None:
                     "Ended at": "2026-11-28 02:10:44.793 UTC"}  # fmt: skip
 
 
-@pytest.mark.parametrize("value", [Result(), Checks(checks=()), Later("known later")], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", [Result(), Checks(checks=()), Pending("known later")], ids=lambda value: type(value).__name__)
 def test_users_a12_a_cell_does_not_print_its_steps_result_a_second_time(value: object, capsys: pytest.CaptureFixture[str]) -> None:
     value._ipython_display_()  # type: ignore[attr-defined]
     assert capsys.readouterr().out == ""

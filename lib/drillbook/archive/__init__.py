@@ -12,12 +12,12 @@ from drillbook.archive.catalogue import BackupState, Catalogue, Entry, catalogue
 from drillbook.archive.commits import commit_from, is_archived
 from drillbook.archive.compression import Unpackable, unpacker
 from drillbook.archive.destinations import not_s3
-from drillbook.archive.folder import Listed, Reading, read_folder
+from drillbook.archive.folder import BackupStatus, Reading, read_folder
 from drillbook.archive.gaps import (
     ARCHIVE_TIMEOUT_SECONDS,
     SAMPLES,
     BrokenWal,
-    Sample,
+    SampledSegments,
     WalState,
     broken_wal,
     sample,
@@ -25,12 +25,12 @@ from drillbook.archive.gaps import (
 )
 from drillbook.archive.layout import ArchivedSegment, WalListing, wal_histories, wal_names
 from drillbook.archive.protocol import Level, ObjectInfo, ObjectStore
-from drillbook.archive.reachability import BackupReach, GapAt, Period, Reachable, reachable
+from drillbook.archive.reachability import BackupReach, DatedGap, Period, Reachable, reachable
 from drillbook.archive.retention import deleted_at, deleted_during, retention_period
 from drillbook.archive.s3 import S3Store
 from drillbook.archive.search import CommitSeen, changes_between, commits_between
-from drillbook.archive.snapshot import Holdings, Stretch, archive_chain
-from drillbook.archive.survey import Asked, Finding, KnownBackup, Survey, kept, survey
+from drillbook.archive.snapshot import ArchiveSnapshot, WalRange, archive_chain
+from drillbook.archive.survey import ArchiveFinding, ArchiveSurvey, KnownBackup, SurveyOptions, kept, survey
 from drillbook.archive.tar_check import READ_THROUGH, TarCheck, TarState, check_tars
 from drillbook.archive.targets import ExpectedWal, ResolvedTarget, resolve
 from drillbook.archive.timelines import Stray, own_timeline
@@ -41,21 +41,21 @@ __all__ = [
     "ARCHIVE_TIMEOUT_SECONDS",
     "READ_THROUGH",
     "SAMPLES",
+    "ArchiveFinding",
+    "ArchiveSnapshot",
+    "ArchiveSurvey",
     "ArchivedSegment",
-    "Asked",
     "BackupReach",
     "BackupState",
+    "BackupStatus",
     "BrokenWal",
     "Catalogue",
     "CommitSeen",
+    "DatedGap",
     "Entry",
     "ExpectedWal",
-    "Finding",
-    "GapAt",
-    "Holdings",
     "KnownBackup",
     "Level",
-    "Listed",
     "ObjectInfo",
     "ObjectStore",
     "Period",
@@ -63,14 +63,14 @@ __all__ = [
     "Reading",
     "ResolvedTarget",
     "S3Store",
-    "Sample",
+    "SampledSegments",
     "Stray",
-    "Stretch",
-    "Survey",
+    "SurveyOptions",
     "TarCheck",
     "TarState",
     "Unpackable",
     "WalListing",
+    "WalRange",
     "WalState",
     "archive_chain",
     "broken_wal",

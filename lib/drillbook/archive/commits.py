@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from drillbook.archive.layout import wal_prefix
 from drillbook.archive.protocol import ObjectStore
-from drillbook.archive.snapshot import Stretch
+from drillbook.archive.snapshot import WalRange
 from drillbook.model import ArchivedCommit, Lsn
 
 _XID_MASK = 0xFFFFFFFF
 
 
-def commit_from(stretch: Stretch, xid: int, lsn: Lsn, *, last_segment: str = "") -> ArchivedCommit | None:
+def commit_from(stretch: WalRange, xid: int, lsn: Lsn, *, last_segment: str = "") -> ArchivedCommit | None:
     """The commit of transaction ``xid``, whose record lies at ``lsn`` or later; ``None`` if it isn't archived.
 
     Reads on from the segment that holds ``lsn``, at most to ``last_segment`` ("": the last that can be reached). Of a
-    64-bit transaction id the lower 32 bits are compared. Raises what `Stretch.scan` raises.
+    64-bit transaction id the lower 32 bits are compared. Raises what `WalRange.scan` raises.
     """
     end = stretch.reach.number(last_segment) + 1 if last_segment else None
     for _, scan in stretch.forwards(stretch.number(lsn), end):

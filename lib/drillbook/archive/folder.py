@@ -11,11 +11,11 @@ from drillbook.archive.gaps import ARCHIVE_TIMEOUT_SECONDS, SAMPLES, uploading
 from drillbook.archive.protocol import ObjectStore
 from drillbook.archive.reachability import Period, Reachable, reachable
 from drillbook.archive.retention import deleted_at
-from drillbook.archive.survey import Asked, Finding, Look, Survey, look
+from drillbook.archive.survey import ArchiveFinding, ArchiveSurvey, SurveyOptions, SurveyResult, look
 from drillbook.model import ArchivedCommit, Frozen, Instant
 
 
-class Listed(Frozen):
+class BackupStatus(Frozen):
     """A folder below ``base/``. ``state`` is complete, or what is wrong with it; ``at`` when it ended, or was last written.
 
     ``goes_at``: retention may delete it from then on; ``None`` if it keeps it for now.
@@ -41,9 +41,9 @@ class Reading(Frozen):
     server_name: str
     since: Instant | None
     until: Instant | None
-    backups: tuple[Listed, ...]
+    backups: tuple[BackupStatus, ...]
     reach: Reachable
-    survey: Survey
+    survey: ArchiveSurvey
 
     @property
     def periods(self) -> tuple[Period, ...]:
@@ -63,12 +63,12 @@ class Reading(Frozen):
         return max(found, key=lambda commit: commit.lsn) if found else None
 
     @property
-    def damages(self) -> tuple[Finding, ...]:
+    def damages(self) -> tuple[ArchiveFinding, ...]:
         """What costs instants for good. A folder that is archived to no more may have lost its backups by retention."""
         return tuple(item for item in self.survey.damages if not (self.until and item.state == "no backup"))
 
     @property
-    def passing(self) -> tuple[Finding, ...]:
+    def passing(self) -> tuple[ArchiveFinding, ...]:
         """What may well mend itself."""
         return tuple(item for item in self.survey.findings if item.passing)
 
@@ -79,7 +79,7 @@ class Reading(Frozen):
         return bool(self.passing and not lasting)
 
     @property
-    def spare(self) -> tuple[Finding, ...]:
+    def spare(self) -> tuple[ArchiveFinding, ...]:
         """What takes room and costs nothing."""
         return tuple(item for item in self.survey.findings if item.spare)
 
@@ -92,7 +92,7 @@ def read_folder(
     until: datetime | None = None,
     retention_policy: str = "",
     checked: int = SAMPLES,
-    **asked: Unpack[Asked],
+    **asked: Unpack[SurveyOptions],
 ) -> Reading:
     """Read the folder ``server_name``. ``checked`` segments of the newest chain are read with every record's checksum.
 
@@ -121,19 +121,19 @@ def read_folder(
     )
 
 
-def _wrong(found: Look) -> dict[str, Finding]:
+def _wrong(found: SurveyResult) -> dict[str, ArchiveFinding]:
     """What the survey says of base backups' own objects, by the backup's id."""
     return {item.backup_id: item for item in found.survey.findings if item.backup_id and not item.segment}
 
 
-def _listed(found: Look, wrong: Mapping[str, Finding], goes: Mapping[str, datetime]) -> tuple[Listed, ...]:
+def _listed(found: SurveyResult, wrong: Mapping[str, ArchiveFinding], goes: Mapping[str, datetime]) -> tuple[BackupStatus, ...]:
     usable = {backup.backup_id for backup in found.held.backups}
     return tuple(_one(entry, wrong, entry.backup_id in usable, goes) for entry in found.catalogue.entries)
 
 
-def _one(entry: Entry, wrong: Mapping[str, Finding], usable: bool, goes: Mapping[str, datetime]) -> Listed:
+def _one(entry: Entry, wrong: Mapping[str, ArchiveFinding], usable: bool, goes: Mapping[str, datetime]) -> BackupStatus:
     backup, told = entry.backup, None if usable else wrong.get(entry.backup_id)
-    return Listed(
+    return BackupStatus(
         backup_id=entry.backup_id,
         state=told.state if told else str(entry.state),
         reason="" if usable else entry.reason or (_without_its_name(told.what, entry.backup_id) if told else ""),
@@ -150,4 +150,4 @@ def _without_its_name(what: str, backup_id: str) -> str:
     return what.removeprefix(f"base backup {backup_id} is ").removeprefix(f"from base backup {backup_id}: ")
 
 
-__all__ = ["Listed", "Reading", "read_folder"]
+__all__ = ["BackupStatus", "Reading", "read_folder"]

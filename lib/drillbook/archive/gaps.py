@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from drillbook.archive.layout import wal_prefix
 from drillbook.archive.protocol import ObjectStore
-from drillbook.archive.snapshot import Holdings, Stretch
+from drillbook.archive.snapshot import ArchiveSnapshot, WalRange
 from drillbook.archive.wal_files import read_segment
 from drillbook.errors import WalGap
 from drillbook.model import BaseBackup, Frozen, show_seconds
@@ -74,7 +74,7 @@ def uploading(store: ObjectStore, server_name: str) -> frozenset[str] | None:
 
 
 def broken_wal(
-    held: Holdings,
+    held: ArchiveSnapshot,
     backup: BaseBackup,
     *,
     now: datetime,
@@ -105,7 +105,7 @@ def broken_wal(
 Told = tuple[WalState, str]
 
 
-def _known(held: Holdings, reach: Chain, under_way: frozenset[str] | None) -> dict[str, Told]:
+def _known(held: ArchiveSnapshot, reach: Chain, under_way: frozenset[str] | None) -> dict[str, Told]:
     """What the listing itself tells of segments that can't be used."""
     listing = held.listing
     known: dict[str, Told] = dict.fromkeys(under_way or (), (WalState.UPLOADING, "an upload in parts is under way"))
@@ -150,14 +150,14 @@ def _broken(reach: Chain, first: int, last: int, told: Told) -> BrokenWal:
     )
 
 
-class Sample(Frozen):
+class SampledSegments(Frozen):
     """Segments that were read through, and those of them that are damaged."""
 
     segments: tuple[str, ...]
     damaged: tuple[BrokenWal, ...]
 
 
-def sample(stretch: Stretch, *, most: int = SAMPLES, most_bytes: int = MOST_SAMPLED_BYTES) -> Sample:
+def sample(stretch: WalRange, *, most: int = SAMPLES, most_bytes: int = MOST_SAMPLED_BYTES) -> SampledSegments:
     """Read a few segments of a chain through: page headers, the records' links and every record's checksum.
 
     The newest one, the one in which the base backup ends, and others evenly from a random beginning; at most ``most``, and
@@ -171,13 +171,13 @@ def sample(stretch: Stretch, *, most: int = SAMPLES, most_bytes: int = MOST_SAMP
     numbers += [stretch.first + (begin + n * count // most) % count for n in range(most)]
     chosen = list(dict.fromkeys(numbers))[:most]
     told = [(number, _damage(stretch, number)) for number in sorted(chosen)]
-    return Sample(
+    return SampledSegments(
         segments=tuple(reach.name_at(number) for number, _ in told),
         damaged=tuple(_broken(reach, number, number, (WalState.DAMAGED, why)) for number, why in told if why),
     )
 
 
-def _damage(stretch: Stretch, number: int) -> str:
+def _damage(stretch: WalRange, number: int) -> str:
     name = stretch.reach.name_at(number)
     listed = stretch.held.listing.segment(name)
     if listed is None:

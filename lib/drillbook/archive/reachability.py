@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from drillbook.archive.gaps import ARCHIVE_TIMEOUT_SECONDS, SAMPLES, BrokenWal, Sample, broken_wal, sample
-from drillbook.archive.snapshot import LOOK_BACK, Holdings, Stretch
+from drillbook.archive.gaps import ARCHIVE_TIMEOUT_SECONDS, SAMPLES, BrokenWal, SampledSegments, broken_wal, sample
+from drillbook.archive.snapshot import LOOK_BACK, ArchiveSnapshot, WalRange
 from drillbook.errors import WalGap
 from drillbook.model import ArchivedCommit, Frozen, Instant, Lsn, show_instant
 
@@ -46,7 +46,7 @@ class Period(Frozen):
     last: Instant
 
 
-class GapAt(Frozen):
+class DatedGap(Frozen):
     """A gap and about when its WAL was written: between the archiving of what is beside it."""
 
     broken: BrokenWal
@@ -68,7 +68,7 @@ class Reachable(Frozen):
     backups: tuple[BackupReach, ...]
     unusable: tuple[tuple[str, str], ...]
     periods: tuple[Period, ...]
-    gaps: tuple[GapAt, ...]
+    gaps: tuple[DatedGap, ...]
     sampled: tuple[str, ...]
     damaged: tuple[BrokenWal, ...]
     uploads_told: bool
@@ -136,7 +136,7 @@ class Reachable(Frozen):
 
 
 def reachable(
-    held: Holdings,
+    held: ArchiveSnapshot,
     *,
     now: datetime,
     unusable: Sequence[tuple[str, str]] = (),
@@ -154,7 +154,7 @@ def reachable(
     stretches = [held.stretch(backup) for backup in held.backups]
     reaches = tuple(_reach(stretch) for stretch in stretches)
     looked = sample(stretches[-1], most=samples) if samples and stretches and stretches[-1].consistent else None
-    found = looked or Sample(segments=(), damaged=())
+    found = looked or SampledSegments(segments=(), damaged=())
     newest = held.newest_segment
     return Reachable(
         server_name=held.listing.server_name,
@@ -175,7 +175,7 @@ def reachable(
     )
 
 
-def _reach(stretch: Stretch) -> BackupReach:
+def _reach(stretch: WalRange) -> BackupReach:
     backup, reach = stretch.backup, stretch.reach
     newest: ArchivedCommit | None = None
     last: ArchivedCommit | None = None
@@ -227,10 +227,10 @@ def _periods(reaches: Sequence[BackupReach]) -> tuple[Period, ...]:
 
 
 def _gaps(
-    held: Holdings, now: datetime, under_way: frozenset[str] | None, archive_timeout_seconds: float
-) -> tuple[GapAt, ...]:
+    held: ArchiveSnapshot, now: datetime, under_way: frozenset[str] | None, archive_timeout_seconds: float
+) -> tuple[DatedGap, ...]:
     """Every gap once, though several backups' chains meet it, oldest first."""
-    found: dict[tuple[str, str], GapAt] = {}
+    found: dict[tuple[str, str], DatedGap] = {}
     for backup in held.backups:
         reach = held.chain(backup)
         for item in broken_wal(
@@ -245,6 +245,6 @@ def _gaps(
             begin = after.modified if after else backup.begin_time
             end = before.modified if before else max(begin, backup.end_time)
             found.setdefault(
-                (item.first_segment, item.last_segment), GapAt(broken=item, after=begin, before=max(begin, end))
+                (item.first_segment, item.last_segment), DatedGap(broken=item, after=begin, before=max(begin, end))
             )
     return tuple(found[key] for key in sorted(found))

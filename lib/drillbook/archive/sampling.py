@@ -19,7 +19,7 @@ SAMPLES = 32
 _AT_ONCE = 4
 
 
-class Spoilt(NamedTuple):
+class CorruptSegment(NamedTuple):
     """A segment that recovery would stop at: it can't be unpacked, is torn, damaged, cold or another system's."""
 
     segment: ArchivedSegment
@@ -44,31 +44,31 @@ def read_sample(
     system_id: str = "",
     ends: Container[str] = (),
     most_seconds: float = 60,
-) -> tuple[list[Spoilt], int]:
+) -> tuple[list[CorruptSegment], int]:
     """Read each of ``segments`` and check every record of it; those that are spoilt, and how many were read in ``most_seconds``.
 
     Those of ``ends`` may stop anywhere: they are the last of their timeline. ObjectStoreError: the store refused or did not answer.
     """
     end = time.monotonic() + most_seconds
 
-    def look(segment: ArchivedSegment) -> Spoilt | bool:
+    def look(segment: ArchivedSegment) -> CorruptSegment | bool:
         if time.monotonic() > end:
             return False
         reader = WalReader(expected_system_id=system_id, checksums=True)
         try:
             reader.feed(segment.name, read_segment(store, segment))
         except WalGap as error:
-            return Spoilt(segment, "damaged", error.what)
+            return CorruptSegment(segment, "damaged", error.what)
         except WalFormatError as error:
-            return Spoilt(segment, "damaged", f"segment {error}, in the archive")
+            return CorruptSegment(segment, "damaged", f"segment {error}, in the archive")
         except ObjectStoreError as error:
             if error.reason not in {"InvalidObjectState", "NoSuchKey"}:
                 raise
-            return Spoilt(segment, "cold" if error.reason == "InvalidObjectState" else "lost", error.what)
+            return CorruptSegment(segment, "cold" if error.reason == "InvalidObjectState" else "lost", error.what)
         if reader.stopped and segment.name not in ends:
-            return Spoilt(segment, "damaged", f"segment {segment.name} in the archive is damaged: {reader.stopped}")
+            return CorruptSegment(segment, "damaged", f"segment {segment.name} in the archive is damaged: {reader.stopped}")
         return True
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="sampling") as pool:
         found = list(pool.map(look, segments))
-    return [item for item in found if isinstance(item, Spoilt)], sum(item is not False for item in found)
+    return [item for item in found if isinstance(item, CorruptSegment)], sum(item is not False for item in found)

@@ -20,7 +20,7 @@ from drillbook.archive.protocol import ObjectStore
 from drillbook.archive.snapshot import CLOCKS
 from drillbook.archive.wal_files import STOPS, unpacked
 from drillbook.errors import WalGap
-from drillbook.postgres.wal import Chain, Changes, Run, Runs, SegmentName, WalFormatError, read_run, rows_of
+from drillbook.postgres.wal import Chain, Changes, ChangesRead, Runs, SegmentName, WalFormatError, read_run, rows_of
 
 _RUN_BYTES = 64 << 20
 _MOST_WORKERS = 2  # each reads 100 MB/s and more, and a scheduled run has a gigabyte of memory for all
@@ -79,12 +79,12 @@ def _runs(
     until: datetime,
     system_id: str,
     say: Callable[[str], Any],
-) -> Iterator[Run]:
+) -> Iterator[ChangesRead]:
     """The runs that are read, in their order, until one begins after ``until``."""
     names = list(_from(reach, listing, since - CLOCKS))
     length = max(1, _RUN_BYTES // reach.segment_bytes)
     pieces = deque(range(0, len(names), length))
-    under_way: deque[tuple[int, Future[Run | str]]] = deque()
+    under_way: deque[tuple[int, Future[ChangesRead | str]]] = deque()
     with _workers(len(names)) as (pool, count), ThreadPoolExecutor(count + 1, thread_name_prefix="wal-search") as fetchers:
         try:
             while pieces or under_way:
@@ -109,7 +109,7 @@ def _runs(
 
 def _one(
     store: ObjectStore, listing: WalListing, names: Sequence[str], at: int, length: int, system_id: str, pool: Executor | None
-) -> Run | str:
+) -> ChangesRead | str:
     """One run read; where its last record goes on, as many segments after it as that takes. A sentence: what is damaged."""
     after = 1
     while True:
@@ -125,7 +125,7 @@ def _one(
 _Stored = Sequence[tuple[str, bytes, str]]
 
 
-def _read(segments: _Stored, following: _Stored, system_id: str) -> Run | str:
+def _read(segments: _Stored, following: _Stored, system_id: str) -> ChangesRead | str:
     """In a process of its own: unpack and read; errors as sentences, since they cross over."""
     try:
         return read_run(_Unpacked(segments), _Unpacked(following), system_id)

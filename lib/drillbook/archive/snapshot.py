@@ -29,7 +29,7 @@ _KEPT = 16  # scans kept in memory; a busy 16 MiB segment holds some 50,000 comm
 
 
 @dataclass
-class Holdings:
+class ArchiveSnapshot:
     """The archive of one server as one listing shows it. ``backups`` are the usable ones, oldest first by their end.
 
     ``timeline`` is the cluster's own as the cluster or the profile says it, 0 where neither does: see `own_timeline`.
@@ -60,7 +60,7 @@ class Holdings:
         *,
         system_id: str = "",
         timeline: int = 0,
-    ) -> Holdings:
+    ) -> ArchiveSnapshot:
         """List the WAL that ``backups`` need, and read the history files. Raises what `wal_names` and `histories` raise."""
         since = min((backup.begin_wal for backup in backups), key=lambda name: name[8:], default="")
         first = min((backup.timeline for backup in backups), default=0)
@@ -152,9 +152,9 @@ class Holdings:
             self._names[segment_bytes] = numbers, frozenset(self.listing.torn(segment_bytes))
         return self._names[segment_bytes]
 
-    def stretch(self, backup: BaseBackup, timeline: int = 0) -> Stretch:
+    def stretch(self, backup: BaseBackup, timeline: int = 0) -> WalRange:
         """The WAL that recovery from ``backup`` can reach."""
-        return Stretch(self, backup, self.chain(backup, timeline))
+        return WalRange(self, backup, self.chain(backup, timeline))
 
     def allow(self, segments: int) -> None:
         """Let this many segments be read from now on."""
@@ -183,10 +183,10 @@ class Holdings:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class WalRange:
     """The WAL that recovery from one backup can reach without a gap, by segment numbers."""
 
-    held: Holdings
+    held: ArchiveSnapshot
     backup: BaseBackup
     reach: Chain
 
@@ -249,4 +249,4 @@ def archive_chain(store: ObjectStore, backup: BaseBackup, listing: WalListing, *
             reason="ListingTooShort",
             todo="List the WAL since the base backup's begin WAL.",
         )
-    return Holdings(store, listing, (backup,), histories(store, listing, needed=timeline), timeline=timeline).chain(backup)
+    return ArchiveSnapshot(store, listing, (backup,), histories(store, listing, needed=timeline), timeline=timeline).chain(backup)

@@ -16,7 +16,7 @@ from drillbook.archive.gaps import ARCHIVE_TIMEOUT_SECONDS, BrokenWal, WalState,
 from drillbook.archive.layout import WalListing, wal_names, wal_prefix
 from drillbook.archive.protocol import ObjectStore
 from drillbook.archive.sampling import SAMPLES, read_sample, sample_names
-from drillbook.archive.snapshot import LOOK_BACK, Holdings
+from drillbook.archive.snapshot import LOOK_BACK, ArchiveSnapshot
 from drillbook.archive.systems import own_system, system_of
 from drillbook.archive.tar_check import READ_THROUGH, TarState, check_tars
 from drillbook.archive.timelines import Stray, way_to
@@ -41,7 +41,7 @@ class KnownBackup:
     started_at: datetime | None = None
 
 
-class Finding(Frozen):
+class ArchiveFinding(Frozen):
     """One damage. ``what`` is the sentence; ``key`` the object in the store, "" where none is there; ``segment`` the WAL.
 
     ``todo`` says what to do where that is not to bring the object back. ``spare``: a base backup that nothing says was ever complete, or another system's: it takes room, and costs no instant.
@@ -61,7 +61,7 @@ class Finding(Frozen):
         return self.state in {WalState.DELAYED, WalState.UPLOADING, NEW_TIMELINE}
 
 
-class Survey(Frozen):
+class ArchiveSurvey(Frozen):
     """What one server's archive holds and what is wrong with it; ``read`` says how deep it was looked at.
 
     ``notes`` are worth knowing and cost nothing.
@@ -72,30 +72,30 @@ class Survey(Frozen):
     usable: int
     stored_bytes: int
     segments: int
-    findings: tuple[Finding, ...]
+    findings: tuple[ArchiveFinding, ...]
     read: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
     @property
-    def damages(self) -> tuple[Finding, ...]:
+    def damages(self) -> tuple[ArchiveFinding, ...]:
         """What costs instants that could be recovered, for good."""
         return tuple(item for item in self.findings if not item.spare and not item.passing)
 
 
-class Look(NamedTuple):
+class SurveyResult(NamedTuple):
     """A survey, and the listings that it was made from.
 
     A backup with a broken tar is not among those of ``held``, nor one that no WAL leads from to the cluster's timeline:
     ``aside`` says why, by its id.
     """
 
-    survey: Survey
+    survey: ArchiveSurvey
     catalogue: Catalogue
-    held: Holdings
+    held: ArchiveSnapshot
     aside: Mapping[str, str]
 
 
-class Asked(TypedDict, total=False):
+class SurveyOptions(TypedDict, total=False):
     """What a survey may be told, and how deep it reads: the arguments of `look`."""
 
     system_id: str
@@ -108,12 +108,12 @@ class Asked(TypedDict, total=False):
     archive_timeout_seconds: float
 
 
-def survey(store: ObjectStore, server_name: str, **asked: Unpack[Asked]) -> Survey:
+def survey(store: ObjectStore, server_name: str, **asked: Unpack[SurveyOptions]) -> ArchiveSurvey:
     """Look at all that ``server_name`` has in the archive; `look` says what it may be told, and what it raises."""
     return look(store, server_name, **asked).survey
 
 
-def kept(store: ObjectStore, server_name: str, *, system_id: str = "", timeline: int = 0) -> Holdings:
+def kept(store: ObjectStore, server_name: str, *, system_id: str = "", timeline: int = 0) -> ArchiveSnapshot:
     """What of a folder is the cluster's: its system, its timeline and the usable base backups that lead there.
 
     ``system_id`` and ``timeline`` as in `look`, which decides by the same rules; raises what it raises.
@@ -121,10 +121,10 @@ def kept(store: ObjectStore, server_name: str, *, system_id: str = "", timeline:
     listing = wal_names(store, server_name)
     system_id = system_id or own_system(store, listing, catalogue(store, server_name))
     usable = tuple(catalogue(store, server_name, system_id=system_id).usable)
-    return _kept(Holdings(store, listing, usable, histories(store, listing, needed=timeline), system_id, timeline))[0]
+    return _kept(ArchiveSnapshot(store, listing, usable, histories(store, listing, needed=timeline), system_id, timeline))[0]
 
 
-def _kept(every: Holdings) -> tuple[Holdings, dict[str, str]]:
+def _kept(every: ArchiveSnapshot) -> tuple[ArchiveSnapshot, dict[str, str]]:
     """The holdings with the base backups that WAL leads from to the cluster's timeline, and why each other one doesn't."""
     aside = {backup.backup_id: why for backup in every.backups if (why := every.unreachable(backup))}
     backups = tuple(backup for backup in every.backups if backup.backup_id not in aside)
@@ -143,7 +143,7 @@ def look(
     read_through: int = READ_THROUGH,
     now: datetime | None = None,
     archive_timeout_seconds: float = ARCHIVE_TIMEOUT_SECONDS,
-) -> Look:
+) -> SurveyResult:
     """Survey ``server_name``'s archive; a history file that can't be read is told, and left out of the holdings.
 
     ``system_id`` and ``timeline`` are the cluster's ("" and 0: what the archive leaves no doubt about),
@@ -163,7 +163,7 @@ def look(
     findings += torn + damage
     broken = {item.backup_id for item in torn}
     whole = tuple(backup for backup in found.usable if backup.backup_id not in broken)
-    every = Holdings(store, listing, whole, read_histories, system_id, timeline)
+    every = ArchiveSnapshot(store, listing, whole, read_histories, system_id, timeline)
     held, aside = _kept(every)
     findings += [_off_the_way(held, backup, aside[backup.backup_id]) for backup in whole if backup.backup_id in aside]
     strays, notes = _timelines(held, now, archive_timeout_seconds)
@@ -171,7 +171,7 @@ def look(
     findings += _chains(held, now, archive_timeout_seconds)
     findings += _tablespaces(held, tablespaces)
     findings += _sampled(held, samples, read)
-    told = Survey(
+    told = ArchiveSurvey(
         server_name=server_name,
         backups=len(found.entries),
         usable=len(held.backups),
@@ -181,13 +181,13 @@ def look(
         read=tuple(read),
         notes=tuple(notes),
     )
-    return Look(told, found, held, aside)
+    return SurveyResult(told, found, held, aside)
 
 
 # -- base backups ----------------------------------------------------------------------------------------------------
 
 
-def _backups(found: Catalogue, known: Sequence[KnownBackup] | None) -> list[Finding]:
+def _backups(found: Catalogue, known: Sequence[KnownBackup] | None) -> list[ArchiveFinding]:
     running = any(item.phase in RUNNING for item in known or ())
     ids = {item.backup_id for item in known or () if item.backup_id}
     completed = {item.backup_id for item in known or () if item.phase == "completed"}
@@ -199,7 +199,7 @@ def _backups(found: Catalogue, known: Sequence[KnownBackup] | None) -> list[Find
         orphaned = known is not None and entry.state is BackupState.UNFINISHED and entry.backup_id not in ids
         explained = "; no Backup object and no catalogue explains it" if orphaned else ""
         findings.append(
-            Finding(
+            ArchiveFinding(
                 state="orphaned" if orphaned else str(entry.state),
                 what=f"base backup {entry.backup_id} is {entry.reason}{explained}",
                 key=entry.key,
@@ -208,10 +208,10 @@ def _backups(found: Catalogue, known: Sequence[KnownBackup] | None) -> list[Find
             )
         )
     if not found.entries:
-        findings.append(Finding(state="no backup", what="the archive holds no base backup"))
+        findings.append(ArchiveFinding(state="no backup", what="the archive holds no base backup"))
     oldest = min((backup.backup_id for backup in found.usable), default="")
     return findings + [
-        Finding(
+        ArchiveFinding(
             state="orphaned",
             what=f"Backup {item.name} says completed, and the bucket has no base backup {item.backup_id}",
             backup_id=item.backup_id,
@@ -222,7 +222,7 @@ def _backups(found: Catalogue, known: Sequence[KnownBackup] | None) -> list[Find
     ]
 
 
-def _tars(store: ObjectStore, found: Catalogue, read_through: int, read: list[str]) -> list[Finding]:
+def _tars(store: ObjectStore, found: Catalogue, read_through: int, read: list[str]) -> list[ArchiveFinding]:
     findings = []
     for entry in (entry for entry in found.entries if entry.backup):
         newest = found.newest is not None and entry.backup_id == found.newest.backup_id
@@ -230,7 +230,7 @@ def _tars(store: ObjectStore, found: Catalogue, read_through: int, read: list[st
         for check in checks:
             if check.state.broken:
                 what = f"base backup {entry.backup_id} is {check.state}: {_file(check.key)}: {check.found}"
-                findings.append(Finding(state=str(check.state), what=what, key=check.key, backup_id=entry.backup_id))
+                findings.append(ArchiveFinding(state=str(check.state), what=what, key=check.key, backup_id=entry.backup_id))
         through = sum(check.state is TarState.WHOLE for check in checks)
         unread = sum(check.state is TarState.UNREAD for check in checks)
         read.append(
@@ -243,7 +243,7 @@ def _tars(store: ObjectStore, found: Catalogue, read_through: int, read: list[st
 # -- WAL -------------------------------------------------------------------------------------------------------------
 
 
-def _histories(store: ObjectStore, listing: WalListing) -> tuple[Histories, list[Finding]]:
+def _histories(store: ObjectStore, listing: WalListing) -> tuple[Histories, list[ArchiveFinding]]:
     """The history files that can be read, and those that can't."""
     found: dict[int, tuple[Switch, ...]] = {}
     findings = []
@@ -251,18 +251,18 @@ def _histories(store: ObjectStore, listing: WalListing) -> tuple[Histories, list
         try:
             found[timeline] = read_history(store, item)
         except WalGap as error:
-            findings.append(Finding(state="history damaged", what=error.what, key=item.key))
+            findings.append(ArchiveFinding(state="history damaged", what=error.what, key=item.key))
         except ObjectStoreError as error:
             if error.reason not in {"InvalidObjectState", "NoSuchKey"}:
                 raise
-            findings.append(Finding(state="history unreadable", what=error.what, key=item.key))
+            findings.append(ArchiveFinding(state="history unreadable", what=error.what, key=item.key))
     return found, findings
 
 
-def _timelines(held: Holdings, now: datetime, archive_timeout_seconds: float) -> tuple[list[Finding], list[str]]:
+def _timelines(held: ArchiveSnapshot, now: datetime, archive_timeout_seconds: float) -> tuple[list[ArchiveFinding], list[str]]:
     """Timelines that lead recovery away from the cluster's own, or that it can't be led to; and what is no fault."""
     own, listing = held.own, held.listing
-    findings: list[Finding] = []
+    findings: list[ArchiveFinding] = []
     notes: list[str] = []
     on = {branch.timeline for branch in way_to(own, held.histories)}
     late = [backup for backup in held.backups if held.chain(backup).timeline != own]
@@ -274,7 +274,7 @@ def _timelines(held: Holdings, now: datetime, archive_timeout_seconds: float) ->
             what = f"{name} is missing: recovery can't find its way to timeline {timeline}, the cluster's own"
             todo = f"Archive {name} from pg_wal of an instance, or take a new base backup: one of timeline {timeline} needs none."
             key = f"{wal_prefix(listing.server_name)}{name}"
-            findings.append(Finding(state="history missing", what=what, key=key, todo=todo))
+            findings.append(ArchiveFinding(state="history missing", what=what, key=key, todo=todo))
         elif timeline == own:
             notes.append(f"{name} is not archived; the base backups of timeline {timeline} need none")
         elif timeline in on:
@@ -290,7 +290,7 @@ def _timelines(held: Holdings, now: datetime, archive_timeout_seconds: float) ->
     return findings, notes
 
 
-def _stray(held: Holdings, stray: Stray, now: datetime, archive_timeout_seconds: float) -> Finding:
+def _stray(held: ArchiveSnapshot, stray: Stray, now: datetime, archive_timeout_seconds: float) -> ArchiveFinding:
     own, name = held.own, f"{stray.timeline:08X}.history"
     at = f" at {show_instant(stray.archived_at)}" if stray.archived_at else ""
     left = f"left timeline {stray.left} at {stray.at}" if stray.at else "shares no history with it"
@@ -303,14 +303,14 @@ def _stray(held: Holdings, stray: Stray, now: datetime, archive_timeout_seconds:
     whose = f"is of system {system_id}, not of the cluster's {held.system_id}" if foreign else "is not the cluster's"
     if fresh and not went_on:
         what = f"{name} was archived{at}, and the cluster says that it is on timeline {own}: it may just be changing over"
-        return Finding(state=NEW_TIMELINE, what=what, key=key, todo="Look again in a few minutes.")
+        return ArchiveFinding(state=NEW_TIMELINE, what=what, key=key, todo="Look again in a few minutes.")
     cost = (
         f"; what follows it loses the {stray.beyond:,} segments of the cluster's own way after that, up to "
         f"{stray.newest.name}, archived at {show_instant(stray.newest.modified)}"
         if stray.newest
         else ""
     )
-    return Finding(
+    return ArchiveFinding(
         state=STRAY_TIMELINE,
         what=f"timeline {stray.timeline} ({name}, archived{at}, {stray.segments:,} segments) {left} and {whose}, which is on "
         f"timeline {own}{cost}",
@@ -322,14 +322,14 @@ def _stray(held: Holdings, stray: Stray, now: datetime, archive_timeout_seconds:
     )
 
 
-def _off_the_way(held: Holdings, backup: BaseBackup, why: str) -> Finding:
+def _off_the_way(held: ArchiveSnapshot, backup: BaseBackup, why: str) -> ArchiveFinding:
     """A base backup that no WAL leads from to the cluster's timeline: another server's, or of a timeline that was left."""
-    return Finding(
+    return ArchiveFinding(
         state="unreachable", what=f"from base backup {backup.backup_id}: {why}", backup_id=backup.backup_id, spare=bool(held.backups)
     )
 
 
-def _tablespaces(held: Holdings, names: Sequence[str]) -> list[Finding]:
+def _tablespaces(held: ArchiveSnapshot, names: Sequence[str]) -> list[ArchiveFinding]:
     """Tablespaces that the cluster should have and its newest base backup has not; where in the WAL they were created.
 
     Only then is WAL read for it: from the backup's end on, as much as one search may read.
@@ -354,7 +354,7 @@ def _tablespaces(held: Holdings, names: Sequence[str]) -> list[Finding]:
         return []  # the Cluster names it, and it was not created yet
     shown = "; ".join(map(str, made)) or f"its creation was not found in the {LOOK_BACK} segments after the base backup"
     return [
-        Finding(
+        ArchiveFinding(
             state="new tablespace",
             what=f"base backup {backup.backup_id} has no tablespace {', '.join(missing)}: {shown}",
             segment=stretch.reach.name_at(stretch.number(made[0].lsn)) if made else "",
@@ -363,8 +363,8 @@ def _tablespaces(held: Holdings, names: Sequence[str]) -> list[Finding]:
     ]
 
 
-def _chains(held: Holdings, now: datetime, archive_timeout_seconds: float) -> list[Finding]:
-    findings: list[Finding] = []
+def _chains(held: ArchiveSnapshot, now: datetime, archive_timeout_seconds: float) -> list[ArchiveFinding]:
+    findings: list[ArchiveFinding] = []
     told: set[str] = set()
     under_way = uploading(held.store, held.listing.server_name)
     for backup in reversed(held.backups):  # a gap that several of them meet is told once, for the newest
@@ -380,16 +380,16 @@ def _chains(held: Holdings, now: datetime, archive_timeout_seconds: float) -> li
             late = (now - backup.end_time).total_seconds() > archive_timeout_seconds
             what = f"base backup {backup.backup_id} needs WAL up to {backup.end_wal}, archived is {reach.last_segment}"
             state = str(WalState.LOST if late else WalState.DELAYED)
-            findings.append(Finding(state=state, what=what, segment=backup.end_wal, backup_id=backup.backup_id))
+            findings.append(ArchiveFinding(state=state, what=what, segment=backup.end_wal, backup_id=backup.backup_id))
     return findings
 
 
-def _broken(held: Holdings, backup: BaseBackup, item: BrokenWal) -> Finding:
+def _broken(held: ArchiveSnapshot, backup: BaseBackup, item: BrokenWal) -> ArchiveFinding:
     """A hole in the chain, with the object that lies in its first segment's place."""
     name = item.first_segment
     lying = held.store.list(f"{wal_prefix(held.listing.server_name)}{name[:16]}/{name}")
     begins = ": its begin WAL, without which it can't be restored at all" if name == backup.begin_wal else ""
-    return Finding(
+    return ArchiveFinding(
         state=str(item.state),
         what=f"segment {item}; needed after base backup {backup.backup_id}{begins}",
         key=next((found.key for found in lying if ".backup" not in found.key), ""),
@@ -398,7 +398,7 @@ def _broken(held: Holdings, backup: BaseBackup, item: BrokenWal) -> Finding:
     )
 
 
-def _sampled(held: Holdings, samples: int, read: list[str]) -> list[Finding]:
+def _sampled(held: ArchiveSnapshot, samples: int, read: list[str]) -> list[ArchiveFinding]:
     """Damage that only reading shows, in a sample of the segments that the backups need."""
     first = [name for backup in reversed(held.backups) for name in (backup.begin_wal, backup.end_wal)]
     begin = min((backup.begin_wal[8:] for backup in held.backups), default="")
@@ -411,7 +411,7 @@ def _sampled(held: Holdings, samples: int, read: list[str]) -> list[Finding]:
     rest = f", {looked / len(names):.0%}; the rest is known by name and size only" if looked < len(names) else ""
     read.append(f"WAL: {looked:,} of {len(names):,} segments since the oldest usable base backup read through{rest}")
     return [
-        Finding(state=item.state, what=item.found, key=item.segment.key, segment=item.segment.name) for item in spoilt
+        ArchiveFinding(state=item.state, what=item.found, key=item.segment.key, segment=item.segment.name) for item in spoilt
     ]
 
 

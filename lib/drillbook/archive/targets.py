@@ -15,7 +15,7 @@ from itertools import chain as joined
 from itertools import zip_longest
 
 from drillbook.archive.scan import Scan
-from drillbook.archive.snapshot import Holdings, Stretch
+from drillbook.archive.snapshot import ArchiveSnapshot, WalRange
 from drillbook.errors import BaseBackupMissing, TargetOutsideWindow
 from drillbook.model import (
     ArchivedCommit,
@@ -77,7 +77,7 @@ class ResolvedTarget(Frozen):
 
 
 def resolve(
-    held: Holdings, wanted: RecoveryTarget, *, backup_id: str = "", look_back: int = MOST_READ
+    held: ArchiveSnapshot, wanted: RecoveryTarget, *, backup_id: str = "", look_back: int = MOST_READ
 ) -> ResolvedTarget:
     """What recovery to ``wanted`` needs and gives; ``backup_id`` pins the base backup (always so for immediate).
 
@@ -103,7 +103,7 @@ def resolve(
     return search.immediate() if wanted.target_immediate else search.latest()
 
 
-def _candidates(held: Holdings, backup_id: str) -> Sequence[BaseBackup]:
+def _candidates(held: ArchiveSnapshot, backup_id: str) -> Sequence[BaseBackup]:
     """Newest first."""
     if not backup_id:
         return tuple(reversed(held.backups))
@@ -118,7 +118,7 @@ def _candidates(held: Holdings, backup_id: str) -> Sequence[BaseBackup]:
 
 
 class _Search:
-    def __init__(self, held: Holdings, wanted: RecoveryTarget, candidates: Sequence[BaseBackup]) -> None:
+    def __init__(self, held: ArchiveSnapshot, wanted: RecoveryTarget, candidates: Sequence[BaseBackup]) -> None:
         self.held, self.wanted, self.candidates = held, wanted, candidates
 
     # -- the kinds of target -------------------------------------------------------------------
@@ -205,14 +205,14 @@ class _Search:
             return [self.wanted.timeline]
         return [0, *(found for found in reversed(self.held.listing.timelines) if found < self.held.own)]
 
-    def _stretches(self, backups: Sequence[BaseBackup], timeline: int | None = None) -> Iterator[Stretch]:
+    def _stretches(self, backups: Sequence[BaseBackup], timeline: int | None = None) -> Iterator[WalRange]:
         """The reachable WAL of each backup that can become consistent."""
         for backup in backups:
             stretch = self.held.stretch(backup, self.wanted.timeline or 0 if timeline is None else timeline)
             if stretch.consistent:
                 yield stretch
 
-    def _regions(self, timeline: int) -> list[Stretch]:
+    def _regions(self, timeline: int) -> list[WalRange]:
         """Each run of reachable WAL once, newest first, from the oldest backup that reaches its end."""
         by_end = {stretch.last: stretch for stretch in self._stretches(self.candidates, timeline)}
         return [by_end[last] for last in sorted(by_end, reverse=True)]
@@ -220,7 +220,7 @@ class _Search:
     def _after(self, commit: ArchivedCommit, at: datetime) -> bool:
         return commit.committed_at > at or (self.wanted.exclusive and commit.committed_at == at)
 
-    def _first_after(self, stretch: Stretch, at: datetime, newest: ArchivedCommit) -> ArchivedCommit:
+    def _first_after(self, stretch: WalRange, at: datetime, newest: ArchivedCommit) -> ArchivedCommit:
         """The first commit in the WAL that stops a recovery to ``at``; ``newest`` is known to be one that would.
 
         Commit times follow the WAL's order but for what concurrent sessions overtake, so the segment is found by halving;
@@ -272,7 +272,7 @@ class _Search:
 
     # -- telling -------------------------------------------------------------------------------
 
-    def _resolved(self, stretch: Stretch, stop: Lsn, *, until: Lsn, included: bool) -> ResolvedTarget:
+    def _resolved(self, stretch: WalRange, stop: Lsn, *, until: Lsn, included: bool) -> ResolvedTarget:
         """Recovery that stops at the record at ``stop``, after it if ``included``; the WAL is needed up to ``until``."""
 
         def recovered(commit: ArchivedCommit) -> bool:
@@ -290,7 +290,7 @@ class _Search:
             until=until,
         )
 
-    def _earlier(self, stretch: Stretch) -> Iterator[tuple[int, Scan]]:
+    def _earlier(self, stretch: WalRange) -> Iterator[tuple[int, Scan]]:
         """The WAL before the base backup, as far as an older backup's reaches without a gap: it is in the backup."""
         for backup in self.held.backups:
             older = self.held.stretch(backup, stretch.reach.timeline)
@@ -300,7 +300,7 @@ class _Search:
 
     def _build(
         self,
-        stretch: Stretch,
+        stretch: WalRange,
         last_segment: str,
         last: ArchivedCommit | None,
         first: ArchivedCommit | None,
@@ -346,7 +346,7 @@ def _said(commit: ArchivedCommit | None) -> str:
     )
 
 
-def _newest(stretch: Stretch) -> ArchivedCommit | None:
+def _newest(stretch: WalRange) -> ArchivedCommit | None:
     """The last commit that can be reached, by position in the WAL."""
     return next((scan.commits[-1] for _, scan in stretch.backwards() if scan.commits), None)
 
@@ -358,7 +358,7 @@ def _by_time(newest: ArchivedCommit) -> str:
     )
 
 
-def _outwards(stretch: Stretch, xid: int) -> Iterator[Scan]:
+def _outwards(stretch: WalRange, xid: int) -> Iterator[Scan]:
     """Every segment, beginning where the transaction is likely: ids grow along the WAL, though not strictly."""
     low, high = stretch.first, stretch.last
     while low < high:
@@ -372,7 +372,7 @@ def _outwards(stretch: Stretch, xid: int) -> Iterator[Scan]:
     return (item[1] for item in joined.from_iterable(both) if item is not None)
 
 
-def _points(stretch: Stretch, name: str) -> Iterator[RestorePoint]:
+def _points(stretch: WalRange, name: str) -> Iterator[RestorePoint]:
     """Restore points, newest first; one of barman's is looked for where its backup ends."""
     backup = stretch.held.find(name.removeprefix(_BARMAN)) if name.startswith(_BARMAN) else None
     if backup is not None and stretch.holds(backup.end_lsn):

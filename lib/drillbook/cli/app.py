@@ -32,7 +32,7 @@ from drillbook.cli import doctor as health
 from drillbook.cli import init as beginning
 from drillbook.cli import plan_recovery as ways
 from drillbook.cli.conformance import interview
-from drillbook.cli.console import VERDICT_STYLES, Narrator, gate_lines, show_outcome
+from drillbook.cli.console import VERDICT_STYLES, ProgressPrinter, gate_lines, show_outcome
 from drillbook.cli.window import SAMPLES, outlook
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.kube import Kube
@@ -115,7 +115,7 @@ def run(
     if not notebook.is_file():
         raise ParameterError([f"there is no notebook {notebook}"], where="drillbook run")
     given = arguments.parameters(parameter or [])
-    outcome = headless.execute(notebook, given, mode=str(mode), site=site, progress=Narrator(out).tell)
+    outcome = headless.execute(notebook, given, mode=str(mode), site=site, progress=ProgressPrinter(out).tell)
     show_outcome(out, outcome)
     return int(outcome.exit_code)
 
@@ -161,7 +161,7 @@ def resume(
     """Go on with a run that waits at a gate or stopped midway; what it has seen comes from its journal."""
     target = arguments.parameters(parameter or [])
     outcome = headless.resume(
-        places.find_run(run_id), confirm=confirm, notebook=notebook, target=target, progress=Narrator(out).tell
+        places.find_run(run_id), confirm=confirm, notebook=notebook, target=target, progress=ProgressPrinter(out).tell
     )
     show_outcome(out, outcome)
     return int(outcome.exit_code)
@@ -200,7 +200,7 @@ def abandon(
     ] = None,
 ) -> int:
     """End a run that waits or stopped: undo what can be undone, the newest first, and say what can't be."""
-    found = headless.abandon(places.find_run(run_id), notebook=notebook, as_it_stands=as_it_stands, progress=Narrator(out).tell)
+    found = headless.abandon(places.find_run(run_id), notebook=notebook, as_it_stands=as_it_stands, progress=ProgressPrinter(out).tell)
     for line in found.left:
         out.print(Text.assemble(("not undone   ", "bold red"), line))
     show_outcome(out, found.outcome)
@@ -229,7 +229,7 @@ def drop_kept(
 
 def _go(way: headless.WayBack, mode: Mode) -> int:
     given: dict[str, Any] = dict(way.parameters)
-    outcome = headless.execute(way.notebook, given, mode=str(mode), site=way.site, progress=Narrator(out).tell)
+    outcome = headless.execute(way.notebook, given, mode=str(mode), site=way.site, progress=ProgressPrinter(out).tell)
     show_outcome(out, outcome)
     return int(outcome.exit_code)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from drillbook import kube as k8s
-from drillbook.conformance import PROBES, Answer, Ground, Options, State, survey
+from drillbook.conformance import PROBES, Options, ProbeEnvironment, ProbeResult, State, survey
 from drillbook.errors import ParameterError
 from drillbook.model import show_seconds
 
@@ -36,7 +36,7 @@ def interview(console: Console, options: Options, names: Sequence[str], write: P
                 where="drillbook doctor --conformance",
                 todo="Make one for the probes: they remove what they make, but not the namespace.",
             )
-        ground = Ground(kube, options)
+        ground = ProbeEnvironment(kube, options)
         found = survey(ground, names, tell=lambda answer: _tell(console, answer))
     for one in found.left:
         console.print(Text(f"left behind: {one}", style="red"))
@@ -51,7 +51,7 @@ def interview(console: Console, options: Options, names: Sequence[str], write: P
     return 2 if found.count(State.CANT_ASK) else 0
 
 
-def _tell(console: Console, answer: Answer) -> None:
+def _tell(console: Console, answer: ProbeResult) -> None:
     took = (show_seconds(answer.seconds), "dim")
     name = (f"{answer.probe.name:<44}", "bold")
     console.print(Text.assemble((f"{answer.state:<15}", _STYLES[answer.state]), name, took))

@@ -18,7 +18,7 @@ VERDICT_STYLES = {"VERIFIED": "bold green", "FAILED": "bold red", "UNPROVEN": "b
 _STATUS_STYLES = {"done": "green", "failed": "red", "refused": "red", "planned": "cyan"}
 
 
-class Narrator:
+class ProgressPrinter:
     """Tells a run's events on ``console``: a line a step, and beneath it the checks that are not VERIFIED."""
 
     def __init__(self, console: Console) -> None:

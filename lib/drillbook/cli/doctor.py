@@ -13,7 +13,7 @@ from pathlib import Path
 
 from drillbook import archive as objectstore
 from drillbook import kube as k8s
-from drillbook.engine.step import Context, Silent
+from drillbook.engine.step import Context, NullRecorder
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.manifests import cleanup
 from drillbook.model import show_seconds
@@ -49,7 +49,7 @@ def examine(site: str, outputs: Path) -> Iterator[Item]:
         return
     pinned = profile.identity.pinned
     yield Item("site profile", True, f"{profile.name} ({profile.environment}), digest {profile.digest[:12]}")
-    ctx = Context(site=profile, run_id="", mode="plan", recorder=Silent(), mask=lambda secret: None)
+    ctx = Context(site=profile, run_id="", mode="plan", recorder=NullRecorder(), mask=lambda secret: None)
     try:
         try:
             actor = ctx.kube.whoami()

@@ -11,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from drillbook.engine import outputs_dir
-from drillbook.engine.step import Context, Silent, Step
+from drillbook.engine.step import Context, NullRecorder, Step
 from drillbook.errors import NotReady, RunbookError
 from drillbook.model import show_instant, show_seconds
 from drillbook.profile import load_site
 from drillbook.steps.archive.forecast import ForecastRecovery, shown
 from drillbook.steps.archive.losses import TenantLoss, losses, to_tell
-from drillbook.steps.archive.restore_point import ChooseRestorePoint, RestorePoint
+from drillbook.steps.archive.restore_point import ChooseRestorePoint, RestoreStart
 from drillbook.steps.archive.targets import resolve_target
 from drillbook.steps.backup.safety_backup import not_serving
 from drillbook.steps.cutover.rebuild_check import CheckRebuild
@@ -44,7 +44,7 @@ def plan_recovery(console: Console, site: str, database: str, target: Mapping[st
     profile = load_site(site)
     database = database or profile.tenants[0].database
     ctx = Context(
-        site=profile, run_id="plan", mode="plan", recorder=Silent(), mask=lambda secret: None,
+        site=profile, run_id="plan", mode="plan", recorder=NullRecorder(), mask=lambda secret: None,
         parameters=dict(target), outputs=outputs_dir(),
     )  # fmt: skip
     try:
@@ -58,7 +58,7 @@ def plan_recovery(console: Console, site: str, database: str, target: Mapping[st
     return 0 if any(not way.faults for way in ways) else 4
 
 
-def ways_of(ctx: Context, old: OldCluster, point: RestorePoint, database: str) -> list[Way]:
+def ways_of(ctx: Context, old: OldCluster, point: RestoreStart, database: str) -> list[Way]:
     """The three recoveries to this point, each with what is in its way."""
     once, twice = _forecast(ctx, old, point)
     mine, every = _lost(ctx, old, point, database)
@@ -84,7 +84,7 @@ def _faults(ctx: Context, step: Step[Any]) -> list[str]:
     return []
 
 
-def _forecast(ctx: Context, old: OldCluster, point: RestorePoint) -> tuple[str, str]:
+def _forecast(ctx: Context, old: OldCluster, point: RestoreStart) -> tuple[str, str]:
     """One recovery and two, each with its interval."""
     try:
         wal = (point.resolved or resolve_target(ctx, old)).wal
@@ -96,7 +96,7 @@ def _forecast(ctx: Context, old: OldCluster, point: RestorePoint) -> tuple[str, 
     return shown(found.seconds, found.low, found.high), shown(2 * found.seconds, 2 * found.low, 2 * found.high)
 
 
-def _lost(ctx: Context, old: OldCluster, point: RestorePoint, database: str) -> tuple[str, str]:
+def _lost(ctx: Context, old: OldCluster, point: RestoreStart, database: str) -> tuple[str, str]:
     """What the database loses, and what every tenant does."""
     if point.resolved is None:
         return ARCHIVED, ARCHIVED
@@ -112,7 +112,7 @@ def _said(one: TenantLoss) -> str:
     return f"{one.commits} commits ({show_seconds(one.seconds)} of work)" if one.commits else "nothing"
 
 
-def _show(console: Console, old: OldCluster, point: RestorePoint, ways: list[Way]) -> None:
+def _show(console: Console, old: OldCluster, point: RestoreStart, ways: list[Way]) -> None:
     console.print(Text.assemble(("recoveries of ", "bold"), f"{old.ref} to {point.target}"))
     backup = point.backup
     console.print(Text(f"  base backup {backup.backup_id}, ended {show_instant(backup.end_time)}, serverName {backup.server_name}"))

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from drillbook.archive import READ_THROUGH, Reading
 from drillbook.archive.sampling import SAMPLES
-from drillbook.engine.step import Context, Silent
+from drillbook.engine.step import Context, NullRecorder
 from drillbook.errors import ParameterError
 from drillbook.model import show_instant
 from drillbook.profile import load_site
@@ -24,7 +24,7 @@ MOST_BACKUPS = 12
 
 def outlook(console: Console, site: str, *, as_json: bool, svg: Path | None, samples: int) -> int:
     """Tell what can be recovered now; the exit status: 0 all of it, 1 something is broken, 2 something may be on its way."""
-    ctx = Context(site=load_site(site), run_id="", mode="plan", recorder=Silent(), mask=lambda secret: None)
+    ctx = Context(site=load_site(site), run_id="", mode="plan", recorder=NullRecorder(), mask=lambda secret: None)
     try:
         with console.status("reading the archive"):
             found = read_archive(ctx, samples=samples, checked=samples, read_through=READ_THROUGH if samples else 0)

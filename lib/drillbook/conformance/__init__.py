@@ -5,9 +5,9 @@ runbooks are worth as much off the lab as the two answers agree.
 """
 
 from drillbook.conformance import admission, archive, lifecycle, recovery  # noqa: F401 - importing declares the probes
-from drillbook.conformance.environment import Ground, Options
+from drillbook.conformance.environment import Options, ProbeEnvironment
 from drillbook.conformance.page import page
-from drillbook.conformance.probe import PROBES, Answer, Probe, State
-from drillbook.conformance.survey import Survey, survey
+from drillbook.conformance.probe import PROBES, Probe, ProbeResult, State
+from drillbook.conformance.survey import ConformanceSurvey, survey
 
-__all__ = ["PROBES", "Answer", "Ground", "Options", "Probe", "State", "Survey", "page", "survey"]
+__all__ = ["PROBES", "ConformanceSurvey", "Options", "Probe", "ProbeEnvironment", "ProbeResult", "State", "page", "survey"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from drillbook import kube as k8s
 from drillbook.archive.location import BARMAN_PLUGIN
-from drillbook.conformance.environment import Ground
+from drillbook.conformance.environment import ProbeEnvironment
 from drillbook.conformance.probe import CantAsk, Differs, probe
 from drillbook.errors import KubernetesError, RunInProgress
 
@@ -16,13 +16,13 @@ _TARGETS = {
 }  # fmt: skip
 
 
-def _recovery(ground: Ground, **target: Any) -> dict[str, Any]:
+def _recovery(ground: ProbeEnvironment, **target: Any) -> dict[str, Any]:
     return ground.recovering(
         ground.name("t"), "source", server_name="source", store="any-store", recoveryTarget=target
     )
 
 
-def _parameters(ground: Ground, **parameters: str) -> dict[str, Any]:
+def _parameters(ground: ProbeEnvironment, **parameters: str) -> dict[str, Any]:
     return ground.cluster_object(ground.name("p"), postgresql={"parameters": parameters})
 
 
@@ -34,7 +34,7 @@ def _named(words: str, said: str) -> str:
 
 
 @probe("API", "Cluster, Backup, ScheduledBackup, Pooler and ObjectStore are served at the versions that we send")
-def kinds_are_served(ground: Ground) -> str:
+def kinds_are_served(ground: ProbeEnvironment) -> str:
     kinds = (k8s.CLUSTER, k8s.BACKUP, k8s.SCHEDULED_BACKUP, k8s.POOLER, k8s.OBJECT_STORE)
     missing = []
     for kind in kinds:
@@ -50,7 +50,7 @@ def kinds_are_served(ground: Ground) -> str:
 
 
 @probe("API", "who asks is told by the server itself (SelfSubjectReview), and what it may do (SelfSubjectAccessReview)")
-def the_server_says_who_we_are(ground: Ground) -> str:
+def the_server_says_who_we_are(ground: ProbeEnvironment) -> str:
     actor = ground.kube.whoami()
     if not actor.username:
         raise Differs("the server names no user")
@@ -59,7 +59,7 @@ def the_server_says_who_we_are(ground: Ground) -> str:
 
 
 @probe("API", "a dry run is judged in full and stores nothing")
-def a_dry_run_stores_nothing(ground: Ground) -> str:
+def a_dry_run_stores_nothing(ground: ProbeEnvironment) -> str:
     name = ground.name("dry")
     stored = ground.accepted(ground.cluster_object(name))
     if ground.kube.get(k8s.CLUSTER, ground.namespace, name) is not None:
@@ -68,18 +68,18 @@ def a_dry_run_stores_nothing(ground: Ground) -> str:
 
 
 @probe("API", "a field that does not exist is refused by name when fields are validated strictly")
-def unknown_fields_are_refused(ground: Ground) -> str:
+def unknown_fields_are_refused(ground: ProbeEnvironment) -> str:
     return _named("recovery", ground.refusal(ground.cluster_object(ground.name("u"), recovery={"source": "x"})))
 
 
 @probe("API", "an object's name can't be changed")
-def names_can_not_be_changed(ground: Ground) -> str:
+def names_can_not_be_changed(ground: ProbeEnvironment) -> str:
     made = ground.make(_config_map(ground, "name"))
     return f"refused: {ground.refusal_of_patch(made, {'metadata': {'name': ground.name('other')}})}"
 
 
 @probe("API", "an update with an old resourceVersion is refused with 409")
-def stale_updates_conflict(ground: Ground) -> str:
+def stale_updates_conflict(ground: ProbeEnvironment) -> str:
     made = ground.make(_config_map(ground, "stale"))
     name, old = made["metadata"]["name"], made["metadata"]["resourceVersion"]
     ground.kube.patch(k8s.CONFIG_MAP, ground.namespace, name, {"data": {"a": "2"}})
@@ -94,7 +94,7 @@ def stale_updates_conflict(ground: Ground) -> str:
 
 
 @probe("API", "what an owner owns is collected after the owner's deletion")
-def owned_objects_are_collected(ground: Ground) -> str:
+def owned_objects_are_collected(ground: ProbeEnvironment) -> str:
     owner = ground.make(_config_map(ground, "owner"))
     child = _config_map(ground, "child")
     child["metadata"]["ownerReferences"] = [
@@ -110,7 +110,7 @@ def owned_objects_are_collected(ground: Ground) -> str:
 
 
 @probe("API", "a deletion with a UID spares another object of the same name")
-def deletion_respects_the_uid(ground: Ground) -> str:
+def deletion_respects_the_uid(ground: ProbeEnvironment) -> str:
     made = ground.make(_config_map(ground, "uid"))
     other = "00000000-0000-4000-8000-000000000000"
     try:
@@ -124,7 +124,7 @@ def deletion_respects_the_uid(ground: Ground) -> str:
 
 
 @probe("API", "a Cluster's stored spec holds more than was sent: defaults are written into it")
-def defaults_are_written_into_the_spec(ground: Ground) -> str:
+def defaults_are_written_into_the_spec(ground: ProbeEnvironment) -> str:
     spec = ground.accepted(ground.cluster_object(ground.name("d")))["spec"]
     added = sorted(set(spec) - {"instances", "storage", "imageName"})
     if not (spec.get("bootstrap") or {}).get("initdb"):
@@ -136,17 +136,17 @@ def defaults_are_written_into_the_spec(ground: Ground) -> str:
 
 
 @probe("Targets", "a recovery has at most one of targetTime, targetLSN, targetName, targetXID and targetImmediate")
-def one_target_only(ground: Ground) -> str:
+def one_target_only(ground: ProbeEnvironment) -> str:
     return f"refused: {ground.refusal(_recovery(ground, targetTime=_TARGETS['targetTime'], targetLSN='0/3000000'))}"
 
 
 @probe("Targets", "targetImmediate: false counts as a target that is set")
-def target_immediate_false_counts(ground: Ground) -> str:
+def target_immediate_false_counts(ground: ProbeEnvironment) -> str:
     return f"refused: {ground.refusal(_recovery(ground, targetTime=_TARGETS['targetTime'], targetImmediate=False))}"
 
 
 @probe("Targets", "targetName, targetXID and targetImmediate need a backupID; targetTime and targetLSN don't")
-def some_targets_need_a_backup_id(ground: Ground) -> str:
+def some_targets_need_a_backup_id(ground: ProbeEnvironment) -> str:
     for name in ("targetName", "targetXID", "targetImmediate"):
         ground.refusal(_recovery(ground, **{name: _TARGETS[name]}))
         ground.accepted(_recovery(ground, **{name: _TARGETS[name], "backupID": "20260101T000000"}))
@@ -156,13 +156,13 @@ def some_targets_need_a_backup_id(ground: Ground) -> str:
 
 
 @probe("Targets", "a target is inclusive; `exclusive` exists, `inclusive` does not")
-def exclusive_is_the_field(ground: Ground) -> str:
+def exclusive_is_the_field(ground: ProbeEnvironment) -> str:
     ground.accepted(_recovery(ground, targetLSN="0/3000000", exclusive=True))
     return _named("inclusive", ground.refusal(_recovery(ground, targetLSN="0/3000000", inclusive=True)))
 
 
 @probe("Targets", "targetTime is accepted as RFC 3339 and in PostgreSQL's form, with fraction and zone; not as any text")
-def target_time_forms(ground: Ground) -> str:
+def target_time_forms(ground: ProbeEnvironment) -> str:
     forms = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00.123456Z", "2026-01-01 00:00:00.5+00", "2026-01-01T00:00:00")
     for form in forms:
         ground.accepted(_recovery(ground, targetTime=form))
@@ -170,39 +170,39 @@ def target_time_forms(ground: Ground) -> str:
 
 
 @probe("Targets", "targetTLI is `latest` or a number; `current` is refused")
-def target_timeline_forms(ground: Ground) -> str:
+def target_timeline_forms(ground: ProbeEnvironment) -> str:
     for value in ("latest", "2"):
         ground.accepted(_recovery(ground, targetLSN="0/3000000", targetTLI=value))
     return f"refused: {ground.refusal(_recovery(ground, targetLSN='0/3000000', targetTLI='current'))}"
 
 
 @probe("Targets", "targetLSN is X/Y in hexadecimal")
-def target_lsn_form(ground: Ground) -> str:
+def target_lsn_form(ground: ProbeEnvironment) -> str:
     return f"refused: {ground.refusal(_recovery(ground, targetLSN='12345'))}"
 
 
 @probe("Admission", "a Cluster bootstraps in one way only")
-def one_bootstrap_only(ground: Ground) -> str:
+def one_bootstrap_only(ground: ProbeEnvironment) -> str:
     wanted = _recovery(ground, targetLSN="0/3000000")
     wanted["spec"]["bootstrap"]["initdb"] = {"database": "app", "owner": "app"}
     return f"refused: {ground.refusal(wanted)}"
 
 
 @probe("Admission", "a recovery source that externalClusters does not have is refused")
-def the_recovery_source_must_exist(ground: Ground) -> str:
+def the_recovery_source_must_exist(ground: ProbeEnvironment) -> str:
     wanted = _recovery(ground, targetLSN="0/3000000")
     wanted["spec"]["bootstrap"]["recovery"]["source"] = "nobody"
     return _named("nobody", ground.refusal(wanted))
 
 
 @probe("Admission", "a Cluster's name has at most 50 characters")
-def cluster_names_are_short(ground: Ground) -> str:
+def cluster_names_are_short(ground: ProbeEnvironment) -> str:
     ground.accepted(ground.cluster_object("a" * 50))
     return f"refused: {ground.refusal(ground.cluster_object('a' * 51))}"
 
 
 @probe("Admission", "archive_command, restore_command and recovery_target… can't be given as parameters; archive_mode is overwritten with on; archive_timeout can be given")
-def some_parameters_are_refused(ground: Ground) -> str:
+def some_parameters_are_refused(ground: ProbeEnvironment) -> str:
     ground.accepted(_parameters(ground, archive_timeout="1min"))
     stored = ground.accepted(_parameters(ground, archive_mode="off"))["spec"]["postgresql"]["parameters"]["archive_mode"]
     if stored != "on":
@@ -217,7 +217,7 @@ def some_parameters_are_refused(ground: Ground) -> str:
 
 
 @probe("Admission", "an ObjectStore with a serverName is refused by its own rule: the Cluster's plugin entry has it")
-def object_stores_have_no_server_name(ground: Ground) -> str:
+def object_stores_have_no_server_name(ground: ProbeEnvironment) -> str:
     configuration = {
         "destinationPath": "s3://bucket/path", "serverName": "x", "s3Credentials": {"inheritFromIAMRole": True},
     }  # fmt: skip
@@ -229,7 +229,7 @@ def object_stores_have_no_server_name(ground: Ground) -> str:
 
 
 @probe("Admission", "two enabled WAL archivers are refused, and so is one beside spec.backup.barmanObjectStore")
-def one_archiver_only(ground: Ground) -> str:
+def one_archiver_only(ground: ProbeEnvironment) -> str:
     entry = {"name": BARMAN_PLUGIN, "isWALArchiver": True, "parameters": {"barmanObjectName": "any-store"}}
     two = ground.cluster_object(ground.name("w"), plugins=[entry, entry | {"name": "other.example.org"}])
     ground.refusal(two)
@@ -239,7 +239,7 @@ def one_archiver_only(ground: Ground) -> str:
 
 
 @probe("Admission", "a retention policy is a number and d, w or m")
-def retention_has_a_form(ground: Ground) -> str:
+def retention_has_a_form(ground: ProbeEnvironment) -> str:
     def store(policy: str) -> dict[str, Any]:
         configuration = {"destinationPath": "s3://bucket/path", "s3Credentials": {"inheritFromIAMRole": True}}
         return {
@@ -252,7 +252,7 @@ def retention_has_a_form(ground: Ground) -> str:
 
 
 @probe("Schedules", "a schedule with five fields is accepted (its first field then means seconds)")
-def five_fields_are_accepted(ground: Ground) -> str:
+def five_fields_are_accepted(ground: ProbeEnvironment) -> str:
     def scheduled(schedule: str) -> dict[str, Any]:
         spec = {
             "schedule": schedule, "cluster": {"name": "nobody"}, "method": "plugin",
@@ -269,7 +269,7 @@ def five_fields_are_accepted(ground: Ground) -> str:
 
 
 @probe("Backups", "a Backup's spec can't be changed once it is made")
-def backup_specs_are_immutable(ground: Ground) -> str:
+def backup_specs_are_immutable(ground: ProbeEnvironment) -> str:
     made = ground.make(ground.backup_object(ground.name("i"), "nobody"))
     try:
         return f"refused: {ground.refusal_of_patch(made, {'spec': {'target': 'primary'}})}"
@@ -278,7 +278,7 @@ def backup_specs_are_immutable(ground: Ground) -> str:
 
 
 @probe("Backups", "a Backup of a Cluster that is not there waits; it does not fail")
-def backups_wait_for_their_cluster(ground: Ground) -> str:
+def backups_wait_for_their_cluster(ground: ProbeEnvironment) -> str:
     made = ground.make(ground.backup_object(ground.name("n"), "nobody"))
     try:
         seen: set[str] = set()
@@ -300,7 +300,7 @@ def backups_wait_for_their_cluster(ground: Ground) -> str:
 
 
 @probe("API", "a status sent to the main endpoint is ignored: it is a subresource of its own")
-def status_is_a_subresource(ground: Ground) -> str:
+def status_is_a_subresource(ground: ProbeEnvironment) -> str:
     made = ground.make(ground.backup_object(ground.name("st"), "nobody"))
     try:
         merge = {"status": {"phase": "completed"}}
@@ -313,7 +313,7 @@ def status_is_a_subresource(ground: Ground) -> str:
 
 
 @probe("API", "a Lease can be taken by one holder only")
-def leases_exclude(ground: Ground) -> str:
+def leases_exclude(ground: ProbeEnvironment) -> str:
     name = ground.name("l")
     if not ground.kube.can_i("create", k8s.LEASE, namespace=ground.namespace):
         raise CantAsk("no right to create leases in this namespace")
@@ -330,7 +330,7 @@ def leases_exclude(ground: Ground) -> str:
             ground.remove(lease)
 
 
-def _config_map(ground: Ground, what: str) -> dict[str, Any]:
+def _config_map(ground: ProbeEnvironment, what: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": ground.metadata(ground.name(what)), "data": {"a": "1"},
     }  # fmt: skip

@@ -7,29 +7,29 @@ from typing import Any
 
 from drillbook import kube as k8s
 from drillbook.archive import catalogue
-from drillbook.conformance.environment import Ground
+from drillbook.conformance.environment import ProbeEnvironment
 from drillbook.conformance.probe import Differs, probe
 
 _STATUS = ("backupId", "backupName", "beginWal", "endWal", "beginLSN", "endLSN", "startedAt", "stoppedAt", "instanceID")
 _IN_TREE_ONLY = ("destinationPath", "endpointURL", "serverName", "s3Credentials")
 
 
-def _name(ground: Ground) -> str:
+def _name(ground: ProbeEnvironment) -> str:
     return str(ground.cluster["metadata"]["name"])
 
 
-def _status(ground: Ground) -> dict[str, Any]:
+def _status(ground: ProbeEnvironment) -> dict[str, Any]:
     status = dict(ground.backup.get("status") or {})
     if status.get("phase") != "completed":
         raise Differs(f"the Backup is {status.get('phase')}: {status.get('error', '')}")
     return status
 
 
-def _keys(ground: Ground, prefix: str) -> list[str]:
+def _keys(ground: ProbeEnvironment, prefix: str) -> list[str]:
     return [item.key for item in ground.bucket.list(prefix)]
 
 
-def _switch(ground: Ground) -> str:
+def _switch(ground: ProbeEnvironment) -> str:
     """Finish the current segment for real, and say which it was."""
     segment = ground.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")
     ground.sql("SELECT txid_current()")
@@ -42,7 +42,7 @@ ORDINARY = frozenset({"CreatingPodDisruptionBudget", "CreatingServiceAccount", "
 
 
 @probe("Archiving", "the plugin archives under the Cluster's own name unless serverName says otherwise", needs="archive")
-def the_server_name_is_the_clusters(ground: Ground) -> str:
+def the_server_name_is_the_clusters(ground: ProbeEnvironment) -> str:
     prefix = f"{_name(ground)}/wals/"
     _switch(ground)
     keys = ground.until(f"objects below {prefix}", lambda: _keys(ground, prefix))
@@ -50,7 +50,7 @@ def the_server_name_is_the_clusters(ground: Ground) -> str:
 
 
 @probe("Archiving", "a finished segment comes to wals/<16 hex>/<24 hex>, and ContinuousArchiving is True", needs="archive")
-def segments_lie_in_their_folder(ground: Ground) -> str:
+def segments_lie_in_their_folder(ground: ProbeEnvironment) -> str:
     segment = _switch(ground)
     prefix = f"{_name(ground)}/wals/{segment[:16]}/{segment}"
     keys: list[str] = ground.until(f"an object {prefix}…", lambda: _keys(ground, prefix), seconds=180)
@@ -64,7 +64,7 @@ def segments_lie_in_their_folder(ground: Ground) -> str:
 
 
 @probe("Archiving", "pg_stat_archiver tells the newest archived segment", needs="archive")
-def the_archiver_tells_its_last_segment(ground: Ground) -> str:
+def the_archiver_tells_its_last_segment(ground: ProbeEnvironment) -> str:
     segment = _switch(ground)
 
     def told() -> str:
@@ -75,7 +75,7 @@ def the_archiver_tells_its_last_segment(ground: Ground) -> str:
 
 
 @probe("Backups", "a plugin Backup goes through `started` to `completed`, and its status says what was saved", needs="archive")
-def backups_tell_what_they_saved(ground: Ground) -> str:
+def backups_tell_what_they_saved(ground: ProbeEnvironment) -> str:
     status = _status(ground)
     missing = [key for key in _STATUS if not status.get(key)]
     if missing:
@@ -89,7 +89,7 @@ def backups_tell_what_they_saved(ground: Ground) -> str:
 
 
 @probe("Backups", "while it runs LastBackupSucceeded is False (BackupStarted); afterwards it is True", needs="archive")
-def the_cluster_tells_of_its_last_backup(ground: Ground) -> str:
+def the_cluster_tells_of_its_last_backup(ground: ProbeEnvironment) -> str:
     _status(ground)
 
     def told(found: dict[str, Any]) -> bool:
@@ -101,7 +101,7 @@ def the_cluster_tells_of_its_last_backup(ground: Ground) -> str:
 
 
 @probe("Backups", "a Backup's events are Starting and Completed", needs="archive")
-def backups_have_events(ground: Ground) -> str:
+def backups_have_events(ground: ProbeEnvironment) -> str:
     _status(ground)
     def seen() -> list[str]:
         found = ground.events(ground.backup)
@@ -111,7 +111,7 @@ def backups_have_events(ground: Ground) -> str:
 
 
 @probe("Backups", "the bucket holds base/<backupId>/ with backup.info and data.tar…, and its end WAL follows", needs="archive")
-def backups_lie_in_the_bucket(ground: Ground) -> str:
+def backups_lie_in_the_bucket(ground: ProbeEnvironment) -> str:
     status = _status(ground)
     found = catalogue(ground.bucket, _name(ground)).find(status["backupId"])
     if found is None:
@@ -127,7 +127,7 @@ def backups_lie_in_the_bucket(ground: Ground) -> str:
 
 
 @probe("Backups", "the ObjectStore's status tells the first recoverability point: the end of the oldest backup", needs="archive")
-def the_store_tells_its_window(ground: Ground) -> str:
+def the_store_tells_its_window(ground: ProbeEnvironment) -> str:
     status = _status(ground)
     store = {"kind": "ObjectStore", "apiVersion": "barmancloud.cnpg.io/v1"}
     store["metadata"] = {"name": ground.store_name, "namespace": ground.namespace}  # type: ignore[assignment]
@@ -144,7 +144,7 @@ def the_store_tells_its_window(ground: Ground) -> str:
 
 
 @probe("Backups", "on a Cluster with the plugin a Backup without `method: plugin` fails: no backup section", needs="archive")
-def the_method_must_be_named(ground: Ground) -> str:
+def the_method_must_be_named(ground: ProbeEnvironment) -> str:
     wanted = ground.backup_object(ground.name("m"), _name(ground), method=None)
     made = ground.ended(ground.make(wanted))
     status = made["status"]
@@ -155,7 +155,7 @@ def the_method_must_be_named(ground: Ground) -> str:
 
 
 @probe("Backups", "one backup of a Cluster runs at a time; the next waits", needs="archive")
-def backups_wait_for_each_other(ground: Ground) -> str:
+def backups_wait_for_each_other(ground: ProbeEnvironment) -> str:
     _status(ground)
     first = ground.make(ground.backup_object(ground.name("s1"), _name(ground)))
     second = ground.make(ground.backup_object(ground.name("s2"), _name(ground)))
@@ -168,7 +168,7 @@ def backups_wait_for_each_other(ground: Ground) -> str:
 
 
 @probe("Backups", "deleting a Backup object leaves the bucket as it is", needs="archive")
-def deleting_a_backup_keeps_its_data(ground: Ground) -> str:
+def deleting_a_backup_keeps_its_data(ground: ProbeEnvironment) -> str:
     made = ground.ended(ground.make(ground.backup_object(ground.name("x"), _name(ground))))
     backup_id = str(made["status"].get("backupId"))
     ground.remove(made)
@@ -178,7 +178,7 @@ def deleting_a_backup_keeps_its_data(ground: Ground) -> str:
 
 
 @probe("Backups", "a backup taken on a primary leaves the restore point barman_<backupId>", needs="archive")
-def backups_leave_a_restore_point(ground: Ground) -> str:
+def backups_leave_a_restore_point(ground: ProbeEnvironment) -> str:
     status = _status(ground)
     name = ground.name("rp")
     made = ground.make(
@@ -196,7 +196,7 @@ def backups_leave_a_restore_point(ground: Ground) -> str:
 
 
 @probe("Clusters", "a missing ObjectStore holds a Cluster back without a phase, a Job, or an event that names the cause", needs="cluster")
-def a_missing_store_stalls_silently(ground: Ground) -> str:
+def a_missing_store_stalls_silently(ground: ProbeEnvironment) -> str:
     made = ground.make(ground.recovering(ground.name("ms"), "source", server_name="source", store=ground.name("no")))
     try:
         found: list[str] = []

@@ -50,7 +50,7 @@ class Options:
 
 
 @dataclass
-class Ground:
+class ProbeEnvironment:
     """A namespace of one cluster, and what the probes have made in it."""
 
     kube: k8s.Kube

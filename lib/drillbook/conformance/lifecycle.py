@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from drillbook import kube as k8s
-from drillbook.conformance.environment import HEALTHY, Ground
+from drillbook.conformance.environment import HEALTHY, ProbeEnvironment
 from drillbook.conformance.probe import CantAsk, Differs, probe
 from drillbook.errors import KubernetesError
 from drillbook.postgres.client import SQL, by_parameters_only
@@ -14,11 +14,11 @@ _APP_KEYS = {"username", "user", "password", "dbname", "host", "port", "pgpass",
 _CHECKPOINT = "SELECT timeline_id, system_identifier FROM pg_control_checkpoint(), pg_control_system()"
 
 
-def _name(ground: Ground) -> str:
+def _name(ground: ProbeEnvironment) -> str:
     return str(ground.cluster["metadata"]["name"])
 
 
-def _status(ground: Ground) -> dict[str, Any]:
+def _status(ground: ProbeEnvironment) -> dict[str, Any]:
     return dict(ground.now(ground.cluster).get("status") or {})
 
 
@@ -26,7 +26,7 @@ def _conditions(obj: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {one["type"]: one for one in (obj.get("status") or {}).get("conditions") or ()}
 
 
-def _secret_keys(ground: Ground, name: str) -> set[str]:
+def _secret_keys(ground: ProbeEnvironment, name: str) -> set[str]:
     found = ground.kube.get(k8s.SECRET, ground.namespace, name)
     if found is None:
         raise Differs(f"there is no Secret {name}")
@@ -34,7 +34,7 @@ def _secret_keys(ground: Ground, name: str) -> set[str]:
 
 
 @probe("Clusters", "a Cluster that is ready says so as phase `Cluster in healthy state` and condition Ready", needs="cluster")
-def healthy_is_a_phase_and_a_condition(ground: Ground) -> str:
+def healthy_is_a_phase_and_a_condition(ground: ProbeEnvironment) -> str:
     ready = _conditions(ground.now(ground.cluster)).get("Ready") or {}
     if ready.get("status") != "True":
         raise Differs(f"the phase is {HEALTHY!r}, Ready is {ready.get('status', 'absent')}")
@@ -42,7 +42,7 @@ def healthy_is_a_phase_and_a_condition(ground: Ground) -> str:
 
 
 @probe("Clusters", "the status names the primary, the timeline and the system identifier that PostgreSQL has", needs="cluster")
-def the_status_tells_what_postgres_is(ground: Ground) -> str:
+def the_status_tells_what_postgres_is(ground: ProbeEnvironment) -> str:
     status = _status(ground)
     timeline, system = ground.sql(_CHECKPOINT).split("|")
     told = (str(status.get("timelineID")), str(status.get("systemID")))
@@ -52,7 +52,7 @@ def the_status_tells_what_postgres_is(ground: Ground) -> str:
 
 
 @probe("Clusters", "the application's Secret is <cluster>-app with user, password and addresses", needs="cluster")
-def the_app_secret_has_its_keys(ground: Ground) -> str:
+def the_app_secret_has_its_keys(ground: ProbeEnvironment) -> str:
     missing = _APP_KEYS - _secret_keys(ground, f"{_name(ground)}-app")
     if missing:
         raise Differs(f"without {', '.join(sorted(missing))}")
@@ -63,7 +63,7 @@ def the_app_secret_has_its_keys(ground: Ground) -> str:
 
 
 @probe("Clusters", "with enableSuperuserAccess there is <cluster>-superuser for user postgres, with dbname `*`", needs="cluster")
-def the_superuser_secret_is_made(ground: Ground) -> str:
+def the_superuser_secret_is_made(ground: ProbeEnvironment) -> str:
     entries = ground.kube.secret(ground.namespace, f"{_name(ground)}-superuser")
     if (entries.get("username"), entries.get("dbname")) != ("postgres", "*"):
         raise Differs(f"user {entries.get('username')}, dbname {entries.get('dbname')}")
@@ -71,7 +71,7 @@ def the_superuser_secret_is_made(ground: Ground) -> str:
 
 
 @probe("Clusters", "the Services are <cluster>-rw, -ro and -r; -rw selects the primary by label", needs="cluster")
-def services_select_by_role(ground: Ground) -> str:
+def services_select_by_role(ground: ProbeEnvironment) -> str:
     selectors = {}
     for ending in ("rw", "ro", "r"):
         found = ground.kube.get(k8s.SERVICE, ground.namespace, f"{_name(ground)}-{ending}")
@@ -84,7 +84,7 @@ def services_select_by_role(ground: Ground) -> str:
 
 
 @probe("Clusters", "the primary's pod is <cluster>-N and labelled with its cluster, instance and role", needs="cluster")
-def pods_are_labelled(ground: Ground) -> str:
+def pods_are_labelled(ground: ProbeEnvironment) -> str:
     pod = ground.kube.get(k8s.POD, ground.namespace, str(_status(ground).get("currentPrimary")))
     if pod is None:
         raise Differs("currentPrimary names no pod")
@@ -102,7 +102,7 @@ def pods_are_labelled(ground: Ground) -> str:
 
 
 @probe("Clusters", "the data volume's claim has the pod's name and the Cluster as its owner", needs="cluster")
-def claims_are_owned(ground: Ground) -> str:
+def claims_are_owned(ground: ProbeEnvironment) -> str:
     name = f"{_name(ground)}-1"
     claim = ground.kube.get(k8s.PVC, ground.namespace, name)
     if claim is None:
@@ -117,7 +117,7 @@ def claims_are_owned(ground: Ground) -> str:
 
 
 @probe("Clusters", "exec in container postgres is the database's superuser by peer, and PGDATA is set", needs="cluster")
-def exec_is_superuser(ground: Ground) -> str:
+def exec_is_superuser(ground: ProbeEnvironment) -> str:
     seen = ground.sql("SELECT current_user, rolsuper FROM pg_roles WHERE rolname = current_user")
     if seen != "postgres|t":
         raise Differs(f"it is {seen}")
@@ -130,7 +130,7 @@ def exec_is_superuser(ground: Ground) -> str:
 
 
 @probe("Clusters", "a command's exit code and both its outputs come back from exec", needs="cluster")
-def exec_returns_the_exit_code(ground: Ground) -> str:
+def exec_returns_the_exit_code(ground: ProbeEnvironment) -> str:
     pod = str(_status(ground).get("currentPrimary"))
     argv = by_parameters_only(["psql", "-X", "-v", "ON_ERROR_STOP=1", "-Atc", "SELECT no_such_column"])
     answer = ground.kube.exec(ground.namespace, pod, "postgres", argv, timeout_seconds=30)
@@ -143,7 +143,7 @@ def exec_returns_the_exit_code(ground: Ground) -> str:
 
 
 @probe("Clusters", "a port-forward reaches PostgreSQL, where the application's user logs in with SCRAM", needs="cluster")
-def port_forward_reaches_postgres(ground: Ground) -> str:
+def port_forward_reaches_postgres(ground: ProbeEnvironment) -> str:
     name = _name(ground)
     forward, database = ground.session(name, str(_status(ground).get("currentPrimary")), f"{name}-app")
     try:
@@ -158,7 +158,7 @@ def port_forward_reaches_postgres(ground: Ground) -> str:
 
 
 @probe("Clusters", "archive_mode is on, archive_timeout 5 min, wal_level logical, data checksums as asked", needs="cluster")
-def fixed_settings(ground: Ground) -> str:
+def fixed_settings(ground: ProbeEnvironment) -> str:
     names = "'archive_mode', 'archive_timeout', 'wal_level', 'wal_segment_size'"
     rows = ground.sql(f"SELECT name, setting FROM pg_settings WHERE name IN ({names}) ORDER BY 1")  # noqa: S608
     found = dict(row.split("|") for row in rows.splitlines())
@@ -173,7 +173,7 @@ def fixed_settings(ground: Ground) -> str:
 
 
 @probe("Clusters", "once a Cluster is healthy its finished bootstrap Jobs are deleted, and their logs with them", needs="cluster")
-def finished_jobs_are_deleted(ground: Ground) -> str:
+def finished_jobs_are_deleted(ground: ProbeEnvironment) -> str:
     name = _name(ground)
 
     def gone() -> bool:
@@ -184,7 +184,7 @@ def finished_jobs_are_deleted(ground: Ground) -> str:
 
 
 @probe("Clusters", "fencing stops PostgreSQL and keeps the pod, which is then not Ready; lifting it brings it back", needs="cluster")
-def fencing_stops_postgres_only(ground: Ground) -> str:
+def fencing_stops_postgres_only(ground: ProbeEnvironment) -> str:
     cluster, pod = ground.cluster, str(_status(ground).get("currentPrimary"))
     before = (ground.kube.get(k8s.POD, ground.namespace, pod) or {})["metadata"]["uid"]
     fence = {"metadata": {"annotations": {"cnpg.io/fencedInstances": f'["{pod}"]'}}}
@@ -213,13 +213,13 @@ def fencing_stops_postgres_only(ground: Ground) -> str:
 
 
 @probe("Clusters", "a ready claim that is shrunk in the spec is refused", needs="cluster")
-def storage_can_not_shrink(ground: Ground) -> str:
+def storage_can_not_shrink(ground: ProbeEnvironment) -> str:
     smaller = {"spec": {"storage": {"size": "1Mi"}}}
     return f"refused: {ground.refusal_of_patch(ground.cluster, smaller)}"
 
 
 @probe("Clusters", "ContinuousArchiving is True also where nothing is archived at all", needs="cluster")
-def archiving_is_true_without_an_archive(ground: Ground) -> str:
+def archiving_is_true_without_an_archive(ground: ProbeEnvironment) -> str:
     made = ground.healthy(ground.make(ground.cluster_object(ground.name("none"))))
     try:
         name = made["metadata"]["name"]
@@ -238,7 +238,7 @@ def archiving_is_true_without_an_archive(ground: Ground) -> str:
 
 
 @probe("Clusters", "with a Cluster go its pods, its claims and the Secrets that the operator made", needs="cluster")
-def deletion_takes_the_volumes(ground: Ground) -> str:
+def deletion_takes_the_volumes(ground: ProbeEnvironment) -> str:
     made = ground.healthy(ground.make(ground.cluster_object(ground.name("gone"))))
     name = made["metadata"]["name"]
     ground.remove(made)
@@ -257,7 +257,7 @@ def deletion_takes_the_volumes(ground: Ground) -> str:
 
 
 @probe("Clusters", "a plugin that is not installed stops a Cluster before any Job, with a phase that says so", needs="cluster")
-def unknown_plugins_stop_a_cluster(ground: Ground) -> str:
+def unknown_plugins_stop_a_cluster(ground: ProbeEnvironment) -> str:
     wanted = ground.cluster_object(ground.name("plug"), plugins=[{"name": "nobody.example.org"}])
     made = ground.make(wanted)
     try:
@@ -270,7 +270,7 @@ def unknown_plugins_stop_a_cluster(ground: Ground) -> str:
 
 
 @probe("Clusters", "a Service of a Cluster's that somebody else owns stops its reconciliation", needs="cluster")
-def foreign_services_stop_a_cluster(ground: Ground) -> str:
+def foreign_services_stop_a_cluster(ground: ProbeEnvironment) -> str:
     name = ground.name("svc")
     service = {
         "apiVersion": "v1", "kind": "Service", "metadata": ground.metadata(f"{name}-rw"),
@@ -290,7 +290,7 @@ def foreign_services_stop_a_cluster(ground: Ground) -> str:
         ground.remove(made)
 
 
-def _answers(ground: Ground, pod: str) -> bool:
+def _answers(ground: ProbeEnvironment, pod: str) -> bool:
     try:
         argv = by_parameters_only(["psql", "-X", "-Atc", "SELECT 1"])
         answer = ground.kube.exec(ground.namespace, pod, "postgres", argv, timeout_seconds=30)
@@ -301,7 +301,7 @@ def _answers(ground: Ground, pod: str) -> bool:
     return answer.exit_code == 0
 
 
-def _no_job(ground: Ground, cluster: dict[str, Any]) -> None:
+def _no_job(ground: ProbeEnvironment, cluster: dict[str, Any]) -> None:
     found = ground.kube.list(k8s.JOB, ground.namespace, labels=f"cnpg.io/cluster={cluster['metadata']['name']}")
     if found:
         raise Differs(f"there is a Job {found[0]['metadata']['name']}")

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from drillbook.conformance.environment import Ground
+    from drillbook.conformance.environment import ProbeEnvironment
 
 
 class State(StrEnum):
@@ -39,11 +39,11 @@ class Probe:
     section: str
     fact: str
     needs: str
-    ask: Callable[[Ground], str]
+    ask: Callable[[ProbeEnvironment], str]
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbeResult:
     """What one probe found, in its own words, and how long it took."""
 
     probe: Probe
@@ -56,14 +56,14 @@ PROBES: dict[str, Probe] = {}
 """Every probe by name, in the order in which they are asked."""
 
 
-def probe(section: str, fact: str, *, needs: str = "api") -> Callable[[Callable[[Ground], str]], Probe]:
+def probe(section: str, fact: str, *, needs: str = "api") -> Callable[[Callable[[ProbeEnvironment], str]], Probe]:
     """Make a function a probe: its name with hyphens is the probe's, its answer is what was seen.
 
     ``needs`` is ``api`` (objects that are only judged, or never run), ``cluster`` (a small Cluster of the probe's own)
     or ``archive`` (that Cluster with an object store that it may write to).
     """
 
-    def register(ask: Callable[[Ground], str]) -> Probe:
+    def register(ask: Callable[[ProbeEnvironment], str]) -> Probe:
         name = ask.__name__.replace("_", "-")
         if name in PROBES:
             raise ValueError(f"two probes are named {name}")

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from drillbook import kube as k8s
-from drillbook.conformance.environment import Ground
+from drillbook.conformance.environment import ProbeEnvironment
 from drillbook.conformance.probe import Differs, probe
 from drillbook.postgres.recovery_log import RecoveryLog
 
@@ -14,18 +14,18 @@ _CONTAINER = "full-recovery"
 _SIDECAR = "plugin-barman-cloud"
 
 
-def _name(ground: Ground) -> str:
+def _name(ground: ProbeEnvironment) -> str:
     return str(ground.cluster["metadata"]["name"])
 
 
-def _backup_id(ground: Ground) -> str:
+def _backup_id(ground: ProbeEnvironment) -> str:
     status = ground.backup.get("status") or {}
     if status.get("phase") != "completed":
         raise Differs(f"the Backup is {status.get('phase')}: {status.get('error', '')}")
     return str(status["backupId"])
 
 
-def _archived(ground: Ground) -> str:
+def _archived(ground: ProbeEnvironment) -> str:
     """Make sure that everything until now is in the archive, with a commit behind it; the LSN before that commit."""
     _backup_id(ground)
     here = ground.sql("SELECT pg_current_wal_lsn()")
@@ -37,7 +37,7 @@ def _archived(ground: Ground) -> str:
     return here
 
 
-def _pod(ground: Ground, cluster: dict[str, Any]) -> dict[str, Any]:
+def _pod(ground: ProbeEnvironment, cluster: dict[str, Any]) -> dict[str, Any]:
     """The recovery Job's first pod, once it runs or has run."""
     selector = f"job-name={cluster['metadata']['name']}-1-full-recovery"
 
@@ -50,7 +50,7 @@ def _pod(ground: Ground, cluster: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _log(ground: Ground, cluster: dict[str, Any]) -> str:
+def _log(ground: ProbeEnvironment, cluster: dict[str, Any]) -> str:
     """The first attempt's whole log, followed until its container ends; then what the plugin's own container said."""
     pod = _pod(ground, cluster)
     name = pod["metadata"]["name"]
@@ -63,7 +63,7 @@ def _log(ground: Ground, cluster: dict[str, Any]) -> str:
     return text
 
 
-def _failure(ground: Ground, cluster: dict[str, Any], words: str) -> str:
+def _failure(ground: ProbeEnvironment, cluster: dict[str, Any], words: str) -> str:
     """What the Job says on failing: the named words, and a Job that counts the failure."""
     made = ground.make(cluster)
     try:
@@ -86,7 +86,7 @@ def _failure(ground: Ground, cluster: dict[str, Any], words: str) -> str:
 
 
 @probe("Recovery", "a recovery is a Job <cluster>-1-full-recovery whose container full-recovery logs JSON lines with PostgreSQL's records; it promotes to a new timeline", needs="archive")
-def recovery_is_a_job_with_a_log(ground: Ground) -> str:
+def recovery_is_a_job_with_a_log(ground: ProbeEnvironment) -> str:
     lsn = _archived(ground)
     name = ground.name("r")
     wanted = ground.recovering(
@@ -113,7 +113,7 @@ def recovery_is_a_job_with_a_log(ground: Ground) -> str:
 
 
 @probe("Recovery", "a target by LSN is inclusive: what was committed before it is there, what came later is not", needs="archive")
-def a_target_is_a_boundary(ground: Ground) -> str:
+def a_target_is_a_boundary(ground: ProbeEnvironment) -> str:
     _backup_id(ground)
     ground.sql("CREATE TABLE IF NOT EXISTS probe_boundary (word text)")
     ground.sql("INSERT INTO probe_boundary VALUES ('before')")
@@ -134,7 +134,7 @@ def a_target_is_a_boundary(ground: Ground) -> str:
 
 
 @probe("Recovery", "where recovery names no database, a role and a database `app` are made in the copy", needs="archive")
-def an_unnamed_database_leaves_a_stray_app(ground: Ground) -> str:
+def an_unnamed_database_leaves_a_stray_app(ground: ProbeEnvironment) -> str:
     ground.sql("DROP DATABASE IF EXISTS app")
     lsn = _archived(ground)
     name = ground.name("app")
@@ -153,7 +153,7 @@ def an_unnamed_database_leaves_a_stray_app(ground: Ground) -> str:
 
 
 @probe("Recovery", "recovery.secret keeps the owner's password: with it the copy takes the password that the Secret has", needs="archive")
-def the_secret_sets_the_owners_password(ground: Ground) -> str:
+def the_secret_sets_the_owners_password(ground: ProbeEnvironment) -> str:
     lsn = _archived(ground)
     name = ground.name("pw")
     secret = {
@@ -178,13 +178,13 @@ def the_secret_sets_the_owners_password(ground: Ground) -> str:
 
 
 @probe("Recovery", "without serverName the plugin looks in the folder of the new Cluster's own name, and finds nothing", needs="archive")
-def the_sources_server_name_must_be_given(ground: Ground) -> str:
+def the_sources_server_name_must_be_given(ground: ProbeEnvironment) -> str:
     _archived(ground)
     return _failure(ground, ground.recovering(ground.name("sn"), _name(ground)), "no target backup found")
 
 
 @probe("Recovery", "an unknown backupID ends with `no backup found with ID …`", needs="archive")
-def unknown_backup_ids_fail(ground: Ground) -> str:
+def unknown_backup_ids_fail(ground: ProbeEnvironment) -> str:
     _archived(ground)
     target = {"backupID": "20010101T000000", "targetImmediate": True}
     wanted = ground.recovering(ground.name("id"), "source", server_name=_name(ground), recoveryTarget=target)
@@ -192,7 +192,7 @@ def unknown_backup_ids_fail(ground: Ground) -> str:
 
 
 @probe("Recovery", "a time before the first backup's end ends with `no target backup found`", needs="archive")
-def times_before_the_first_backup_fail(ground: Ground) -> str:
+def times_before_the_first_backup_fail(ground: ProbeEnvironment) -> str:
     _archived(ground)
     target = {"targetTime": "2001-01-01T00:00:00Z"}
     wanted = ground.recovering(ground.name("early"), "source", server_name=_name(ground), recoveryTarget=target)
@@ -200,7 +200,7 @@ def times_before_the_first_backup_fail(ground: Ground) -> str:
 
 
 @probe("Recovery", "a time after the newest archived commit ends with `recovery ended before configured recovery target was reached`", needs="archive")
-def times_after_the_newest_commit_fail(ground: Ground) -> str:
+def times_after_the_newest_commit_fail(ground: ProbeEnvironment) -> str:
     _archived(ground)
     target = {"targetTime": "2199-01-01T00:00:00Z"}
     wanted = ground.recovering(ground.name("late"), "source", server_name=_name(ground), recoveryTarget=target)
@@ -208,7 +208,7 @@ def times_after_the_newest_commit_fail(ground: Ground) -> str:
 
 
 @probe("Recovery", "a recovered Cluster that would archive into a used folder is refused before the restore: `Expected empty archive`", needs="archive")
-def used_archives_are_refused(ground: Ground) -> str:
+def used_archives_are_refused(ground: ProbeEnvironment) -> str:
     _archived(ground)
     wanted = ground.recovering(ground.name("used"), "source", server_name=_name(ground))
     wanted["spec"]["plugins"] = ground.archived_by(_name(ground))
@@ -216,7 +216,7 @@ def used_archives_are_refused(ground: Ground) -> str:
 
 
 @probe("Recovery", "without a target a recovery promotes at the end of what it can fetch, and says it is healthy", needs="archive")
-def no_target_promotes_where_the_archive_ends(ground: Ground) -> str:
+def no_target_promotes_where_the_archive_ends(ground: ProbeEnvironment) -> str:
     _archived(ground)
     ground.sql("CREATE TABLE IF NOT EXISTS probe_unarchived (word text)")
     name = ground.name("nt")

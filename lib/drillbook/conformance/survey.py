@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from drillbook import kube as k8s
-from drillbook.conformance.environment import Ground
-from drillbook.conformance.probe import PROBES, Answer, CantAsk, Differs, Probe, State
+from drillbook.conformance.environment import ProbeEnvironment
+from drillbook.conformance.probe import PROBES, CantAsk, Differs, Probe, ProbeResult, State
 from drillbook.errors import KubernetesError, RunbookError, StepTimeoutError
 
 
 @dataclass
-class Survey:
+class ConformanceSurvey:
     """The answers of one cluster, its versions, and what could not be removed afterwards."""
 
     asked_at: datetime
     versions: dict[str, str] = field(default_factory=dict)
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[ProbeResult] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
     def count(self, state: State) -> int:
@@ -40,15 +40,15 @@ class Survey:
 
 
 def survey(
-    ground: Ground, names: Iterable[str] = (), *, tell: Callable[[Answer], None] = lambda answer: None
-) -> Survey:
+    ground: ProbeEnvironment, names: Iterable[str] = (), *, tell: Callable[[ProbeResult], None] = lambda answer: None
+) -> ConformanceSurvey:
     """Ask the named probes (all of them, if none is named) and remove what they made. LookupError: no such probe.
 
     Every answer is told as it comes. What a probe itself could not do (no rights, no answer, a limit reached) is its
     answer, never an end of the survey.
     """
     wanted = [PROBES[name] for name in names] or list(PROBES.values())
-    found = Survey(datetime.now(UTC))
+    found = ConformanceSurvey(datetime.now(UTC))
     try:
         for one in wanted:
             answer = _ask(one, ground)
@@ -60,11 +60,11 @@ def survey(
     return found
 
 
-def _ask(one: Probe, ground: Ground) -> Answer:
+def _ask(one: Probe, ground: ProbeEnvironment) -> ProbeResult:
     began = time.monotonic()
 
-    def answer(state: State, seen: str) -> Answer:
-        return Answer(one, state, " ".join(seen.split())[:400], time.monotonic() - began)
+    def answer(state: State, seen: str) -> ProbeResult:
+        return ProbeResult(one, state, " ".join(seen.split())[:400], time.monotonic() - began)
 
     if one.needs == "archive" and not ground.options.object_store:
         return answer(State.CANT_ASK, "no ObjectStore was named that the probes may write to")
@@ -82,7 +82,7 @@ def _ask(one: Probe, ground: Ground) -> Answer:
         return answer(State.CANT_ASK, error.what)
 
 
-def versions(ground: Ground) -> dict[str, str]:
+def versions(ground: ProbeEnvironment) -> dict[str, str]:
     """What tells its version: Kubernetes, CloudNativePG and its plugin as objects name them, PostgreSQL by SQL."""
     found = {"Kubernetes": ground.kube.server_version()}
     cluster: dict[str, Any] = ground.__dict__.get("cluster") or {}

@@ -66,7 +66,7 @@ def require_none_waits(kube: k8s.Kube, site: Site, known: Collection[str]) -> No
             )
 
 
-class Hold:
+class ClusterLock:
     """A run's hold on its cluster; in plan mode there is none, and nothing is asked."""
 
     def __init__(self, context: Context) -> None:
@@ -98,7 +98,7 @@ class Hold:
         if self._lease is None:
             self.take()
         else:
-            self._lease.still_mine()
+            self._lease.ensure_held()
 
     def give_back(self, waits: str = "") -> None:
         """Let another run have the cluster; safe to call twice. ``waits`` is noted on the Lease: where it waits, what it holds."""

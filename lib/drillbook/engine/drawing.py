@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from drillbook.engine.gate import plan_json
-from drillbook.engine.step import Checks, Later, Plan, Step
+from drillbook.engine.step import Checks, Pending, Plan, Step
 from drillbook.errors import RunbookError
 from drillbook.model import Check, Frozen, show_instant, show_seconds
 from drillbook.report import cards, timeline
@@ -61,7 +61,7 @@ def error_json(error: RunbookError) -> dict[str, Any]:
 
 def short(value: Any) -> Any:
     """A step's input as the journal names it: results of earlier steps are in the journal already."""
-    return str(value) if isinstance(value, Later) else type(value).__name__ if isinstance(value, Frozen) else value
+    return str(value) if isinstance(value, Pending) else type(value).__name__ if isinstance(value, Frozen) else value
 
 
 def _rows(result: Any) -> list[tuple[str, str]]:

@@ -15,12 +15,12 @@ from drillbook.engine.gate_keeper import Gatekeeper
 from drillbook.engine.handle import Handle
 from drillbook.engine.opening import seal_line
 from drillbook.engine.parameters import require_as_opened
-from drillbook.engine.previous_attempts import Past, PastStep
+from drillbook.engine.previous_attempts import PreviousAttempts, PreviousStep
 from drillbook.engine.repeats import Done
 from drillbook.engine.replay import Replay
 from drillbook.engine.retargeting import chosen
 from drillbook.engine.show import Display
-from drillbook.engine.step import Checks, Later, Plan, Rung, Rungs, Step
+from drillbook.engine.step import CheckGroup, Checks, CheckStep, Pending, Plan, Step
 from drillbook.errors import Changed, NotVerified, RunbookError
 from drillbook.evidence import judge, record
 from drillbook.evidence.judge import unsettled
@@ -43,7 +43,7 @@ class Run(Handle):
         *,
         given: dict[str, Any],
         note: str,
-        past: Past | None = None,
+        past: PreviousAttempts | None = None,
         phrase: str = "",
     ) -> None:
         super().__init__(folder, runbook, run_id, site, given=given, note=note, past=past)
@@ -117,7 +117,7 @@ class Run(Handle):
     def do(self, step: Step[T]) -> T:
         """Do one step, or plan it, and return its result.
 
-        A step that fails is journalled and shown; its result is then a :class:`Later`, and what needs it is not run,
+        A step that fails is journalled and shown; its result is then a :class:`Pending`, and what needs it is not run,
         so that later checks still run and what was made is still removed. A refusal (nothing was touched) is raised.
         In a resumed run a step that is complete is not done again: its result comes from the journal. Raises
         NotConfirmed for a step of a destructive section that was not confirmed. A cell that is run again in the same kernel
@@ -174,14 +174,14 @@ class Run(Handle):
         if planned:
             self._finish("planned", 0.0, None, None)
             self._draw(step, "planned", plan=plan)
-            return cast(T, Later(f"known after step {self._n}"))
+            return cast(T, Pending(f"known after step {self._n}"))
         if barred or (unknown is not None and not step.settles):
             return self._skip(step, barred or str(unknown))
         if trouble is not None:
             return self._failed(step, trouble, 0.0)
         return self._act(step, plan)
 
-    def _restored(self, replay: Replay, step: Step[T], past: PastStep) -> T:
+    def _restored(self, replay: Replay, step: Step[T], past: PreviousStep) -> T:
         result = cast(T, replay.restore(step, past))
         self._n = past.n
         self.told.begin(past.n, step.title, Display(self.masker.mask))
@@ -191,7 +191,7 @@ class Run(Handle):
         self._draw(step, "done", result=result, reason=f"from the journal, as it was seen at {seen_at:%H:%M:%S} UTC on {seen_at:%Y-%m-%d}")
         return result
 
-    def _plan(self, step: Step[Any], unknown: Later | None) -> Plan:
+    def _plan(self, step: Step[Any], unknown: Pending | None) -> Plan:
         try:
             return step.plan(self.context)
         except (RunbookError, TypeError) as error:
@@ -200,13 +200,13 @@ class Run(Handle):
             return Plan(summary=f"{step.title}: {error}")
 
     def _skip(self, step: Step[T], why: str) -> T:
-        if isinstance(step, Rung | Rungs):
+        if isinstance(step, CheckStep | CheckGroup):
             for check in step.not_run(why):
                 self.told.check(check)
         self._finish("not run", 0.0, None, None)
         self._midway.failed(step, f"step {self._n} ({step.title}) was not run: {why}", skipped=True)
         self._draw(step, "not run", reason=why)
-        return cast(T, Later(why))
+        return cast(T, Pending(why))
 
     def _act(self, step: Step[T], plan: Plan | None) -> T:
         started = datetime.now(UTC)
@@ -247,7 +247,7 @@ class Run(Handle):
             raise error
         self._log_traceback(error)
         self._draw(step, "failed", error=error, seconds=seconds)
-        return cast(T, Later(f"not known: step {self._n} ({step.title}) failed"))
+        return cast(T, Pending(f"not known: step {self._n} ({step.title}) failed"))
 
     def _bug(self, step: Step[Any], error: BaseException, seconds: float) -> None:
         self._log_traceback(error)

@@ -9,7 +9,7 @@ from typing import Any
 from drillbook.engine import widgets
 from drillbook.engine.gate import Section
 from drillbook.engine.observations import Observations
-from drillbook.engine.opening import NOBODY_THERE
+from drillbook.engine.opening import UNATTENDED_ENV
 from drillbook.engine.show import Display, execution
 from drillbook.engine.stakes import stakes
 from drillbook.engine.step import Context
@@ -19,7 +19,7 @@ from drillbook.report import cards
 
 def attended() -> bool:
     """Whether somebody sees a text box."""
-    return not os.environ.get(NOBODY_THERE) and widgets.has_boxes()
+    return not os.environ.get(UNATTENDED_ENV) and widgets.has_boxes()
 
 
 def section_card(

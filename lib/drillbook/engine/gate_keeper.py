@@ -14,8 +14,8 @@ from drillbook.engine.approval import approve, cluster_uid
 from drillbook.engine.gate import Part, Section, part_digest, plan_json, subject
 from drillbook.engine.gate_card import GateCards, attended, who_confirmed
 from drillbook.engine.observations import Observations
-from drillbook.engine.previous_attempts import Past, PastStep
-from drillbook.engine.step import Context, Later, Plan, Step
+from drillbook.engine.previous_attempts import PreviousAttempts, PreviousStep
+from drillbook.engine.step import Context, Pending, Plan, Step
 from drillbook.errors import Changed, ConfirmationRequired, NotConfirmed, ParameterError, RunbookError
 from drillbook.evidence import Ledger, gates
 from drillbook.evidence.judge import unsettled
@@ -33,9 +33,9 @@ class Gatekeeper:
         context: Context,
         told: Observations,
         *,
-        past: Past | None,
+        past: PreviousAttempts | None,
         phrase: str,
-        make_plan: Callable[[Step[Any], Later | None], Plan],
+        make_plan: Callable[[Step[Any], Pending | None], Plan],
         go_on: Callable[[], None],
         give_back: Callable[[str], None],
     ) -> None:
@@ -284,7 +284,7 @@ class Gatekeeper:
         unmet = "; ".join(check.name for check in self._told.unmet())
         return f"{section.title!r} was not asked for: {section.blocked or unmet}"
 
-    def admit(self, step: Step[Any], plan: Plan | None, half_done: PastStep | None) -> Mapping[str, Any]:
+    def admit(self, step: Step[Any], plan: Plan | None, half_done: PreviousStep | None) -> Mapping[str, Any]:
         """Let a gated step pass, and answer its place in the section; its plan, made now, must be the confirmed one.
 
         A step that began in an earlier attempt and was not seen to end is let pass under the plan that it began with.

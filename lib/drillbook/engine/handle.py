@@ -10,13 +10,13 @@ from typing import Any, NoReturn
 
 from drillbook.engine.alive import RunLock
 from drillbook.engine.approval import who
-from drillbook.engine.cluster_lock import Hold, require_none_waits
+from drillbook.engine.cluster_lock import ClusterLock, require_none_waits
 from drillbook.engine.drawing import error_json
 from drillbook.engine.kinds import kind_of
 from drillbook.engine.observations import Observations
 from drillbook.engine.opening import in_notebook, opening, package_sha256, public_names, waivers
 from drillbook.engine.point_of_no_return import Midway
-from drillbook.engine.previous_attempts import Past
+from drillbook.engine.previous_attempts import PreviousAttempts
 from drillbook.engine.repeats import Repeats
 from drillbook.engine.replay import Replay
 from drillbook.engine.run_folders import run_dirs
@@ -41,7 +41,7 @@ class Handle:
         *,
         given: dict[str, Any],
         note: str,
-        past: Past | None = None,
+        past: PreviousAttempts | None = None,
     ) -> None:
         self.folder, self.runbook, self.run_id, self.site = folder, runbook, run_id, site
         self.mode, self._given = given["mode"], given
@@ -64,7 +64,7 @@ class Handle:
         )
         self._note = note
         self._n = 0
-        self._hold = Hold(self.context)
+        self._hold = ClusterLock(self.context)
         self._closed = False
         self._refused = ""  # the step at which the run was refused: it is over, and its cells do nothing more
         self._left = ""  # why nothing more is done by this object: the run was superseded, or let go

@@ -20,7 +20,7 @@ _CHECK_NOT_TESTED = ("restoring anything: it was only read",)
 
 
 @dataclass(frozen=True)
-class Kind:
+class RunbookKind:
     """``required`` rungs are the library's floor, which no profile can switch off; ``recovers`` is whether recovery
     time and point are measured and held against the objectives; ``resumes`` whether a run that stops midway is left as
     it stands, to be resumed or abandoned, where others are settled at once; ``alone`` whether it takes the cluster's
@@ -35,27 +35,27 @@ class Kind:
 
 
 _KINDS = {
-    "check": Kind((), _CHECK_NOT_TESTED, recovers=False, alone=False),
-    "backup": Kind(
+    "check": RunbookKind((), _CHECK_NOT_TESTED, recovers=False, alone=False),
+    "backup": RunbookKind(
         ("backup in the bucket", "backup's WAL archived", "recovery window extended"),
         ("restoring this backup: the monthly drill does that",),
         recovers=False,
     ),
-    "drill": Kind(_RECOVERED, _RECOVERY_NOT_TESTED, recovers=True),
-    "recover": Kind(("target and timeline", "structure", "site questions"), (), recovers=True, resumes=True),
-    "change": Kind((), (), recovers=False, resumes=True),
-    "undo": Kind(("application health",), (), recovers=False, resumes=True),
+    "drill": RunbookKind(_RECOVERED, _RECOVERY_NOT_TESTED, recovers=True),
+    "recover": RunbookKind(("target and timeline", "structure", "site questions"), (), recovers=True, resumes=True),
+    "change": RunbookKind((), (), recovers=False, resumes=True),
+    "undo": RunbookKind(("application health",), (), recovers=False, resumes=True),
 }
 
 # What one runbook is judged by beside its prefix.
 _OF_ONE = {
-    "check-recovery-window": Kind(
+    "check-recovery-window": RunbookKind(
         ("base backup", "WAL chain", "WAL gaps", "recovery window", "damage"),
         (*_CHECK_NOT_TESTED, "base backups and WAL segments beyond those that the check `damage` says were read through"),
         recovers=False,
         alone=False,
     ),
-    "recover-point-in-time": Kind(
+    "recover-point-in-time": RunbookKind(
         (
             "target and timeline", "boundary", "structure", "site questions", "quarantine", "backup before the cut",
             "carried structure", "carried rows", "application health", "smoke test", "application log", "backup after the cut", "declared state",
@@ -67,7 +67,7 @@ _OF_ONE = {
         recovers=True,
         resumes=True,
     ),
-    "recover-full-restore": Kind(
+    "recover-full-restore": RunbookKind(
         (
             "backup before the cut", "old volume", "WAL chain", "complete", "site questions", "application health",
             "smoke test", "application log", "backup after the cut", "declared state",
@@ -77,7 +77,7 @@ _OF_ONE = {
         to_an_instant=False,
         resumes=True,
     ),
-    "recover-full-restore-in-place": Kind(
+    "recover-full-restore-in-place": RunbookKind(
         (
             "backup before the cut", "old volume", "WAL chain", "copy: complete", "complete", "site questions", "app login",
             "application health", "smoke test", "application log", "backup after the cut", "declared state",
@@ -87,20 +87,20 @@ _OF_ONE = {
         to_an_instant=False,
         resumes=True,
     ),
-    "undo-point-in-time": Kind(
+    "undo-point-in-time": RunbookKind(
         ("written since", "application health", "smoke test", "application log", "backup after the cut"),
         _RESTORE_NOT_TESTED[:2],
         recovers=False,
         resumes=True,
     ),
-    "undo-full-restore": Kind(
+    "undo-full-restore": RunbookKind(
         ("written since", "application health", "smoke test", "application log", "backup after the cut", "declared state"),
         _RESTORE_NOT_TESTED,
         recovers=False,
         resumes=True,
     ),
-    "change-drop-kept": Kind(("dropped",), (), recovers=False, resumes=True),
-    "drill-quarterly-full-restore": Kind(
+    "change-drop-kept": RunbookKind(("dropped",), (), recovers=False, resumes=True),
+    "drill-quarterly-full-restore": RunbookKind(
         ("target and timeline", "boundary", "completeness", "newest changes", "structure", "site questions", "quarantine"),
         (
             *_RECOVERY_NOT_TESTED,
@@ -112,6 +112,6 @@ _OF_ONE = {
 }
 
 
-def kind_of(runbook: str) -> Kind:
+def kind_of(runbook: str) -> RunbookKind:
     """The runbook's own kind, or that of its name's prefix; another prefix is judged as strictly as a drill."""
     return _OF_ONE.get(runbook) or _KINDS.get(runbook.partition("-")[0], _KINDS["drill"])

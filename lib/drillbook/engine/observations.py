@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from drillbook.engine.previous_attempts import Past, PastStep
+from drillbook.engine.previous_attempts import PreviousAttempts, PreviousStep
 from drillbook.engine.show import Display
 from drillbook.engine.step import Obligation
 from drillbook.errors import PreconditionError
@@ -42,7 +42,7 @@ class Observations:
         self.write = self.journal.note if undoing else self.journal.append
         self.n, self.title, self.display, self.step_checks = n, title, display, []
 
-    def remember(self, past: Past, step: PastStep | None = None) -> None:
+    def remember(self, past: PreviousAttempts, step: PreviousStep | None = None) -> None:
         """Take in what an earlier attempt noted: its facts, and the checks of a complete step."""
         self._facts |= past.facts
         if step is not None:

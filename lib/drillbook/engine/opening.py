@@ -14,14 +14,14 @@ from typing import Any
 
 import drillbook
 from drillbook.engine import run_folders
-from drillbook.engine.kinds import Kind, kind_of
+from drillbook.engine.kinds import RunbookKind, kind_of
 from drillbook.engine.parameters import faults_of
 from drillbook.errors import ParameterError
 from drillbook.evidence import notebook_digest, sha256_file
 from drillbook.profile import Site, load_site
 
 SCHEMA = 1
-NOBODY_THERE = "DRILLBOOK_UNATTENDED"  # set by the runner: nobody sees a text box, and the runner seals the run
+UNATTENDED_ENV = "DRILLBOOK_UNATTENDED"  # set by the runner: nobody sees a text box, and the runner seals the run
 VERSIONS = ("drillbook", "papermill", "psycopg", "kubernetes", "boto3", "nbconvert")
 
 
@@ -105,7 +105,7 @@ def opening(
 
 def seal_line(run_id: str) -> str:
     """The command that seals a run which somebody steps through, as it is typed; "" where a runner seals it."""
-    if os.environ.get(NOBODY_THERE):
+    if os.environ.get(UNATTENDED_ENV):
         return ""
     path = run_folders.open_notebook()
     return f"drillbook finish {run_id} --notebook {shlex.quote(str(path)) if path else 'NOTEBOOK'}"
@@ -117,7 +117,7 @@ def in_notebook() -> dict[str, str]:
     return {"notebook": str(path)} if path else {}
 
 
-def _patience(site: Site, kind: Kind) -> dict[str, Any]:
+def _patience(site: Site, kind: RunbookKind) -> dict[str, Any]:
     """What a run that stops is left for, where it is left as it stands: who must confirm, and for how long."""
     if not kind.resumes:
         return {}

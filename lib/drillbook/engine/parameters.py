@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from drillbook.engine.step import Later, Step
+from drillbook.engine.step import Pending, Step
 from drillbook.errors import ParameterError
 from drillbook.model import TARGET_PARAMETERS, parse_instant
 
@@ -83,7 +83,7 @@ def require_as_opened(run_id: str, given: Mapping[str, Any], step: Step[Any]) ->
     faults = [
         f"{name} is {value!r} in {step.title!r}, and run {run_id} was opened with {given[name]!r}"
         for name, value in step.inputs.items()
-        if name in given and not isinstance(value, Later) and value != given[name]
+        if name in given and not isinstance(value, Pending) and value != given[name]
     ]
     if faults:
         todo = "Set it as it was, or open a new run with the other value: run the cell that opens it."

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Touch:
+class Action:
     """Something that a step acts on, as a confirmation is bound to it: no time, no count, no resource version."""
 
     verb: str
@@ -34,7 +34,7 @@ class Plan:
     objects: tuple[dict[str, Any], ...] = ()
     sql: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    touches: tuple[Touch, ...] = ()
+    touches: tuple[Action, ...] = ()
     lost: tuple[str, ...] = ()
     outage: tuple[str, ...] = ()
     harmless: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drillbook.engine.step import Rung, Rungs, Step
+from drillbook.engine.step import CheckGroup, CheckStep, Step
 from drillbook.errors import Changed, RunbookError, StillRunning, StoppedMidway
 from drillbook.evidence import Journal, gates
 
@@ -39,7 +39,7 @@ class Midway:
         """
         if step is self._first and error is not None and error.changed is Changed.NOTHING:
             self._passed, self._first = "", None
-        counts = step.gated if skipped else not isinstance(step, Rung | Rungs) and not step.settles
+        counts = step.gated if skipped else not isinstance(step, CheckStep | CheckGroup) and not step.settles
         late = isinstance(error, StillRunning) and gates.resumable(self._journal.events())
         if ((self._passed and counts) or late) and not self.halted:
             self.halted = f"stopped midway: {why}"

@@ -18,7 +18,7 @@ Event = Mapping[str, Any]
 
 
 @dataclass
-class PastStep:
+class PreviousStep:
     """A step as it ended last; ``complete`` ones are taken from the journal."""
 
     n: int
@@ -39,7 +39,7 @@ class PastStep:
         return self.status == "done"
 
 
-class Past:
+class PreviousAttempts:
     """The journal of a run that is being resumed."""
 
     def __init__(self, folder: Path) -> None:
@@ -104,7 +104,7 @@ class Past:
 
     # -- what is known ---------------------------------------------------------------------------
 
-    def section(self, title: str, steps: list[str]) -> tuple[Event, dict[int, PastStep]] | None:
+    def section(self, title: str, steps: list[str]) -> tuple[Event, dict[int, PreviousStep]] | None:
         """The confirmation of a section that has begun, and those of its steps that have, by their place in it."""
         confirmed = [
             event
@@ -124,7 +124,7 @@ class Past:
         """Whether a step of a confirmed section was started."""
         return any(step.section for step in self.steps.values())
 
-    def ended_by_itself(self, step: PastStep) -> bool:
+    def ended_by_itself(self, step: PreviousStep) -> bool:
         """Whether all that the step promised to undo has been undone since: its effect is over."""
         return bool(step.promised) and not step.promised & self.open_promises
 
@@ -134,13 +134,13 @@ class Past:
         return str((last.section or {}).get("digest", "")) if last else ""
 
 
-def _steps(events: list[Event], promised: Mapping[int, set[str]]) -> dict[int, PastStep]:
-    found: dict[int, PastStep] = {}
+def _steps(events: list[Event], promised: Mapping[int, set[str]]) -> dict[int, PreviousStep]:
+    found: dict[int, PreviousStep] = {}
     for event in events:
         kind = event["type"]
         if kind == "step_started":
             n, plan, section = event["n"], event.get("plan"), event.get("section")
-            found[n] = PastStep(n, event["step"], event["title"], event["effect"], plan, section)
+            found[n] = PreviousStep(n, event["step"], event["title"], event["effect"], plan, section)
             found[n].promised = promised.get(n, set())
         elif kind == "step_finished" and event["n"] in found:
             step = found[event["n"]]

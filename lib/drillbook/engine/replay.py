@@ -6,7 +6,7 @@ from typing import Any
 
 from drillbook.engine import results
 from drillbook.engine.observations import Observations
-from drillbook.engine.previous_attempts import Past, PastStep
+from drillbook.engine.previous_attempts import PreviousAttempts, PreviousStep
 from drillbook.engine.step import Checks, Context, Step
 from drillbook.errors import RunbookError
 from drillbook.model import Effect, causes
@@ -15,14 +15,14 @@ from drillbook.model import Effect, causes
 class Replay:
     """Gives back complete steps in their order, up to the first that isn't; from there on it is silent."""
 
-    def __init__(self, past: Past, context: Context, told: Observations) -> None:
+    def __init__(self, past: PreviousAttempts, context: Context, told: Observations) -> None:
         self.past = past
         self._context, self._told = context, told
         self._over = False
-        self._restored: list[tuple[Step[Any], PastStep, Any]] = []
+        self._restored: list[tuple[Step[Any], PreviousStep, Any]] = []
         told.remember(past)
 
-    def step(self, n: int, step: Step[Any]) -> PastStep | None:
+    def step(self, n: int, step: Step[Any]) -> PreviousStep | None:
         """What an earlier attempt did as its step ``n``; NotResumable if that was another step."""
         past = self.past.steps.get(n)
         if past is None or (self._over and past.complete):
@@ -31,7 +31,7 @@ class Replay:
             self.past.refuse(f"its step {n} was {past.step}, and now comes {type(step).__name__}")
         return past
 
-    def restore(self, step: Step[Any], past: PastStep) -> Any:
+    def restore(self, step: Step[Any], past: PreviousStep) -> Any:
         """The result of a complete step."""
         if past.lost:
             self.past.refuse(f"the result of step {past.n} ({past.title}) can't be had back: {past.lost}")
@@ -64,7 +64,7 @@ class Replay:
             self._refuse(f"what was seen no longer holds: {causes(unmet)}")
         self._told.journal.append("asked_again", steps=asked)
 
-    def _ask(self, step: Step[Any], past: PastStep, result: Any, undoing: bool) -> bool:
+    def _ask(self, step: Step[Any], past: PreviousStep, result: Any, undoing: bool) -> bool:
         interrupted = self.past.interrupted_section()
         try:
             if step.lasting and step.effect is Effect.READS and not self.past.destruction_has_begun:

@@ -8,7 +8,7 @@ from typing import Any
 from drillbook import kube as k8s
 from drillbook.engine.approval import who
 from drillbook.engine.parameters import faults_of
-from drillbook.engine.previous_attempts import Past
+from drillbook.engine.previous_attempts import PreviousAttempts
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.evidence import Journal, gates
 from drillbook.evidence.judge import of_type
@@ -18,7 +18,7 @@ from drillbook.profile import Site
 RESOLVES = "ResolveTarget"  # the step that reads the target: it and what comes after it is done again
 
 
-def retarget(past: Past, wanted: Mapping[str, Any], site: Site) -> None:
+def retarget(past: PreviousAttempts, wanted: Mapping[str, Any], site: Site) -> None:
     """Note in the run's journal that it goes on to another target; the run is then resumed as always.
 
     ParameterError: not one target that can be read, or one that the runbook does not take. NotResumable: the runbook
@@ -65,7 +65,7 @@ def chosen(runbook: str, events: Sequence[gates.Event], wanted: Mapping[str, Any
     return {"n": min([step, *resolved]), "attempt": len(gates.targets(events)) + 1, "parameters": others | dict(wanted)}
 
 
-def put_into_service(past: Past) -> bool:
+def put_into_service(past: PreviousAttempts) -> bool:
     """Whether a step of a destructive section was begun after the copy for the present target was made."""
     # What stops the bleeding is done again for each target, before its copy: the copy of an earlier one says nothing.
     begun = max((index for index, event in enumerate(past.events) if event["type"] == "retargeted"), default=0)

@@ -8,7 +8,7 @@ from typing import Any
 from drillbook.engine import run_folders, waiting_runs
 from drillbook.engine.engine import Run
 from drillbook.engine.opening import notebook_sha256, validate
-from drillbook.engine.previous_attempts import Past
+from drillbook.engine.previous_attempts import PreviousAttempts
 from drillbook.errors import ParameterError, RunbookError, RunInProgress
 from drillbook.evidence import gates
 
@@ -68,14 +68,14 @@ def resume_run(run: str, *, confirm: str = "") -> Run:
     if here is not None:
         here.take_up()
         return here
-    past = Past(folder)
+    past = PreviousAttempts(folder)
     return _gone_on_with(past.run_id, str(past.opened["runbook"]), dict(past.parameters), "", " ".join(confirm.split()))
 
 
 def _gone_on_with(run_id: str, runbook: str, given: dict[str, Any], note: str, phrase: str) -> Run:
     parameters = {name: value for name, value in given.items() if name not in ("site", "mode")}
     profile = validate(site=str(given.get("site", "")), mode=str(given["mode"]), parameters=parameters)
-    past = Past(run_folders.find_run(run_id))
+    past = PreviousAttempts(run_folders.find_run(run_id))
     past.require_resumable()
     digest = notebook_sha256(str(past.opened["runbook"]))
     past.require_same(profile=profile, notebook_sha256=digest, given=given, runbook=runbook)

@@ -19,7 +19,7 @@ from drillbook import errors
 from drillbook import kube as k8s
 from drillbook.archive import ObjectStore, lost_cluster
 from drillbook.archive.location import SourceArchive, open_store
-from drillbook.engine.plan import Obligation, Plan, Touch
+from drillbook.engine.plan import Action, Obligation, Plan
 from drillbook.errors import Changed, KubernetesError, PostgresError, PreconditionError, RunbookError, StillRunning
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Verdict, causes
 from drillbook.postgres.client import Address, Database
@@ -31,16 +31,16 @@ _NAMES = "|".join(name for name, item in vars(errors).items() if isinstance(item
 _ERRORS = re.compile(rf"(?<![^\s])(?:Raises )?(?:{_NAMES})\b[^.]*\.\s*")
 
 
-class Later:
-    """A result that isn't known yet: its attributes are ``Later`` too; it prints why; its truth can't be asked."""
+class Pending:
+    """A result that isn't known yet: its attributes are ``Pending`` too; it prints why; its truth can't be asked."""
 
     def __init__(self, why: str) -> None:
         self._why = why
 
-    def __getattr__(self, name: str) -> Later:
+    def __getattr__(self, name: str) -> Pending:
         if name.startswith("_"):
             raise AttributeError(name)
-        return Later(self._why)
+        return Pending(self._why)
 
     def __str__(self) -> str:
         return self._why
@@ -71,7 +71,7 @@ class Recorder(Protocol):
     def seen(self, name: str) -> Any: ...
 
 
-class Silent:
+class NullRecorder:
     """A recorder that keeps nothing: a look at a cluster is not a run."""
 
     def check(self, check: Check) -> None: ...
@@ -290,15 +290,15 @@ class Step(Generic[T]):
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
 
     @property
-    def unknown(self) -> Later | None:
+    def unknown(self) -> Pending | None:
         """The first input that isn't known yet."""
-        return next((value for value in self.inputs.values() if isinstance(value, Later)), None)
+        return next((value for value in self.inputs.values() if isinstance(value, Pending)), None)
 
     def check(self, ctx: Context) -> None:
         """Precondition: raises if the world isn't as the step needs it."""
 
     def plan(self, ctx: Context) -> Plan:
-        """What would happen. Works with inputs that are ``Later`` and changes nothing.
+        """What would happen. Works with inputs that are ``Pending`` and changes nothing.
 
         A gated step's ``touches``, ``objects`` and ``sql`` are what is confirmed. They are computed again just before the
         step is done, after the steps before it in its section, and must then be the same.
@@ -327,7 +327,7 @@ class Checks(Frozen):
 
 
 @dataclass(frozen=True)
-class Rung(Step[Checks]):
+class CheckStep(Step[Checks]):
     """A step that only observes and judges: it never stops a run, its verdict counts in the run's."""
 
     name: ClassVar[str]
@@ -367,10 +367,10 @@ class Rung(Step[Checks]):
 
 
 @dataclass(frozen=True)
-class Rungs(Step[Checks]):
+class CheckGroup(Step[Checks]):
     """Rungs that are read together: each observes and judges for itself."""
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         """The rungs, in order."""
         raise TypeError(f"{type(self).__name__} has no rungs()")
 
@@ -383,6 +383,16 @@ class Rungs(Step[Checks]):
 
 
 __all__ = [
-    "Checks", "Context", "Later", "Obligation", "Plan", "PreconditionsNotMet", "Recorder", "Rung", "Rungs", "Step", "Touch",
+    "Action",
+    "CheckGroup",
+    "CheckStep",
+    "Checks",
+    "Context",
+    "Obligation",
+    "Pending",
+    "Plan",
+    "PreconditionsNotMet",
+    "Recorder",
+    "Step",
     "pod_of",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 from drillbook import kube as k8s
 from drillbook.engine.step import Context, Obligation
-from drillbook.errors import Changed, KubernetesError, Overtaken, PreconditionError
+from drillbook.errors import Changed, ConflictError, KubernetesError, PreconditionError
 from drillbook.postgres.client import by_parameters_only
 
 Object = Mapping[str, Any]
@@ -86,7 +86,7 @@ def put_back(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
         if matches(obj, undo["patch"]):
             return "put back", f"{where} is as it was: {_says(undo['patch'])}"
         if undo.get("set") and not matches(obj, undo["set"]):
-            raise Overtaken(
+            raise ConflictError(
                 f"{where} is neither as it was ({_says(undo['patch'])}) nor as this run set it ({_says(undo['set'])})",
                 changed=Changed.DONE,
                 todo="Somebody else has changed it since: look at it, and put it as it should be by hand.",
@@ -96,7 +96,7 @@ def put_back(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
         except KubernetesError as error:
             if error.status != 409:  # changed meanwhile: look again
                 raise
-    raise Overtaken(f"{where} is being changed all the time", changed=Changed.DONE, todo="Look who does it.")
+    raise ConflictError(f"{where} is being changed all the time", changed=Changed.DONE, todo="Look who does it.")
 
 
 def before(ctx: Context, obj: Object) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def require_agreed(kube: k8s.Kube, undo: Object, replaced: str) -> None:
     if not replaced or undo["kind"] != k8s.APPLICATION.kind:
         return
     if (status := synced(kube, str(undo["namespace"]), str(undo["name"]))) != SYNCED:
-        raise Overtaken(
+        raise ConflictError(
             f"it stays paused, for {replaced}, and Git declares what was before ({status or 'no status'})",
             changed=Changed.DONE,
             todo="Change Git by the run's logs/git.patch.yaml, then let it sync by itself again.",
@@ -217,7 +217,7 @@ def _run_sql(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
     done = kube.exec(namespace, pod, "postgres", argv, stdin=f"set client_encoding to 'UTF8';\n{undo['sql']};\n".encode(), timeout_seconds=120.0, repeatable=True)
     if done.exit_code:
         first = next((line for line in done.error_text.splitlines() if "ERROR" in line), "it ended without a word")
-        raise Overtaken(
+        raise ConflictError(
             f"{undo['sql']} in pod {pod}: {first[:200]}",
             changed=Changed.UNKNOWN,
             todo="Run the statement by hand as superuser, if the database is still to be as it was.",

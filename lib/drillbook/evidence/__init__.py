@@ -12,11 +12,11 @@ from drillbook.evidence.ledger import Ledger
 from drillbook.evidence.mask import Masker
 from drillbook.evidence.record import record
 from drillbook.evidence.seal import Seal, seal
-from drillbook.evidence.verify import Finding, require_intact, verify
+from drillbook.evidence.verify import EvidenceFinding, require_intact, verify
 
 __all__ = [
     "SCHEMA",
-    "Finding",
+    "EvidenceFinding",
     "Journal",
     "Judgement",
     "Ledger",

@@ -32,7 +32,7 @@ from drillbook.evidence.seal import JOURNAL, RECORD, SUMS, files_of, read_sums
 
 
 @dataclass(frozen=True)
-class Finding:
+class EvidenceFinding:
     """One thing that is not as it must be: the rule's number, where (file, line or link), and what was found.
 
     ``tampered`` is false for what a killed run leaves: that is unfinished, not altered.
@@ -47,12 +47,12 @@ class Finding:
         return f"{self.where}: {self.what}"
 
 
-def verify(outputs: Path, run_dir: Path | None = None) -> list[Finding]:
+def verify(outputs: Path, run_dir: Path | None = None) -> list[EvidenceFinding]:
     """Check every run below ``outputs``, or only ``run_dir`` with its site's ledger; an empty list means all is well.
 
     Reads only. Never raises for what it finds: a file that can't be read is a finding too.
     """
-    found: list[Finding] = []
+    found: list[EvidenceFinding] = []
     folders = [run_dir] if run_dir else sorted(path.parent for path in outputs.glob(f"*/*/{JOURNAL}"))
     runs = [_Run(outputs, folder, found) for folder in folders]
     ledgers = {path.stem: _LedgerFile(outputs, path, found) for path in sorted((outputs / "ledger").glob("*.jsonl"))}
@@ -63,7 +63,7 @@ def verify(outputs: Path, run_dir: Path | None = None) -> list[Finding]:
         if run.mode != "plan":
             if ledger is None:
                 what = f"run {run.run_id or run.folder.name} is there, but not its ledger"
-                found.append(Finding(9, f"ledger/{run.site or '?'}.jsonl", what))
+                found.append(EvidenceFinding(9, f"ledger/{run.site or '?'}.jsonl", what))
             else:
                 ledger.check_run(run)
     if run_dir is None:
@@ -72,7 +72,7 @@ def verify(outputs: Path, run_dir: Path | None = None) -> list[Finding]:
     return found
 
 
-def require_intact(findings: Sequence[Finding]) -> None:
+def require_intact(findings: Sequence[EvidenceFinding]) -> None:
     """Raise :class:`EvidenceTampered` naming everything that was altered; what is only unfinished passes."""
     altered = [str(finding) for finding in findings if finding.tampered]
     if altered:
@@ -85,7 +85,7 @@ def require_intact(findings: Sequence[Finding]) -> None:
 class _Run:
     """A run's folder, read once; of what was read only its names are kept: there may be thousands."""
 
-    def __init__(self, outputs: Path, folder: Path, found: list[Finding]) -> None:
+    def __init__(self, outputs: Path, folder: Path, found: list[EvidenceFinding]) -> None:
         self.folder, self._found = folder, found
         inside = folder.resolve().is_relative_to(outputs.resolve())
         self.shown = str(folder.resolve().relative_to(outputs.resolve())) if inside else str(folder)
@@ -93,7 +93,7 @@ class _Run:
         self.lines: set[str] = set()
 
     def tell(self, rule: int, name: str, what: str, *, tampered: bool = True) -> None:
-        self._found.append(Finding(rule, f"{self.shown}/{name}", what, tampered))
+        self._found.append(EvidenceFinding(rule, f"{self.shown}/{name}", what, tampered))
 
     def check(self) -> None:
         sealed = (self.folder / SUMS).exists()
@@ -197,7 +197,7 @@ class _Run:
 class _LedgerFile:
     """A site's ledger, read once."""
 
-    def __init__(self, outputs: Path, path: Path, found: list[Finding]) -> None:
+    def __init__(self, outputs: Path, path: Path, found: list[EvidenceFinding]) -> None:
         self._found, self._outputs = found, outputs
         self.shown = f"ledger/{path.name}"
         lines, rest = read_lines(path.read_bytes())
@@ -218,7 +218,7 @@ class _LedgerFile:
             self._tell(6, number, what, tampered=number <= len(lines))
 
     def _tell(self, rule: int, number: int, what: str, *, tampered: bool = True) -> None:
-        self._found.append(Finding(rule, f"{self.shown} line {number}", what, tampered))
+        self._found.append(EvidenceFinding(rule, f"{self.shown} line {number}", what, tampered))
 
     def names(self, run_id: str) -> bool:
         """Whether this ledger knows of a run."""
@@ -233,10 +233,10 @@ class _LedgerFile:
                 run.tell(10, JOURNAL, f"was rewritten: it has no line with the digest that {self.shown} line {number} noted {when}")
         # 9
         if run.run_id not in self._opens:
-            self._found.append(Finding(9, self.shown, f"has no entry for the opening of run {run.run_id}"))
+            self._found.append(EvidenceFinding(9, self.shown, f"has no entry for the opening of run {run.run_id}"))
         if seal is None:
             if (run.folder / SUMS).exists():
-                self._found.append(Finding(9, self.shown, f"has no entry for the seal of run {run.run_id}"))
+                self._found.append(EvidenceFinding(9, self.shown, f"has no entry for the seal of run {run.run_id}"))
             elif run.run_id in self._opens:
                 run.tell(8, SUMS, "is not there yet: the run is unfinished (`drillbook finish` or `cleanup` ends it)",
                          tampered=False)  # fmt: skip
@@ -288,4 +288,4 @@ def _cut(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-__all__ = ["Finding", "require_intact", "verify"]
+__all__ = ["EvidenceFinding", "require_intact", "verify"]

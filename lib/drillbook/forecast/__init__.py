@@ -19,7 +19,7 @@ from drillbook.forecast.types import (
     Forecast,
     PhaseForecast,
     Rate,
-    Sample,
+    RunSample,
     Work,
 )
 
@@ -34,7 +34,7 @@ __all__ = [
     "History",
     "PhaseForecast",
     "Rate",
-    "Sample",
+    "RunSample",
     "Work",
     "advise",
     "calibrate",

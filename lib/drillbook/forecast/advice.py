@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from drillbook.forecast.predict import comparable, predict
-from drillbook.forecast.types import Advice, Forecast, Sample, Work
+from drillbook.forecast.types import Advice, Forecast, RunSample, Work
 from drillbook.model import show_seconds
 
 WORTH_SECONDS = 0.5
@@ -17,7 +17,7 @@ FRESH_SEGMENTS = 2  # what a recovery from a backup that has just ended replays
 
 
 def advise(
-    found: Forecast, samples: tuple[Sample, ...], *, by_plugin: bool, now: datetime
+    found: Forecast, samples: tuple[RunSample, ...], *, by_plugin: bool, now: datetime
 ) -> tuple[Advice, ...]:
     """Settings that would shorten the recovery, those with a computed gain first; empty if nothing is known."""
     if found.seconds is None:
@@ -38,13 +38,13 @@ def _time(found: Forecast, name: str) -> float:
     return (phase.seconds or 0.0) if phase else 0.0
 
 
-def _again(found: Forecast, samples: tuple[Sample, ...], now: datetime, name: str, **changes: object) -> float:
+def _again(found: Forecast, samples: tuple[RunSample, ...], now: datetime, name: str, **changes: object) -> float:
     """The same phase if the work were another; as the forecast itself computes it."""
     work = Work.model_validate(found.work.model_dump() | changes)
     return _time(predict(work, samples, found.calibration, now=now), name)
 
 
-def _newer_backup(found: Forecast, samples: tuple[Sample, ...], now: datetime) -> list[Advice]:
+def _newer_backup(found: Forecast, samples: tuple[RunSample, ...], now: datetime) -> list[Advice]:
     segments = found.work.segments
     if segments <= FRESH_SEGMENTS:
         return []
@@ -53,7 +53,7 @@ def _newer_backup(found: Forecast, samples: tuple[Sample, ...], now: datetime) -
     return [Advice(setting="a newer base backup", what=what, saves_seconds=max(0.0, saves))]
 
 
-def _compression(found: Forecast, samples: tuple[Sample, ...], now: datetime) -> list[Advice]:
+def _compression(found: Forecast, samples: tuple[RunSample, ...], now: datetime) -> list[Advice]:
     work, read = found.work, found.calibration and found.calibration.base_read
     if not work.compression:
         what = "the base backup is stored plain; lz4 or snappy move fewer bytes, which pays where the network is slow"

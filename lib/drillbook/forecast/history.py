@@ -10,7 +10,7 @@ from typing import Any
 
 from drillbook.evidence import verify
 from drillbook.evidence.forecast_vs_actual import achieved_seconds
-from drillbook.forecast.types import RECOVERY, Sample, Work
+from drillbook.forecast.types import RECOVERY, RunSample, Work
 from drillbook.model import parse_instant
 
 MOST = 12  # runs that are verified and used; older ones weigh next to nothing
@@ -20,7 +20,7 @@ MOST = 12  # runs that are verified and used; older ones weigh next to nothing
 class History:
     """The samples, newest first, and the runs of this site that were not taken, each with the reason."""
 
-    samples: tuple[Sample, ...] = ()
+    samples: tuple[RunSample, ...] = ()
     left_out: tuple[str, ...] = ()
 
 
@@ -30,7 +30,7 @@ def samples(outputs: Path | None, site: str, system_id: str) -> History:
     Reads only. A run whose record, journal, sums or ledger entry is not what was sealed is left out and named, and so is
     one that can't be read; a run that never got as far as a copy is no sample and is passed over.
     """
-    found: list[Sample] = []
+    found: list[RunSample] = []
     left_out: list[str] = []
     for folder in _newest_first(outputs):
         if len(found) == MOST:
@@ -57,7 +57,7 @@ def _newest_first(outputs: Path | None) -> Iterator[Path]:
         yield from sorted(sealed, key=lambda folder: folder.name, reverse=True)
 
 
-def _sample(record: Mapping[str, Any], site: str, system_id: str) -> Sample | None:
+def _sample(record: Mapping[str, Any], site: str, system_id: str) -> RunSample | None:
     """What a run needed, or None if it is another site's, a plan, or did not recover a copy."""
     system, backup, copy = record["system"], record["backup"], record["copy"]["cluster"]
     reached, ended = record["target"]["reached"], record["when"]["finished_at"]
@@ -78,7 +78,7 @@ def _sample(record: Mapping[str, Any], site: str, system_id: str) -> Sample | No
         wal_parallel=0 if parallel is None else parallel,  # runs before there was a forecast don't say
         storage_class=str((copy.get("storage") or {}).get("storageClass", "")),
     )
-    return Sample(run_id=record["record"]["id"], ended_at=parse_instant(ended), work=work, phases=phases)
+    return RunSample(run_id=record["record"]["id"], ended_at=parse_instant(ended), work=work, phases=phases)
 
 
 __all__ = ["MOST", "History", "samples"]

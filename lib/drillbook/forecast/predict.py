@@ -22,7 +22,7 @@ from drillbook.forecast.types import (
     Forecast,
     PhaseForecast,
     Rate,
-    Sample,
+    RunSample,
     Work,
     spread,
 )
@@ -76,7 +76,7 @@ _SIZES: dict[str, Callable[[Work], float]] = {
 
 def predict(
     work: Work,
-    samples: Sequence[Sample],
+    samples: Sequence[RunSample],
     calibration: Calibration | None,
     *,
     now: datetime,
@@ -123,7 +123,7 @@ def _unlike(sample: Work, work: Work) -> str:
 
 
 def _phase(
-    name: str, work: Work, samples: Sequence[Sample], calibration: Calibration | None, now: datetime
+    name: str, work: Work, samples: Sequence[RunSample], calibration: Calibration | None, now: datetime
 ) -> PhaseForecast:
     seen = [sample for sample in samples if name in sample.phases]
     if seen:
@@ -146,7 +146,7 @@ def _unknown(name: str, why: str) -> PhaseForecast:
 # -- from earlier runs -----------------------------------------------------------------------------------
 
 
-def _from_runs(name: str, work: Work, samples: Sequence[Sample], now: datetime) -> PhaseForecast:
+def _from_runs(name: str, work: Work, samples: Sequence[RunSample], now: datetime) -> PhaseForecast:
     size = _SIZES[name]
     points = [(size(sample.work), sample.phases[name]) for sample in samples]
     weights = [_weight(rank, sample, now) for rank, sample in enumerate(samples)]
@@ -189,7 +189,7 @@ def fit(points: Sequence[tuple[float, float]], weights: Sequence[float], assumed
     return fixed, (mean - fixed) / middle
 
 
-def _weight(rank: int, sample: Sample, now: datetime) -> float:
+def _weight(rank: int, sample: RunSample, now: datetime) -> float:
     age = max(0.0, (now - sample.ended_at).total_seconds()) / 86400
     return float(max(NEWER**rank * 0.5 ** (age / HALF_LIFE_DAYS), 1e-9))
 

@@ -35,7 +35,7 @@ class Work(Frozen):
         return self.segments * self.segment_bytes
 
 
-class Sample(Frozen):
+class RunSample(Frozen):
     """What one earlier, sealed run of this site needed."""
 
     run_id: str

@@ -21,7 +21,7 @@ from drillbook.kube.logs import LogStream
 from drillbook.kube.loop import LoopThread
 from drillbook.kube.piping import Command, Pipe, Piped
 from drillbook.kube.redaction import Redactor, decoded
-from drillbook.kube.transport import Answer, Transport
+from drillbook.kube.transport import HttpAnswer, Transport
 from drillbook.model import Actor
 
 Object = dict[str, Any]
@@ -199,7 +199,7 @@ class Kube:
             settle=lambda: self._as_wanted(kind, namespace, name, merge),
         ).json()
 
-    def _as_wanted(self, kind: Kind, namespace: str, name: str, wanted: Object) -> Answer | None:
+    def _as_wanted(self, kind: Kind, namespace: str, name: str, wanted: Object) -> HttpAnswer | None:
         """The object as it is, if it has every value that an unanswered request was to give it: then that request did it."""
         try:
             answer = self._transport.call("GET", kind.path(namespace, name), what=f"read {kind.where(namespace, name)}")

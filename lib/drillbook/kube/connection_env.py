@@ -18,7 +18,7 @@ Lookup = Callable[[str, str], dict[str, str]]
 
 
 @dataclass(frozen=True)
-class Place:
+class AddressLocation:
     """Where a variable's value stands: in the Deployment itself, or under a key of a Secret or ConfigMap."""
 
     kind: str  # Deployment | Secret | ConfigMap
@@ -30,24 +30,24 @@ class Place:
         return f"{self.kind} {self.name}" + (f", key {self.key}" if self.kind != "Deployment" else "")
 
 
-def find(deployment: dict[str, Any], variable: str, lookup: Lookup) -> Place | None:
+def find(deployment: dict[str, Any], variable: str, lookup: Lookup) -> AddressLocation | None:
     """Where the first container gets ``variable`` from; None if it has none, or one that is not text."""
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     for entry in container.get("env") or ():
         if entry["name"] != variable:
             continue
         if "valueFrom" not in entry:
-            return Place("Deployment", deployment["metadata"]["name"], variable, str(entry.get("value", "")))
+            return AddressLocation("Deployment", deployment["metadata"]["name"], variable, str(entry.get("value", "")))
         for field, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
             reference = entry["valueFrom"].get(field)
             if reference:
                 value = lookup(kind, reference["name"]).get(reference["key"])
-                return None if value is None else Place(kind, reference["name"], reference["key"], value)
+                return None if value is None else AddressLocation(kind, reference["name"], reference["key"], value)
         return None
     return next((place for place in _from_whole_objects(container, variable, lookup)), None)
 
 
-def _from_whole_objects(container: dict[str, Any], variable: str, lookup: Lookup) -> Iterator[Place]:
+def _from_whole_objects(container: dict[str, Any], variable: str, lookup: Lookup) -> Iterator[AddressLocation]:
     """``envFrom``, the last first: a later one wins."""
     for source in reversed(container.get("envFrom") or []):
         for field, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
@@ -56,7 +56,7 @@ def _from_whole_objects(container: dict[str, Any], variable: str, lookup: Lookup
                 key = variable.removeprefix(prefix)
                 values = lookup(kind, source[field]["name"])
                 if key in values:
-                    yield Place(kind, source[field]["name"], key, values[key])
+                    yield AddressLocation(kind, source[field]["name"], key, values[key])
 
 
 def readdressed(address: str, old: str, new: str, namespace: str = "", home: str = "") -> str:

@@ -31,7 +31,7 @@ class LeaseApi(Protocol):
 
 
 @dataclass(frozen=True)
-class Held:
+class LeaseHolder:
     """Who holds a Lease, as it was read; ``expires_at`` by the API server's clock."""
 
     holder: str
@@ -42,7 +42,7 @@ class Held:
     uid: str
 
     @classmethod
-    def read(cls, obj: Object) -> Held:
+    def read(cls, obj: Object) -> LeaseHolder:
         spec = obj.get("spec") or {}
         renewed = spec.get("renewTime")
         seconds = spec.get("leaseDurationSeconds")
@@ -64,7 +64,7 @@ def holder_of(api: LeaseApi, namespace: str, name: str) -> str:
     found = api.get(LEASE, namespace, name)
     if found is None:
         return ""
-    held = Held.read(found)
+    held = LeaseHolder.read(found)
     now = datetime.now(UTC) + timedelta(seconds=api.api_time_offset_seconds() or 0.0)
     alive = held.expires_at is None or held.expires_at + timedelta(seconds=SLACK_SECONDS) > now
     return held.holder if alive else ""
@@ -124,7 +124,7 @@ class Lease:
             now = self._now()
             self._acquired = _micro(now)
             try:
-                taken = self._create(now) if found is None else self._take(Held.read(found), now)
+                taken = self._create(now) if found is None else self._take(LeaseHolder.read(found), now)
             except KubernetesError as error:
                 if error.status == 409:  # someone was faster; see who
                     continue
@@ -146,7 +146,7 @@ class Lease:
             }
         )
 
-    def _take(self, held: Held, now: datetime) -> Object:
+    def _take(self, held: LeaseHolder, now: datetime) -> Object:
         alive = held.expires_at is None or held.expires_at + timedelta(seconds=SLACK_SECONDS) > now
         if held.holder and held.holder != self.holder and alive:
             until = "for ever"
@@ -159,18 +159,18 @@ class Lease:
         transitions = held.transitions + (held.holder != self.holder)
         return self._write(held, self._spec(now, transitions))
 
-    def _write(self, held: Held, spec: Object) -> Object:
+    def _write(self, held: LeaseHolder, spec: Object) -> Object:
         # The version makes it a compare-and-swap: 409 if anyone has written since it was read.
         merge = {"metadata": {"resourceVersion": held.version, "uid": held.uid}, "spec": spec}
         return self._api.patch(LEASE, self.namespace, self.name, merge)
 
     # -- keeping it --------------------------------------------------------------------------
 
-    def _ours(self, found: Object | None) -> tuple[Held | None, str]:
+    def _ours(self, found: Object | None) -> tuple[LeaseHolder | None, str]:
         """The Lease as held by us, or why it isn't ours any more."""
         if found is None:
             return None, "it was deleted"
-        held = Held.read(found)
+        held = LeaseHolder.read(found)
         if held.holder != self.holder:
             return None, f"it is held by {held.holder or 'nobody'}"
         if held.uid != self._uid or held.acquired != self._acquired:
@@ -190,7 +190,7 @@ class Lease:
                     self._renew(held)
             return not self._lost
 
-    def still_mine(self) -> None:
+    def ensure_held(self) -> None:
         """Raise LeaseLost unless the Lease, read now, is ours: to be called before every change."""
         if not self.is_mine():
             raise self._loss()
@@ -205,7 +205,7 @@ class Lease:
             if self._lost:
                 raise self._loss()
 
-    def _renew(self, held: Held) -> None:
+    def _renew(self, held: LeaseHolder) -> None:
         try:
             self._write(held, {"renewTime": _micro(self._now()), "leaseDurationSeconds": self.ttl_seconds})
         except KubernetesError as error:

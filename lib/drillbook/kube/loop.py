@@ -23,7 +23,7 @@ from python_socks import ProxyError
 
 from drillbook.errors import KubernetesError
 from drillbook.kube.socks import SocksConnector, kept_alive
-from drillbook.kube.transport import Answer, Transport
+from drillbook.kube.transport import HttpAnswer, Transport
 
 T = TypeVar("T")
 
@@ -160,7 +160,7 @@ class LoopThread:
         except KubernetesError as again:
             if again.status == error.status:
                 return again
-        return self.transport.refused(what, Answer(error.status, error.message, b""), False)
+        return self.transport.refused(what, HttpAnswer(error.status, error.message, b""), False)
 
     async def _end(self) -> None:
         mine = asyncio.current_task()

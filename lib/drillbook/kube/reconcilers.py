@@ -38,7 +38,7 @@ _SECRET_MARKS = {
 _OWN_GROUP = "postgresql.cnpg.io"  # what CloudNativePG makes follows its Cluster: that is no other hand
 
 
-class Hand(Frozen):
+class Reconciler(Frozen):
     """Somebody else who holds an object; ``acts``: would put it back; ``pausable``: a run can pause and resume it."""
 
     who: str
@@ -56,19 +56,19 @@ class Hand(Frozen):
         return f"{self.who}: {self.how}"
 
 
-def hands_on(kube: k8s.Kube, obj: dict[str, Any]) -> list[Hand]:
+def reconcilers_on(kube: k8s.Kube, obj: dict[str, Any]) -> list[Reconciler]:
     """Everybody who is known by labels, annotations, managed fields or an autoscaler's target to hold ``obj``."""
     meta = obj["metadata"]
     marks = {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
     found = [*_argo(kube, marks, obj), *_owners(obj), *_autoscalers(kube, obj)]
     found += [
-        Hand(who=f"Flux {marks[mark]}", how="would apply again: suspend it first (flux suspend)", acts=True)
+        Reconciler(who=f"Flux {marks[mark]}", how="would apply again: suspend it first (flux suspend)", acts=True)
         for mark in _FLUX
         if mark in marks
     ]
     if _HELM in marks:
         found.append(
-            Hand(who=f"Helm release {marks[_HELM]}", how="acts at an upgrade only: make none meanwhile", acts=False)
+            Reconciler(who=f"Helm release {marks[_HELM]}", how="acts at an upgrade only: make none meanwhile", acts=False)
         )
     told = " ".join(hand.who for hand in found)
     for entry in meta.get("managedFields") or ():
@@ -78,23 +78,23 @@ def hands_on(kube: k8s.Kube, obj: dict[str, Any]) -> list[Hand]:
         sets = "f:replicas" in fields.get("f:spec", {}) if scales else bool({"f:spec", "f:data"} & fields.keys())
         if who and sets and who.partition(" ")[0] not in told:
             what = "the number of replicas" if scales else "what the cut changes"
-            found.append(Hand(who=who, how=f"sets {what}: suspend it first", acts=True))
+            found.append(Reconciler(who=who, how=f"sets {what}: suspend it first", acts=True))
     return found
 
 
-def _owners(obj: dict[str, Any]) -> list[Hand]:
+def _owners(obj: dict[str, Any]) -> list[Reconciler]:
     """Controllers that own the object (External Secrets, Sealed Secrets, Vault, an operator of the application)."""
     meta = obj["metadata"]
     marks = {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
     how = "writes it again at its next refresh: change it where it reads, or pause it first"
     found = [
-        Hand(who=f"{owner['kind']} {meta.get('namespace', '')}/{owner['name']}", how=how, acts=True)
+        Reconciler(who=f"{owner['kind']} {meta.get('namespace', '')}/{owner['name']}", how=how, acts=True)
         for owner in meta.get("ownerReferences") or ()
         if owner.get("controller") and str(owner.get("apiVersion", "")).partition("/")[0] != _OWN_GROUP
     ]
     if obj.get("kind") == k8s.SECRET.kind and not found:
         names = dict.fromkeys(who for mark, who in _SECRET_MARKS.items() if mark in marks)
-        found += [Hand(who=who, how=how, acts=True) for who in names]
+        found += [Reconciler(who=who, how=how, acts=True) for who in names]
     return found
 
 
@@ -105,7 +105,7 @@ def _holds(app: dict[str, Any], obj: dict[str, Any]) -> bool:
     return not own or any((one.get("kind"), one.get("namespace", ""), one.get("name")) == place for one in own)
 
 
-def _argo(kube: k8s.Kube, marks: dict[str, str], obj: dict[str, Any]) -> list[Hand]:
+def _argo(kube: k8s.Kube, marks: dict[str, str], obj: dict[str, Any]) -> list[Reconciler]:
     tracked = marks.get(TRACKING, "").partition(":")[0]
     by_label = next((marks[mark] for mark in _INSTANCE if marks.get(mark)), "")
     if not tracked and not by_label:
@@ -119,22 +119,22 @@ def _argo(kube: k8s.Kube, marks: dict[str, str], obj: dict[str, Any]) -> list[Ha
     except KubernetesError as error:
         if not known:  # a label that Helm and people set too: without Argo CD's word it says nothing
             how = f"if there is one, it can't be read ({error.reason or error.status}): pause it yourself"
-            return [] if error.status == 404 else [Hand(who=who, how=how, acts=False)]
+            return [] if error.status == 404 else [Reconciler(who=who, how=how, acts=False)]
         if error.status == 404:
-            return [Hand(who=who, how="Argo CD isn't here: only its mark is", acts=False)]
+            return [Reconciler(who=who, how="Argo CD isn't here: only its mark is", acts=False)]
         how = f"can't be read ({error.reason or error.status}): grant deploy/argocd/, or pause it yourself and remove its mark"
-        return [Hand(who=who, how=how, acts=True)]
+        return [Reconciler(who=who, how=how, acts=True)]
     if not known and (app is None or not _holds(app, obj)):
         return []
     if app is None:
-        return [Hand(who=who, how="doesn't exist: only its mark is there", acts=False)]
+        return [Reconciler(who=who, how="doesn't exist: only its mark is there", acts=False)]
     automated = (app["spec"].get("syncPolicy") or {}).get("automated")
     acts = automated is not None and automated.get("enabled", True)
     how = "syncs by itself: spec.syncPolicy.automated is taken away for the cut" if acts else "doesn't sync by itself"
-    return [Hand(who=who, how=how, acts=acts, pausable=True, namespace=namespace, name=name)]
+    return [Reconciler(who=who, how=how, acts=acts, pausable=True, namespace=namespace, name=name)]
 
 
-def _autoscalers(kube: k8s.Kube, obj: dict[str, Any]) -> list[Hand]:
+def _autoscalers(kube: k8s.Kube, obj: dict[str, Any]) -> list[Reconciler]:
     meta = obj["metadata"]
     if obj["kind"] != k8s.DEPLOYMENT.kind:
         return []
@@ -146,11 +146,11 @@ def _autoscalers(kube: k8s.Kube, obj: dict[str, Any]) -> list[Hand]:
         keda = (scaler["metadata"].get("labels") or {}).get(_KEDA)
         if keda:
             how = 'scales from nothing by itself: pause it first (autoscaling.keda.sh/paused-replicas: "0")'
-            found.append(Hand(who=f"KEDA ScaledObject {meta['namespace']}/{keda}", how=how, acts=True))
+            found.append(Reconciler(who=f"KEDA ScaledObject {meta['namespace']}/{keda}", how=how, acts=True))
         else:
             how = "rests while its target is at 0 replicas, and goes on afterwards"
             found.append(
-                Hand(
+                Reconciler(
                     who=f"HorizontalPodAutoscaler {meta['namespace']}/{scaler['metadata']['name']}", how=how, acts=False
                 )
             )

@@ -44,7 +44,7 @@ _TODO = {
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpAnswer:
     """An answer of the API server, read to its end."""
 
     status: int
@@ -141,9 +141,9 @@ class Transport:
         body: Any = None,
         content_type: str = "application/json",
         repeatable: bool | None = None,
-        settle: Callable[[], Answer | None] | None = None,
+        settle: Callable[[], HttpAnswer | None] | None = None,
         patience: float | None = None,
-    ) -> Answer:
+    ) -> HttpAnswer:
         """A request, repeated while the API server is away and it may be. Raises KubernetesError unless it is 2xx.
 
         ``what`` says the action in words for the error. ``repeatable`` (None: reads are) and ``settle``: see `Endurance.run`.
@@ -158,7 +158,7 @@ class Transport:
 
     def _once(
         self, method: str, path: str, what: str, query: Mapping[str, Any] | None, body: Any, content_type: str
-    ) -> Answer:
+    ) -> HttpAnswer:
         started = time.time()
         changes = method != "GET"
         response = self._send(method, path, what, query, body, content_type, REQUEST_SECONDS, changes)
@@ -167,7 +167,7 @@ class Transport:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise self.no_answer(what, error, changes) from error
         self._note_time(response.headers.get("Date"), started, time.time())
-        answer = Answer(
+        answer = HttpAnswer(
             response.status, str(response.reason or ""), data or b"", str(response.headers.get("Retry-After") or "")
         )
         if not 200 <= answer.status < 300:
@@ -181,7 +181,7 @@ class Transport:
         response = self._send("GET", path, what, query, None, "application/json", read_seconds, False)
         raw: urllib3.response.BaseHTTPResponse = response.response
         if not 200 <= response.status < 300:
-            answer = Answer(response.status, str(response.reason or ""), response.read() or b"")
+            answer = HttpAnswer(response.status, str(response.reason or ""), response.read() or b"")
             raise self.refused(what, answer, False)
         return raw
 
@@ -242,7 +242,7 @@ class Transport:
             f"{what}: {NO_ANSWER} {self.server}: {why}", todo=_TODO[0], changed=changed, undone=unsent
         )
 
-    def refused(self, what: str, answer: Answer, changes: bool) -> KubernetesError:
+    def refused(self, what: str, answer: HttpAnswer, changes: bool) -> KubernetesError:
         """The error for an answer that is not 2xx: the Status' own words, or only the code."""
         message, reason = status_text(answer.data)
         shown = message or f"HTTP {answer.status} {answer.reason} (the body is not a Status and is not shown)"

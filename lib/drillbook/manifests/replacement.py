@@ -25,7 +25,7 @@ _OF_OTHERS = re.compile(r"([^/]+\.)?(cnpg\.io|drillbook\.io|kubectl\.kubernetes\
 
 
 @dataclass(frozen=True)
-class Replacement:
+class ReplacementNames:
     """The names of a replacement; they follow from the run's id, so that a step that is done again finds its own."""
 
     ref: ClusterRef
@@ -35,19 +35,19 @@ class Replacement:
     password_secret: str
 
     @classmethod
-    def beside(cls, source: ClusterRef, run_id: str, server_name: str = "") -> Replacement:
+    def beside(cls, source: ClusterRef, run_id: str, server_name: str = "") -> ReplacementNames:
         """``<source>-<run stamp>``: a new name, beside the source."""
         name = stamped(source.name, run_id)
         return cls._named(ClusterRef(namespace=source.namespace, name=name), name, run_id, server_name or name)
 
     @classmethod
-    def under_the_old_name(cls, source: ClusterRef, run_id: str, server_name: str = "") -> Replacement:
+    def under_the_old_name(cls, source: ClusterRef, run_id: str, server_name: str = "") -> ReplacementNames:
         """The source's own name, for a restore in place; only its ``serverName`` is new."""
         name = stamped(source.name, run_id)
         return cls._named(source, f"{name}-rebuild", run_id, server_name or name)  # one run may make both
 
     @classmethod
-    def _named(cls, ref: ClusterRef, stem: str, run_id: str, server_name: str) -> Replacement:
+    def _named(cls, ref: ClusterRef, stem: str, run_id: str, server_name: str) -> ReplacementNames:
         return cls(ref, run_id, server_name, made_by=f"{stem}-run", password_secret=f"{stem}-owner")
 
 
@@ -62,7 +62,7 @@ def stamped(name: str, run_id: str) -> str:
     return f"{name[: NAME_LIMIT - len(mark) - 1].rstrip('-')}-{mark}"
 
 
-def metadata(replacement: Replacement, name: str, *, stays: bool) -> dict[str, Any]:
+def metadata(replacement: ReplacementNames, name: str, *, stays: bool) -> dict[str, Any]:
     """Name, namespace and labels. Nothing is owned by a ConfigMap: deleting one must never take a database with it."""
     label = MADE_BY if stays else RUN_LABEL
     return {
@@ -82,7 +82,7 @@ def marks(item: dict[str, Any]) -> dict[str, dict[str, str]]:
     return {key: {name: text for name, text in values.items() if not _OF_OTHERS(name)} for key, values in found.items()}
 
 
-def note(replacement: Replacement, *, source: ClusterRef, expires_at: datetime | None) -> dict[str, Any]:
+def note(replacement: ReplacementNames, *, source: ClusterRef, expires_at: datetime | None) -> dict[str, Any]:
     """The ConfigMap that says which run this belongs to; ``expires_at`` None: it stays."""
     found = metadata(replacement, replacement.made_by, stays=expires_at is None)
     if expires_at is not None:
@@ -96,7 +96,7 @@ def note(replacement: Replacement, *, source: ClusterRef, expires_at: datetime |
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": found, "data": data}
 
 
-def password_secret(replacement: Replacement, *, username: str, password: str, stays: bool) -> dict[str, Any]:
+def password_secret(replacement: ReplacementNames, *, username: str, password: str, stays: bool) -> dict[str, Any]:
     """The owner's password as it is, in a Secret that no Cluster owns: CloudNativePG's own dies with its Cluster."""
     return {
         "apiVersion": "v1",
@@ -148,7 +148,7 @@ def from_profile(site: Site) -> dict[str, Any]:
 
 
 def replacement_cluster(
-    replacement: Replacement,
+    replacement: ReplacementNames,
     source: dict[str, Any],
     *,
     site: Site,
@@ -213,7 +213,7 @@ def _of_another_name(name: str, value: dict[str, Any], left_out: list[tuple[str,
 
 
 def _archives(
-    replacement: Replacement, source: dict[str, Any], site: Site, archive: SourceArchive, old_server: str
+    replacement: ReplacementNames, source: dict[str, Any], site: Site, archive: SourceArchive, old_server: str
 ) -> dict[str, Any]:
     """Where it reads from and where it archives to: one place, two folders, each named."""
     if archive.method == IN_TREE:

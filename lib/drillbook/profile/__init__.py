@@ -7,7 +7,7 @@ file, line and key. No secret stands in a profile, only the names of Secrets.
 from drillbook.profile.archive import Archive, ArchiveReader, EndpointCa, ServerPeriod
 from drillbook.profile.loading import DEFAULT_SITE, SITE_VARIABLE, load_site
 from drillbook.profile.schema import (
-    Checks,
+    CheckSettings,
     CopySettings,
     Digests,
     Expectation,
@@ -29,7 +29,7 @@ __all__ = [
     "SITE_VARIABLE",
     "Archive",
     "ArchiveReader",
-    "Checks",
+    "CheckSettings",
     "CopySettings",
     "Digests",
     "EndpointCa",

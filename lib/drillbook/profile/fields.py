@@ -14,43 +14,43 @@ UNKNOWN = "not a field that this version of Drillbook knows"
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptField:
     """Carried as it is."""
 
     why: str
 
 
 @dataclass(frozen=True)
-class Translated:
+class TranslatedField:
     """Carried in another form, or in part: the builder says what of it is lost."""
 
     how: str
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeftOutField:
     """Not carried."""
 
     why: str
 
 
-Fate = Kept | Translated | LeftOut
+Fate = KeptField | TranslatedField | LeftOutField
 Rows = Mapping[str, Fate]
 
-_AS_SOURCE = Kept("as in the source")
-_OWN_SCHEDULING = LeftOut("scheduling is the drill namespace's own")
-_NO_UPDATE = LeftOut("no update in a copy's short life")
-_NOBODY_FOLLOWS = LeftOut("a copy has no standby that must confirm a commit")
-_NO_SERVICE = LeftOut("only the drill reaches a copy")
-_SHUTDOWN = LeftOut("a copy is removed, not handed over")
-_SECRETS = LeftOut("may hold the source's settings or secrets")
-_OTHER_VOLUME = LeftOut("names a volume, or what to fill it from: a recovery fills its own")
+_AS_SOURCE = KeptField("as in the source")
+_OWN_SCHEDULING = LeftOutField("scheduling is the drill namespace's own")
+_NO_UPDATE = LeftOutField("no update in a copy's short life")
+_NOBODY_FOLLOWS = LeftOutField("a copy has no standby that must confirm a commit")
+_NO_SERVICE = LeftOutField("only the drill reaches a copy")
+_SHUTDOWN = LeftOutField("a copy is removed, not handed over")
+_SECRETS = LeftOutField("may hold the source's settings or secrets")
+_OTHER_VOLUME = LeftOutField("names a volume, or what to fill it from: a recovery fills its own")
 
 
 def _volume(path: str) -> dict[str, tuple[Fate | None, Fate | None]]:
     template = f"{path}.pvcTemplate"
     kept = {
-        name: (Kept("volumes as in the source"), Kept("volumes as in the source"))
+        name: (KeptField("volumes as in the source"), KeptField("volumes as in the source"))
         for name in (
             f"{path}.size", f"{path}.storageClass", f"{path}.resizeInUseVolumes",
             f"{template}.accessModes", f"{template}.resources", f"{template}.storageClassName",
@@ -68,126 +68,126 @@ def _volume(path: str) -> dict[str, tuple[Fate | None, Fate | None]]:
 CLUSTER: Mapping[str, tuple[Fate | None, Fate | None]] = {
     "affinity": (_OWN_SCHEDULING, _AS_SOURCE),
     "backup": (
-        LeftOut("a copy is never backed up"),
-        LeftOut("replaced: it archives under a serverName of its own"),
+        LeftOutField("a copy is never backed up"),
+        LeftOutField("replaced: it archives under a serverName of its own"),
     ),
-    "bootstrap": (LeftOut("replaced by bootstrap.recovery"), LeftOut("replaced by bootstrap.recovery")),
+    "bootstrap": (LeftOutField("replaced by bootstrap.recovery"), LeftOutField("replaced by bootstrap.recovery")),
     "certificates": (
-        LeftOut("CloudNativePG issues the copy's own"),
-        Translated("under another name only serverAltDNSNames"),
+        LeftOutField("CloudNativePG issues the copy's own"),
+        TranslatedField("under another name only serverAltDNSNames"),
     ),
-    "description": (LeftOut("the copy has its own"), LeftOut("the replacement has its own")),
-    "enablePDB": (LeftOut("a copy may be evicted: a drill is done again"), _AS_SOURCE),
+    "description": (LeftOutField("the copy has its own"), LeftOutField("the replacement has its own")),
+    "enablePDB": (LeftOutField("a copy may be evicted: a drill is done again"), _AS_SOURCE),
     "enableSuperuserAccess": (
-        LeftOut("switched on, for the copy only"),
-        LeftOut("switched on for the checks; put back as in the source when the run ends"),
+        LeftOutField("switched on, for the copy only"),
+        LeftOutField("switched on for the checks; put back as in the source when the run ends"),
     ),
-    "env": (Translated("settings of the way to the object store only, no secrets"), _AS_SOURCE),
+    "env": (TranslatedField("settings of the way to the object store only, no secrets"), _AS_SOURCE),
     "envFrom": (_SECRETS, _AS_SOURCE),
-    "ephemeralVolumeSource": (Kept("room for temporary files"), _AS_SOURCE),
-    "ephemeralVolumesSizeLimit": (Kept("shared memory and temporary files"), _AS_SOURCE),
-    "externalClusters": (LeftOut("replaced by the recovery source"), LeftOut("replaced by the recovery source")),
+    "ephemeralVolumeSource": (KeptField("room for temporary files"), _AS_SOURCE),
+    "ephemeralVolumesSizeLimit": (KeptField("shared memory and temporary files"), _AS_SOURCE),
+    "externalClusters": (LeftOutField("replaced by the recovery source"), LeftOutField("replaced by the recovery source")),
     "failoverDelay": (_SHUTDOWN, _AS_SOURCE),
-    "imageCatalogRef": (Translated("the image that runs, or the reference where that has no version tag"), _AS_SOURCE),
-    "imageName": (Kept("the same server and extensions"), _AS_SOURCE),
-    "imagePullPolicy": (Kept("the same server and extensions"), _AS_SOURCE),
-    "imagePullSecrets": (Kept("the image may need them: readiness asks for each in the drill namespace"), _AS_SOURCE),
+    "imageCatalogRef": (TranslatedField("the image that runs, or the reference where that has no version tag"), _AS_SOURCE),
+    "imageName": (KeptField("the same server and extensions"), _AS_SOURCE),
+    "imagePullPolicy": (KeptField("the same server and extensions"), _AS_SOURCE),
+    "imagePullSecrets": (KeptField("the image may need them: readiness asks for each in the drill namespace"), _AS_SOURCE),
     "inheritedMetadata": (
-        LeftOut("the source's labels could select the copy into its Services and policies"),
+        LeftOutField("the source's labels could select the copy into its Services and policies"),
         _AS_SOURCE,
     ),
-    "instances": (LeftOut("a copy has as many as its procedure needs"), _AS_SOURCE),
-    "livenessProbeTimeout": (Kept("a recovery may take as long as the source's start"), _AS_SOURCE),
-    "logLevel": (LeftOut("the recovery is followed by its log, at the operator's default level"), _AS_SOURCE),
+    "instances": (LeftOutField("a copy has as many as its procedure needs"), _AS_SOURCE),
+    "livenessProbeTimeout": (KeptField("a recovery may take as long as the source's start"), _AS_SOURCE),
+    "logLevel": (LeftOutField("the recovery is followed by its log, at the operator's default level"), _AS_SOURCE),
     "managed": (
-        LeftOut("roles come from the backup; no service of the source's name"),
-        Translated("under another name without services"),
+        LeftOutField("roles come from the backup; no service of the source's name"),
+        TranslatedField("under another name without services"),
     ),
     "maxSyncReplicas": (_NOBODY_FOLLOWS, _AS_SOURCE),
     "minSyncReplicas": (_NOBODY_FOLLOWS, _AS_SOURCE),
-    "monitoring": (LeftOut("no PodMonitor: a copy raises no production alert"), _AS_SOURCE),
-    "nodeMaintenanceWindow": (LeftOut("said of the source's nodes"), LeftOut("said of the old cluster's nodes")),
+    "monitoring": (LeftOutField("no PodMonitor: a copy raises no production alert"), _AS_SOURCE),
+    "nodeMaintenanceWindow": (LeftOutField("said of the source's nodes"), LeftOutField("said of the old cluster's nodes")),
     "plugins": (
-        LeftOut("a copy never archives: not even an entry with enabled: false"),
-        LeftOut("replaced: it archives under a serverName of its own"),
+        LeftOutField("a copy never archives: not even an entry with enabled: false"),
+        LeftOutField("replaced: it archives under a serverName of its own"),
     ),
-    "podSecurityContext": (Kept("file ownership, and what the namespace's admission asks for"), _AS_SOURCE),
-    "podSelectorRefs": (LeftOut("used by pg_hba, which the copy has its own of"), _AS_SOURCE),
-    "postgresGID": (Kept("file ownership"), _AS_SOURCE),
-    "postgresUID": (Kept("file ownership"), _AS_SOURCE),
+    "podSecurityContext": (KeptField("file ownership, and what the namespace's admission asks for"), _AS_SOURCE),
+    "podSelectorRefs": (LeftOutField("used by pg_hba, which the copy has its own of"), _AS_SOURCE),
+    "postgresGID": (KeptField("file ownership"), _AS_SOURCE),
+    "postgresUID": (KeptField("file ownership"), _AS_SOURCE),
     "postgresql": (None, _AS_SOURCE),
-    "postgresql.enableAlterSystem": (LeftOut("a copy's settings are not changed"), None),
-    "postgresql.extensions": (Translated("libraries and extensions by image volume, each with the image that runs"), None),
+    "postgresql.enableAlterSystem": (LeftOutField("a copy's settings are not changed"), None),
+    "postgresql.extensions": (TranslatedField("libraries and extensions by image volume, each with the image that runs"), None),
     "postgresql.ldap": (_NO_SERVICE, None),
-    "postgresql.parameters": (Translated("the server's settings, without those that act outside"), None),
+    "postgresql.parameters": (TranslatedField("the server's settings, without those that act outside"), None),
     "postgresql.pg_hba": (_NO_SERVICE, None),
     "postgresql.pg_ident": (_NO_SERVICE, None),
-    "postgresql.promotionTimeout": (Kept("a large database is promoted as slowly"), None),
-    "postgresql.shared_preload_libraries": (Translated("without launchers of jobs; see drillbook.profile.preloads"), None),
+    "postgresql.promotionTimeout": (KeptField("a large database is promoted as slowly"), None),
+    "postgresql.shared_preload_libraries": (TranslatedField("without launchers of jobs; see drillbook.profile.preloads"), None),
     "postgresql.syncReplicaElectionConstraint": (_NOBODY_FOLLOWS, None),
     "postgresql.synchronous": (_NOBODY_FOLLOWS, None),
-    "primaryLease": (LeftOut("a copy has no failover"), _AS_SOURCE),
+    "primaryLease": (LeftOutField("a copy has no failover"), _AS_SOURCE),
     "primaryUpdateMethod": (_NO_UPDATE, _AS_SOURCE),
     "primaryUpdateStrategy": (_NO_UPDATE, _AS_SOURCE),
-    "priorityClassName": (LeftOut("a drill does not push production pods out"), _AS_SOURCE),
-    "probes": (Kept("a recovery may take as long as the source's start"), _AS_SOURCE),
-    "projectedVolumeTemplate": (LeftOut("may hold the source's secrets; archive.identity gives the copy its own"), _AS_SOURCE),
+    "priorityClassName": (LeftOutField("a drill does not push production pods out"), _AS_SOURCE),
+    "probes": (KeptField("a recovery may take as long as the source's start"), _AS_SOURCE),
+    "projectedVolumeTemplate": (LeftOutField("may hold the source's secrets; archive.identity gives the copy its own"), _AS_SOURCE),
     "replica": (
-        LeftOut("a copy follows nobody"),
-        LeftOut("a recovered cluster follows nobody: its history has parted from the source's"),
+        LeftOutField("a copy follows nobody"),
+        LeftOutField("a recovered cluster follows nobody: its history has parted from the source's"),
     ),
-    "replicationSlots": (LeftOut("a copy serves no replica"), _AS_SOURCE),
-    "resources": (Kept("comparable speed"), _AS_SOURCE),
+    "replicationSlots": (LeftOutField("a copy serves no replica"), _AS_SOURCE),
+    "resources": (KeptField("comparable speed"), _AS_SOURCE),
     "schedulerName": (_OWN_SCHEDULING, _AS_SOURCE),
-    "seccompProfile": (Kept("what the namespace's admission asks for"), _AS_SOURCE),
-    "securityContext": (Kept("what the namespace's admission asks for"), _AS_SOURCE),
-    "serviceAccountName": (LeftOut("the source's identity; archive.identity gives the copy its own"), _AS_SOURCE),
-    "serviceAccountTemplate": (LeftOut("the source's identity; archive.identity gives the copy its own"), _AS_SOURCE),
+    "seccompProfile": (KeptField("what the namespace's admission asks for"), _AS_SOURCE),
+    "securityContext": (KeptField("what the namespace's admission asks for"), _AS_SOURCE),
+    "serviceAccountName": (LeftOutField("the source's identity; archive.identity gives the copy its own"), _AS_SOURCE),
+    "serviceAccountTemplate": (LeftOutField("the source's identity; archive.identity gives the copy its own"), _AS_SOURCE),
     "smartShutdownTimeout": (_SHUTDOWN, _AS_SOURCE),
-    "startDelay": (Kept("a recovery may take as long as the source's start"), _AS_SOURCE),
+    "startDelay": (KeptField("a recovery may take as long as the source's start"), _AS_SOURCE),
     "stopDelay": (_SHUTDOWN, _AS_SOURCE),
     **_volume("storage"),
-    "superuserSecret": (LeftOut("the copy gets a superuser password of its own"), _AS_SOURCE),
+    "superuserSecret": (LeftOutField("the copy gets a superuser password of its own"), _AS_SOURCE),
     "switchoverDelay": (_SHUTDOWN, _AS_SOURCE),
-    "tablespaces[].name": (Kept("volumes as in the source"), Kept("volumes as in the source")),
-    "tablespaces[].owner": (Kept("the role comes with the backup"), _AS_SOURCE),
-    "tablespaces[].temporary": (Kept("volumes as in the source"), Kept("volumes as in the source")),
+    "tablespaces[].name": (KeptField("volumes as in the source"), KeptField("volumes as in the source")),
+    "tablespaces[].owner": (KeptField("the role comes with the backup"), _AS_SOURCE),
+    "tablespaces[].temporary": (KeptField("volumes as in the source"), KeptField("volumes as in the source")),
     **_volume("tablespaces[].storage"),
     "topologySpreadConstraints": (_OWN_SCHEDULING, _AS_SOURCE),
     **_volume("walStorage"),
 }
 
-_ONLY_WRITING = LeftOut("only a backup or an archiver uses it")
+_ONLY_WRITING = LeftOutField("only a backup or an archiver uses it")
 
 # Field of ObjectStore.spec: its fate in a drill's copy. In-tree, spec.backup.barmanObjectStore has the same shape below
 # ``configuration``.
 OBJECT_STORE: Rows = {
-    "configuration.azureCredentials": LeftOut("only S3 is read"),
+    "configuration.azureCredentials": LeftOutField("only S3 is read"),
     "configuration.data.additionalCommandArgs": _ONLY_WRITING,
-    "configuration.data.compression": Kept("as the backups were made"),
-    "configuration.data.encryption": LeftOut("the store decrypts what it gives"),
+    "configuration.data.compression": KeptField("as the backups were made"),
+    "configuration.data.encryption": LeftOutField("the store decrypts what it gives"),
     "configuration.data.immediateCheckpoint": _ONLY_WRITING,
-    "configuration.data.jobs": Kept("as fast as the source"),
-    "configuration.data.restoreAdditionalCommandArgs": Kept("barman's own options of a restore"),
-    "configuration.destinationPath": Kept("the source's place"),
-    "configuration.endpointCA": Translated("the Secret of the drill namespace"),
-    "configuration.endpointURL": Translated("a short name is completed by the source's namespace"),
-    "configuration.googleCredentials": LeftOut("only S3 is read"),
+    "configuration.data.jobs": KeptField("as fast as the source"),
+    "configuration.data.restoreAdditionalCommandArgs": KeptField("barman's own options of a restore"),
+    "configuration.destinationPath": KeptField("the source's place"),
+    "configuration.endpointCA": TranslatedField("the Secret of the drill namespace"),
+    "configuration.endpointURL": TranslatedField("a short name is completed by the source's namespace"),
+    "configuration.googleCredentials": LeftOutField("only S3 is read"),
     "configuration.historyTags": _ONLY_WRITING,
-    "configuration.s3Credentials": Translated("the read-only key of the drill namespace, or archive.identity"),
-    "configuration.serverName": LeftOut("given by the recovery source"),
+    "configuration.s3Credentials": TranslatedField("the read-only key of the drill namespace, or archive.identity"),
+    "configuration.serverName": LeftOutField("given by the recovery source"),
     "configuration.tags": _ONLY_WRITING,
     "configuration.wal.archiveAdditionalCommandArgs": _ONLY_WRITING,
-    "configuration.wal.compression": Kept("as the WAL was archived"),
-    "configuration.wal.encryption": LeftOut("the store decrypts what it gives"),
-    "configuration.wal.maxParallel": Kept("as fast as the source"),
-    "configuration.wal.restoreAdditionalCommandArgs": Kept("barman's own options of a restore"),
-    "instanceSidecarConfiguration.additionalContainerArgs": Kept("the sidecar's own options"),
-    "instanceSidecarConfiguration.env": Translated("settings of the way to the object store only, no secrets"),
-    "instanceSidecarConfiguration.logLevel": LeftOut("the recovery is followed by its log, at the default level"),
-    "instanceSidecarConfiguration.resources": Kept("comparable speed"),
-    "instanceSidecarConfiguration.retentionPolicyIntervalSeconds": LeftOut("a copy removes no backup"),
-    "retentionPolicy": LeftOut("a copy removes no backup"),
+    "configuration.wal.compression": KeptField("as the WAL was archived"),
+    "configuration.wal.encryption": LeftOutField("the store decrypts what it gives"),
+    "configuration.wal.maxParallel": KeptField("as fast as the source"),
+    "configuration.wal.restoreAdditionalCommandArgs": KeptField("barman's own options of a restore"),
+    "instanceSidecarConfiguration.additionalContainerArgs": KeptField("the sidecar's own options"),
+    "instanceSidecarConfiguration.env": TranslatedField("settings of the way to the object store only, no secrets"),
+    "instanceSidecarConfiguration.logLevel": LeftOutField("the recovery is followed by its log, at the default level"),
+    "instanceSidecarConfiguration.resources": KeptField("comparable speed"),
+    "instanceSidecarConfiguration.retentionPolicyIntervalSeconds": LeftOutField("a copy removes no backup"),
+    "retentionPolicy": LeftOutField("a copy removes no backup"),
 }
 
 COPY: Rows = {path: fates[0] for path, fates in CLUSTER.items() if fates[0] is not None}
@@ -220,7 +220,7 @@ def _opens(rows: Rows, path: str) -> bool:
 def _walk(rows: Rows, path: str, shown: str, value: Any, notes: Notes) -> Any:
     """The part of a value that is carried; None for nothing."""
     fate = rows.get(path)
-    if isinstance(fate, LeftOut):
+    if isinstance(fate, LeftOutField):
         notes.append((shown, fate.why))
         return None
     if fate is not None:

@@ -39,7 +39,7 @@ def load_site(
             details = error.errors(include_url=False)
             faults += [_told(fault, source) for fault in details if not _follows(fault, details)]
     elif not faults:
-        faults.append(f"{sources.Place(path, 1)}: the profile is empty")
+        faults.append(f"{sources.SourceLine(path, 1)}: the profile is empty")
     if faults or site is None:
         raise ParameterError(faults, where=f"site profile {wanted}", todo="Correct the profile and start again.")
     return site

@@ -41,7 +41,7 @@ class Kubernetes(Frozen):
     context: str = ""
 
 
-class SourceCluster(Frozen):
+class SourceSettings(Frozen):
     """The source: the Cluster whose backups are proven."""
 
     namespace: NamespaceName
@@ -75,7 +75,7 @@ class Sql(Frozen):
     secret: SecretRef = SecretRef(namespace="drillbook", name="drillbook-sql")
 
 
-class Announce(Frozen):
+class AnnounceSettings(Frozen):
     """Where people are told: the Secret with a webhook's address (a secret itself), and the key that holds it."""
 
     webhook: SecretRef | None = None
@@ -171,7 +171,7 @@ class CopySettings(Frozen):
     egress: tuple[EgressRule, ...] = ()
 
 
-class Replacement(Frozen):
+class ReplacementSettings(Frozen):
     """The cluster that takes the source's place where the source's own Cluster object can no longer say how it was.
 
     ``image`` "" is the operator's default; ``parameters`` are PostgreSQL's. While the Cluster object is there, it counts.
@@ -312,7 +312,7 @@ class Digests(Frozen):
     replica: StrictBool = True
 
 
-class Checks(Frozen):
+class CheckSettings(Frozen):
     """Rungs that a site may switch off. The floor (boundary, structure, one assertion about data) is not among them."""
 
     amcheck: StrictBool = True
@@ -332,23 +332,23 @@ class Site(Frozen):
     environment: Text
     caveats: tuple[Text, ...] = ()
     kubernetes: Kubernetes = Kubernetes()
-    cluster: SourceCluster
+    cluster: SourceSettings
     identity: Identity = Identity()
     drillbook_namespace: NamespaceName = "drillbook"
     drill_namespace: NamespaceName = "drillbook-drills"
     archive: Archive = Archive()
     sql: Sql = Sql()
-    announce: Announce = Announce()
+    announce: AnnounceSettings = AnnounceSettings()
     objectives: Objectives = Objectives()
     freshness: Freshness = Freshness()
     limits: Limits = Limits()
     approvals: Approvals = Approvals()
     # ``copy`` is what a pydantic model is copied with: the attribute has another name than the key.
     copy_: CopySettings = Field(default=CopySettings(), alias="copy")
-    replacement: Replacement = Replacement()
+    replacement: ReplacementSettings = ReplacementSettings()
     tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)]
     digests: Digests = Digests()
-    checks: Checks = Checks()
+    checks: CheckSettings = CheckSettings()
     waivers: tuple[Waiver, ...] = ()
     controls: tuple[Text, ...] = ()
 

@@ -12,7 +12,7 @@ Key = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceLine:
     """Where something stands in a profile's file; lines count from 1."""
 
     file: Path
@@ -31,10 +31,10 @@ class Source:
     """The values of a profile with all that it extends, where each stands, and what is wrong with the files as YAML."""
 
     values: dict[str, Any] = field(default_factory=dict)
-    places: dict[Key, Place] = field(default_factory=dict)
+    places: dict[Key, SourceLine] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
-    def place(self, key: Key) -> Place | None:
+    def place(self, key: Key) -> SourceLine | None:
         """Where ``key`` stands, or the nearest enclosing key that stands anywhere."""
         for length in range(len(key), -1, -1):
             if key[:length] in self.places:
@@ -54,7 +54,7 @@ def _read(path: Path, below: tuple[Path, ...]) -> Source:
     source = Source()
     if path in below:
         chain = " → ".join(step.name for step in (*below[below.index(path) :], path))
-        source.faults.append(f"{Place(path, 1)} extends: goes round in a circle ({chain})")
+        source.faults.append(f"{SourceLine(path, 1)} extends: goes round in a circle ({chain})")
         return source
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
@@ -66,13 +66,13 @@ def _read(path: Path, below: tuple[Path, ...]) -> Source:
         return source
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        source.faults.append(f"{Place(path, line)}: is not YAML ({error.problem})")
+        source.faults.append(f"{SourceLine(path, line)}: is not YAML ({error.problem})")
         return source
     except yaml.YAMLError as error:
-        source.faults.append(f"{Place(path, 1)}: is not YAML ({error})")
+        source.faults.append(f"{SourceLine(path, 1)}: is not YAML ({error})")
         return source
     if not isinstance(node, yaml.MappingNode):
-        source.faults.append(f"{Place(path, 1)}: is not a mapping of keys to values")
+        source.faults.append(f"{SourceLine(path, 1)}: is not a mapping of keys to values")
         return source
     source.values = _Reader(path, source).mapping(node, ())
     return _extended(source, path, below)
@@ -98,7 +98,7 @@ def _extended(source: Source, path: Path, below: tuple[Path, ...]) -> Source:
     )
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any], places: dict[Key, Place], key: Key) -> dict[str, Any]:
+def _merged(base: dict[str, Any], over: dict[str, Any], places: dict[Key, SourceLine], key: Key) -> dict[str, Any]:
     merged = dict(base)
     for name, value in over.items():
         if isinstance(value, dict) and isinstance(base.get(name), dict):
@@ -156,10 +156,10 @@ class _Reader:
             return None
 
     def _stands(self, key: Key, node: yaml.Node) -> None:
-        self._source.places[key] = Place(self._path, node.start_mark.line + 1)
+        self._source.places[key] = SourceLine(self._path, node.start_mark.line + 1)
 
     def _fault(self, node: yaml.Node, key: Key, message: str) -> None:
-        self._source.faults.append(f"{Place(self._path, node.start_mark.line + 1)} {dotted(key)}: {message}")
+        self._source.faults.append(f"{SourceLine(self._path, node.start_mark.line + 1)} {dotted(key)}: {message}")
 
 
 def dotted(key: Key) -> str:

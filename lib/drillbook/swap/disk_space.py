@@ -19,7 +19,7 @@ _LEAST_RESERVE = 16 * 2**20
 _SECONDS = 120.0
 
 
-class Room(Frozen):
+class FreeSpace(Frozen):
     """Free bytes of one volume of an instance; ``holds`` is data, WAL (where it has a volume of its own) or a tablespace's name."""
 
     pod: str
@@ -49,7 +49,7 @@ class Needs(Frozen):
         """The database itself."""
         return sum(size for _, size in self.tablespaces)
 
-    def of(self, room: Room, *, own_wal_volume: bool) -> int:
+    def of(self, room: FreeSpace, *, own_wal_volume: bool) -> int:
         """The bytes that this volume needs, without its reserve."""
         if room.holds == WAL:
             return self.wal_bytes
@@ -57,7 +57,7 @@ class Needs(Frozen):
         size = sum(size for name, size in self.tablespaces if name in own)
         return int(size * FACTOR) + (self.wal_bytes if room.holds == DATA and not own_wal_volume else 0)
 
-    def faults(self, rooms: list[Room]) -> list[str]:
+    def faults(self, rooms: list[FreeSpace]) -> list[str]:
         """Every volume that is too small, in words."""
         faults = []
         for room in rooms:
@@ -71,7 +71,7 @@ class Needs(Frozen):
         return faults
 
 
-def rooms_on(kube: k8s.Kube, namespace: str, cluster: Mapping[str, object], pod: str) -> list[Room]:
+def rooms_on(kube: k8s.Kube, namespace: str, cluster: Mapping[str, object], pod: str) -> list[FreeSpace]:
     """The volumes of one instance, by ``df`` and ``du`` in its pod and the claims' capacity; changes nothing.
 
     Storage that is a directory of a larger disk doesn't enforce its claim, so the claim counts as well. Raises
@@ -92,7 +92,7 @@ def tablespaces_of(cluster: Mapping[str, object]) -> list[str]:
     return [str(one["name"]) for one in declared]
 
 
-def _of(kube: k8s.Kube, namespace: str, pod: str, claim: str, folder: PurePosixPath, holds: str) -> Room:
+def _of(kube: k8s.Kube, namespace: str, pod: str, claim: str, folder: PurePosixPath, holds: str) -> FreeSpace:
     told = _run(kube, namespace, pod, "df", "-P", "-B1", str(folder)).split("\n")[-1].split()
     size, free = int(told[1]), int(told[3])
     found = kube.get(k8s.PVC, namespace, claim)
@@ -101,7 +101,7 @@ def _of(kube: k8s.Kube, namespace: str, pod: str, claim: str, folder: PurePosixP
         used = int(_run(kube, namespace, pod, "du", "-s", "-B1", "--apparent-size", str(folder)).split()[0])
         size = min(size, size_bytes(capacity))
         free = min(free, size_bytes(capacity) - used)
-    return Room(pod=pod, free_bytes=free, volume=claim, holds=holds, capacity_bytes=size)
+    return FreeSpace(pod=pod, free_bytes=free, volume=claim, holds=holds, capacity_bytes=size)
 
 
 def _run(kube: k8s.Kube, namespace: str, pod: str, *argv: str) -> str:

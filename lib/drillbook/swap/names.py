@@ -34,7 +34,7 @@ class Names(Frozen):
         return [self.database, self.carried, self.kept, self.later]
 
 
-class Kept(Frozen):
+class RetainedDatabase(Frozen):
     """What stands in the comment of a database that a cut has put aside: whose, since when, how long, and its own comment."""
 
     run: str
@@ -46,7 +46,7 @@ class Kept(Frozen):
     comment: str | None = None
 
     @classmethod
-    def read(cls, comment: str | None) -> Kept | None:
+    def read(cls, comment: str | None) -> RetainedDatabase | None:
         """What a comment says; None if no cut has written it."""
         try:
             found: Any = json.loads(comment or "")

@@ -13,7 +13,7 @@ from typing import Any
 
 from drillbook.model import show_instant
 from drillbook.postgres.client import SQL, Composed, Identifier, Literal, as_text
-from drillbook.swap.names import Kept
+from drillbook.swap.names import RetainedDatabase
 
 Statement = SQL | Composed
 BEGIN_SECONDS = 30
@@ -123,5 +123,5 @@ def note(run: str, what: str, owner: str, expires_at: Any) -> dict[str, Any]:
 
 
 __all__ = [
-    "BEGIN_SECONDS", "Kept", "begin", "close", "drop", "exchange", "forget", "give_up", "not_after", "note", "reopen", "session_of",
+    "BEGIN_SECONDS", "RetainedDatabase", "begin", "close", "drop", "exchange", "forget", "give_up", "not_after", "note", "reopen", "session_of",
 ]  # fmt: skip

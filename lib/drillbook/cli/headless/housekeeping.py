@@ -14,7 +14,7 @@ from drillbook.cli.headless.runner import partial_notebook
 from drillbook.cli.headless.settling import events_of, notebook_name, open_again, settle
 from drillbook.engine import acts_elsewhere, lease_name, run_folders
 from drillbook.engine.alive import alive
-from drillbook.engine.step import Context, Silent
+from drillbook.engine.step import Context, NullRecorder
 from drillbook.errors import RunbookError
 from drillbook.evidence import Masker, gates
 from drillbook.evidence.judge import unsettled
@@ -51,7 +51,7 @@ def cleanup(site: str, *, now: datetime | None = None, say: Callable[[str], None
     masker = Masker()
     with k8s.Kube.open(profile.kubernetes.kubeconfig, profile.kubernetes.context, mask=masker.learn) as kube:
         lines = _settled(kube, profile, now or _server_time(kube), say)
-    ctx = Context(site=profile, run_id="", mode="plan", recorder=Silent(), mask=masker.learn)
+    ctx = Context(site=profile, run_id="", mode="plan", recorder=NullRecorder(), mask=masker.learn)
     try:
         return lines + [f"left on production: {one.what}. {one.todo}" for one in remains(ctx)]
     finally:

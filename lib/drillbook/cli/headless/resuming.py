@@ -14,7 +14,7 @@ from drillbook import kube as k8s
 from drillbook.cli.headless.runner import partial_notebook, run_attempt
 from drillbook.cli.headless.settling import Progress, RunOutcome, events_of, notebook_name, opening_of, settle
 from drillbook.engine import approval, require_ended, run_folders, validate
-from drillbook.engine.previous_attempts import Past
+from drillbook.engine.previous_attempts import PreviousAttempts
 from drillbook.engine.retargeting import retarget
 from drillbook.errors import ParameterError, RunbookError, RunInProgress
 from drillbook.evidence import Journal, Masker, gates, notebook_digest
@@ -45,14 +45,14 @@ def resume(
     ``runbooks/``; ``target`` is another target, as a parameter and its value, for a recovery that was not put into
     service yet. Raises NotResumable or ParameterError with nothing touched.
     """
-    past = Past(folder)
+    past = PreviousAttempts(folder)
     past.require_resumable()
     if target:
         if confirm:
             both = "a phrase confirms the plan for one target: give another target without it"
             raise ParameterError([both], where=f"resume of run {past.run_id}", todo="Nothing was changed.")
         retarget(past, target, load_site(str(past.parameters["site"])))
-        past = Past(folder)
+        past = PreviousAttempts(folder)
     gate, phrase = gates.waiting(past.events), " ".join(confirm.split())
     if phrase and (gate is None or phrase != gate["phrase"]):
         waits = f"{phrase!r} is not the phrase of the plan that waits" if gate else "the run does not wait for a phrase"
@@ -131,7 +131,7 @@ def abandon(
     """
     if notebook is not None and not notebook.is_file():
         raise ParameterError([f"there is no notebook {notebook}"], where="abandon", todo="Nothing was changed.")
-    past = Past(folder)
+    past = PreviousAttempts(folder)
     if of_type(past.events, "closed"):
         past.refuse("it has ended", f"`drillbook verify {past.run_id}` checks its evidence.", verb="abandoned")
     past.require_not_alive("abandoned")
@@ -162,7 +162,7 @@ def abandon(
     return Abandoned(outcome, tuple(id for id in promised if id not in open_ones), tuple(left))
 
 
-def _abandoner(site: Site, past: Past) -> dict[str, Any]:
+def _abandoner(site: Site, past: PreviousAttempts) -> dict[str, Any]:
     """Who abandons the run; RunInProgress while another machine still acts for it."""
     try:
         with k8s.Kube.open(site.kubernetes.kubeconfig, site.kubernetes.context) as kube:

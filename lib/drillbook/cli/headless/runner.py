@@ -23,7 +23,7 @@ import yaml
 
 from drillbook.cli.headless.page import prepare
 from drillbook.cli.headless.settling import BUG, Progress, RunOutcome, end_attempt, events_of, notebook_name, refusal
-from drillbook.engine import NOBODY_THERE, run_folders, validate, waiting_runs
+from drillbook.engine import UNATTENDED_ENV, run_folders, validate, waiting_runs
 from drillbook.engine.alive import alive
 from drillbook.errors import ParameterError
 from drillbook.evidence import Journal
@@ -119,7 +119,7 @@ def _papermill(
         # The kernel must be this installation's, whatever kernels the user has registered.
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        NOBODY_THERE: "1",
+        UNATTENDED_ENV: "1",
     } | told
     command = [
         sys.executable,

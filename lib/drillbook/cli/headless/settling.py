@@ -234,7 +234,7 @@ def _put_back(
     with lease:
         for promise in promises:
             try:
-                lease.still_mine()
+                lease.ensure_held()
                 restoring.require_agreed(kube, promise["undo"], replaced)
                 how, proof = restoring.put_back(kube, promise["undo"])
             except RunbookError as error:

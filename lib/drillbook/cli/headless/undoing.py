@@ -8,7 +8,7 @@ from pathlib import Path
 from drillbook import kube as k8s
 from drillbook.cli.headless.settling import events_of
 from drillbook.engine import run_folders
-from drillbook.engine.step import Context, Silent
+from drillbook.engine.step import Context, NullRecorder
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.evidence import Masker
 from drillbook.manifests.replacement import MADE_BY
@@ -69,7 +69,7 @@ def _known_here(run_id: str, site: str) -> tuple[str, str]:
 def _look(site: Site, run_id: str) -> tuple[list[PutAside], bool]:
     """What the run put aside on the server, and whether it left the note of a restore. What can't be read is not there."""
     masker = Masker()
-    ctx = Context(site=site, run_id="", mode="plan", recorder=Silent(), mask=masker.learn)
+    ctx = Context(site=site, run_id="", mode="plan", recorder=NullRecorder(), mask=masker.learn)
     try:
         notes = ctx.kube.list(k8s.CONFIG_MAP, site.cluster.namespace, labels=f"{MADE_BY}={run_id}")
         try:

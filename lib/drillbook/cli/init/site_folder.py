@@ -22,7 +22,7 @@ OPTIONAL = {"backups": ("rbac/backups.yaml",), "recover": ("recover/rbac.yaml",)
 
 
 @dataclass(frozen=True)
-class Step:
+class ApplyStep:
     """One thing to apply: its title, what it grants or does, and the one command."""
 
     title: str
@@ -54,13 +54,13 @@ def write(found: Found, choices: Choices, out: Path, *, root: Path, kubectl: tup
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _files_and_steps(found: Found, choices: Choices, deploy: Path, out: Path, kubectl: str) -> tuple[dict[str, str], list[Step]]:
+def _files_and_steps(found: Found, choices: Choices, deploy: Path, out: Path, kubectl: str) -> tuple[dict[str, str], list[ApplyStep]]:
     files = {
         PROFILE: profile_text.text(found, choices, kubeconfig=KUBECONFIG, context=_context(choices)),
         KUBECONFIG: rendering.kubeconfig(found, _context(choices), TOKEN),
         ".gitignore": f"{TOKEN}\n",
     }
-    steps: list[Step] = []
+    steps: list[ApplyStep] = []
 
     def add(name: str, text: str) -> str:
         files[name] = text
@@ -68,19 +68,19 @@ def _files_and_steps(found: Found, choices: Choices, deploy: Path, out: Path, ku
 
     namespaces = add("10-namespaces.yaml", rendering.manifests([deploy / "namespaces.yaml"], found, choices))
     made = f"nothing: makes `{choices.drillbook_namespace}` and `{choices.drill_namespace}`"
-    steps.append(Step("Namespaces", (made,), f"{kubectl} apply -f {namespaces}"))
+    steps.append(ApplyStep("Namespaces", (made,), f"{kubectl} apply -f {namespaces}"))
     # Backups are no part of a drill; and an account comes before what is bound to it.
     rights = sorted((deploy / "rbac").glob("*.yaml"), key=lambda path: (path.name != "identity.yaml", path.name))
     stream = rendering.manifests([path for path in rights if path.name != "backups.yaml"], found, choices)
     granting = f"{kubectl} apply -f {add('20-rights.yaml', stream)}"
-    steps.append(Step("The ServiceAccount and its rights", tuple(rendering.grants(stream)), granting))
+    steps.append(ApplyStep("The ServiceAccount and its rights", tuple(rendering.grants(stream)), granting))
     steps += _secrets(found, choices, kubectl)
     steps += _sql_steps(found, deploy / "sql", kubectl, add)
     if rendering.managed_entry(found.cluster) is None:
         template = (deploy / "sql" / "managed-role.yaml").read_text(encoding="utf-8")
         patch = add("80-managed-role.json", rendering.managed_patch(found.cluster, template, choices.sql_secret))
         steps.append(
-            Step(
+            ApplyStep(
                 "The role's password, kept by CloudNativePG",
                 ("the role logs in with the Secret's password. Where the Cluster's manifest is in Git, add the entry there as well",),
                 f"{kubectl} -n {found.namespace} patch {_CLUSTERS} {found.name} --type=json --patch-file {patch}",
@@ -88,7 +88,7 @@ def _files_and_steps(found: Found, choices: Choices, deploy: Path, out: Path, ku
         )
     backup = f"drillbook-{choices.name}-{datetime.now(UTC):%Y%m%d%H%M%S}"
     steps.append(
-        Step(
+        ApplyStep(
             "A base backup that holds the role",
             ("nothing: adds one base backup to the archive; the copy needs one that was taken after the role was made",),
             f"{kubectl} apply -f {add('90-backup.yaml', rendering.backup(found, backup))} && {kubectl} -n {found.namespace} wait "
@@ -96,7 +96,7 @@ def _files_and_steps(found: Found, choices: Choices, deploy: Path, out: Path, ku
         )
     )
     steps.append(
-        Step(
+        ApplyStep(
             "Becoming the ServiceAccount",
             (f"this machine what step 2 grants, for eight hours: `{KUBECONFIG}` reads the token from `{TOKEN}`. Repeat it when it has expired",),
             f"(umask 077; {kubectl} -n {choices.drillbook_namespace} create token {rendering.ROLE} --duration=8h "
@@ -112,18 +112,18 @@ def _context(choices: Choices) -> str:
     return f"drillbook-{choices.name}"
 
 
-def _sql_steps(found: Found, sql: Path, kubectl: str, add: Callable[[str, str], str]) -> Iterator[Step]:
+def _sql_steps(found: Found, sql: Path, kubectl: str, add: Callable[[str, str], str]) -> Iterator[ApplyStep]:
     primary = f"$({kubectl} -n {found.namespace} get {_CLUSTERS} {found.name} -o jsonpath='{{.status.currentPrimary}}')"
     psql = f'{kubectl} -n {found.namespace} exec -i "{primary}" -c postgres -- psql -X -U postgres -v ON_ERROR_STOP=1 -d'
     script = add("30-role.sql", (sql / "drillbook-role.sql").read_text(encoding="utf-8"))
     what = "to log in, at most ten times at once; to switch WAL; a database of its own; no right on any tenant's"
-    yield Step("The role drillbook and its database", (what,), f"{psql} postgres < {script}")
+    yield ApplyStep("The role drillbook and its database", (what,), f"{psql} postgres < {script}")
     template = (sql / "drillbook-tenant.sql").read_text(encoding="utf-8")
     for number, database in enumerate(found.databases, 1):
         name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in database.name)
         script = add(f"40-read-{number:02}-{name}.sql", rendering.tenant_sql(database, template))
         what = f"CONNECT, and SELECT on all tables, later ones too, of: {', '.join(database.schemas) or 'no schema'}"
-        yield Step(f"What is read of database {database.name}", (what,), f"{psql} {shlex.quote(database.name)} < {script}")
+        yield ApplyStep(f"What is read of database {database.name}", (what,), f"{psql} {shlex.quote(database.name)} < {script}")
 
 
 def _source_secret(found: Found, choices: Choices) -> str:
@@ -132,13 +132,13 @@ def _source_secret(found: Found, choices: Choices) -> str:
     return str((entry.get("passwordSecret") or {"name": choices.sql_secret})["name"])
 
 
-def _secrets(found: Found, choices: Choices, kubectl: str) -> Iterator[Step]:
+def _secrets(found: Found, choices: Choices, kubectl: str) -> Iterator[ApplyStep]:
     """Each Secret with the one that it is made from; a value goes through a pipe and is never shown."""
     source, own, copies = found.namespace, choices.drillbook_namespace, choices.drill_namespace
     login = {"username": "username", "password": "password"}
     password = _source_secret(found, choices)
     if rendering.managed_entry(found.cluster) is None:
-        yield Step(
+        yield ApplyStep(
             f"Secret {source}/{password}", (f"nothing yet: a new password for the role {rendering.ROLE}",),
             f"openssl rand -hex 24 | tr -d '\\n' | {kubectl} -n {source} create secret generic {password} --type=kubernetes.io/basic-auth "
             f"--from-literal=username={rendering.ROLE} --from-file=password=/dev/stdin",
@@ -165,15 +165,15 @@ def _secrets(found: Found, choices: Choices, kubectl: str) -> Iterator[Step]:
                       "copies are pulled from the same registry")  # fmt: skip
 
 
-def _copied(kubectl: str, old: tuple[str, str], new: tuple[str, str], keys: dict[str, str], what: str) -> Step:
+def _copied(kubectl: str, old: tuple[str, str], new: tuple[str, str], keys: dict[str, str], what: str) -> ApplyStep:
     data = ",".join(f'"{key}":"{{{{index .data "{was}"}}}}"' for key, was in keys.items())
     meta = f'"metadata":{{"namespace":"{new[0]}","name":"{new[1]}"}}'
     made = f'{{"apiVersion":"v1","kind":"Secret",{meta},"type":"{{{{.type}}}}","data":{{{data}}}}}'
     command = f"{kubectl} -n {old[0]} get secret {old[1]} -o go-template='{made}' | {kubectl} create -f -"
-    return Step(f"Secret {new[0]}/{new[1]}, from {old[0]}/{old[1]}", (what,), command)
+    return ApplyStep(f"Secret {new[0]}/{new[1]}, from {old[0]}/{old[1]}", (what,), command)
 
 
-def _page(found: Found, choices: Choices, out: Path, steps: list[Step]) -> str:
+def _page(found: Found, choices: Choices, out: Path, steps: list[ApplyStep]) -> str:
     site = shlex.quote(str(out / PROFILE))
     runbook = "runbooks/drill-monthly-verification.ipynb"
     lines = [

@@ -27,14 +27,14 @@ from drillbook.postgres.checks.rows import TableDigest, digest_tables, rows_equa
 from drillbook.postgres.checks.sampling import Budget
 from drillbook.postgres.checks.sequences import sequences_ahead
 from drillbook.postgres.checks.structure import Structure, cluster_structure, structure, structure_equal
-from drillbook.postgres.checks.yielding import GaveWayError, Watch, patiently
+from drillbook.postgres.checks.yielding import LockYieldedError, Watch, patiently
 
 __all__ = [
     "CHEAP",
     "AtBoundary",
     "Budget",
     "Difference",
-    "GaveWayError",
+    "LockYieldedError",
     "Moment",
     "NewestChange",
     "Replica",

@@ -37,9 +37,9 @@ from typing import Generic, TypeVar
 from drillbook.errors import PostgresError
 from drillbook.model import Lsn
 from drillbook.postgres.checks.moment import Holder, Moment, Waiting, holders, take
-from drillbook.postgres.checks.replica import Elsewhere, Look, Place, Replica, elsewhere
+from drillbook.postgres.checks.replica import Elsewhere, Look, ReadPlace, Replica, elsewhere
 from drillbook.postgres.checks.rows import (
-    Table,
+    DigestTable,
     TableDigest,
     digest_and_versions,
     find_table,
@@ -49,7 +49,7 @@ from drillbook.postgres.checks.rows import (
 from drillbook.postgres.checks.sampling import Budget
 from drillbook.postgres.checks.state import about_bytes, signature, writes_of
 from drillbook.postgres.checks.structure import Structure, structure_seen
-from drillbook.postgres.checks.yielding import TRIES, GaveWayError, Watch, patiently
+from drillbook.postgres.checks.yielding import TRIES, LockYieldedError, Watch, patiently
 from drillbook.postgres.client import Database
 
 MOST_HELD = 8
@@ -152,7 +152,7 @@ class _Reader(Generic[Marker]):
         found: dict[str, TableDigest] = {}
         left = list(names)
         with self.opened(database) as db, self.elsewhere.session(database, until) as other:
-            here = Place(db, self.watch, db)
+            here = ReadPlace(db, self.watch, db)
             for pause in TRIES:
                 if not left:
                     break
@@ -161,7 +161,7 @@ class _Reader(Generic[Marker]):
                 for name in left:
                     try:
                         seen = self.elsewhere.first(look, other, here, database, name)
-                    except GaveWayError as error:
+                    except LockYieldedError as error:
                         again.append(name)
                         seen = _always(error)
                     except PostgresError as error:
@@ -188,7 +188,7 @@ class _Reader(Generic[Marker]):
     def before(self, database: str) -> dict[str, TableDigest]:
         """Digest the tables that have no digest yet and are not written to; what can't be read says why."""
 
-        def look(place: Place, name: str) -> TableDigest | None:
+        def look(place: ReadPlace, name: str) -> TableDigest | None:
             at, writes = (database, name), writes_of(place.primary, name)
             if self.writes.get(at, "") and writes != self.writes[at]:
                 self.busy.add(at)
@@ -208,7 +208,7 @@ class _Reader(Generic[Marker]):
         # Small ones first: they show how fast rows are digested, and what they leave of the budget is the others'.
         return self.each(database, sorted(names, key=lambda name: self.sizes[database, name]), look) if names else {}
 
-    def digested(self, db: Database, at: Name, table: Table) -> tuple[TableDigest, tuple[int, int]]:
+    def digested(self, db: Database, at: Name, table: DigestTable) -> tuple[TableDigest, tuple[int, int]]:
         """The digest and the row versions of as much of a table as may be read; or why it has none, and nothing."""
         with self.budget.part(db, at, table.quoted, self.key) as part:
             if isinstance(part, str):
@@ -240,7 +240,7 @@ class _Reader(Generic[Marker]):
                     digest, _ = self.digested(db, (database, name), table)
                     # Asked while the lock is held: nobody can change it before the transaction ends.
                     return digest if signature(waiting.holder.db, table) == signature(db, table) else _ALTERED
-            except GaveWayError:
+            except LockYieldedError:
                 raise
             except PostgresError as error:
                 # A snapshot that was given up can't be taken over.
@@ -248,7 +248,7 @@ class _Reader(Generic[Marker]):
 
         try:
             return patiently(look)
-        except GaveWayError as error:
+        except LockYieldedError as error:
             return _always(error)
         finally:
             waiting.begun(name)
@@ -261,17 +261,17 @@ class _Reader(Generic[Marker]):
             try:
                 with self.opened(database) as db, self.watch.reading(db, snapshot):
                     return structure_seen(db)
-            except GaveWayError:
+            except LockYieldedError:
                 raise
             except PostgresError as error:
                 if snapshot and holder is not None and holder.gone:
-                    raise GaveWayError(error.what, sqlstate=error.sqlstate, todo=error.todo) from None
+                    raise LockYieldedError(error.what, sqlstate=error.sqlstate, todo=error.todo) from None
                 raise
 
         try:
             # Its snapshot is held for it: it is not tried as long as a table is.
             return patiently(look, STRUCTURE_TRIES)
-        except GaveWayError as error:
+        except LockYieldedError as error:
             return f"{error.what}, in each of {len(STRUCTURE_TRIES)} tries"
 
     # -- after it ------------------------------------------------------------------------------
@@ -279,12 +279,12 @@ class _Reader(Generic[Marker]):
     def after(self, database: str, moment: Moment) -> dict[str, TableDigest]:
         """The digests of the tables at rest: what they were before the marker, if they are so still after the moment."""
 
-        def look(place: Place, name: str) -> TableDigest:
+        def look(place: ReadPlace, name: str) -> TableDigest:
             known = self.known[database, name]
             with place.reading() as db:
                 table = find_table(db, name)
                 state = None
-                if isinstance(table, Table):
+                if isinstance(table, DigestTable):
                     part = table.model_copy(update={"sample": known.digest.sample})
                     made_of, seen = signature(db, table), versions(db, part, self.seed)
                     state = (made_of, writes_of(place.primary, name), *seen)
@@ -364,7 +364,7 @@ class _Reader(Generic[Marker]):
         return digest.reason + (f", in {self.markers} rounds" if digest is _MOVED else "")
 
 
-def _always(error: GaveWayError) -> TableDigest:
+def _always(error: LockYieldedError) -> TableDigest:
     return TableDigest(reason=f"{error.what}, in each of {len(TRIES)} tries")
 
 

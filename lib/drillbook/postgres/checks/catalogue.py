@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, Verdict
-from drillbook.postgres.checks.common import Rung, counted, pinned, said
-from drillbook.postgres.checks.parallel import Asked, Sessions, ask_each
+from drillbook.postgres.checks.common import CheckStep, counted, pinned, said
+from drillbook.postgres.checks.parallel import Query, Sessions, ask_each
 from drillbook.postgres.checks.sequences import sequences_ahead
 from drillbook.postgres.client import Database
 
@@ -27,7 +27,7 @@ def constraints_hold(db: Database, sessions: Sessions | None = None) -> Check:
     Damage can leave rows that no statement could have written. Reads each table, once a constraint; FAILED names the
     constraints that a row breaks, never the row.
     """
-    rung = Rung("constraints", "no row breaks a constraint that it should have met", "every validated constraint holds")
+    rung = CheckStep("constraints", "no row breaks a constraint that it should have met", "every validated constraint holds")
     try:
         with pinned(db):
             constraints = db.ask("integrity_constraints")
@@ -35,7 +35,7 @@ def constraints_hold(db: Database, sessions: Sessions | None = None) -> Check:
         return rung.error(error)
     broken: dict[str, str] = {}
     unseen: dict[str, str] = {}
-    asked = [Asked(constraint["statement"]) for constraint in constraints]
+    asked = [Query(constraint["statement"]) for constraint in constraints]
     answers = ask_each(db, asked, sessions, begin="integrity_doubt_constraints")
     for constraint, answer in zip(constraints, answers, strict=True):
         name = f"{constraint['kind']} {constraint['name']}"
@@ -59,7 +59,7 @@ def constraints_hold(db: Database, sessions: Sessions | None = None) -> Check:
 
 def matviews_filled(db: Database) -> Check:
     """Whether every materialised view has been filled; one that isn't answers every query with an error."""
-    rung = Rung("materialised views", "every materialised view can be read", "all filled")
+    rung = CheckStep("materialised views", "every materialised view can be read", "all filled")
     try:
         with pinned(db):
             views = db.ask("integrity_matviews")
@@ -78,7 +78,7 @@ def matviews_filled(db: Database) -> Check:
 
 def extensions_fit(db: Database) -> Check:
     """Whether this server has the files of every installed extension in the very version that is installed."""
-    rung = Rung("extensions", "the server has what the installed extensions need", "every installed version available")
+    rung = CheckStep("extensions", "the server has what the installed extensions need", "every installed version available")
     try:
         with pinned(db):
             extensions = db.ask("integrity_extensions")
@@ -106,7 +106,7 @@ def collations_fit(db: Database) -> Check:
 
     Under other rules the order of text in an index is wrong, and lookups miss rows.
     """
-    rung = Rung("collations", "text sorts here as where the indexes were built", "recorded versions are the server's")
+    rung = CheckStep("collations", "text sorts here as where the indexes were built", "recorded versions are the server's")
     try:
         with pinned(db):
             collations = db.ask("integrity_collations")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from drillbook.model import Frozen
 from drillbook.postgres.checks.common import counted, pinned
-from drillbook.postgres.checks.rows import Table, find_table
+from drillbook.postgres.checks.rows import DigestTable, find_table
 from drillbook.postgres.checks.yielding import Watch, patiently
 from drillbook.postgres.client import Database
 
@@ -51,7 +51,7 @@ def rows_of(db: Database, table: str, watch: Watch | None = None) -> Rows:
     def look() -> Rows:
         with watch.reading(db) if watch is not None else pinned(db):
             found = find_table(db, table)
-            if not isinstance(found, Table):
+            if not isinstance(found, DigestTable):
                 return Rows(exists=found.exists, reason=found.reason)
             known = db.ask_one("table_identity", table=found.quoted)
             ((count,),) = db.ask_text(f"select pg_catalog.count(*) from {found.quoted}")  # noqa: S608 - the server quoted the name

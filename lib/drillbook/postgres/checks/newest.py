@@ -12,8 +12,8 @@ from typing import Any
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, Frozen, Instant, Verdict, show_instant
-from drillbook.postgres.checks.common import Rung, counted, pinned, said
-from drillbook.postgres.checks.rows import Table, find_table
+from drillbook.postgres.checks.common import CheckStep, counted, pinned, said
+from drillbook.postgres.checks.rows import DigestTable, find_table
 from drillbook.postgres.checks.yielding import Watch, patiently
 from drillbook.postgres.client import Database
 
@@ -49,7 +49,7 @@ def newest_changes(db: Database, tables: Iterable[str], watch: Watch | None = No
     def look(name: str) -> NewestChange:
         with watch.reading(db) if watch is not None else pinned(db):
             table = find_table(db, name)
-            return _read(db, table) if isinstance(table, Table) else NewestChange(reason=table.reason)
+            return _read(db, table) if isinstance(table, DigestTable) else NewestChange(reason=table.reason)
 
     found: dict[str, NewestChange] = {}
     for name in tables:
@@ -62,7 +62,7 @@ def newest_changes(db: Database, tables: Iterable[str], watch: Watch | None = No
     return found
 
 
-def _read(db: Database, table: Table) -> NewestChange:
+def _read(db: Database, table: DigestTable) -> NewestChange:
     server = db.ask_one("commit_timestamps")
     # An xid says nothing of its order by itself: its age, the distance from the next one, does.
     ((count, xid),) = db.ask_text(
@@ -103,7 +103,7 @@ def is_committed(db: Database, xid: int) -> tuple[bool | None, str]:
 
 def changes_arrived(db: Database, expected: Mapping[str, NewestChange], observed: Mapping[str, NewestChange]) -> Check:
     """Each table's newest change on the source must be committed in the copy; FAILED names the tables where it isn't."""
-    rung = Rung(
+    rung = CheckStep(
         "newest changes",
         "what was committed last in each table is in the copy",
         f"the newest change of {counted(len(expected), 'table')} committed in the copy",

@@ -31,7 +31,7 @@ class Sessions:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Query:
     """A statement with its parameters, which answers with rows; ``pages`` is how much it reads, about."""
 
     statement: str
@@ -76,7 +76,7 @@ def _another(sessions: Sessions) -> Database | None:
 
 
 def ask_each(
-    db: Database, asked: Sequence[Asked], sessions: Sessions | None = None, *, begin: str = ""
+    db: Database, asked: Sequence[Query], sessions: Sessions | None = None, *, begin: str = ""
 ) -> list[list[tuple[Any, ...]] | PostgresError | None]:
     """The rows that answer each statement, or its error, which hides no other; None: the connection was lost before.
 
@@ -102,7 +102,7 @@ def ask_each(
     return found
 
 
-def _batches(asked: Sequence[Asked]) -> list[list[int]]:
+def _batches(asked: Sequence[Query]) -> list[list[int]]:
     batches: list[list[int]] = []
     pages = MANY_PAGES
     for number in sorted(range(len(asked)), key=lambda number: -asked[number].pages):

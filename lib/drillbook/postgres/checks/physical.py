@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, Verdict
-from drillbook.postgres.checks.common import Rung, counted, pinned, said
-from drillbook.postgres.checks.parallel import Asked, Sessions, ask_each
+from drillbook.postgres.checks.common import CheckStep, counted, pinned, said
+from drillbook.postgres.checks.parallel import Query, Sessions, ask_each
 from drillbook.postgres.client import Database
 
 
@@ -22,7 +22,7 @@ def amcheck(db: Database, sessions: Sessions | None = None) -> Check:
     looked at leaves it UNPROVEN; neither hides the others. B-trees are checked against their heaps, and for uniqueness
     where the version can. Indexes of other kinds are counted, not checked.
     """
-    rung = Rung("amcheck", "heaps and B-tree indexes are not corrupt", "every heap and B-tree index sound")
+    rung = CheckStep("amcheck", "heaps and B-tree indexes are not corrupt", "every heap and B-tree index sound")
     try:
         db.run("integrity_amcheck_install")
         with pinned(db):
@@ -33,7 +33,7 @@ def amcheck(db: Database, sessions: Sessions | None = None) -> Check:
     damaged: dict[str, str] = {}
     unseen: dict[str, str] = {}
     checked = {"heap": 0, "index": 0}
-    asked = [Asked(relation["statement"], (relation["id"],), relation["pages"]) for relation in relations]
+    asked = [Query(relation["statement"], (relation["id"],), relation["pages"]) for relation in relations]
     answers = ask_each(db, asked, sessions)
     for relation, answer in zip(relations, answers, strict=True):
         name, kind = f"{relation['kind']} {relation['name']}", relation["kind"]
@@ -67,7 +67,7 @@ def page_checksums(db: Database) -> Check:
 
     It says nothing of pages that nobody read: ask it after ``amcheck``, which reads every heap and B-tree.
     """
-    rung = Rung("page checksums", "no page read so far failed its checksum", "0 failures")
+    rung = CheckStep("page checksums", "no page read so far failed its checksum", "0 failures")
     try:
         row = db.ask_one("integrity_checksums")
     except PostgresError as error:

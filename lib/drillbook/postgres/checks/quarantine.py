@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, ClusterRef, Verdict
-from drillbook.postgres.checks.common import Rung, counted
+from drillbook.postgres.checks.common import CheckStep, counted
 from drillbook.postgres.client import Database, hosts_of
 from drillbook.profile.preloads import LIBRARIES, judged, kept, name_of, names_of, quiet_settings
 
@@ -54,7 +54,7 @@ def quarantined(
     Needs a role with ``pg_monitor`` and ``pg_read_all_settings``. Foreign servers are counted only: a query opens their
     connections, and only the network can forbid that.
     """
-    rung = Rung(
+    rung = CheckStep(
         "quarantine",
         "the copy does nothing outside by itself",
         "no archiving, no subscription worker, no foreign process",

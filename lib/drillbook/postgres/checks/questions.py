@@ -9,7 +9,7 @@ from typing import Any
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, Verdict
-from drillbook.postgres.checks.common import Rung
+from drillbook.postgres.checks.common import CheckStep
 from drillbook.postgres.client import Database
 from drillbook.profile import Question
 
@@ -25,7 +25,7 @@ def questions(db: Database, asked: Iterable[Question]) -> list[Check]:
 
 
 def _ask(db: Database, question: Question) -> Check:
-    rung = Rung(f"question: {question.name}", "the data answers as the site expects", str(question.expect))
+    rung = CheckStep(f"question: {question.name}", "the data answers as the site expects", str(question.expect))
     try:
         rows = db.ask_text(question.sql)
     except PostgresError as error:

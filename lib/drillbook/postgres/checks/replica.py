@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from drillbook.errors import PostgresError
 from drillbook.model import Lsn
 from drillbook.postgres.checks.common import said
-from drillbook.postgres.checks.yielding import GaveWayError, Watch
+from drillbook.postgres.checks.yielding import LockYieldedError, Watch
 from drillbook.postgres.client import Database
 
 # A replica that has not replayed the moment by then is not waited for.
@@ -44,7 +44,7 @@ class Replica:
 
 
 @dataclass(frozen=True)
-class Place:
+class ReadPlace:
     """Where a table is read: the session, who watches it, and a session on the primary, which knows what is written."""
 
     db: Database
@@ -58,7 +58,7 @@ class Place:
             yield self.db
 
 
-Look = Callable[[Place, str], Answer]
+Look = Callable[[ReadPlace, str], Answer]
 """What is read of a table, by its name in the profile."""
 
 
@@ -85,12 +85,12 @@ class Elsewhere:
         if self.replica is not None:
             self.replica.flush()
 
-    def first(self, look: Look[Answer], other: Database | None, here: Place, database: str, name: str) -> Answer:
+    def first(self, look: Look[Answer], other: Database | None, here: ReadPlace, database: str, name: str) -> Answer:
         """What ``look`` gives on the replica's session ``other``; ``here`` if there is none, or if it fails there."""
         if other is not None and self.watch is not None:
             try:
-                return look(Place(other, self.watch, here.db), name)
-            except GaveWayError:
+                return look(ReadPlace(other, self.watch, here.db), name)
+            except LockYieldedError:
                 raise
             except PostgresError as error:
                 self.instead[f"{database} {name}"] = said(error)

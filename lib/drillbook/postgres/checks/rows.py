@@ -21,9 +21,9 @@ from pydantic import Field
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, Frozen, Verdict
-from drillbook.postgres.checks.common import Rung, counted, pinned, said
+from drillbook.postgres.checks.common import CheckStep, counted, pinned, said
 from drillbook.postgres.checks.parallel import Sessions, side_by_side
-from drillbook.postgres.checks.sampling import Sample
+from drillbook.postgres.checks.sampling import TableSample
 from drillbook.postgres.client import SQL, Database
 
 # Everything in the digest is older; below this the WAL that proves the target can't be read.
@@ -50,7 +50,7 @@ class TableDigest(Frozen):
     damaged: bool = False  # the server itself said so: SQLSTATE XX or 58
     reason: str = ""  # why there is no digest
     sampled: str = ""
-    sample: Sample | None = Field(default=None, exclude=True, repr=False)
+    sample: TableSample | None = Field(default=None, exclude=True, repr=False)
 
     @property
     def known(self) -> bool:
@@ -62,12 +62,12 @@ class TableDigest(Frozen):
         return f"{counted(self.rows or 0, 'row')}, digest {self.digest[:12]}{part}" if self.known else self.reason
 
 
-class Table(Frozen):
+class DigestTable(Frozen):
     """A table that was found: its name as the profile writes it and as the server quotes it, and the part that is read."""
 
     name: str
     quoted: str
-    sample: Sample | None = None
+    sample: TableSample | None = None
 
     @property
     def source(self) -> str:
@@ -76,7 +76,7 @@ class Table(Frozen):
         return (self.quoted + where).replace("%", "%%")
 
 
-def find_table(db: Database, name: str) -> Table | TableDigest:
+def find_table(db: Database, name: str) -> DigestTable | TableDigest:
     """The table called ``name`` (``schema.table``, quoted like in SQL), or why it can't be digested.
 
     Raises ``PostgresError``; 42601 and 22023 where ``name`` is no identifier.
@@ -91,10 +91,10 @@ def find_table(db: Database, name: str) -> Table | TableDigest:
         return TableDigest(reason="it is a view: name the tables behind it")
     if row["version"] < OLDEST_VERSION:
         return TableDigest(reason="a digest needs PostgreSQL 14 or newer")
-    return Table(name=name, quoted=row["quoted"])
+    return DigestTable(name=name, quoted=row["quoted"])
 
 
-def digest_table(db: Database, table: Table, key: bytes) -> TableDigest:
+def digest_table(db: Database, table: DigestTable, key: bytes) -> TableDigest:
     """The digest of ``table`` in the open, pinned snapshot. One pass in the server; raises ``PostgresError``."""
     _by_its_ranges(db, table)
     statement = digest_statement(table.source, "%s")
@@ -102,13 +102,13 @@ def digest_table(db: Database, table: Table, key: bytes) -> TableDigest:
     return _of(table, rows, totals, key)
 
 
-def _by_its_ranges(db: Database, table: Table) -> None:
+def _by_its_ranges(db: Database, table: DigestTable) -> None:
     """For the open transaction: a sample is read by its index, whatever the planner thinks of it."""
     if table.sample is not None:
         db.ask(SQL("SET LOCAL enable_seqscan = off"))
 
 
-def _of(table: Table, rows: int, totals: Iterable[Any], key: bytes) -> TableDigest:
+def _of(table: DigestTable, rows: int, totals: Iterable[Any], key: bytes) -> TableDigest:
     found = digest_of(table.quoted, rows, totals, key)
     if table.sample is None:
         return found
@@ -121,7 +121,7 @@ def _long_enough(key: bytes) -> bytes:
     return key
 
 
-def digest_and_versions(db: Database, table: Table, key: bytes, seed: int) -> tuple[TableDigest, tuple[int, int]]:
+def digest_and_versions(db: Database, table: DigestTable, key: bytes, seed: int) -> tuple[TableDigest, tuple[int, int]]:
     """``digest_table`` and ``versions`` in one pass; raises ``PostgresError``."""
     _by_its_ranges(db, table)
     statement = digest_statement(table.source, "%s", beside=_VERSION)
@@ -129,7 +129,7 @@ def digest_and_versions(db: Database, table: Table, key: bytes, seed: int) -> tu
     return _of(table, rows, totals, key), (int(rows), int(seen))
 
 
-def versions(db: Database, table: Table, seed: int) -> tuple[int, int]:
+def versions(db: Database, table: DigestTable, seed: int) -> tuple[int, int]:
     """Count and order-independent sum of the row versions (place and inserting transaction) in the open snapshot.
 
     ``seed``, 63 random bits a run, makes a chance equality unrepeatable. A pass that is cheap in processor time, as large
@@ -179,7 +179,7 @@ def digest_tables(
     db: Database,
     tables: Iterable[str],
     key: bytes,
-    samples: Mapping[str, Sample | None] | None = None,
+    samples: Mapping[str, TableSample | None] | None = None,
     sessions: Sessions | None = None,
 ) -> dict[str, TableDigest]:
     """Digest each of ``tables`` (``schema.table``, quoted like in SQL), one pass over each; rows never leave.
@@ -209,7 +209,7 @@ def rows_equal(expected: Mapping[str, TableDigest], observed: Mapping[str, Table
     A table that the copy lacks, or whose pages its server calls damaged, contradicts the claim; one that couldn't be
     read on either side leaves it unproven. A sampled table that agrees is named as such: nothing is said of its other rows.
     """
-    rung = Rung(
+    rung = CheckStep(
         "rows",
         "the chosen tables hold exactly the rows of the target",
         f"{counted(len(expected), 'table')} equal to the source",

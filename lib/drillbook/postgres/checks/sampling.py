@@ -40,7 +40,7 @@ MANY_VALUES = 10_000
 Rule = Literal["unproven", "whole"]
 
 
-class Sample(Frozen):
+class TableSample(Frozen):
     """The ranges of a table that are read: ``where`` is SQL on a table ``t``, with the bounds in it."""
 
     column: str
@@ -87,7 +87,7 @@ class Budget:
         return None if level is None or size <= level else level
 
     @contextmanager
-    def part(self, db: Database, table: tuple[str, str], quoted: str, key: builtins.bytes) -> Iterator[Sample | str | None]:
+    def part(self, db: Database, table: tuple[str, str], quoted: str, key: builtins.bytes) -> Iterator[TableSample | str | None]:
         """The part of a table that may be read (None: all of it), or why none may, in the open snapshot.
 
         The bytes and the time of what is read in here are counted, if it ends well. Raises ``PostgresError``.
@@ -141,7 +141,7 @@ def _level(sizes: Iterable[int], left: float) -> float:
     return float("inf")
 
 
-def _part_of(db: Database, quoted: str, share: float, key: bytes, found: list[dict[str, Any]]) -> Sample | str:
+def _part_of(db: Database, quoted: str, share: float, key: bytes, found: list[dict[str, Any]]) -> TableSample | str:
     """The part of a table that has about ``share`` bytes, in the open snapshot; or why no part of it can be read by itself.
 
     ``found`` are the rows of ``integrity_table_keys``. Raises ``PostgresError``.
@@ -164,7 +164,7 @@ def _part_of(db: Database, quoted: str, share: float, key: bytes, found: list[di
         each = max(1, int(rows / len(starts)))
         ranges = [(start, _end(db, quoted, row, start, each)) for start in starts]
         where = " or ".join(_between(row, *bounds) for bounds in ranges)
-        return Sample(column=row["column_name"], ranges=len(ranges), of_rows=total_rows, of_bytes=total_bytes, where=where)
+        return TableSample(column=row["column_name"], ranges=len(ranges), of_rows=total_rows, of_bytes=total_bytes, where=where)
     return why
 
 

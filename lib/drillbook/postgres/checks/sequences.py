@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, Verdict
-from drillbook.postgres.checks.common import Rung, counted, pinned, said
-from drillbook.postgres.checks.parallel import Asked, Sessions, ask_each
+from drillbook.postgres.checks.common import CheckStep, counted, pinned, said
+from drillbook.postgres.checks.parallel import Query, Sessions, ask_each
 from drillbook.postgres.client import Database
 
 
@@ -15,7 +15,7 @@ def sequences_ahead(db: Database, sessions: Sessions | None = None) -> Check:
     A sequence that lags makes the next insert fail on a unique column. How far it lags is told, not the values. One
     statement a sequence; without an index on the column that is a pass over its table.
     """
-    rung = Rung("sequences", "the next insert gets a new number", "every sequence ahead of its column")
+    rung = CheckStep("sequences", "the next insert gets a new number", "every sequence ahead of its column")
     try:
         with pinned(db):
             feeds = db.ask("integrity_sequences")
@@ -24,7 +24,7 @@ def sequences_ahead(db: Database, sessions: Sessions | None = None) -> Check:
     behind: dict[str, str] = {}
     unseen: dict[str, str] = {}
     damaged = False
-    answers = ask_each(db, [Asked(feed["statement"]) for feed in feeds], sessions)
+    answers = ask_each(db, [Query(feed["statement"]) for feed in feeds], sessions)
     for feed, answer in zip(feeds, answers, strict=True):
         if isinstance(answer, PostgresError):
             damaged = damaged or answer.contradicts

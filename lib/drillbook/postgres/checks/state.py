@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from drillbook.errors import PostgresError
-from drillbook.postgres.checks.rows import Table
+from drillbook.postgres.checks.rows import DigestTable
 from drillbook.postgres.client import Database
 
 
-def signature(db: Database, table: Table) -> str:
+def signature(db: Database, table: DigestTable) -> str:
     """What the table and its partitions are made of, files and columns, as a digest. Raises ``PostgresError``."""
     return str(db.ask_one("integrity_signature", table=table.quoted)["signature"])
 

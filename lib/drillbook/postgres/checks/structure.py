@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from drillbook.model import Check, Frozen, Verdict
-from drillbook.postgres.checks.common import Rung, counted, pinned
+from drillbook.postgres.checks.common import CheckStep, counted, pinned
 from drillbook.postgres.checks.yielding import Watch, patiently
 from drillbook.postgres.client import Database
 
@@ -109,7 +109,7 @@ def structure_equal(
     copy: str = "the copy",
 ) -> Check:
     """Compare the source's structure with the copy's; FAILED names what is missing, different or not of the source."""
-    rung = Rung(
+    rung = CheckStep(
         name,
         f"no object of {source} is missing, different or new",
         f"{counted(expected.count, 'object')} as on {source}",

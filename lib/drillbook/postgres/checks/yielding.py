@@ -33,7 +33,7 @@ LOCK_NOT_AVAILABLE = "55P03"
 Answer = TypeVar("Answer")
 
 
-class GaveWayError(PostgresError):
+class LockYieldedError(PostgresError):
     """A read was given up for somebody else's sake; it can be tried again."""
 
 
@@ -129,7 +129,7 @@ class Watch:
     def reading(self, db: Database, snapshot: str = "") -> Iterator[None]:
         """One REPEATABLE READ snapshot, a new one or the exported ``snapshot``, pinned; watched until it has ended.
 
-        Every read of tenants' tables on the source happens in here. Raises ``GaveWayError`` if it was cancelled for
+        Every read of tenants' tables on the source happens in here. Raises ``LockYieldedError`` if it was cancelled for
         somebody's sake, or waited a second for somebody's lock; other ``PostgresError`` as they are.
         """
         with self._read(db) as watched:
@@ -156,16 +156,16 @@ def _give_way(watched: Watched, past: str) -> None:
         watched.give_way()
 
 
-def _gave_way(what: str) -> GaveWayError:
+def _gave_way(what: str) -> LockYieldedError:
     todo = "Run it again when no migration or maintenance is under way."
-    return GaveWayError(what, sqlstate=LOCK_NOT_AVAILABLE, todo=todo)
+    return LockYieldedError(what, sqlstate=LOCK_NOT_AVAILABLE, todo=todo)
 
 
 def patiently(read: Callable[[], Answer], tries: Sequence[float] = TRIES) -> Answer:
-    """What ``read`` gives, tried again with pauses as long as it gives way; the last ``GaveWayError`` if it always does."""
+    """What ``read`` gives, tried again with pauses as long as it gives way; the last ``LockYieldedError`` if it always does."""
     for pause in tries[:-1]:
         time.sleep(pause)
-        with suppress(GaveWayError):
+        with suppress(LockYieldedError):
             return read()
     time.sleep(tries[-1])
     return read()

@@ -16,7 +16,7 @@ from drillbook.postgres.wal.arithmetic import (
     segment_names,
 )
 from drillbook.postgres.wal.chain import Chain, Gap, Numbers, chain, sorted_once
-from drillbook.postgres.wal.changes import ChangeReader, Changes, Content, File, Run, Runs, read_run, rows_of
+from drillbook.postgres.wal.changes import ChangeReader, Changes, ChangesRead, Content, File, Runs, read_run, rows_of
 from drillbook.postgres.wal.commit_list import Commits
 from drillbook.postgres.wal.history import Branch, Histories, Switch, branches, newest_timeline, parse_history
 from drillbook.postgres.wal.pages import PageHeader, SegmentHeader, WalFormatError, segment_header
@@ -29,6 +29,7 @@ __all__ = [
     "Chain",
     "ChangeReader",
     "Changes",
+    "ChangesRead",
     "Commits",
     "Content",
     "File",
@@ -37,7 +38,6 @@ __all__ = [
     "NewTablespace",
     "Numbers",
     "PageHeader",
-    "Run",
     "Runs",
     "SegmentHeader",
     "SegmentName",

@@ -75,7 +75,7 @@ class Changes:
 
 
 @dataclass
-class Run:
+class ChangesRead:
     """What a run of adjoining segments has shown. ``databases`` are those of ``commits``, one for one, 0 for unknown.
 
     ``changes`` are the transactions that ended here and deleted or dropped something, as far as this run has seen;
@@ -110,12 +110,12 @@ class ChangeReader(WalReader):
         savepoints; raises what `feed` raises."""
         return self.read(name, data).changes
 
-    def read(self, name: str, data: bytes, *, rest_only: bool = False) -> Run:
+    def read(self, name: str, data: bytes, *, rest_only: bool = False) -> ChangesRead:
         """All that ended in this segment; ``rest_only`` and what is raised as in `feed`."""
         self._databases, self._parts_of = array("I"), []
         found = self.feed(name, data, rest_only=rest_only)
         changes = [self._settled(found, *one) for one in self._parts_of]
-        return Run([found], self._databases, changes, stopped=self.stopped, pending=self.pending)
+        return ChangesRead([found], self._databases, changes, stopped=self.stopped, pending=self.pending)
 
     @property
     def unended(self) -> dict[int, Counter[File]]:
@@ -226,14 +226,14 @@ def _contents(work: Work, *, known: bool = True) -> dict[File, Content]:
     return {file: Content(*counts, known or any(counts)) for file, counts in written.items()}
 
 
-def read_run(segments: Iterable[tuple[str, bytes]], following: Iterable[tuple[str, bytes]], system_id: str) -> Run:
+def read_run(segments: Iterable[tuple[str, bytes]], following: Iterable[tuple[str, bytes]], system_id: str) -> ChangesRead:
     """What ended in ``segments``, or begins to end there: a record that goes on into ``following`` counts here.
 
     WalFormatError: a segment is not what its name says. `Run.pending`: there are not enough ``following`` ones.
     """
-    reader, found = ChangeReader(expected_system_id=system_id), Run()
+    reader, found = ChangeReader(expected_system_id=system_id), ChangesRead()
 
-    def take(one: Run) -> None:
+    def take(one: ChangesRead) -> None:
         found.commits += one.commits
         found.databases += one.databases
         found.changes += one.changes
@@ -260,7 +260,7 @@ class Runs:
         self._unended: dict[int, Counter[File]] = {}
         self._files: dict[int, Work] = {}  # of transactions that drop nothing in the end, they stay
 
-    def settle(self, run: Run) -> list[Changes]:
+    def settle(self, run: ChangesRead) -> list[Changes]:
         """The run's changes with what earlier runs have seen of the same transactions, in the order of the WAL."""
         found = [self._whole(changes) for changes in run.changes]
         late = [xid for xid in self._unended if any(xid in commits.xids for commits in run.commits)]
@@ -278,7 +278,7 @@ class Runs:
             created |= _contents(self._files.pop(xid, Counter()), known=False)
         return replace(changes, deleted=dict(deleted), created=created)
 
-    def _late(self, run: Run, xid: int) -> Changes:
+    def _late(self, run: ChangesRead, xid: int) -> Changes:
         """A transaction that deleted in an earlier run and did nothing in this one but commit."""
         before = 0
         for commits in run.commits:
@@ -292,7 +292,7 @@ class Runs:
         )
 
 
-def rows_of(run: Run) -> Iterator[tuple[datetime, int, int]]:
+def rows_of(run: ChangesRead) -> Iterator[tuple[datetime, int, int]]:
     """(commit time, LSN of the record, database) of each commit of a run, in the order of the WAL."""
     at = 0
     for commits in run.commits:
@@ -323,4 +323,4 @@ def first_file(record: bytes, start: int = 0, end: int = 1 << 62, major: int = 1
     return spc, db, number
 
 
-__all__ = ["ChangeReader", "Changes", "Content", "File", "Run", "Runs", "first_file", "read_run", "rows_of"]
+__all__ = ["ChangeReader", "Changes", "ChangesRead", "Content", "File", "Runs", "first_file", "read_run", "rows_of"]

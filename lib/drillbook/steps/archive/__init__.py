@@ -4,36 +4,36 @@ from drillbook.steps.archive.base_backup import ArchivingLive, ChooseBaseBackup,
 from drillbook.steps.archive.damage import FindDamage
 from drillbook.steps.archive.forecast import ForecastRecovery
 from drillbook.steps.archive.losses import ShowLosses
-from drillbook.steps.archive.recoverability import CanWeRecover, WouldReach
-from drillbook.steps.archive.restore_point import ChooseRestorePoint, ShowWhatIsLost
-from drillbook.steps.archive.salvage import ArchiveWhatIsLeft
+from drillbook.steps.archive.recoverability import RecoverabilityVerdict, WouldReach
+from drillbook.steps.archive.restore_point import ChooseRestorePoint, ShowRestoreLosses
+from drillbook.steps.archive.salvage import ArchiveRemainingWal
 from drillbook.steps.archive.targets import ResolveTarget
 from drillbook.steps.archive.window import (
+    CheckArchiveDamage,
+    CheckBaseBackups,
+    CheckRecoveryWindow,
+    CheckWalChains,
     FindArchive,
-    JudgeCatalogue,
-    JudgeChains,
-    JudgeDamage,
-    JudgeWindow,
     ReadArchive,
 )
 
 __all__ = [
-    "ArchiveWhatIsLeft",
+    "ArchiveRemainingWal",
     "ArchivingLive",
-    "CanWeRecover",
+    "CheckArchiveDamage",
+    "CheckBaseBackups",
+    "CheckRecoveryWindow",
+    "CheckWalChains",
     "ChooseBaseBackup",
     "ChooseRestorePoint",
     "FindArchive",
     "FindDamage",
     "ForecastRecovery",
-    "JudgeCatalogue",
-    "JudgeChains",
-    "JudgeDamage",
-    "JudgeWindow",
     "ReadArchive",
+    "RecoverabilityVerdict",
     "ResolveTarget",
     "ShowLosses",
-    "ShowWhatIsLost",
+    "ShowRestoreLosses",
     "WalChainUnbroken",
     "WouldReach",
 ]

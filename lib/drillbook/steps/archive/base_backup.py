@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from drillbook import archive
-from drillbook.engine.step import Context, Rung, Rungs, Step
+from drillbook.engine.step import CheckGroup, CheckStep, Context, Step
 from drillbook.errors import PreconditionError, TargetOutsideWindow, WalGap
 from drillbook.model import (
     ArchivedCommit,
@@ -25,7 +25,7 @@ from drillbook.model import (
     show_seconds,
 )
 from drillbook.postgres.wal import Chain
-from drillbook.steps.archive.candidates import Candidates, candidates, candidates_of, holdings
+from drillbook.steps.archive.candidates import UsableBackups, candidates, candidates_of, holdings
 from drillbook.steps.preflight.readiness import SourceCluster
 
 PATIENCE_SECONDS = 5
@@ -73,7 +73,7 @@ def choose_base_backup(ctx: Context, cluster: SourceCluster, *, age_required: bo
     return backup
 
 
-def _backup_age(ctx: Context, found: Candidates, required: bool) -> Check:
+def _backup_age(ctx: Context, found: UsableBackups, required: bool) -> Check:
     newest = found.usable[-1]
     age = newest.age_seconds(datetime.now(UTC))
     limit = ctx.site.freshness.backup_age.total_seconds()
@@ -92,7 +92,7 @@ def _backup_age(ctx: Context, found: Candidates, required: bool) -> Check:
 
 
 @dataclass(frozen=True)
-class LastArchivingSucceeded(Rung):
+class LastArchivingSucceeded(CheckStep):
     """The last attempt to archive WAL succeeded, by the Cluster's condition and by the server's own statistics."""
 
     cluster: SourceCluster
@@ -211,7 +211,7 @@ class WalChainUnbroken(Step[ArchivedWal]):
             ctx.recorder.fact("reach", result.drawn)
         return result
 
-    def _settled(self, ctx: Context) -> tuple[archive.Holdings, tuple[archive.BrokenWal, ...]]:
+    def _settled(self, ctx: Context) -> tuple[archive.ArchiveSnapshot, tuple[archive.BrokenWal, ...]]:
         """The archive, listed again while all that is missing may be on its way: uploads in parallel end out of order."""
         name = self.backup.server_name
         for attempt in range(PATIENCE_SECONDS + 1):
@@ -241,7 +241,7 @@ class WalChainUnbroken(Step[ArchivedWal]):
         )
 
 
-def _strays(held: archive.Holdings) -> Iterator[tuple[str, str]]:
+def _strays(held: archive.ArchiveSnapshot) -> Iterator[tuple[str, str]]:
     """Timelines that PostgreSQL's default would follow away from the cluster's own."""
     for stray in held.strays[:4]:
         if stray.timeline > held.own and stray.timeline in held.listing.histories:
@@ -251,7 +251,7 @@ def _strays(held: archive.Holdings) -> Iterator[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class ArchiveLag(Rung):
+class ArchiveLag(CheckStep):
     """Time since the newest archived commit; nothing is lost if no transaction came after it.
 
     A transaction with a lower id that ran on and committed later is not seen by this: the lag is then told too low.
@@ -319,7 +319,7 @@ class ArchiveLag(Rung):
 
 
 @dataclass(frozen=True)
-class ArchivingLive(Rungs):
+class ArchivingLive(CheckGroup):
     """WAL archiving works now, and keeps up.
 
     An archive can stop silently. The lag is what a loss right now would cost; it is read before this run switches a
@@ -329,7 +329,7 @@ class ArchivingLive(Rungs):
     cluster: SourceCluster
     archived: ArchivedWal
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return [LastArchivingSucceeded(self.cluster), ArchiveLag(self.cluster, self.archived)]
 
 

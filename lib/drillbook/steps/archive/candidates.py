@@ -13,7 +13,7 @@ from drillbook.model import BaseBackup, RecoveryTarget
 from drillbook.steps.preflight.readiness import SourceCluster
 
 
-class Candidates(NamedTuple):
+class UsableBackups(NamedTuple):
     """``usable`` backups of ``server_name``, oldest first, and why each other one is not among them, by its id."""
 
     server_name: str
@@ -22,7 +22,7 @@ class Candidates(NamedTuple):
     told: str  # the refused ones in a parenthesis, "" for none
 
 
-def candidates(ctx: Context, cluster: SourceCluster, asked: datetime | None) -> Candidates:
+def candidates(ctx: Context, cluster: SourceCluster, asked: datetime | None) -> UsableBackups:
     """Those for a recovery to ``asked`` (``None``: any target that is not a time, in the folder archived to now).
 
     One that retention may delete while the recovery runs is refused: its data or WAL would go from under it.
@@ -31,7 +31,7 @@ def candidates(ctx: Context, cluster: SourceCluster, asked: datetime | None) -> 
     return candidates_of(ctx, cluster, ctx.archive.server_at(asked))
 
 
-def candidates_of(ctx: Context, cluster: SourceCluster, server: str) -> Candidates:
+def candidates_of(ctx: Context, cluster: SourceCluster, server: str) -> UsableBackups:
     """Those of one folder; raises as `candidates`.
 
     One that no WAL leads from to the cluster's timeline is refused: a server that archived here by mistake made it, or
@@ -56,14 +56,14 @@ def candidates_of(ctx: Context, cluster: SourceCluster, server: str) -> Candidat
             f"no usable base backup under {ctx.store.location}/{server}" + (f" ({told})" if told else ""),
             todo="Take one with runbooks/backup-manual.ipynb or a Backup object, and find out why none was made.",
         )
-    return Candidates(server, usable, refused, f" ({told})" if told else "")
+    return UsableBackups(server, usable, refused, f" ({told})" if told else "")
 
 
 def holdings(
     ctx: Context, cluster: SourceCluster, server: str, backups: Sequence[BaseBackup]
-) -> archive.Holdings:
-    """The archive of one folder as it is now, on the way to the cluster's own timeline; raises what `Holdings.read` raises."""
-    return archive.Holdings.read(
+) -> archive.ArchiveSnapshot:
+    """The archive of one folder as it is now, on the way to the cluster's own timeline; raises what `ArchiveSnapshot.read` raises."""
+    return archive.ArchiveSnapshot.read(
         ctx.store,
         backups,
         server,
@@ -74,13 +74,13 @@ def holdings(
 
 def with_histories(
     ctx: Context, cluster: SourceCluster, server: str, backups: Sequence[BaseBackup]
-) -> archive.Holdings:
+) -> archive.ArchiveSnapshot:
     """As `holdings`, but without the segments where the cluster's timeline is known: ways are told, and no gaps."""
     timeline = ctx.archive.timeline_in(server, cluster.timeline)
     if not timeline:
         return holdings(ctx, cluster, server, backups)
     listing = archive.wal_histories(ctx.store, server)
-    return archive.Holdings(
+    return archive.ArchiveSnapshot(
         ctx.store,
         listing,
         tuple(backups),
@@ -98,4 +98,4 @@ def to_its_timeline(ctx: Context, cluster: SourceCluster, backup: BaseBackup, ta
     return target.model_copy(update={"timeline": held.pinned(backup)})
 
 
-__all__ = ["Candidates", "candidates", "candidates_of", "holdings", "to_its_timeline", "with_histories"]
+__all__ = ["UsableBackups", "candidates", "candidates_of", "holdings", "to_its_timeline", "with_histories"]

@@ -38,7 +38,7 @@ class Candidate(Frozen):
         return self.committed_at - timedelta(microseconds=1)
 
 
-class Candidates(Frozen):
+class DamageCandidates(Frozen):
     """The transactions found, the heaviest first, of equal ones the newest."""
 
     found: tuple[Candidate, ...]
@@ -103,7 +103,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class FindDamage(Step[Candidates]):
+class FindDamage(Step[DamageCandidates]):
     """Search the archived WAL for what deleted rows or dropped relations.
 
     With search_table only what touched that table, and every drop: WAL names a relation by its file, and of a dropped
@@ -113,14 +113,14 @@ class FindDamage(Step[Candidates]):
 
     cluster: SourceCluster
 
-    def do(self, ctx: Context) -> Candidates:
+    def do(self, ctx: Context) -> DamageCandidates:
         until = _instant(ctx, "search_to") or datetime.now(UTC)
         since = _instant(ctx, "search_from") or until - _HOUR
         files = Files.read(ctx)
         table = str(ctx.parameters.get("search_table", ""))
         changes = changes_between(ctx, self.cluster, since, until)
         found = sorted(candidates(changes, files, table), key=lambda item: (-item.weight, -item.committed_at.timestamp()))
-        result = Candidates(
+        result = DamageCandidates(
             found=tuple(found[:SHOWN]), since=since, until=until, archived_until=archived_until(ctx, self.cluster)
         )
         ctx.recorder.fact("damage", result.model_dump(mode="json"))
@@ -128,7 +128,7 @@ class FindDamage(Step[Candidates]):
         return result
 
 
-def judged(result: Candidates, count: int, table: str) -> Check:
+def judged(result: DamageCandidates, count: int, table: str) -> Check:
     """What ``count`` transactions in all say, of ``table`` alone if it is named; what could not be read is not called nothing."""
     between = f"between {show_instant(result.since)} and {show_instant(result.until)}"
     heaviest = next((item for item in result.found if item.weight), None)
@@ -229,4 +229,4 @@ def _instant(ctx: Context, name: str) -> datetime | None:
     return parse_instant(text) if text else None
 
 
-__all__ = ["Candidate", "Candidates", "Files", "FindDamage", "Relation", "judged"]
+__all__ = ["Candidate", "DamageCandidates", "Files", "FindDamage", "Relation", "judged"]

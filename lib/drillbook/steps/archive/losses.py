@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 
 from drillbook.archive import ResolvedTarget
-from drillbook.engine.step import Context, Rung, Touch
+from drillbook.engine.step import Action, CheckStep, Context
 from drillbook.model import ArchivedCommit, Check, ClusterRef, Frozen, Instant, Verdict, show_instant, show_seconds
 from drillbook.profile import Site
 from drillbook.steps.archive.committed import committed_between
@@ -94,7 +94,7 @@ def to_tell(site: Site, found: Iterable[TenantLoss]) -> list[TenantLoss]:
 
 
 @dataclass(frozen=True)
-class ShowLosses(Rung):
+class ShowLosses(CheckStep):
     """What each tenant would lose if this copy took the place of the whole cluster, or of the one database that goes back.
 
     Its newest commit in production beside its newest in the copy, by the archived WAL. Recovering one database alone
@@ -131,11 +131,11 @@ def loss_checks(ctx: Context, cluster: SourceCluster, target: ResolvedTarget) ->
     return checks
 
 
-def of_every_tenant(ctx: Context, ref: ClusterRef) -> tuple[tuple[Touch, ...], tuple[str, ...]]:
+def of_every_tenant(ctx: Context, ref: ClusterRef) -> tuple[tuple[Action, ...], tuple[str, ...]]:
     """What a cut of the whole cluster adds to its plan: each database that loses commits, and how many; by the fact ``losses``."""
     seen = [TenantLoss.model_validate(item) for item in ctx.recorder.seen("losses") or []]
     losing = [one for one in to_tell(ctx.site, seen) if one.commits]
-    touches = tuple(Touch("lose commits of", "Database", ref.namespace, f"{ref.name}.{one.database}") for one in losing)
+    touches = tuple(Action("lose commits of", "Database", ref.namespace, f"{ref.name}.{one.database}") for one in losing)
     return touches, tuple(f"{one.database}: {one}" for one in losing)
 
 

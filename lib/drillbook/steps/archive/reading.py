@@ -9,7 +9,7 @@ from typing import Any
 
 from drillbook import archive as objectstore
 from drillbook import kube as k8s
-from drillbook.archive import Finding, GapAt, KnownBackup, Period, Reading
+from drillbook.archive import ArchiveFinding, DatedGap, KnownBackup, Period, Reading
 from drillbook.engine.step import Context
 from drillbook.errors import KubernetesError, NotReady
 from drillbook.model import ArchivedCommit, Frozen, Instant, parse_instant, show_instant
@@ -36,7 +36,7 @@ class ArchiveReading(Frozen):
         return tuple(period for folder in self.folders for period in folder.periods)
 
     @property
-    def gaps(self) -> tuple[GapAt, ...]:
+    def gaps(self) -> tuple[DatedGap, ...]:
         return tuple(gap for folder in self.folders for gap in folder.reach.gaps)
 
     @property
@@ -46,17 +46,17 @@ class ArchiveReading(Frozen):
         return found[-1] if found else None
 
     @property
-    def damages(self) -> tuple[Finding, ...]:
+    def damages(self) -> tuple[ArchiveFinding, ...]:
         """What costs instants for good."""
         return tuple(item for folder in self.folders for item in folder.damages)
 
     @property
-    def passing(self) -> tuple[Finding, ...]:
+    def passing(self) -> tuple[ArchiveFinding, ...]:
         """What may well mend itself."""
         return tuple(item for folder in self.folders for item in folder.passing)
 
     @property
-    def spare(self) -> tuple[Finding, ...]:
+    def spare(self) -> tuple[ArchiveFinding, ...]:
         """What takes room and costs nothing."""
         return tuple(item for folder in self.folders for item in folder.spare)
 
@@ -131,7 +131,7 @@ def read_archive(
     system_id = system_id or str(status.get("systemID", "")) or ctx.site.identity.system_identifier
     timeline = timeline or int(status.get("timelineID") or 0)
     known = known_backups(ctx)
-    asked: objectstore.Asked = {"read_through": read_through, "now": now, "system_id": system_id}
+    asked: objectstore.SurveyOptions = {"read_through": read_through, "now": now, "system_id": system_id}
     asked["archive_timeout_seconds"] = archive_timeout_seconds(cluster)
     spaces = [str(item["name"]) for item in cluster.get("spec", {}).get("tablespaces") or ()]
     if samples is not None:
@@ -200,7 +200,7 @@ def _older(folder: Reading) -> Iterable[str]:
     return (f"{gap.broken}. {gap.broken.todo}" for gap in folder.reach.gaps)
 
 
-def _todo(item: Finding) -> str:
+def _todo(item: ArchiveFinding) -> str:
     where = f" ({item.key})" if item.key else ""
     if item.todo:
         return f"{item.what}. {item.todo}"

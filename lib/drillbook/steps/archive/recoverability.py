@@ -39,7 +39,7 @@ class Recoverable(Frozen):
 
 
 @dataclass(frozen=True)
-class CanWeRecover(Step[Recoverable]):
+class RecoverabilityVerdict(Step[Recoverable]):
     """Can we recover, to which instants, and how long will it take?
 
     Yes only if every required check of this run is VERIFIED.
@@ -76,4 +76,4 @@ def _short(at: str) -> str:
     return at[:19].replace("T", " ")
 
 
-__all__ = ["CanWeRecover", "Recoverable", "WouldReach"]
+__all__ = ["RecoverabilityVerdict", "Recoverable", "WouldReach"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from drillbook.archive import ResolvedTarget
-from drillbook.engine.step import Context, Rung, Step
+from drillbook.engine.step import CheckStep, Context, Step
 from drillbook.errors import RunbookError
 from drillbook.model import BaseBackup, Check, Frozen, RecoveryTarget, Verdict
 from drillbook.steps.archive.base_backup import choose_base_backup
@@ -18,7 +18,7 @@ from drillbook.steps.preflight.limits import limits_check
 from drillbook.steps.preflight.old_cluster import OldCluster
 
 
-class RestorePoint(Frozen):
+class RestoreStart(Frozen):
     """The base backup and the target. ``resolved`` is what the archive shows around it; None: the end of the archive."""
 
     backup: BaseBackup
@@ -36,7 +36,7 @@ class RestorePoint(Frozen):
 
 
 @dataclass(frozen=True)
-class ChooseRestorePoint(Step[RestorePoint]):
+class ChooseRestorePoint(Step[RestoreStart]):
     """Choose the base backup, and where recovery stops.
 
     Without a target everything that is archived is replayed: what is still on the old volume is archived before, so the
@@ -45,17 +45,17 @@ class ChooseRestorePoint(Step[RestorePoint]):
 
     old: OldCluster
 
-    def do(self, ctx: Context) -> RestorePoint:
+    def do(self, ctx: Context) -> RestoreStart:
         wanted, backup_id = RecoveryTarget.asked(ctx.parameters)
         if wanted == RecoveryTarget() and not backup_id:
-            return RestorePoint(backup=choose_base_backup(ctx, self.old, age_required=False), target=RecoveryTarget())
+            return RestoreStart(backup=choose_base_backup(ctx, self.old, age_required=False), target=RecoveryTarget())
         found = resolve_target(ctx, self.old)
         ctx.recorder.fact("backup", found.backup.model_dump(mode="json") | {"chosen": "for the target"})
-        return RestorePoint(backup=found.backup, target=found.target, resolved=found)
+        return RestoreStart(backup=found.backup, target=found.target, resolved=found)
 
 
 @dataclass(frozen=True)
-class ShowWhatIsLost(Rung):
+class ShowRestoreLosses(CheckStep):
     """What each tenant loses if the whole cluster goes back to the target.
 
     Each database's newest commit before the target beside its newest in the archive. To the end of the archive nothing
@@ -63,7 +63,7 @@ class ShowWhatIsLost(Rung):
     """
 
     old: OldCluster
-    point: RestorePoint
+    point: RestoreStart
     name: ClassVar[str] = "loss"
     proves: ClassVar[str] = "what each tenant loses is known before anybody decides"
 
@@ -91,4 +91,4 @@ class ShowWhatIsLost(Rung):
             return [self.result(Verdict.UNPROVEN, required=False, expected="each tenant's commits after the target", reason=reason)]
 
 
-__all__ = ["ChooseRestorePoint", "RestorePoint", "ShowWhatIsLost"]
+__all__ = ["ChooseRestorePoint", "RestoreStart", "ShowRestoreLosses"]

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from drillbook import archive as objectstore
 from drillbook import kube as k8s
-from drillbook.engine.step import Context, Plan, Step, Touch
+from drillbook.engine.step import Action, Context, Plan, Step
 from drillbook.errors import Changed, KubernetesError, PreconditionError, VerificationError
 from drillbook.model import BaseBackup, Check, Effect, Frozen, Verdict
 from drillbook.postgres.wal import SegmentName, WalFormatError, first_lsn, segment_header
@@ -197,7 +197,7 @@ class SalvageWal(Step[SalvagedWal]):
         return Plan(
             summary=f"Archive {len(files)} files from the volume of {self.found.pod} under {self.old.location}",
             notes=(shown, "by the instance's own archive_command, in its pod"),
-            touches=(Touch("archive WAL from", "Pod", ref.namespace, self.found.pod),),
+            touches=(Action("archive WAL from", "Pod", ref.namespace, self.found.pod),),
         )
 
     def do(self, ctx: Context) -> SalvagedWal:
@@ -232,7 +232,7 @@ class SalvageWal(Step[SalvagedWal]):
 
 
 @dataclass(frozen=True)
-class ArchiveWhatIsLeft(Step[SalvagedWal]):
+class ArchiveRemainingWal(Step[SalvagedWal]):
     """Archive what only the old primary's volume still holds.
 
     A primary that dies takes the transactions with it that it had committed and not yet archived. They are read on its
@@ -251,11 +251,11 @@ class ArchiveWhatIsLeft(Step[SalvagedWal]):
         if self.old.gone:
             return Plan(summary="Nothing: no pod has the old Cluster's volumes mounted", harmless=True)
         ref, because = self.old.ref, given_up(ctx)
-        given = (Touch("give up what only the volume holds of", "Cluster", ref.namespace, ref.name),) if because else ()
+        given = (Action("give up what only the volume holds of", "Cluster", ref.namespace, ref.name),) if because else ()
         return Plan(
             summary=f"Archive under {self.old.location} what its volume holds and the archive lacks",
             # Not each pod: those of a broken cluster come and go between the confirmation and the step.
-            touches=(Touch("archive WAL from the volume of", "Cluster", ref.namespace, ref.name, self.old.uid), *given),
+            touches=(Action("archive WAL from the volume of", "Cluster", ref.namespace, ref.name, self.old.uid), *given),
             notes=("by the instance's own archive_command, in its pod, once no server runs",),
             lost=(f"if the primary's volume can't be read, what was committed and never archived; given up, because: {because}",)
             if because
@@ -306,6 +306,6 @@ def old_volume(old: OldCluster, found: WalOnVolume, parameters: Mapping[str, Any
 
 
 __all__ = [
-    "ArchiveWhatIsLeft", "ReadWalOnVolume", "SalvageWal", "SalvagedWal", "WalOnVolume", "given_up", "old_volume",
+    "ArchiveRemainingWal", "ReadWalOnVolume", "SalvageWal", "SalvagedWal", "WalOnVolume", "given_up", "old_volume",
     "wal_on_volume",
 ]  # fmt: skip

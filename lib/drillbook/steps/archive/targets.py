@@ -11,7 +11,7 @@ from drillbook.engine.step import Context, Step
 from drillbook.errors import BaseBackupMissing, TargetOutsideWindow
 from drillbook.model import Check, RecoveryTarget, Verdict
 from drillbook.steps.archive.candidates import candidates_of, holdings
-from drillbook.steps.archive.damage import Candidate, Candidates
+from drillbook.steps.archive.damage import Candidate, DamageCandidates
 from drillbook.steps.preflight.readiness import SourceCluster
 
 
@@ -25,7 +25,7 @@ class ResolveTarget(Step[ResolvedTarget]):
     """
 
     cluster: SourceCluster
-    damage: Candidates | None = None  # what was found before: whether this target leaves it out is said
+    damage: DamageCandidates | None = None  # what was found before: whether this target leaves it out is said
 
     def do(self, ctx: Context) -> ResolvedTarget:
         found = resolve_target(ctx, self.cluster)
@@ -77,7 +77,7 @@ def _resolve(ctx: Context, cluster: SourceCluster, wanted: RecoveryTarget, backu
     raise first
 
 
-def _pinned(held: archive.Holdings, found: ResolvedTarget, wanted: RecoveryTarget, backup_id: str) -> ResolvedTarget:
+def _pinned(held: archive.ArchiveSnapshot, found: ResolvedTarget, wanted: RecoveryTarget, backup_id: str) -> ResolvedTarget:
     """The end of the archive as the LSN of its newest commit now.
 
     The archive goes on growing while people confirm, and what this run writes itself (the database set read only) must not

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from drillbook import kube as k8s
-from drillbook.archive import BackupReach, Listed, Reading
+from drillbook.archive import BackupReach, BackupStatus, Reading
 from drillbook.engine.step import Context, Step
 from drillbook.errors import BaseBackupMissing, NotReady
 from drillbook.model import Check, Frozen, Verdict, show_instant, show_seconds
@@ -24,7 +24,7 @@ MOST = 12
 Rows = tuple[tuple[str, str], ...]
 
 
-class Table(Frozen):
+class TableCard(Frozen):
     """A table as a card shows it, and the picture that belongs to it ({} for none)."""
 
     lines: Rows
@@ -117,7 +117,7 @@ class ReadArchive(Step[ArchiveReading]):
 
 
 @dataclass(frozen=True)
-class JudgeCatalogue(Step[Table]):
+class CheckBaseBackups(Step[TableCard]):
     """Which base backups there are, and which of them can be used.
 
     Told from each backup.info and the objects beside it: a folder may be unfinished, failed, another system's, or left
@@ -126,7 +126,7 @@ class JudgeCatalogue(Step[Table]):
 
     reading: ArchiveReading
 
-    def do(self, ctx: Context) -> Table:
+    def do(self, ctx: Context) -> TableCard:
         newest = self.reading.current.reach.backups[-1:]
         spare = self.reading.spare
         ctx.recorder.check(
@@ -159,7 +159,7 @@ class JudgeCatalogue(Step[Table]):
                 details=tuple((item.state, item.what) for item in spare[:MOST]),
             )
         )
-        return Table(lines=tuple(self._lines()))
+        return TableCard(lines=tuple(self._lines()))
 
     def _age(self, ctx: Context, newest: BackupReach) -> Check:
         age = (self.reading.read_at - newest.earliest).total_seconds()
@@ -179,7 +179,7 @@ class JudgeCatalogue(Step[Table]):
             yield item.backup_id, _told(self.reading, item) + (f", under {folder.server_name}" if several else "")
 
 
-def _told(reading: ArchiveReading, item: Listed) -> str:
+def _told(reading: ArchiveReading, item: BackupStatus) -> str:
     words = [item.state]
     if item.at is not None:
         words.append(f"{show_seconds(max((reading.read_at - item.at).total_seconds(), 0))} old")
@@ -191,7 +191,7 @@ def _told(reading: ArchiveReading, item: Listed) -> str:
 
 
 @dataclass(frozen=True)
-class JudgeChains(Step[ArchivedWal]):
+class CheckWalChains(Step[ArchivedWal]):
     """Whether the WAL is unbroken from each base backup to now.
 
     A gap is otherwise found only at restore, after the base backup has been fetched. Every gap has its first and last
@@ -260,7 +260,7 @@ def gaps(reading: ArchiveReading) -> Check:
 
 
 @dataclass(frozen=True)
-class JudgeWindow(Step[Table]):
+class CheckRecoveryWindow(Step[TableCard]):
     """Which instants can be recovered now, overall and under each serverName.
 
     By the commit times in the WAL itself, not by those of objects. Recovery to a time needs a later commit in the
@@ -269,7 +269,7 @@ class JudgeWindow(Step[Table]):
 
     reading: ArchiveReading
 
-    def do(self, ctx: Context) -> Table:
+    def do(self, ctx: Context) -> TableCard:
         reading, current = self.reading, self.reading.current
         newest = current.reach.backups[-1] if current.reach.backups else None
         problem = newest.problem if newest else "there is no usable base backup"
@@ -297,7 +297,7 @@ class JudgeWindow(Step[Table]):
             )
         )
         lines = [*(("reachable", item) for item in periods), *_newest_commit(reading), *(("to do", item) for item in reading.todo)]
-        return Table(lines=tuple(lines), drawn=reading.drawing)
+        return TableCard(lines=tuple(lines), drawn=reading.drawing)
 
 
 def _reached(folder: Reading) -> str:
@@ -311,7 +311,7 @@ def _newest_commit(reading: ArchiveReading) -> Iterator[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class JudgeDamage(Step[Table]):
+class CheckArchiveDamage(Step[TableCard]):
     """What is damaged: each by its object or segment.
 
     From listings, backup.info, history files, the ends of the base backups' tars, the newest backup read through as far
@@ -320,13 +320,13 @@ class JudgeDamage(Step[Table]):
 
     reading: ArchiveReading
 
-    def do(self, ctx: Context) -> Table:
+    def do(self, ctx: Context) -> TableCard:
         for check in (damage(self.reading), wal_sample(self.reading)):
             ctx.recorder.check(check)
         found = [*self.reading.damages, *self.reading.passing]
         read = [("read", line) for folder in self.reading.folders for line in folder.survey.read]
         read += [("note", line) for folder in self.reading.folders for line in folder.survey.notes]
-        return Table(lines=tuple([(item.state, item.key or item.segment or item.what) for item in found] + read))
+        return TableCard(lines=tuple([(item.state, item.key or item.segment or item.what) for item in found] + read))
 
 
 def damage(reading: ArchiveReading) -> Check:
@@ -359,13 +359,13 @@ def wal_sample(reading: ArchiveReading) -> Check:
 
 
 __all__ = [
+    "CheckArchiveDamage",
+    "CheckBaseBackups",
+    "CheckRecoveryWindow",
+    "CheckWalChains",
     "FindArchive",
-    "JudgeCatalogue",
-    "JudgeChains",
-    "JudgeDamage",
-    "JudgeWindow",
     "ReadArchive",
-    "Table",
+    "TableCard",
     "damage",
     "gaps",
     "wal_sample",

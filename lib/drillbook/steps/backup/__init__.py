@@ -9,20 +9,20 @@ from drillbook.steps.backup.manual_backup import (
     WaitForBackup,
 )
 from drillbook.steps.backup.safety_backup import (
-    ArchiveWhatServes,
-    BackUpFirst,
-    BackUpNewLine,
+    ArchiveServingWal,
+    BackUpBeforeCutover,
+    BackUpNewTimeline,
     BackUpOld,
     BackUpReplacement,
 )
 from drillbook.steps.backup.switch_wal import ArchiveTheEnd
 
 __all__ = [
+    "ArchiveServingWal",
     "ArchiveTheEnd",
-    "ArchiveWhatServes",
     "ArchivingWorks",
-    "BackUpFirst",
-    "BackUpNewLine",
+    "BackUpBeforeCutover",
+    "BackUpNewTimeline",
     "BackUpOld",
     "BackUpReplacement",
     "CheckBackupReadiness",

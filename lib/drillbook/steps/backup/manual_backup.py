@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from drillbook import archive
 from drillbook import kube as k8s
-from drillbook.engine.step import Context, Plan, Rung, Rungs, Step
+from drillbook.engine.step import CheckGroup, CheckStep, Context, Plan, Step
 from drillbook.errors import BackupFailed, Changed, RunbookError, StillRunning, VerificationError
 from drillbook.manifests import recovery as manifests
 from drillbook.model import (
@@ -99,7 +99,7 @@ class ReadArchiveBefore(Step[ArchiveBefore]):
 
 
 @dataclass(frozen=True)
-class ArchivingWorks(Rungs):
+class ArchivingWorks(CheckGroup):
     """The source archives its WAL now.
 
     A base backup can't be restored without the WAL that was written while it ran. An in-tree backup on a cluster that
@@ -108,7 +108,7 @@ class ArchivingWorks(Rungs):
 
     cluster: SourceCluster
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return [LastArchivingSucceeded(self.cluster)]
 
 
@@ -262,7 +262,7 @@ class WaitForBackup(Step[FinishedBackup]):
 
 
 @dataclass(frozen=True)
-class VerifyInBucket(Rung):
+class VerifyInBucket(CheckStep):
     """The backup is whole in the bucket, with its WAL, and the recovery window reaches past it.
 
     Read from the bucket alone: backup.info, every object that it must have, the end of each tar (small ones are read

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from drillbook import archive
-from drillbook.engine.step import Context, Rung, Step
+from drillbook.engine.step import CheckStep, Context, Step
 from drillbook.model import Check, Verdict
 from drillbook.steps.backup.manual_backup import FinishedBackup
 from drillbook.steps.preflight.old_cluster import OldCluster
@@ -17,7 +17,7 @@ from drillbook.steps.recovery.replacement import ReplacementCluster
 
 
 @dataclass(frozen=True)
-class ReadNewLine(Step[SourceCluster]):
+class ReadPromotedCluster(Step[SourceCluster]):
     """Read the replacement as the source that it is from now on.
 
     Its backups are asked for, watched and verified by the same steps as any other's.
@@ -44,7 +44,7 @@ class ReadNewLine(Step[SourceCluster]):
 
 
 @dataclass(frozen=True)
-class FirstBackupOfNewLine(Rung):
+class FirstBackupOfNewTimeline(CheckStep):
     """The new line is in the archive: its first WAL, and a base backup of its own with the WAL that it needs.
 
     Until then a second loss would go back to the old line's backups, and lose all that came after the cut.
@@ -82,4 +82,4 @@ class FirstBackupOfNewLine(Rung):
         return self.result(verdict, expected=expected, observed=observed, details=details)
 
 
-__all__ = ["FirstBackupOfNewLine", "ReadNewLine"]
+__all__ = ["FirstBackupOfNewTimeline", "ReadPromotedCluster"]

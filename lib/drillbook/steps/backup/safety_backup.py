@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from drillbook import kube as k8s
-from drillbook.engine.step import Context, Plan, Rung, Touch
+from drillbook.engine.step import Action, CheckStep, Context, Plan
 from drillbook.manifests import recovery as manifests
 from drillbook.manifests.recovery import RUN_LABEL
 from drillbook.model import Check, ClusterRef, Effect, Verdict
@@ -20,7 +20,7 @@ from drillbook.steps.backup.manual_backup import (
     VerifyInBucket,
     WaitForBackup,
 )
-from drillbook.steps.backup.new_timeline import ReadNewLine
+from drillbook.steps.backup.new_timeline import ReadPromotedCluster
 from drillbook.steps.backup.switch_wal import archive_the_end
 from drillbook.steps.instances import is_fenced
 from drillbook.steps.preflight.old_cluster import OldCluster
@@ -33,7 +33,7 @@ _PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class _BackUp(Rung):
+class _BackUp(CheckStep):
     """A base backup, and read back from the bucket: every object, its WAL, and the window that it extends.
 
     Asked for anew only if this run hasn't yet: a run that is resumed waits for the one that it asked for before.
@@ -95,7 +95,7 @@ class _BackUp(Rung):
 
 
 @dataclass(frozen=True)
-class BackUpFirst(_BackUp):
+class BackUpBeforeCutover(_BackUp):
     """Back up what is about to be replaced.
 
     Damaged or not, it is the way back behind the way back. Where it can't be had, the reason that the runbook was given
@@ -113,17 +113,17 @@ class BackUpFirst(_BackUp):
         return super().observe(ctx)
 
 
-def unsaved(ctx: Context, ref: ClusterRef) -> tuple[tuple[Touch, ...], tuple[str, ...]]:
+def unsaved(ctx: Context, ref: ClusterRef) -> tuple[tuple[Action, ...], tuple[str, ...]]:
     """What a cut's plan adds where the runbook was given a reason to back nothing up first: it is confirmed with the cut."""
     reason = str(ctx.parameters.get("no_backup_because", ""))
     if not reason:
         return (), ()
-    touch = Touch("cut over without a fresh backup of", "Cluster", ref.namespace, ref.name)
+    touch = Action("cut over without a fresh backup of", "Cluster", ref.namespace, ref.name)
     return (touch,), (f"no backup was taken before the cut, because: {reason}",)
 
 
 @dataclass(frozen=True)
-class BackUpOld(BackUpFirst):
+class BackUpOld(BackUpBeforeCutover):
     """Back up the old cluster, if it still can be.
 
     Damaged or not, it is the way back behind the way back. A cluster that is gone, or that no instance of serves, can't
@@ -140,9 +140,9 @@ class BackUpOld(BackUpFirst):
         if why and self.cluster.gone:
             return Plan(summary=f"No backup: {why}", harmless=True)
         if why:
-            touch = Touch("go on without a fresh backup of", "Cluster", ref.namespace, ref.name, self.cluster.uid)
+            touch = Action("go on without a fresh backup of", "Cluster", ref.namespace, ref.name, self.cluster.uid)
             return Plan(summary=f"No backup: {why}", touches=(touch,), lost=(f"no backup of {ref} as it is now: {why}",))
-        return replace(super().plan(ctx), touches=(Touch("back up", "Cluster", ref.namespace, ref.name, self.cluster.uid),))
+        return replace(super().plan(ctx), touches=(Action("back up", "Cluster", ref.namespace, ref.name, self.cluster.uid),))
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         why = self._none(ctx)
@@ -168,7 +168,7 @@ def not_serving(ctx: Context, ref: ClusterRef) -> str:
 
 
 @dataclass(frozen=True)
-class ArchiveWhatServes(Rung):
+class ArchiveServingWal(CheckStep):
     """Archive what was written until now, if the cluster still serves.
 
     One row in Drillbook's own database and one WAL switch: a moment ago can then be reached, and is not lost with the
@@ -192,7 +192,7 @@ class ArchiveWhatServes(Rung):
 
 
 @dataclass(frozen=True)
-class BackUpReplacement(Rung):
+class BackUpReplacement(CheckStep):
     """The replacement's first WAL and its first backup are in the archive, under its own serverName.
 
     Until then a second loss would go back to the old line's backups, and lose all that came after the cut.
@@ -209,11 +209,11 @@ class BackUpReplacement(Rung):
         return Plan(summary="One commit and one WAL switch on the replacement, and a Backup of it, read back from the bucket")
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        return BackUpNewLine(ReadNewLine(self.old, self.replacement).do(ctx)).observe(ctx)
+        return BackUpNewTimeline(ReadPromotedCluster(self.old, self.replacement).do(ctx)).observe(ctx)
 
 
 @dataclass(frozen=True)
-class BackUpNewLine(_BackUp):
+class BackUpNewTimeline(_BackUp):
     """The first backup after the cut, and the WAL after it, are in the archive.
 
     Until then a recovery to after the cut is not possible from a base backup that was taken after it.
@@ -227,7 +227,7 @@ class BackUpNewLine(_BackUp):
         line = getattr(self.in_service, "line", None)
         if self.in_service is not None and line is None and not ctx.recorder.seen("cut"):
             return [self.result(Verdict.NOT_APPLICABLE, reason="nothing was cut: no new line of WAL began")]
-        return super().observe(ctx) if line is None else BackUpNewLine(line).observe(ctx)
+        return super().observe(ctx) if line is None else BackUpNewTimeline(line).observe(ctx)
 
 
-__all__ = ["ArchiveWhatServes", "BackUpFirst", "BackUpNewLine", "BackUpOld", "BackUpReplacement", "unsaved"]
+__all__ = ["ArchiveServingWal", "BackUpBeforeCutover", "BackUpNewTimeline", "BackUpOld", "BackUpReplacement", "unsaved"]

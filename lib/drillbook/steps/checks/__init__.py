@@ -1,7 +1,7 @@
 """Checks of what was restored, and of the application on it."""
 
-from drillbook.steps.checks.at_target import RestoredToThePoint
-from drillbook.steps.checks.completeness import CopyIsRight, ReplacementComplete
+from drillbook.steps.checks.at_target import RestoredToTarget
+from drillbook.steps.checks.completeness import CopyVerified, ReplacementComplete
 from drillbook.steps.checks.full_restore import (
     ClosedReplacementSound,
     EndAndCompleteness,
@@ -13,9 +13,9 @@ from drillbook.steps.checks.outcome import CompareWithObjectives
 from drillbook.steps.checks.recovered_copy import (
     AppCanLogIn,
     CopyQuarantined,
+    IntegrityChecks,
     SameAsSource,
-    SiteAgrees,
-    SoundInside,
+    SiteQuestionsAndLogins,
     TargetAndBoundary,
 )
 from drillbook.steps.checks.rows_back import AreMyRowsBack
@@ -28,16 +28,16 @@ __all__ = [
     "AreMyRowsBack",
     "ClosedReplacementSound",
     "CompareWithObjectives",
-    "CopyIsRight",
     "CopyQuarantined",
+    "CopyVerified",
     "EndAndCompleteness",
     "InstancesEventsAndQuarantine",
+    "IntegrityChecks",
     "NewestAndStructure",
     "ReplacementComplete",
     "ReplacementSound",
-    "RestoredToThePoint",
+    "RestoredToTarget",
     "SameAsSource",
-    "SiteAgrees",
-    "SoundInside",
+    "SiteQuestionsAndLogins",
     "TargetAndBoundary",
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from drillbook.archive import ResolvedTarget
-from drillbook.engine.step import Context, Rung, Rungs
+from drillbook.engine.step import CheckGroup, CheckStep, Context
 from drillbook.model import ArchivedCommit, Check, Verdict, show_instant
 from drillbook.postgres import checks as integrity
 from drillbook.postgres.client import Database
@@ -22,7 +22,7 @@ from drillbook.steps.recovery.copy import Recovered
 
 
 @dataclass(frozen=True)
-class ReachedPoint(Rung):
+class ReachedPoint(CheckStep):
     """The copy is promoted, on a timeline of its own, and is the source's own history."""
 
     cluster: SourceCluster
@@ -56,7 +56,7 @@ class ReachedPoint(Rung):
 
 
 @dataclass(frozen=True)
-class BothSides(Rung):
+class CommitsAroundTarget(CheckStep):
     """The last commit before the target is in the copy, the first one after it is not."""
 
     target: ResolvedTarget
@@ -92,7 +92,7 @@ class BothSides(Rung):
 
 
 @dataclass(frozen=True)
-class StructureBeside(Rung):
+class StructureBeside(CheckStep):
     """What differs in structure from the source as it is now: the damage, or what was made since the target."""
 
     recovered: Recovered
@@ -114,7 +114,7 @@ class StructureBeside(Rung):
 
 
 @dataclass(frozen=True)
-class NewestInTables(Rung):
+class NewestInTables(CheckStep):
     """The newest change of each chosen table, in the copy and in production."""
 
     recovered: Recovered
@@ -139,7 +139,7 @@ class NewestInTables(Rung):
 
 
 @dataclass(frozen=True)
-class RestoredToThePoint(Rungs):
+class RestoredToTarget(CheckGroup):
     """Is it restored, and to the right point?
 
     Healthy is not complete. Commits on both sides of the target, structure and newest rows beside production, catalogue
@@ -150,10 +150,10 @@ class RestoredToThePoint(Rungs):
     target: ResolvedTarget
     recovered: Recovered
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return [
             ReachedPoint(self.cluster, self.target, self.recovered),
-            BothSides(self.target, self.recovered),
+            CommitsAroundTarget(self.target, self.recovered),
             StructureBeside(self.recovered),
             NewestInTables(self.recovered),
             CatalogueSound(self.recovered, beside_source=True),
@@ -164,4 +164,4 @@ class RestoredToThePoint(Rungs):
         ]
 
 
-__all__ = ["RestoredToThePoint"]
+__all__ = ["RestoredToTarget"]

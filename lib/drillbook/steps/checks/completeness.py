@@ -14,26 +14,26 @@ from typing import ClassVar
 
 from drillbook import archive
 from drillbook import kube as k8s
-from drillbook.engine.step import Context, Rung, Rungs
+from drillbook.engine.step import CheckGroup, CheckStep, Context
 from drillbook.errors import RunbookError
 from drillbook.model import Check, Lsn, Verdict, show_instant
 from drillbook.postgres.wal import Chain
 from drillbook.steps.archive.base_backup import ArchivedWal, newest_in
-from drillbook.steps.archive.restore_point import RestorePoint
+from drillbook.steps.archive.restore_point import RestoreStart
 from drillbook.steps.archive.salvage import given_up, wal_on_volume
-from drillbook.steps.checks.at_target import BothSides, ReachedPoint
-from drillbook.steps.checks.recovered_copy import CopyQuarantined, SiteAgrees, SoundInside
+from drillbook.steps.checks.at_target import CommitsAroundTarget, ReachedPoint
+from drillbook.steps.checks.recovered_copy import CopyQuarantined, IntegrityChecks, SiteQuestionsAndLogins
 from drillbook.steps.preflight.old_cluster import OldCluster
 from drillbook.steps.recovery.copy import Recovered
 from drillbook.steps.recovery.replacement import ReplacementCluster
 
 
 @dataclass(frozen=True)
-class CompleteToTheArchive(Rung):
+class CompleteToTheArchive(CheckStep):
     """The replacement holds every commit that the archive had, up to the target."""
 
     old: OldCluster
-    point: RestorePoint
+    point: RestoreStart
     archived: ArchivedWal
     recovered: Recovered
     server_name: str = ""
@@ -124,11 +124,11 @@ def first_not_replayed(chain: Chain, reached: Lsn) -> str:
 
 
 @dataclass(frozen=True)
-class CompleteToTheSource(Rung):
+class CompleteToTheSource(CheckStep):
     """Nothing is left on the old cluster that the replacement lacks."""
 
     old: OldCluster
-    point: RestorePoint
+    point: RestoreStart
     archived: ArchivedWal
     name: ClassVar[str] = "complete: old cluster"
     proves: ClassVar[str] = "no commit is left on the old cluster's volume that was never archived"
@@ -204,7 +204,7 @@ class CompleteToTheSource(Rung):
 
 
 @dataclass(frozen=True)
-class ReplacementComplete(Rungs):
+class ReplacementComplete(CheckGroup):
     """The replacement is complete, not only healthy.
 
     What recovery reached, held against the archive's newest commit and against what the old cluster still has. A
@@ -212,12 +212,12 @@ class ReplacementComplete(Rungs):
     """
 
     old: OldCluster
-    point: RestorePoint
+    point: RestoreStart
     archived: ArchivedWal
     replacement: ReplacementCluster
     recovered: Recovered
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         server_name = self.replacement.server_name
         return [
             CompleteToTheArchive(self.old, self.point, self.archived, self.recovered, server_name),
@@ -227,7 +227,7 @@ class ReplacementComplete(Rungs):
 
 
 @dataclass(frozen=True)
-class CopyIsRight(Rung):
+class CopyVerified(CheckStep):
     """The copy is what the archive can give: complete, sound, and answering as it should.
 
     What is going to be removed can't be had back but from this archive: so a copy of it is recovered first, in
@@ -235,28 +235,28 @@ class CopyIsRight(Rung):
     """
 
     old: OldCluster
-    point: RestorePoint
+    point: RestoreStart
     archived: ArchivedWal
     recovered: Recovered
     name: ClassVar[str] = "copy"
     proves: ClassVar[str] = "the archive can give everything back, before anything is removed"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        rungs: Sequence[Rung] = [
+        rungs: Sequence[CheckStep] = [
             CompleteToTheArchive(self.old, self.point, self.archived, self.recovered),
             *at_the_point(self.old, self.point, self.recovered),
-            *SoundInside(self.recovered).rungs(),
-            *SiteAgrees(self.recovered).rungs(),
+            *IntegrityChecks(self.recovered).rungs(),
+            *SiteQuestionsAndLogins(self.recovered).rungs(),
             CopyQuarantined(self.recovered),
         ]
         checks = [check for rung in rungs for check in rung.do(ctx).checks]
         return [check.model_copy(update={"name": f"{self.name}: {check.name}"}) for check in checks]
 
 
-def at_the_point(old: OldCluster, point: RestorePoint, recovered: Recovered) -> list[Rung]:
+def at_the_point(old: OldCluster, point: RestoreStart, recovered: Recovered) -> list[CheckStep]:
     """What shows that recovery stopped at the target; none where it ran to the end of the archive."""
     found = point.resolved
-    return [] if found is None else [ReachedPoint(old, found, recovered), BothSides(found, recovered)]
+    return [] if found is None else [ReachedPoint(old, found, recovered), CommitsAroundTarget(found, recovered)]
 
 
-__all__ = ["CompleteToTheArchive", "CompleteToTheSource", "CopyIsRight", "ReplacementComplete"]
+__all__ = ["CompleteToTheArchive", "CompleteToTheSource", "CopyVerified", "ReplacementComplete"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drillbook.engine.step import Context, Rung, Rungs
+from drillbook.engine.step import CheckGroup, CheckStep, Context
 from drillbook.errors import PostgresError
 from drillbook.model import Check, Verdict, show_instant
 from drillbook.postgres import checks as integrity
@@ -19,8 +19,8 @@ from drillbook.steps.checks.recovered_copy import (
     NO_TABLE,
     AppCanLogIn,
     CopyQuarantined,
-    SiteAgrees,
-    SoundInside,
+    IntegrityChecks,
+    SiteQuestionsAndLogins,
     StructureEqual,
 )
 from drillbook.steps.preflight.readiness import SourceCluster
@@ -30,7 +30,7 @@ from drillbook.steps.recovery.copy import Recovered
 
 
 @dataclass(frozen=True)
-class ReachedEnd(Rung):
+class ReachedEnd(CheckStep):
     """Recovery ran to the end of the archive's newest timeline, and promoted."""
 
     cluster: SourceCluster
@@ -66,7 +66,7 @@ class ReachedEnd(Rung):
 
 
 @dataclass(frozen=True)
-class MarkerArrived(Rung):
+class MarkerArrived(CheckStep):
     """What this run wrote on the source before the end is in the copy: its marker, and the rows beside it."""
 
     baseline: Baseline
@@ -96,7 +96,7 @@ class MarkerArrived(Rung):
 
 
 @dataclass(frozen=True)
-class ArchiveIsInTheCopy(Rung):
+class ArchiveIsInTheCopy(CheckStep):
     """What the archive held is in the copy: its last segment was replayed, and its newest commit is committed."""
 
     end: ArchiveEnd
@@ -123,7 +123,7 @@ class ArchiveIsInTheCopy(Rung):
 
 
 @dataclass(frozen=True)
-class NewestArrived(Rung):
+class NewestArrived(CheckStep):
     """The newest change of each chosen table is committed in the copy."""
 
     noted: NewestOnSource
@@ -141,7 +141,7 @@ class NewestArrived(Rung):
 
 
 @dataclass(frozen=True)
-class InstancesJoined(Rung):
+class InstancesJoined(CheckStep):
     """Every instance is ready, and the replicas stream from the primary."""
 
     recovered: Recovered
@@ -166,7 +166,7 @@ class InstancesJoined(Rung):
 
 
 @dataclass(frozen=True)
-class PendingEvents(Rung):
+class PendingEvents(CheckStep):
     """How many events would be sent again.
 
     Events sent after the end of the archive are pending again in what was restored: their receivers get them twice.
@@ -189,7 +189,7 @@ class PendingEvents(Rung):
 
 
 @dataclass(frozen=True)
-class EndAndCompleteness(Rungs):
+class EndAndCompleteness(CheckGroup):
     """Recovery ran to the end of the archive, and nothing of it is missing.
 
     A healthy restored cluster proves nothing about this: with WAL that can't be fetched CloudNativePG may promote
@@ -201,7 +201,7 @@ class EndAndCompleteness(Rungs):
     end: ArchiveEnd
     recovered: Recovered
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return [
             ReachedEnd(self.cluster, self.end, self.recovered),
             MarkerArrived(self.baseline, self.recovered),
@@ -210,7 +210,7 @@ class EndAndCompleteness(Rungs):
 
 
 @dataclass(frozen=True)
-class NewestAndStructure(Rungs):
+class NewestAndStructure(CheckGroup):
     """The newest changes arrived, and the structure is the source's.
 
     The transaction that wrote each chosen table's newest row is committed in the copy; every table, index, constraint,
@@ -221,12 +221,12 @@ class NewestAndStructure(Rungs):
     noted: NewestOnSource
     recovered: Recovered
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return [NewestArrived(self.noted, self.recovered), StructureEqual(self.baseline, self.recovered)]
 
 
 @dataclass(frozen=True)
-class InstancesEventsAndQuarantine(Rungs):
+class InstancesEventsAndQuarantine(CheckGroup):
     """Every instance has joined, pending events are counted, and the copy keeps to itself.
 
     An event that was sent after the end of the archive is pending again: its receiver would get it a second time. The
@@ -236,7 +236,7 @@ class InstancesEventsAndQuarantine(Rungs):
     recovered: Recovered
     instances: int
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return [
             InstancesJoined(self.recovered, self.instances),
             PendingEvents(self.recovered),
@@ -245,7 +245,7 @@ class InstancesEventsAndQuarantine(Rungs):
 
 
 @dataclass(frozen=True)
-class ReplacementSound(Rungs):
+class ReplacementSound(CheckGroup):
     """The replacement is sound, and answers as it should.
 
     Every instance has joined; heaps, indexes, sequences and catalogue are whole; the site's questions are answered and
@@ -255,11 +255,11 @@ class ReplacementSound(Rungs):
     recovered: Recovered
     instances: int
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return [
             InstancesJoined(self.recovered, self.instances),
-            *SoundInside(self.recovered).rungs(),
-            *SiteAgrees(self.recovered).rungs(),
+            *IntegrityChecks(self.recovered).rungs(),
+            *SiteQuestionsAndLogins(self.recovered).rungs(),
             PendingEvents(self.recovered),
         ]
 
@@ -272,7 +272,7 @@ class ClosedReplacementSound(ReplacementSound):
     events that will be sent a second time are counted. It is shut to its clients: their logins are tried once it is open.
     """
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return [rung for rung in super().rungs() if not isinstance(rung, AppCanLogIn)]
 
 

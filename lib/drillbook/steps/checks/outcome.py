@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drillbook.engine.step import Context, Rung
+from drillbook.engine.step import CheckStep, Context
 from drillbook.model import Check, Verdict
 from drillbook.steps.recovery.copy import Recovered
 
 
 @dataclass(frozen=True)
-class CompareWithObjectives(Rung):
+class CompareWithObjectives(CheckStep):
     """The achieved recovery time and point, beside the objectives.
 
     Times are technical recovery times on this hardware. An objective missed is told in the headline; it is a failure

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drillbook.engine.step import Context, Rung, Rungs
+from drillbook.engine.step import CheckGroup, CheckStep, Context
 from drillbook.errors import PostgresError, RunbookError
 from drillbook.model import Check, Verdict, show_instant
 from drillbook.postgres import checks as integrity
@@ -30,7 +30,7 @@ def _judge(holds: bool) -> Verdict:
     return Verdict.VERIFIED if holds else Verdict.FAILED
 
 @dataclass(frozen=True)
-class ReachedTarget(Rung):
+class ReachedTarget(CheckStep):
     """The copy stopped at the target, was promoted, and is on a new timeline.
 
     A healthy restored cluster proves nothing about this: with a WAL segment missing CloudNativePG can promote early.
@@ -82,7 +82,7 @@ class ReachedTarget(Rung):
 
 
 @dataclass(frozen=True)
-class BoundaryHolds(Rung):
+class BoundaryHolds(CheckStep):
     """Both halves of the boundary: what was committed before is there, what came after is not.
 
     The deleted rows are back: the mistake is undone.
@@ -133,7 +133,7 @@ class BoundaryHolds(Rung):
 
 
 @dataclass(frozen=True)
-class RowsEqual(Rung):
+class RowsEqual(CheckStep):
     """The chosen tables hold the rows that they held at the target.
 
     Order-independent keyed digests, compared with those taken on the source around the marker.
@@ -172,7 +172,7 @@ class RowsEqual(Rung):
 
 
 @dataclass(frozen=True)
-class StructureEqual(Rung):
+class StructureEqual(CheckStep):
     """The structure is the source's.
 
     Schemas, tables, indexes, constraints, functions, roles, grants and extensions, by name and definition.
@@ -201,7 +201,7 @@ class StructureEqual(Rung):
 
 
 @dataclass(frozen=True)
-class AmcheckClean(Rung):
+class AmcheckClean(CheckStep):
     """PostgreSQL's amcheck finds heaps and B-tree indexes sound.
 
     A physical backup carries the source's damage with it: this is where it shows.
@@ -228,7 +228,7 @@ class AmcheckClean(Rung):
 
 
 @dataclass(frozen=True)
-class CatalogueSound(Rung):
+class CatalogueSound(CheckStep):
     """Sequences are ahead of their columns; constraints, views, extensions and collations are in order.
 
     Beside a source that serves, what is so in production too is no fault of the recovery: it is named and counts for none.
@@ -263,7 +263,7 @@ class CatalogueSound(Rung):
 
 
 @dataclass(frozen=True)
-class QuestionsAnswered(Rung):
+class QuestionsAnswered(CheckStep):
     """The site's own questions get the expected answers.
 
     Read-only SQL from the profile: what the business would ask first.
@@ -287,7 +287,7 @@ class QuestionsAnswered(Rung):
 
 
 @dataclass(frozen=True)
-class AppCanLogIn(Rung):
+class AppCanLogIn(CheckStep):
     """The application's own role logs in to the copy with its own password.
 
     A recovery that names no secret would have changed a password.
@@ -317,7 +317,7 @@ class AppCanLogIn(Rung):
 
 
 @dataclass(frozen=True)
-class CopyQuarantined(Rung):
+class CopyQuarantined(CheckStep):
     """The copy keeps to itself: no archiving, no subscription, no connection out.
 
     Asked of the server, not assumed from the manifest.
@@ -339,7 +339,7 @@ class CopyQuarantined(Rung):
 
 
 @dataclass(frozen=True)
-class TargetAndBoundary(Rungs):
+class TargetAndBoundary(CheckGroup):
     """Recovery stopped at the target, and the boundary holds.
 
     A healthy restored cluster proves nothing about this: with WAL that can't be fetched CloudNativePG may promote
@@ -351,7 +351,7 @@ class TargetAndBoundary(Rungs):
     target: ProvenTarget
     recovered: Recovered
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return [
             ReachedTarget(self.cluster, self.target, self.recovered),
             BoundaryHolds(self.baseline, self.target, self.recovered),
@@ -359,7 +359,7 @@ class TargetAndBoundary(Rungs):
 
 
 @dataclass(frozen=True)
-class SameAsSource(Rungs):
+class SameAsSource(CheckGroup):
     """Rows and structure are the source's at the target.
 
     The chosen tables digest against digest; every table, index, constraint, function, role, grant and extension by name
@@ -370,7 +370,7 @@ class SameAsSource(Rungs):
     target: ProvenTarget
     recovered: Recovered
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return [
             RowsEqual(self.baseline, self.target, self.recovered),
             StructureEqual(self.baseline, self.recovered),
@@ -378,7 +378,7 @@ class SameAsSource(Rungs):
 
 
 @dataclass(frozen=True)
-class SoundInside(Rungs):
+class IntegrityChecks(CheckGroup):
     """Heaps, indexes, sequences and catalogue are sound.
 
     Judged by amcheck, and by what sequences, constraints, views, extensions and collations say of themselves.
@@ -387,12 +387,12 @@ class SoundInside(Rungs):
 
     recovered: Recovered
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return [AmcheckClean(self.recovered), CatalogueSound(self.recovered)]
 
 
 @dataclass(frozen=True)
-class SiteAgrees(Rungs):
+class SiteQuestionsAndLogins(CheckGroup):
     """The site's questions are answered, and its roles can log in.
 
     A recovery that names no secret would have changed a password.
@@ -400,8 +400,8 @@ class SiteAgrees(Rungs):
 
     recovered: Recovered
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return [QuestionsAnswered(self.recovered), AppCanLogIn(self.recovered)]
 
 
-__all__ = ["CopyQuarantined", "SameAsSource", "SiteAgrees", "SoundInside", "TargetAndBoundary"]
+__all__ = ["CopyQuarantined", "IntegrityChecks", "SameAsSource", "SiteQuestionsAndLogins", "TargetAndBoundary"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drillbook.engine.step import Context, Rung
+from drillbook.engine.step import CheckStep, Context
 from drillbook.model import Check, Verdict
 from drillbook.postgres import checks
 from drillbook.steps.preflight.readiness import SourceCluster
@@ -16,7 +16,7 @@ MOST_TABLES = 40
 
 
 @dataclass(frozen=True)
-class AreMyRowsBack(Rung):
+class AreMyRowsBack(CheckStep):
     """Are my rows back? Table by table: rows only in the copy, only in production, and changed.
 
     By primary key, of the table that was searched for and those that the profile names. Rows only in the copy come back;

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from drillbook import kube as k8s
-from drillbook.engine.step import Checks, Context, Plan, Rung, Rungs
+from drillbook.engine.step import CheckGroup, Checks, CheckStep, Context, Plan
 from drillbook.errors import KubernetesError
 from drillbook.kube import workloads
 from drillbook.model import Check, Effect, Verdict, show_instant
@@ -68,7 +68,7 @@ def _ask(ctx: Context, app: Application, pod: str, method: str, path: str, body:
 
 
 @dataclass(frozen=True)
-class PodsAreWell(Rung):
+class PodsAreWell(CheckStep):
     """Every pod of the application says on its health path that it is well, and as many are ready as are wanted."""
 
     database: str
@@ -94,7 +94,7 @@ class PodsAreWell(Rung):
 
 
 @dataclass(frozen=True)
-class SmokeTest(Rung):
+class SmokeTest(CheckStep):
     """The application makes a record through its API, and lists it again."""
 
     database: str
@@ -130,7 +130,7 @@ def _contains(answer: Any, made: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class LogIsSilent(Rung):
+class LogIsSilent(CheckStep):
     """No error stands in the log of the application's pods, which were started after the cut; or since an instant."""
 
     database: str
@@ -171,7 +171,7 @@ def is_error(line: str) -> bool:
 
 
 @dataclass(frozen=True)
-class EventsPending(Rung):
+class EventsPending(CheckStep):
     """How many events will be sent again from the database that is in service now."""
 
     database: str
@@ -197,7 +197,7 @@ class EventsPending(Rung):
 
 
 @dataclass(frozen=True)
-class ApplicationIsBack(Rungs):
+class ApplicationIsBack(CheckGroup):
     """The application is back: well, able to write and read, silent in its log.
 
     The smoke test makes one record through the application's own API. Events that were sent after the target are
@@ -216,7 +216,7 @@ class ApplicationIsBack(Rungs):
         smoke = f", then POST {app.smoke_path} once and list it" if app.smoke_path else ""
         return Plan(summary=f"Ask every pod of {place} on {app.health_path}{smoke}; count errors in their logs")
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return [
             PodsAreWell(self.database),
             SmokeTest(self.database),
@@ -232,7 +232,7 @@ class ApplicationIsBack(Rungs):
 
 
 @dataclass(frozen=True)
-class ApplicationsAreBack(Rungs):
+class ApplicationsAreBack(CheckGroup):
     """Every application of the profile is back: well, able to write and read, silent in its log since the cut.
 
     The smoke test makes one record through each application's own API. A pod that lived through the outage has said so
@@ -247,7 +247,7 @@ class ApplicationsAreBack(Rungs):
         named = [tenant.application.deployment for tenant in ctx.site.tenants if tenant.application]
         return Plan(summary=f"Ask every pod of {', '.join(named) or 'no application'}; make one record by each API")
 
-    def rungs(self) -> Sequence[Rung]:
+    def rungs(self) -> Sequence[CheckStep]:
         return _of_application("", "")
 
     def do(self, ctx: Context) -> Checks:
@@ -273,7 +273,7 @@ class ApplicationsAreBack(Rungs):
         return Checks(checks=tuple(found))
 
 
-def _of_application(database: str, since: str) -> list[Rung]:
+def _of_application(database: str, since: str) -> list[CheckStep]:
     return [PodsAreWell(database), SmokeTest(database), LogIsSilent(database, since)]
 
 

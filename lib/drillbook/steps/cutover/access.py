@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from drillbook import kube as k8s
-from drillbook.engine.step import Context, Plan, Step, Touch
+from drillbook.engine.step import Action, Context, Plan, Step
 from drillbook.errors import StepTimeoutError
 from drillbook.model import Effect, Frozen, Instant, show_seconds
 from drillbook.postgres.client import SQL
@@ -68,7 +68,7 @@ class OpenToClients(Step[Opened]):
         return Plan(
             summary=f"The lines of pg_hba that shut Cluster {ref} to its clients are removed",
             notes=tuple(rules(ctx.site)),
-            touches=(Touch("open to its clients", "Cluster", ref.namespace, ref.name),),
+            touches=(Action("open to its clients", "Cluster", ref.namespace, ref.name),),
         )
 
     def do(self, ctx: Context) -> Opened:

@@ -11,7 +11,7 @@ from drillbook.engine import undo
 from drillbook.engine.step import Context, Obligation
 from drillbook.errors import KubernetesError, PreconditionError, StepTimeoutError
 from drillbook.kube import connection_env
-from drillbook.kube.connection_env import Place
+from drillbook.kube.connection_env import AddressLocation
 from drillbook.model import show_seconds
 from drillbook.profile.schema import Application, Tenant
 from drillbook.steps.instances import promises_on
@@ -26,7 +26,7 @@ class Addressed:
     tenant: Tenant
     app: Application
     deployment: dict[str, Any]
-    place: Place
+    place: AddressLocation
     namespace: str  # the clusters'
     held: dict[str, Any] | None = None  # the Secret or ConfigMap that holds the address, where the Deployment doesn't itself
 

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import ClassVar
 
 from drillbook import kube as k8s
-from drillbook.engine.step import Context, Obligation, Plan, Rung, Step, Touch, pod_of
+from drillbook.engine.step import Action, CheckStep, Context, Obligation, Plan, Step, pod_of
 from drillbook.errors import Changed, PreconditionError, UpstreamError, VerificationError
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Instant
 from drillbook.postgres.client import SQL, as_text
 from drillbook.report.cards import show_bytes
-from drillbook.steps.cutover.carry_watch import CarryWatch
+from drillbook.steps.cutover.carry_watch import TransferWatch
 from drillbook.steps.cutover.swap_check import ASSUMED_BYTES_A_SECOND, SwapFits
 from drillbook.steps.preflight.readiness import SourceCluster
 from drillbook.steps.recovery.copy import Recovered
@@ -26,7 +26,7 @@ from drillbook.swap.superuser import CONTAINER, MAINTENANCE, Superuser
 _FOR_EVER = 30 * 86_400.0  # seconds
 
 
-class Carried(Frozen):
+class TransferredDatabase(Frozen):
     """The carried database, whole. ``bytes`` is the dump's size, all of which went through this machine."""
 
     database: str
@@ -59,7 +59,7 @@ def carried_obligation(ref: ClusterRef, name: str) -> Obligation:
 
 
 @dataclass(frozen=True)
-class CarryDatabase(Step[Carried]):
+class TransferDatabase(Step[TransferredDatabase]):
     """Carry the recovered database from the copy into the running cluster, under a new name.
 
     Dump and restore run in the pods themselves and are joined here, so the bytes pass through this machine. Nobody is
@@ -80,7 +80,7 @@ class CarryDatabase(Step[Carried]):
         return Plan(
             summary=f"Carry {self.fits.names.database} of the copy into {self.cluster.ref} as {name}",
             sql=(f"CREATE DATABASE {name}", f"pg_dump -Fc in the copy | pg_restore into {name}", "ANALYZE"),
-            touches=(Touch("create", "Database", self.cluster.ref.namespace, f"{self.cluster.ref.name}.{name}"),),
+            touches=(Action("create", "Database", self.cluster.ref.namespace, f"{self.cluster.ref.name}.{name}"),),
             notes=(
                 "as superuser on the source, by pods/exec: the record says so",
                 f"about {show_bytes(self._size(ctx))} of database, and as much WAL; volumes are watched, and it stops before one is full",
@@ -88,7 +88,7 @@ class CarryDatabase(Step[Carried]):
             ),
         )
 
-    def do(self, ctx: Context) -> Carried:
+    def do(self, ctx: Context) -> TransferredDatabase:
         names, started, at = self.fits.names, time.monotonic(), datetime.now(UTC)
         copy, source = superuser_of(ctx, self.recovered.ref), superuser_of(ctx, self.cluster.ref)
         ctx.recorder.obligation(carried_obligation(self.cluster.ref, names.carried))
@@ -107,7 +107,7 @@ class CarryDatabase(Step[Carried]):
         seconds = time.monotonic() - started
         ctx.recorder.phase("carry", at, seconds, f"dump and restore of {moved:,} bytes through this machine, ANALYZE")
         ctx.recorder.fact("carried", {"database": names.carried, "bytes": moved, "through_this_machine": True})
-        return Carried(
+        return TransferredDatabase(
             database=names.carried,
             bytes=moved,
             through_this_machine=True,
@@ -119,7 +119,7 @@ class CarryDatabase(Step[Carried]):
         names = self.fits.names
         writer = k8s.Command(copy.namespace, copy.pod, CONTAINER, dump_restore.dump(names.database))
         reader = k8s.Command(source.namespace, source.pod, CONTAINER, dump_restore.restore(names.carried))
-        watch = CarryWatch(ctx, self.cluster, source, usual_seconds=self._usual_seconds(ctx))
+        watch = TransferWatch(ctx, self.cluster, source, usual_seconds=self._usual_seconds(ctx))
         try:
             # No limit ends it: what is carried so far would be lost, and the next attempt would need as long.
             piped = ctx.kube.pipe(writer, reader, timeout_seconds=_FOR_EVER, on_bytes=watch)
@@ -145,7 +145,7 @@ class CarryDatabase(Step[Carried]):
         needs = ctx.recorder.seen("to_carry")
         return Needs.model_validate(needs).database_bytes if needs else self.fits.size_bytes
 
-    def verify(self, ctx: Context, result: Carried) -> None:
+    def verify(self, ctx: Context, result: TransferredDatabase) -> None:
         with ctx.source() as db:
             found = db.ask("cutover_names", names=[result.database])
         if not found or not found[0]["allows_connections"]:
@@ -167,7 +167,7 @@ def _first(stderr: str, code: int | None) -> str:
 
 
 @dataclass(frozen=True)
-class CompareCarried(Rung):
+class CompareTransferred(CheckStep):
     """The carried database is the copy's, object by object and row by row.
 
     Structure, grants, settings, comments, large objects, sequences' positions, and a keyed digest of every table; rows
@@ -190,4 +190,4 @@ class CompareCarried(Rung):
         return compare.compare(expected, observed, ctx.digest_key)
 
 
-__all__ = ["Carried", "CarryDatabase", "CompareCarried", "database_obligation", "superuser_of"]
+__all__ = ["CompareTransferred", "TransferDatabase", "TransferredDatabase", "database_obligation", "superuser_of"]

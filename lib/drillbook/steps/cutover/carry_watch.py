@@ -16,13 +16,13 @@ from drillbook.postgres.client import SQL
 from drillbook.report.cards import show_bytes
 from drillbook.steps.cutover.swap_check import archiver_faults, rooms_of
 from drillbook.steps.preflight.readiness import SourceCluster
-from drillbook.swap.disk_space import Room
+from drillbook.swap.disk_space import FreeSpace
 from drillbook.swap.superuser import MAINTENANCE, Superuser
 
 LOOK_SECONDS = 5.0
 
 
-class CarryWatch:
+class TransferWatch:
     """Looks every few seconds; answers whether to go on, and raises when holding is of no use any more.
 
     Held below a volume's reserve, ended below half of it, or when nothing becomes free within ``patience_seconds``.
@@ -34,7 +34,7 @@ class CarryWatch:
         cluster: SourceCluster,
         source: Superuser,
         *,
-        rooms: Callable[[], tuple[list[Room], list[str]]] | None = None,
+        rooms: Callable[[], tuple[list[FreeSpace], list[str]]] | None = None,
         usual_seconds: float = float("inf"),
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
@@ -89,8 +89,8 @@ class CarryWatch:
             self._source.run(MAINTENANCE, ended.format(database), repeatable=True)
 
 
-def _told(room: Room) -> str:
+def _told(room: FreeSpace) -> str:
     return f"{show_bytes(room.free_bytes)} free on {room.volume} of {room.pod}, {show_bytes(room.reserve_bytes)} must stay"
 
 
-__all__ = ["CarryWatch"]
+__all__ = ["TransferWatch"]

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from drillbook import kube as k8s
 from drillbook.archive.location import IN_TREE
 from drillbook.engine import undo as restoring
-from drillbook.engine.step import Context, Obligation, Plan, Step, Touch
+from drillbook.engine.step import Action, Context, Obligation, Plan, Step
 from drillbook.errors import VerificationError
 from drillbook.model import BaseBackup, Effect, Frozen
 from drillbook.postgres.client import SQL, Composed, Identifier, Literal, as_text
@@ -87,7 +87,7 @@ class _Measure:
     obj: dict[str, Any]
 
 
-class Held(Frozen):
+class SuspendedBackups(Frozen):
     """What was switched off, each in words."""
 
     changed: tuple[str, ...]
@@ -98,7 +98,7 @@ class Held(Frozen):
 
 
 @dataclass(frozen=True)
-class HoldBackups(Step[Held]):
+class SuspendBackups(Step[SuspendedBackups]):
     """Hold every backup: no retention, no scheduled backup, until this run has ended.
 
     Retention acts on a timer and would take the base backup away that this recovery stands on; a scheduled backup would
@@ -122,7 +122,7 @@ class HoldBackups(Step[Held]):
             ),
             touches=(
                 *pausing.touches(ctx, [one.obj for one in measures]),
-                *(Touch("patch", one.kind.kind, one.namespace, one.name, one.uid) for one in measures),
+                *(Action("patch", one.kind.kind, one.namespace, one.name, one.uid) for one in measures),
             ),
             notes=(
                 *(f"WARNING: {words}" for words in pausing.faults(ctx, [one.obj for one in measures])),
@@ -131,14 +131,14 @@ class HoldBackups(Step[Held]):
             ),
         )
 
-    def do(self, ctx: Context) -> Held:
+    def do(self, ctx: Context) -> SuspendedBackups:
         measures = list(self._measures(ctx))
         pausing.pause(ctx, [one.obj for one in measures])  # or it is put back seconds later
         for one in measures:
             restoring.change(ctx, one.kind, one.namespace, one.name, one.patch, one.what)
-        return Held(changed=tuple(one.what for one in measures))
+        return SuspendedBackups(changed=tuple(one.what for one in measures))
 
-    def verify(self, ctx: Context, result: Held) -> None:
+    def verify(self, ctx: Context, result: SuspendedBackups) -> None:
         # Asked again when a run is resumed: a cut may have let schedules go on since, or removed the Cluster.
         undone = []
         for promise in ctx.recorder.promises():
@@ -189,7 +189,7 @@ class HoldBackups(Step[Held]):
 
 
 def _holds(promise: Obligation, kind: k8s.Kind, patch: dict[str, Any]) -> bool:
-    """Whether it is the promise to put back what `HoldBackups` has changed on an object of this kind."""
+    """Whether it is the promise to put back what `SuspendBackups` has changed on an object of this kind."""
     return promise.kind == kind.kind and (promise.undo or {}).get("set") == patch
 
 
@@ -231,7 +231,7 @@ class BlockWrites(Step[Blocked]):
         return Plan(
             summary=f"Database {self.database} of {ref} is read-only from now on, for roles with a setting of their own too; its sessions are ended",
             sql=tuple(as_text(one) for one in self._statements()),
-            touches=(Touch("block writes to", "Database", ref.namespace, f"{ref.name}.{self.database}"),),
+            touches=(Action("block writes to", "Database", ref.namespace, f"{ref.name}.{self.database}"),),
             lost=(f"transactions that are open in {self.database} now, and every write until this is undone",),
             notes=("as superuser on the source, by pods/exec: the record says so", "other tenants are not touched"),
         )
@@ -318,7 +318,7 @@ class ArchiveNow(ArchiveTheEnd):
 
 
 @dataclass(frozen=True)
-class PutBackAndRemove(RemoveRecoveryCluster):
+class RestoreSettingsAndRemoveCopy(RemoveRecoveryCluster):
     """Put back what stopped the bleeding, remove the copy, and prove it gone with its volume.
 
     A value is put back only while it is still the one that this run set: what another hand has changed since is named
@@ -326,7 +326,7 @@ class PutBackAndRemove(RemoveRecoveryCluster):
     UID. All of it settles what this run promised, so there is no gate.
     """
 
-    held: Held
+    held: SuspendedBackups
     blocked: Blocked
 
     def plan(self, ctx: Context) -> Plan:
@@ -345,4 +345,4 @@ class PutBackAndRemove(RemoveRecoveryCluster):
         return found.model_copy(update={"removed": (*done, *found.removed)})
 
 
-__all__ = ["ArchiveNow", "BlockWrites", "Blocked", "CheckRecoveryReadiness", "Held", "HoldBackups", "PutBackAndRemove", "writes_promise"]
+__all__ = ["ArchiveNow", "BlockWrites", "Blocked", "CheckRecoveryReadiness", "RestoreSettingsAndRemoveCopy", "SuspendBackups", "SuspendedBackups", "writes_promise"]

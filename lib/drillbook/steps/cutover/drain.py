@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.engine import undo
-from drillbook.engine.plan import Touch
+from drillbook.engine.plan import Action
 from drillbook.engine.step import Context, Plan, Step
 from drillbook.errors import Changed, ParameterError, StepTimeoutError, VerificationError
 from drillbook.kube import reconcilers, workloads
@@ -70,16 +70,16 @@ def still_there(ctx: Context, fits: AppFits) -> tuple[list[str], list[tuple[str,
     return [pod["metadata"]["name"] for pod in left], sessions_of_the_app(ctx, fits)
 
 
-def _changed(fits: AppFits, app: Application, cluster: SourceCluster) -> list[Touch]:
+def _changed(fits: AppFits, app: Application, cluster: SourceCluster) -> list[Action]:
     """What a drain changes, in its order: who would undo it, the application, what it connects through."""
     changed = [
-        Touch("pause automated sync of", k8s.APPLICATION.kind, hand.namespace, hand.name)
+        Action("pause automated sync of", k8s.APPLICATION.kind, hand.namespace, hand.name)
         for hand in fits.hands
         if hand.pausable and hand.acts
     ]
-    changed.append(Touch("scale to 0", k8s.DEPLOYMENT.kind, app.namespace, app.deployment, fits.deployment_uid))
+    changed.append(Action("scale to 0", k8s.DEPLOYMENT.kind, app.namespace, app.deployment, fits.deployment_uid))
     if app.pooler:
-        changed.append(Touch("pause", k8s.POOLER.kind, cluster.ref.namespace, app.pooler))
+        changed.append(Action("pause", k8s.POOLER.kind, cluster.ref.namespace, app.pooler))
     return changed
 
 
@@ -140,7 +140,7 @@ class DrainApplication(Step[Drained]):
             paused=tuple(hand.who for hand in self.fits.hands if hand.pausable and hand.acts),
         )
 
-    def _change(self, ctx: Context, touch: Touch) -> None:
+    def _change(self, ctx: Context, touch: Action) -> None:
         kind, patch, what = _PATCHES[touch.kind]
         undo.change(ctx, kind, touch.namespace, touch.name, patch, what)
 
@@ -193,7 +193,7 @@ class ScaleUpApplication(Step[InService]):
         return Plan(
             summary=f"Scale Deployment {app.namespace}/{app.deployment} to its replicas before the drain; {app.health_path} "
             "must answer that it is well",
-            touches=(Touch("scale back", "Deployment", app.namespace, app.deployment, self.fits.deployment_uid),),
+            touches=(Action("scale back", "Deployment", app.namespace, app.deployment, self.fits.deployment_uid),),
         )
 
     def do(self, ctx: Context) -> InService:

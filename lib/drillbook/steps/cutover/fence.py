@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.engine import undo
-from drillbook.engine.step import Context, Plan, Step, Touch
+from drillbook.engine.step import Action, Context, Plan, Step
 from drillbook.errors import KubernetesError, StepTimeoutError, VerificationError
 from drillbook.model import Effect, Frozen, show_seconds
 from drillbook.steps.instances import (
@@ -65,7 +65,7 @@ class FenceOldCluster(Step[FencedCluster]):
         healthy = found.get("status", {}).get("phase") == HEALTHY and not is_fenced(found)
         return Plan(
             summary=f'Annotation {FENCED}: ["*"] on Cluster {ref}; PostgreSQL stops on each of its instances',
-            touches=(Touch("fence", "Cluster", ref.namespace, ref.name, self.old.uid),),
+            touches=(Action("fence", "Cluster", ref.namespace, ref.name, self.old.uid),),
             notes=(
                 *((f"WARNING: {ref} is healthy now; {STILL_HEALTHY}",) if healthy else ()),
                 *(f"WARNING: {words}" for words in away),

@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.archive.lost_cluster import KEPT_CLUSTER, MADE_AGAIN
-from drillbook.engine.step import Context, Obligation, Plan, Step, Touch
+from drillbook.engine.step import Action, Context, Obligation, Plan, Step
 from drillbook.errors import Changed, KubernetesError, PreconditionError, StepTimeoutError, VerificationError
 from drillbook.manifests import replacement
-from drillbook.manifests.replacement import Replacement
+from drillbook.manifests.replacement import ReplacementNames
 from drillbook.model import Effect, Frozen, Instant, show_instant, show_seconds
 from drillbook.steps.archive.losses import of_every_tenant
-from drillbook.steps.archive.restore_point import RestorePoint
+from drillbook.steps.archive.restore_point import RestoreStart
 from drillbook.steps.cutover import access, schedules
 from drillbook.steps.cutover.rebuild_check import Rebuildable, claims_of, held, orphan_fault, require_recoverable
 from drillbook.steps.cutover.service import of_cluster, recall, remember
@@ -63,7 +63,7 @@ class RemoveOldCluster(Step[RemovedCluster]):
     gated: ClassVar[bool] = True
     point_of_no_return: ClassVar[bool] = True
     old: OldCluster
-    point: RestorePoint
+    point: RestoreStart
     checked: Rebuildable
 
     def check(self, ctx: Context) -> None:
@@ -79,11 +79,11 @@ class RemoveOldCluster(Step[RemovedCluster]):
         ref = self.old.ref
         losing, losses = of_every_tenant(ctx, ref)
         touches = [*losing, *pausing.touches(ctx, held(ctx, self.old))]
-        touches += [Touch("suspend", "ScheduledBackup", ref.namespace, *pair) for pair in self.checked.schedules]
+        touches += [Action("suspend", "ScheduledBackup", ref.namespace, *pair) for pair in self.checked.schedules]
         if self.old.gone:
             return Plan(summary=f"Cluster {ref} is gone already: its schedules are suspended", touches=tuple(touches))
-        touches.append(Touch("delete", "Cluster", ref.namespace, ref.name, self.old.uid))
-        touches += [Touch("delete", "PersistentVolumeClaim", ref.namespace, *pair) for pair in self.checked.volumes]
+        touches.append(Action("delete", "Cluster", ref.namespace, ref.name, self.old.uid))
+        touches += [Action("delete", "PersistentVolumeClaim", ref.namespace, *pair) for pair in self.checked.volumes]
         kept = [
             f"the class retains volume {name}: it stays, and holds the old data" for name in self.checked.kept_volumes
         ]
@@ -92,7 +92,7 @@ class RemoveOldCluster(Step[RemovedCluster]):
             notes=(
                 f"recovered again from base backup {self.point.backup.backup_id} in {self.old.location}",
                 *kept,
-                *(str(hand) for hand in pausing.hands_of(ctx, held(ctx, self.old))),
+                *(str(hand) for hand in pausing.reconcilers_of(ctx, held(ctx, self.old))),
                 *(f"Secret {ref.name}-{part} stays, where CloudNativePG generated it" for part in OUTLIVING),
             ),
             touches=tuple(touches),
@@ -107,7 +107,7 @@ class RemoveOldCluster(Step[RemovedCluster]):
     def do(self, ctx: Context) -> RemovedCluster:
         begun, at = time.monotonic(), datetime.now(UTC)
         ref = self.old.ref
-        names = Replacement.under_the_old_name(ref, ctx.run_id, self.checked.server_name)
+        names = ReplacementNames.under_the_old_name(ref, ctx.run_id, self.checked.server_name)
         self._keep(ctx, names)
         found = of_cluster(ctx, k8s.SCHEDULED_BACKUP, self.old, ref.name)
         pausing.pause(ctx, held(ctx, self.old))
@@ -139,7 +139,7 @@ class RemoveOldCluster(Step[RemovedCluster]):
         ctx.recorder.fact("removed", result.model_dump(mode="json"))
         return result
 
-    def _keep(self, ctx: Context, names: Replacement) -> None:
+    def _keep(self, ctx: Context, names: ReplacementNames) -> None:
         """The Cluster's object in a ConfigMap: what is made again is made from it, also by another machine."""
         if ctx.kube.get(k8s.CONFIG_MAP, self.old.ref.namespace, names.made_by) is not None:
             return
@@ -151,7 +151,7 @@ class RemoveOldCluster(Step[RemovedCluster]):
         note["data"]["superuser"] = json.dumps(bool(was["spec"].get("enableSuperuserAccess")))
         ctx.kube.create(note)
 
-    def _keep_password(self, ctx: Context, names: Replacement) -> None:
+    def _keep_password(self, ctx: Context, names: ReplacementNames) -> None:
         """The owner's password in a Secret that outlives the Cluster: CloudNativePG's own dies with it."""
         if has_own_secret(ctx, self.old):
             return
@@ -224,13 +224,13 @@ class CreateUnderOldName(CreateReplacementCluster):
     gated: ClassVar[bool] = True
     stays: ClassVar[bool] = True
 
-    def _cluster(self, ctx: Context, names: Replacement, secret: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    def _cluster(self, ctx: Context, names: ReplacementNames, secret: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         """Shut to its clients until it is verified: its Services route to it from the first second."""
         cluster, left_out = super()._cluster(ctx, names, secret)
         return access.shut(cluster, ctx.site), left_out
 
-    def names(self, ctx: Context) -> Replacement:
-        return Replacement.under_the_old_name(self.old.ref, ctx.run_id, self.server_name)
+    def names(self, ctx: Context) -> ReplacementNames:
+        return ReplacementNames.under_the_old_name(self.old.ref, ctx.run_id, self.server_name)
 
     def check(self, ctx: Context) -> None:
         super().check(ctx)
@@ -287,7 +287,7 @@ class FinishRebuild(Step[Rebuilt]):
 
     def do(self, ctx: Context) -> Rebuilt:
         ref = self.old.ref
-        names = Replacement.under_the_old_name(ref, ctx.run_id, self.checked.server_name)
+        names = ReplacementNames.under_the_old_name(ref, ctx.run_id, self.checked.server_name)
         before = recall(ctx, ref.namespace, names.made_by, "superuser")
         ctx.kube.patch(k8s.CLUSTER, ref.namespace, ref.name, {"spec": {"enableSuperuserAccess": bool(before)}})
         remember(ctx, ref.namespace, names.made_by, MADE_AGAIN, True)

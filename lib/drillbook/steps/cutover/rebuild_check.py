@@ -9,9 +9,9 @@ from drillbook import archive
 from drillbook import kube as k8s
 from drillbook.engine.step import Context, Step
 from drillbook.errors import BaseBackupMissing, KubernetesError, NotReady, PreconditionError, WalGap
-from drillbook.manifests.replacement import Replacement
+from drillbook.manifests.replacement import ReplacementNames
 from drillbook.model import Frozen
-from drillbook.steps.archive.restore_point import RestorePoint
+from drillbook.steps.archive.restore_point import RestoreStart
 from drillbook.steps.cutover.service import of_cluster
 from drillbook.steps.preflight import pausing
 from drillbook.steps.preflight.old_cluster import OldCluster, as_it_was
@@ -41,7 +41,7 @@ class CheckRebuild(Step[Rebuildable]):
     server_name: str = ""
 
     def do(self, ctx: Context) -> Rebuildable:
-        names = Replacement.under_the_old_name(self.old.ref, ctx.run_id, self.server_name)
+        names = ReplacementNames.under_the_old_name(self.old.ref, ctx.run_id, self.server_name)
         claims = claims_of(ctx, self.old)
         faults = [orphan_fault(self.old, claim) for claim in claims if not claim["metadata"].get("ownerReferences")]
         try:
@@ -107,7 +107,7 @@ def _retained(ctx: Context, claim: dict[str, Any]) -> bool:
     return found is not None and found.get("reclaimPolicy", "Delete") != "Delete"
 
 
-def require_recoverable(ctx: Context, old: OldCluster, point: RestorePoint) -> None:
+def require_recoverable(ctx: Context, old: OldCluster, point: RestoreStart) -> None:
     """Raise unless the base backup is whole in the bucket, with unbroken WAL to the target: asked right before removing."""
     backup = point.backup
     found = archive.catalogue(ctx.store, backup.server_name, system_id=old.system_id)

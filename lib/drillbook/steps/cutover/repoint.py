@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.engine import undo as restoring
-from drillbook.engine.step import Context, Obligation, Plan, Step, Touch
+from drillbook.engine.step import Action, Context, Obligation, Plan, Step
 from drillbook.errors import KubernetesError, NotReady, PreconditionError, VerificationError
 from drillbook.kube import connection_env
-from drillbook.manifests.replacement import Replacement
+from drillbook.manifests.replacement import ReplacementNames
 from drillbook.model import Effect, Frozen, show_instant
 from drillbook.steps.archive.losses import of_every_tenant
 from drillbook.steps.cutover import schedules
@@ -55,7 +55,7 @@ class CheckRepoint(Step[Repointable]):
     old: OldCluster
 
     def do(self, ctx: Context) -> Repointable:
-        names = Replacement.beside(self.old.ref, ctx.run_id)
+        names = ReplacementNames.beside(self.old.ref, ctx.run_id)
         if faults := follow_faults(ctx, self.old, names):
             raise NotReady(faults, where=f"a replacement of {self.old.ref}")
         found, others = addressed(ctx)
@@ -99,7 +99,7 @@ class RepointPoolers(Step[Repointed]):
         return Plan(
             summary=f"{len(known)} Poolers deleted and created again over {self.replacement.ref.name}",
             objects=tuple(over(item, self.replacement.ref.name) for item in known),
-            touches=(*(Touch("recreate", "Pooler", namespace, item["metadata"]["name"]) for item in known), *touches),
+            touches=(*(Action("recreate", "Pooler", namespace, item["metadata"]["name"]) for item in known), *touches),
             lost=(*(f"the connections of Pooler {item['metadata']['name']}" for item in known), *lost),
             harmless=not known and not lost,
         )
@@ -240,7 +240,7 @@ class RepointApplication(Step[Repointed]):
             notes=(*notes, *(f"not ours to change: {text}" for text in others)),
             touches=pausing.touches(ctx, [item for one in found for item in one.objects])
             + tuple(
-                Touch(
+                Action(
                     f"point at {new}",
                     "Deployment",
                     one.app.namespace,
@@ -284,7 +284,7 @@ def require_known_address(one: Addressed, old: str, new: str) -> None:
     )
 
 
-def follow_faults(ctx: Context, old: OldCluster, names: Replacement) -> list[str]:
+def follow_faults(ctx: Context, old: OldCluster, names: ReplacementNames) -> list[str]:
     """What keeps the applications from following to a replacement of these names, all of it at once. Changes nothing."""
     faults: list[str] = []
     found, _ = addressed(ctx)

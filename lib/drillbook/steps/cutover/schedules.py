@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.engine import undo
-from drillbook.engine.step import Context, Obligation, Plan, Step, Touch
+from drillbook.engine.step import Action, Context, Obligation, Plan, Step
 from drillbook.errors import KubernetesError, VerificationError
 from drillbook.manifests import replacement as replacements
 from drillbook.model import Effect, Frozen
@@ -50,7 +50,7 @@ class MoveSchedules(Step[Schedules]):
         found = of_cluster(ctx, k8s.SCHEDULED_BACKUP, self.old, self.old.ref.name)
         namespace = self.old.ref.namespace
         touches = tuple(
-            Touch("suspend", "ScheduledBackup", namespace, item["metadata"]["name"], item["metadata"]["uid"])
+            Action("suspend", "ScheduledBackup", namespace, item["metadata"]["name"], item["metadata"]["uid"])
             for item in found
         )
         return Plan(

@@ -8,18 +8,18 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.archive import ResolvedTarget
-from drillbook.engine.step import Context, Rung, Step
+from drillbook.engine.step import CheckStep, Context, Step
 from drillbook.errors import NotReady, ParameterError, RunbookError
 from drillbook.forecast import Forecast
 from drillbook.kube import workloads
-from drillbook.kube.reconcilers import Hand, hands_on
+from drillbook.kube.reconcilers import Reconciler, reconcilers_on
 from drillbook.model import Check, Frozen, Verdict, show_seconds
 from drillbook.profile.schema import Tenant
 from drillbook.steps.archive.forecast import ForecastRecovery
 from drillbook.steps.preflight.limits import limit_faults
 from drillbook.steps.preflight.readiness import SourceCluster
 from drillbook.steps.recovery.copy import Recovered
-from drillbook.swap.disk_space import DEFAULT_TABLESPACES, FACTOR, Needs, Room, rooms_on, tablespaces_of
+from drillbook.swap.disk_space import DEFAULT_TABLESPACES, FACTOR, FreeSpace, Needs, rooms_on, tablespaces_of
 from drillbook.swap.names import Names
 
 # What carrying takes is not known before it was done here: dump, transfer and indexes at this rate are an assumption.
@@ -31,7 +31,7 @@ class AppFits(Frozen):
 
     names: Names
     app_role: str
-    hands: tuple[Hand, ...]
+    hands: tuple[Reconciler, ...]
     deployment_uid: str = ""
     oid: int = 0  # of the database that is in service before the cut; 0: not needed
 
@@ -43,7 +43,7 @@ class SwapFits(AppFits):
     unarchived_bytes: int
     needed_bytes: int
     carry_seconds_assumed: float
-    room: tuple[Room, ...]
+    room: tuple[FreeSpace, ...]
     sessions: tuple[tuple[str, int], ...]  # of the application's role, by application name
     ended: tuple[tuple[str, int], ...] = ()  # of others, who are ended by the cut
 
@@ -177,10 +177,10 @@ def archiver_faults(ctx: Context, archiver: dict[str, Any]) -> list[str]:
     return []
 
 
-def rooms_of(ctx: Context, cluster: SourceCluster) -> tuple[list[Room], list[str]]:
+def rooms_of(ctx: Context, cluster: SourceCluster) -> tuple[list[FreeSpace], list[str]]:
     """Every volume of every instance, and what can't be looked into."""
     found = ctx.cluster_object(cluster.ref)
-    rooms: list[Room] = []
+    rooms: list[FreeSpace] = []
     faults = []
     for pod in found.get("status", {}).get("instanceNames") or [cluster.primary]:
         try:
@@ -190,7 +190,7 @@ def rooms_of(ctx: Context, cluster: SourceCluster) -> tuple[list[Room], list[str
     return rooms, faults
 
 
-def app_faults(ctx: Context, cluster: SourceCluster, tenant: Tenant) -> tuple[list[Hand], str, list[str]]:
+def app_faults(ctx: Context, cluster: SourceCluster, tenant: Tenant) -> tuple[list[Reconciler], str, list[str]]:
     """Who else holds the tenant's application and its Pooler, its Deployment's UID, and what is in the way of a cut."""
     missing = _rights_missing(ctx, cluster, tenant)
     if tenant.application is None:
@@ -199,12 +199,12 @@ def app_faults(ctx: Context, cluster: SourceCluster, tenant: Tenant) -> tuple[li
         found = workloads.deployment(ctx.kube, tenant.application)
     except RunbookError as error:
         return [], "", [error.what, *missing]
-    hands = hands_on(ctx.kube, found)
+    hands = reconcilers_on(ctx.kube, found)
     if tenant.application.pooler:
         pooler = ctx.kube.get(k8s.POOLER, cluster.ref.namespace, tenant.application.pooler)
         if pooler is None:
             return hands, "", [f"Pooler {cluster.ref.namespace}/{tenant.application.pooler} does not exist", *missing]
-        hands += hands_on(ctx.kube, pooler)
+        hands += reconcilers_on(ctx.kube, pooler)
     faults = [f"other hands would put back what the cut changes: {hand}" for hand in hands if hand.in_the_way]
     if not missing:
         faults += workloads.unreachable(ctx.kube, tenant.application)
@@ -243,7 +243,7 @@ def _fits(found: SwapFits, forecast: Forecast | None) -> Check:
 
 
 @dataclass(frozen=True)
-class CheckCanBeCarried(Rung):
+class CheckTransferable(CheckStep):
     """Everything of the copy's database can be carried, and there is room for it; what stays behind is named.
 
     Roles aren't carried: those that the database needs have to be on the source. So do tablespaces, and extensions in the
@@ -331,4 +331,4 @@ def unfit_extensions(found: Sequence[dict[str, Any]], available: Sequence[dict[s
     return unfit
 
 
-__all__ = ["AppFits", "CheckCanBeCarried", "CheckSwapFits", "SwapFits", "app_faults", "tenant_of"]
+__all__ = ["AppFits", "CheckSwapFits", "CheckTransferable", "SwapFits", "app_faults", "tenant_of"]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 from drillbook.engine import undo as restoring
-from drillbook.engine.step import Context, Obligation, Plan, Step, Touch
+from drillbook.engine.step import Action, Context, Obligation, Plan, Step
 from drillbook.errors import Changed, PreconditionError, RunbookError, VerificationError
 from drillbook.model import Check, Effect, Frozen, Instant, Lsn, Verdict, show_instant
 from drillbook.postgres.client import SQL, Literal, as_text
@@ -17,7 +17,7 @@ from drillbook.steps.cutover.drain import still_there
 from drillbook.steps.cutover.swap_check import AppFits
 from drillbook.steps.preflight.readiness import SourceCluster
 from drillbook.swap import rename
-from drillbook.swap.names import Kept
+from drillbook.swap.names import RetainedDatabase
 from drillbook.swap.superuser import MAINTENANCE
 
 KEPT_FOR = timedelta(days=14)
@@ -49,8 +49,8 @@ def _there(ctx: Context, fits: AppFits) -> dict[str, dict[str, Any]]:
         return {row["name"]: row for row in db.ask("cutover_names", names=fits.names.all)}
 
 
-def _kept(there: dict[str, dict[str, Any]], name: str) -> Kept | None:
-    return Kept.read(there[name]["comment"]) if name in there else None
+def _kept(there: dict[str, dict[str, Any]], name: str) -> RetainedDatabase | None:
+    return RetainedDatabase.read(there[name]["comment"]) if name in there else None
 
 
 def _require_drained(ctx: Context, fits: AppFits) -> None:
@@ -189,14 +189,14 @@ def _plan(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, asid
         summary=f"{database} becomes {aside}, {new} becomes {database}",
         sql=tuple(as_text(one) for one in renames),
         touches=(
-            Touch(
+            Action(
                 "rename",
                 "Database",
                 place.namespace,
                 f"{place.name}.{database}",
                 str(fits.oid) if what == DAMAGED else "",
             ),
-            Touch("rename", "Database", place.namespace, f"{place.name}.{new}"),
+            Action("rename", "Database", place.namespace, f"{place.name}.{new}"),
         ),
         notes=(
             f"kept for {KEPT_FOR.days} days, then dropped only behind a gate of its own",
@@ -311,14 +311,14 @@ class DropDamaged(Step[Dropped]):
         return Plan(
             summary=f"Drop {self.kept} of {ref}",
             sql=(as_text(rename.drop(str(self.kept))),),
-            touches=(Touch("drop", "Database", ref.namespace, f"{ref.name}.{self.kept}"),),
+            touches=(Action("drop", "Database", ref.namespace, f"{ref.name}.{self.kept}"),),
             lost=(f"everything in {self.kept}: swapping back is over",),
         )
 
     def check(self, ctx: Context) -> None:
         with ctx.source() as db:
             found = db.ask("cutover_names", names=[self.kept])
-        if found and Kept.read(found[0]["comment"]) is None:
+        if found and RetainedDatabase.read(found[0]["comment"]) is None:
             raise PreconditionError(
                 f"{self.kept} was not put aside by a cut: its comment doesn't say so",
                 todo="Name the database that the cut's record names.",
@@ -337,7 +337,7 @@ class DropDamaged(Step[Dropped]):
 
 
 @dataclass(frozen=True)
-class RemoveCarried(Step[Dropped]):
+class RemoveTransferred(Step[Dropped]):
     """Drop the carried database that never went into service.
 
     This run has made it, and nobody but a superuser was ever in it: so it needs no gate. After a cut there is none.
@@ -373,4 +373,4 @@ def _require_gone(ctx: Context, name: str) -> None:
         )
 
 
-__all__ = ["DropDamaged", "Dropped", "RemoveCarried", "SwapBack", "SwapDatabase", "Swapped"]
+__all__ = ["DropDamaged", "Dropped", "RemoveTransferred", "SwapBack", "SwapDatabase", "Swapped"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drillbook.engine.step import Context, Plan, Rung, Step
+from drillbook.engine.step import CheckStep, Context, Plan, Step
 from drillbook.errors import RunbookError
 from drillbook.model import Check, Effect, Frozen, Verdict, causes, show_seconds
 from drillbook.report.cards import show_bytes
@@ -15,7 +15,7 @@ from drillbook.steps.finish import webhook as notify
 from drillbook.steps.preflight.readiness import SourceCluster
 
 
-class Answer(Frozen):
+class DecisionText(Frozen):
     """``answer`` to the question in one line, and ``text`` to paste where people read it."""
 
     answer: str
@@ -23,7 +23,7 @@ class Answer(Frozen):
 
 
 @dataclass(frozen=True)
-class MayIDeployNow(Step[Answer]):
+class DeployDecision(Step[DecisionText]):
     """May I deploy now?
 
     Yes only if every required check of this run is VERIFIED: the backup is whole in the bucket, its WAL is archived,
@@ -33,7 +33,7 @@ class MayIDeployNow(Step[Answer]):
     cluster: SourceCluster
     finished: FinishedBackup
 
-    def do(self, ctx: Context) -> Answer:
+    def do(self, ctx: Context) -> DecisionText:
         unmet = ctx.recorder.unmet()
         backup, window = ctx.recorder.seen("backup"), ctx.recorder.seen("window")
         if unmet or not backup or not window:
@@ -52,10 +52,10 @@ class MayIDeployNow(Step[Answer]):
         text = f"{self.cluster.ref}: backup for {reason or 'no reason given'}. {answer} Run {ctx.run_id}."
         ctx.recorder.fact("answer", answer)
         ctx.recorder.log("announcement.txt", text + "\n")
-        return Answer(answer=answer, text=text)
+        return DecisionText(answer=answer, text=text)
 
 
-class Announcement(Rung):
+class Announcement(CheckStep):
     """A step that says how a run ended: written to the run's logs, and posted to the site's webhook if the profile names one.
 
     A webhook that fails does not undo what was done: the text is in the logs, to be pasted.
@@ -92,13 +92,13 @@ class Announcement(Rung):
 
 
 @dataclass(frozen=True)
-class Announce(Announcement):
+class AnnounceDecision(Announcement):
     """Tell people, by the site's webhook.
 
     The text stands above to be pasted where no webhook is named. A webhook that fails does not undo the backup.
     """
 
-    answer: Answer
+    answer: DecisionText
 
     def plan(self, ctx: Context) -> Plan:
         webhook = ctx.site.announce.webhook
@@ -108,4 +108,4 @@ class Announce(Announcement):
         return self.post(ctx, self.answer.text)
 
 
-__all__ = ["Announce", "Answer", "MayIDeployNow"]
+__all__ = ["AnnounceDecision", "DecisionText", "DeployDecision"]

@@ -21,7 +21,7 @@ NOTHING_IN_GIT = (
 
 
 @dataclass(frozen=True)
-class TellPeople(Announcement):
+class AnnounceRecovery(Announcement):
     """Say what was recovered, what is lost, how to go back, and what to change in Git; and tell people.
 
     From what this run has seen and nothing else. The text and the patch lie with the run's logs; the text goes to the
@@ -83,4 +83,4 @@ class TellPeople(Announcement):
         return [lost + (f" Not touched: {names}, which would have lost commits too." if others else "")]
 
 
-__all__ = ["TellPeople"]
+__all__ = ["AnnounceRecovery"]

@@ -9,7 +9,7 @@ from drillbook.engine.step import Context
 from drillbook.model import ArchivedCommit, Check, causes, show_instant, show_seconds
 from drillbook.steps.archive.base_backup import ArchivedWal
 from drillbook.steps.archive.losses import TenantLoss, to_tell
-from drillbook.steps.archive.restore_point import RestorePoint
+from drillbook.steps.archive.restore_point import RestoreStart
 from drillbook.steps.archive.salvage import given_up
 from drillbook.steps.finish.announce import Announcement
 from drillbook.steps.finish.git_patch import GitPatch, PatchForGit
@@ -19,7 +19,7 @@ from drillbook.steps.recovery.replacement import ReplacementCluster
 
 
 @dataclass(frozen=True)
-class TellOfRestore(Announcement):
+class AnnounceRestore(Announcement):
     """Say what came back, up to which commit, how to go back, and what each tenant must do; and tell people.
 
     From what this run has seen and nothing else. The text and the patch for Git lie with the run's logs; the text goes
@@ -27,7 +27,7 @@ class TellOfRestore(Announcement):
     """
 
     old: OldCluster
-    point: RestorePoint
+    point: RestoreStart
     archived: ArchivedWal
     replacement: ReplacementCluster
     recovered: Recovered
@@ -84,4 +84,4 @@ class TellOfRestore(Announcement):
         ]
 
 
-__all__ = ["PatchForGit", "TellOfRestore"]
+__all__ = ["AnnounceRestore", "PatchForGit"]

@@ -9,7 +9,7 @@ from drillbook.engine.step import Context
 from drillbook.errors import RunbookError
 from drillbook.model import show_instant
 from drillbook.steps.instances import is_fenced
-from drillbook.swap.names import Kept
+from drillbook.swap.names import RetainedDatabase
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _of_server(ctx: Context) -> list[Remain]:
         return [Remain(f"the databases of {ctx.source_ref} can't be read: {error.what}", error.todo)]
     found = []
     for row in rows:
-        name, kept = str(row["name"]), Kept.read(row["comment"])
+        name, kept = str(row["name"]), RetainedDatabase.read(row["comment"])
         if kept is not None:
             what = f"database {name} was put aside by run {kept.run} ({kept.what}), for {kept.owner} until {show_instant(kept.expires_at)}"
             found.append(Remain(what, f"When nobody needs the way back any more: DROP DATABASE {name}"))

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.engine import undo
-from drillbook.engine.step import Context, Obligation, Plan, Rung, Touch
+from drillbook.engine.step import Action, CheckStep, Context, Obligation, Plan
 from drillbook.engine.undo import REPLACED, SYNCED, synced
 from drillbook.errors import PreconditionError
-from drillbook.kube.reconcilers import UNSYNCED, Hand, hands_on
+from drillbook.kube.reconcilers import UNSYNCED, Reconciler, reconcilers_on
 from drillbook.model import Check, Effect, Verdict
 
 Objects = Sequence[dict[str, Any]]
@@ -20,41 +20,41 @@ PATIENCE_SECONDS = 20.0
 """How long a comparison is waited for. Argo CD watches what it holds; Git it asks every three minutes."""
 
 
-def hands_of(ctx: Context, objects: Objects) -> list[Hand]:
+def reconcilers_of(ctx: Context, objects: Objects) -> list[Reconciler]:
     """Everybody who holds one of the objects, each once."""
-    found: dict[str, Hand] = {}
+    found: dict[str, Reconciler] = {}
     for item in objects:
-        for hand in hands_on(ctx.kube, item):
+        for hand in reconcilers_on(ctx.kube, item):
             found.setdefault(hand.who, hand)
     return list(found.values())
 
 
 def faults(ctx: Context, objects: Objects) -> list[str]:
     """Everybody who would put one of the objects back and can't be paused by a run, in words."""
-    return [f"other hands would put back what the cut changes: {hand}" for hand in hands_of(ctx, objects) if hand.in_the_way]
+    return [f"other hands would put back what the cut changes: {hand}" for hand in reconcilers_of(ctx, objects) if hand.in_the_way]
 
 
 def require_free(ctx: Context, objects: Objects) -> None:
     """Raise, naming them, if somebody would put an object back and can't be paused by this run."""
-    if blocking := [hand for hand in hands_of(ctx, objects) if hand.in_the_way]:
+    if blocking := [hand for hand in reconcilers_of(ctx, objects) if hand.in_the_way]:
         raise PreconditionError(
             "another controller would put back what the cut changes: " + "; ".join(str(hand) for hand in blocking),
             todo="Pause it, or make the change where it reads its manifests; then go on.",
         )
 
 
-def touches(ctx: Context, objects: Objects) -> tuple[Touch, ...]:
+def touches(ctx: Context, objects: Objects) -> tuple[Action, ...]:
     """What pausing will touch; the same whether it is paused already."""
     return tuple(
-        Touch("pause automated sync of", k8s.APPLICATION.kind, hand.namespace, hand.name)
-        for hand in hands_of(ctx, objects)
+        Action("pause automated sync of", k8s.APPLICATION.kind, hand.namespace, hand.name)
+        for hand in reconcilers_of(ctx, objects)
         if hand.pausable
     )
 
 
 def pause(ctx: Context, objects: Objects) -> None:
     """Pause who would put the objects back; each is promised to go on. Safe to repeat."""
-    for hand in hands_of(ctx, objects):
+    for hand in reconcilers_of(ctx, objects):
         if hand.pausable and hand.acts:
             what = "doesn't sync by itself while its declared state is the one before the cut"
             undo.change(ctx, k8s.APPLICATION, hand.namespace, hand.name, UNSYNCED, what)
@@ -80,7 +80,7 @@ def let_go_on(ctx: Context) -> None:
 
 
 @dataclass(frozen=True)
-class DeclaredStateAgrees(Rung):
+class DeclaredStateAgrees(CheckStep):
     """What is declared agrees with the cut, so that reconcilers can go on.
 
     Argo CD compares while it is paused. As long as Git declares the state before the cut it stays paused, and this run
@@ -119,5 +119,13 @@ class DeclaredStateAgrees(Rung):
 
 
 __all__ = [
-    "DeclaredStateAgrees", "faults", "hands_of", "let_go_on", "pause", "paused", "require_free", "stay_paused", "touches",
+    "DeclaredStateAgrees",
+    "faults",
+    "let_go_on",
+    "pause",
+    "paused",
+    "reconcilers_of",
+    "require_free",
+    "stay_paused",
+    "touches",
 ]  # fmt: skip

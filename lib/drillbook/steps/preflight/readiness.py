@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.archive.location import IN_TREE, PLUGIN
-from drillbook.engine.step import Context, Rung, Step
+from drillbook.engine.step import CheckStep, Context, Step
 from drillbook.errors import NotReady, PreconditionError, RunbookError
 from drillbook.manifests import recovery as manifests
 from drillbook.manifests.recovery import RUN_LABEL
@@ -333,7 +333,7 @@ class CheckReadiness(Step[SourceCluster]):
 
 
 @dataclass(frozen=True)
-class NothingElseRunning(Rung):
+class NothingElseRunning(CheckStep):
     """Nothing else is under way on this cluster.
 
     A backup or another drill at the same time would spoil each other's figures.

@@ -328,7 +328,7 @@ class ProveTargetReachable(Step[ProvenTarget]):
         ctx.recorder.fact("target", found.model_dump(mode="json"))
         return found
 
-    def _marker(self, stretch: archive.Stretch, marker: Marker) -> ArchivedCommit | None:
+    def _marker(self, stretch: archive.WalRange, marker: Marker) -> ArchivedCommit | None:
         """The marker's commit in the archive, searched from where the WAL was when the marker was written."""
         return archive.commit_from(stretch, marker.xid, marker.lsn, last_segment=self.switched.segment)
 

@@ -17,7 +17,7 @@ from drillbook.manifests import recovery as manifests
 from drillbook.manifests.recovery import Copy
 from drillbook.model import BaseBackup, ClusterRef, Effect, Frozen, Instant, show_instant, show_seconds
 from drillbook.postgres.recovery_log import RecoveryLog, failed_attempt
-from drillbook.steps.archive.restore_point import RestorePoint
+from drillbook.steps.archive.restore_point import RestoreStart
 from drillbook.steps.preflight.old_cluster import OldCluster, as_it_was
 from drillbook.steps.preflight.readiness import HEALTHY, SourceCluster
 from drillbook.steps.recovery.archive_end import ArchiveEnd
@@ -76,7 +76,7 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
     effect: ClassVar[Effect] = Effect.CREATES
     cluster: SourceCluster
     backup: BaseBackup
-    target: ProvenTarget | ArchiveEnd | ResolvedTarget | RestorePoint
+    target: ProvenTarget | ArchiveEnd | ResolvedTarget | RestoreStart
     instances: int = 1
 
     def check(self, ctx: Context) -> None:

@@ -13,7 +13,7 @@ from drillbook.postgres import checks
 
 
 @dataclass(frozen=True)
-class Place:
+class MomentInWal:
     """The place of a moment: the last commit that its snapshots see, and the first that they don't.
 
     ``unsettled`` are the databases whose snapshot sees something else: it was taken in the middle of a commit.
@@ -25,16 +25,16 @@ class Place:
 
 
 def place_of(
-    stretch: archive.Stretch,
+    stretch: archive.WalRange,
     marker: ArchivedCommit,
     moment: checks.Moment,
     in_snapshot: Mapping[str, Sequence[str]],
     last_segment: str = "",
-) -> Place:
+) -> MomentInWal:
     """The place of the moment after ``marker``, read from the archive up to ``last_segment``.
 
     Where the databases' snapshots differ, it is the place of those with the most tables that depend on it. PreconditionError:
-    no commit after the marker is archived. Raises what `Stretch.scan` raises.
+    no commit after the marker is archived. Raises what `WalRange.scan` raises.
     """
     commits = _from_marker(stretch, marker, moment, last_segment)
     stops = {database: checks.first_unseen(sees, commits, moment.lsn) for database, sees in moment.sees.items()}
@@ -52,11 +52,11 @@ def place_of(
             todo="Look whether WAL is archived after the marker; start a new run.",
         )
     unsettled = tuple(database for database, stop in stops.items() if stop is None or stop.lsn.value != chosen)
-    return Place(commits[at - 1], commits[at], unsettled)
+    return MomentInWal(commits[at - 1], commits[at], unsettled)
 
 
 def _from_marker(
-    stretch: archive.Stretch, marker: ArchivedCommit, moment: checks.Moment, last_segment: str
+    stretch: archive.WalRange, marker: ArchivedCommit, moment: checks.Moment, last_segment: str
 ) -> list[ArchivedCommit]:
     """The marker and the commits after it, up to the first that begins after the moment."""
     found: list[ArchivedCommit] = []
@@ -70,7 +70,7 @@ def _from_marker(
     return found
 
 
-def stop_before(held: archive.Holdings, backup: BaseBackup, place: Place) -> archive.ResolvedTarget:
+def stop_before(held: archive.ArchiveSnapshot, backup: BaseBackup, place: MomentInWal) -> archive.ResolvedTarget:
     """The target that stops before the place's first unseen commit; raises what `resolve` raises.
 
     A time, which people can read, where it stops there: with thousands of commits a second two may carry the same time, or
@@ -83,4 +83,4 @@ def stop_before(held: archive.Holdings, backup: BaseBackup, place: Place) -> arc
     return archive.resolve(held, wanted, backup_id=backup.backup_id)
 
 
-__all__ = ["Place", "place_of", "stop_before"]
+__all__ = ["MomentInWal", "place_of", "stop_before"]

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 from drillbook import kube as k8s
 from drillbook.archive.layout import wal_prefix
 from drillbook.archive.location import IN_TREE, PLUGIN
-from drillbook.engine.step import Context, Obligation, Plan, Step, Touch
+from drillbook.engine.step import Action, Context, Obligation, Plan, Step
 from drillbook.errors import Changed, KubernetesError, PreconditionError, VerificationError
 from drillbook.manifests import cleanup
 from drillbook.manifests import replacement as replacements
 from drillbook.manifests.recovery import RUN_LABEL
-from drillbook.manifests.replacement import MADE_BY, Replacement
+from drillbook.manifests.replacement import MADE_BY, ReplacementNames
 from drillbook.model import BaseBackup, Effect, RecoveryTarget, show_seconds
 from drillbook.postgres.recovery_log import given_up
 from drillbook.steps.archive.candidates import to_its_timeline
@@ -52,9 +52,9 @@ class CreateReplacementCluster(Step[ReplacementCluster]):
     server_name: str = ""
     instances: int = 0
 
-    def names(self, ctx: Context) -> Replacement:
+    def names(self, ctx: Context) -> ReplacementNames:
         """What this run calls the replacement; the same whenever it is asked."""
-        return Replacement.beside(self.old.ref, ctx.run_id, self.server_name)
+        return ReplacementNames.beside(self.old.ref, ctx.run_id, self.server_name)
 
     def check(self, ctx: Context) -> None:
         ctx.require_preconditions()
@@ -71,7 +71,7 @@ class CreateReplacementCluster(Step[ReplacementCluster]):
         notes = [f"archives to {ctx.archive.configuration['destinationPath']}/{names.server_name}, which is empty"]
         notes += [f"Secret {names.password_secret} keeps the password of {self.old.owner}"] if made else []
         notes += [f"left out: {name} ({reason})" for name, reason in left_out]
-        touches = (Touch("create", "Cluster", names.ref.namespace, names.ref.name),)
+        touches = (Action("create", "Cluster", names.ref.namespace, names.ref.name),)
         return Plan(f"Cluster {names.ref}", objects=(*self._store(ctx), cluster), notes=tuple(notes), touches=touches)
 
     def do(self, ctx: Context) -> ReplacementCluster:
@@ -121,7 +121,7 @@ class CreateReplacementCluster(Step[ReplacementCluster]):
                 todo="Delete it before it writes: another admission plugin has changed the object.",
             )
 
-    def _mine(self, ctx: Context, names: Replacement) -> dict[str, Any] | None:
+    def _mine(self, ctx: Context, names: ReplacementNames) -> dict[str, Any] | None:
         """The Cluster if an earlier attempt of this step has made it already."""
         found = ctx.kube.get(k8s.CLUSTER, names.ref.namespace, names.ref.name)
         return found if found is not None and made_by(found) == ctx.run_id else None
@@ -144,7 +144,7 @@ class CreateReplacementCluster(Step[ReplacementCluster]):
             )
         return found
 
-    def _cluster(self, ctx: Context, names: Replacement, secret: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    def _cluster(self, ctx: Context, names: ReplacementNames, secret: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         return replacements.replacement_cluster(
             names,
             as_it_was(ctx, self.old),
@@ -165,7 +165,7 @@ class CreateReplacementCluster(Step[ReplacementCluster]):
             return []
         return [replacements.object_store(self.old.ref.namespace, ctx.site, ctx.archive)]
 
-    def _secret(self, ctx: Context, names: Replacement) -> tuple[str, list[dict[str, Any]]]:
+    def _secret(self, ctx: Context, names: ReplacementNames) -> tuple[str, list[dict[str, Any]]]:
         """The Secret with the owner's password, and what has to be made for it."""
         if has_own_secret(ctx, self.old):
             return self.old.secret, []

@@ -3,7 +3,7 @@
 from drillbook.steps.undo.full_restore import (
     AddressesBack,
     AnnounceUndoneRestore,
-    BackUpOldLine,
+    BackUpOldTimeline,
     FenceReplacement,
     FindRestore,
     PoolersBack,
@@ -17,7 +17,7 @@ __all__ = [
     "AddressesBack",
     "AnnounceUndoneRestore",
     "AnnounceUndoneSwap",
-    "BackUpOldLine",
+    "BackUpOldTimeline",
     "FenceReplacement",
     "FindCut",
     "FindPutAside",

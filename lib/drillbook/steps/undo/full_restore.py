@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 from drillbook import kube as k8s
 from drillbook.archive.location import source_archive
 from drillbook.engine import undo as restoring
-from drillbook.engine.step import Context, Plan, Rung, Step, Touch
+from drillbook.engine.step import Action, CheckStep, Context, Plan, Step
 from drillbook.errors import KubernetesError, NotReady
 from drillbook.manifests.replacement import MADE_BY
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Instant, Verdict, parse_instant, show_instant
-from drillbook.steps.backup.safety_backup import BackUpNewLine
+from drillbook.steps.backup.safety_backup import BackUpNewTimeline
 from drillbook.steps.cutover import schedules
 from drillbook.steps.cutover.application import addressed, promises, readdress, rolled_out, secret_promise
 from drillbook.steps.cutover.fence import FenceOldCluster, lift_fence
@@ -160,7 +160,7 @@ def as_cluster(ctx: Context, item: dict[str, Any]) -> OldCluster:
 
 
 @dataclass(frozen=True)
-class ShowWrittenSinceRestore(Rung):
+class ShowWrittenSinceRestore(CheckStep):
     """What was written to the replacement since it was put into service, table by table.
 
     By the server's own counters and its transaction ids. None of it is in the cluster that comes back into service; all of
@@ -222,7 +222,7 @@ class ServeOldCluster(Step[Repointed]):
         old, new = self.found.old.ref, self.found.serving.ref
         return Plan(
             summary=f"The fence of Cluster {old} is lifted",
-            touches=(Touch("put back into service", "Cluster", old.namespace, old.name, self.found.old.uid),),
+            touches=(Action("put back into service", "Cluster", old.namespace, old.name, self.found.old.uid),),
             lost=(f"from service, what was written to {new.name}; it stays there to be read",),
         )
 
@@ -256,7 +256,7 @@ class PoolersBack(Step[Repointed]):
         return Plan(
             summary=f"{len(known)} Poolers deleted and created again over {old.ref.name}",
             objects=tuple(over(item, old.ref.name) for item in known),
-            touches=tuple(Touch("recreate", "Pooler", old.ref.namespace, item["metadata"]["name"]) for item in known),
+            touches=tuple(Action("recreate", "Pooler", old.ref.namespace, item["metadata"]["name"]) for item in known),
         )
 
     def do(self, ctx: Context) -> Repointed:
@@ -298,7 +298,7 @@ class AddressesBack(Step[Repointed]):
             notes=(*(one.where for one in applications), *(f"not changed by this run: {text}" for text in others)),
             touches=pausing.touches(ctx, controlled)
             + tuple(
-                Touch(f"point at {name}", "Deployment", one.app.namespace, one.app.deployment, one.deployment["metadata"]["uid"])
+                Action(f"point at {name}", "Deployment", one.app.namespace, one.app.deployment, one.deployment["metadata"]["uid"])
                 for one in applications
             ),
         )
@@ -341,7 +341,7 @@ class SchedulesBack(Step[Repointed]):
         made = of_cluster(ctx, k8s.SCHEDULED_BACKUP, self.found.old, name)
         return Plan(
             summary=f"{len(made)} ScheduledBackups of {name} removed, those of {self.found.old.ref.name} resumed",
-            touches=tuple(Touch("delete", "ScheduledBackup", namespace, item["metadata"]["name"]) for item in made),
+            touches=tuple(Action("delete", "ScheduledBackup", namespace, item["metadata"]["name"]) for item in made),
         )
 
     def do(self, ctx: Context) -> Repointed:
@@ -355,7 +355,7 @@ class SchedulesBack(Step[Repointed]):
 
 
 @dataclass(frozen=True)
-class BackUpOldLine(BackUpNewLine):
+class BackUpOldTimeline(BackUpNewTimeline):
     """The first backup after the way back, and the WAL after it, are in the archive.
 
     Where the profile still names the replacement, the old cluster's archive is not its to judge: take a backup once it
@@ -392,7 +392,7 @@ class AnnounceUndoneRestore(Announcement):
 __all__ = [
     "AddressesBack",
     "AnnounceUndoneRestore",
-    "BackUpOldLine",
+    "BackUpOldTimeline",
     "FenceReplacement",
     "FindRestore",
     "PoolersBack",

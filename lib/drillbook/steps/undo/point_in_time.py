@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drillbook.engine.step import Context, Rung, Step
+from drillbook.engine.step import CheckStep, Context, Step
 from drillbook.errors import NotReady
 from drillbook.kube import workloads
 from drillbook.model import Check, Frozen, Instant, Verdict, show_instant
@@ -14,7 +14,7 @@ from drillbook.steps.cutover.swap_check import AppFits, app_faults, tenant_of
 from drillbook.steps.cutover.swap_database import DAMAGED
 from drillbook.steps.finish.announce import Announcement
 from drillbook.steps.preflight.readiness import SourceCluster
-from drillbook.swap.names import Kept, Names
+from drillbook.swap.names import Names, RetainedDatabase
 
 
 class CutFound(AppFits):
@@ -31,7 +31,7 @@ class PutAside(Frozen):
     """A database that a cut put aside, with its note."""
 
     database: str
-    note: Kept
+    note: RetainedDatabase
 
 
 def put_aside(ctx: Context, of_run: str = "") -> list[PutAside]:
@@ -39,7 +39,7 @@ def put_aside(ctx: Context, of_run: str = "") -> list[PutAside]:
     with ctx.source() as db:
         names = [str(row["name"]) for row in db.ask("databases")]
         rows = db.ask("cutover_names", names=names)
-    found = [PutAside(database=row["name"], note=note) for row in rows if (note := Kept.read(row["comment"])) is not None]
+    found = [PutAside(database=row["name"], note=note) for row in rows if (note := RetainedDatabase.read(row["comment"])) is not None]
     return sorted((one for one in found if of_run in ("", one.note.run)), key=lambda one: one.note.at, reverse=True)
 
 
@@ -91,7 +91,7 @@ class FindCut(Step[CutFound]):
 
 
 @dataclass(frozen=True)
-class ShowWrittenSinceSwap(Rung):
+class ShowWrittenSinceSwap(CheckStep):
     """What was written since the cut, table by table.
 
     By the server's own counters, which began with the recovered database. None of it will be in the database that comes
