@@ -64,7 +64,7 @@ test: setup majors ## lint, every test that is not long, and the runbooks in pla
 # What goes back from a recovery, or clears up after one, has nothing to find where there was none.
 PLANNED := $(filter-out runbooks/undo-% runbooks/change-drop-kept.ipynb,$(wildcard runbooks/*.ipynb))
 
-test-notebooks: setup ## every runbook as it stands, in plan mode, against a lab of its own
+test-notebooks: setup ## every runbook as it is, in plan mode, against its own lab
 	@outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
 	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider $(PLANNED)
 
@@ -91,7 +91,7 @@ lab: setup ## start the embedded lab and say how to reach it
 bench: setup ## the figures of the README, measured on this machine
 	$(BIN)/python tests/bench/run.py
 
-conformance: setup ## ask the lab every fact about CloudNativePG that the runbooks stand on, and write docs/conformance.md
+conformance: setup ## ask the lab every fact about CloudNativePG that the runbooks rely on, and write docs/conformance.md
 	$(BIN)/python tests/conformance/on_lab.py --page docs/conformance.md --real docs/conformance-real.json
 
 docs: setup ## prove that README, index and records of decisions say what is there

@@ -1,4 +1,4 @@
-"""What can go wrong, told the way an operator needs it.
+"""What can go wrong, as an operator needs to read it.
 
 Every error says what was found and required, what has changed so far, and what to do::
 
@@ -119,7 +119,7 @@ class NotReady(PreconditionError):
     verdict = None
     exit_code = 4
 
-    def __init__(self, faults: Sequence[str], *, where: str, todo: str = "Mend them and start again.") -> None:
+    def __init__(self, faults: Sequence[str], *, where: str, todo: str = "Fix them and start again.") -> None:
         self.faults = list(faults)
         super().__init__(f"{where} is not ready for this run:\n" + "\n".join(f"  - {fault}" for fault in faults), todo=todo)
 
@@ -218,7 +218,7 @@ class ObjectStoreError(UpstreamError):
 
 
 class ConflictError(RunbookError):
-    """Another hand has changed what this run changed: it is left as it is now, and not put back."""
+    """Another controller has changed what this run changed: it is left as it is now, and not put back."""
 
 
 class LeaseLost(RunbookError):
@@ -273,7 +273,7 @@ class NotVerified(RunbookError):
 
 
 class StoppedMidway(RunbookError):
-    """The run halted behind its point of no return: it stands as it is, and a person resumes it or goes back."""
+    """The run halted behind its point of no return: it stays as it is, and a person resumes it or goes back."""
 
     exit_code = 6
 

@@ -171,7 +171,7 @@ def parse_restore_point(value: Any) -> str:
 
 
 def parse_backup_id(value: Any) -> str:
-    """A base backup's id as it stands in the bucket, e.g. ``20261101T020000``."""
+    """A base backup's id as it is in the bucket, e.g. ``20261101T020000``."""
     text = str(value).strip()
     if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}", text):
         raise ValueError(f"not a base backup's id: {text[:80]!r} (expected e.g. 20261101T020000)")
@@ -328,7 +328,7 @@ class Effect(StrEnum):
 
 
 class Check(Frozen):
-    """One rung or precondition: what it proves, what was expected and observed, and the verdict."""
+    """One check or precondition: what it proves, what was expected and observed, and the verdict."""
 
     name: str
     proves: str
@@ -342,7 +342,7 @@ class Check(Frozen):
 
     @property
     def unmet(self) -> bool:
-        """Whether it stands in the way: required, and not seen to hold."""
+        """Whether it is in the way: required, and not seen to hold."""
         return self.required and self.verdict in (Verdict.FAILED, Verdict.UNPROVEN)
 
 

@@ -47,13 +47,13 @@ class AddressBook:
         self._given: dict[str, str] = known.get("given", {})
 
     def of_pod(self, namespace: str, name: str) -> str:
-        """A pod's address. One that is made anew under the same name keeps it: forwards and clients find it again."""
+        """A pod's address. One that is recreated under the same name keeps it: forwards and clients find it again."""
         if not re.search(r"-\d+$", name):  # a Job's pod is never met again
             return self._take()
         return self.of(f"{namespace}/{name}")
 
     def of(self, holder: str) -> str:
-        """The address of whoever goes by that name, for as long as the lab exists."""
+        """The address of anyone who goes by that name, for as long as the lab exists."""
         if holder not in self._given:
             self._given[holder] = self._take()
             self._write()

@@ -221,7 +221,7 @@ def run(
     backup_method: MethodOption = "plugin",
     recover: RecoverOption = False,
 ) -> None:
-    """Run a command against a lab of its own, which dies with it; the exit status is the command's."""
+    """Run a command against its own lab, which dies with it; the exit status is the command's."""
     load(profile, backup_method)
     if shutil.which(command[0]) is None:
         raise UsageFault("there is no such command", command[0])
@@ -275,7 +275,7 @@ def fault(
     listing: Annotated[bool, typer.Option("--list", help="Show the faults, and which are in force.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Break something for real, or mend it again."""
+    """Break something for real, or fix it again."""
     lab = _home(home)
     if listing or (name is None and not all_off):
         _show_faults(lab)

@@ -1,7 +1,7 @@
 """labd: one process that is the whole lab. `python -m drillbook_lab.daemon --home H --foreground`.
 
 API server, controllers and kubelet share one event loop; PostgreSQL, the object store and the writer are its
-children and die with it. A lab that was up once is gone on with, however its daemon ended: objects, volumes,
+children and die with it. A lab that was up once is resumed, however its daemon ended: objects, volumes,
 archive, addresses and tokens are where they were. What is left of one that never came up is removed first.
 """
 
@@ -115,7 +115,7 @@ class Lab:
     # -- up ----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Everything, in order; a failure is told in the state file and raised."""
+        """Everything, in order; a failure is reported in the state file and raised."""
         try:
             await (self._resume() if self._before else self._build())
         except Exception as fault:
@@ -291,12 +291,12 @@ class Lab:
         writer.close()
 
     def _spoilt(self) -> dict[str, Any]:
-        """How many requests each rule in force has spoilt."""
+        """How many requests each rule in force has disturbed."""
         rules = self._serving.app[INTERFERENCE].rules if self._serving is not None else []
         return {"rules": [{"done": rule.done, "last": rule.last} for rule in rules]}
 
     async def _interfere(self, asked: dict[str, Any]) -> None:
-        """Let the API server be away, for some seconds or until it is called back; or spoil requests by rules."""
+        """Let the API server be away, for some seconds or until it is called back; or disturb requests by rules."""
         if self._serving is None:
             return
         if "rules" in asked:
@@ -357,7 +357,7 @@ async def run(home: LabHome, options: Options) -> int:
 
 
 def _is_the_same(home: LabHome, options: Options) -> None:
-    """A lab is gone on with as the one that it was; the sockets of its last daemon go."""
+    """A lab is resumed as the one that it was; the sockets of its last daemon go."""
     before = home.state()
     if before.get("profile") != options.profile:
         raise LabError("another site's lab lies here", f"profile {before.get('profile')}", "drillbook lab down")

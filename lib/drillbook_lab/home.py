@@ -98,7 +98,7 @@ class LabHome:
 
     @property
     def is_resumable(self) -> bool:
-        """Whether a lab lies here that was up once: it is gone on with. An unfinished one is begun anew."""
+        """Whether a lab lies here that was up once: it is resumed. An unfinished one is begun again."""
         return bool(self.state().get("built")) and self.path("registry.db").exists()
 
     def write_state(self, state: dict[str, Any]) -> None:

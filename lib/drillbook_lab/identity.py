@@ -68,7 +68,7 @@ def _works(prefix: Sequence[str], argv: Sequence[str]) -> str | None:
 
 @functools.cache
 def identity() -> Identity:
-    """The identity for PostgreSQL on this machine; LabError if there is none, saying the one thing to do."""
+    """The identity for PostgreSQL on this machine; LabError if there isn't one, saying the one thing to do."""
     if sys.platform == "linux" and not Path("/proc/self").exists():
         raise LabError(
             "PostgreSQL can't start here",
@@ -119,7 +119,7 @@ chown_tree = hand_over
 
 
 def share(*paths: Path | str) -> None:
-    """Hand over single files that lie in folders of ours, and let PostgreSQL's identity through to them."""
+    """Hand over single files that are in our folders, and let PostgreSQL's identity through to them."""
     hand_over(*paths)
     if identity() is Identity.OTHER_USER:
         for path in paths:

@@ -1,7 +1,7 @@
 """Names of Services inside pods: a hosts file of each namespace, laid over /etc/hosts in a mount namespace of the pod.
 
 `svc`, `svc.ns`, `svc.ns.svc` and `svc.ns.svc.cluster.local` resolve for every process of a pod and for nobody
-outside, as with cluster DNS. Where a process may not have a mount namespace of its own (no Linux, or a sandbox that
+outside, as with cluster DNS. Where a process may not have its own mount namespace (no Linux, or a sandbox that
 refuses), names don't resolve, and Kubernetes' older way remains: `<SVC>_SERVICE_HOST` and `<SVC>_SERVICE_PORT`.
 """
 
@@ -37,7 +37,7 @@ def names_of(service: Object, namespace: str) -> list[str]:
 
 
 def variables(services: Iterable[Object], namespace: str) -> dict[str, str]:
-    """The environment variables by which Kubernetes tells a pod of its own namespace's Services."""
+    """The environment variables by which Kubernetes tells its own pod namespace's Services."""
     found: dict[str, str] = {}
     for service in services:
         ports = service["spec"].get("ports") or ()
@@ -106,7 +106,7 @@ def enter(hosts: Path) -> Callable[[], None]:
         if uid == 0:
             done = _libc.unshare(_CLONE_NEWNS)
         else:
-            # Who isn't root may mount in a user namespace of its own; there it stays who it is.
+            # Who isn't root may mount in its own user namespace; there it stays who it is.
             done = _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS)
             for name, content in maps if done == 0 else ():
                 handle = os.open(f"/proc/self/{name}", os.O_WRONLY)

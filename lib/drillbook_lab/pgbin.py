@@ -15,7 +15,7 @@ VARIABLE = "DRILLBOOK_LAB_PG_BIN"
 
 @functools.cache
 def bin_dir() -> Path:
-    """The folder of initdb, postgres, psql and the rest; LabError if there is none."""
+    """The folder of initdb, postgres, psql and the rest; LabError if there isn't one."""
     chosen = os.environ.get(VARIABLE)
     if chosen:
         return _checked(Path(chosen), f"{VARIABLE}={chosen}")

@@ -169,7 +169,7 @@ class ServiceProxy:
     async def put(
         self, uid: str, address: str, ports: Mapping[int, Sequence[Backend]], known: frozenset[str]
     ) -> None:
-        """One Service's ports and who stands behind each; `known`: addresses whose pods still exist."""
+        """One Service's ports and who is behind each; `known`: addresses whose pods still exist."""
         listeners = self._listeners.setdefault(uid, {})
         for key in [key for key in listeners if key[0] != address or key[1] not in ports]:
             await listeners.pop(key).close()

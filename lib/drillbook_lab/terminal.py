@@ -1,4 +1,4 @@
-"""A command in a terminal of its own: `python -m drillbook_lab.terminal COMMAND…`, for `exec` with a tty.
+"""A command in its own terminal: `python -m drillbook_lab.terminal COMMAND…`, for `exec` with a tty.
 
 Between the pipes that we are given and the terminal that the command sees, bytes pass as they are; the end of our
 input is the terminal's end-of-file key.

@@ -1,4 +1,4 @@
-"""A fault of the caller's, told apart from the lab's own: the command line ends with another status."""
+"""A fault of the caller's, distinguished from the lab's own: the command line ends with another status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comparing rows costs: a copy's verification beside pg_amcheck, the rate of digests, and five tenants within a budget."""
+"""What comparing rows costs: a copy's verification next to pg_amcheck, the rate of digests, and five tenants within a budget."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SETTINGS = {"shared_buffers": "256MB", "max_locks_per_transaction": "512", "wal_
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """A server of its own, which is gone afterwards."""
+    """Its own server, which is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="dbd-") as name:
         Path(name).chmod(0o755)
         with running(Path(name), settings=SETTINGS) as started:
@@ -134,7 +134,7 @@ class Tenants:
 
 
 def tenants(megabytes: float = TENANT_MB) -> Tenants:
-    """Five databases digested with two fifths of their size as budget, by a role with a CONNECTION LIMIT, in a process of its own."""
+    """Five databases digested with two fifths of their size as budget, by a role with a CONNECTION LIMIT, in its own process."""
     done = subprocess.run([sys.executable, __file__, str(megabytes)], capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(done.stderr.strip()[-400:])

@@ -18,7 +18,7 @@ SEGMENT_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class ChainCost:
-    """One computation of a chain in a process of its own, its listing included in the memory."""
+    """One computation of a chain in its own process, its listing included in the memory."""
 
     names: int
     seconds: float
@@ -26,7 +26,7 @@ class ChainCost:
 
 
 def chain_cost(names: int) -> ChainCost:
-    """The chain over so many segments, best of three in a process of its own."""
+    """The chain over so many segments, best of three in its own process."""
     done = subprocess.run([sys.executable, __file__, str(names)], capture_output=True, text=True, check=True)
     return ChainCost(names, **json.loads(done.stdout))
 

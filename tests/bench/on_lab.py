@@ -31,7 +31,7 @@ from typing import ClassVar
 from drillbook.model import Check, Effect, Frozen, Verdict
 from drillbook.engine import open_run
 from drillbook.engine.kinds import kind_of
-from drillbook.engine.step import Context, Rung, Step
+from drillbook.engine.step import Context, Check, Step
 
 
 class Nothing(Frozen):
@@ -53,7 +53,7 @@ class ReadNothing(Step[Nothing]):
 
 
 @dataclass(frozen=True)
-class Floor(Rung):
+class Floor(Check):
     \"\"\"Say that the floor holds.\"\"\"
 
     name: ClassVar[str] = "floor"
@@ -153,14 +153,14 @@ tenants:
 
 
 def with_few_rows_compared(lab: Lab) -> Lab:
-    """The lab by a profile of its own, whose drills compare one table in place of all."""
+    """The lab by its own profile, whose drills compare one table in place of all."""
     path = lab.home.with_name(f"{lab.home.name}-site.yaml")
     path.write_text(_PROFILE.format(site=lab.env["DRILLBOOK_SITE"]), encoding="utf-8")
     return replace(lab, env=lab.env | {"DRILLBOOK_SITE": str(path)})
 
 
 def recovery_pair(lab: Lab) -> Pair:
-    """One drill with a target of its own, then the same by hand."""
+    """One drill with its own target, then the same by hand."""
     folder = _drill(lab)
     events = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
     facts = {event["name"]: event["value"] for event in events if event["type"] == "fact"}

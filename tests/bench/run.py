@@ -59,7 +59,7 @@ class Wanted:
     limit: float
 
     def row(self, value: float | None, how: str) -> Row:
-        """The row with its value; the load of the machine is told beside it."""
+        """The row with its value; the load of the machine is reported next to it."""
         ok = None if value is None else value <= self.limit
         shown = None if value is None else round(value, 3)
         return Row(self.name, shown, self.unit, self.limit, ok, f"{how}; {_load()}")
@@ -132,11 +132,11 @@ def noop(folder: Path) -> list[Row]:
 
 
 def chain(_: Path) -> list[Row]:
-    """Each size in a process of its own."""
+    """Each size in its own process."""
     costs = [off_lab.chain_cost(names) for names in NAMES]
     told = ", ".join(f"{cost.names:,}: {cost.seconds * 1000:.1f} ms" for cost in costs)
     each = [cost.seconds / cost.names for cost in costs]
-    memory = "peak resident set of a process of its own, the listing included"
+    memory = "peak resident set of its own process, the listing included"
     return [
         CHAIN.row(costs[-1].seconds, f"given the listing, best of three; {told}"),
         CHAIN_MEMORY.row(costs[-1].megabytes, memory),
@@ -175,7 +175,7 @@ def digests(_: Path) -> list[Row]:
     return [
         DIGEST.row(1000 / rate, f"{rate:,.0f} MB/s of a table of {size:,.0f} MB, best of three"),
         TENANTS.row(large.counted / large.budget, how),
-        TENANTS_MEMORY.row(large.peak_mb / small.peak_mb, f"{large.peak_mb:,.0f} MB and {small.peak_mb:,.0f} MB, the peak of a process of its own"),
+        TENANTS_MEMORY.row(large.peak_mb / small.peak_mb, f"{large.peak_mb:,.0f} MB and {small.peak_mb:,.0f} MB, the peak of its own process"),
         TENANTS_SESSIONS.row(large.most_sessions, "the most at once of a role whose CONNECTION LIMIT this is"),
     ]
 
@@ -209,7 +209,7 @@ MEASURES: list[tuple[Callable[[Path], list[Row]], tuple[Wanted, ...]]] = [
 
 @contextmanager
 def lab(home: Path, data_mb: float | None = None) -> Iterator[on_lab.Lab]:
-    """A lab of its own, which is gone afterwards."""
+    """Its own lab, which is gone afterwards."""
     try:
         yield on_lab.up(home, data_mb)
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# The contrast of each text with what lies behind it, as WCAG 2 computes it; large is 24 px, or 18.66 px and bold.
+# The contrast of each text with what is behind it, as WCAG 2 computes it; large is 24 px, or 18.66 px and bold.
 CONTRAST = """
 root => {
   const parse = c => { const n = (c.match(/[\\d.]+/g) || []).map(Number); return [n[0] || 0, n[1] || 0, n[2] || 0, n.length > 3 ? n[3] : 1] }

@@ -18,7 +18,7 @@ pytestmark = [
     NEEDS_CHROMIUM,
 ]
 
-# What the card of each cell says, in their order; each step's own title stands in front of it.
+# What the card of each cell says, in their order; each step's own title is in front of it.
 CARDS: list[tuple[str, tuple[str, ...]]] = [
     ("open_run", ("drill-monthly-verification", "Apply: steps are carried out", "cnpg-system/shared-postgres")),
     ("CheckReadiness", ("done", "right cluster", "VERIFIED")),

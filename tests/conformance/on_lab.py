@@ -24,7 +24,7 @@ STORE = "probes"
 
 HEAD = """# What CloudNativePG does, asked instead of believed
 
-The runbooks stand on facts about CloudNativePG, its Barman Cloud Plugin and Kubernetes. Each fact is a probe that can
+The runbooks rely on facts about CloudNativePG, its Barman Cloud Plugin and Kubernetes. Each fact is a probe that can
 be asked of any cluster; it makes small things of its own in a namespace that you name, and removes them:
 
 ```
@@ -105,7 +105,7 @@ def write_page(where: Path, lab: dict[str, object] | None, real: dict[str, objec
 
 
 def main() -> int:
-    """Start a lab of its own, ask, write the page; 0 if the lab agrees with every fact."""
+    """Start its own lab, ask, write the page; 0 if the lab agrees with every fact."""
     parser = argparse.ArgumentParser(description="Ask the conformance probes of a lab.")
     parser.add_argument("--page", type=Path, help="write the page of answers here")
     parser.add_argument("--real", type=Path, help="answers of a real cluster, as --write left them")

@@ -54,7 +54,7 @@ class CutLab:
         return done.text.strip()
 
     def address(self) -> str:
-        """What the application is told of its database."""
+        """What the application is given its database."""
         app = self.site.tenants[0].application
         assert app is not None
         found = self.admin.get(k8s.DEPLOYMENT, app.namespace, app.deployment) or {}

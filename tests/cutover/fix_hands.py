@@ -1,4 +1,4 @@
-"""Other hands in the lab: what stands in for Argo CD holds the application, and an autoscaler scales it."""
+"""Other controllers in the lab: what acts as Argo CD holds the application, and an autoscaler scales it."""
 
 from __future__ import annotations
 

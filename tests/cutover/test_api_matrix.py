@@ -77,7 +77,7 @@ class Walk:
 
     @contextmanager
     def disturbed(self, disturb: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-        """``disturb`` is told of each event of the journal as it comes."""
+        """``disturb`` is given each event of the journal as it comes."""
         over = threading.Event()
 
         def watch() -> None:

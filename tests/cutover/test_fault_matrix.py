@@ -1,4 +1,4 @@
-"""Each external call of each recovery and undo behind its last gate fails once: what is then in service, by an oracle of its own.
+"""Each external call of each recovery and undo behind its last gate fails once: what is then in service, by its own oracle.
 
 The calls are counted, not listed: every change, every command in a pod and every session that is opened to a server. A call is
 refused, or done with its answer lost, or answered late; the same call passes when it is made again. After each stop no client may
@@ -101,7 +101,7 @@ class Story:
         faults.control(LabHome(self.lab.lab.home), {"op": "api", **asked})
 
     def spoilt(self) -> dict[str, int]:
-        """How many calls the rule in force has spoilt, and the place of the last one."""
+        """How many calls the rule in force has disturbed, and the place of the last one."""
         rules: list[dict[str, int]] = faults.control(LabHome(self.lab.lab.home), {"op": "api"})["rules"]
         return rules[0]
 
@@ -132,7 +132,7 @@ def judge(story: Story, run: Drill, copies: int) -> None:
         assert len(able & addressed) == 1, (able, addressed, run.said)
         assert len(able) == 1, f"two clusters of one history can be written to: {able}"
     else:
-        assert run.code in (4, 6), run.said  # 4: it was not resumed, and stands where it stood
+        assert run.code in (4, 6), run.said  # 4: it was not resumed, and is where it stood
         assert len(able & addressed) <= 1
         if story.runbook == "recover-full-restore-in-place":
             assert len(lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace)) == copies, "the copy stays until it is verified"
@@ -141,7 +141,7 @@ def judge(story: Story, run: Drill, copies: int) -> None:
 
 
 def walk(lab: CutLab, runbook: str) -> tuple[Story, Drill]:
-    """To the last gate of the runbook; an undo stands on its recovery, with rows written since."""
+    """To the last gate of the runbook; an undo depends on its recovery, with rows written since."""
     story = Story(lab, UNDOES.get(runbook, runbook))
     story.prepare()
     run = story.start(story.runbook, **story.parameters)
@@ -156,7 +156,7 @@ def walk(lab: CutLab, runbook: str) -> tuple[Story, Drill]:
 
 
 def spoil(lab: CutLab, runbook: str, what: str, kind: str, number: int) -> None:
-    """The ``number``-th call behind the last gate is spoilt; then the oracle, then the end by resuming."""
+    """The ``number``-th call behind the last gate is disturbed; then the oracle, then the end by resuming."""
     story, run = walk(lab, runbook)
     copies = len(lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace))
     story.control(rules=[{**CALLS[what], "every": number, "times": 1, **SPOILT[kind]}])
@@ -170,9 +170,9 @@ def spoil(lab: CutLab, runbook: str, what: str, kind: str, number: int) -> None:
 
 
 def spoil_each(lab: CutLab, runbook: str, what: str, kind: str, skip: int) -> tuple[int, int, int]:
-    """Every call behind the last gate is spoilt once, but for the first ``skip``; the run is judged and resumed at each stop.
+    """Every call behind the last gate is disturbed once, but for the first ``skip``; the run is judged and resumed at each stop.
 
-    How many were spoilt, how often it stopped, and the place of the call that ended the walk early (0: it ended VERIFIED).
+    How many were disturbed, how often it stopped, and the place of the call that ended the walk early (0: it ended VERIFIED).
     """
     story, run = walk(lab, runbook)
     copies = len(lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace))
@@ -189,7 +189,7 @@ def spoil_each(lab: CutLab, runbook: str, what: str, kind: str, skip: int) -> tu
     if (spoilt.code, spoilt.verdict) == (0, "VERIFIED"):
         return done["done"], stops, 0
     assert spoilt.code in (1, 2), f"it did not come to an end: {spoilt.said[-4000:]}"
-    assert done["last"] > skip, f"it ended {spoilt.verdict}, and no call was spoilt: {spoilt.said[-4000:]}"
+    assert done["last"] > skip, f"it ended {spoilt.verdict}, and no call was disturbed: {spoilt.said[-4000:]}"
     return done["done"], stops, done["last"]
 
 
@@ -198,7 +198,7 @@ Labs = Callable[[], AbstractContextManager[CutLab]]
 
 @pytest.fixture
 def labs(tmp_path_factory: pytest.TempPathFactory) -> Labs:
-    """A site of its own for each walk, with the rights of a recovery."""
+    """Its own site for each walk, with the rights of a recovery."""
 
     @contextmanager
     def one() -> Iterator[CutLab]:

@@ -122,7 +122,7 @@ def test_g01_g13_s23_one_refused_call_after_the_deletion_lets_nobody_in_and_remo
         ], "the verified copy is still there"
         refused = lab.lab.drillbook("abandon", run.folder.name)
         assert refused.returncode == 4 and "--as-it-stands" in refused.stderr + refused.stdout
-        assert "left as it stands" in lab.lab.drillbook("cleanup", "--site", str(lab.lab.profile)).stdout
+        assert "left as it is" in lab.lab.drillbook("cleanup", "--site", str(lab.lab.profile)).stdout
         faults.control(home, {"op": "api", "rules": [{"method": "PATCH", "path": f"/clusters/{lab.name}$", "status": 403}]})
         shut = again(lab, halted)
         assert shut.code == 6 and "Let the clients in" in shut.said, shut.said
@@ -154,7 +154,7 @@ def test_g03_a_restore_that_stopped_after_its_first_client_moved_goes_back_by_an
         assert halted.code == 6 and "Point the applications at the replacement" in halted.said, halted.said
         assert json.loads(cluster(lab)["metadata"]["annotations"]["cnpg.io/fencedInstances"]) == ["*"], "the fence stays"
         refused = lab.lab.drillbook("run", str(RUNBOOKS / "backup-manual.ipynb"), "--mode", "apply")
-        assert refused.returncode == 4 and run.folder.name in refused.stdout + refused.stderr, "no blind run beside it"
+        assert refused.returncode == 4 and run.folder.name in refused.stdout + refused.stderr, "no blind run next to it"
         asked = lab.lab.drillbook("undo", run.folder.name)
         assert asked.returncode == 3, asked.stdout + asked.stderr
         (folder,) = lab.lab.folders(Path("undo-full-restore.ipynb"))

@@ -167,7 +167,7 @@ def test_bucket_and_profile_are_enough_when_the_cluster_is_gone(cut_lab: CutLab)
 
 
 def gone_again_its_application_follows_to_another_name(lab: CutLab, site: Path, first: Drill) -> None:
-    """Lost a second time: what was committed since lies under the newer serverName, which the profile must know."""
+    """Lost a second time: what was committed since is under the newer serverName, which the profile must know."""
     commit(lab, "since-then")
     lab.sql(lab.name, "select pg_switch_wal()", "postgres")
     delete(lab)

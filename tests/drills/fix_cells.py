@@ -51,7 +51,7 @@ def confirmed(run: Run) -> str:
 
 
 def dies(run: Run) -> None:
-    """Its process is gone without a word: nothing is given back, nothing is written."""
+    """Its process is gone silently: nothing is given back, nothing is written."""
     run.context.close()
     run.lock.release()
 

@@ -228,7 +228,7 @@ class DrillLab:
                 client.delete(path)
 
     def own_outputs(self) -> str:
-        """A folder for the evidence of one run that is made in this process: beside it others are opened while it stands."""
+        """A folder for the evidence of one run that is made in this process: next to it others are opened while it stands."""
         folder = self.scratch / f"by-hand-{len(list(self.scratch.glob('by-hand-*')))}"
         folder.mkdir()
         return str(folder)

@@ -36,7 +36,7 @@ STEPS = ("LookAround", "MakeThing", "Drain", "Replace", "ScaleUp", "ValueIsNew",
 
 
 def write_notebook(folder: Path, name: str = "change-tiny") -> Path:
-    """The procedure as a notebook of its own."""
+    """The procedure as its own notebook."""
     notebook = nbformat.v4.new_notebook()
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook.cells = [nbformat.v4.new_markdown_cell("# A tiny destructive procedure")]

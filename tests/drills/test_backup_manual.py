@@ -24,7 +24,7 @@ SECRET_PATH = "/hooks/T00000000-do-not-tell"
 
 @contextmanager
 def webhook(lab: DrillLab, status: int) -> Iterator[tuple[list[dict[str, str]], dict[str, Any]]]:
-    """A listener that keeps what it is told, and the profile's section that names it."""
+    """A listener that keeps what it is reported, and the profile's section that names it."""
     told: list[dict[str, str]] = []
 
     class Listener(BaseHTTPRequestHandler):

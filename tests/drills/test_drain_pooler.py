@@ -47,7 +47,7 @@ def pooled(drill_lab: DrillLab) -> Iterator[None]:
 
 
 def address(lab: DrillLab) -> str:
-    """What the application is told of its database."""
+    """What the application is given its database."""
     app = lab.site.tenants[0].application
     assert app is not None
     found = lab.admin.get(k8s.DEPLOYMENT, app.namespace, app.deployment) or {}
@@ -56,7 +56,7 @@ def address(lab: DrillLab) -> str:
 
 
 def tell(lab: DrillLab, url: str) -> None:
-    """Another address for the application, and its pods anew."""
+    """Another address for the application, and its pods again."""
     app = lab.site.tenants[0].application
     assert app is not None
     deployment = lab.admin.get(k8s.DEPLOYMENT, app.namespace, app.deployment) or {}

@@ -55,7 +55,7 @@ def test_two_hundred_forwards_leave_no_descriptor_thread_or_process(drill_lab: D
     mine, threads = left("self")[0], threading.active_count()
     until(lambda: descendants(daemon) < MANY, "no crowd before")
     before = left(daemon)
-    assert ask(MANY) >= MANY, "each is a connection of its own"
+    assert ask(MANY) >= MANY, "each is its own connection"
     until(lambda: descendants(daemon) < MANY, "the servers for them have ended")
     until(lambda: left(daemon)[0] <= before[0] + 2 and left(daemon)[1] <= before[1] + 1, "the daemon is as it was")
     until(lambda: left("self")[0] <= mine and threading.active_count() <= threads, "and so are we")

@@ -18,7 +18,7 @@ def tiny(drill_lab: DrillLab, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(autouse=True)
 def as_before(tiny: Tiny) -> Iterator[None]:
-    """Subject and application are made anew for each test, and taken away after it."""
+    """Subject and application are recreated for each test, and taken away after it."""
     tiny.prepare()
     yield
     tiny.clear()
@@ -83,7 +83,7 @@ def test_a_plan_that_changed_after_the_confirmation_voids_the_phrase(tiny: Tiny)
     assert refused.code == 4 and "is not the phrase" in refused.said
 
     cleaned = tiny.lab.drillbook("cleanup", "--site", str(tiny.lab.profile)).stdout
-    assert f"run {run.folder.name}: left as it stands until" in cleaned
+    assert f"run {run.folder.name}: left as it is until" in cleaned
     ended = tiny.abandon(run)
     assert ended.code == 0, ended.said
     assert tiny.untouched and tiny.state()["own"] == 0

@@ -46,7 +46,7 @@ def waited(lab: DrillLab, kind: k8s.Kind, name: str, what: Callable[[dict[str, A
 
 
 def make_quiet_cluster(lab: DrillLab) -> None:
-    """A Cluster of its own namespace, ObjectStore and Secret, with one base backup and nobody who writes."""
+    """Its own Cluster namespace, ObjectStore and Secret, with one base backup and nobody who writes."""
     source = lab.site.cluster
     theirs = lab.admin.get(k8s.CLUSTER, source.namespace, source.name) or {}
     (store,) = lab.admin.list(k8s.OBJECT_STORE, source.namespace)

@@ -89,7 +89,7 @@ def test_when_the_runner_is_killed_too_cleanup_finds_what_is_left(drill_lab: Dri
     order = [event["id"].partition("/")[0] for event in drill.of("settled")]
     assert order.index("Cluster") < order.index("ObjectStore") < order.index("Secret") < order.index("ConfigMap")
     assert drill_lab.drillbook("verify", folder.name).returncode == 0
-    # Runs of other tests may wait at their gates here: those are left as they stand.
+    # Runs of other tests may wait at their gates here: those are left as they are.
     again = drill_lab.drillbook("cleanup").stdout.strip().splitlines()
-    assert not [line for line in again if "left as it stands" not in line and line != "nothing was left behind"]
+    assert not [line for line in again if "left as it is" not in line and line != "nothing was left behind"]
     assert drill_lab.left() == []

@@ -247,7 +247,7 @@ def test_users_a7_no_second_run_is_opened_blindly_beside_one_that_waits(tiny: Ti
     assert f'resume_run("{run.run_id}")' in refusal.value.todo and f"drillbook abandon {run.run_id}" in refusal.value.todo
     assert len(headless.runs()) == 1, "nothing was made for the run that was refused"
     plan = begin(site, mode="plan")
-    assert cells(plan, "ScaleUp"), "a plan changes nothing, and goes on beside it"
+    assert cells(plan, "ScaleUp"), "a plan changes nothing, and goes on next to it"
     headless.abandon(run.folder)
     other = begin(site)
     headless.abandon(closed(other))
@@ -280,7 +280,7 @@ def test_users_a7_a_run_that_stopped_midway_is_named_too(tiny: Tiny, site: str) 
     run = cells(begin(site), "MakeThing")
     dies(run)
     run.release()
-    with pytest.raises(RunInProgress, match=rf"Run {run.run_id} .* stopped midway at step 2 \(Make a thing of its own\)"):
+    with pytest.raises(RunInProgress, match=rf"Run {run.run_id} .* stopped midway at step 2 \(Make its own thing\)"):
         begin(site)
     headless.abandon(run.folder)
 

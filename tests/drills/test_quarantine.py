@@ -29,7 +29,7 @@ class Publisher:
         self._socket.close()
 
     def _accept(self) -> None:
-        # Connections are kept open without an answer, so that whoever connects can be seen at leisure.
+        # Connections are kept open without an answer, so that anyone who connects can be seen at leisure.
         kept = []
         while not self._stop.is_set():
             try:

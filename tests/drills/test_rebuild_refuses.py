@@ -1,4 +1,4 @@
-"""A rebuild is refused before anything is removed: an orphaned volume, a serverName that was used, other hands; with the fix."""
+"""A rebuild is refused before anything is removed: an orphaned volume, a serverName that was used, other controllers; with the fix."""
 
 from __future__ import annotations
 

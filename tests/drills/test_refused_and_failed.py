@@ -231,7 +231,7 @@ def test_amcheck_names_a_damaged_index_of_the_source(drill_lab: DrillLab) -> Non
         drill_lab.sql(database, "drop schema damaged cascade")
     assert (drill.code, drill.verdict) == (1, "FAILED"), drill.said
     assert "broken_index" in str(drill.check(f"amcheck: {database}"))
-    assert drill.check("boundary")["verdict"] == "VERIFIED", "rungs that can't see the damage stay green"
+    assert drill.check("boundary")["verdict"] == "VERIFIED", "checks that can't see the damage stay green"
 
 
 def test_evidence_that_cannot_be_written_stops_everything(drill_lab: DrillLab) -> None:

@@ -285,7 +285,7 @@ class Fails(Step[Frozen]):
     """Fail."""
 
     def do(self, ctx: Context) -> Frozen:
-        raise PreconditionError("the ground is not as it must be", todo="Mend it.")
+        raise PreconditionError("the ground is not as it must be", todo="Fix it.")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def tiny(drill_lab: DrillLab, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(autouse=True)
 def as_before(tiny: Tiny) -> Iterator[None]:
-    """Subject and application are made anew for each test, and taken away after it."""
+    """Subject and application are recreated for each test, and taken away after it."""
     tiny.prepare()
     yield
     tiny.clear()

@@ -211,7 +211,7 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
         assert (again.replicas_before, again.began_at) == (3, drained.began_at)
         swapped = run.do(swap)
         assert not isinstance(swapped, Pending), last_error(run)
-        # Done again, as after a kill before its end was written down: the same cut is told, nothing is cut again.
+        # Done again, as after a kill before its end was written down: the same cut is reported, nothing is cut again.
         assert swap.do(run.context).model_dump(exclude={"sessions_ended"}) == swapped.model_dump(exclude={"sessions_ended"})
         service = run.do(on)
         assert not isinstance(service, Pending), last_error(run)
@@ -266,7 +266,7 @@ def assert_a_difference_is_named(lab: DrillLab, run: Run, fits: swap_check.SwapF
         "database's own: connection_limit",
     }
     assert {what for what, why in rows.details if "copy:" in why} == {"everything.item", "large objects"}
-    carry.TransferDatabase(restored.cluster, fits, restored.recovered).do(run.context)  # done twice it is made anew
+    carry.TransferDatabase(restored.cluster, fits, restored.recovered).do(run.context)  # done twice it is recreated
     assert all(check.verdict is Verdict.VERIFIED for check in compare.observe(run.context))
 
 
@@ -311,7 +311,7 @@ def test_a_swap_that_does_not_fit_is_refused_with_every_reason_at_once(
                 run.do(swap_check.CheckSwapFits(cluster, TENANT, target))
     told = "\n".join(caught.value.faults)
     for words in (
-        "replication slot stands_here stands on synergyflow",
+        "replication slot stands_here depends on synergyflow",
         f"instance {pod} has",
         "Flux shop",
         "over the recovery time objective of 1 s",

@@ -84,7 +84,7 @@ def dump(lab: DrillLab) -> list[str]:
 
 
 def sequences(told: list[str]) -> dict[str, int]:
-    """What each sequence of a dump stands at; those that count down are counted the other way."""
+    """What each sequence of a dump is at; those that count down are counted the other way."""
     found = (re.search(r"setval\('(.+)', (-?\d+), \w+\)", line) for line in told)
     return {one[1]: abs(int(one[2])) for one in found if one}
 

@@ -29,7 +29,7 @@ def subject(ctx: Context) -> dict[str, Any]:
 
 
 def perhaps_die(name: str) -> None:
-    """Die as by kill -9, or wait to be killed or let go on, in the middle of a step that the environment names."""
+    """Die as by kill -9, or wait to be killed or resumed, in the middle of a step that the environment names."""
     if os.environ.get("TINY_DIE_IN") == name:
         os.kill(os.getpid(), signal.SIGKILL)
     if os.environ.get("TINY_SLEEP_IN") == name:
@@ -87,7 +87,7 @@ class LookAround(Step[Seen]):
 
 @dataclass(frozen=True)
 class MakeThing(Step[Made]):
-    """Make a thing of its own.
+    """Make its own thing.
 
     It is removed at the end.
     """
@@ -110,7 +110,7 @@ class MakeThing(Step[Made]):
     def verify(self, ctx: Context, result: Made) -> None:
         found = ctx.kube.get(k8s.CONFIG_MAP, ctx.site.drill_namespace, result.name)
         if found is None or found["metadata"]["uid"] != result.uid:
-            raise VerificationError("the thing", expected=result.uid, observed="none", todo="Start anew.")
+            raise VerificationError("the thing", expected=result.uid, observed="none", todo="Start again.")
 
 
 @dataclass(frozen=True)

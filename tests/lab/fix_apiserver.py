@@ -33,7 +33,7 @@ ADMIN, DRILL = "admin-token", "drill-token"
 
 
 async def drained() -> list[object]:
-    """Wait for this loop's closed connections to be gone: TLS says farewell after `close`. What stays is told."""
+    """Wait for this loop's closed connections to be gone: TLS says farewell after `close`. What stays is reported."""
     selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
     for _ in range(500):
         if len(selector.get_map()) <= 1:  # the loop's own wake-up pipe
@@ -169,7 +169,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
 
 
 class Kubectl:
-    """The real kubectl against that server, with a cache of its own."""
+    """The real kubectl against that server, with its own cache."""
 
     def __init__(self, api: Api, program: str) -> None:
         self._base = [program, "--kubeconfig", str(api.kubeconfig), "--cache-dir", str(api.folder / "cache")]

@@ -31,7 +31,7 @@ class Bucket:
         )
 
     def names(self, below: str) -> list[str]:
-        """What lies below a server's folder, without the site's path."""
+        """What is below a server's folder, without the site's path."""
         prefix = f"{self._root}/{below}"
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._name, Prefix=prefix)
         found = (entry["Key"] for page in pages for entry in page.get("Contents", ()))

@@ -20,7 +20,7 @@ HEALTHY = "Cluster in healthy state"
 
 @dataclass
 class SmallCluster:
-    """A Cluster of one or more instances in a namespace of its own."""
+    """A Cluster of one or more instances in its own namespace."""
 
     lab: RunningLab
     namespace: str

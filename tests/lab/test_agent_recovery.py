@@ -21,7 +21,7 @@ from drillbook_lab.node import volume_capacity
 
 __all__ = ["agent_home", "site", "store"]
 
-# What the job says of the sidecar's refusal: the sidecar's own line stands before it.
+# What the job says of the sidecar's refusal: the sidecar's own line is before it.
 RPC = "rpc error: code = Unknown desc = "
 
 
@@ -164,7 +164,7 @@ def test_target_after_the_last_commit(site: Site, copies: Any) -> None:
 
 @pytest.mark.long
 def test_target_before_the_named_backup_is_consistent(site: Site, copies: Any) -> None:
-    """An explicit backup whose end lies after the target can't serve it, if the WAL shows that in time.
+    """An explicit backup whose end is after the target can't serve it, if the WAL shows that in time.
 
     By time it shows only with a commit during the backup; on a quiet source the copy stops before the first commit
     after it, and the job succeeds.

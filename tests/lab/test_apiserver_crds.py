@@ -103,7 +103,7 @@ def test_each_of_our_fields_is_theirs(name: str) -> None:
 
 
 def test_the_comparison_sees_a_difference() -> None:
-    """The oracle's own proof: a changed enum, default, rule or name is told."""
+    """The oracle's own proof: a changed enum, default, rule or name is reported."""
     theirs = {"type": "object", "properties": {"a": {"type": "string", "enum": ["x"], "default": "x"}}}
     for child in ({"type": "integer"}, {"type": "string", "enum": ["x", "y"], "default": "x"},
                   {"type": "string", "enum": ["x"]}):  # fmt: skip

@@ -1,4 +1,4 @@
-"""Many writers and many watchers at once: nothing lost, nothing doubled, nothing kept for ever."""
+"""Many writers and many watchers at once: nothing lost, nothing doubled, nothing kept indefinitely."""
 
 from __future__ import annotations
 

@@ -373,7 +373,7 @@ def test_kubectl_is_told_that_nobody_listens(api: Api, forwarded: Any) -> None:
     with contextlib.suppress(ConnectionError):
         asked(port, b"x")
     while "error forwarding port 5432 to pod p" not in (said := process.stdout.readline()):
-        assert said, "kubectl ended without a word"
+        assert said, "kubectl ended silently"
 
 
 def test_kubectl_execs_and_copies(api: Api, kubectl: Kubectl, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_slow_watcher_is_dropped_with_410_and_nobody_else(tmp_path: Path) -> N
 
             seen, lines = 0, _lines(quick)
             for _ in range(40):
-                # Ten at a time: who reads them is never far behind, whoever doesn't is in the end.
+                # Ten at a time: who reads them is never far behind, no matter who doesn't is in the end.
                 await asyncio.to_thread(server.do, write, server.registry, 10, 100_000)
                 batch = seen + 10
                 while seen < batch:

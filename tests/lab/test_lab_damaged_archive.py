@@ -37,7 +37,7 @@ def reading(lab: RunningLab) -> tuple[S3Store, str]:
 
 
 def findings(lab: RunningLab, *, later: float = 3600, **more: int) -> tuple[ArchiveFinding, ...]:
-    """What is told some seconds ``later``, when nothing can be on its way any more."""
+    """What is reported some seconds ``later``, when nothing can be on its way any more."""
     store, server = reading(lab)
     (cluster,) = lab.get(f"{CNPG}/{lab.state['namespace']}/clusters")["items"]
     said = cluster["status"]["systemID"]
@@ -73,7 +73,7 @@ def archive(lab: RunningLab) -> RunningLab:
     return lab
 
 
-# The fault, the state that must be told, and whether it is told of an object or a segment. Only what no listing and no
+# The fault, the state that must be reported, and whether it is given an object or a segment. Only what no listing and no
 # last byte shows needs a sample of the WAL.
 KINDS = [
     ("backup-data-removed", "missing data", 0),
@@ -176,7 +176,7 @@ def test_an_archive_without_a_second_timeline_has_no_history_file_to_lose(archiv
 
 @pytest.fixture(scope="module")
 def two_timelines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    """A lab of its own whose primary has moved once: its archive has a second timeline."""
+    """Its own lab whose primary has moved once: its archive has a second timeline."""
     home = LabHome(tmp_path_factory.mktemp("moved") / "home")
     argv = supervise.daemon_command(home, "first", 1.0, "--job-retry-seconds", "0.1", "--instances", "2")
     daemon = supervise.start(home, argv, detached=True)

@@ -59,7 +59,7 @@ class Trio:
         return self.lab.sql("postgres", password, database, query, pod=self.pod(instance))
 
     def ask(self, instance: str, query: str) -> Any:
-        """One value; None if there is none, or while the server doesn't answer."""
+        """One value; None if there isn't one, or while the server doesn't answer."""
         try:
             return self.sql(instance, query)[0][0]
         except (psycopg.OperationalError, AssertionError, IndexError, KeyError):
@@ -112,7 +112,7 @@ class Trio:
 
 
 class Writer(threading.Thread):
-    """Commits numbers at whoever is primary, and keeps those that were acknowledged."""
+    """Commits numbers at anyone who is primary, and keeps those that were acknowledged."""
 
     def __init__(self, trio: Trio) -> None:
         super().__init__(daemon=True)
@@ -138,7 +138,7 @@ class Writer(threading.Thread):
 
 @pytest.fixture(scope="module")
 def trio(lab: RunningLab) -> Iterator[Trio]:
-    """One instance, archiving into a folder of its own."""
+    """One instance, archiving into its own folder."""
     plugin = {
         "name": "barman-cloud.cloudnative-pg.io",
         "isWALArchiver": True,

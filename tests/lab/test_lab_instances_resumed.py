@@ -18,7 +18,7 @@ HEALTHY = "Cluster in healthy state"
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
-    """A lab of its own: its daemon is killed here."""
+    """Its own lab: its daemon is killed here."""
     made = Three(LabHome(tmp_path_factory.mktemp("three") / "home"))
     try:
         made.up()

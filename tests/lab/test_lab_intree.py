@@ -63,7 +63,7 @@ def reasons(lab: RunningLab, name: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def native(lab: RunningLab) -> Iterator[RunningLab]:
-    """A Cluster that archives in-tree, beside the first site's and in the same bucket."""
+    """A Cluster that archives in-tree, next to the first site's and in the same bucket."""
     key = lab.secret(NS, "aws-backup-credentials")
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "native-key"}, "stringData": key}
     lab.create(f"{CORE}/{NS}/secrets", secret)

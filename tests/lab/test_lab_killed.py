@@ -116,7 +116,7 @@ def backup(lab: RunningLab, name: str) -> str:
 
 
 def recovering(lab: RunningLab, name: str, target: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A copy of the source, beside it."""
+    """A copy of the source, next to it."""
     source = lab.source()
     store = next(plugin["parameters"] for plugin in source["spec"]["plugins"] if plugin.get("isWALArchiver"))
     external = {"plugin": {"name": "barman-cloud.cloudnative-pg.io", "parameters": store}, "name": "origin"}
@@ -328,7 +328,7 @@ def of_cluster(lab: RunningLab, where: str, name: str) -> list[str]:
 
 @pytest.mark.soak
 def test_an_orderly_end_is_no_end(killable: Killable) -> None:
-    """SIGTERM, as a machine that goes down sends it: the lab is gone on with, and nothing was running meanwhile."""
+    """SIGTERM, as a machine that goes down sends it: the lab is resumed, and nothing was running in the meantime."""
     kept = killable.trust()
     assert killable.daemon is not None
     killable.daemon.terminate()
@@ -343,7 +343,7 @@ def test_an_orderly_end_is_no_end(killable: Killable) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("stage", ["PostgreSQL cluster", "Tenants and their data", "First base backup"])
 def test_while_it_comes_up(stage: str) -> None:
-    """A lab that never was up is begun anew, and nothing of the first attempt is left."""
+    """A lab that never was up is begun again, and nothing of the first attempt is left."""
     with tempfile.TemporaryDirectory(prefix="lk-", dir="/tmp") as root:
         lab = Killable(Path(root))
         try:

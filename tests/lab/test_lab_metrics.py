@@ -51,7 +51,7 @@ def test_the_archive_and_the_backups_show_through_the_proxy(lab: RunningLab) -> 
     assert metrics["cnpg_collector_last_available_backup_timestamp"] == 0  # the plugin never sets these
     refused = kubectl(lab, "get", "--raw", RAW.format(namespace, pod).replace("9187", "9999"), check=False)
     assert "connection refused" in refused.stderr
-    assert lab.as_("lab").call("GET", RAW.format(namespace, pod))[0] == 403  # a right of its own
+    assert lab.as_("lab").call("GET", RAW.format(namespace, pod))[0] == 403  # its own right
 
 
 def test_events_are_counted_and_not_repeated(small: SmallCluster) -> None:
@@ -68,7 +68,7 @@ def test_events_are_counted_and_not_repeated(small: SmallCluster) -> None:
     assert (event["reason"], event["count"]) == ("FindingCluster", 1)
     (made,) = [e for e in small.events("Cluster", "small") if e["reason"] == "CreatingInstance"]
     assert made["involvedObject"]["uid"] == small.object["metadata"]["uid"]
-    # The same thing said again about the same object: the pod was made anew, the service's name stays.
+    # The same thing said again about the same object: the pod was recreated, the service's name stays.
     names = [(e["involvedObject"]["uid"], e["reason"], e["message"])
              for e in lab.get(f"{CORE}/{small.namespace}/events")["items"]]  # fmt: skip
     assert len(names) == len(set(names))

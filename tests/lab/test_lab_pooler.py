@@ -272,7 +272,7 @@ def test_the_switch_of_the_primary_is_followed(lab: RunningLab) -> None:
 
 @pytest.mark.long
 def test_the_same_name_with_another_cluster_serves_the_other_one(lab: RunningLab) -> None:
-    """What a cut-over does: `cluster` can't change, so the Pooler is deleted and made anew under its name."""
+    """What a cut-over does: `cluster` can't change, so the Pooler is deleted and recreated under its name."""
     here = namespace(lab, "cutover")
     old, new = (SmallCluster(lab, here, name).create() for name in ("old", "new"))
     for cluster in (old, new):

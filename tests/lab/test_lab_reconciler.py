@@ -1,4 +1,4 @@
-"""What stands in for Argo CD: it holds the application to its declared manifests, until it is paused."""
+"""What acts as Argo CD: it holds the application to its declared manifests, until it is paused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_it_marks_what_it_holds_and_changes_nothing(backend: Workload, declared:
     assert meta["labels"]["app.kubernetes.io/instance"] == "synergyflow-backend"
     assert ("argocd-controller", "Apply") in {(entry["manager"], entry["operation"]) for entry in meta["managedFields"]}
     assert meta["generation"] == backend.object["status"]["observedGeneration"]
-    assert backend.settled(3)  # no pod was made anew for it
+    assert backend.settled(3)  # no pod was recreated for it
     assert {entry["kind"] for entry in status(backend)["resources"]} == {"Deployment", "Service", "ConfigMap"}
     until(lambda: status(backend)["health"]["status"] == "Healthy")
 

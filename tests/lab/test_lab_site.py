@@ -1,4 +1,4 @@
-"""The site that `lab up` builds: what stands there is real, and a drill's account may do little with it."""
+"""The site that `lab up` builds: what is there is real, and a drill's account may do little with it."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_no_command_runs_in_the_sources_pod_for_the_drills_account(lab: RunningL
 
 def test_every_request_is_in_the_audit_log(lab: RunningLab) -> None:
     lab.as_("lab").call("GET", f"{CORE}/cnpg-system/secrets")
-    # Whoever else lives in the lab asks, too: ours is among the last.
+    # Anyone else who lives in the lab asks, too: ours is among the last.
     lines = [json.loads(line) for line in lab.home.audit.read_text().splitlines()[-50:]]
     assert ("system:serviceaccount:drillbook:drillbook", "list", "secrets", 403) in [
         (line["user"], line["verb"], line["resource"], line["code"]) for line in lines
@@ -160,7 +160,7 @@ def test_a_deleted_pods_processes_are_gone_before_its_object(lab: RunningLab) ->
     lab.delete(path)
     until(lambda: (lab.find(path) or {}).get("metadata", {}).get("uid") != uid)
     assert not _is(postmaster, "postgres")
-    # The operator makes it anew: same volume, same address.
+    # The operator recreates it: same volume, same address.
     until(lambda: condition(lab.find(path) or {}, "Ready") == "True" and condition(lab.source(), "Ready") == "True")
     assert lab.get(path)["status"]["podIP"] == pod["status"]["podIP"]
     until(lambda: _logs_in(lab))

@@ -21,7 +21,7 @@ ODD = "a folder/../ä+=&~'(x)%2F"
 
 
 def again(store: Store) -> None:
-    """Kill the gate, and with it moto; start the same store anew."""
+    """Kill the gate, and with it moto; start the same store again."""
     store.process.send_signal(signal.SIGKILL)
     store.process.wait()
     wait_for("moto gone", lambda: not processes_with(str(store.state)))

@@ -177,7 +177,7 @@ class Server:
         return psycopg.connect(host=str(self.root), user="postgres", dbname="postgres", autocommit=True)
 
     def sql(self, *statements: str) -> Any:
-        """Run statements, each a transaction of its own; gives the last one's first value."""
+        """Run statements, each its own transaction; gives the last one's first value."""
         with self.connect() as connection:
             for statement in statements:
                 cursor = connection.execute(statement.encode())

@@ -166,7 +166,7 @@ class Server:
 
 
 def run(db: Database, statement: str) -> None:
-    """Run one statement as it stands."""
+    """Run one statement as it is."""
     db.run(SQL(statement.replace("%", "%%")))
 
 

@@ -70,7 +70,7 @@ class Authority:
 
 
 class Stub:
-    """A server that notes who asks: path, headers, and the client certificate's name; it takes only whom it is told to."""
+    """A server that notes who asks: path, headers, and the client certificate's name; it takes only whom it is reported to."""
 
     def __init__(self, authority: Authority | None = None) -> None:
         self.asked: list[tuple[str, list[tuple[str, str]], str]] = []

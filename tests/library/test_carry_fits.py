@@ -39,7 +39,7 @@ def room(holds: str, free: float, pod: str = "pg-1") -> FreeSpace:
         ([room(DATA, 26)], []),
         ([room(DATA, 20)], ["pg-1 (data)"]),
         ([room(DATA, 26), room(DATA, 20, "pg-2")], ["pg-2 (data)"]),
-        ([room(DATA, 22), room(WAL, 7)], []),  # the WAL has a bound of its own
+        ([room(DATA, 22), room(WAL, 7)], []),  # the WAL has its own bound
         ([room(DATA, 22), room(WAL, 5)], ["pg-1-wal (WAL)"]),
         ([room(DATA, 26), room("fast", 20)], []),
         ([room(DATA, 26), room("fast", 10)], ["pg-1-tbs-fast (fast)"]),

@@ -132,7 +132,7 @@ def test_s09_the_promise_of_a_carried_database_drops_it_with_whoever_is_in_it(tw
     promise = carried_obligation(ClusterRef(namespace="db", name="pg"), two.new)
     assert promise.undo is not None and promise.undo["verb"] == "sql"
     inside = two.session(two.new)
-    for _ in range(2):  # whoever keeps it may be killed and keep it again
+    for _ in range(2):  # anyone who keeps it may be killed and keep it again
         two.superuser.run("postgres", SQL(promise.undo["sql"]))
         assert two.there() == {two.old: True}
     inside.close()

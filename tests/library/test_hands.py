@@ -133,7 +133,7 @@ def test_s13_what_nobody_else_holds_is_free(kube: Kube, kind: str) -> None:
 
 @pytest.fixture
 def lost(kube: Kube) -> Iterator[OldCluster]:
-    """An instance whose pod is Running for ever on a node that the control plane has lost."""
+    """An instance whose pod is Running indefinitely on a node that the control plane has lost."""
     node = kube.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-b"}, "spec": {}})
     kube.patch(k8s.NODE, "", "node-b", {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}, subresource="status")
     labels = {"cnpg.io/cluster": "shop-db", "cnpg.io/podRole": "instance"}

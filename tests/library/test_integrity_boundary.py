@@ -126,7 +126,7 @@ def test_an_open_transaction_does_not_disturb(server: Server) -> None:
 
 
 def test_a_commit_under_way_at_the_snapshot_is_recognised(server: Server) -> None:
-    """A transaction that was under way and has committed since may stand before the snapshot in the WAL."""
+    """A transaction that was under way and has committed since may be before the snapshot in the WAL."""
     source = Source(server, lambda marker, database: None)
     with ExitStack() as stack:
         writer, other, reader = (stack.enter_context(server.superuser(source.database)) for _ in range(3))
@@ -185,7 +185,7 @@ HIGH = 5 << 32
     [
         pytest.param("10:13:", [10, 11, 12, 13, 14], 13, id="all that had begun have ended"),
         pytest.param("11:13:11", [10, 12, 11, 13], 11, id="one under way, committed later"),
-        pytest.param("11:13:11", [10, 11, 12, 13], None, id="one under way, whose record stands before a seen one's"),
+        pytest.param("11:13:11", [10, 11, 12, 13], None, id="one under way, whose record is before a seen one's"),
         pytest.param("10:13:", [10, 13, 11, 12], None, id="a newer one that was overtaken"),
         pytest.param("10:13:", [10, 11, 12], None, id="nothing after it is archived"),
         pytest.param(f"{HIGH + 10}:{HIGH + 13}:", [10, 11, 12, 13], 13, id="64 bits in the snapshot, 32 in the record"),

@@ -31,7 +31,7 @@ def unsummed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_a_healthy_database_is_verified(server: Server) -> None:
-    """Every heap and B-tree was read, TOAST and the catalogues among them; the hash index is told as not checked."""
+    """Every heap and B-tree was read, TOAST and the catalogues among them; the hash index is reported as not checked."""
     database = server.new_database(*TABLES)
     with server.superuser(database) as db:
         check = amcheck(db)

@@ -1,4 +1,4 @@
-"""Rows: digests are equal for equal rows only, and say why where there is none."""
+"""Rows: digests are equal for equal rows only, and say why where there isn't one."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def test_the_application_logs_in(server: Server) -> None:
 
 
 def test_a_refused_login_is_failed(server: Server) -> None:
-    """Wrong password, unknown role, no LOGIN, no database, no CONNECT: the claim is contradicted, the password not told."""
+    """Wrong password, unknown role, no LOGIN, no database, no CONNECT: the claim is contradicted, the password not reported."""
     closed = server.new_database()
     server.sql(
         "postgres", f"revoke connect on database {closed} from public", f"create role idle password '{PASSWORD}'"
@@ -187,7 +187,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_a_quiet_copy_is_quarantined(server: Server) -> None:
-    """An enabled subscription and a foreign server without anything that wakes them are told, not failed."""
+    """An enabled subscription and a foreign server without anything that wakes them are reported, not failed."""
     database = server.new_database(
         "create extension postgres_fdw",
         "create server elsewhere foreign data wrapper postgres_fdw options (host '127.0.0.1', port '1')",
@@ -233,7 +233,7 @@ def test_launchers_are_known_by_their_libraries(preloaded: str, named: list[str]
 
 @contextmanager
 def preloading(folder: Path, library: str, as_name: str, **settings: str) -> Iterator[Server]:
-    """A server that preloads a real library by another name, where there is none of that name here."""
+    """A server that preloads a real library by another name, where there isn't one of that name here."""
     place = folder / f"{as_name}.so"
     prepare_dir(folder)
     place.symlink_to(next(bin_dir().parent.rglob(f"{library}.so")))

@@ -135,7 +135,7 @@ def test_a_difference_is_named(server: Server, tenant: str, damage: str, named: 
 
 
 def test_positions_and_statistics_are_no_structure(server: Server, tenant: str) -> None:
-    """Rows, sequences' positions and planner statistics may differ: other rungs see to them."""
+    """Rows, sequences' positions and planner statistics may differ: other checks see to them."""
     copy = server.new_database(
         "insert into \"In %cidents\".incident (title) values ('x')",
         "select nextval('free')",

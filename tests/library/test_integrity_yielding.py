@@ -98,7 +98,7 @@ def marker_in(server: Server, own: str) -> Callable[[], int]:
 
 
 def nothing_is_left(server: Server, database: str) -> None:
-    """No session of ours is in a transaction, and soon there is none at all."""
+    """No session of ours is in a transaction, and soon none exists at all."""
     with server.superuser("postgres") as db:
         count = SQL("select count(*) as n from pg_stat_activity where datname = {} and usename <> 'postgres' ")
         held = count.format(literal(database)) + SQL("and xact_start is not null")
@@ -382,7 +382,7 @@ def test_g08_no_snapshot_outlives_its_own_table(server: Server, written: int) ->
 
 
 def test_g08_a_role_without_pg_monitor_sees_who_commits(server: Server) -> None:
-    """Production's role is no member of pg_monitor: whom its snapshot passes over it is told, and whether they have committed."""
+    """Production's role is no member of pg_monitor: whom its snapshot passes over it is reported, and whether they have committed."""
     role = f"{ROLE}_bare"
     server.sql("postgres", f"create role {role} login password '{PASSWORD}'")
     database = server.new_database("create table t (k int)")

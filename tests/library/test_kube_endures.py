@@ -93,7 +93,7 @@ def test_g02_a_conflict_that_is_somebody_elses_is_still_one(api: Api, kube: Kube
 
 
 def test_g02_what_may_not_be_done_twice_is_not(kube: Kube, spoilt: Any) -> None:
-    """An object without a name of its own would be made twice."""
+    """An object without its own name would be made twice."""
     rule = spoilt(when="lost")
     nameless = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "drawn-", "namespace": "default"}}
     with pytest.raises(KubernetesError) as error:

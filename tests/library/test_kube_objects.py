@@ -150,7 +150,7 @@ def test_a_wrong_token_is_told_as_such(api: Api, tmp_path: Path) -> None:
 
 
 def test_an_unusable_kubeconfig_is_a_parameter_error(api: Api, tmp_path: Path) -> None:
-    """A missing file, a missing context and text that is no kubeconfig are told before anything is asked."""
+    """A missing file, a missing context and text that is no kubeconfig are reported before anything is asked."""
     broken = tmp_path / "broken"
     broken.write_text("just words")
     for path, context in ((str(tmp_path / "none"), ""), (str(api.kubeconfig), "moon"), (str(broken), "")):
@@ -248,7 +248,7 @@ def gateway(tmp_path: Path) -> Iterator[Kube]:
 
 
 def test_a_body_that_is_no_status_is_not_shown(gateway: Kube) -> None:
-    """A gateway's page may hold anything: only the code is told, and a change may have happened."""
+    """A gateway's page may hold anything: only the code is reported, and a change may have happened."""
     _Gateway.answers = [(502, "<html>the password is hunter2</html>")] * 40
     with pytest.raises(KubernetesError) as error:
         gateway.create(config_map("x"))

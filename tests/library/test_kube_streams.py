@@ -110,7 +110,7 @@ def test_output_that_was_cut_off_is_not_a_result(linked: Kube, link: Link, pod: 
 
 
 def test_beside_a_running_event_loop(kube: Kube, pod: str) -> None:
-    """A notebook's kernel runs an event loop of its own; calls from within it work, also many at once."""
+    """A notebook's kernel runs its own event loop; calls from within it work, also many at once."""
 
     async def cell() -> list[tuple[bytes, int]]:
         here = shell(kube, pod, "echo here")
@@ -156,14 +156,14 @@ def test_a_refused_target_is_told(kube: Kube, pod: str) -> None:
 
 
 def test_a_forward_to_a_pod_that_is_not_there(kube: Kube) -> None:
-    """The API's own words reach whoever connects."""
+    """The API's own words reach anyone who connects."""
     with kube.forward("default", "nowhere", 5432) as forward, pytest.raises(PostgresError) as refused:
         connect(Address(forward.host, forward.port, why=forward.why))
     assert 'forward to Pod default/nowhere port 5432: pods "nowhere" not found' in refused.value.what
 
 
 def test_the_servers_last_words_arrive(kube: Kube, pod: str, server: Server) -> None:
-    """A wrong password is told as such through a forward, and an ended session as a lost connection."""
+    """A wrong password is reported as such through a forward, and an ended session as a lost connection."""
     with kube.forward("default", pod, server.address.port) as forward:
         address = Address(forward.host, forward.port, why=forward.why)
         with pytest.raises(PostgresError, match="password authentication failed") as wrong:
@@ -327,7 +327,7 @@ def test_a_followed_log_can_be_closed_from_another_thread(kube: Kube, growing: s
 
 
 def test_a_silent_log_ends_at_its_limit(kube: Kube, growing: str) -> None:
-    """A stream that died without a word does not hold anyone for ever."""
+    """A stream that died silently does not hold anyone indefinitely."""
     with kube.follow_log("default", growing, "main", timeout_seconds=3) as log:
         assert next(log) == "begun"
         with pytest.raises(StepTimeoutError, match=r"nothing was written for 3 s"):
@@ -374,7 +374,7 @@ def test_a_slow_reader_slows_the_writer(kube: Kube, pod: str, tmp_path: Path) ->
 
 
 def test_g05_what_is_held_is_not_read_and_goes_on_where_it_stood(kube: Kube, pod: str, tmp_path: Path) -> None:
-    """Whoever watches a volume fill says no: the writer waits, and not a byte is lost afterwards."""
+    """Anyone who watches a volume fill says no: the writer waits, and not a byte is lost afterwards."""
     (tmp_path / "sent").write_bytes(os.urandom(60_000_000))
     said: list[int] = []
 

@@ -42,7 +42,7 @@ def phase(found: dict[str, Any] | None) -> str:
 
 
 def test_a_wait_sees_each_state_once(api: Api, kube: Kube) -> None:
-    """From 'there is none' over changes to the wished state; the object is returned as it is then."""
+    """From 'none exists' over changes to the wished state; the object is returned as it is then."""
     seen: list[str] = []
 
     def note(found: dict[str, Any] | None) -> None:
@@ -159,7 +159,7 @@ def test_a_wait_that_is_forbidden_ends_at_once(api: Api) -> None:
 
 
 def test_what_the_condition_raises_ends_the_wait(kube: Kube) -> None:
-    """A failed recovery is told at once, not at the time limit."""
+    """A failed recovery is reported together, not at the time limit."""
 
     def failed(_: object) -> bool:
         raise LookupError("the recovery failed")
@@ -206,7 +206,7 @@ def test_a_second_run_is_told_who_holds_the_lease(kube: Kube) -> None:
 
 
 def test_one_of_many_gets_the_lease(api: Api) -> None:
-    """Eight at once on a Lease that does not exist: one gets it, seven are told who."""
+    """Eight at once on a Lease that does not exist: one gets it, seven are reported who."""
     leases: list[k8s.Lease] = []
     refused: list[str] = []
     ready = threading.Barrier(8)
@@ -290,7 +290,7 @@ def test_a_lease_that_was_deleted_is_lost(kube: Kube) -> None:
     kube.delete(k8s.LEASE, "default", "drillbook-gone", uid=found["metadata"]["uid"])
     again = kube.lease("default", "drillbook-gone", "run-gone", ttl_seconds=60)
     assert not lease.is_mine()
-    with pytest.raises(LeaseLost, match="taken anew"):
+    with pytest.raises(LeaseLost, match="taken again"):
         lease.ensure_held()
     lease.release()
     again.ensure_held()

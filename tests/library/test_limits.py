@@ -114,7 +114,7 @@ class Waits(Step[None]):
 
 
 class Watches(CheckStep):
-    """Wait in a rung."""
+    """Wait in a check."""
 
     name, proves = "backup", "there is one"
 

@@ -142,7 +142,7 @@ def test_the_commits_are_those_that_pg_waldump_sees(site: Site, tmp_path: Path, 
     assert all(a.end_lsn <= b.lsn for a, b in itertools.pairwise(ours))
     if timeline == 1:
         over_two_segments = [c for c in ours if c.lsn.value >> 20 != c.end_lsn.value >> 20]
-        assert over_two_segments, "no commit record lies in two segments: the workload has lost its point"
+        assert over_two_segments, "no commit record is in two segments: the workload has lost its point"
         assert site.prepared_xid in {c.xid for c in ours}
 
 
@@ -289,7 +289,7 @@ def test_each_unusable_backup_is_named_with_its_reason(site: Site) -> None:
     with site.s3.without(f"{base}/{second.backup_id}/data.tar") as body:
         key, bucket = f"{base}/{second.backup_id}/data.tar", "archive"
         site.s3.client.put_object(Bucket=bucket, Key=key, Body=body, StorageClass="GLACIER")
-        assert "cold: data.tar lies in GLACIER" in reason(second.backup_id)
+        assert "cold: data.tar is in GLACIER" in reason(second.backup_id)
         site.s3.client.restore_object(Bucket=bucket, Key=key, RestoreRequest={"Days": 1})
         assert catalogue(site.store, NAME).find(second.backup_id), "it was made readable for a day"
         site.s3.client.put_object(Bucket=bucket, Key=key, Body=body, ServerSideEncryption="AES256")
@@ -324,7 +324,7 @@ def test_a_cut_tar_shows_by_its_last_bytes(site: Site) -> None:
         assert "damaged: gzip says error" in broken(compressed)["data.tar.gz"]
     last, _ = plain.tars[-1]
     with site.s3.without(f"site/a/{last.key}") as body:
-        # Cut where a whole tar could end, behind zeros that stand in the data: what comes last in a backup is missing.
+        # Cut where a whole tar could end, behind zeros that are in the data: what comes last in a backup is missing.
         zeros = [at for at in range(10240, len(body) - 30000, 10240) if not any(body[at - 1024 : at])]
         for end in (len(body) // 2, len(body) - 512, zeros[len(zeros) // 2]):
             site.s3.put(f"site/a/{last.key}", body[:end])

@@ -96,7 +96,7 @@ def test_b26_no_variable_of_libpq_changes_a_session(
     monkeypatch.setenv(name, value)
     with server.superuser("postgres", read_only=True) as db:
         as_given(db, server)
-    assert os.environ[name] == value, "it is put back for whoever else wants it"
+    assert os.environ[name] == value, "it is put back for anyone who else wants it"
 
 
 def test_b26_nor_do_all_of_them_together(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

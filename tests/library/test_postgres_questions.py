@@ -132,7 +132,7 @@ def test_missing_grants_are_named(source: Server) -> None:
 
 
 def test_what_the_role_may_read_of_a_tenant(source: Server) -> None:
-    """Found and granted are told apart, for databases and for tables; odd names are quoted as in SQL."""
+    """Found and granted are distinguished, for databases and for tables; odd names are quoted as in SQL."""
     with as_drillbook(source, read_only=True) as db:
         databases = db.ask("connect_grants", databases=["tenant", "postgres", "nowhere"])
     assert [(row["name"], row["found"], row["granted"]) for row in databases] == [
@@ -221,7 +221,7 @@ def test_questions_use_no_transaction_id(own: Database, source: Server) -> None:
 
 
 def test_a_switched_segment_reaches_the_archive(own: Database) -> None:
-    """The commit stands before the switch; the archiver's parts tell when its segment has arrived."""
+    """The commit is before the switch; the archiver's parts tell when its segment has arrived."""
     own.run_one("write_marker", run_id="switch", name="before")
     holding = own.ask_one("wal_position")["current_wal"]
     switched = own.run_one("switch_wal")

@@ -31,7 +31,7 @@ def db(server: Server, tenant: str) -> Iterator[Database]:
 
 
 def test_a_session_is_read_only_unless_asked_for(server: Server, tenant: str) -> None:
-    """The server itself refuses, whoever the role is."""
+    """The server itself refuses, no matter who the role is."""
     with server.superuser(tenant, read_only=True) as reading:
         with pytest.raises(PostgresError) as refused:
             reading.run(SQL("delete from incident"))
@@ -97,7 +97,7 @@ def test_a_question_has_a_time_limit(server: Server, tenant: str, db: Database) 
 
 
 def test_a_snapshot_sees_one_instant(server: Server, tenant: str, db: Database) -> None:
-    """What others commit meanwhile is not seen; no transaction id is used."""
+    """What others commit in the meantime is not seen; no transaction id is used."""
     server.sql(tenant, "create table counter (n int)")
     with db.snapshot():
         assert db.ask_text("select count(*) from counter") == [(0,)]
@@ -122,7 +122,7 @@ def test_an_error_in_a_savepoint_leaves_the_snapshot(db: Database) -> None:
 
 
 def test_no_row_is_in_an_error(db: Database, tenant: str) -> None:
-    """DETAIL holds the failing row, some messages quote a value, a function may raise one: none of it is told."""
+    """DETAIL holds the failing row, some messages quote a value, a function may raise one: none of it is reported."""
     secret = "0123 456789"
     texts = []
     with pytest.raises(PostgresError) as broken:
@@ -241,7 +241,7 @@ def test_a_statement_can_be_cancelled_from_another_thread(db: Database) -> None:
 
 
 def test_beside_a_running_event_loop(server: Server, tenant: str) -> None:
-    """A notebook's kernel has a loop of its own."""
+    """A notebook's kernel has its own loop."""
 
     async def cell() -> list[tuple[int]]:
         with server.superuser(tenant) as db:

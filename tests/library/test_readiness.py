@@ -197,7 +197,7 @@ def test_s21_a_recovery_takes_a_cluster_whose_primary_serves_though_a_replica_is
         except NotReady as refused:
             found = refused.faults
         except RunbookError:
-            found = []  # it went on, as far as the database, which there is none of here
+            found = []  # it went on, as far as the database, which none exists of here
         finally:
             ctx.close()
     for one, kind in zip(made, (k8s.STORAGE_CLASS, k8s.POD), strict=True):

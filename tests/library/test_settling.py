@@ -66,7 +66,7 @@ def site(api: Api, kube: Kube, tmp_path: Path) -> Iterator[Site]:
 
 
 def dead_run(tmp_path: Path, *, host: str = "", run_id: str = RUN) -> tuple[Path, Journal]:
-    """A run whose process is gone, in a folder of its own."""
+    """A run whose process is gone, in its own folder."""
     folder = tmp_path / "outputs" / RUNBOOK / run_id
     (folder / "logs").mkdir(parents=True)
     journal = Journal.open(folder / "journal.jsonl")

@@ -1,4 +1,4 @@
-"""What a superuser's psql says is read as it was written, whatever stands in it and however the database is encoded."""
+"""What a superuser's psql says is read as it was written, whatever is in it and however the database is encoded."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ waivers:
         ("recover-point-in-time", "collations", False),
         ("recover-point-in-time", "boundary", False),  # the library's floor
         ("recover-point-in-time", "quarantine: shop", False),
-        ("drill-monthly-verification", "collations: shop", False),  # a drill tells what would stand in the way
+        ("drill-monthly-verification", "collations: shop", False),  # a drill tells what would be in the way
     ],
 )
 @pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.UNPROVEN, Verdict.VERIFIED])

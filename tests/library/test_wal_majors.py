@@ -22,7 +22,7 @@ FOUND = found()
 
 @pytest.fixture(params=[major for major in range(OLDEST, NEWEST + 1) if major != OWN], ids=lambda one: f"PostgreSQL {one}")
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of that major that archives nowhere: its WAL is read where it lies."""
+    """A server of that major that archives nowhere: its WAL is read where it is."""
     if request.param not in FOUND:
         pytest.skip(why_missing(request.param))
     started = Server(S3("http://127.0.0.1:9"), "s3://nowhere", "pg", binaries=FOUND[request.param])
@@ -51,7 +51,7 @@ def test_commits_deletes_and_drops_are_those_that_pg_waldump_of_that_major_sees(
     ours = [commit for name, data in segments for commit in reader.feed(name, data)]
     assert [(c.committed_at, c.xid, c.lsn) for c in ours] == waldump(tmp_path, paths[0].name, last, server.binaries)
     assert not reader.stopped and made.prepared_xid in {commit.xid for commit in ours}
-    assert [c for c in ours if c.lsn.value >> 20 != c.end_lsn.value >> 20], "no commit record lies in two segments"
+    assert [c for c in ours if c.lsn.value >> 20 != c.end_lsn.value >> 20], "no commit record is in two segments"
 
     found = [one for name, data in segments for one in changes.changes(name, data)]
     deleted: Counter[File] = Counter()

@@ -1,4 +1,4 @@
-"""What the real operator answered, beside what the lab answers. The recordings are not part of the project."""
+"""What the real operator answered, next to what the lab answers. The recordings are not part of the project."""
 
 from __future__ import annotations
 

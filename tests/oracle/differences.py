@@ -86,7 +86,7 @@ REPLAYED: tuple[Difference, ...] = (
 # What the scenarios don't show, or what no answer of the API tells.
 OTHERS = {
     "the API server's remark that further rules were not checked": (
-        "it stands beside a refusal by the schema, which is the same"
+        "it stands next to a refusal by the schema, which is the same"
     ),
     "the default image": (
         "the recorded operator was set up with another one; runbooks read the image that runs from the status"

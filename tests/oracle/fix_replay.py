@@ -42,7 +42,7 @@ ONE_AFTER_THE_OTHER_SECONDS = 1.0  # actions closer together than this were done
 
 
 class ReplayLab:
-    """The lab's parts on a loop of their own thread; every change of every object is noted."""
+    """The lab's parts on their own loop thread; every change of every object is noted."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,7 +1,7 @@
 """What happened, without what is never the same twice: times, ids, addresses, generated names.
 
 A story is a set of tracks. A track is one object's one aspect (a Cluster's phase, a pod's readiness, an object's
-events, ...) as the ordered sequence of what it was; the same thing again in succession is told once.
+events, ...) as the ordered sequence of what it was; the same thing again in succession is reported once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Story:
     tracks: dict[str, list[str]] = field(default_factory=dict)
 
     def tell(self, track: str, what: str) -> None:
-        """One more entry of a track, unless it is what was last told there."""
+        """One more entry of a track, unless it is what was last stated there."""
         entries = self.tracks.setdefault(track, [])
         if not entries or entries[-1] != what:
             entries.append(what)
@@ -159,7 +159,7 @@ def _aspects(kind: str, obj: Object) -> Iterator[tuple[str, str]]:
             yield from _conditions(status)
         case "Pod":
             if "job-name" in (obj["metadata"].get("labels") or {}):
-                if status.get("phase") in ("Succeeded", "Failed"):  # what came before may be too short to be told
+                if status.get("phase") in ("Succeeded", "Failed"):  # what came before may be too short to be reported
                     yield "phase", str(status["phase"])
                 return
             yield "phase", str(status.get("phase") or "Pending")

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 NAMESPACE = "rec-10-admission"
 HEALTHY = "Cluster in healthy state"
 IMAGES = {"spec.imageName"}  # the recorded operator had another default image
-# The API server's own remark beside a refusal by the schema; the refusal is the same.
+# The API server's own remark next to a refusal by the schema; the refusal is the same.
 SCHEMA_NOTE = "some validation rules were not checked because the object was invalid"
 
 
@@ -118,7 +118,7 @@ def attempt(api: Api, row: Row) -> tuple[bool, list[str], Row, list[str]]:
 
 
 def change(api: Api, row: Row) -> tuple[bool, list[str], Row, list[str]]:
-    """A recorded change of a live object, made again; `scale to N` and the laxer field validations are told in words."""
+    """A recorded change of a live object, made again; `scale to N` and the laxer field validations are reported in words."""
     if row["what"].startswith("scale to "):
         wanted = {"spec": {"replicas": int(row["what"].rpartition(" ")[2])}}
         return ask(api, "PATCH", f"{PLACES['Cluster'].format(NAMESPACE)}/live/scale", wanted)
@@ -157,14 +157,14 @@ def difference(row: Row, answer: tuple[bool, list[str], Row, list[str]]) -> str:
 
 
 def judge(found: dict[str, str], known: dict[str, str]) -> None:
-    """Every difference stands in the table, and every entry of the table is a difference."""
+    """Every difference is in the table, and every entry of the table is a difference."""
     unexplained = {what: how for what, how in found.items() if what not in known}
     assert not unexplained, "\n".join(f"{what}: {how}" for what, how in unexplained.items())
     assert set(known) <= set(found), f"no longer different: {set(known) - set(found)}"
 
 
 def test_recorded_creations_are_answered_as_the_operator_answered_them(recordings: Path, api: Api) -> None:
-    """Each difference is fixed in the lab or stands in the table with its reason; a row of the table that is none is removed."""
+    """Each difference is fixed in the lab or is in the table with its reason; a row of the table that is none is removed."""
     creations = [row for row in rows(recordings) if row.get("verb") == "create"]
     assert len(creations) > 200
     judge({row["what"]: how for row in creations if (how := difference(row, attempt(api, row)))}, ADMISSION)

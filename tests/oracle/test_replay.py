@@ -1,4 +1,4 @@
-"""The recorded scenarios, played again on the lab: every difference is fixed there or stands in the table with its reason."""
+"""The recorded scenarios, played again on the lab: every difference is fixed there or is in the table with its reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Archive:
     def __init__(self, lab: ReplayLab, recordings: Path) -> None:
         self._lab = lab
         self.target = ""
-        self.early = ""  # the segment of the first row; the target lies in a later one
+        self.early = ""  # the segment of the first row; the target is in a later one
         marks = {"$ annotate cluster orders cnpg.io/hibernation=on": self._mark}
         self.stories = play(lab, recordings, Scenario("02-backup", before=marks))
 

@@ -54,7 +54,7 @@ STEPS: list[tuple[str, str, str, float, str]] = [
     ("CheckReadiness", "The right cluster, and the rights to drill it", "reads", 0.9,
      "Cluster, identity pin, rights, storage class and the role's grants are checked together."),
     ("NothingElseRunning", "Nothing else is under way on this cluster", "reads", 0.2,
-     "A backup or another drill at the same time would spoil each other's figures."),
+     "A backup or another drill at the same time would disturb each other's figures."),
     ("ChooseBaseBackup", "Choose the newest usable base backup, and judge its age", "reads", 0.4,
      "The catalogue is read from each backup.info: a listed directory may be an unfinished backup."),
     ("ArchivingLive", "WAL archiving works now", "reads", 0.3,
@@ -77,7 +77,7 @@ STEPS: list[tuple[str, str, str, float, str]] = [
     ("ReachedTarget", "The copy stopped at the target, was promoted, and is on a new timeline", "reads", 0.1, ""),
     ("BoundaryHolds", "Both halves of the boundary", "reads", 0.1, ""),
     ("ClimbLadder", "Rows, structure, amcheck, sequences, questions, log-in", "reads", 24.8, ""),
-    ("CompareWithObjectives", "The achieved recovery time and point, beside the objectives", "reads", 0.0, ""),
+    ("CompareWithObjectives", "The achieved recovery time and point, compared with the objectives", "reads", 0.0, ""),
     ("RemoveRecoveryCluster", "Remove the copy, and prove it gone with its volume", "destroys", 4.9,
      "It settles what this run promised when it made it."),
 ]  # fmt: skip
@@ -187,7 +187,7 @@ def failed() -> list[Event]:
 
 
 def unproven() -> list[Event]:
-    """The drill's keys are denied while the base backup is fetched; the rungs are not run; one object is left."""
+    """The drill's keys are denied while the base backup is fetched; the checks are not run; one object is left."""
     what = f"the recovery job {COPY}-1-full-recovery was not seen to end: the object store answered 403 AccessDenied"
     error = {"type": "ObjectStoreError", "what": what, "changed": "done", "verdict": "UNPROVEN", "exit_code": 2,
              "todo": "Give the drill's keys read access to the archive, then start a new run."}  # fmt: skip

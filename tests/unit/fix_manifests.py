@@ -144,7 +144,7 @@ WILD = (
         left_out=("storage.pvcTemplate.volumeName", "tablespaces[hot].storage.pvcTemplate.dataSource"),
     ),
     Wild(
-        "b09 a template beside the profile's own size and class",
+        "b09 a template next to the profile's own size and class",
         {"storage": {"size": "10Gi", "pvcTemplate": {"storageClassName": "a", "resources": {"requests": {"storage": "1Gi"}}}}},
         profile="copy: {storage_class: scratch, storage_size: 20Gi}\n",
         kept={"Cluster.storage/size": "20Gi", "Cluster.storage/storageClass": "scratch"},

@@ -315,5 +315,5 @@ def test_a_notebook_has_one_digest_before_and_after_it_ran(tmp_path: Path) -> No
 
 
 def test_the_process_keeps_its_limits() -> None:
-    """The tests above that lower a limit do so in a process of their own."""
+    """The tests above that lower a limit do so in their own process."""
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

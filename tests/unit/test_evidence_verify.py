@@ -73,7 +73,7 @@ def forged(lines: list[bytes]) -> list[bytes]:
 
 
 def relinked(lines: list[bytes]) -> list[bytes]:
-    """One event changed and every link after it made anew."""
+    """One event changed and every link after it recreated."""
     head, found = "", []
     for line in lines:
         event = json.loads(line) | {"prev": head}
@@ -94,7 +94,7 @@ WAYS: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     ),
     "reordered": (
         lambda rows: [*rows[:40], rows[41], rows[40], *rows[42:]],
-        "line 41: holds event 42, and event 41 stands on line 42: order changed",
+        "line 41: holds event 42, and event 41 is on line 42: order changed",
     ),
     "dropped": (
         lambda rows: [*rows[:40], *rows[42:]],
@@ -117,7 +117,7 @@ WAYS: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
         f"line {COUNT}: does not end in a newline: it was truncated",
     ),
     "garbled": (lambda rows: [*rows[:40], b"garbage\n", *rows[41:]], "line 41: is no JSON object"),
-    "links made anew": (relinked, f"line {COUNT}: was edited, or a line before it with all links made anew"),
+    "links recreated": (relinked, f"line {COUNT}: was edited, or a line before it with all links recreated"),
 }
 
 
@@ -212,7 +212,7 @@ LEDGER_WAYS: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     "dropped": (lambda rows: [*rows[:2], *rows[4:]], "line 3: names an entry that is not there"),
     "reordered": (lambda rows: [*rows[:3], rows[4], rows[3], rows[5]], "line 4: names an entry that is not there"),
     "inserted": (lambda rows: [*rows[:3], rows[1], *rows[3:]], "line 4: does not continue line 3"),
-    "first dropped": (lambda rows: rows[1:], "line 1: names an entry before it, and there is none"),
+    "first dropped": (lambda rows: rows[1:], "line 1: names an entry before it; none exists"),
     "garbled": (lambda rows: [*rows[:3], b"garbage\n", *rows[4:]], "line 4: is no JSON object"),
 }
 

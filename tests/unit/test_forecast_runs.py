@@ -1,4 +1,4 @@
-"""Earlier runs as samples, and the forecast in record, report and card: over sealed evidence as it lies on a disk."""
+"""Earlier runs as samples, and the forecast in record, report and card: over sealed evidence as it is on a disk."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_the_license_is_there() -> None:
 
 
 def _kept() -> list[str]:
-    """The project's files: by git, or on a machine without it all that lie where the project's do."""
+    """The project's files: by git, or on a machine without it all that are where the project's do."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     if shutil.which("git") and (ROOT / ".git").exists():
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()

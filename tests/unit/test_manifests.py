@@ -164,7 +164,7 @@ def test_a_manifest_seen_in_the_wild(tmp_path: Path, case: Wild) -> None:
         assert not any(found == path or found.startswith((f"{path}.", f"{path}[")) for found in made), path
     assert set(case.left_out) <= set(left_out), left_out
     assert all(left_out.values()), "each with its reason"
-    # Nothing is dropped without a word: what the source has is there, or it (or what it stands in) is named.
+    # Nothing is dropped silently: what the source has is there, or it (or what it is in) is named.
     for path in leaves(source["spec"]):
         known = [name.partition(": ")[0] for name in left_out]
         assert f"Cluster.{path}" in made or any(path == name or path.startswith((f"{name}.", f"{name}[")) for name in known), path

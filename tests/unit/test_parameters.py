@@ -26,5 +26,5 @@ def test_a_target_or_none() -> None:
 
 def test_a_search_has_a_begin_before_its_end() -> None:
     given = {"search_from": "2026-11-27T09:00:00Z", "search_to": "2026-11-27T10:00:00+02:00"}
-    assert faults_of(given) == ["search_from, search_to: nothing lies between them"]
+    assert faults_of(given) == ["search_from, search_to: nothing is between them"]
     assert faults_of(given | {"search_to": "2026-11-27T10:00:00Z"}) == []

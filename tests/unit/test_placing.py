@@ -68,7 +68,7 @@ def test_g09_recovery_stops_before_what_the_snapshot_does_not_see(
 
 
 def test_g09_a_snapshot_in_the_middle_of_a_commit_has_no_place() -> None:
-    """It sees 102 and not 101, which stands before it in the WAL: recovery can't give that, and the database is named."""
+    """It sees 102 and not 101, which is before it in the WAL: recovery can't give that, and the database is named."""
     written = Written([(101, 2), (102, 3), (103, 4)])
     moment = Moment(sees={"shop": "101:103:101", "quiet": "103:103:"}, lsn=written.lsn[103])
     place = place_of(written.stretch, written.marker, moment, {"shop": ("public.t",)}, written.last)

@@ -1,4 +1,4 @@
-"""A site's profile: where it is found, how profiles extend each other, and that every fault is told at once."""
+"""A site's profile: where it is found, how profiles extend each other, and that every fault is reported together."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def sent(found: ResolvedTarget) -> object:
 
 
 def strayed(*, stranger: int = 2, beyond: int = 30) -> Memory:
-    """Production on timeline 1 to this day; after ten minutes a test restore archived a timeline of its own here."""
+    """Production on timeline 1 to this day; after ten minutes a test restore archived its own timeline here."""
     store, wal = Memory(), Wal()
     store.backup(wal, NOON)
     live(store, wal, 1, 10)

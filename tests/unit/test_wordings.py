@@ -46,7 +46,7 @@ def test_users_d_a_sentence_about_an_error_is_not_for_the_card(error: str) -> No
 
 
 class Result(Frozen):
-    """A step's result without a card of its own."""
+    """A step's result without its own card."""
 
     size_bytes: int = 49059519
     oid: int = 16385

@@ -167,7 +167,7 @@ def _judged(store: ObjectStore, entry: Entry, prefix: str, objects: Sequence[Obj
     if problem := _missing(info, prefix, entry.tars):
         return unusable(BackupState.MISSING_DATA, problem[0], problem[1])
     if cold := _cold(store, entry.tars):
-        why = f"{cold.key.removeprefix(prefix)} lies in {cold.storage_class}: restore it to a readable class first"
+        why = f"{cold.key.removeprefix(prefix)} is in {cold.storage_class}: restore it to a readable class first"
         return unusable(BackupState.COLD, why, cold.key)
     return replace(entry, backup=_base_backup(store, entry, info, prefix, said["status"]))
 

@@ -11,7 +11,7 @@ _XID_MASK = 0xFFFFFFFF
 
 
 def commit_from(stretch: WalRange, xid: int, lsn: Lsn, *, last_segment: str = "") -> ArchivedCommit | None:
-    """The commit of transaction ``xid``, whose record lies at ``lsn`` or later; ``None`` if it isn't archived.
+    """The commit of transaction ``xid``, whose record is at ``lsn`` or later; ``None`` if it isn't archived.
 
     Reads on from the segment that holds ``lsn``, at most to ``last_segment`` ("": the last that can be reached). Of a
     64-bit transaction id the lower 32 bits are compared. Raises what `WalRange.scan` raises.

@@ -69,12 +69,12 @@ class Reading(Frozen):
 
     @property
     def passing(self) -> tuple[ArchiveFinding, ...]:
-        """What may well mend itself."""
+        """What may well resolve itself."""
         return tuple(item for item in self.survey.findings if item.passing)
 
     @property
     def waits(self) -> bool:
-        """Whether all that is wrong may well mend itself."""
+        """Whether all that is wrong may well resolve itself."""
         lasting = self.damages or self.reach.damaged or any(not gap.broken.state.passing for gap in self.reach.gaps)
         return bool(self.passing and not lasting)
 

@@ -34,7 +34,7 @@ class WalState(StrEnum):
 
     @property
     def passing(self) -> bool:
-        """Whether it may well mend itself: look again before anything is done."""
+        """Whether it may well resolve itself: look again before anything is done."""
         return self in {WalState.DELAYED, WalState.UPLOADING}
 
 
@@ -82,7 +82,7 @@ def broken_wal(
     under_way: frozenset[str] | None = None,
     archive_timeout_seconds: float = ARCHIVE_TIMEOUT_SECONDS,
 ) -> tuple[BrokenWal, ...]:
-    """Every gap in the chain from ``backup``, told apart by state; nothing is read but the listing.
+    """Every gap in the chain from ``backup``, distinguished by state; nothing is read but the listing.
 
     A segment whose successor came less than ``archive_timeout_seconds`` ago is delayed: ``wal.maxParallel`` uploads may
     end out of order. ``under_way`` is what `uploading` answered.

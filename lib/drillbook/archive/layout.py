@@ -2,7 +2,7 @@
 
 Below ``<location>/<server name>/``: ``base/<backup id>/`` holds a base backup; ``wals/<16 hex>/`` holds the segments of
 one timeline and log, with backup labels (``.backup``) and, after a demotion, ``.partial`` segments among them;
-``wals/<8 hex>.history`` lies beside these folders. An ending says how an object is compressed.
+``wals/<8 hex>.history`` lies next to these folders. An ending says how an object is compressed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def base_prefix(server_name: str) -> str:
 
 
 def wal_prefix(server_name: str) -> str:
-    """Where the server's WAL lies."""
+    """Where the server's WAL is."""
     return f"{server_name}/wals/"
 
 

@@ -21,7 +21,7 @@ PLUGIN, IN_TREE = "plugin", "barmanObjectStore"  # CloudNativePG's own words for
 class SourceArchive:
     """Where the source archives. Both methods have one layout and one shape of configuration.
 
-    ``server_name`` is the folder it archives to now; ``periods`` are those of the profile, where its history lies in
+    ``server_name`` is the folder it archives to now; ``periods`` are those of the profile, where its history is in
     several. ``retention_policy`` is CloudNativePG's, such as 30d, "" for none.
     """
 
@@ -47,7 +47,7 @@ class SourceArchive:
 
     @property
     def folders(self) -> tuple[ServerPeriod, ...]:
-        """Every folder that the cluster's history lies in, oldest first; the last is the one archived to now."""
+        """Every folder that the cluster's history is in, oldest first; the last is the one archived to now."""
         return self.periods or (ServerPeriod(name=self.server_name),)
 
     def timeline_in(self, server_name: str, said: int = 0) -> int:
@@ -61,7 +61,7 @@ class SourceArchive:
         return period.timeline if period and period.timeline else self.timeline if server_name == self.server_name else 0
 
     def server_at(self, instant: datetime | None) -> str:
-        """The folder that holds the WAL of an instant; ``None`` is now. TargetOutsideWindow: it lies between two."""
+        """The folder that holds the WAL of an instant; ``None`` is now. TargetOutsideWindow: it is between two."""
         if instant is None or not self.periods:
             return self.server_name
         for period in self.periods:
@@ -70,7 +70,7 @@ class SourceArchive:
         before = [period for period in self.periods if period.until is not None and period.until <= instant]
         nearest = f"just before {show_instant(before[-1].until)}" if before and before[-1].until else "later"
         raise TargetOutsideWindow(
-            f"{show_instant(instant)} lies in none of the periods of archive.server_names",
+            f"{show_instant(instant)} is in none of the periods of archive.server_names",
             todo=f"Give a target_time {nearest}, or correct the periods in the profile.",
         )
 
@@ -102,7 +102,7 @@ def source_archive(kube: k8s.Kube, site: Site, cluster: dict[str, Any]) -> Sourc
 
 
 def _beside(spec: dict[str, Any]) -> dict[str, Any]:
-    """What an ObjectStore says beside its configuration."""
+    """What an ObjectStore says besides its configuration."""
     rest = {name: value for name, value in spec.items() if name != "configuration"}
     return {"store_spec": rest, "env": tuple((rest.get("instanceSidecarConfiguration") or {}).get("env") or ())}
 
@@ -121,7 +121,7 @@ def _object_store(kube: k8s.Kube, site: Site, name: str) -> dict[str, Any]:
     if found is None:
         raise PreconditionError(
             f"ObjectStore {site.cluster.namespace}/{name} does not exist, though the Cluster names it",
-            todo="Create it: while it is missing CloudNativePG stalls without a word.",
+            todo="Create it: while it is missing CloudNativePG stalls silently.",
         )
     return found
 

@@ -18,7 +18,7 @@ class ObjectInfo(NamedTuple):
 
 
 class Level(NamedTuple):
-    """One level of a listing: the "folders" right below a prefix (each ends with "/"), and the objects beside them."""
+    """One level of a listing: the "folders" right below a prefix (each ends with "/"), and the objects next to them."""
 
     folders: tuple[str, ...]
     objects: tuple[ObjectInfo, ...]

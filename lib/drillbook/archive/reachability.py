@@ -15,7 +15,7 @@ from drillbook.model import ArchivedCommit, Frozen, Instant, Lsn, show_instant
 class BackupReach(Frozen):
     """How far recovery from one base backup gets. ``earliest`` is where the backup ended: nothing before it is consistent.
 
-    ``newest`` is the last commit that it reaches (by LSN or transaction id; by time, 1 µs less), ``None`` if there is none
+    ``newest`` is the last commit that it reaches (by LSN or transaction id; by time, 1 µs less), ``None`` if there isn't one
     after the backup; ``last_commit`` is the last one in its WAL, which its own end may hold already. ``latest_lsn`` is
     where the last whole record starts. ``problem`` says why the WAL ends there, "" if that is the archive's own end.
     """
@@ -47,7 +47,7 @@ class Period(Frozen):
 
 
 class DatedGap(Frozen):
-    """A gap and about when its WAL was written: between the archiving of what is beside it."""
+    """A gap and about when its WAL was written: between the archiving of what is next to it."""
 
     broken: BrokenWal
     after: Instant
@@ -147,7 +147,7 @@ def reachable(
 ) -> Reachable:
     """Everything that the listing tells, the newest commits, and a sample of segments read through.
 
-    A segment that is damaged where a commit is looked for is where recovery stops: what lies before it counts.
+    A segment that is damaged where a commit is looked for is where recovery stops: what is before it counts.
     ObjectStoreError: the store's own refusals.
     """
     held.allow(look_back * max(1, len(held.backups)))

@@ -28,7 +28,7 @@ _TODO = {
     "ExpiredToken": "The session token has expired: get a new one.",
     "NoSuchBucket": "Check destinationPath and endpointURL: the store has no such bucket.",
     "NoSuchKey": "The object was there when the archive was listed: see what removes it (retention, lifecycle rules).",
-    "InvalidObjectState": "The object lies in a cold storage class: restore it to a readable one first.",
+    "InvalidObjectState": "The object is in a cold storage class: restore it to a readable one first.",
     "SlowDown": "The store limits requests, and went on to after every attempt: try again when it has less to do.",
     "ServiceUnavailable": "The store refuses for now: try again, and see its own log if it stays so.",
     "RequestTimeTooSkewed": "This machine's clock and the store's differ by more than the store allows: set the clock.",
@@ -89,7 +89,7 @@ class S3Store:
 
         ``default_chain`` takes the credentials that boto3 finds by itself (environment, files, a role) and no others;
         ``ca_pem`` are the certificates to trust in place of the system's. The usual proxy variables of the environment
-        are heeded. ParameterError: what is given can't be right.
+        are honoured. ParameterError: what is given can't be right.
         """
         faults: list[str] = []
         place, endpoint = _address(destination_path, faults), _address(endpoint_url, faults)
@@ -232,7 +232,7 @@ class S3Store:
                     f"reading {self.location}/{key}: the answer broke off after {at - start:,} of {max(total, 0):,} bytes "
                     f"({name}), {broken} times",
                     reason="Interrupted",
-                    todo="Look at what lies between here and the store (proxy, load balancer and their time limits), and at "
+                    todo="Look at what is between here and the store (proxy, load balancer and their time limits), and at "
                     "the store's own log; nothing was changed.",
                 ) from None
 
@@ -358,7 +358,7 @@ class S3Store:
 
 
 class _CaFile:
-    """Certificates in a file of their own, because botocore takes only a path; "" is no file."""
+    """Certificates in their own file, because botocore takes only a path; "" is no file."""
 
     def __init__(self, pem: str) -> None:
         self.path = ""

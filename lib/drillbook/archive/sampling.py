@@ -14,7 +14,7 @@ from drillbook.errors import ObjectStoreError, WalGap
 from drillbook.postgres.wal import WalFormatError, WalReader
 
 SAMPLES = 32
-"""How many segments of one server are read, unless told otherwise."""
+"""How many segments of one server are read, unless given."""
 
 _AT_ONCE = 4
 
@@ -45,7 +45,7 @@ def read_sample(
     ends: Container[str] = (),
     most_seconds: float = 60,
 ) -> tuple[list[CorruptSegment], int]:
-    """Read each of ``segments`` and check every record of it; those that are spoilt, and how many were read in ``most_seconds``.
+    """Read each of ``segments`` and check every record of it; those that are corrupt, and how many were read in ``most_seconds``.
 
     Those of ``ends`` may stop anywhere: they are the last of their timeline. ObjectStoreError: the store refused or did not answer.
     """

@@ -48,7 +48,7 @@ def changes_between(
     """What was deleted or dropped by transactions committed between ``since`` and ``until`` along ``reach``.
 
     Reading begins at the newest segment that was archived some minutes before ``since``, so a transaction that began
-    earlier is seen with what it did from there on; every segment in between is read, however many. ``say`` is told how
+    earlier is seen with what it did from there on; every segment in between is read, however many. ``say`` receives how
     far it is. WalGap: a segment on the way is damaged.
     """
     together = Runs()
@@ -126,7 +126,7 @@ _Stored = Sequence[tuple[str, bytes, str]]
 
 
 def _read(segments: _Stored, following: _Stored, system_id: str) -> ChangesRead | str:
-    """In a process of its own: unpack and read; errors as sentences, since they cross over."""
+    """In its own process: unpack and read; errors as sentences, since they cross over."""
     try:
         return read_run(_Unpacked(segments), _Unpacked(following), system_id)
     except WalGap as error:

@@ -20,7 +20,7 @@ from drillbook.model import BaseBackup, Lsn
 from drillbook.postgres.wal import Chain, Histories, NewTablespace, Numbers, SegmentName, chain
 
 LOOK_BACK = 256
-"""How many segments are read at most in search of something, unless told otherwise."""
+"""How many segments are read at most in search of something, unless given."""
 
 CLOCKS = timedelta(minutes=5)
 """By how much the clocks of a store and of a database may differ."""
@@ -71,7 +71,7 @@ class ArchiveSnapshot:
     def own(self) -> int:
         """The cluster's own timeline; raises what `own_timeline` raises."""
         if not self._own:
-            # Without a word from the cluster every timeline is looked at, and another system's is none of its.
+            # With no answer from the cluster every timeline is looked at, and another system's is none of its.
             doubt = not self.timeline and self.system_id and len(self.listing.timelines) > 1
             ignored = foreign_timelines(self.store, self.listing, self.system_id) if doubt else ()
             self._own = own_timeline(self.timeline, self.listing, self.histories, self.backups, ignored=ignored)
@@ -132,7 +132,7 @@ class ArchiveSnapshot:
     def _leftovers(self, backup: BaseBackup, found: Chain) -> int:
         """The number of the first segment on the way that another system left under its name; 0 for none.
 
-        What was archived before the base backup began can't come after it: told from the listing, then read.
+        What was archived before the base backup began can't come after it: determined from the listing, then read.
         """
         size, oldest = backup.segment_bytes, backup.begin_time - CLOCKS
 
@@ -197,7 +197,7 @@ class WalRange:
 
     @property
     def last(self) -> int:
-        """The number of the last segment that can be reached; before `first` if there is none."""
+        """The number of the last segment that can be reached; before `first` if there isn't one."""
         if not self.reach.last_segment:
             return self.first - 1
         return SegmentName.parse(self.reach.last_segment, self.reach.segment_bytes).number
@@ -208,7 +208,7 @@ class WalRange:
         return bool(self.reach.last_segment) and self.reach.end_lsn >= self.backup.end_lsn
 
     def holds(self, lsn: Lsn) -> bool:
-        """Whether the byte at ``lsn`` lies in the reachable WAL."""
+        """Whether the byte at ``lsn`` is in the reachable WAL."""
         return self.first <= self.number(lsn) <= self.last
 
     def number(self, lsn: Lsn) -> int:

@@ -1,6 +1,6 @@
 """What is wrong with an archive, before anybody relies on it: every damage by name, with the object or segment.
 
-Told from listings, ``backup.info`` and history files, the ends of the base backups' tars, and a sample of the WAL; what was
+Determined from listings, ``backup.info`` and history files, the ends of the base backups' tars, and a sample of the WAL; what was
 not read is said. Only listing and getting is needed.
 """
 
@@ -96,7 +96,7 @@ class SurveyResult(NamedTuple):
 
 
 class SurveyOptions(TypedDict, total=False):
-    """What a survey may be told, and how deep it reads: the arguments of `look`."""
+    """What a survey may be given, and how deep it reads: the arguments of `look`."""
 
     system_id: str
     timeline: int
@@ -109,7 +109,7 @@ class SurveyOptions(TypedDict, total=False):
 
 
 def survey(store: ObjectStore, server_name: str, **asked: Unpack[SurveyOptions]) -> ArchiveSurvey:
-    """Look at all that ``server_name`` has in the archive; `look` says what it may be told, and what it raises."""
+    """Look at all that ``server_name`` has in the archive; `look` says what it may be given, and what it raises."""
     return look(store, server_name, **asked).survey
 
 
@@ -144,7 +144,7 @@ def look(
     now: datetime | None = None,
     archive_timeout_seconds: float = ARCHIVE_TIMEOUT_SECONDS,
 ) -> SurveyResult:
-    """Survey ``server_name``'s archive; a history file that can't be read is told, and left out of the holdings.
+    """Survey ``server_name``'s archive; a history file that can't be read is reported, and left out of the holdings.
 
     ``system_id`` and ``timeline`` are the cluster's ("" and 0: what the archive leaves no doubt about),
     ``tablespaces`` those that it should have; ``known`` its Backup objects (``None``: not asked); ``samples`` WAL segments and ``read_through`` stored bytes of the newest base backup are read; a segment that is
@@ -367,7 +367,7 @@ def _chains(held: ArchiveSnapshot, now: datetime, archive_timeout_seconds: float
     findings: list[ArchiveFinding] = []
     told: set[str] = set()
     under_way = uploading(held.store, held.listing.server_name)
-    for backup in reversed(held.backups):  # a gap that several of them meet is told once, for the newest
+    for backup in reversed(held.backups):  # a gap that several of them meet is reported once, for the newest
         reach = held.chain(backup)
         broken = broken_wal(
             held, backup, now=now, under_way=under_way, archive_timeout_seconds=archive_timeout_seconds
@@ -385,7 +385,7 @@ def _chains(held: ArchiveSnapshot, now: datetime, archive_timeout_seconds: float
 
 
 def _broken(held: ArchiveSnapshot, backup: BaseBackup, item: BrokenWal) -> ArchiveFinding:
-    """A hole in the chain, with the object that lies in its first segment's place."""
+    """A hole in the chain, with the object that is in its first segment's place."""
     name = item.first_segment
     lying = held.store.list(f"{wal_prefix(held.listing.server_name)}{name[:16]}/{name}")
     begins = ": its begin WAL, without which it can't be restored at all" if name == backup.begin_wal else ""

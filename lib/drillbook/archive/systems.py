@@ -1,4 +1,4 @@
-"""Whose archive it is: database clusters told apart by PostgreSQL's system identifier.
+"""Whose archive it is: database clusters distinguished by PostgreSQL's system identifier.
 
 An ``initdb`` into a folder that was used before leaves two systems in it, whose WAL has the same names. A base backup's
 ``backup.info`` and the first page of every segment say which system they are of.

@@ -2,7 +2,7 @@
 
 barman fills a tar up to whole records, ends it with blocks of zeros, and puts ``backup_label`` last into the last
 ``data`` tar. What a ranged read of an object's last bytes can tell depends on its compression: without one all of this;
-with snappy all but the length, since its last chunks unpack by themselves; with gzip that the length told there is a
+with snappy all but the length, since its last chunks unpack by themselves; with gzip that the length stated there is a
 whole number of records' halves (1 in 2,048 cut tars would pass); with bzip2 and lz4 that the stream has its end mark.
 The rest is known only by reading it through.
 """
@@ -21,7 +21,7 @@ from drillbook.archive.tar_walk import BLOCK, RECORD, TarDamaged, TarWalk, membe
 from drillbook.errors import ObjectStoreError
 
 READ_THROUGH = 64 << 20
-"""How many stored bytes of one backup are read through at most, unless told otherwise."""
+"""How many stored bytes of one backup are read through at most, unless given."""
 
 LABEL = "backup_label"
 TAIL = 2 * RECORD
@@ -91,7 +91,7 @@ def check_end(store: ObjectStore, item: ObjectInfo, compression: str, *, labelle
     except ObjectStoreError as error:
         if error.reason != "InvalidObjectState":
             raise
-        return TarCheck(item.key, item.size, TarState.COLD, f"it lies in {item.storage_class} and can't be read", 0)
+        return TarCheck(item.key, item.size, TarState.COLD, f"it is in {item.storage_class} and can't be read", 0)
     state, found = _judge(tail, begin, item.size, compression, labelled)
     return TarCheck(item.key, item.size, state, found, len(tail) + len(begin))
 
@@ -145,7 +145,7 @@ def _judge(tail: bytes, begin: bytes, size: int, compression: str, labelled: boo
             return (TarState.CUT, why) if why else ends
         case "gzip":
             told = int.from_bytes(tail[-4:], "little")
-            # The length is told modulo 4 GiB, which is no multiple of a record, but of its largest power of two.
+            # The length is reported modulo 4 GiB, which is no multiple of a record, but of its largest power of two.
             if told % (RECORD & -RECORD) or not told:
                 return TarState.CUT, f"its last bytes are no gzip trailer of a tar (they tell {told} bytes)"
             return ends

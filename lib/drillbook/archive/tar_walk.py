@@ -9,7 +9,7 @@ _KEPT_BYTES = 1 << 16
 
 
 class TarDamaged(ValueError):
-    """What stands where a member should begin is none; the message says where."""
+    """What is where a member should begin is none; the message says where."""
 
 
 class TarWalk:
@@ -32,7 +32,7 @@ class TarWalk:
         self._zeros = 0
 
     def feed(self, data: bytes) -> None:
-        """The next bytes. TarDamaged: a header's checksum is wrong, so that what follows can't be told apart."""
+        """The next bytes. TarDamaged: a header's checksum is wrong, so that what follows can't be distinguished."""
         self.bytes += len(data)
         view, at = memoryview(data), 0
         while at < len(view) and not self.ended:

@@ -1,4 +1,4 @@
-"""A wanted recovery target, resolved from the archive alone: base backup, timeline, WAL, and the commits beside it.
+"""A wanted recovery target, resolved from the archive alone: base backup, timeline, WAL, and the commits next to it.
 
 PostgreSQL's own rules are followed. A time stops before the first commit after it, so one must be archived. An LSN stops
 after (``exclusive``: before) the first record that starts there or later, so one must be archived whole. A transaction
@@ -256,7 +256,7 @@ class _Search:
         for stretch in self._stretches(backups, timeline):
             if stretch.holds(Lsn(end.value - 1)):
                 return self._resolved(stretch, lsn, until=end, included=not self.wanted.exclusive)
-        raise self._outside(f"{what} at {lsn} lies before the end of every base backup that could be used", [])
+        raise self._outside(f"{what} at {lsn} is before the end of every base backup that could be used", [])
 
     def _refuse_twice(self, resolved: ResolvedTarget, found: RestorePoint, timeline: int) -> None:
         """PostgreSQL stops at the first restore point of a name: a second one can't be reached by it."""

@@ -1,7 +1,7 @@
 """Which timeline of an archive is the cluster's own, how recovery keeps to it, and which other timelines lie there.
 
-PostgreSQL's ``latest`` asks for one history file after the other, from the base backup's timeline on. Whoever archives
-into the same folder, a restored cluster that was never told not to, makes it leave the cluster's own timeline. So the
+PostgreSQL's ``latest`` asks for one history file after the other, from the base backup's timeline on. Anyone who archives
+into the same folder, a restored cluster that was never configured not to, makes it leave the cluster's own timeline. So the
 own timeline is taken from the cluster, and every recovery names it, unless PostgreSQL can't be given its number: of a
 timeline without a history file it says "recovery target timeline N does not exist", though a base backup of that
 timeline needs none.

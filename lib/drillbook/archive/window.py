@@ -20,7 +20,7 @@ from drillbook.model import ArchivedCommit, BaseBackup, Lsn, RecoveryWindow
 from drillbook.postgres.wal import Chain, SegmentName
 
 LOOK_BACK = 256
-"""How many segments are read at most in search of a commit, unless told otherwise."""
+"""How many segments are read at most in search of a commit, unless given."""
 
 _XID_MASK = 0xFFFFFFFF
 

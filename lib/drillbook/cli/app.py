@@ -2,7 +2,7 @@
 
 Exit status: 0 verified (or planned) · 1 failed · 2 unproven · 3 waiting for approval · 4 bad usage, parameters, site
 or target, nothing touched · 5 evidence can't be written, nothing touched · 6 stopped midway, state in ``list`` ·
-70 a bug of ours.
+70 internal error.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ app = typer.Typer(
     name="drillbook",
     help="Executable runbooks that prove your PostgreSQL can be restored.",
     epilog="Exit status: 0 verified or planned, 1 failed, 2 unproven, 3 waiting for an approval, 4 bad usage (nothing was touched), "
-    "5 the evidence can't be written, 6 stopped midway, 70 a bug of ours. Evidence goes to $DRILLBOOK_OUTPUTS, else outputs/ of the project.",
+    "5 the evidence can't be written, 6 stopped midway, 70 internal error. Evidence goes to $DRILLBOOK_OUTPUTS, else outputs/ of the project.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -223,7 +223,7 @@ def drop_kept(
     mode: Annotated[Mode, typer.Option(help="plan changes nothing; apply stops at its gate before it changes anything.")] = Mode.APPLY,
     site: SiteOption = "",
 ) -> int:
-    """Drop the database that a recovery, or its undo, has put aside: behind a gate of its own."""
+    """Drop the database that a recovery, or its undo, has put aside: behind its own gate."""
     return _go(headless.drop_kept(run_id, site), mode)
 
 
@@ -336,7 +336,7 @@ def _ask(question: str, usual: str) -> str:
 def doctor(
     site: SiteOption = "",
     conformance: Annotated[
-        bool, typer.Option("--conformance", help="Ask the cluster itself for every fact that the runbooks stand on; makes small things.")
+        bool, typer.Option("--conformance", help="Ask the cluster itself for every fact that the runbooks rely on; makes small things.")
     ] = False,
     namespace: Annotated[str, typer.Option(help="With --conformance: where the probes' things are made.")] = "",
     object_store: Annotated[
@@ -381,7 +381,7 @@ def lab(context: typer.Context) -> None:
 
 
 def status(given: Sequence[str]) -> int:
-    """Run the command line and return its exit status; every failure is told on stderr."""
+    """Run the command line and return its exit status; every failure is reported on stderr."""
     try:
         code = int(app(arguments.pairs_joined(given), prog_name="drillbook", standalone_mode=False) or 0)
         return _interrupted() if code == _INTERRUPTED else code
@@ -395,7 +395,7 @@ def status(given: Sequence[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except Exception:  # the last line of defence: whatever else comes here is a bug of ours
+    except Exception:  # the last line of defence: whatever else comes here is an internal error
         err.print(traceback.format_exc(), markup=False)
         err.print(
             "This is a bug in Drillbook. drillbook list shows what is open, drillbook cleanup removes what is left."

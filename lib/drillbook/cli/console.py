@@ -19,7 +19,7 @@ _STATUS_STYLES = {"done": "green", "failed": "red", "refused": "red", "planned":
 
 
 class ProgressPrinter:
-    """Tells a run's events on ``console``: a line a step, and beneath it the checks that are not VERIFIED."""
+    """Prints a run's events on ``console``: a line a step, and beneath it the checks that are not VERIFIED."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -114,7 +114,7 @@ def gate_lines(waiting: Mapping[str, Any], *, whole: bool = False) -> list[Text]
 
 
 def show_outcome(console: Console, outcome: RunOutcome) -> None:
-    """The verdict, the figures beside their objectives, and where the report is."""
+    """The verdict, the figures compared with their objectives, and where the report is."""
     verdict = str(outcome.verdict) if outcome.verdict is not None else ""
     console.print()
     headline = outcome.headline.removeprefix(verdict).lstrip(" :—–-") if verdict else outcome.headline
@@ -131,7 +131,7 @@ def show_outcome(console: Console, outcome: RunOutcome) -> None:
 
 
 def figures(measured: list[dict[str, Any]]) -> Table:
-    """What was achieved beside its objective."""
+    """What was achieved compared with its objective."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("", "achieved", "objective", ""):
         table.add_column(heading)

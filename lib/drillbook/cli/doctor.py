@@ -220,7 +220,7 @@ def _damages(ctx: Context) -> Item:
         found = read_archive(ctx, samples=0, checked=0, read_through=0)
     except RunbookError as error:
         return Item("archive: damages", False, error.what, error.todo)
-    more = "drillbook window tells each with what to do."
+    more = "drillbook window lists each with what to do."
     if found.damages:
         count = len(found.damages)
         told = f"{count} {'damage' if count == 1 else 'damages'}, the first: {found.damages[0].what}"

@@ -97,7 +97,7 @@ def _folder(console: Console, folder: Reading) -> None:
     if reach.sampled and not reach.damaged:
         console.print(Text(f"  sample      {len(reach.sampled)} segments read through, every record's checksum right"))
     if not reach.uploads_told and reach.gaps:
-        console.print(Text("  uploads     not told: these credentials may not list multipart uploads"))
+        console.print(Text("  uploads     not reported: these credentials may not list multipart uploads"))
 
 
 def _backups(console: Console, folder: Reading) -> None:
@@ -121,7 +121,7 @@ def _backups(console: Console, folder: Reading) -> None:
 
 
 def _damages(console: Console, found: ArchiveReading) -> None:
-    """What the survey found and the lines above have not told: a gap is a damage as well."""
+    """What the survey found and the lines above have not reported: a gap is a damage as well."""
     count, told = len(found.damages), {gap.broken.first_segment for gap in found.gaps}
     console.print(
         Text.assemble(("damages ", "bold"), (str(count) if count else "none in what was read", "bold red" if count else "green"))

@@ -1,4 +1,4 @@
-"""Conformance: the facts about CloudNativePG that library and runbooks stand on, each asked of a real cluster.
+"""Conformance: the facts about CloudNativePG that library and runbooks rely on, each asked of a real cluster.
 
 ``drillbook doctor --conformance`` asks them of any cluster, ``make conformance`` asks them of the embedded lab; the
 runbooks are worth as much off the lab as the two answers agree.

@@ -49,7 +49,7 @@ def kinds_are_served(ground: ProbeEnvironment) -> str:
     return ", ".join(f"{kind.kind} {kind.api_version}" for kind in kinds)
 
 
-@probe("API", "who asks is told by the server itself (SelfSubjectReview), and what it may do (SelfSubjectAccessReview)")
+@probe("API", "who asks is answered by the server itself (SelfSubjectReview), and what it may do (SelfSubjectAccessReview)")
 def the_server_says_who_we_are(ground: ProbeEnvironment) -> str:
     actor = ground.kube.whoami()
     if not actor.username:
@@ -228,7 +228,7 @@ def object_stores_have_no_server_name(ground: ProbeEnvironment) -> str:
     return _named("serverName", ground.refusal(wanted))
 
 
-@probe("Admission", "two enabled WAL archivers are refused, and so is one beside spec.backup.barmanObjectStore")
+@probe("Admission", "two enabled WAL archivers are refused, and so is one next to spec.backup.barmanObjectStore")
 def one_archiver_only(ground: ProbeEnvironment) -> str:
     entry = {"name": BARMAN_PLUGIN, "isWALArchiver": True, "parameters": {"barmanObjectName": "any-store"}}
     two = ground.cluster_object(ground.name("w"), plugins=[entry, entry | {"name": "other.example.org"}])
@@ -299,7 +299,7 @@ def backups_wait_for_their_cluster(ground: ProbeEnvironment) -> str:
         ground.remove(made)
 
 
-@probe("API", "a status sent to the main endpoint is ignored: it is a subresource of its own")
+@probe("API", "a status sent to the main endpoint is ignored: it is its own subresource")
 def status_is_a_subresource(ground: ProbeEnvironment) -> str:
     made = ground.make(ground.backup_object(ground.name("st"), "nobody"))
     try:

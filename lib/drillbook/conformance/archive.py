@@ -1,4 +1,4 @@
-"""Facts about archiving and backups: what the API says of them, and what then lies in the bucket."""
+"""Facts about archiving and backups: what the API says of them, and what then is in the bucket."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def backups_leave_a_restore_point(ground: ProbeEnvironment) -> str:
         )
     )  # fmt: skip
     try:
-        _switch(ground)  # the restore point stands behind the backup's end: its segment must be archived
+        _switch(ground)  # the restore point is behind the backup's end: its segment must be archived
         ground.healthy(made)
         return f"recovered to barman_{status['backupId']}"
     finally:

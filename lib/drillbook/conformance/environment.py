@@ -1,4 +1,4 @@
-"""The ground that probes stand on: a namespace, and small things of their own that are removed again.
+"""The ground that probes rely on: a namespace, and small things of their own that are removed again.
 
 Everything carries one label, so that what a killed survey left can be found and removed by hand as well.
 """
@@ -239,7 +239,7 @@ class ProbeEnvironment:
     @cached_property
     def backup(self) -> Object:
         """A completed Backup of that Cluster."""
-        self.store_name  # noqa: B018  (raises where there is none)
+        self.store_name  # noqa: B018  (raises where there isn't one)
         wanted = self.backup_object(self.name("b"), self.cluster["metadata"]["name"])
         return self.once("the probes' Backup", lambda: self.ended(self.make(wanted)))
 

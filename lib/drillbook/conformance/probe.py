@@ -1,4 +1,4 @@
-"""A probe: one fact about CloudNativePG that the runbooks stand on, asked of a cluster instead of believed.
+"""A probe: one fact about CloudNativePG that the runbooks rely on, asked of a cluster instead of believed.
 
 A probe makes its own small things, looks, and says one of three: the cluster *agrees* with the fact, it *differs*
 (and how), or the question *can't be asked* here (and why). It never says agrees because nothing contradicted it.

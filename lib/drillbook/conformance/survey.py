@@ -44,7 +44,7 @@ def survey(
 ) -> ConformanceSurvey:
     """Ask the named probes (all of them, if none is named) and remove what they made. LookupError: no such probe.
 
-    Every answer is told as it comes. What a probe itself could not do (no rights, no answer, a limit reached) is its
+    Every answer is reported as it comes. What a probe itself could not do (no rights, no answer, a limit reached) is its
     answer, never an end of the survey.
     """
     wanted = [PROBES[name] for name in names] or list(PROBES.values())
@@ -92,11 +92,11 @@ def versions(ground: ProbeEnvironment) -> dict[str, str]:
     status = now.get("status") or {}
     pod = ground.kube.get(k8s.POD, ground.namespace, str(status.get("currentPrimary", ""))) or {}
     operator = ((pod.get("metadata") or {}).get("annotations") or {}).get("cnpg.io/operatorVersion", "")
-    found["CloudNativePG"] = operator or "not told"
+    found["CloudNativePG"] = operator or "not reported"
     for plugin in status.get("pluginStatus") or ():
-        found[str(plugin.get("name"))] = str(plugin.get("version", "not told"))
+        found[str(plugin.get("name"))] = str(plugin.get("version", "not reported"))
     try:
         found["PostgreSQL"] = ground.sql("SHOW server_version").split()[0]
     except (RunbookError, Differs, IndexError):
-        found["PostgreSQL"] = "not told"
+        found["PostgreSQL"] = "not reported"
     return found

@@ -1,4 +1,4 @@
-"""Telling a living run from a dead one: a lock that the kernel's death releases."""
+"""Distinguishing a living run from a dead one: a lock that the kernel's death releases."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _WAITING = "waiting.drillbook.io/"  # the annotation's prefix; the run's id foll
 def acts_elsewhere(kube: k8s.Kube, site: Site, events: Sequence[gates.Event]) -> str:
     """The machine that acts for this run now, by the run's Lease; "" if none does, or if it would be this one.
 
-    The evidence may lie in a folder that several machines share, where another's lock on a file isn't seen: so the Lease
+    The evidence may be in a folder that several machines share, where another's lock on a file isn't seen: so the Lease
     is asked first. On this machine the lock is the better witness, for a Lease outlives its holder by a minute.
     """
     began = [event for event in events if event["type"] in ("opened", "resumed")]
@@ -43,7 +43,7 @@ def require_ended(kube: k8s.Kube, site: Site, events: Sequence[gates.Event]) -> 
 
 
 def note_waiting(kube: k8s.Kube, site: Site, run_id: str, waits: str) -> None:
-    """Note on the Lease that the run waits, for whoever opens a run on another machine; "" takes the note away."""
+    """Note on the Lease that the run waits, for anyone who opens a run on another machine; "" takes the note away."""
     key, name = f"{_WAITING}{run_id}", lease_name(site)
     found = kube.get(k8s.LEASE, site.drillbook_namespace, name)
     noted = ((found or {}).get("metadata") or {}).get("annotations") or {}
@@ -52,7 +52,7 @@ def note_waiting(kube: k8s.Kube, site: Site, run_id: str, waits: str) -> None:
 
 
 def require_none_waits(kube: k8s.Kube, site: Site, known: Collection[str]) -> None:
-    """Raise RunInProgress if a run whose evidence is not here (``known``) waits with something in its hands."""
+    """Raise RunInProgress if a run whose evidence is not here (``known``) waits with something on the cluster."""
     name = lease_name(site)
     found = kube.get(k8s.LEASE, site.drillbook_namespace, name)
     noted = ((found or {}).get("metadata") or {}).get("annotations") or {}
@@ -67,7 +67,7 @@ def require_none_waits(kube: k8s.Kube, site: Site, known: Collection[str]) -> No
 
 
 class ClusterLock:
-    """A run's hold on its cluster; in plan mode there is none, and nothing is asked."""
+    """A run's hold on its cluster; in plan mode none exists, and nothing is asked."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

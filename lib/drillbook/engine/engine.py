@@ -222,7 +222,7 @@ class Run(Handle):
             if error.changed is Changed.NOTHING and not error.rolled_back:
                 error.changed = changed
             return self._failed(step, error, _seconds_since(started))
-        except BaseException as error:  # a bug of ours, or Ctrl-C: on disk before it goes up
+        except BaseException as error:  # an internal error, or Ctrl-C: on disk before it goes up
             self._bug(step, error, _seconds_since(started))
             raise
         if isinstance(result, Checks):

@@ -23,7 +23,7 @@ def part_digest(step: Step[Any], plan: Plan) -> str:
 
 
 def _object(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Kind, place and content. A Secret is named only: what is in it may be drawn anew, and is nobody's to read."""
+    """Kind, place and content. A Secret is named only: what is in it may be regenerated, and is nobody's to read."""
     metadata = item.get("metadata") or {}
     found = {"kind": item.get("kind"), "namespace": metadata.get("namespace"), "name": metadata.get("name")}
     if item.get("kind") == "Secret":
@@ -49,7 +49,7 @@ class Section:
     cluster: str
     parts: tuple[Part, ...]
     subject: Mapping[str, str] = field(default_factory=dict)
-    """The run and what it was asked for: tenant, target. It stands above the plan and is confirmed with it."""
+    """The run and what it was asked for: tenant, target. It is above the plan and is confirmed with it."""
     blocked: str = ""
     """Why there is nothing to confirm: an earlier step failed, or a plan can't be made."""
     begun: str = ""

@@ -264,7 +264,7 @@ class Gatekeeper:
     # -- the steps behind it -------------------------------------------------------------------
 
     def section_of(self, step: Step[Any]) -> str:
-        """The title of the confirmed section that the step stands in, the last one of equals; "" for none."""
+        """The title of the confirmed section that the step is in, the last one of equals; "" for none."""
         return next((section.title for section in reversed(self._confirmed) if section.part_of(step)), "")
 
     def note_failure(self, step: Step[Any], what: str) -> None:
@@ -307,7 +307,7 @@ class Gatekeeper:
                 todo="See what has changed; what was begun is put back by this run's clean-up.",
             )
         raise NotConfirmed(
-            f"{step.title!r} stands in a destructive section that was not confirmed",
+            f"{step.title!r} is in a destructive section that was not confirmed",
             todo="Run the cells with run.plan and run.confirm of its section first.",
         )
 

@@ -120,7 +120,7 @@ class Handle:
 
     @property
     def over(self) -> bool:
-        """Whether this object has nothing left that another opening must care about: closed, or gone without a word."""
+        """Whether this object has nothing left that another opening must care about: closed, or gone silently."""
         gone = not (self.lock.held or self._left or self._refused)
         return self._closed or gone or bool(self._left and self.ended_elsewhere)
 
@@ -141,7 +141,7 @@ class Handle:
         if self._left:
             since = {event["type"] for event in self.journal.events()[self._seen :]}
             if since - {"approved"}:
-                raise NotResumable(f"run {self.run_id} was gone on with elsewhere", todo="`drillbook list` shows how it stands.")
+                raise NotResumable(f"run {self.run_id} was continued elsewhere", todo="`drillbook list` shows what its state is.")
             try:
                 self.lock = RunLock(self.folder)
             except BlockingIOError as error:

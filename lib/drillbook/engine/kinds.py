@@ -21,7 +21,7 @@ _CHECK_NOT_TESTED = ("restoring anything: it was only read",)
 
 @dataclass(frozen=True)
 class RunbookKind:
-    """``required`` rungs are the library's floor, which no profile can switch off; ``recovers`` is whether recovery
+    """``required`` checks are the library's floor, which no profile can switch off; ``recovers`` is whether recovery
     time and point are measured and held against the objectives; ``resumes`` whether a run that stops midway is left as
     it stands, to be resumed or abandoned, where others are settled at once; ``alone`` whether it takes the cluster's
     Lease when it opens: what only reads needs none, and must not keep a recovery waiting."""
@@ -47,7 +47,7 @@ _KINDS = {
     "undo": RunbookKind(("application health",), (), recovers=False, resumes=True),
 }
 
-# What one runbook is judged by beside its prefix.
+# What one runbook is judged by besides its prefix.
 _OF_ONE = {
     "check-recovery-window": RunbookKind(
         ("base backup", "WAL chain", "WAL gaps", "recovery window", "damage"),

@@ -1,4 +1,4 @@
-"""What steps tell, written to the journal as it is told (``step.Recorder``)."""
+"""What steps report, written to the journal as it is reported (``step.Recorder``)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Observations:
         self._facts: dict[str, Any] = {}
 
     def begin(self, n: int, title: str, display: Display, *, undoing: bool = False) -> None:
-        """A step begins: what is told from now on is its own. One that undoes goes on though the journal can't be written."""
+        """A step begins: what is reported from now on is its own. One that undoes goes on though the journal can't be written."""
         self.write = self.journal.note if undoing else self.journal.append
         self.n, self.title, self.display, self.step_checks = n, title, display, []
 

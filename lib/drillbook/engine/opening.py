@@ -112,13 +112,13 @@ def seal_line(run_id: str) -> str:
 
 
 def in_notebook() -> dict[str, str]:
-    """Where the notebook lies that somebody steps through: its saved copy is kept with the run when that ends."""
+    """Where the notebook is that somebody steps through: its saved copy is kept with the run when that ends."""
     path = run_folders.open_notebook()
     return {"notebook": str(path)} if path else {}
 
 
 def _patience(site: Site, kind: RunbookKind) -> dict[str, Any]:
-    """What a run that stops is left for, where it is left as it stands: who must confirm, and for how long."""
+    """What a run that stops is left for, where it is left as it is: who must confirm, and for how long."""
     if not kind.resumes:
         return {}
     seconds = site.approvals.deadline.total_seconds()
@@ -126,7 +126,7 @@ def _patience(site: Site, kind: RunbookKind) -> dict[str, Any]:
 
 
 def notebook_sha256(runbook: str) -> str:
-    """The digest of the runbook's notebook as it lies there now; "" if it isn't known where."""
+    """The digest of the runbook's notebook as it is there now; "" if it isn't known where."""
     notebook = run_folders.notebook_path(runbook)
     return notebook_digest(notebook) if notebook else ""
 

@@ -1,4 +1,4 @@
-"""What the runbooks' own parameters may be, by name: a fault is told before anything is touched."""
+"""What the runbooks' own parameters may be, by name: a fault is reported before anything is touched."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def _search_faults(parameters: Mapping[str, Any]) -> list[str]:
     try:
         begin, end = (parse_instant(parameters.get(name) or "") for name in ("search_from", "search_to"))
     except ValueError:
-        return []  # one of them is not given, or told above
-    return [] if begin < end else ["search_from, search_to: nothing lies between them"]
+        return []  # one of them is not given, or reported above
+    return [] if begin < end else ["search_from, search_to: nothing is between them"]
 
 
 def require_as_opened(run_id: str, given: Mapping[str, Any], step: Step[Any]) -> None:

@@ -1,4 +1,4 @@
-"""The point of no return, and what a failure behind it means: the run halts as it stands.
+"""The point of no return, and what a failure behind it means: the run halts as it is.
 
 Behind it a client may have written to the new place, or what was replaced no longer exists. So nothing is put back and
 nothing removed by itself: the copy stays, nobody is let in, and a person resumes the run or goes back by an undo runbook.

@@ -129,7 +129,7 @@ class PreviousAttempts:
         return bool(step.promised) and not step.promised & self.open_promises
 
     def interrupted_section(self) -> str:
-        """The digest of the section in which a step was started and not finished, "" if there is none."""
+        """The digest of the section in which a step was started and not finished, "" if there isn't one."""
         last = next((step for step in reversed(self.steps.values()) if step.status == "open"), None)
         return str((last.section or {}).get("digest", "")) if last else ""
 

@@ -85,4 +85,4 @@ class Replay:
 
     def _refuse(self, why: str) -> None:
         self._over = False  # asked again, if the cell is run again
-        self.past.refuse(why, f"Mend it and resume again, or `drillbook abandon {self.past.run_id}`.")
+        self.past.refuse(why, f"Fix it and resume again, or `drillbook abandon {self.past.run_id}`.")

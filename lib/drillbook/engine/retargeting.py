@@ -67,7 +67,7 @@ def chosen(runbook: str, events: Sequence[gates.Event], wanted: Mapping[str, Any
 
 def put_into_service(past: PreviousAttempts) -> bool:
     """Whether a step of a destructive section was begun after the copy for the present target was made."""
-    # What stops the bleeding is done again for each target, before its copy: the copy of an earlier one says nothing.
+    # What contains the damage is done again for each target, before its copy: the copy of an earlier one says nothing.
     begun = max((index for index, event in enumerate(past.events) if event["type"] == "retargeted"), default=0)
     events = past.events[begun:]
     copies = [index for index, event in enumerate(events) if event["type"] == "fact" and event["name"] == "copy"]

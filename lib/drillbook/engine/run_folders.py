@@ -13,7 +13,7 @@ from drillbook.errors import EvidenceUnwritable, ParameterError
 
 
 def project_root(start: Path | None = None) -> Path:
-    """The nearest folder upwards that holds ``runbooks/``; the working directory if there is none."""
+    """The nearest folder upwards that holds ``runbooks/``; the working directory if there isn't one."""
     here = (start or Path.cwd()).resolve()
     return next((folder for folder in (here, *here.parents) if (folder / "runbooks").is_dir()), here)
 
@@ -94,7 +94,7 @@ def run_dirs(outputs: Path | None = None) -> Iterator[Path]:
 
 
 def find_run(run: str) -> Path:
-    """A run's folder from its path, its id, or the start of its id; ParameterError if there is none or several."""
+    """A run's folder from its path, its id, or the start of its id; ParameterError if there isn't one, or more than one."""
     path = Path(run)
     if (path / "journal.jsonl").is_file():
         return path.resolve()

@@ -13,7 +13,7 @@ _SHOWN = 3
 
 
 def stakes(opened: Mapping[str, Any], parameters: Mapping[str, Any], seen: Callable[[str], Any]) -> Rows:
-    """The rows that stand above a plan, from the run's opening, its parameters and the facts that its steps noted.
+    """The rows that are above a plan, from the run's opening, its parameters and the facts that its steps noted.
 
     They are for the reader: a phrase confirms the run, its parameters and the plan, and no count that may change.
     """
@@ -50,7 +50,7 @@ def _damage(parameters: Mapping[str, Any], damage: Mapping[str, Any], target: Ma
     kept = [one for one in found if one not in undone]
     rows = [("undone", _words(undone))] if undone else []
     if kept:
-        rows.append(("NOT undone", f"{_words(kept)}: the target lies after it, so recovery brings it back"))
+        rows.append(("NOT undone", f"{_words(kept)}: the target is after it, so recovery brings it back"))
     return rows or [("undone", "no damage was found in the time that was searched")]
 
 

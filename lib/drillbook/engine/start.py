@@ -38,7 +38,7 @@ def open_run(
     fails, that earlier run does no step any more until it is resumed: a notebook's ``run`` still names it.
 
     Raises ParameterError with every fault, EvidenceUnwritable before anything is touched, RunInProgress if another run
-    holds the cluster or waits with something in its hands, NotResumable if that run can't go on as it was begun.
+    holds the cluster or waits with something on the cluster, NotResumable if that run can't go on as it was begun.
     """
     mine = _earlier(runbook)
     try:

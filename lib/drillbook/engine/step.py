@@ -1,6 +1,6 @@
 """Step, Effect, Plan and Later, and the Context that gives a step its clients.
 
-A step knows nothing of Jupyter, papermill or evidence: it is handed a :class:`Context` and tells it what it saw.
+A step knows nothing of Jupyter, papermill or evidence: it is handed a :class:`Context` and reports to it what it saw.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class NullRecorder:
 
 
 def pod_of(cluster: dict[str, Any]) -> str:
-    """The name of the Cluster's current primary pod, or ``""`` while there is none."""
+    """The name of the Cluster's current primary pod, or ``""`` while there isn't one."""
     return str(cluster.get("status", {}).get("currentPrimary", ""))
 
 
@@ -179,7 +179,7 @@ class Context:
             dbname=dbname or self.site.sql.database,
             read_only=read_only,
             statement_timeout_seconds=self.site.limits.step.total_seconds(),
-            # Others queue behind whoever waits for a lock; in Drillbook's own database nobody else does.
+            # Others queue behind the session that waits for a lock; in Drillbook's own database nobody else does.
             lock_timeout_seconds=1 if dbname not in ("", self.site.sql.database) else 5,
         )
 
@@ -246,7 +246,7 @@ class PreconditionsNotMet(PreconditionError):
     """A step that changes something was reached while an earlier check is not VERIFIED."""
 
     def __init__(self, causes: str, *, failed: bool) -> None:
-        super().__init__(f"not started, because of {causes}", todo="Mend the cause, then start a new run.")
+        super().__init__(f"not started, because of {causes}", todo="Fix the cause, then start a new run.")
         self.verdict = Verdict.FAILED if failed else Verdict.UNPROVEN  # type: ignore[misc]
         self.exit_code = 1 if failed else 2  # type: ignore[misc]
         self.changed = Changed.NOTHING
@@ -268,10 +268,10 @@ class Step(Generic[T]):
     settles: ClassVar[bool] = False
     """Whether the step only removes what this run made, so that it also runs after a failure."""
     gated: ClassVar[bool] = False
-    """Whether the step stands in a destructive section and is done only after that section was confirmed."""
+    """Whether the step is in a destructive section and is done only after that section was confirmed."""
     point_of_no_return: ClassVar[bool] = False
     """Whether from its beginning a client may write to the new place, or what was replaced is gone: if this step or a later
-    one fails, the run halts as it stands. Nothing is put back or removed by itself then."""
+    one fails, the run halts as it is. Nothing is put back or removed by itself then."""
     lasting: ClassVar[bool] = False
     """Whether what a reading step found must still hold when a run is resumed before anything destructive has begun."""
 
@@ -314,7 +314,7 @@ class Step(Generic[T]):
 
 
 class Checks(Frozen):
-    """What a rung observed."""
+    """What a check observed."""
 
     checks: tuple[Check, ...]
 
@@ -335,7 +335,7 @@ class CheckStep(Step[Checks]):
     required: ClassVar[bool] = True
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        """The checks; an error becomes a check of its own with the error's verdict."""
+        """The checks; an error becomes its own check with the error's verdict."""
         raise TypeError(f"{type(self).__name__} has no observe()")
 
     def do(self, ctx: Context) -> Checks:
@@ -351,34 +351,34 @@ class CheckStep(Step[Checks]):
         return Checks(checks=timed)
 
     def from_error(self, error: RunbookError) -> Check:
-        """What an error says about this rung's claim: contradicted, or only not observed."""
+        """What an error says about this check's claim: contradicted, or only not observed."""
         contradicts = getattr(error, "contradicts", None)
         verdict = Verdict.FAILED if contradicts else cast(Verdict, error.verdict)
         return self.result(verdict, expected="an answer", observed=error.what, reason=type(error).__name__)
 
     def not_run(self, reason: str) -> list[Check]:
-        """The rung as not observed."""
+        """The check as not observed."""
         return [self.result(Verdict.UNPROVEN, reason=f"not run: {reason}")]
 
     def result(self, verdict: Verdict, **fields: Any) -> Check:
-        """A check of this rung."""
+        """A check of this check."""
         values: dict[str, Any] = {"name": self.name, "proves": self.proves, "required": self.required} | fields
         return Check(verdict=verdict, **values)
 
 
 @dataclass(frozen=True)
 class CheckGroup(Step[Checks]):
-    """Rungs that are read together: each observes and judges for itself."""
+    """Checks that are read together: each observes and judges for itself."""
 
     def rungs(self) -> Sequence[CheckStep]:
-        """The rungs, in order."""
-        raise TypeError(f"{type(self).__name__} has no rungs()")
+        """The checks, in order."""
+        raise TypeError(f"{type(self).__name__} has no checks()")
 
     def do(self, ctx: Context) -> Checks:
         return Checks(checks=tuple(check for rung in self.rungs() for check in rung.do(ctx).checks))
 
     def not_run(self, reason: str) -> list[Check]:
-        """Every rung as not observed."""
+        """Every check as not observed."""
         return [check for rung in self.rungs() for check in rung.not_run(reason)]
 
 

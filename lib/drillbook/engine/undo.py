@@ -1,7 +1,7 @@
 """Changing an object so that the old value is known before, and putting it back: without any code of the procedure.
 
 The promise holds the old value and the new one as JSON merge patches. It is put back only on the very object (by UID)
-and only while the value is still the one that the run set: what another hand has changed since is not ours to undo.
+and only while the value is still the one that the run set: what another controller has changed since is not ours to undo.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from drillbook.postgres.client import by_parameters_only
 
 Object = Mapping[str, Any]
 REPLACED = "replaced"
-"""The fact that something else stands in the place of what is declared: why, "" if not (any more)."""
+"""The fact that something else is in the place of what is declared: why, "" if not (any more)."""
 SYNCED = "Synced"
 CLOSED = "Connections"
 """The kind of the promise to let everybody into a database again."""
@@ -94,7 +94,7 @@ def put_back(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
         try:
             _apply(kube, kind, obj, undo["patch"], str(undo["verb"]))
         except KubernetesError as error:
-            if error.status != 409:  # changed meanwhile: look again
+            if error.status != 409:  # changed in the meantime: look again
                 raise
     raise ConflictError(f"{where} is being changed all the time", changed=Changed.DONE, todo="Look who does it.")
 
@@ -134,7 +134,7 @@ def synced(kube: k8s.Kube, namespace: str, name: str) -> str:
 
 
 def require_agreed(kube: k8s.Kube, undo: Object, replaced: str) -> None:
-    """Raise Overtaken if putting this back would let Argo CD undo a cut: something else stands in the place of what it declares."""
+    """Raise Overtaken if putting this back would let Argo CD undo a cut: something else is in the place of what it declares."""
     if not replaced or undo["kind"] != k8s.APPLICATION.kind:
         return
     if (status := synced(kube, str(undo["namespace"]), str(undo["name"]))) != SYNCED:
@@ -201,7 +201,7 @@ def _recreate(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
             timeout_seconds=120.0, what=f"{where} to be gone",
         )  # fmt: skip
     kube.create(wanted)
-    return "put back", f"{where} was made anew as it was"
+    return "put back", f"{where} was recreated as it was"
 
 
 def _run_sql(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
@@ -216,7 +216,7 @@ def _run_sql(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
     )
     done = kube.exec(namespace, pod, "postgres", argv, stdin=f"set client_encoding to 'UTF8';\n{undo['sql']};\n".encode(), timeout_seconds=120.0, repeatable=True)
     if done.exit_code:
-        first = next((line for line in done.error_text.splitlines() if "ERROR" in line), "it ended without a word")
+        first = next((line for line in done.error_text.splitlines() if "ERROR" in line), "it ended with no error output")
         raise ConflictError(
             f"{undo['sql']} in pod {pod}: {first[:200]}",
             changed=Changed.UNKNOWN,

@@ -1,4 +1,4 @@
-"""Runs of a cluster that wait at a gate or stopped midway, and what they hold: no second run goes blindly beside them."""
+"""Runs of a cluster that wait at a gate or stopped midway, and what they hold: no second run starts blindly next to them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Standing:
 
 
 def of(folder: Path, events: Sequence[Event]) -> Standing:
-    """How a run stands by its journal."""
+    """The state of a run by its journal."""
     gate, living = gates.waiting(events), alive(folder)
     if gate is not None:
         sections = list(dict.fromkeys(str(event["section"]) for event in of_type(events, "waiting")))
@@ -59,7 +59,7 @@ def has_changed(events: Sequence[Event]) -> bool:
 
 
 def standing(site: Site) -> list[Standing]:
-    """The runs of this cluster in this outputs folder that are left as they stand and have changed something."""
+    """The runs of this cluster in this outputs folder that are left as they are and have changed something."""
     cluster = {"namespace": site.cluster.namespace, "name": site.cluster.name}
     found = []
     for folder in run_folders.run_dirs():
@@ -74,7 +74,7 @@ def standing(site: Site) -> list[Standing]:
 def require_none(site: Site, runbook: str, mine: Collection[str]) -> None:
     """Raise RunInProgress, naming what each holds and the ways on, if a run of this cluster stands; ``mine`` don't count.
 
-    A runbook that only reads may go on beside them.
+    A runbook that only reads may go on next to them.
     """
     if not kind_of(runbook).alone:
         return

@@ -70,7 +70,7 @@ def read_lines(data: bytes) -> tuple[list[Line], bytes]:
 class ChainFile:
     """Appends under an exclusive lock, synced to the disk; several processes may write in turn.
 
-    What is there is never rewritten: the next append closes a torn end with a newline and is told of it in
+    What is there is never rewritten: the next append closes a torn end with a newline and reports it in
     ``Tail.torn``, so that it can note it.
     """
 

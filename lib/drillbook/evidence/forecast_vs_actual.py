@@ -1,4 +1,4 @@
-"""A run's forecast beside what it achieved; computed from the journal like the rest of the record.
+"""A run's forecast next to what it achieved; computed from the journal like the rest of the record.
 
 A journal without a forecast gives no such group, so that records of runs before there was one stay what they are.
 """
@@ -33,7 +33,7 @@ def _verifying(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def compare(predicted: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """The forecast as it was made, and each of its figures beside the achieved one.
+    """The forecast as it was made, and each of its figures next to the achieved one.
 
     ``off`` is (forecast − achieved) ÷ achieved; ``within`` says whether the achieved time lay in the forecast's interval.
     """

@@ -113,7 +113,7 @@ def approvals(events: Sequence[Event], digest: str) -> list[Event]:
 
 
 def refusal(given: Sequence[Event], actor: Mapping[str, Any], people: int) -> str:
-    """Why ``actor`` can't approve beside those who have (``given``); "" if it is welcome."""
+    """Why ``actor`` can't approve in addition to those who have (``given``); "" if it is welcome."""
     who = str(actor["username"])
     if people > 1 and actor.get("strength") != "api":
         return (
@@ -189,7 +189,7 @@ def point_of_no_return(events: Sequence[Event]) -> str:
 
 
 def resumable(events: Sequence[Event]) -> bool:
-    """Whether the run is of a kind that is left as it stands when it stops, and has not ended."""
+    """Whether the run is of a kind that is left as it is when it stops, and has not ended."""
     opened = opening(events) or {}
     ended = any(event["type"] == "closed" for event in events)
     return bool(opened.get("patience")) and opened.get("mode") == "apply" and not ended

@@ -2,7 +2,7 @@
 
 Of a step that a later attempt did again only the last attempt counts. The verdict is the worst of
 
-1. every required check, where a required rung that was never seen is UNPROVEN;
+1. every required check, where a required check that was never seen is UNPROVEN;
 2. every step that failed (its error's verdict) or was started and not seen to finish (UNPROVEN);
 3. every obligation that is not proven settled (UNPROVEN), an attempt that did not complete, a run that was abandoned
    or superseded (UNPROVEN);
@@ -73,19 +73,19 @@ def unsettled(events: Sequence[Event]) -> list[Event]:
 
 
 def belongs(check: Event, rung: str) -> bool:
-    """Whether a check is one of the rung's: by its ``rung``, its name, or a name that begins ``<rung>:``."""
+    """Whether a check is one of the check's: by its ``rung``, its name, or a name that begins ``<rung>:``."""
     return rung in (check.get("rung"), check["name"]) or str(check["name"]).startswith(f"{rung}:")
 
 
 def not_run(events: Sequence[Event]) -> list[str]:
-    """The required rungs of which no check was seen."""
+    """The required checks of which no check was seen."""
     required = (of_type(events, "opened") or [{}])[-1].get("required") or []
     checks = of_type(gates.current(events), "check")
     return [rung for rung in required if not any(belongs(check, rung) for check in checks)]
 
 
 def objectives(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """Each objective beside what was achieved, in seconds; ``met`` is None if there is nothing to compare."""
+    """Each objective compared with what was achieved, in seconds; ``met`` is None if there is nothing to compare."""
     goals = (of_type(events, "opened") or [{}])[-1].get("objectives") or {}
     achieved = facts(events).get("achieved") or {}
     # What a loss would have cost is known as soon as the archive lag is, even if nothing was recovered.

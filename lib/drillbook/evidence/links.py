@@ -12,7 +12,7 @@ Problem = tuple[int, str]
 
 
 def journal_problems(lines: Sequence[Line], rest: bytes, *, sealed: bool) -> Iterator[Problem]:
-    """What is wrong with a journal; ``rest`` is what stands behind the last newline."""
+    """What is wrong with a journal; ``rest`` is what is behind the last newline."""
     if rest:
         after = "it was truncated" if sealed else "its writer died midway (the next append notes it)"
         yield len(lines) + 1, f"does not end in a newline: {after}"
@@ -57,11 +57,11 @@ def _reordered(lines: Sequence[Line]) -> Problem | None:
         return None
     expected, line = next((n, line) for n, line in enumerate(events, start=1) if _seq(line) != n)
     other = events[found.index(expected)]
-    return line.number, f"holds event {_seq(line)}, and event {expected} stands on line {other.number}: order changed"
+    return line.number, f"holds event {_seq(line)}, and event {expected} is on line {other.number}: order changed"
 
 
 def _broken_links(lines: Sequence[Line]) -> Iterator[Problem]:
-    """Every line that doesn't continue the line before it, told of the line that is to blame."""
+    """Every line that doesn't continue the line before it, reported of the line that is to blame."""
     numbers = {line.sha256: line.number for line in lines}
     continued = {str(line.value.get("prev")): line.number for line in lines if line.value is not None}
     head, seq = "", 0
@@ -88,12 +88,12 @@ def _to_blame(line: Line, head: str, seq: int, numbers: dict[str, int], continue
     if head in continued and before:
         return line.number, f"was inserted: line {continued[head]} continues line {before}"
     if not before:
-        return line.number, "names a line before it, and there is none: lines were dropped"
+        return line.number, "names a line before it; none exists: lines were dropped"
     return before, f"was edited: line {line.number} does not continue it"
 
 
 def ledger_problems(lines: Sequence[Line], rest: bytes) -> Iterator[Problem]:
-    """What is wrong with a ledger; ``rest`` is what stands behind the last newline."""
+    """What is wrong with a ledger; ``rest`` is what is behind the last newline."""
     if rest:
         yield len(lines) + 1, "does not end in a newline: its writer died midway (the next entry notes it)"
     seen: set[str] = set()
@@ -119,7 +119,7 @@ def _ledger_link(line: Line, head: str, seen: set[str]) -> Problem | None:
     if named <= seen and (not head or head in named):
         return None
     if not before:
-        return line.number, "names an entry before it, and there is none: entries were removed"
+        return line.number, "names an entry before it; none exists: entries were removed"
     if named - seen:
         return line.number, f"names an entry that is not there: line {before} was edited, or entries were removed"
     return line.number, f"does not continue line {before}: it was inserted or the order was changed"

@@ -47,7 +47,7 @@ ABSENT = {
 
 
 def record(events: Sequence[Event]) -> dict[str, Any]:
-    """The record as JSON; pure: equal events give an equal record, whoever computes it and whenever.
+    """The record as JSON; pure: equal events give an equal record, no matter who computes it and whenever.
 
     Works on a journal that ends early too: the verdict then says what was not seen.
     """

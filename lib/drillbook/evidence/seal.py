@@ -93,7 +93,7 @@ def _require_unchanged(run_dir: Path, stored: bytes) -> None:
 def _changed(run_dir: Path, what: str) -> EvidenceTampered:
     return EvidenceTampered(
         f"run {run_dir.name} is sealed and different now: {what}",
-        todo="Run `drillbook verify` to see all of it; a sealed run is never sealed anew.",
+        todo="Run `drillbook verify` to see all of it; a sealed run is never sealed again.",
         changed=Changed.NOTHING,
     )
 

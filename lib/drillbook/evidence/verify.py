@@ -2,7 +2,7 @@
 
 1. ``journal.jsonl``: every line ends in a newline and is an object; ``seq`` counts from 1; ``prev`` is the digest of
    the line before. A broken line is allowed only where a ``torn`` event behind it says so.
-2. The journal begins with ``opened``, whose run id and runbook name the folder that it lies in.
+2. The journal begins with ``opened``, whose run id and runbook name the folder that it is in.
 3. ``record.json`` is, byte for byte, what the journal gives.
 4. ``SHA256SUMS`` lists every file of the folder, and each has the digest that is listed.
 5. Each attempt's notebook is the one whose digests the journal holds.
@@ -145,7 +145,7 @@ class _Run:
         elif isinstance(sealed, int) and there > sealed:
             self.tell(1, f"{JOURNAL} line {sealed + 1}", f"was added: {sealed} events were sealed")
         elif kept.get("head_sha256") != shown["head_sha256"]:
-            self.tell(1, f"{JOURNAL} line {there}", "was edited, or a line before it with all links made anew")
+            self.tell(1, f"{JOURNAL} line {there}", "was edited, or a line before it with all links recreated")
 
     def _check_sums(self) -> None:
         # 4

@@ -1,4 +1,4 @@
-"""What would shorten a recovery. A gain is told only where it can be computed from what was measured; else it is named alone.
+"""What would shorten a recovery. A gain is reported only where it can be computed from what was measured; else it is named alone.
 
 `data.jobs` is not among them: it speeds up the making of a base backup, but a restore of one is a single stream.
 """
@@ -49,7 +49,7 @@ def _newer_backup(found: Forecast, samples: tuple[RunSample, ...], now: datetime
     if segments <= FRESH_SEGMENTS:
         return []
     saves = _time(found, "replay") - _again(found, samples, now, "replay", segments=FRESH_SEGMENTS)
-    what = f"{segments} segments lie between the base backup and the target; a fresh one leaves about {FRESH_SEGMENTS}"
+    what = f"{segments} segments are between the base backup and the target; a fresh one leaves about {FRESH_SEGMENTS}"
     return [Advice(setting="a newer base backup", what=what, saves_seconds=max(0.0, saves))]
 
 
@@ -89,7 +89,7 @@ def _snapshots(found: Forecast) -> list[Advice]:
     if not found.seconds or fetch < 0.5 * found.seconds:
         return []
     what = (
-        f"a clone of a volume would stand in the place of {show_seconds(fetch)} of fetch; how long one takes isn't known "
+        f"a clone of a volume would be in the place of {show_seconds(fetch)} of fetch; how long one takes isn't known "
         "here (data.jobs would not help: a base restore is one stream)"
     )
     return [Advice(setting="volume snapshots", what=what)]

@@ -195,7 +195,7 @@ def _weight(rank: int, sample: RunSample, now: datetime) -> float:
 
 
 def _reach(wanted: float, sizes: Sequence[float]) -> float:
-    """How many doublings this size lies outside of those that were seen."""
+    """How many doublings this size is outside of those that were seen."""
     if wanted <= 0 or min(sizes) <= 0:
         return 0.0
     return max(0.0, math.log2(wanted / max(sizes)), math.log2(min(sizes) / wanted))
@@ -219,7 +219,7 @@ def _measured(size: float, rate: Rate) -> Span:
 
 def _provision(found: Calibration) -> PhaseForecast:
     if found.pod_started_seconds is None:
-        how = "no pod of the source tells how long a start takes: an assumption"
+        how = "no pod of the source shows how long a start takes: an assumption"
         return _assumed("provision", OPERATOR.plus(POD_UNKNOWN), ASSUMED, how)
     started = found.pod_started_seconds
     pod = Span(0.5 * started, started, 2 * started + 10)
@@ -230,7 +230,7 @@ def _provision(found: Calibration) -> PhaseForecast:
 def _promote(found: Calibration) -> PhaseForecast:
     ending = SERVER_END.plus(PROGRAM_START, PROMOTE_PROGRAMS)
     if found.pod_started_seconds is None or found.pod_ready_seconds is None:
-        how = "no pod of the source tells how long a start takes: an assumption"
+        how = "no pod of the source shows how long a start takes: an assumption"
         return _assumed("promote", ending.plus(POD_UNKNOWN), ASSUMED, how)
     ready = found.pod_started_seconds + found.pod_ready_seconds
     how = f"the source's slowest pod took {ready:.0f} s to be ready; checkpoint and job's end are an assumption"

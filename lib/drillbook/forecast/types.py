@@ -16,7 +16,7 @@ FROM_RUNS, CALIBRATED, ASSUMED, UNKNOWN = "earlier runs", "calibration", "assump
 class Work(Frozen):
     """What a recovery has to do."""
 
-    stored_bytes: int  # the base backup as it lies in the bucket
+    stored_bytes: int  # the base backup as it is in the bucket
     data_bytes: int  # the data directory that it becomes; 0 if backup.info doesn't say
     compression: str  # of the base backup; "" is none
     segments: int  # WAL to fetch
@@ -72,7 +72,7 @@ class Calibration(Frozen):
 
 
 class PhaseForecast(Frozen):
-    """One phase: the likely time and the interval it should lie in; all None if it is unknown, and `how` says why."""
+    """One phase: the likely time and the interval it should be in; all None if it is unknown, and `how` says why."""
 
     name: str
     seconds: float | None
@@ -112,7 +112,7 @@ class Forecast(Frozen):
     advice: tuple[Advice, ...] = ()
 
     def card(self) -> dict[str, str]:
-        """What stands in its step's card, below the check."""
+        """What is in its step's card, below the check."""
         return cards.forecast_card(self.model_dump(mode="json"))
 
     def _ipython_display_(self) -> None:

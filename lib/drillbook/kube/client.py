@@ -36,7 +36,7 @@ def _close(streams: LoopThread, transport: Transport) -> None:
 
 
 class Kube:
-    """A client of one API server. Safe to use from several threads, also beside a running event loop.
+    """A client of one API server. Safe to use from several threads, also next to a running event loop.
 
     Every method raises KubernetesError with the API server's own words when it is refused or not answered.
     """
@@ -136,7 +136,7 @@ class Kube:
     # -- objects -----------------------------------------------------------------------------
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
-        """The object as it is now, or None if there is none."""
+        """The object as it is now, or None if there isn't one."""
         try:
             return self._transport.call(
                 "GET", kind.path(namespace, name), what=f"read {kind.where(namespace, name)}"
@@ -248,9 +248,9 @@ class Kube:
         what: str,
         on_change: Callable[[Object | None], None] | None = None,
     ) -> Object | None:
-        """Wait until ``until(object)`` is true and return that object; None stands for 'there is none'.
+        """Wait until ``until(object)`` is true and return that object; None stands for a missing object.
 
-        Lists and watches, and begins anew when the watch ends or the API server is away for a while. ``on_change`` is
+        Lists and watches, and starts again when the watch ends or the API server is away for a while. ``on_change`` is
         called with the first and every changed state. What ``until`` and ``on_change`` raise ends the wait. After
         ``timeout_seconds`` StepTimeoutError says what was last seen.
         """
@@ -334,7 +334,7 @@ class Kube:
     ) -> Piped:
         """``writer | reader``, each in a container: the writer's output is the reader's input; no shell is involved.
 
-        The bytes pass through this machine, with back-pressure; ``on_bytes`` is told how many, about twice a second;
+        The bytes pass through this machine, with back-pressure; ``on_bytes`` receives how many, about twice a second;
         while it says False nothing more is read. Any
         exit code is a result; the reader's input is ended only when the writer has ended well, and whichever runs
         when the other has failed is ended. KubernetesError if one could not be run or its end was not seen,

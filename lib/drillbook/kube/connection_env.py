@@ -1,4 +1,4 @@
-"""Where an application is told its database's address, and the same text with another cluster's name in it; no I/O."""
+"""Where an application is given its database's address, and the same text with another cluster's name in it; no I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Lookup = Callable[[str, str], dict[str, str]]
 
 @dataclass(frozen=True)
 class AddressLocation:
-    """Where a variable's value stands: in the Deployment itself, or under a key of a Secret or ConfigMap."""
+    """Where a variable's value is: in the Deployment itself, or under a key of a Secret or ConfigMap."""
 
     kind: str  # Deployment | Secret | ConfigMap
     name: str

@@ -1,4 +1,4 @@
-"""Port-forward: a local port whose connections end in a pod, each over a WebSocket of its own."""
+"""Port-forward: a local port whose connections end in a pod, each over its own WebSocket."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Forward:
             return self._error
 
     def why(self) -> str:
-        """``error`` as a call, to be handed on to whoever connects."""
+        """``error`` as a call, to be handed on to anyone who connects."""
         return self.error
 
     def _note(self, text: str) -> None:

@@ -100,7 +100,7 @@ class Access:
         self._expires, self._token_file = None, None
         if not faults and (command := given.pop("exec", None)):
             if given.get("token") or given.get("tokenFile") or given.get("client-certificate-data"):
-                pass  # as kubectl: what stands in the file comes first
+                pass  # as kubectl: what is in the file comes first
             else:
                 login, faults = _log_in(command, folder, lambda: _cluster_info(cluster, of_cluster))
                 given |= login.entries
@@ -157,7 +157,7 @@ def unusable(faults: list[str]) -> ParameterError:
 
 
 def _folder(node: Any, paths: str) -> Path:
-    """Where the file lies that an entry stands in: its relative paths begin there."""
+    """Where the file is that an entry is in: its relative paths begin there."""
     return Path(getattr(node, "path", None) or paths).expanduser().absolute().parent
 
 
@@ -167,7 +167,7 @@ def _plain(node: Any) -> Object:
 
 
 def _user(merged: Any, name: str) -> Object | None:
-    """The named user's entry; None if there is none of that name."""
+    """The named user's entry; None if there is no such name."""
     users = merged.value.get("users") or []
     found = [_plain(item) for item in users if _plain(item).get("name") == name]
     return (found[0].get("user") or {}) if found else None
@@ -197,7 +197,7 @@ def _user_faults(context: Object, user: Object | None) -> list[str]:
 
 
 def impersonation(user: Object) -> tuple[tuple[str, str], ...]:
-    """The headers by which the user acts as another one; each group and each value of extra is a header of its own."""
+    """The headers by which the user acts as another one; each group and each value of extra is its own header."""
     found = [("Impersonate-User", str(user["as"]))] if user.get("as") else []
     found += [("Impersonate-Uid", str(user["as-uid"]))] if user.get("as-uid") else []
     found += [("Impersonate-Group", str(group)) for group in user.get("as-groups") or []]
@@ -264,7 +264,7 @@ def _answer(name: str, version: str, text: str) -> tuple[Login, list[str]]:
 
 
 def _cluster_info(cluster: Object, folder: Path) -> Object:
-    """The cluster as a login command is told of it (ExecCredential's spec.cluster)."""
+    """The cluster as a login command is given it (ExecCredential's spec.cluster)."""
     found: Object = {key: cluster[key] for key in ("server", "tls-server-name", "insecure-skip-tls-verify", "proxy-url") if key in cluster}
     if data := cluster.get("certificate-authority-data"):
         found["certificate-authority-data"] = data

@@ -133,7 +133,7 @@ class Lease:
             self._renewer = threading.Thread(target=self._keep, name=f"drillbook-{self.name}", daemon=True)
             self._renewer.start()
             return
-        raise RunInProgress(f"{self} is being fought over", todo="Wait for the other run to end, then start again.")
+        raise RunInProgress(f"{self} kept changing while it was being acquired", todo="Wait for the other run to end, then start again.")
 
     def _create(self, now: datetime) -> Object:
         labels = {"app.kubernetes.io/managed-by": "drillbook"}
@@ -149,7 +149,7 @@ class Lease:
     def _take(self, held: LeaseHolder, now: datetime) -> Object:
         alive = held.expires_at is None or held.expires_at + timedelta(seconds=SLACK_SECONDS) > now
         if held.holder and held.holder != self.holder and alive:
-            until = "for ever"
+            until = "indefinitely"
             if held.expires_at is not None:
                 until = f"until {held.expires_at:%Y-%m-%dT%H:%M:%SZ} unless it is renewed"
             raise RunInProgress(
@@ -174,7 +174,7 @@ class Lease:
         if held.holder != self.holder:
             return None, f"it is held by {held.holder or 'nobody'}"
         if held.uid != self._uid or held.acquired != self._acquired:
-            return None, "it was taken anew under the same name"
+            return None, "it was taken again under the same name"
         return held, ""
 
     def is_mine(self) -> bool:

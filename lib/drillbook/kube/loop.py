@@ -1,6 +1,6 @@
 """One event loop on one thread for everything that goes over WebSockets.
 
-Callers stay synchronous and may have an event loop of their own, as a notebook's kernel has.
+Callers stay synchronous and may have their own event loop, as a notebook's kernel has.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One command's output into another's input, each in a container of its own: bytes go through this machine.
+"""One command's output into another's input, each in its own container: bytes go through this machine.
 
 Back-pressure holds all the way: a piece is read only when the one before it is on its way to the reader.
 """

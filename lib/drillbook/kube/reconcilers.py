@@ -1,4 +1,4 @@
-"""Other hands: who else holds an object, whether they would put it back, and who can be paused."""
+"""Other controllers: who else holds an object, whether they would put it back, and who can be paused."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from drillbook.model import Frozen
 # What keeps Argo CD from syncing by itself, as its own command line sets it.
 UNSYNCED: dict[str, Any] = {"spec": {"syncPolicy": {"automated": None}}}
 TRACKING = "argocd.argoproj.io/tracking-id"
-# How Argo CD marks what it holds where it is told to go by label; other tools set the first one too.
+# How Argo CD marks what it holds where it is configured to go by label; other tools set the first one too.
 _INSTANCE = ("app.kubernetes.io/instance", "argocd.argoproj.io/instance")
 ARGO_NAMESPACE = "argocd"
 _FLUX = ("kustomize.toolkit.fluxcd.io/name", "helm.toolkit.fluxcd.io/name")
 _HELM = "meta.helm.sh/release-name"
 _KEDA = "scaledobject.keda.sh/name"
-# Managers of fields that nothing else has told of: a reconciler that sets the number of replicas.
+# Managers of fields that nothing else has reported of: a reconciler that sets the number of replicas.
 _MANAGERS = {
     "kustomize-controller": "Flux (kustomize-controller)",
     "helm-controller": "Flux (helm-controller)",
@@ -68,7 +68,7 @@ def reconcilers_on(kube: k8s.Kube, obj: dict[str, Any]) -> list[Reconciler]:
     ]
     if _HELM in marks:
         found.append(
-            Reconciler(who=f"Helm release {marks[_HELM]}", how="acts at an upgrade only: make none meanwhile", acts=False)
+            Reconciler(who=f"Helm release {marks[_HELM]}", how="acts at an upgrade only: make none until then", acts=False)
         )
     told = " ".join(hand.who for hand in found)
     for entry in meta.get("managedFields") or ():

@@ -27,7 +27,7 @@ class Redactor:
         with self._lock:
             if secret in self._secrets:
                 return
-        # First: a secret that can't be masked in evidence is refused there, each time anew.
+        # First: a secret that can't be masked in evidence is refused there, each time again.
         if self._register is not None:
             self._register(secret)
         with self._lock:

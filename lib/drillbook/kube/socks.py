@@ -33,7 +33,7 @@ class _Unresolved(AbstractResolver):
 
 
 class SocksConnector(aiohttp.TCPConnector):
-    """Connections by one SOCKS5 proxy; ``opened`` is told each socket. TLS is aiohttp's own, with the name it is given."""
+    """Connections by one SOCKS5 proxy; ``opened`` receives each socket. TLS is aiohttp's own, with the name it is given."""
 
     def __init__(self, proxy: str, opened: MutableSet[Any]) -> None:
         super().__init__(limit=0, force_close=True, resolver=_Unresolved(), use_dns_cache=False)

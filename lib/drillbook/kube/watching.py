@@ -74,7 +74,7 @@ def wait(
                     if time.monotonic() >= deadline:
                         break
         except KubernetesError as error:
-            # 410: the history that the watch would begin at is gone; the next list begins anew.
+            # 410: the history that the watch would begin at is gone; the next list starts again.
             if not is_passing(error) and error.status != 410:
                 raise
             trouble = f"; lastly {error.what}"

@@ -62,7 +62,7 @@ def workers(kube: k8s.Kube, tenant: Tenant, cluster_namespace: str, sessions: Se
             counted[key] = counted.get(key, 0) + int(row["sessions"])
     return [
         f"pod {namespace}/{name} has {count} sessions of role {tenant.app_role} and is no pod of Deployment {app.namespace}/{app.deployment}: "
-        "the drain would wait for it; scale it down first, or give it a role of its own"
+        "the drain would wait for it; scale it down first, or give it its own role"
         for (namespace, name), count in sorted(counted.items())
     ]
 

@@ -19,7 +19,7 @@ from drillbook.model import parse_instant, show_instant
 
 # What CloudNativePG makes for a Cluster, found by its own label.
 OF_A_CLUSTER = (k8s.POD, k8s.JOB, k8s.PVC, k8s.SECRET, k8s.SERVICE)
-# What a run makes beside the Cluster, in the order of removal; the owner goes last.
+# What a run makes besides the Cluster, in the order of removal; the owner goes last.
 OF_A_RUN = (k8s.OBJECT_STORE, k8s.NETWORK_POLICY, k8s.SECRET, k8s.CONFIG_MAP)
 
 Say = Callable[[str], None]

@@ -1,7 +1,7 @@
 """Pure functions from the old cluster to the one that takes its place.
 
 Unlike a drill's copy, a replacement is production: it archives under a ``serverName`` of its own, keeps the source's
-roles and settings, and stands in the source's namespace. Its Cluster is built from the source's fields by the
+roles and settings, and is in the source's namespace. Its Cluster is built from the source's fields by the
 table in :mod:`drillbook.profile.fields` (or from the profile, where the source's own object is gone); each one left out is
 listed with its reason.
 """
@@ -36,7 +36,7 @@ class ReplacementNames:
 
     @classmethod
     def beside(cls, source: ClusterRef, run_id: str, server_name: str = "") -> ReplacementNames:
-        """``<source>-<run stamp>``: a new name, beside the source."""
+        """``<source>-<run stamp>``: a new name, compared with the source."""
         name = stamped(source.name, run_id)
         return cls._named(ClusterRef(namespace=source.namespace, name=name), name, run_id, server_name or name)
 
@@ -108,7 +108,7 @@ def password_secret(replacement: ReplacementNames, *, username: str, password: s
 
 
 def object_store(namespace: str, site: Site, archive: SourceArchive) -> dict[str, Any]:
-    """The ObjectStore made anew from the profile: the old one is gone with all else but the bucket."""
+    """The ObjectStore recreated from the profile: the old one is gone with all else but the bucket."""
     writer = site.archive.writer_secret
     assert writer is not None  # noqa: S101 - checked before anything is made
     configuration = dict(archive.configuration)

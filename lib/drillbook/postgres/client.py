@@ -31,19 +31,19 @@ __all__ = [
 ]  # fmt: skip
 
 CONNECT_SECONDS = 15
-# What libpq reads beside its parameters: asked of the library at hand, and what it sends without a parameter of its own.
+# What libpq reads next to its parameters: asked of the library at hand, and what it sends without its own parameter.
 LIBPQ_VARIABLES = tuple(
     sorted(
         {item.envvar.decode() for item in Conninfo.get_defaults() if item.envvar}
         | {"PGDATESTYLE", "PGGEQO", "PGLOCALEDIR", "PGREALM", "PGSERVICEFILE", "PGSYSCONFDIR", "PGTZ"}
     )
 )
-# A file that isn't there, in place of the ones that libpq looks for in the home of whoever runs this.
+# A file that isn't there, in place of the ones that libpq looks for in the home of anyone who runs this.
 _NO_FILE = "/nonexistent/drillbook"
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _PARAMETER = re.compile(r"%(?:%|\((\w+)\)s)")
 
-# Before a session exists libpq passes on the server's words without their SQLSTATE; these are told apart by them.
+# Before a session exists libpq passes on the server's words without their SQLSTATE; these are distinguished by them.
 _BEFORE_SESSION = tuple(
     (re.compile(words), state)
     for words, state in (
@@ -151,7 +151,7 @@ def hosts_of(conninfo: str) -> list[str]:
 
 
 class Database:
-    """One connection to one database, each statement a transaction of its own outside ``snapshot``.
+    """One connection to one database, each statement its own transaction outside ``snapshot``.
 
     Safe to use from several threads: one statement, or one snapshot, at a time. Every method raises PostgresError.
     """
@@ -186,7 +186,7 @@ class Database:
             f"-c statement_timeout={round(statement_timeout_seconds * 1000)} "
             f"-c lock_timeout={round(lock_timeout_seconds * 1000)} "
             f"-c default_transaction_read_only={'on' if read_only else 'off'} "
-            # A session that was left behind must not hold back vacuum for ever.
+            # A session that was left behind must not hold back vacuum indefinitely.
             f"-c idle_in_transaction_session_timeout={round(max(statement_timeout_seconds * 2, 900) * 1000)}"
         )
         try:

@@ -45,7 +45,7 @@ class WorkloadIdentity(Frozen):
     """Who the copy's pods are to the object store, where no Secret holds a key (``reader_secret: null``).
 
     Either ``annotations`` of the ServiceAccount that CloudNativePG makes for the copy (its name is the copy's, new in
-    each run), or ``service_account``, one that stands in the drill namespace. ``token`` and ``environment`` are what a
+    each run), or ``service_account``, one that is in the drill namespace. ``token`` and ``environment`` are what a
     store of one's own with STS needs; ``environment`` holds no secret.
     """
 
@@ -90,7 +90,7 @@ class ServerPeriod(Frozen):
     timeline: Annotated[int, Field(ge=0)] = 0
 
     def holds(self, instant: datetime) -> bool:
-        """Whether the instant lies in the period."""
+        """Whether the instant is in the period."""
         return (self.since is None or self.since <= instant) and (self.until is None or instant < self.until)
 
 
@@ -119,7 +119,7 @@ class Archive(Frozen):
     @field_validator("server_names")
     @classmethod
     def _one_after_the_other(cls, value: tuple[ServerPeriod, ...]) -> tuple[ServerPeriod, ...]:
-        """Oldest first, each closed where the next begins; every fault is told."""
+        """Oldest first, each closed where the next begins; every fault is reported."""
         ordered = sorted(value, key=lambda period: (period.since is not None, period.since))
         faults = [f"{name} is given twice" for name in sorted({p.name for p in value if _count(value, p.name) > 1})]
         faults += [f"{p.name} ends before it begins, or as it begins" for p in value if _reversed(p)]

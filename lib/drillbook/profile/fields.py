@@ -1,7 +1,7 @@
 """What becomes of every field of a source's Cluster and ObjectStore: one table, and the walk that applies it.
 
 Each row has a fate for a drill's copy and one for a replacement; None leaves it to the rows above or below it. A field
-that stands in no row (a newer operator's) is left out by its name: nothing is dropped without a word.
+that is in no row (a newer operator's) is left out by its name: nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ CLUSTER: Mapping[str, tuple[Fate | None, Fate | None]] = {
     "affinity": (_OWN_SCHEDULING, _AS_SOURCE),
     "backup": (
         LeftOutField("a copy is never backed up"),
-        LeftOutField("replaced: it archives under a serverName of its own"),
+        LeftOutField("replaced: it archives under its own serverName"),
     ),
     "bootstrap": (LeftOutField("replaced by bootstrap.recovery"), LeftOutField("replaced by bootstrap.recovery")),
     "certificates": (
@@ -109,7 +109,7 @@ CLUSTER: Mapping[str, tuple[Fate | None, Fate | None]] = {
     "nodeMaintenanceWindow": (LeftOutField("said of the source's nodes"), LeftOutField("said of the old cluster's nodes")),
     "plugins": (
         LeftOutField("a copy never archives: not even an entry with enabled: false"),
-        LeftOutField("replaced: it archives under a serverName of its own"),
+        LeftOutField("replaced: it archives under its own serverName"),
     ),
     "podSecurityContext": (KeptField("file ownership, and what the namespace's admission asks for"), _AS_SOURCE),
     "podSelectorRefs": (LeftOutField("used by pg_hba, which the copy has its own of"), _AS_SOURCE),
@@ -147,7 +147,7 @@ CLUSTER: Mapping[str, tuple[Fate | None, Fate | None]] = {
     "startDelay": (KeptField("a recovery may take as long as the source's start"), _AS_SOURCE),
     "stopDelay": (_SHUTDOWN, _AS_SOURCE),
     **_volume("storage"),
-    "superuserSecret": (LeftOutField("the copy gets a superuser password of its own"), _AS_SOURCE),
+    "superuserSecret": (LeftOutField("the copy gets its own superuser password"), _AS_SOURCE),
     "switchoverDelay": (_SHUTDOWN, _AS_SOURCE),
     "tablespaces[].name": (KeptField("volumes as in the source"), KeptField("volumes as in the source")),
     "tablespaces[].owner": (KeptField("the role comes with the backup"), _AS_SOURCE),
@@ -207,7 +207,7 @@ def carried(rows: Rows, spec: Mapping[str, Any]) -> tuple[dict[str, Any], Notes]
 
 
 def covers(rows: Rows, path: str) -> bool:
-    """Whether a field (``a.b[].c``) has a fate of its own, by a row above it, or by rows for all that is known below."""
+    """Whether a field (``a.b[].c``) has its own fate, by a row above it, or by rows for all that is known below."""
     parts = path.replace("[]", ".[]").split(".")
     above = (".".join(parts[: end + 1]).replace(".[]", "[]") for end in range(len(parts)))
     return any(name in rows for name in above) or _opens(rows, path)
@@ -268,7 +268,7 @@ def store_settings(entries: Iterable[Mapping[str, Any]], where: str) -> tuple[di
             why = "the source's identity; archive.identity gives the copy its own" if identity else _SECRETS.why
             notes.append((f"{where}[{name}]", why))
         elif "value" not in entry:
-            notes.append((f"{where}[{name}]", "its value stands in another object; give it in archive.environment"))
+            notes.append((f"{where}[{name}]", "its value is in another object; give it in archive.environment"))
         elif "@" in str(entry["value"]):
             notes.append((f"{where}[{name}]", "its address holds a user or password"))
         else:

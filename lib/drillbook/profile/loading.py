@@ -1,4 +1,4 @@
-"""Finds a site's profile, resolves and validates it, and tells every fault at once with file, line and key."""
+"""Finds a site's profile, resolves and validates it, and reports every fault at once with file, line and key."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _message(fault: ErrorDetails, key: sources.Key) -> str:
 
 
 def _siblings(key: sources.Key) -> list[str]:
-    """The keys that the profile knows beside ``key``: follows it down through the models."""
+    """The keys that the profile knows next to ``key``: follows it down through the models."""
     model: type[BaseModel] = Site
     for part in key[:-1]:
         if isinstance(part, str):

@@ -76,7 +76,7 @@ class Sql(Frozen):
 
 
 class AnnounceSettings(Frozen):
-    """Where people are told: the Secret with a webhook's address (a secret itself), and the key that holds it."""
+    """Where people are informed: the Secret with a webhook's address (a secret itself), and the key that holds it."""
 
     webhook: SecretRef | None = None
     key: Text = "url"
@@ -237,7 +237,7 @@ class Question(Frozen):
     @field_validator("sql")
     @classmethod
     def _reads(cls, value: str) -> str:
-        # The server enforces it (READ ONLY); here a slip is told before a run has begun.
+        # The server enforces it (READ ONLY); here a slip is reported before a run has begun.
         lines = [line for line in value.splitlines() if line.strip() and not line.lstrip().startswith("--")]
         first = lines[0].split(maxsplit=1)[0].lower() if lines else ""
         if not first.startswith(("select", "with", "values", "table", "(")):
@@ -313,7 +313,7 @@ class Digests(Frozen):
 
 
 class CheckSettings(Frozen):
-    """Rungs that a site may switch off. The floor (boundary, structure, one assertion about data) is not among them."""
+    """Checks that a site may switch off. The floor (boundary, structure, one assertion about data) is not among them."""
 
     amcheck: StrictBool = True
 
@@ -375,7 +375,7 @@ class Site(Frozen):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the resolved profile in canonical JSON: equal profiles have equal digests, wherever they lie."""
+        """SHA-256 of the resolved profile in canonical JSON: equal profiles have equal digests, wherever they are."""
         # Where a machine keeps its kubeconfig says nothing about the site; the identity pin does.
         return self._digest({"kubernetes": {"kubeconfig"}})
 

@@ -1,6 +1,6 @@
-"""What in a Secret of a site is secret: told by what an entry is, not by where it lies.
+"""What in a Secret of a site is secret: decided by what an entry is, not by where it is.
 
-Operators put regions, buckets, hosts and engine names beside a key. Masking those would black out ordinary words in
+Operators put regions, buckets, hosts and engine names next to a key. Masking those would black out ordinary words in
 the evidence, and a run whose steps name them could not be resumed. What nobody can tell counts as secret.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit
 
 SHORTEST = 6
-"""Characters. A shorter value stands in ordinary text by chance: masking it would destroy what it protects."""
+"""Characters. A shorter value is in ordinary text by chance: masking it would destroy what it protects."""
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 # A word of a key that says: this opens something.
@@ -23,7 +23,7 @@ _SECRET_PARTS = ("password", "passwd", "passphrase", "secret", "token", "credent
 _PUBLIC = frozenset(
     ["user", "username", "login", "role", "owner", "account", "dbname", "database", "schema", "host", "hostname", "hostaddr", "server", "address", "addr", "endpoint", "port", "region", "zone", "location", "bucket", "container", "folder", "prefix", "path", "destination", "namespace", "name", "cluster", "site", "engine", "driver", "dialect", "adapter", "type", "kind", "class", "provider", "vendor", "sslmode", "ssl", "tls", "mode", "method", "version", "timeout", "retries", "size", "limit", "max", "min", "pool", "interval", "level", "log", "env", "environment", "enabled", "debug", "encoding", "charset", "locale", "lang", "tz", "timezone", "format", "protocol", "scheme", "compression", "algorithm", "style", "domain", "realm"]
 )  # fmt: skip
-_PUBLIC_FILES = (".crt", "known_hosts")  # certificates are shown to whoever connects
+_PUBLIC_FILES = (".crt", "known_hosts")  # certificates are shown to anyone who connects
 _URL = re.compile(r"(?:jdbc:)?([a-zA-Z][a-zA-Z0-9+.\-]*)://[^\s\"'<>]+")
 _SETTING = re.compile(
     r"""(?im)(?:^|[\s?&;,{"'])[\w.\-]*(?:password|passwd|pwd|secret|token|signature|(?:access|account|api|private|secret)[_.\-]?key)"""

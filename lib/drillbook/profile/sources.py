@@ -1,4 +1,4 @@
-"""A profile's YAML files, read so that every value remembers the file and line it stands at; ``extends`` resolved."""
+"""A profile's YAML files, read so that every value remembers the file and line it is at; ``extends`` resolved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Key = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class SourceLine:
-    """Where something stands in a profile's file; lines count from 1."""
+    """Where something is in a profile's file; lines count from 1."""
 
     file: Path
     line: int
@@ -43,7 +43,7 @@ class Source:
 
 
 def read(path: Path) -> Source:
-    """Reads ``path`` and every file it extends; files that can't be read or parsed are told as faults.
+    """Reads ``path`` and every file it extends; files that can't be read or parsed are reported as faults.
 
     Mappings are merged key by key and the extending file wins; a list replaces the whole list below it.
     """
@@ -105,7 +105,7 @@ def _merged(base: dict[str, Any], over: dict[str, Any], places: dict[Key, Source
             merged[name] = _merged(base[name], value, places, (*key, name))
             continue
         merged[name] = value
-        # What this value hides stands nowhere any more: a fault in it must not be told at the base's line.
+        # What this value hides is nowhere any more: a fault in it must not be reported at the base's line.
         for hidden in [place for place in places if place[: len(key) + 1] == (*key, name)]:
             del places[hidden]
     return merged

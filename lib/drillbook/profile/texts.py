@@ -1,4 +1,4 @@
-"""Texts of a profile that have a shape of their own."""
+"""Texts of a profile that have their own shape."""
 
 from __future__ import annotations
 

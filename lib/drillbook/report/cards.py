@@ -1,7 +1,7 @@
 """What a notebook shows: pure functions from plain data to mime bundles (``text/html`` and ``text/plain``).
 
 A card carries its styles inline, so it looks the same in JupyterLab (light or dark), in ``executed.html`` and on paper.
-Text takes the page's own colour; a verdict is told by its word and its shape, never by colour alone.
+Text takes the page's own colour; a verdict is shown by its word and its shape, never by colour alone.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def progress_card(title: str, text: str, *, fraction: float | None = None, rows:
 
 
 def verdict_card(record: Mapping[str, Any], *, seal_with: str = "") -> Bundle:
-    """How a run ended, from its record: the verdict, its causes, the figures beside their objectives.
+    """How a run ended, from its record: the verdict, its causes, the figures compared with their objectives.
 
     ``seal_with`` is the command that seals it, where it isn't sealed yet: until then nothing is called VERIFIED.
     """
@@ -223,7 +223,7 @@ def verdict_card(record: Mapping[str, Any], *, seal_with: str = "") -> Bundle:
     word = said["verdict"] or str(said["outcome"]).upper()
     word = "UNSEALED" if seal_with and word == "VERIFIED" else word
     measured = record["objectives"]["measured"]
-    causes, left_out = _cut(said["reasons"][1:], 6)  # the headline tells the first
+    causes, left_out = _cut(said["reasons"][1:], 6)  # the headline gives the first
     text = [f"{word}: {said['headline']}"]
     text += [f"  - {cause}" for cause in causes]
     text += plain_rows([(item["name"], _plain_figure(item)) for item in measured])
@@ -235,7 +235,7 @@ def verdict_card(record: Mapping[str, Any], *, seal_with: str = "") -> Bundle:
 
 
 def forecast_rows(forecast: Mapping[str, Any], achieved: Mapping[str, float] | None = None) -> list[dict[str, str]]:
-    """The forecast's phases and its whole as texts, beside what was achieved if that is known."""
+    """The forecast's phases and its whole as texts, compared with what was achieved if that is known."""
     whole = {"name": "recovery time", "source": "", "how": forecast.get("unknown") or ""}
     whole |= {key: forecast.get(key) for key in ("seconds", "low", "high")}
     return [_forecast_row(item, (achieved or {}).get(str(item["name"]))) for item in [*forecast["phases"], whole]]

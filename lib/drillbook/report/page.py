@@ -25,7 +25,7 @@ _MEANING = {
     "unproven": "Not everything that the claim needs was observed: this run neither proves nor disproves it.",
     "planned": "A plan changes nothing and claims nothing.",
     "refused": "The run ended before anything was changed, and claims nothing.",
-    "waiting": "The run stands at a gate and has no verdict yet.",
+    "waiting": "The run is at a gate and has no verdict yet.",
 }
 _WORDS = {"planned": "PLAN", "refused": "REFUSED", "waiting": "WAITING"}
 _SIGNS = {"planned": "planned", "refused": "refused", "waiting": "open"}
@@ -82,7 +82,7 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
 
 
 def foretold(found: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The forecast beside what was achieved, as texts; None for a run that made no forecast."""
+    """The forecast compared with what was achieved, as texts; None for a run that made no forecast."""
     group = found.get("forecast")
     if not group:
         return None
@@ -98,7 +98,7 @@ def foretold(found: Mapping[str, Any]) -> dict[str, Any] | None:
 def boundary(found: Mapping[str, Any]) -> list[dict[str, str]]:
     """The points of the boundary's time line, in the order in which they happened; those not seen are left out.
 
-    The commit that recovery stopped before is whoever's came first after the target, often a tenant's: it is named apart
+    The commit that recovery stopped before is the one that came first after the target, often a tenant's: it is named apart
     from the mistake and the second marker, unless it is one of them.
     """
     points: list[dict[str, str]] = []
@@ -193,7 +193,7 @@ def _attempts(targets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def rows_of(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     """A JSON value as rows of name and text, units and instants written for people; empty values are left out.
 
-    The items of a list that would be a long text stand on lines of their own.
+    The items of a list that would be a long text are on lines of their own.
     """
     if not isinstance(value, Mapping):
         return [] if value in (None, "", [], {}) else [("Value", _text("", value))]

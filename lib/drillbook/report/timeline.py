@@ -23,7 +23,7 @@ def svg(data: Mapping[str, Any], *, standalone: bool = True) -> str:
 
     ``data``: ``server``, ``now``, ``backups`` (``id``, ``at``), ``periods`` (``first``, ``last``), ``gaps`` (``from``, ``to``,
     ``state``, ``segments``, ``first``, ``last``), ``wal_to`` and ``target`` ("" for none); instants as RFC 3339 text.
-    Where the history lies in several folders, ``lines`` has each one's WAL (``server``, ``from``, ``to``).
+    Where the history is in several folders, ``lines`` has each one's WAL (``server``, ``from``, ``to``).
     ``standalone`` brings its own colours for a light and a dark page; otherwise it takes the page's.
     """
     scale, lines = _Scale(_instants(data)), _lines(data)
@@ -63,7 +63,7 @@ def bundle(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def words(data: Mapping[str, Any]) -> str:
-    """The picture in words, for whoever can't see it."""
+    """The picture in words, for anyone who can't see it."""
     count = len(data["backups"])
     lines = [f"{data['server']}: {count} usable base backup{'' if count == 1 else 's'}"]
     lines += [

@@ -1,4 +1,4 @@
-"""The carried database beside the one it came from: structure, comments, labels, large objects, sequences, every row."""
+"""The carried database compared with the one it came from: structure, comments, labels, large objects, sequences, every row."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Side:
 
 
 def compare(expected: Side, observed: Side, key: bytes) -> list[Check]:
-    """Structure and rows of both; FAILED names what differs. Nobody may write to either meanwhile."""
+    """Structure and rows of both; FAILED names what differs. Nobody may write to either in the meantime."""
     source, copy = "the copy", "the carried database"
     structure = structure_equal(
         expected.structure(), observed.structure(), name="carried structure", source=source, copy=copy

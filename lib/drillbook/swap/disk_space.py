@@ -20,7 +20,7 @@ _SECONDS = 120.0
 
 
 class FreeSpace(Frozen):
-    """Free bytes of one volume of an instance; ``holds`` is data, WAL (where it has a volume of its own) or a tablespace's name."""
+    """Free bytes of one volume of an instance; ``holds`` is data, WAL (where it has its own volume) or a tablespace's name."""
 
     pod: str
     free_bytes: int
@@ -35,9 +35,9 @@ class FreeSpace(Frozen):
 
 
 class Needs(Frozen):
-    """What carrying a database takes: bytes by tablespace, and the WAL that may lie there at once.
+    """What carrying a database takes: bytes by tablespace, and the WAL that may be there at once.
 
-    WAL is archived and removed as it is written. What may pile up is what waits now, and as much as lies between two
+    WAL is archived and removed as it is written. What may pile up is what waits now, and as much as is between two
     checkpoints (max_wal_size); more is watched for while the database is carried.
     """
 

@@ -35,7 +35,7 @@ class Names(Frozen):
 
 
 class RetainedDatabase(Frozen):
-    """What stands in the comment of a database that a cut has put aside: whose, since when, how long, and its own comment."""
+    """What is in the comment of a database that a cut has put aside: whose, since when, how long, and its own comment."""
 
     run: str
     what: str

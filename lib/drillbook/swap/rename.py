@@ -1,7 +1,7 @@
 """The statements of the cut: connections disallowed and ended, both names changed in one transaction, allowed again.
 
 Pure: nothing is sent. All of it goes to one psql in one piece, so that a caller who dies midway leaves no half of it. That
-psql bears a name, and begins nothing after a deadline of the server's clock: whoever comes later can end it, and knows
+psql bears a name, and begins nothing after a deadline of the server's clock: anyone who comes later can end it, and knows
 from when on it can't begin any more.
 """
 
@@ -41,11 +41,11 @@ def not_after(deadline: str) -> Statement:
 
 
 def close(names: Sequence[str]) -> list[Statement]:
-    """Let nobody in, and end whoever is in; waits at most `_END_SECONDS` for their ends."""
+    """Let nobody in, and end anyone who is in; waits at most `_END_SECONDS` for their ends."""
     shut: list[Statement] = [
         SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(Identifier(name)) for name in names
     ]
-    # All are told at once; renaming waits five seconds more for what is left.
+    # All are reported together; renaming waits five seconds more for what is left.
     body = SQL(
         "begin for n in 1..{} loop perform pg_catalog.pg_stat_clear_snapshot(); "
         "perform pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity "
@@ -113,7 +113,7 @@ def forget(name: str, comment: str | None) -> Statement:
 
 
 def drop(name: str) -> Statement:
-    """A database is dropped, with whoever is in it; none is fine."""
+    """A database is dropped, with anyone who is in it; none is fine."""
     return SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name))
 
 

@@ -1,7 +1,7 @@
 """SQL as superuser in a pod, by exec of the pod's own psql: the one way to the source as superuser.
 
 Only gated steps hold one on the source. Arguments are a list, SQL is composed and goes over standard input: no shell,
-nothing of it in the pod's process list. What comes back are rows as JSON; an error is told without DETAIL and CONTEXT.
+nothing of it in the pod's process list. What comes back are rows as JSON; an error is reported without DETAIL and CONTEXT.
 """
 
 from __future__ import annotations
@@ -87,5 +87,5 @@ def _told(stderr: str) -> tuple[str, str]:
                     re.sub(r'"[^"]*"|\'[^\']*\'', "(a value, withheld)", words) if state != "P0001" else "an exception"
                 )
             return state, f"{words} (SQLSTATE {state})"
-    first = next((line for line in stderr.splitlines() if line.strip()), "it ended without a word")
+    first = next((line for line in stderr.splitlines() if line.strip()), "it ended with no error output")
     return "", first.partition("DETAIL")[0][:200]

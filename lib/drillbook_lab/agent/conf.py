@@ -148,14 +148,14 @@ def write(spec: PodSpec, overrides: dict[str, str], *, local_only: bool = False)
 
 
 def hba(spec: PodSpec) -> str:
-    """Trust stands in for peer: the socket's directory is open to PostgreSQL's own user alone."""
+    """Trust replaces peer: the socket's directory is open to PostgreSQL's own user alone."""
     standbys = f"host replication {STANDBY_ROLE} 127.0.0.0/8 scram-sha-256"  # the lab's pods are all on loopback
     rules = [LOCAL_HBA.strip(), standbys, *spec.hba, "host all all all scram-sha-256"]
     return "\n".join(rules) + "\n"
 
 
 def recovery(spec: PodSpec, spec_file: Path) -> dict[str, str]:
-    """Settings of the recovery job: nothing is archived meanwhile, and the copy is promoted at its target."""
+    """Settings of the recovery job: nothing is archived in the meantime, and the copy is promoted at its target."""
     settings = {
         "archive_command": "false",
         "recovery_target_action": "promote",

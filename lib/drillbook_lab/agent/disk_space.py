@@ -31,7 +31,7 @@ class NoSpace(Exception):
 
 
 def volume(spec: PodSpec) -> Path:
-    """The volume that PGDATA lies on."""
+    """The volume that PGDATA is on."""
     return Path(spec.pgdata).parent
 
 

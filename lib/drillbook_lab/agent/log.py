@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 SIDECAR = "plugin-barman-cloud"
-"""The plugin's container in a pod: what barman does for a Cluster by plugin is told in its log."""
+"""The plugin's container in a pod: what barman does for a Cluster by plugin is reported in its log."""
 
 
 def now() -> str:

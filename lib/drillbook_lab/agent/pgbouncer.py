@@ -35,7 +35,7 @@ _ALREADY = ("already suspended/paused", "not paused/suspended", "already paused"
 
 @dataclass
 class PoolerSpec:
-    """Everything that a pooler's pod is told."""
+    """Everything that a pooler's pod is given."""
 
     namespace: str
     pooler: str
@@ -185,7 +185,7 @@ class Pooler:
     # -- who may log in ----------------------------------------------------------------------------------------
 
     async def _first_logins(self, asked: asyncio.Event) -> None:
-        """Without a single login there is nothing to serve: wait for the server, but not for ever."""
+        """Without a single login there is nothing to serve: wait for the server, but not indefinitely."""
         for _ in range(20):
             if asked.is_set():
                 return

@@ -2,7 +2,7 @@
 
 Destination check, catalogue, probe of the first WAL, base backup, configuration, replay to the target and
 promotion, stop, a second start for the application's role and database, stop. Nothing is archived in between. With the
-plugin all that is barman's is done and told by its own container; the job hears of it by remote calls.
+plugin all that is barman's is done and given by its own container; the job hears of it by remote calls.
 """
 
 from __future__ import annotations

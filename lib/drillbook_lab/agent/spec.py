@@ -1,4 +1,4 @@
-"""What a pod's programs are told: plain data, one JSON file a pod, written by the controller and read by the agent.
+"""What a pod's programs are given: plain data, one JSON file a pod, written by the controller and read by the agent.
 
 The two WAL commands start once a segment and read the same file with `json` alone, so a field here is
 always a plain JSON value.
@@ -28,7 +28,7 @@ class StoreSpec:
     jobs: int | None = None
     immediate_checkpoint: bool = False
     by_plugin: bool = True  # else in-tree
-    fault: str = ""  # why the plugin can't read its credentials: whoever uses the store fails with it
+    fault: str = ""  # why the plugin can't read its credentials: anyone who uses the store fails with it
 
 
 @dataclass
@@ -77,7 +77,7 @@ class PodSpec:
     candidate: bool = False  # a replica that is to be the primary, or has just become it
     own_conninfo: str = ""  # primary_conninfo of a primary, where it has no effect
     own_slot: str = ""
-    upstream: str = ""  # how a replica reaches its primary; empty: there is none now
+    upstream: str = ""  # how a replica reaches its primary; empty: none exists now
     slot: str = ""
     reload: str = ""  # changes when somebody asks for a reload
 

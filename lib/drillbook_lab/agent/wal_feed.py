@@ -84,7 +84,7 @@ class WalFeed:
         except OSError as error:
             self._log.error("Failed restoring WAL file (Postgres might retry)", error, walName=wal)
             returncode = NOT_FOUND
-        # PostgreSQL treats 1 as "not there"; any failure is told that way, as CNPG does.
+        # PostgreSQL treats 1 as "not there"; any failure is reported that way, as CNPG does.
         writer.write(b"1" if returncode else b"0")
 
     async def provide(self, wal: str, destination: Path) -> int:

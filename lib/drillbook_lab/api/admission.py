@@ -122,7 +122,7 @@ def _online_faults(spec: Object, what: str) -> list[Fault]:
 
 def _scheduled_faults(new: Object, old: Object | None) -> list[Fault]:
     fault = schedule_fault(new["spec"]["schedule"])
-    # A plugin that isn't named is told when a Backup is to be made, by an event.
+    # A plugin that isn't named is reported when a Backup is to be made, by an event.
     return [*([fault] if fault else []), *_online_faults(new["spec"], "the method")]
 
 

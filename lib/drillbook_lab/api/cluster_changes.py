@@ -1,6 +1,6 @@
 """What can't be changed in a Cluster that exists, and what the webhook warns about.
 
-Changing `bootstrap` or a storage class is taken without a word: it has no effect on what is there.
+Changing `bootstrap` or a storage class is taken silently: it has no effect on what is there.
 """
 
 from __future__ import annotations

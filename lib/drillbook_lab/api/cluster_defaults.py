@@ -84,7 +84,7 @@ def default(cluster: Object) -> None:
 
 
 def _section(holder: dict[str, Any], name: str) -> dict[str, Any]:
-    """A section of the spec, made if it isn't there; a throw-away one if something else stands in its place."""
+    """A section of the spec, made if it isn't there; a throw-away one if something else is in its place."""
     if holder.get(name) is None:
         holder[name] = {}
     found = holder[name]

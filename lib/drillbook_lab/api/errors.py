@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Object = dict[str, Any]
-"""A Kubernetes object as it lies in JSON."""
+"""A Kubernetes object as it is in JSON."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ Shape = dict[str, Any]
 _EMPTY: Fields = {}
 _HERE = "."
 
-# How the lists of built-in kinds are told apart; a list that isn't here is one value.
+# How the lists of built-in kinds are distinguished; a list that isn't here is one value.
 _KEYED: dict[str, tuple[tuple[str, ...], ...]] = {
     "containers": (("name",),),
     "initContainers": (("name",),),
@@ -54,7 +54,7 @@ _UNOWNED = frozenset({"name", "namespace", "uid", "creationTimestamp", "generati
 
 
 def _keys(shape: Shape | None, name: str, items: list[Any]) -> tuple[str, ...] | None:
-    """By which keys a list's items are told apart; `()` for a set, None for a list that is one value."""
+    """By which keys a list's items are distinguished; `()` for a set, None for a list that is one value."""
     if shape is not None:
         form = shape.get("x-kubernetes-list-type")
         if form == "map":

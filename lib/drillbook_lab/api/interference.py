@@ -19,7 +19,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CHANGES = "POST|PUT|PATCH|DELETE"
 # Asked only to be answered, and nothing of it is stored.
 _REVIEWS = re.compile(r"/(selfsubjectaccessreviews|selfsubjectreviews|tokenreviews|subjectaccessreviews)\Z")
-# What a repeated request says otherwise: times, and the version that it stands on.
+# What a repeated request says otherwise: times, and the version that it depends on.
 _VOLATILE = re.compile(rb'\d{4}-\d\d-\d\dT[\d:.]+(?:Z|\+\d\d:\d\d)|"resourceVersion": ?"\d+"')
 
 
@@ -45,7 +45,7 @@ class Rule:
     seconds: float = 0.0
     seen: int = 0
     done: int = 0
-    last: int = 0  # the place, among the requests seen, of the last one that was spoilt
+    last: int = 0  # the place, among the requests seen, of the last one that was disturbed
     known: set[tuple[str, str, bytes]] = field(default_factory=set)
 
     def takes(self, request: web.Request, body: bytes) -> bool:
@@ -73,7 +73,7 @@ class Interference:
         self.rules: list[Rule] = []
 
     async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Handle the request, or spoil it."""
+        """Handle the request, or disturb it."""
         body = await request.read() if any(rule.once_each for rule in self.rules) else b""
         rule = next((rule for rule in self.rules if rule.takes(request, body)), None)
         if rule is None:

@@ -68,7 +68,7 @@ class Stamping:
         self._inside = False
 
     def stamp(self, chunk: bytes) -> bytes:
-        """The chunk with times; the time of a line that is cut is told by its first part."""
+        """The chunk with times; the time of a line that is cut is given by its first part."""
         shown = []
         for line in chunk.splitlines(keepends=True):
             if not self._inside:

@@ -62,7 +62,7 @@ def definition(name: str) -> Schema:
     required: list[str] = []
     for attribute, field in model.model_fields.items():
         wire = field.serialization_alias or field.alias or attribute
-        # A field whose name is a word of Python or of pydantic stands under another name.
+        # A field whose name is a word of Python or of pydantic is under another name.
         declared = model.openapi_types.get(attribute) or model.openapi_types.get(attribute.removeprefix("var_"))
         properties[wire] = _described(_schema(name, wire, declared or "object", field.annotation), field.description)
         if field.is_required():

@@ -51,7 +51,7 @@ def json_patch(target: Object, operations: Any) -> Object:
     return result
 
 
-# By which key the items of a built-in kind's list are told apart. Lists that are not here
+# By which key the items of a built-in kind's list are distinguished. Lists that are not here
 # are replaced whole. Paths are the field names from the innermost outwards.
 _MERGE_KEYS: dict[str, tuple[str, ...]] = {
     "containers": ("name",),

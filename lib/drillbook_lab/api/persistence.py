@@ -28,7 +28,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)  # Secrets lie in it
-        # One thread at a time, though not always the same one: a test's server runs beside the test.
+        # One thread at a time, though not always the same one: a test's server runs next to the test.
         self._base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._base.execute("PRAGMA journal_mode=WAL")
         self._base.execute("PRAGMA synchronous=OFF")

@@ -1,6 +1,6 @@
 """ResourceQuota: how much a namespace may hold, refused in Kubernetes' words, and what it holds, kept in `status.used`.
 
-What is used is counted anew each time: nothing can drift. A quota's scopes are not offered: one that has them is
+What is used is counted again each time: nothing can drift. A quota's scopes are not offered: one that has them is
 not enforced, and its status stays empty.
 """
 

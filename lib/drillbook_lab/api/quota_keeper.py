@@ -27,7 +27,7 @@ class Keeper:
         if not namespace or obj["kind"] == "Event" or namespace in self._dirty:
             return
         if self._registry.peek("ResourceQuota", namespace):
-            # Not now: whoever has changed the object isn't done yet.
+            # Not now: anyone who has changed the object isn't done yet.
             self._dirty.add(namespace)
             asyncio.get_running_loop().call_soon(self._count)
 
@@ -47,7 +47,7 @@ class Keeper:
                     quota_rules.add(total, quota_rules.usage(resource, obj))
         status = {"hard": hard, "used": {name: quota_rules.shown(amount, name) for name, amount in total.items()}}
         if quota.get("status") != status:
-            with contextlib.suppress(ApiError):  # it may be gone meanwhile
+            with contextlib.suppress(ApiError):  # it may be gone in the meantime
                 self._registry.update(
                     {**quota, "metadata": {**quota["metadata"], "resourceVersion": ""}, "status": status},
                     subresource="status",

@@ -46,7 +46,7 @@ class Registry:
         self._kinds: dict[str, Resource] = {resource.kind: resource for resource in BUILT_IN}
         self._store = Store(History(keep=history, watcher_limit=watcher_limit))
         self._collector = collector.Collector(self._store, self.delete)
-        self.operator_answers = True  # who stands behind the registered webhooks
+        self.operator_answers = True  # who is behind the registered webhooks
         for name in ("default", "kube-system"):
             self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 
@@ -110,7 +110,7 @@ class Registry:
     # -- reading -----------------------------------------------------------------------------
 
     def get(self, kind: str, namespace: str | None, name: str) -> Object:
-        """A copy of one object; 404 if there is none."""
+        """A copy of one object; 404 if there isn't one."""
         found: Object = copy(self._stored(kind, namespace, name))
         return found
 

@@ -13,7 +13,7 @@ from drillbook_lab.api.errors import Object
 
 @dataclass(frozen=True)
 class Column:
-    """A printer column: what `kubectl get` shows beside the name."""
+    """A printer column: what `kubectl get` shows next to the name."""
 
     name: str
     json_path: str

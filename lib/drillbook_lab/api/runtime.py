@@ -1,4 +1,4 @@
-"""What the server needs of whoever runs the pods: their logs, a process inside, a port.
+"""What the server needs of anyone who runs the pods: their logs, a process inside, a port.
 
 The kubelet implements this; the server never learns how a pod is run.
 """

@@ -50,7 +50,7 @@ class Schedule(Protocol):
     """When something is due."""
 
     def next(self, after: datetime) -> datetime | None:
-        """The first slot later than an instant, in its time zone; None if there is none in the next five years."""
+        """The first slot later than an instant, in its time zone; None if there isn't one in the next five years."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Slots:
     weekday: Field
 
     def next(self, after: datetime) -> datetime | None:
-        """Field by field from the largest: each one that doesn't fit is moved on, and all below it begin anew."""
+        """Field by field from the largest: each one that doesn't fit is moved on, and all below it start again."""
         if not all(field.values for field in (self.second, self.minute, self.hour, self.month)):
             return None  # "," is read as no value at all: five years of seconds need not be gone through
         moment = after.replace(microsecond=0) + timedelta(seconds=1)

@@ -55,7 +55,7 @@ class ServerTls:
 def make_server_tls(folder: Path) -> ServerTls:
     """An authority's certificate and a server certificate for this machine's loopback names.
 
-    What lies there already and still holds is taken: kubeconfigs carry the authority with them.
+    What is there already and still holds is taken: kubeconfigs carry the authority with them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Faults of what lies in the archive: base backups, WAL and history files that are gone, cut, damaged or not what they seem.
+"""Faults of what is in the archive: base backups, WAL and history files that are gone, cut, damaged or not what they seem.
 
 Each keeps the objects that it changes under the lab's home, byte for byte, so that all of it can be undone.
 """
@@ -64,7 +64,7 @@ def emptied(_: bytes) -> bytes:
 def damaged(body: bytes) -> bytes:
     """Its length, with a run of wrong bytes from its first quarter on.
 
-    That is what begins a page of WAL or lies in a compressed stream; past the end of records nobody would ever look.
+    That is what begins a page of WAL or is in a compressed stream; past the end of records nobody would ever look.
     """
     at, length = len(body) // 4, max(1, len(body) // 4)
     return body[:at] + bytes(byte ^ 0xFF for byte in body[at : at + length]) + body[at + length :]
@@ -149,7 +149,7 @@ def remove_begin_wal(home: LabHome) -> Undo:
 
 
 def make_partial(home: LabHome) -> Undo:
-    """A `.partial`, as a demoted primary leaves it, lies in a segment's place."""
+    """A `.partial`, as a demoted primary leaves it, is in a segment's place."""
     store = bucket(home)
     key, backup = _needed_wal(home, store)
     stem, _, ending = key.rpartition(".")

@@ -76,7 +76,7 @@ def mend(home: LabHome, name: str) -> None:
 
 
 def mend_all(home: LabHome) -> list[str]:
-    """Put everything back. The store comes first: what lies in it is put back through it."""
+    """Put everything back. The store comes first: what is in it is put back through it."""
     order = [fault.name for fault in _FAULTS]
     lifted = sorted(in_force(home), key=order.index)
     for name in lifted:
@@ -113,7 +113,7 @@ _FAULTS = (
           archive.needed_wal("emptied", archive.emptied), archive.put_back),
     Fault("wal-damaged", "a WAL segment that a recovery needs holds wrong bytes",
           archive.needed_wal("damaged bytes of", archive.damaged), archive.put_back),
-    Fault("wal-partial", "a .partial lies in the place of a WAL segment that a recovery needs",
+    Fault("wal-partial", "a .partial is in the place of a WAL segment that a recovery needs",
           archive.make_partial, archive.put_back),
     Fault("wal-begin-removed", "the WAL segment in which the newest base backup begins is gone",
           archive.remove_begin_wal, archive.put_back),
@@ -127,7 +127,7 @@ _FAULTS = (
           archive.backup_data("emptied", archive.emptied), archive.put_back),
     Fault("backup-data-removed", "the newest base backup's data is gone",
           archive.backup_data("removed", None), archive.put_back),
-    Fault("backup-cold", "the newest base backup's data lies in Glacier",
+    Fault("backup-cold", "the newest base backup's data is in Glacier",
           archive.backup_data("moved to Glacier", bytes, "GLACIER"), archive.put_back),
     Fault("backup-info-removed", "the newest base backup's backup.info is gone",
           archive.backup_info("removed"), archive.put_back),

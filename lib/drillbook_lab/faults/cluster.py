@@ -98,7 +98,7 @@ def delete_store(home: LabHome) -> Undo:
 
 
 def create_store(home: LabHome, undo: Undo) -> None:
-    """Made again as it was, with what its status said; one that somebody has made meanwhile stays."""
+    """Made again as it was, with what its status said; one that somebody has made in the meantime stays."""
     client, kept = Client(home), undo["object"]
     meta = {key: kept["metadata"][key] for key in ("name", "namespace", "labels", "annotations") if key in kept["metadata"]}
     try:
@@ -119,7 +119,7 @@ def _stores(home: LabHome) -> str:
 
 
 def fill_disk(home: LabHome) -> Undo:
-    """A file as large as the primary's volume lies in it; it is sparse, and takes no room on this machine."""
+    """A file as large as the primary's volume is in it; it is sparse, and takes no room on this machine."""
     client, state = Client(home), home.state()
     primary = str((client.get(_cluster_path(home)).get("status") or {}).get("currentPrimary") or f"{state['cluster']}-1")
     claim = client.get(f"/api/v1/namespaces/{state['namespace']}/persistentvolumeclaims/{primary}")

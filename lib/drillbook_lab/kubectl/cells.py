@@ -14,7 +14,7 @@ Cell = Callable[[Object], Any]
 
 @dataclass(frozen=True)
 class Printed:
-    """One column: its name, what stands in it, and whether only `-o wide` shows it."""
+    """One column: its name, what is in it, and whether only `-o wide` shows it."""
 
     name: str
     cell: Cell

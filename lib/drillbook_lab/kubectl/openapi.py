@@ -26,7 +26,7 @@ _documents: dict[tuple[str, str], tuple[str, bytes]] = {}
 
 
 def index(resources: list[Resource]) -> Object:
-    """`/openapi/v3`: where the description of each group and version lies."""
+    """`/openapi/v3`: where the description of each group and version is."""
     paths: Object = {}
     for (group, version), kinds in by_version(resources).items():
         base = _base(group, version)
@@ -103,7 +103,7 @@ def _component(resource: Resource, schemas: Object) -> str:
 
 
 def _published(schema: Any, schemas: Object) -> Any:
-    """A schema with its references as the document has them, and what they lead to beside it."""
+    """A schema with its references as the document has them, and what they lead to next to it."""
     if isinstance(schema, list):
         return [_published(part, schemas) for part in schema]
     if not isinstance(schema, dict):

@@ -82,7 +82,7 @@ async def _http(host: str, port: int, action: Object, timeout: float) -> str:
 
 
 async def follow(probe: Probe, spec: Object, tell: Callable[[bool, str], None], *, waiting_seconds: float) -> None:
-    """Ask for ever, and tell every change of mind: thresholds and periods are the spec's.
+    """Ask indefinitely, and tell every change of mind: thresholds and periods are the spec's.
 
     Until the first success it asks more often than the period says: a lab's pods are ready sooner.
     """

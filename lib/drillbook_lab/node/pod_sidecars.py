@@ -1,4 +1,4 @@
-"""Containers that come before a pod's own: CloudNativePG's bootstrap, and the plugin that stays beside the main one.
+"""Containers that come before a pod's own: CloudNativePG's bootstrap, and the plugin that stays next to the main one.
 
 The pod's one process does their work here; what is theirs is the name, the state and the log.
 """
@@ -16,7 +16,7 @@ def names(pod: Object) -> list[str]:
 
 
 def staying(pod: Object) -> list[str]:
-    """The names of those that run beside the main container."""
+    """The names of those that run next to the main container."""
     found = pod["spec"].get("initContainers") or ()
     return [str(container["name"]) for container in found if container.get("restartPolicy") == "Always"]
 

@@ -123,7 +123,7 @@ class PodWorker:
         return await self._beside(wrap(argv), stdin=stdin)
 
     async def run_agent(self, module: str, arguments: list[str]) -> asyncio.subprocess.Process:
-        """Start another of the pod's programs beside the running one, with the same spec."""
+        """Start another of the pod's programs next to the running one, with the same spec."""
         argv = [sys.executable, "-m", f"drillbook_lab.agent.{module}", "--spec", str(self._places.spec_file)]
         return await self._beside([*argv, *arguments], stdin=False)
 

@@ -46,7 +46,7 @@ async def spawn(
     stderr: int | IO[bytes] | None = None,
     apart: Callable[[], None] | None = None,
 ) -> asyncio.subprocess.Process:
-    """Start a program in a process group of its own, tied to this process; `apart` runs in the child before that."""
+    """Start a program in its own process group, tied to this process; `apart` runs in the child before that."""
     return await asyncio.create_subprocess_exec(
         *argv,
         env=dict(env),
@@ -94,7 +94,7 @@ async def stop(process: asyncio.subprocess.Process, grace_seconds: float, *, gro
 
 
 def processes_under(roots: Iterable[Path]) -> list[int]:
-    """Processes whose working directory lies in one of the directories.
+    """Processes whose working directory is in one of the directories.
 
     PostgreSQL's backends leave their postmaster's group and overwrite their environment, but every one of
     them works in the data directory, so this finds what a process group does not.
@@ -118,7 +118,7 @@ def processes_under(roots: Iterable[Path]) -> list[int]:
 
 
 def kill_processes_under(roots: Sequence[Path], patience_seconds: float = 10.0) -> None:
-    """Kill whoever works in the directories, and wait until nobody does: they are about to be removed."""
+    """Kill anyone who works in the directories, and wait until nobody does: they are about to be removed."""
     deadline = time.monotonic() + patience_seconds
     while (left := processes_under(roots)) and time.monotonic() < deadline:
         for pid in left:

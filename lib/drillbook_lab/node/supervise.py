@@ -31,7 +31,7 @@ def daemon_command(home: LabHome, profile: str, data_mb: float, *more: str) -> l
 
 
 def start(home: LabHome, argv: list[str], *, detached: bool) -> subprocess.Popen[bytes]:
-    """Start the daemon; detached, it has a session of its own and outlives us."""
+    """Start the daemon; detached, it has its own session and outlives us."""
     home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     _begin(home)
     with home.log.open("ab" if home.is_resumable else "wb") as log:

@@ -2,7 +2,7 @@
 
 A volume is a directory on the machine's own disk, so the kernel never says ENOSPC for it: what a real volume's file
 system would refuse, those who write to it refuse by this account. A sparse file counts with its whole length: it is
-ballast that takes no room on the machine. The capacity lies in a file in the volume, where programs in a pod find it.
+ballast that takes no room on the machine. The capacity is in a file in the volume, where programs in a pod find it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NO_SPACE_EXIT_CODE = 4
 
 @dataclass(frozen=True)
 class Account:
-    """A volume's capacity and use, in bytes; None is a volume without a size of its own."""
+    """A volume's capacity and use, in bytes; None is a volume without its own size."""
 
     capacity: int | None
     used: int
@@ -49,7 +49,7 @@ def account(volume: Path) -> Account:
 
 
 def usage(volume: Path) -> int:
-    """The apparent size of all files below a volume's directory, links not followed; what vanishes meanwhile is 0."""
+    """The apparent size of all files below a volume's directory, links not followed; what vanishes in the meantime is 0."""
     total = 0
     folders = [str(volume)]
     while folders:

@@ -75,7 +75,7 @@ class Volumes:
         return None
 
     def _volume_for(self, claim: Object) -> Object | None:
-        """A volume that may be the claim's; None while there is none."""
+        """A volume that may be the claim's; None while there isn't one."""
         spec = claim["spec"]
         if spec.get("storageClassName") is None and not spec.get("volumeName"):
             default = self._default_class()

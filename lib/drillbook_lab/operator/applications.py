@@ -1,4 +1,4 @@
-"""What stands in for Argo CD: declared manifests are applied again every two seconds, whoever has changed the objects.
+"""What acts as Argo CD: declared manifests are applied again every two seconds, no matter who has changed the objects.
 
 "Git" is a folder of YAML files under the lab's home; an `Application` of argoproj.io says which folder goes where.
 As with Argo CD: objects carry `argocd.argoproj.io/tracking-id` and `app.kubernetes.io/instance`; fields belong to the

@@ -108,7 +108,7 @@ class Backups:
         return use
 
     def _orphaned(self, backup: Object) -> float | None:
-        """It was begun, and nobody here works at it: whoever did has gone with an earlier daemon, or with its pod."""
+        """It was begun, and nobody here works at it: anyone who did has gone with an earlier daemon, or with its pod."""
         namespace = backup["metadata"]["namespace"]
         name = ((backup.get("status") or {}).get("instanceID") or {}).get("podName", "")
         pod = self._operator.find("Pod", namespace, name)

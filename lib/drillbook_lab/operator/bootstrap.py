@@ -1,6 +1,6 @@
 """Volumes and what fills them: the first instance's by initdb or recovery, the others' as copies of the primary.
 
-Driven by the state of the claims: one that isn't `ready` gets the Job that makes it so, whoever made the claim.
+Driven by the state of the claims: one that isn't `ready` gets the Job that makes it so, no matter who made the claim.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def listed(cluster: Object) -> list[str]:
 
 
 def is_fenced(cluster: Object, instance: str) -> bool:
-    """Whether an instance is to be down. `*` fences all: no name beside it, or taken from it, lifts one."""
+    """Whether an instance is to be down. `*` fences all: no name next to it, or taken from it, lifts one."""
     names = listed(cluster)
     return _ALL in names or instance in names
 
@@ -56,5 +56,5 @@ def apply(operator: Operator, cluster: Object) -> None:
         try:
             worker = operator.kubelet.worker(meta["namespace"], meta["name"])
         except KeyError:
-            continue  # it is told when it is prepared
+            continue  # it is reported when it is prepared
         mark(cluster, meta["name"], worker.places)

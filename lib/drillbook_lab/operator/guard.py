@@ -1,7 +1,7 @@
 """What keeps the operator from acting on a Cluster at all: an invalid definition, or a volume with no room left.
 
 The webhooks' own rules are asked again here, since a webhook can be out of use. An object whose annotation switches
-its validation off is spared here, too: that is CNPG's way. Only the fields at fault are told, never their values.
+its validation off is spared here, too: that is CNPG's way. Only the fields at fault are reported, never their values.
 """
 
 from __future__ import annotations

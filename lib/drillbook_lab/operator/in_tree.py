@@ -1,6 +1,6 @@
 """What only the in-tree method does: `spec.backup.barmanObjectStore`, which CloudNativePG 1.31 drops.
 
-Its Backups say where they lie, so that one of them can be the source of a recovery by itself; it looks whether WAL
+Its Backups say where they are, so that one of them can be the source of a recovery by itself; it looks whether WAL
 archiving works before it begins; and it tells the Cluster, not an ObjectStore, what can be recovered.
 """
 
@@ -26,7 +26,7 @@ _FIRST_WAL_SECONDS = 30.0
 
 
 def place(use: StoreUse) -> Object:
-    """What a Backup's status says of where it lies."""
+    """What a Backup's status says of where it is."""
     section = use.configuration
     return {
         "destinationPath": section["destinationPath"],
@@ -84,9 +84,9 @@ def retention_policy(cluster: Object) -> str | None:
 
 
 def recovery_backup(operator: Operator, cluster: Object) -> Object | None:
-    """The completed Backup that `bootstrap.recovery.backup` names; None: there is none, or not yet.
+    """The completed Backup that `bootstrap.recovery.backup` names; None: none exists, or not yet.
 
-    That it is missing is told by an event; that it isn't completed, nowhere.
+    That it is missing is given by an event; that it isn't completed, nowhere.
     """
     name = _named(cluster)
     if not name:
@@ -99,7 +99,7 @@ def recovery_backup(operator: Operator, cluster: Object) -> Object | None:
 
 
 def recovery_use(operator: Operator, cluster: Object) -> StoreUse | None:
-    """Where a recovery reads from: its `source`, or where the Backup that it names says that it lies.
+    """Where a recovery reads from: its `source`, or where the Backup that it names says that it is.
 
     A Backup made by the plugin doesn't say it: barman is then called without a destination, and refuses.
     """

@@ -54,7 +54,7 @@ class Instances:
     # -- telling a pod its part ------------------------------------------------------------------------------------
 
     def tell(self, cluster: Object, pod: Object, *, promoted: bool = False) -> None:
-        """Write the pod's spec anew if it has changed; its agent follows the file."""
+        """Write the pod's spec again if it has changed; its agent follows the file."""
         worker = self._worker(pod)
         if worker is None or not worker.running:
             return  # it is prepared when it starts
@@ -70,7 +70,7 @@ class Instances:
         self._told[uid] = digest
 
     def label(self, cluster: Object, pod: Object) -> None:
-        """The pod's role, by which the services find it; there is none before there is a primary."""
+        """The pod's role, by which the services find it; none exists before there is a primary."""
         primary = replication.current_primary(cluster)
         if primary and not pod["metadata"].get("deletionTimestamp"):
             self.set_role_label(pod, "primary" if pod["metadata"]["name"] == primary else "replica")

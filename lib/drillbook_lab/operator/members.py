@@ -47,7 +47,7 @@ class Members:
 
 
 def survey(operator: Operator, cluster: Object) -> Members:
-    """Read all of it anew."""
+    """Read all of it again."""
     meta = cluster["metadata"]
     found = Members()
     selector = f"cnpg.io/cluster={meta['name']}"

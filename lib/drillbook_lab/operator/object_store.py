@@ -101,7 +101,7 @@ def missing_stores(operator: Operator, cluster: Object) -> set[str]:
 
 
 def resolve(operator: Operator, namespace: str, use: StoreUse) -> tuple[StoreSpec, dict[str, str]]:
-    """The store as barman is told about it, and its credentials, read from their Secrets now."""
+    """The store as barman is given about it, and its credentials, read from their Secrets now."""
     configuration: Mapping[str, Any] = use.configuration
     if use.object_store is not None:
         store = operator.find("ObjectStore", namespace, use.object_store)

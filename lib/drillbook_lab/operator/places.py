@@ -1,4 +1,4 @@
-"""Where a pod's things lie on this machine: the seam between the kubelet and whoever writes its spec."""
+"""Where a pod's things are on this machine: the seam between the kubelet and anyone who writes its spec."""
 
 from __future__ import annotations
 

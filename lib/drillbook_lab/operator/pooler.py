@@ -43,7 +43,7 @@ SELECT (SELECT rolpassword FROM pg_authid WHERE rolname = %s) IS NOT NULL, to_re
 
 
 class Inactive(Exception):
-    """Something that the Pooler stands on isn't there."""
+    """Something that the Pooler depends on isn't there."""
 
 
 class Poolers:
@@ -83,7 +83,7 @@ class Poolers:
         self._tell(pooler, phase, why, secrets=self._secrets(pooler))
         return again
 
-    # -- what it stands on ---------------------------------------------------------------------------------------
+    # -- what it depends on ---------------------------------------------------------------------------------------
 
     def _cluster(self, pooler: Object) -> Object:
         namespace, name = pooler["metadata"]["namespace"], pooler["spec"]["cluster"]["name"]

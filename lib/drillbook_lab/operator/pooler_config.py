@@ -76,7 +76,7 @@ def ini(pooler: Object, host: str, auth_user: str, auth_query: str, program: str
 def hba(pooler: Object) -> str:
     """Who may come in: the console through the pod's private socket, the Pooler's own rules, then passwords."""
     rules = pooler["spec"]["pgbouncer"].get("pg_hba") or []
-    # Trust stands in for peer: the socket's directory is open to the pod's own user alone.
+    # Trust replaces peer: the socket's directory is open to the pod's own user alone.
     return "\n".join(["local pgbouncer pgbouncer trust", *rules, "host all all 0.0.0.0/0 md5", "host all all ::/0 md5", ""])
 
 

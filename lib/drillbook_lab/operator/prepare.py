@@ -1,4 +1,4 @@
-"""From a Cluster's object to what its pod's programs are told: the spec file and the mounted secrets."""
+"""From a Cluster's object to what its pod's programs are given: the spec file and the mounted secrets."""
 
 from __future__ import annotations
 

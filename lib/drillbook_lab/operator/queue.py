@@ -39,7 +39,7 @@ class WorkQueue:
         self._waiting: set[Key] = set()
 
     def hold(self, kinds: Collection[str]) -> None:
-        """Look at nothing of these kinds until they are named no longer; what came meanwhile is looked at then."""
+        """Look at nothing of these kinds until they are named no longer; what came in the meantime is looked at then."""
         self._held = frozenset(kinds)
         for key in [key for key in self._waiting if key[0] not in self._held]:
             self._waiting.discard(key)

@@ -54,7 +54,7 @@ class ReplicaSets:
             }
             try:
                 made = self._operator.registry.create(pod)
-            except ApiError as fault:  # a quota, say: it is tried again, and told meanwhile
+            except ApiError as fault:  # a quota, say: it is tried again, and told in the meantime
                 self._operator.event(owner, "FailedCreate", f"Error creating: {fault}", kind="Warning")
                 return str(fault)
             self._operator.event(owner, "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
@@ -81,7 +81,7 @@ class ReplicaSets:
         available = [pod for pod in ready if ready_for(pod) >= seconds]
         conditions: list[dict[str, Any]] | None = None
         if fault:
-            # Each refusal names another pod; the first one is told until there is none, or the status would never rest.
+            # Each refusal names another pod; the first one is reported until none exists, or the status would never rest.
             conditions = (owner.get("status") or {}).get("conditions") or [
                 {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": fault,
                  "lastTransitionTime": timestamp()}

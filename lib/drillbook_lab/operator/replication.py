@@ -1,4 +1,4 @@
-"""An instance's part, as its pod is told: primary, candidate, or a standby of the one that is primary now.
+"""An instance's part, as its pod is given: primary, candidate, or a standby of the one that is primary now.
 
 It follows from `currentPrimary` and `targetPrimary` alone, so that a pod that starts late, or again, takes the
 right part by itself. CNPG's standbys log in with a client certificate; the wheel's PostgreSQL has no TLS, so here

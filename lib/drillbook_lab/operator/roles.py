@@ -57,7 +57,7 @@ async def set_password(connection: psycopg.AsyncConnection[Any], role: str, pass
 
 
 async def reconcile(operator: Operator, cluster: Object, connection: psycopg.AsyncConnection[Any]) -> Outcome:
-    """Bring every managed role in line; what can't be done is told, and the others are still done."""
+    """Bring every managed role in line; what can't be done is reported, and the others are still done."""
     outcome = Outcome()
     managed = (cluster["spec"].get("managed") or {}).get("roles") or []
     known = ((cluster.get("status") or {}).get("managedRolesStatus") or {}).get("passwordStatus") or {}

@@ -1,6 +1,6 @@
 """ScheduledBackups: a Backup for each slot of the clock, at most one for all the slots that were missed.
 
-Everything is decided from the object's own status: a slot is due once it lies between the last look and now. So after
+Everything is decided from the object's own status: a slot is due once it is between the last look and now. So after
 a downtime, or a suspension, the first of the missed slots is made up for, and the others are passed over.
 """
 

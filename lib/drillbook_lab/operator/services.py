@@ -1,4 +1,4 @@
-"""Services: an address of their own, Endpoints from the pods that their selectors match, and the relay to those.
+"""Services: their own address, Endpoints from the pods that their selectors match, and the relay to those.
 
 What kube-controller-manager and kube-proxy do together on a cluster. Everything follows the objects: labels,
 readiness, ports; nothing is remembered that isn't in them.
@@ -197,7 +197,7 @@ def _slice_entry(pod: Object) -> Object:
 
 
 def _backends(service: Object, endpoints: Object | None) -> dict[int, list[Backend]]:
-    """Who stands behind each of the Service's ports, by its Endpoints: also those that somebody wrote by hand."""
+    """Who is behind each of the Service's ports, by its Endpoints: also those that somebody wrote by hand."""
     found: dict[int, list[Backend]] = {}
     for port in service["spec"].get("ports") or ():
         if port.get("protocol", "TCP") != "TCP":

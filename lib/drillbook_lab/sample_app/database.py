@@ -61,7 +61,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection in a transaction of its own; `PoolTimeout` when none was free in time."""
+        """A connection in its own transaction; `PoolTimeout` when none was free in time."""
         try:
             async with self._pool.connection() as connection:
                 self.in_use += 1

@@ -1,4 +1,4 @@
-"""The files of `deploy/`, applied as they are: what the lab runs with is what a site is told to install."""
+"""The files of `deploy/`, applied as they are: what the lab runs with is what a site is reported to install."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def manifests(site: LabSite) -> list[Object]:
 
 
 def recovery(site: LabSite) -> list[Object]:
-    """What the recover- runbooks need beside it, and no drill may have."""
+    """What the recover- runbooks need next to it, and no drill may have."""
     root = folder()
     return _documents(site, [*sorted((root / "recover").glob("*.yaml")), *sorted((root / "replace").glob("*.yaml"))])
 

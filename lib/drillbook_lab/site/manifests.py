@@ -25,7 +25,7 @@ class StoreKey:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What is drawn anew for each lab; kept in Secrets and nowhere else."""
+    """What is regenerated for each lab; kept in Secrets and nowhere else."""
 
     cluster_key: StoreKey
     drill_key: StoreKey
@@ -130,7 +130,7 @@ def _configuration(site: LabSite, endpoint: str) -> Object:
 
 
 def object_store(site: LabSite, endpoint: str) -> Object:
-    """The archive, as the barman plugin is told about it."""
+    """The archive, as the barman plugin is reported about it."""
     return {
         "apiVersion": "barmancloud.cnpg.io/v1",
         "kind": "ObjectStore",

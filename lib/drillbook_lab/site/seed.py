@@ -117,7 +117,7 @@ class Seeding:
         await self._psql(tenant.database, head + script(tenant.data) + "RESET ROLE;\nVACUUM (ANALYZE);\n")
 
     async def admit_drills(self) -> None:
-        """The very scripts that a site is told to run, for the drill role and for what it may read."""
+        """The very scripts that a site is reported to run, for the drill role and for what it may read."""
         await self._psql("postgres", deploy.sql("drillbook-role.sql"))
         grants = deploy.sql("drillbook-tenant.sql")
         for tenant in self.site.tenants:
@@ -165,7 +165,7 @@ class Seeding:
         await self._wait("Cluster", self.site.cluster, lambda cluster: holds(cluster, "ContinuousArchiving"))
 
     def writer_config(self, path: Path) -> None:
-        """What the writer process is told; its passwords are why the file is private."""
+        """What the writer process is reported; its passwords are why the file is private."""
         # The service follows the primary; its address is there as soon as something relays it.
         service = self.operator.registry.get("Service", self.site.source_namespace, f"{self.site.cluster}-rw")
         pod = self.operator.registry.get("Pod", self.site.source_namespace, f"{self.site.cluster}-1")

@@ -1,6 +1,6 @@
 """The tenants' daily work: a few small commits a second in every database, until it is stopped.
 
-A program of its own, so that "stop the writers" is a real thing to do: `python -m drillbook_lab.site.writer FILE`.
+Its own program, so that "stop the writers" is a real thing to do: `python -m drillbook_lab.site.writer FILE`.
 Whose users come through an application rests, without a session, while a file says that it is scaled to nothing.
 """
 

@@ -19,7 +19,7 @@ from drillbook_lab.store.gate import Gate
 
 
 async def start_backend(state: Path) -> tuple[asyncio.subprocess.Process, URL]:
-    """moto as a child of its own: its work and the gate's don't share an interpreter lock."""
+    """moto as its own child: its work and the gate's don't share an interpreter lock."""
     scratch = state / "tmp"
     shutil.rmtree(scratch, ignore_errors=True)  # a killed one's
     scratch.mkdir()
@@ -43,7 +43,7 @@ async def start_backend(state: Path) -> tuple[asyncio.subprocess.Process, URL]:
 
 
 async def create_buckets(backend: URL, names: list[str]) -> None:
-    """Straight at moto: whoever runs the store needs no key."""
+    """Straight at moto: anyone who runs the store needs no key."""
     async with aiohttp.ClientSession() as client:
         for name in names:
             async with client.head(backend / name) as answer:

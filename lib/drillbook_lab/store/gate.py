@@ -1,6 +1,6 @@
 """The gate in front of moto: who may do what, what goes wrong on purpose, and a line for every request.
 
-`keys.json` and `faults.json` are read again when they change, so that a running lab can be broken and mended.
+`keys.json` and `faults.json` are read again when they change, so that a running lab can be broken and fixed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Bodies lie in files of their own, under names of ours, and moto is made to read them from there: an object takes no
 memory once it is stored. Everything else is rows of one SQLite file. Kept are objects with their versions, delete
 markers, metadata, tags, ACL, storage class, checksums and locks, and the buckets with what was set on them. Lost by
-a kill are uploads in parts that were not completed. The parts that a completed one came in are not told apart.
+a kill are uploads in parts that were not completed. The parts that a completed one came in are not distinguished.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Kept:
             if isinstance(buffer, StoredBody):
                 return buffer.path.name
             path = self._bodies / uuid.uuid4().hex
-            # moto computes an etag, which a listing asks for, from the same buffer and without the lock: whoever reads
+            # moto computes an etag, which a listing asks for, from the same buffer and without the lock: anyone who reads
             # at the same time moves the place, and one of both sees too little. So it is read again until it is whole.
             for _ in range(_READ_AGAIN):
                 buffer.seek(0)
@@ -191,7 +191,7 @@ class Kept:
             key._value_buffer = StoredBody(path)  # type: ignore[assignment]
             buffer.close()
             if key.multipart is not None:
-                key.multipart.dispose()  # its parts would stay in memory beside the whole
+                key.multipart.dispose()  # its parts would stay in memory next to the whole
                 key.multipart = None
         return path.name
 

@@ -146,7 +146,7 @@ class Mirror:
         _close(self._moto(head, lambda status, headers, exc_info=None: told.extend([status, dict(headers)])))
         status, headers = told[0], {entry.lower(): value for entry, value in told[1].items()}
         span = one_range(asked, key.contentsize) if asked else (0, key.contentsize)
-        # An object in cold storage isn't given out; one that was replaced meanwhile has other headers.
+        # An object in cold storage isn't given out; one that was replaced in the meantime has other headers.
         if (
             not status.startswith("200")
             or "x-amz-storage-class" in headers
@@ -173,7 +173,7 @@ class Mirror:
         self._noted(bucket)
         for name in names:
             versions = bucket.keys.getlist(name, [])
-            # A body that is closed already has been replaced meanwhile: that request writes its own.
+            # A body that is closed already has been replaced in the meantime: that request writes its own.
             with contextlib.suppress(ValueError):
                 self._kept.write(bucket_name, name, versions, _tags)
 

@@ -45,7 +45,7 @@ def cleanup(site: str, *, now: datetime | None = None, say: Callable[[str], None
     """Settle what dead runs left: runs known here whose process is gone, and copies of others that have expired.
 
     Returns a line for each run that was settled, or that was left alone and why. A run that holds its Lease lives,
-    wherever that is. What has expired is told by the API server's clock, not by this machine's.
+    wherever that is. What has expired is given by the API server's clock, not by this machine's.
     """
     profile = load_site(site)
     masker = Masker()
@@ -80,11 +80,11 @@ def _settled(kube: k8s.Kube, profile: Site, at: datetime, say: Callable[[str], N
             elif passed := gates.point_of_no_return(events):
                 open_again(folder, by="cleanup")
                 lines.append(
-                    f"run {folder.name}: stopped midway since {passed!r}; left as it stands: resume it, or go back "
+                    f"run {folder.name}: stopped midway since {passed!r}; left as it is: resume it, or go back "
                     f"(drillbook resume {folder.name}, drillbook undo {folder.name})"
                 )
             elif until is not None:
-                lines.append(f"run {folder.name}: left as it stands until {show_instant(until)}, to be resumed or abandoned")
+                lines.append(f"run {folder.name}: left as it is until {show_instant(until)}, to be resumed or abandoned")
             else:
                 say(f"settling run {folder.name}")
                 if (partial := partial_notebook(folder.name)).exists():
@@ -136,7 +136,7 @@ def _strangers(
 
 
 def kept_until(events: list[dict[str, Any]], now: datetime) -> datetime | None:
-    """Until when a run that stopped is left as it stands; None if it isn't, or no longer."""
+    """Until when a run that stopped is left as it is; None if it isn't, or no longer."""
     until = gates.deadline(events) if gates.resumable(events) else None
     return until if until is not None and until > now else None
 

@@ -19,7 +19,7 @@ def prepare() -> None:
 
 
 def write_page(path: Path) -> None:
-    """Render the executed notebook, if it is there, as a page beside it that needs nothing from elsewhere."""
+    """Render the executed notebook, if it is there, as a page next to it that needs nothing from elsewhere."""
     if not path.is_file():
         return
     folder = path.parent

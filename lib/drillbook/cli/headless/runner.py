@@ -1,4 +1,4 @@
-"""Running a notebook headless: papermill in a process of its own, watched, and closed whatever became of its kernel."""
+"""Running a notebook headless: papermill in its own process, watched, and closed whatever became of its kernel."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from drillbook.profile import Site
 def execute(
     notebook: Path, parameters: dict[str, Any], *, mode: str, site: str, progress: Progress = lambda _: None
 ) -> RunOutcome:
-    """Run ``notebook`` by papermill in a process of its own, settle what it left, add the pages, seal.
+    """Run ``notebook`` by papermill in its own process, settle what it left, add the pages, seal.
 
     Raises ParameterError with every fault before anything is touched. ``progress`` gets each journal event as it lands.
     """
@@ -78,7 +78,7 @@ def parameters_of(notebook: Path) -> list[str]:
 
 
 def partial_notebook(run_id: str) -> Path:
-    """Where papermill saves as cells finish: the run's folder is made by the kernel, so it writes beside it first."""
+    """Where papermill saves as cells finish: the run's folder is made by the kernel, so it writes next to it first."""
     return run_folders.outputs_dir() / f".{run_id}.ipynb"
 
 
@@ -155,7 +155,7 @@ def _papermill(
                 time.sleep(0.1)
         except KeyboardInterrupt:
             _kill(child, folder)
-            return "interrupted", "the runner was told to stop"
+            return "interrupted", "the runner was asked to stop"
         _tell(folder, seen, progress)
         stderr.seek(0)
         words = stderr.read()
@@ -163,7 +163,7 @@ def _papermill(
         return "completed", ""
     last = [line for line in words.splitlines() if line.strip()]
     dead = any(line.startswith("nbclient.exceptions.DeadKernelError") for line in last)
-    # An error of ours is told in lines, of which the one before this says what happened.
+    # An error of Drillbook is reported in lines, of which the one before this says what happened.
     ours = [what for what, line in itertools.pairwise(last) if line.startswith("Changed so far: ")]
     said = [*last[-1:], *ours[-1:]]
     return ("kernel died" if dead else "error"), (said[-1][:300] if said else f"papermill ended with {child.returncode}")

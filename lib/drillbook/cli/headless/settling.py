@@ -1,8 +1,8 @@
 """Closing a run whatever became of its kernel: what it promised is undone, how it ended is noted, then it is sealed.
 
-A cell can't seal the notebook it stands in, and after a kernel's death nothing runs in it any more: so what is left is
+A cell can't seal the notebook it is in, and after a kernel's death nothing runs in it any more: so what is left is
 settled here, and executed notebook, page, report and sums are added here. A run that waits at a gate, or that stopped
-midway in a runbook which can be resumed, is left as it stands instead.
+midway in a runbook which can be resumed, is left as it is instead.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ def notebook_name(events: Sequence[gates.Event]) -> str:
 
 
 def end_attempt(folder: Path, *, how: str, message: str, progress: Progress = lambda _: None) -> RunOutcome:
-    """What to do once the kernel has ended: settle the run, or leave it as it stands to be resumed."""
+    """What to do once the kernel has ended: settle the run, or leave it as it is to be resumed."""
     events = events_of(folder)
     if not gates.resumable(events):
         return settle(folder, how=how, message=message, by="runner", progress=progress)
     since = _of_this_attempt(events)
     waits = "waiting" in since[-1:]
-    # A resumed run that was refused before it did anything, or at a step that touched nothing, stands where it stood.
+    # A resumed run that was refused before it did anything, or at a step that touched nothing, is where it stood.
     ends = [event["status"] for event in events[len(events) - len(since) :] if event["type"] == "step_finished"]
     began = {"step_started", "waiting"} & set(since) and ends != ["refused"]
     refused = gates.attempt(events) > 1 and how == "error" and not began
@@ -106,7 +106,7 @@ def left_standing(folder: Path) -> RunOutcome:
 
 
 def refusal(folder: Path, message: str) -> RunOutcome:
-    """The outcome of a resumption that was refused: nothing was touched, and the run stands where it stood."""
+    """The outcome of a resumption that was refused: nothing was touched, and the run is where it stood."""
     return RunOutcome(folder.name, folder, None, REFUSED, f"Not resumed, and nothing was changed: {message}")
 
 

@@ -136,7 +136,7 @@ def discover(kube: k8s.Kube, wanted: str = "") -> Found:
         if not row["is_template"] and row["name"] not in (MAINTENANCE, DRILL_DATABASE)
     ]
     if not databases:
-        raise _refused(namespace, name, ["it has no database beside postgres: there is nothing to prove"])
+        raise _refused(namespace, name, ["it has no database besides postgres: there is nothing to prove"])
     applications = _applications(kube, cluster, {one.name: one.owner for one in databases}, notes)
     timeout = superuser.ask(MAINTENANCE, "settings", names=["archive_timeout"])
     storage_class, copy_class = _classes(kube, cluster, notes)

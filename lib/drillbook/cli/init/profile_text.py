@@ -21,7 +21,7 @@ _WIDTH = 110
 
 CAVEATS = [
     "Times are technical recovery times of a copy on this cluster's own hardware; people, approvals and the application's restart are not in them.",
-    "The copy stands in the same Kubernetes cluster as the source; losing the whole site is not rehearsed by it.",
+    "The copy is in the same Kubernetes cluster as the source; losing the whole site is not rehearsed by it.",
 ]
 
 
@@ -34,7 +34,7 @@ def text(found: Found, choices: Choices, *, kubeconfig: str, context: str) -> st
         _part({"caveats": CAVEATS}, "Printed in every report, as they are."),
         _part(
             {"kubernetes": {"kubeconfig": kubeconfig, "context": context}},
-            "The ServiceAccount's own kubeconfig, beside this file. In a pod take this section out: the pod's account is used.",
+            "The ServiceAccount's own kubeconfig, next to this file. In a pod take this section out: the pod's account is used.",
         ),
         _part({"cluster": {"namespace": found.namespace, "name": found.name}}),
         _part(

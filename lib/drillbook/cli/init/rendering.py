@@ -86,7 +86,7 @@ def managed_entry(cluster: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def managed_patch(cluster: dict[str, Any], template: str, secret: str) -> str:
-    """The JSON patch that adds the role to the Cluster's, and leaves those that stand there."""
+    """The JSON patch that adds the role to the Cluster's, and leaves those that are there."""
     (entry,) = yaml.safe_load(template)["spec"]["managed"]["roles"]
     entry = {**entry, "passwordSecret": {"name": secret}}
     managed = cluster["spec"].get("managed")
@@ -113,7 +113,7 @@ def backup(found: Found, name: str) -> str:
 
 
 def kubeconfig(found: Found, context: str, token_file: str) -> str:
-    """A kubeconfig for the ServiceAccount: the same API server, and a token that is read from a file beside it."""
+    """A kubeconfig for the ServiceAccount: the same API server, and a token that is read from a file next to it."""
     document = {
         "apiVersion": "v1",
         "kind": "Config",

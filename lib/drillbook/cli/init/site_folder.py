@@ -116,7 +116,7 @@ def _sql_steps(found: Found, sql: Path, kubectl: str, add: Callable[[str, str], 
     primary = f"$({kubectl} -n {found.namespace} get {_CLUSTERS} {found.name} -o jsonpath='{{.status.currentPrimary}}')"
     psql = f'{kubectl} -n {found.namespace} exec -i "{primary}" -c postgres -- psql -X -U postgres -v ON_ERROR_STOP=1 -d'
     script = add("30-role.sql", (sql / "drillbook-role.sql").read_text(encoding="utf-8"))
-    what = "to log in, at most ten times at once; to switch WAL; a database of its own; no right on any tenant's"
+    what = "to log in, at most ten times at once; to switch WAL; its own database; no right on any tenant's"
     yield ApplyStep("The role drillbook and its database", (what,), f"{psql} postgres < {script}")
     template = (sql / "drillbook-tenant.sql").read_text(encoding="utf-8")
     for number, database in enumerate(found.databases, 1):

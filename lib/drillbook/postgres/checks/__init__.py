@@ -1,4 +1,4 @@
-"""The ladder: what "restored" means, asked of a real database. Functions on a ``Database``; no Kubernetes.
+"""The checks: what "restored" means, asked of a real database. Functions on a ``Database``; no Kubernetes.
 
 Every check says what was expected and observed. FAILED: something observed contradicts the claim (SQLSTATE classes XX and
 58 among it). UNPROVEN: it was not observed. Rows never leave the server.

@@ -5,12 +5,12 @@ snapshot in each database, taken together, to which the archive gives a place in
 
 A table that rests. It is digested before the marker, and after the moment its row versions (place and inserting transaction
 of each row), files, columns and counted writes are compared: what both readings see was there at the moment too. Each of
-the two readings has a new snapshot of its own, so no snapshot is held while other tables are read, however many there are.
+the two readings has its own new snapshot, so no snapshot is held while other tables are read, however many there are.
 (A row that came and went between the two readings, uncounted, is in neither: then the digest differs from the copy's, which
 is a false alarm and no false proof.)
 
 A table that is written to. It can't be read but in the moment's snapshot. Such tables are read first and several side by
-side, each in a transaction of its own that has taken the snapshot over. The session that gave it lets it go as soon as the
+side, each in its own transaction that has taken the snapshot over. The session that gave it lets it go as soon as the
 last of them has taken it: from then on the oldest snapshot is as old as the longest of these reads. Which tables are
 written to is known from the statistics, from their first reading to the moment; a table that moved all the same is one of
 them in the next round, with another marker. What has not moved is not digested again, only compared with the new moment.
@@ -382,8 +382,8 @@ def digests_at_boundary(
     ``open_db(database)`` opens a session, which is closed here; ``write_marker`` commits a new marker, in one transaction,
     on the same cluster and gives what names it. A quiet moment is looked for at most ``attempts`` times, and there are at
     most ``ROUNDS`` markers; all digests belong to the last one. Beyond ``budget`` large tables are sampled. Tables at rest are
-    read on ``replica``, if there is one. Reads only, but for the markers, and gives way to whoever
-    waits for a lock of ours. Raises ``PostgresError`` if a session or the marker fails; a table's own error, or that its
+    read on ``replica``, if there is one. Reads only, but for the markers, and gives way to anyone who
+    waits for one of our locks. Raises ``PostgresError`` if a session or the marker fails; a table's own error, or that its
     reads were always in somebody's way, only leaves that table unproven.
     """
     if attempts < 1:

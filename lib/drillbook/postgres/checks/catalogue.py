@@ -72,7 +72,7 @@ def matviews_filled(db: Database) -> Check:
             Verdict.FAILED, f"{len(empty)} of {counted(len(views), 'view')} not filled: {names}", details=empty
         )
     if not views:
-        return rung.verdict(Verdict.NOT_APPLICABLE, "", reason="there is none")
+        return rung.verdict(Verdict.NOT_APPLICABLE, "", reason="none exists")
     return rung.verdict(Verdict.VERIFIED, f"{counted(len(views), 'view')} filled")
 
 

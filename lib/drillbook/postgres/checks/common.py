@@ -1,4 +1,4 @@
-"""What the rungs share: a pinned session, a clock, and what an error of PostgreSQL means for a claim."""
+"""What the checks share: a pinned session, a clock, and what an error of PostgreSQL means for a claim."""
 
 from __future__ import annotations
 

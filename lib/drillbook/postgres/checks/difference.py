@@ -26,7 +26,7 @@ class Rows(Frozen):
 
 
 class Difference(Frozen):
-    """What the copy and production do not share of a table; None where rows could not be told apart."""
+    """What the copy and production do not share of a table; None where rows could not be distinguished."""
 
     table: str
     only_in_copy: int | None = None

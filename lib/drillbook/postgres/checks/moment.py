@@ -38,7 +38,7 @@ NOWHERE = Lsn(0)
 class Moment(Frozen):
     """The snapshots that the source was read in: what each sees (``xmin:xmax:xip``), by database.
 
-    ``lsn``: all WAL before the snapshots lies before it. ``quiet``: no snapshot was taken in the middle of a commit, and all
+    ``lsn``: all WAL before the snapshots is before it. ``quiet``: no snapshot was taken in the middle of a commit, and all
     see the same, as far as SQL can tell.
     """
 

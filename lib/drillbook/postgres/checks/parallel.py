@@ -1,4 +1,4 @@
-"""Many questions to one database, in several sessions side by side: for a copy, where nobody else is to be spared."""
+"""Many questions to one database, in several sessions side by side: for a copy, where nobody else is to be protected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drillbook.postgres.client import Database
 # Statements of one transaction, which share its cost; each holds its locks until the transaction ends, of which a server
 # has some thousands.
 TOGETHER = 32
-# A table of more pages than this is worth a transaction of its own, so that the sessions end at about the same time.
+# A table of more pages than this is worth its own transaction, so that the sessions end at about the same time.
 MANY_PAGES = 2000
 
 Item = TypeVar("Item")

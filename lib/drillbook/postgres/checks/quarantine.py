@@ -49,7 +49,7 @@ def quarantined(
 
     ``own_standbys`` are the names of the copy's own other instances: as CloudNativePG's replication user they may stream.
     ``known_workers`` are background workers (``backend_type``) that the site itself vouches for. ``copy`` is the copy's
-    Cluster, whose own Service may stand in ``primary_conninfo``. ``db`` is a session on its primary. FAILED names each way
+    Cluster, whose own Service may be in ``primary_conninfo``. ``db`` is a session on its primary. FAILED names each way
     out; a worker that nobody knows leaves it UNPROVEN.
     Needs a role with ``pg_monitor`` and ``pg_read_all_settings``. Foreign servers are counted only: a query opens their
     connections, and only the network can forbid that.

@@ -4,7 +4,7 @@ A replica has the very row versions of the primary, so a reading there before th
 same as two on the primary, if the second one is made when the replica has replayed the WAL up to the moment. What counts the
 writes is asked of the primary: a replica counts none.
 
-A replica has troubles of its own: replay cancels a query that stands in its way, its session may end, it may lag. Then the
+A replica has troubles of its own: replay cancels a query that is in its way, its session may end, it may lag. Then the
 table is read on the primary, and it is said why. A table that is written to is always read on the primary, in the moment's
 snapshot: which transactions a snapshot on a replica sees can't be asked.
 """
@@ -86,7 +86,7 @@ class Elsewhere:
             self.replica.flush()
 
     def first(self, look: Look[Answer], other: Database | None, here: ReadPlace, database: str, name: str) -> Answer:
-        """What ``look`` gives on the replica's session ``other``; ``here`` if there is none, or if it fails there."""
+        """What ``look`` gives on the replica's session ``other``; ``here`` if there isn't one, or if it fails there."""
         if other is not None and self.watch is not None:
             try:
                 return look(ReadPlace(other, self.watch, here.db), name)
@@ -98,7 +98,7 @@ class Elsewhere:
 
     @contextmanager
     def session(self, database: str, until: Lsn | None) -> Iterator[Database | None]:
-        """A session on the replica, which has replayed ``until`` (None: no matter what); None, if there is none to be had."""
+        """A session on the replica, which has replayed ``until`` (None: no matter what); None, if none can be had."""
         db = self._opened(self.replica, database, until) if self.replica is not None and _ANY not in self.instead else None
         try:
             yield db
@@ -140,7 +140,7 @@ def _wait(db: Database, until: Lsn, seconds: float) -> str:
 
 @contextmanager
 def elsewhere(replica: Replica | None, database: str) -> Iterator[Elsewhere]:
-    """The replica with a watch of its own: whom a session there stands in the way of is seen there."""
+    """The replica with its own watch: whom a session there is in the way of is seen there."""
     if replica is None:
         yield Elsewhere()
         return

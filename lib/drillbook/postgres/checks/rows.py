@@ -71,7 +71,7 @@ class DigestTable(Frozen):
 
     @property
     def source(self) -> str:
-        """What stands after FROM, for a statement with parameters."""
+        """What is after FROM, for a statement with parameters."""
         where = f" t where {self.sample.where}" if self.sample else " t"
         return (self.quoted + where).replace("%", "%%")
 
@@ -184,7 +184,7 @@ def digest_tables(
 ) -> dict[str, TableDigest]:
     """Digest each of ``tables`` (``schema.table``, quoted like in SQL), one pass over each; rows never leave.
 
-    Of those in ``samples`` only that part. ``sessions`` are more of them, which read side by side. Each table is read in a snapshot of its own: this is for a database that nobody
+    Of those in ``samples`` only that part. ``sessions`` are more of them, which read side by side. Each table is read in its own snapshot: this is for a database that nobody
     writes to. A table that can't be read says why and doesn't hide the others.
     """
     parts, names = samples or {}, list(tables)

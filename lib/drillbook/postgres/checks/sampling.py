@@ -32,7 +32,7 @@ SMALL_BYTES = 64 << 20
 PAGE_BYTES = 8192
 ASSUMED_RATE = 40 << 20
 """Bytes a second that are digested, before any large table has shown how many it are."""
-# Below this correlation of key and place each row of a range may lie on a page of its own.
+# Below this correlation of key and place each row of a range may be on its own page.
 IN_ORDER = 0.9
 # A first column with fewer values than this, or than a tenth of the rows, can't be divided evenly.
 MANY_VALUES = 10_000

@@ -12,7 +12,7 @@ from drillbook.postgres.client import Database
 def sequences_ahead(db: Database, sessions: Sessions | None = None) -> Check:
     """Whether every sequence that feeds an integer column is past the column's greatest value (least, if descending).
 
-    A sequence that lags makes the next insert fail on a unique column. How far it lags is told, not the values. One
+    A sequence that lags makes the next insert fail on a unique column. How far it lags is reported, not the values. One
     statement a sequence; without an index on the column that is a pass over its table.
     """
     rung = CheckStep("sequences", "the next insert gets a new number", "every sequence ahead of its column")

@@ -19,7 +19,7 @@ from drillbook.postgres.client import Database
 
 OF_A_DATABASE = ("integrity_structure_relations", "integrity_structure_code", "integrity_structure_grants")
 _OF_THE_CLUSTER = ("integrity_structure_cluster",)
-# Differences are told in this order, the kinds that take others with them first.
+# Differences are reported in this order, the kinds that take others with them first.
 _ORDER = (
     "schema",
     "extension",

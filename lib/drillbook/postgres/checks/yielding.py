@@ -1,4 +1,4 @@
-"""Giving way on the source: no migration of a tenant waits long for a lock, or a snapshot, of ours.
+"""Giving way on the source: no migration of a tenant waits long for one of our locks or snapshots.
 
 A read of a table holds ACCESS SHARE until its transaction ends, and that is enough to make an ALTER TABLE wait, and every
 query of the application behind it. So a second session looks four times a second whether anybody waits for one of ours.
@@ -22,7 +22,7 @@ from drillbook.postgres.checks.common import CANCELLED, pin
 from drillbook.postgres.client import SQL, Database, Literal
 
 LOOK_SECONDS = 0.25
-# For how long we wait for a lock of somebody else's: as long as others may wait for one of ours.
+# For how long we wait for a lock held by another session: as long as others may wait for one of ours.
 LOCK_MILLISECONDS = 1000
 # Seconds before each try of one read.
 TRIES = (0.0, 1.0, 3.0, 9.0)
@@ -39,7 +39,7 @@ class LockYieldedError(PostgresError):
 
 @dataclass
 class Watched:
-    """A session of ours: how it gives way, and whom it was given to ("" as long as it wasn't)."""
+    """One of our sessions: how it gives way, and whom it was given to ("" as long as it wasn't)."""
 
     db: Database
     give_way: Callable[[], None]

@@ -68,7 +68,7 @@ def next_segment(name: str, segment_bytes: int) -> str:
 
 
 def segment_names(first: str, last: str, segment_bytes: int) -> Iterator[str]:
-    """The names from ``first`` to ``last``, both included; ValueError if they lie on different timelines."""
+    """The names from ``first`` to ``last``, both included; ValueError if they are on different timelines."""
     begin, end = SegmentName.parse(first, segment_bytes), SegmentName.parse(last, segment_bytes)
     if begin.timeline != end.timeline:
         raise ValueError(f"{first} and {last} lie on different timelines")

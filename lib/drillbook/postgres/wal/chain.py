@@ -92,7 +92,7 @@ class Chain:
         for branch in reversed(self.branches):
             if branch.begin.value // self.segment_bytes <= number:
                 return branch.timeline
-        raise ValueError(f"segment number {number} lies before every timeline")
+        raise ValueError(f"segment number {number} is before every timeline")
 
     def name_at(self, number: int) -> str:
         """The name of the segment of this number on the way."""

@@ -79,7 +79,7 @@ class Commits(Sequence[ArchivedCommit]):
         return self._one(next(at for at in range(len(self) - 1, -1, -1) if self._xids[at] == xid))
 
     def first_later(self, instant: datetime, *, at_it_too: bool = False) -> ArchivedCommit | None:
-        """The first with a later time (or, ``at_it_too``, the same), in the order of the WAL; ``None`` if there is none."""
+        """The first with a later time (or, ``at_it_too``, the same), in the order of the WAL; ``None`` if there isn't one."""
         limit = (instant - _EPOCH) // _MICROSECOND + (0 if at_it_too else 1)
         found = next((at for at, time in enumerate(self._times) if time >= limit), None)
         return None if found is None else self._one(found)

@@ -177,7 +177,7 @@ class WalReader:
                 here, self._switch = size, False
 
     def _whole_records(self, name: str, data: bytes, here: int, page_end: int, begin: int) -> int:
-        """The records that lie on this page whole, as long as all is in order; gives where the next one begins.
+        """The records that are on this page whole, as long as all is in order; gives where the next one begins.
 
         This is where the time goes: a busy segment holds 200,000 records.
         """

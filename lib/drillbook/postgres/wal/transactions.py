@@ -119,10 +119,10 @@ def _prepared_id(data: bytes, info: int, major: int) -> int:
 
 @dataclass(frozen=True)
 class CommitParts:
-    """What a commit record says beside its time: its database (0: not said), savepoints' ids, and dropped files.
+    """What a commit record says besides its time: its database (0: not said), savepoints' ids, and dropped files.
 
     A dropped file is (tablespace, database, file number) of a relation whose file is removed by this commit: it was
-    dropped, truncated or written anew.
+    dropped, truncated or rewritten.
     """
 
     database: int

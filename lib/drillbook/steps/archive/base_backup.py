@@ -60,7 +60,7 @@ def choose_base_backup(ctx: Context, cluster: SourceCluster, *, age_required: bo
         if not usable:
             first = show_instant(found.usable[0].end_time)
             raise TargetOutsideWindow(
-                f"{show_instant(asked)} lies before the end of the first usable base backup; the nearest "
+                f"{show_instant(asked)} is before the end of the first usable base backup; the nearest "
                 f"reachable instant is {first}{found.told}",
                 todo=f"Give target_time {first} or later.",
             )
@@ -254,7 +254,7 @@ def _strays(held: archive.ArchiveSnapshot) -> Iterator[tuple[str, str]]:
 class ArchiveLag(CheckStep):
     """Time since the newest archived commit; nothing is lost if no transaction came after it.
 
-    A transaction with a lower id that ran on and committed later is not seen by this: the lag is then told too low.
+    A transaction with a lower id that ran on and committed later is not seen by this: the lag is then reported too low.
     """
 
     cluster: SourceCluster

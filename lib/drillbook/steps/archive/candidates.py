@@ -26,7 +26,7 @@ def candidates(ctx: Context, cluster: SourceCluster, asked: datetime | None) -> 
     """Those for a recovery to ``asked`` (``None``: any target that is not a time, in the folder archived to now).
 
     One that retention may delete while the recovery runs is refused: its data or WAL would go from under it.
-    BaseBackupMissing: none is left, with every reason. TargetOutsideWindow: ``asked`` lies between two folders.
+    BaseBackupMissing: none is left, with every reason. TargetOutsideWindow: ``asked`` is between two folders.
     """
     return candidates_of(ctx, cluster, ctx.archive.server_at(asked))
 
@@ -75,7 +75,7 @@ def holdings(
 def with_histories(
     ctx: Context, cluster: SourceCluster, server: str, backups: Sequence[BaseBackup]
 ) -> archive.ArchiveSnapshot:
-    """As `holdings`, but without the segments where the cluster's timeline is known: ways are told, and no gaps."""
+    """As `holdings`, but without the segments where the cluster's timeline is known: ways are reported, and no gaps."""
     timeline = ctx.archive.timeline_in(server, cluster.timeline)
     if not timeline:
         return holdings(ctx, cluster, server, backups)

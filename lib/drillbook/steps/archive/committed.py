@@ -1,4 +1,4 @@
-"""What the cluster has committed, from the archived WAL of every folder that its history lies in, in that order."""
+"""What the cluster has committed, from the archived WAL of every folder that its history is in, in that order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def committed_between(
 ) -> Iterator[tuple[CommitSeen, str, bool]]:
     """Every commit between two instants with its folder and whether it is kept, in the order of the WAL.
 
-    Searched is what lies in each folder's own period, from the newest base backup before it (else its oldest) on, and
+    Searched is what is in each folder's own period, from the newest base backup before it (else its oldest) on, and
     ``first_folder`` with all after it ("": all). PreconditionError: a folder on the way has no usable base backup.
     Raises what `objectstore.commits_between` raises.
     """
@@ -87,7 +87,7 @@ def _between(
 
 
 def archived_until(ctx: Context, cluster: SourceCluster) -> datetime | None:
-    """When the newest segment of the folder that is archived to now was archived; None: there is none.
+    """When the newest segment of the folder that is archived to now was archived; None: none exists.
 
     What was committed later is not in the archive; of what was committed shortly before, the last may not be either.
     """

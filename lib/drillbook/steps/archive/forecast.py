@@ -1,4 +1,4 @@
-"""How long the recovery will take, beside what was promised, before anything is created."""
+"""How long the recovery will take, compared with what was promised, before anything is created."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME = "forecast"
 
 @dataclass(frozen=True)
 class ForecastRecovery(Step[Forecast]):
-    """Forecast the recovery time, beside the objective.
+    """Forecast the recovery time, compared with the objective.
 
     From this site's own sealed runs where their evidence is intact; else from a short read of the real objects. A
     forecast over the objective is a warning: the drill goes on, and measures it.

@@ -1,4 +1,4 @@
-"""What each tenant would lose: its newest commit in production beside its newest in the copy, by the archived WAL.
+"""What each tenant would lose: its newest commit in production compared with its newest in the copy, by the archived WAL.
 
 The cluster is shared. Every tenant's commits are in one WAL, each with its database's id (CloudNativePG's wal_level is
 logical), so nothing has to be read in a tenant's own tables.
@@ -34,7 +34,7 @@ class TenantLoss(Frozen):
 
     @property
     def seconds(self) -> float:
-        """How much time of this tenant's work lies after the target."""
+        """How much time of this tenant's work is after the target."""
         if not self.commits or self.in_production is None:
             return 0.0
         return (self.in_production - self.in_copy).total_seconds() if self.in_copy else 0.0
@@ -84,7 +84,7 @@ def losses(
 
 
 def to_tell(site: Site, found: Iterable[TenantLoss]) -> list[TenantLoss]:
-    """The losses that somebody must know of: the profile's tenants, and whoever else loses commits with the cluster.
+    """The losses that somebody must know of: the profile's tenants, and anyone else who loses commits with the cluster.
 
     Not Drillbook's own database, and not ``postgres``, in which superusers do what concerns the whole cluster.
     """
@@ -97,7 +97,7 @@ def to_tell(site: Site, found: Iterable[TenantLoss]) -> list[TenantLoss]:
 class ShowLosses(CheckStep):
     """What each tenant would lose if this copy took the place of the whole cluster, or of the one database that goes back.
 
-    Its newest commit in production beside its newest in the copy, by the archived WAL. Recovering one database alone
+    Its newest commit in production compared with its newest in the copy, by the archived WAL. Recovering one database alone
     loses nothing of the others.
     """
 

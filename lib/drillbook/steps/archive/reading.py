@@ -1,4 +1,4 @@
-"""The whole archive as one reading: every folder that the cluster's history lies in, at one instant."""
+"""The whole archive as one reading: every folder that the cluster's history is in, at one instant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drillbook.errors import KubernetesError, NotReady
 from drillbook.model import ArchivedCommit, Frozen, Instant, parse_instant, show_instant
 
 _UNITS = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400, "": 1}
-_NO_BUCKET = "volumeSnapshot"  # such a Backup's data lies in no bucket
+_NO_BUCKET = "volumeSnapshot"  # such a Backup's data is in no bucket
 
 
 class ArchiveReading(Frozen):
@@ -52,7 +52,7 @@ class ArchiveReading(Frozen):
 
     @property
     def passing(self) -> tuple[ArchiveFinding, ...]:
-        """What may well mend itself."""
+        """What may well resolve itself."""
         return tuple(item for folder in self.folders for item in folder.passing)
 
     @property
@@ -163,7 +163,7 @@ def read_archive(
 
 
 def known_backups(ctx: Context) -> list[KnownBackup] | None:
-    """The cluster's Backup objects whose data must lie in the bucket; ``None`` if the API server doesn't show them."""
+    """The cluster's Backup objects whose data must be in the bucket; ``None`` if the API server doesn't show them."""
     try:
         items = ctx.kube.list(k8s.BACKUP, ctx.source_ref.namespace)
     except KubernetesError:
@@ -196,7 +196,7 @@ def archive_timeout_seconds(cluster: dict[str, Any]) -> float:
 
 
 def _older(folder: Reading) -> Iterable[str]:
-    """A folder that is archived to no more gets no new base backup: only its WAL can be mended."""
+    """A folder that is archived to no more gets no new base backup: only its WAL can be fixed."""
     return (f"{gap.broken}. {gap.broken.todo}" for gap in folder.reach.gaps)
 
 

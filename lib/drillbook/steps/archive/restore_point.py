@@ -58,7 +58,7 @@ class ChooseRestorePoint(Step[RestoreStart]):
 class ShowRestoreLosses(CheckStep):
     """What each tenant loses if the whole cluster goes back to the target.
 
-    Each database's newest commit before the target beside its newest in the archive. To the end of the archive nothing
+    Each database's newest commit before the target compared with its newest in the archive. To the end of the archive nothing
     that was archived is lost. A cluster that does not answer can't name its databases: then it is not known here.
     """
 
@@ -71,12 +71,12 @@ class ShowRestoreLosses(CheckStep):
         return [*self._losses(ctx), *self._limits(ctx)]
 
     def _limits(self, ctx: Context) -> Sequence[Check]:
-        """The time limits beside what is predicted, while nothing has been stopped yet."""
+        """The time limits against what is predicted, while nothing has been stopped yet."""
         try:
             wal = (self.point.resolved or resolve_target(ctx, self.old)).wal
             found = ForecastRecovery(self.old, self.point.backup, wal).do(ctx)
         except RunbookError:
-            return []  # an archive that can't be read so far is judged by a step of its own
+            return []  # an archive that can't be read so far is judged by its own step
         return [limits_check(ctx, self.old, found, instances=self.old.instances)]
 
     def _losses(self, ctx: Context) -> Sequence[Check]:

@@ -293,7 +293,7 @@ def old_volume(old: OldCluster, found: WalOnVolume, parameters: Mapping[str, Any
         reason = f"{found.problem}: what was never archived is lost"
     else:
         way = "; or give no_salvage_because, and lose what was never archived" if "no_salvage_because" in parameters else ""
-        reason = f"{found.problem}. Mend the primary's pod{way}"
+        reason = f"{found.problem}. Fix the primary's pod{way}"
     return Check(
         name="old volume",
         proves="nothing that was committed is lost with the old volume",

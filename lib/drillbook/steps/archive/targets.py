@@ -20,7 +20,7 @@ class ResolveTarget(Step[ResolvedTarget]):
     """Resolve the target: base backup, timeline, WAL, and the commits on both sides.
 
     Read from the archived WAL itself. A target that it does not reach would fail only after the base backup was fetched and
-    all WAL replayed; it is refused here, with the nearest that can be reached. After a cut-over a time lies under the
+    all WAL replayed; it is refused here, with the nearest that can be reached. After a cut-over a time is under the
     serverName of its period; anything else is looked for under the newest first.
     """
 

@@ -120,7 +120,7 @@ class ReadArchive(Step[ArchiveReading]):
 class CheckBaseBackups(Step[TableCard]):
     """Which base backups there are, and which of them can be used.
 
-    Told from each backup.info and the objects beside it: a folder may be unfinished, failed, another system's, or left
+    Determined from each backup.info and the objects next to it: a folder may be unfinished, failed, another system's, or left
     over from a backup that nobody remembers.
     """
 
@@ -335,7 +335,7 @@ def damage(reading: ArchiveReading) -> Check:
     found = [*damages, *passing]
     return Check(
         name="damage",
-        proves="nothing that a recovery needs is missing, cut, empty, cold or spoilt, as far as it was read",
+        proves="nothing that a recovery needs is missing, cut, empty, cold or corrupt, as far as it was read",
         verdict=Verdict.FAILED if damages else Verdict.UNPROVEN if passing else Verdict.VERIFIED,
         expected="none",
         observed=f"{len(found)}, the first: {found[0].what}" if found else "none",

@@ -1,4 +1,4 @@
-"""A backup by hand: asked for, watched, verified in the bucket, and told.
+"""A backup by hand: asked for, watched, verified in the bucket, and announced.
 
 "Completed" is what the tool said about itself. What counts is read back from the bucket: every object, the WAL from
 the backup's begin to its end, and a recovery window that now reaches past it.
@@ -41,7 +41,7 @@ _STUCK = ("walArchivingFailing", "invalid backup definition")
 class CheckBackupReadiness(CheckReadiness):
     """The right cluster, and the rights to back it up.
 
-    Cluster, identity pin, rights and the role's grants are checked together, so that all faults are told at once while
+    Cluster, identity pin, rights and the role's grants are checked together, so that all faults are reported together while
     nothing has been touched.
     """
 
@@ -73,7 +73,7 @@ class ArchiveBefore(Frozen):
 class ReadArchiveBefore(Step[ArchiveBefore]):
     """Read what the archive can recover now.
 
-    It is held beside the window after the backup. An archive that is broken is no reason not to take one: a new base
+    It is compared with the window after the backup. An archive that is broken is no reason not to take one: a new base
     backup begins a new chain.
     """
 
@@ -125,7 +125,7 @@ class RequestedBackup(Frozen):
 class RequestBackup(Step[RequestedBackup]):
     """Ask CloudNativePG for a base backup.
 
-    By the cluster's own method: the plugin, or in-tree. Nothing is overwritten: it gets a folder of its own in the
+    By the cluster's own method: the plugin, or in-tree. Nothing is overwritten: it gets its own folder in the
     archive, and retention treats it like any other.
     """
 
@@ -215,7 +215,7 @@ class WaitForBackup(Step[FinishedBackup]):
                 raise BackupFailed(
                     f"Backup {self.requested.ref} is {phase or 'gone'}: {told}",
                     changed=Changed.DONE,
-                    todo="Mend what the message names. What it left in the archive is unfinished and never used.",
+                    todo="Fix what the message names. What it left in the archive is unfinished and never used.",
                 )
             if waited > limit:
                 raise StillRunning(

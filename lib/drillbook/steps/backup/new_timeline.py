@@ -45,7 +45,7 @@ class ReadPromotedCluster(Step[SourceCluster]):
 
 @dataclass(frozen=True)
 class FirstBackupOfNewTimeline(CheckStep):
-    """The new line is in the archive: its first WAL, and a base backup of its own with the WAL that it needs.
+    """The new line is in the archive: its first WAL, and its own base backup with the WAL that it needs.
 
     Until then a second loss would go back to the old line's backups, and lose all that came after the cut.
     """

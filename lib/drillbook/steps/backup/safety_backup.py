@@ -36,7 +36,7 @@ _PATIENCE_SECONDS = 60.0
 class _BackUp(CheckStep):
     """A base backup, and read back from the bucket: every object, its WAL, and the window that it extends.
 
-    Asked for anew only if this run hasn't yet: a run that is resumed waits for the one that it asked for before.
+    Asked for again only if this run hasn't yet: a run that is resumed waits for the one that it asked for before.
     """
 
     effect: ClassVar[Effect] = Effect.CREATES
@@ -54,7 +54,7 @@ class _BackUp(CheckStep):
         end = ArchiveTheEnd(self.cluster, finished).do(ctx)
         checks = VerifyInBucket(self.cluster, before, finished, end).observe(ctx)
         self._note(ctx, finished)
-        for name, value in known.items():  # the record's backup is the one that the recovery stands on
+        for name, value in known.items():  # the record's backup is the one that the recovery relies on
             if value is not None:
                 ctx.recorder.fact(name, value)
         return [check.model_copy(update={"name": f"{self.name}: {check.name}"}) for check in checks]
@@ -152,7 +152,7 @@ class BackUpOld(BackUpBeforeCutover):
         return [self.result(Verdict.NOT_APPLICABLE, reason=f"it can't be had: {why}")]
 
     def _none(self, ctx: Context) -> str:
-        """Why there is none; "" if it can be had."""
+        """Why there isn't one; "" if it can be had."""
         return str(ctx.parameters.get("no_backup_because", "")) or not_serving(ctx, self.cluster.ref)
 
 

@@ -1,4 +1,4 @@
-"""What "restored" means on a copy that stops where somebody asked: no marker of ours is on both sides of that point.
+"""What "restored" means on a copy that stops where somebody asked: none of our markers is on both sides of that point.
 
 The commits on both sides are known from the archived WAL; the copy itself is asked which of them it has. That holds for
 every kind of target, whatever PostgreSQL's log says of where it stopped.
@@ -23,7 +23,7 @@ from drillbook.steps.recovery.copy import Recovered
 
 @dataclass(frozen=True)
 class ReachedPoint(CheckStep):
-    """The copy is promoted, on a timeline of its own, and is the source's own history."""
+    """The copy is promoted, on its own timeline, and is the source's own history."""
 
     cluster: SourceCluster
     target: ResolvedTarget
@@ -97,7 +97,7 @@ class StructureBeside(CheckStep):
 
     recovered: Recovered
     name: ClassVar[str] = "structure"
-    proves: ClassVar[str] = "what is missing or different beside the source is known"
+    proves: ClassVar[str] = "what is missing or different compared with the source is known"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         checks = []
@@ -119,7 +119,7 @@ class NewestInTables(CheckStep):
 
     recovered: Recovered
     name: ClassVar[str] = "newest rows"
-    proves: ClassVar[str] = "how far each table's data goes, beside production"
+    proves: ClassVar[str] = "how far each table's data goes, compared with production"
     required: ClassVar[bool] = False
 
     def observe(self, ctx: Context) -> Sequence[Check]:
@@ -142,7 +142,7 @@ class NewestInTables(CheckStep):
 class RestoredToTarget(CheckGroup):
     """Is it restored, and to the right point?
 
-    Healthy is not complete. Commits on both sides of the target, structure and newest rows beside production, catalogue
+    Healthy is not complete. Commits on both sides of the target, structure and newest rows compared with production, catalogue
     and sequences, the site's own questions, the applications' logins, and the copy's quarantine, asked of the server.
     """
 

@@ -1,4 +1,4 @@
-"""The rungs of a full restore: it ended no earlier than the archive, and every instance has joined.
+"""The checks of a full restore: it ended no earlier than the archive, and every instance has joined.
 
 Rows can't be compared digest against digest here: the source goes on writing until the very end of what is restored.
 """
@@ -67,7 +67,7 @@ class ReachedEnd(CheckStep):
 
 @dataclass(frozen=True)
 class MarkerArrived(CheckStep):
-    """What this run wrote on the source before the end is in the copy: its marker, and the rows beside it."""
+    """What this run wrote on the source before the end is in the copy: its marker, and the rows next to it."""
 
     baseline: Baseline
     recovered: Recovered
@@ -193,7 +193,7 @@ class EndAndCompleteness(CheckGroup):
     """Recovery ran to the end of the archive, and nothing of it is missing.
 
     A healthy restored cluster proves nothing about this: with WAL that can't be fetched CloudNativePG may promote
-    early, without a word.
+    early, silently.
     """
 
     cluster: SourceCluster

@@ -1,4 +1,4 @@
-"""What was achieved, beside what was promised."""
+"""What was achieved, compared with what was promised."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from drillbook.steps.recovery.copy import Recovered
 
 @dataclass(frozen=True)
 class CompareWithObjectives(CheckStep):
-    """The achieved recovery time and point, beside the objectives.
+    """The achieved recovery time and point, compared with the objectives.
 
-    Times are technical recovery times on this hardware. An objective missed is told in the headline; it is a failure
+    Times are technical recovery times on this hardware. An objective missed is reported in the headline; it is a failure
     where the profile enforces objectives.
     """
 

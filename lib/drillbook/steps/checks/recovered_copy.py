@@ -1,4 +1,4 @@
-"""What "restored" means: the rungs on the recovered copy. Each observes and judges; none stops the others."""
+"""What "restored" means: the checks on the recovered copy. Each observes and judges; none stops the others."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class BoundaryHolds(CheckStep):
             except PostgresError as error:
                 if self.target.own_marker or error.sqlstate not in NO_TABLE:
                     raise
-                seen = {"before": False, "after": False}  # it lies before the first drill of all
+                seen = {"before": False, "after": False}  # it is before the first drill of all
         if not self.target.own_marker:
             # An older target was asked for: this drill's own marker must not be there.
             observed = (
@@ -119,7 +119,7 @@ class BoundaryHolds(CheckStep):
                 )
             ]
         rows = self.baseline.scratch_rows
-        # A marker that was written anew leaves earlier rows: the one that counts is the last.
+        # A marker that was rewritten leaves earlier rows: the one that counts is the last.
         before = seen["before_xid"] == self.baseline.marker.xid
         holds = before and not seen["after"] and seen["scratch_rows"] == rows
         return [
@@ -231,7 +231,7 @@ class AmcheckClean(CheckStep):
 class CatalogueSound(CheckStep):
     """Sequences are ahead of their columns; constraints, views, extensions and collations are in order.
 
-    Beside a source that serves, what is so in production too is no fault of the recovery: it is named and counts for none.
+    Compared with a source that serves, what is so in production too is no fault of the recovery: it is named and counts for none.
     """
 
     recovered: Recovered
@@ -343,7 +343,7 @@ class TargetAndBoundary(CheckGroup):
     """Recovery stopped at the target, and the boundary holds.
 
     A healthy restored cluster proves nothing about this: with WAL that can't be fetched CloudNativePG may promote
-    early, without a word.
+    early, silently.
     """
 
     cluster: SourceCluster

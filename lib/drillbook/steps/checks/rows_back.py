@@ -1,4 +1,4 @@
-"""Are my rows back? The copy beside production, table by table, before anything is replaced."""
+"""Are my rows back? The copy compared with production, table by table, before anything is replaced."""
 
 from __future__ import annotations
 

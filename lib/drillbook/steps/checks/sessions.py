@@ -1,4 +1,4 @@
-"""How many sessions may verify a copy side by side: as many as its server has processors, and connections to spare."""
+"""How many sessions may verify a copy side by side: as many as its server has processors, and free connections."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def _contains(answer: Any, made: Any) -> bool:
 
 @dataclass(frozen=True)
 class LogIsSilent(CheckStep):
-    """No error stands in the log of the application's pods, which were started after the cut; or since an instant."""
+    """No error is in the log of the application's pods, which were started after the cut; or since an instant."""
 
     database: str
     since: str = ""

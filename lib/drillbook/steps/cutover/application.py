@@ -32,7 +32,7 @@ class Addressed:
 
     @property
     def objects(self) -> list[dict[str, Any]]:
-        """What is changed when it is pointed elsewhere: whoever controls one of them would put it back."""
+        """What is changed when it is pointed elsewhere: anyone who controls one of them would put it back."""
         return [self.deployment, *([self.held] if self.held else [])]
 
     def services_of(self, cluster: str) -> list[str]:
@@ -89,7 +89,7 @@ def _entries(ctx: Context, app: Application, kind: str, name: str) -> dict[str, 
 
 def readdress(ctx: Context, one: Addressed, old: str, new: str, *, wait: bool = True) -> bool:
     """Put Cluster ``new``'s services in place of ``old``'s; whether anything had to be changed. Waits for the rollout,
-    unless told not to (``new`` doesn't serve yet).
+    unless asked not to (``new`` doesn't serve yet).
 
     What it changes is promised to be put back. A Secret's old value is not kept: the way back is this, the other way.
     """
@@ -102,7 +102,7 @@ def readdress(ctx: Context, one: Addressed, old: str, new: str, *, wait: bool = 
         ctx.kube.patch(k8s.SECRET, app.namespace, one.place.name, {"stringData": {one.place.key: value}})
     elif changed and one.place.kind == "ConfigMap":
         undo.change(ctx, k8s.CONFIG_MAP, app.namespace, one.place.name, {"data": {one.place.key: value}}, what)
-    # Pods read their variables when they start: the mark has them made anew wherever the value stands.
+    # Pods read their variables when they start: the mark has them recreated wherever the value is.
     template: dict[str, Any] = {"metadata": {"annotations": {REPOINTED: f"{ctx.run_id} {new}"}}}
     if changed and one.place.kind == "Deployment":
         template["spec"] = {"containers": _containers(one, value)}
@@ -140,7 +140,7 @@ def rolled_out(ctx: Context, app: Application) -> None:
     try:
         ctx.kube.wait(
             k8s.DEPLOYMENT, app.namespace, app.deployment, _is_rolled_out, timeout_seconds=limit,
-            what=f"the pods of Deployment {app.namespace}/{app.deployment} to be made anew",
+            what=f"the pods of Deployment {app.namespace}/{app.deployment} to be recreated",
         )  # fmt: skip
     except StepTimeoutError as error:
         raise StepTimeoutError(

@@ -1,4 +1,4 @@
-"""One database is carried from the copy into the running cluster, under a name of its own, and compared."""
+"""One database is carried from the copy into the running cluster, under its own name, and compared."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TransferDatabase(Step[TransferredDatabase]):
     """Carry the recovered database from the copy into the running cluster, under a new name.
 
     Dump and restore run in the pods themselves and are joined here, so the bytes pass through this machine. Nobody is
-    let into the new database until it is whole. Tenants are not touched; done twice, it is made anew.
+    let into the new database until it is whole. Tenants are not touched; done twice, it is recreated.
     """
 
     effect: ClassVar[Effect] = Effect.CHANGES
@@ -100,7 +100,7 @@ class TransferDatabase(Step[TransferredDatabase]):
         source.run(names.carried, *dump_restore.empty(found), *dump_restore.extensions(extensions), repeatable=True)
         moved = self._move(ctx, copy, source)
         ctx.recorder.progress("collecting statistics")
-        # The counters begin anew: what they say after the cut are the application's own writes.
+        # The counters start again: what they say after the cut are the application's own writes.
         patient = replace(source, timeout_seconds=_FOR_EVER)
         patient.run(names.carried, SQL("select pg_catalog.pg_stat_reset()"), SQL("ANALYZE"), repeatable=True)
         source.run(MAINTENANCE, *dump_restore.attributes(names.carried, found), repeatable=True)
@@ -133,7 +133,7 @@ class TransferDatabase(Step[TransferredDatabase]):
             raise UpstreamError(
                 f"{names.database} could not be carried: {said or 'the connection was lost'}",
                 changed=Changed.DONE,
-                todo=f"{names.carried} is unfinished and nobody is let in; mend the cause and carry again, which makes it anew.",
+                todo=f"{names.carried} is unfinished and nobody is let in; fix the cause and carry again, which recreates it.",
             )
         return piped.bytes
 

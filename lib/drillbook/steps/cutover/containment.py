@@ -1,4 +1,4 @@
-"""What stops the bleeding, before anybody thinks about a target: nothing more is lost while people think.
+"""What contains the damage, before anybody thinks about a target: nothing more is lost while people think.
 
 Each measure is promised to be undone before it is taken. Retention is held by taking the policy away, not by barman's
 keep annotation: that needs a write to the archive (docs/adr/0010).
@@ -49,7 +49,7 @@ _HELD: dict[k8s.Kind, dict[str, Any]] = {
 class CheckRecoveryReadiness(CheckReadiness):
     """The right cluster, and the rights to recover it.
 
-    Cluster, identity pin, rights, storage class and the role's grants are checked together, so that all faults are told
+    Cluster, identity pin, rights, storage class and the role's grants are checked together, so that all faults are reported
     at once while nothing has been touched. A recovery needs more rights than a drill (deploy/recover/rbac.yaml).
     ParameterError if the database is no tenant of the profile.
     """
@@ -101,14 +101,14 @@ class SuspendedBackups(Frozen):
 class SuspendBackups(Step[SuspendedBackups]):
     """Hold every backup: no retention, no scheduled backup, until this run has ended.
 
-    Retention acts on a timer and would take the base backup away that this recovery stands on; a scheduled backup would
+    Retention acts on a timer and would take the base backup away that this recovery relies on; a scheduled backup would
     back up the damage, and can't run while the cluster is cut over.
     """
 
     effect: ClassVar[Effect] = Effect.CHANGES
     gated: ClassVar[bool] = True
     cluster: SourceCluster
-    backup: BaseBackup  # the one that this recovery stands on: without it nobody is asked
+    backup: BaseBackup  # the one that this recovery relies on: without it nobody is asked
 
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
@@ -126,7 +126,7 @@ class SuspendBackups(Step[SuspendedBackups]):
             ),
             notes=(
                 *(f"WARNING: {words}" for words in pausing.faults(ctx, [one.obj for one in measures])),
-                f"this recovery stands on base backup {self.backup.backup_id}",
+                f"this recovery relies on base backup {self.backup.backup_id}",
                 "each old value is noted first and put back when the run ends, is abandoned or is cleaned up",
             ),
         )
@@ -229,7 +229,7 @@ class BlockWrites(Step[Blocked]):
     def plan(self, ctx: Context) -> Plan:
         ref = self.cluster.ref
         return Plan(
-            summary=f"Database {self.database} of {ref} is read-only from now on, for roles with a setting of their own too; its sessions are ended",
+            summary=f"Database {self.database} of {ref} is read-only from now on, for roles with their own setting too; its sessions are ended",
             sql=tuple(as_text(one) for one in self._statements()),
             touches=(Action("block writes to", "Database", ref.namespace, f"{ref.name}.{self.database}"),),
             lost=(f"transactions that are open in {self.database} now, and every write until this is undone",),
@@ -281,7 +281,7 @@ def put_back_body(oid: int, before: Mapping[str, str]) -> str:
 
 
 def oid_of(ctx: Context, database: str) -> int:
-    """The database's id, 0 if there is none of that name."""
+    """The database's id, 0 if there is no such name."""
     with ctx.source() as db:
         return next((int(row["id"]) for row in db.ask("database_ids") if row["name"] == database), 0)
 
@@ -319,10 +319,10 @@ class ArchiveNow(ArchiveTheEnd):
 
 @dataclass(frozen=True)
 class RestoreSettingsAndRemoveCopy(RemoveRecoveryCluster):
-    """Put back what stopped the bleeding, remove the copy, and prove it gone with its volume.
+    """Put back what contained the damage, remove the copy, and prove it gone with its volume.
 
-    A value is put back only while it is still the one that this run set: what another hand has changed since is named
-    and left. Whoever was paused goes on once what is declared is what is there. The copy is found by this run's label and
+    A value is put back only while it is still the one that this run set: what another controller has changed since is named
+    and left. Paused controllers resume once what is declared is what is there. The copy is found by this run's label and
     UID. All of it settles what this run promised, so there is no gate.
     """
 

@@ -178,7 +178,7 @@ class DrainApplication(Step[Drained]):
 class ScaleUpApplication(Step[InService]):
     """Bring the application back as it was, and ask it whether it is well.
 
-    Replicas as before the drain, whoever was paused goes on, and the outage is what passed from the drain's begin to
+    Replicas as before the drain, paused controllers resume, and the outage is what passed from the drain's begin to
     the first healthy answer. It is also the way back from a drain that led nowhere.
     """
 
@@ -256,9 +256,9 @@ class ScaleUpApplication(Step[InService]):
 
 @dataclass(frozen=True)
 class ScaleUpAndHold(ScaleUpApplication):
-    """Bring the application back as it was, while whoever was paused stays paused.
+    """Bring the application back as it was, while paused controllers stay paused.
 
-    Its declared state is the one before the cut: whoever applied it now would undo the cut.
+    Its declared state is the one before the cut: anyone who applied it now would undo the cut.
     """
 
     settles: ClassVar[bool] = False

@@ -253,7 +253,7 @@ class CreateUnderOldName(CreateReplacementCluster):
 
 
 class Rebuilt(Frozen):
-    """The cluster under its old name, in service; schedules that go on; the serverNames that its history lies under."""
+    """The cluster under its old name, in service; schedules that go on; the serverNames that its history is under."""
 
     name: str
     resumed: tuple[str, ...]
@@ -265,7 +265,7 @@ class Rebuilt(Frozen):
 class FinishRebuild(Step[Rebuilt]):
     """Finish the rebuild: schedules go on, superuser access as it was.
 
-    From here on the new cluster has base backups of its own. What lies under the old serverName is the only way to
+    From here on the new cluster has base backups of its own. What is under the old serverName is the only way to
     before the cut: it must not be removed while that may be wanted.
     """
 

@@ -199,7 +199,7 @@ def _is_active(found: dict[str, Any] | None) -> bool:
 
 
 def pooler_promise(old: OldCluster, name: str, *, as_it_was: dict[str, Any] | None = None) -> Obligation:
-    """What making a Pooler anew promises: to make it again as it was, unless the cut is kept."""
+    """What making a new Pooler promises: to make it again as it was, unless the cut is kept."""
     place = {"kind": "Pooler", "namespace": old.ref.namespace, "name": name}
     undo = {"verb": "recreate", **place, "object": as_it_was} if as_it_was else None
     what = f"over {old.ref.name} again, unless the replacement is in service"
@@ -260,7 +260,7 @@ class RepointApplication(Step[Repointed]):
         changed = []
         for one in found:
             if not one.services_of(old) and not one.services_of(new):
-                continue  # through its Pooler, which has been made anew under its name
+                continue  # through its Pooler, which has been recreated under its name
             pausing.pause(ctx, one.objects)
             readdress(ctx, one, old, new)
             changed.append(one.where)

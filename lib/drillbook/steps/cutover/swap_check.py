@@ -63,13 +63,13 @@ def tenant_of(ctx: Context, database: str) -> Tenant:
 class CheckSwapFits(Step[SwapFits]):
     """One database can be swapped: room on every instance, an archiver that keeps up, nothing in the way.
 
-    Space, archiver, forecast, what stands on the database, whose sessions hold it and who else scales its application
-    are asked together, so that all faults are told at once while nothing has been touched.
+    Space, archiver, forecast, what depends on the database, whose sessions hold it and who else scales its application
+    are asked together, so that all faults are reported together while nothing has been touched.
     """
 
     cluster: SourceCluster
     database: str
-    target: ResolvedTarget | None = None  # what is going to be recovered: without it no recovery time is foretold
+    target: ResolvedTarget | None = None  # what is going to be recovered: without it no recovery time is predicted
 
     def do(self, ctx: Context) -> SwapFits:
         tenant = tenant_of(ctx, self.database)
@@ -90,9 +90,9 @@ class CheckSwapFits(Step[SwapFits]):
             faults.append(
                 f"role {ctx.site.sql.role} may not connect to {self.database}: its size can't be read (deploy/sql/)"
             )
-        faults += [f"{row['what']} {row['name']} stands on {self.database}: remove it first" for row in obstacles]
+        faults += [f"{row['what']} {row['name']} depends on {self.database}: remove it first" for row in obstacles]
         if self.database in ("postgres", "template1", "template0"):
-            faults.append(f"{self.database} is a database that maintenance itself stands on: it can't be swapped")
+            faults.append(f"{self.database} is a database that maintenance itself relies on: it can't be swapped")
         faults += archiver_faults(ctx, archiver)
         unarchived = max(0, int(archiver["waiting_segments"] or 0)) * int(archiver["segment_bytes"])
         # What is recovered may be larger than what is left here: that is measured on the copy (CheckCanBeCarried).
@@ -205,7 +205,7 @@ def app_faults(ctx: Context, cluster: SourceCluster, tenant: Tenant) -> tuple[li
         if pooler is None:
             return hands, "", [f"Pooler {cluster.ref.namespace}/{tenant.application.pooler} does not exist", *missing]
         hands += reconcilers_on(ctx.kube, pooler)
-    faults = [f"other hands would put back what the cut changes: {hand}" for hand in hands if hand.in_the_way]
+    faults = [f"another controller would revert this change: {hand}" for hand in hands if hand.in_the_way]
     if not missing:
         faults += workloads.unreachable(ctx.kube, tenant.application)
     return hands, found["metadata"]["uid"], faults + missing

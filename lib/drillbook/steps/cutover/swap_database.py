@@ -88,7 +88,7 @@ def _exchange(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, 
     ctx.recorder.settled(
         database_obligation(cluster.ref, aside, ""),
         "kept on purpose",
-        f"for {done.owner} until {show_instant(done.expires_at)}; dropped only behind a gate of its own",
+        f"for {done.owner} until {show_instant(done.expires_at)}; dropped only behind its own gate",
     )
     ctx.recorder.fact("cut", {"database": database, "lsn": done.lsn, "at": show_instant(done.at), "kept": aside})
     return Swapped(
@@ -199,7 +199,7 @@ def _plan(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, asid
             Action("rename", "Database", place.namespace, f"{place.name}.{new}"),
         ),
         notes=(
-            f"kept for {KEPT_FOR.days} days, then dropped only behind a gate of its own",
+            f"kept for {KEPT_FOR.days} days, then dropped only behind its own gate",
             "the other databases are not touched",
         ),
         lost=(lost,),
@@ -297,7 +297,7 @@ def _require_service(ctx: Context, fits: AppFits, *, gone: str) -> None:
 class DropDamaged(Step[Dropped]):
     """Drop the database that the cut put aside.
 
-    After this there is no way back but the archive. It has a gate of its own, and only a database whose own comment says
+    After this there is no way back but the archive. It has its own gate, and only a database whose own comment says
     that a run put it aside is dropped.
     """
 
@@ -340,7 +340,7 @@ class DropDamaged(Step[Dropped]):
 class RemoveTransferred(Step[Dropped]):
     """Drop the carried database that never went into service.
 
-    This run has made it, and nobody but a superuser was ever in it: so it needs no gate. After a cut there is none.
+    This run has made it, and nobody but a superuser was ever in it: so it needs no gate. After a cut none exists.
     """
 
     effect: ClassVar[Effect] = Effect.DESTROYS

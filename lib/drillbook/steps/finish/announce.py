@@ -1,4 +1,4 @@
-"""What to tell people at the end: the answer in one line, and the same text to the site's webhook."""
+"""What to announce at the end: the answer in one line, and the same text to the site's webhook."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Announcement(CheckStep):
 
     effect: ClassVar[Effect] = Effect.CHANGES
     name: ClassVar[str] = "announced"
-    proves: ClassVar[str] = "people were told"
+    proves: ClassVar[str] = "people were informed"
     required: ClassVar[bool] = False
 
     def plan(self, ctx: Context) -> Plan:
@@ -93,9 +93,9 @@ class Announcement(CheckStep):
 
 @dataclass(frozen=True)
 class AnnounceDecision(Announcement):
-    """Tell people, by the site's webhook.
+    """Inform people, by the site's webhook.
 
-    The text stands above to be pasted where no webhook is named. A webhook that fails does not undo the backup.
+    The text is above to be pasted where no webhook is named. A webhook that fails does not undo the backup.
     """
 
     answer: DecisionText

@@ -1,4 +1,4 @@
-"""The end of a recovery: what was achieved, what is lost, how to go back, and what Git must learn; told to people."""
+"""The end of a recovery: what was achieved, what is lost, how to go back, and what to commit to Git; and the announcement of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOTHING_IN_GIT = (
 
 @dataclass(frozen=True)
 class AnnounceRecovery(Announcement):
-    """Say what was recovered, what is lost, how to go back, and what to change in Git; and tell people.
+    """Say what was recovered, what is lost, how to go back, and what to change in Git; and inform people.
 
     From what this run has seen and nothing else. The text and the patch lie with the run's logs; the text goes to the
     site's webhook, if the profile names one.

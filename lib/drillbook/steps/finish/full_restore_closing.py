@@ -1,4 +1,4 @@
-"""The end of a full restore: what came back, what is lost, the way back, and what others must do; told to people."""
+"""The end of a full restore: what came back, what is lost, the way back, and what others must do; and the announcement of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from drillbook.steps.recovery.replacement import ReplacementCluster
 
 @dataclass(frozen=True)
 class AnnounceRestore(Announcement):
-    """Say what came back, up to which commit, how to go back, and what each tenant must do; and tell people.
+    """Say what came back, up to which commit, how to go back, and what each tenant must do; and inform people.
 
     From what this run has seen and nothing else. The text and the patch for Git lie with the run's logs; the text goes
     to the site's webhook, if the profile names one.
@@ -45,7 +45,7 @@ class AnnounceRestore(Announcement):
             *self._lost(ctx),
             *self._way_back(ctx),
             *(f"To do: {line}." for line in self.patch.addresses),
-            f"Git must learn what logs/git.patch.yaml says, before anything syncs. Run {ctx.run_id}.",
+            f"Commit to Git what logs/git.patch.yaml says, before anything syncs. Run {ctx.run_id}.",
         ]
         lag = ctx.recorder.seen("archive_lag") or {}
         achieved = {"recovery_seconds": self.recovered.recovery_seconds, "recovery_point_seconds": lag.get("seconds")}

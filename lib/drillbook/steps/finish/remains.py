@@ -23,7 +23,7 @@ class Remain:
 def remains(ctx: Context) -> list[Remain]:
     """Databases put aside or carried, writes held, instances fenced or hibernated, schedules suspended. Reads only.
 
-    What can't be read is an item of its own: silence would say that nothing is there.
+    What can't be read is its own item: silence would say that nothing is there.
     """
     return [*_of_cluster(ctx), *_of_server(ctx)]
 

@@ -1,4 +1,4 @@
-"""Telling people: a line of text to the webhook that the site's profile names; the only user of urllib3."""
+"""Informing people: a line of text to the webhook that the site's profile names; the only user of urllib3."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def post(url: str, text: str) -> int:
     local = place.hostname in ("127.0.0.1", "::1", "localhost")
     if not place.hostname or not (place.scheme == "https" or (place.scheme == "http" and local)):
         raise ParameterError(["the webhook's address is not https:// with a host"], where="announcement")
-    todo = "Tell people yourself with the text above, and mend the webhook that the profile's announce names."
+    todo = "Inform people yourself with the text above, and fix the webhook that the profile's announce names."
     try:
         with urllib3.PoolManager() as pool:
             answer = pool.request(

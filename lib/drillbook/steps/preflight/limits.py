@@ -1,4 +1,4 @@
-"""The profile's time limits beside what is predicted, before anything is begun: a limit must not end what is only slow."""
+"""The profile's time limits against what is predicted, before anything is begun: a limit must not end what is only slow."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def limits_check(ctx: Context, cluster: SourceCluster, found: Forecast, *, insta
 
 
 def backup_seconds(ctx: Context, cluster: SourceCluster) -> float:
-    """How long the longest of the cluster's last completed Backups took; 0 if there is none to go by."""
+    """How long the longest of the cluster's last completed Backups took; 0 if none is known."""
     try:
         items = ctx.kube.list(k8s.BACKUP, cluster.ref.namespace)
     except RunbookError:

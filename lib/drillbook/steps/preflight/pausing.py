@@ -1,4 +1,4 @@
-"""Other controllers that hold what a cut-over changes: paused as a promise, or named; and let go on once Git agrees."""
+"""Other controllers that hold what a cut-over changes: paused as a promise, or named; and resumed once Git agrees."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def reconcilers_of(ctx: Context, objects: Objects) -> list[Reconciler]:
 
 def faults(ctx: Context, objects: Objects) -> list[str]:
     """Everybody who would put one of the objects back and can't be paused by a run, in words."""
-    return [f"other hands would put back what the cut changes: {hand}" for hand in reconcilers_of(ctx, objects) if hand.in_the_way]
+    return [f"another controller would revert this change: {hand}" for hand in reconcilers_of(ctx, objects) if hand.in_the_way]
 
 
 def require_free(ctx: Context, objects: Objects) -> None:
@@ -66,7 +66,7 @@ def paused(ctx: Context) -> list[Obligation]:
 
 
 def stay_paused(ctx: Context, why: str) -> None:
-    """From here on what is declared is not what is there, and is not to come back: however this run ends, whoever it has
+    """From here on what is declared is not what is there, and is not to come back: however this run ends, what it has
     paused goes on only once Git agrees."""
     ctx.recorder.fact(REPLACED, why)
 

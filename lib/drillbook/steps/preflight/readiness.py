@@ -68,7 +68,7 @@ DRILL_RIGHTS: Rights = (
     ("get", k8s.POD, "log"),
     ("create", k8s.POD, "portforward"),
 )
-# What a drill must not need: told when it is granted all the same.
+# What a drill must not need: reported when it is granted all the same.
 EXCESS_RIGHTS: Rights = (("create", k8s.POD, "exec"), ("get", k8s.SECRET, ""))
 
 
@@ -98,10 +98,10 @@ def pin_faults(ctx: Context, cluster: dict[str, Any]) -> list[str]:
 
 
 def _pull_secret_faults(ctx: Context, cluster: dict[str, Any], missing: list[str]) -> list[str]:
-    """The image is pulled in the drill namespace, with Secrets that must stand there under the same names."""
+    """The image is pulled in the drill namespace, with Secrets that must be there under the same names."""
     wanted = [item["name"] for item in cluster["spec"].get("imagePullSecrets") or []]
     if any("secrets in" in right for right in missing):
-        return []  # told already
+        return []  # already reported
     return [
         f"Secret {ctx.site.drill_namespace}/{name} does not exist: the source's image is pulled with it "
         f"(imagePullSecrets); copy it from {ctx.site.cluster.namespace}"
@@ -184,7 +184,7 @@ class CheckReadiness(Step[SourceCluster]):
     """The right cluster, and the rights to drill it.
 
     Cluster, identity pin, rights, storage class and the role's grants are checked together, so that all faults are
-    told at once while nothing has been touched.
+    reported together while nothing has been touched.
     """
 
     source_rights: ClassVar[Rights] = SOURCE_RIGHTS
@@ -258,7 +258,7 @@ class CheckReadiness(Step[SourceCluster]):
             return []
         found = ctx.kube.get(k8s.STORAGE_CLASS, "", storage_class)
         if found is None:
-            return [f"StorageClass {storage_class} does not exist (the copy's volume would wait for ever)"]
+            return [f"StorageClass {storage_class} does not exist (the copy's volume would wait indefinitely)"]
         if found.get("reclaimPolicy", "Delete") != "Delete":
             return [
                 f"StorageClass {storage_class} keeps volumes (reclaimPolicy {found['reclaimPolicy']}): a drill's "
@@ -336,7 +336,7 @@ class CheckReadiness(Step[SourceCluster]):
 class NothingElseRunning(CheckStep):
     """Nothing else is under way on this cluster.
 
-    A backup or another drill at the same time would spoil each other's figures.
+    A backup or another drill at the same time would invalidate each other's figures.
     """
 
     cluster: SourceCluster

@@ -34,7 +34,7 @@ class NewestOnSource(Frozen):
 class NoteNewestChanges(Step[NewestOnSource]):
     """Note the newest change of each chosen table.
 
-    What is committed now lies before the WAL switch that follows: a full restore must bring it back.
+    What is committed now is before the WAL switch that follows: a full restore must bring it back.
     """
 
     baseline: Baseline

@@ -213,7 +213,7 @@ class SimulateMistake(Step[Mistake]):
                 "the source's clock ran backwards between the markers",
                 expected=f"later than {show_instant(self.baseline.marker.written_at)}",
                 observed=show_instant(result.after.written_at),
-                todo="Mend the clock of the source's node: recovery to a time can't be trusted.",
+                todo="Fix the clock of the source's node: recovery to a time can't be trusted.",
             )
 
 
@@ -221,7 +221,7 @@ class SimulateMistake(Step[Mistake]):
 class SwitchWal(Step[SwitchedWal]):
     """Switch one WAL segment and see it in the archive.
 
-    The commit after the marker lands before the switch, in a transaction of its own, so that it is archived with it.
+    The commit after the marker lands before the switch, in its own transaction, so that it is archived with it.
     """
 
     effect: ClassVar[Effect] = Effect.CHANGES
@@ -267,7 +267,7 @@ class SwitchWal(Step[SwitchedWal]):
             raise PreconditionError(
                 f"archiving of {segment} failed at {show_instant(failed)}",
                 changed=Changed.DONE,
-                todo="Mend the archiver (the Cluster's ContinuousArchiving condition has its message), then start again.",
+                todo="Fix the archiver (the Cluster's ContinuousArchiving condition has its message), then start again.",
             )
 
 
@@ -291,7 +291,7 @@ class ProveTargetReachable(Step[ProvenTarget]):
         held = holdings(ctx, self.cluster, self.backup.server_name, [self.backup])
         ctx.recorder.fact("reach", archive.reachable(held, now=datetime.now(UTC), samples=0).drawn)
         stretch = held.stretch(self.backup)
-        # After a cut-over a target may lie under an older serverName: the markers are not there, nor in its past.
+        # After a cut-over a target may be under an older serverName: the markers are not there, nor in its past.
         older = self.backup.server_name != self.cluster.server_name
         before = None if older else self._marker(stretch, self.baseline.marker)
         after = None if older else self._marker(stretch, self.mistake.after)

@@ -36,9 +36,9 @@ class ReplacementCluster(RecoveryCopy):
 
 @dataclass(frozen=True)
 class CreateReplacementCluster(Step[ReplacementCluster]):
-    """Create the replacement beside the old cluster, by recovery from the archive.
+    """Create the replacement next to the old cluster, by recovery from the archive.
 
-    A whole cluster of its own, as many instances as the source, with the source's settings and roles. It archives
+    Its own whole cluster, as many instances as the source, with the source's settings and roles. It archives
     under a serverName that was never used: CloudNativePG refuses a folder that holds another history's WAL. Database,
     owner and secret are named so that no password changes.
     """
@@ -175,7 +175,7 @@ class CreateReplacementCluster(Step[ReplacementCluster]):
 
 
 def has_own_secret(ctx: Context, old: OldCluster) -> bool:
-    """Whether the owner's password stands in a Secret of the user's own, which no Cluster takes with it."""
+    """Whether the owner's password is in a Secret of the user's own, which no Cluster takes with it."""
     return bool(old.secret) and ctx.kube.get(k8s.SECRET, old.ref.namespace, old.secret) is not None
 
 
@@ -201,7 +201,7 @@ def owner_password(ctx: Context, old: OldCluster, *, kept: str = "") -> str:
 
 
 def require_new_server_name(ctx: Context, server_name: str) -> None:
-    """Raise unless no WAL lies where the new cluster is to archive."""
+    """Raise unless no WAL is where the new cluster is to archive."""
     level = ctx.store.level(wal_prefix(server_name))
     first = (*level.folders, *(item.key for item in level.objects))
     if first:
@@ -213,7 +213,7 @@ def require_new_server_name(ctx: Context, server_name: str) -> None:
 
 
 def to_delete(kind: str, namespace: str, name: str) -> Obligation:
-    """The promise to delete what a run makes under a name of its own, unless it is put into service."""
+    """The promise to delete what a run makes under its own name, unless it is put into service."""
     undo = {"verb": "delete", "kind": kind, "namespace": namespace, "name": name, "uid": ""}
     return Obligation(kind, namespace, name, "made by this run; kept once it is in service", undo=undo)
 

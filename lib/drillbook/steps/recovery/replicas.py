@@ -14,7 +14,7 @@ from drillbook.steps.instances import FENCED
 
 
 def replica_of(cluster: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """The pod of a replica that is ready, and ""; or "" and why there is none."""
+    """The pod of a replica that is ready, and ""; or "" and why there isn't one."""
     primary = pod_of(dict(cluster))
     others = {str(pod["metadata"]["name"]): pod for pod in pods if pod["metadata"]["name"] != primary}
     if not others:

@@ -371,7 +371,7 @@ class BackUpOldTimeline(BackUpNewTimeline):
 
 @dataclass(frozen=True)
 class AnnounceUndoneRestore(Announcement):
-    """Say which cluster is in service again, and where what was written meanwhile is kept; and tell people."""
+    """Say which cluster is in service again, and where what was written in the meantime is kept; and inform people."""
 
     found: RestoreFound
 

@@ -115,7 +115,7 @@ class ShowWrittenSinceSwap(CheckStep):
 
 @dataclass(frozen=True)
 class AnnounceUndoneSwap(Announcement):
-    """Say what is in service again, what was written meanwhile and where it is kept; and tell people."""
+    """Say what is in service again, what was written in the meantime and where it is kept; and inform people."""
 
     cluster: SourceCluster
     cut: CutFound
