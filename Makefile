@@ -81,6 +81,7 @@ types: setup
 
 style: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/lint-imports
 	$(BIN)/nbstripout --verify --keep-id runbooks/*.ipynb
 

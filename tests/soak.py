@@ -1,6 +1,7 @@
 """Runs the tests marked ``soak`` and writes what they did, with date and commit, to a page that keeps what it had.
 
-``make test-soak`` runs it: ``python tests/soak.py --page docs/soak.md -- PYTEST-ARGUMENTS``. It ends with pytest's status.
+``make test-soak`` runs it: ``python tests/soak.py --page docs/soak.md -- PYTEST-ARGUMENTS``. It ends with pytest's
+status.
 """
 
 from __future__ import annotations

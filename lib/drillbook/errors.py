@@ -63,10 +63,10 @@ _CHANGED = {
 class RunbookError(Exception):
     """Base of all errors that are meant for a person.
 
-    ``what`` says what was found and what was required, ``changed`` what has changed so far (``changes`` names it, where it
-    is known), ``todo`` what to do next.
-    ``verdict`` is what the error means for a run's claim; ``None`` where nothing was claimed or tried. ``exit_code``
-    is the command line's status (DESIGN section 8 in the project's words: see the README).
+    ``what`` says what was found and what was required, ``changed`` what has changed so far (``changes`` names it,
+    where it is known), ``todo`` what to do next. ``verdict`` is what the error means for a run's claim; ``None``
+    where nothing was claimed or tried. ``exit_code`` is the command line's status (DESIGN section 8 in the project's
+    words: see the README).
     """
 
     verdict: ClassVar[Verdict | None] = Verdict.UNPROVEN
@@ -121,7 +121,9 @@ class NotReady(PreconditionError):
 
     def __init__(self, faults: Sequence[str], *, where: str, todo: str = "Fix them and start again.") -> None:
         self.faults = list(faults)
-        super().__init__(f"{where} is not ready for this run:\n" + "\n".join(f"  - {fault}" for fault in faults), todo=todo)
+        super().__init__(
+            f"{where} is not ready for this run:\n" + "\n".join(f"  - {fault}" for fault in faults), todo=todo
+        )
 
 
 class TargetOutsideWindow(PreconditionError):

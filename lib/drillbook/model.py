@@ -270,7 +270,8 @@ class RecoveryTarget(Frozen):
     def asked(cls, parameters: Mapping[str, Any]) -> tuple[Self, str]:
         """The target that a runbook's parameters ask for, and the id of the base backup that an immediate one names.
 
-        No target parameter, or all of them "", is the end of the archive. ValueError: one can't be read, or two are given.
+        No target parameter, or all of them "", is the end of the archive. ValueError: one can't be read, or two are
+        given.
         """
         given = {
             name: parse(parameters[name]) for name, parse in TARGET_PARAMETERS.items() if parameters.get(name, "") != ""

@@ -49,17 +49,24 @@ DataOption = Annotated[float, typer.Option("--data-mb", min=0.0, help="Size of t
 InstancesOption = Annotated[
     int,
     typer.Option(
-        "--instances", min=1, max=3, envvar="DRILLBOOK_LAB_INSTANCES", help="PostgreSQL instances of the site's cluster."
+        "--instances",
+        min=1,
+        max=3,
+        envvar="DRILLBOOK_LAB_INSTANCES",
+        help="PostgreSQL instances of the site's cluster.",
     ),
 ]
 MethodOption = Annotated[
     str,
     typer.Option(
-        "--backup-method", envvar="DRILLBOOK_LAB_BACKUP_METHOD", help="How the site archives: plugin or barmanObjectStore."
+        "--backup-method",
+        envvar="DRILLBOOK_LAB_BACKUP_METHOD",
+        help="How the site archives: plugin or barmanObjectStore.",
     ),
 ]
 RecoverOption = Annotated[
-    bool, typer.Option("--recover", help="Grant what the recover- runbooks need, too (deploy/recover/, deploy/replace/).")
+    bool,
+    typer.Option("--recover", help="Grant what the recover- runbooks need, too (deploy/recover/, deploy/replace/)."),
 ]
 SiteOption = Annotated[
     Path | None, typer.Option("--site", help="The site profile to pin and export; else the one in sites/.")

@@ -141,9 +141,12 @@ class Lab:
         )
         seeding.install()
         self._tell(
-            endpoint=endpoint, cluster=self.site.cluster, namespace=self.site.source_namespace,
-            drill_namespace=self.site.drill_namespace, drillbook_namespace=self.site.drillbook_namespace,
-        )  # fmt: skip
+            endpoint=endpoint,
+            cluster=self.site.cluster,
+            namespace=self.site.source_namespace,
+            drill_namespace=self.site.drill_namespace,
+            drillbook_namespace=self.site.drillbook_namespace,
+        )
         async with self._progress.stage("PostgreSQL cluster") as note:
             await seeding.cluster_is_healthy()
             note(f"{self.site.cluster}, PostgreSQL {pgbin.version()}")
@@ -214,9 +217,13 @@ class Lab:
             log.warning("the API server's port %d is taken: %s", port, taken)
             self._serving = await serve(application, self.home.path("tls"))
         write_kubeconfig(
-            self.home.kubeconfig, self._serving.url, self._serving.tls.ca_pem, contexts, "lab",
+            self.home.kubeconfig,
+            self._serving.url,
+            self._serving.tls.ca_pem,
+            contexts,
+            "lab",
             namespace=self.site.source_namespace,
-        )  # fmt: skip
+        )
         self._tell(url=self._serving.url)
 
     async def _start_store(self, endpoint: str) -> None:
@@ -226,11 +233,15 @@ class Lab:
         write_json(
             self.home.s3 / "admin.json",
             {
-                "access": admin.access, "secret": admin.secret, "endpoint": endpoint, "bucket": self.site.store.bucket,
-                "prefix": f"{self.site.store.path}/{self.site.cluster}", "cluster_key": self.credentials.cluster_key.access,
+                "access": admin.access,
+                "secret": admin.secret,
+                "endpoint": endpoint,
+                "bucket": self.site.store.bucket,
+                "prefix": f"{self.site.store.path}/{self.site.cluster}",
+                "cluster_key": self.credentials.cluster_key.access,
                 "drill_key": self.credentials.drill_key.access,
             },
-        )  # fmt: skip
+        )
         await self._run_store()
 
     async def _run_store(self) -> None:
@@ -282,7 +293,11 @@ class Lab:
                     reconciler.switch_on(self.registry, self.site, self.home.declared)
                 elif asked["op"] == "reconciler":
                     reconciler.switch_off(self.registry, self.site)
-                found = await self._exec(asked) if asked["op"] == "exec" else {"processes": self._processes(), **self._spoilt()}
+                found = (
+                    await self._exec(asked)
+                    if asked["op"] == "exec"
+                    else {"processes": self._processes(), **self._spoilt()}
+                )
                 reply = {"ok": True, **found}
             except (ValueError, KeyError, OSError, LabError, ApiError) as fault:
                 reply = {"ok": False, "error": str(fault)}

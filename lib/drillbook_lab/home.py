@@ -18,10 +18,30 @@ VARIABLE = "DRILLBOOK_LAB_HOME"
 _SOCKETS_PREFIX = "/tmp/dbl-"
 # What `down` may remove: a home that was pointed at somebody's folder by mistake loses nothing else.
 _OURS = (
-    "lab.json", "progress.jsonl", "kubeconfig", "audit.jsonl", "labd.log", "writer.json", "writer.log", "faults.json", "site.yaml",
-    "s3", "s3.log", "tls", "tokens.json", "registry.db", "registry.db-wal", "registry.db-shm", "addresses.json",
-    "pods", "hosts", "volumes", "faults", "declared", "lock",
-)  # fmt: skip
+    "lab.json",
+    "progress.jsonl",
+    "kubeconfig",
+    "audit.jsonl",
+    "labd.log",
+    "writer.json",
+    "writer.log",
+    "faults.json",
+    "site.yaml",
+    "s3",
+    "s3.log",
+    "tls",
+    "tokens.json",
+    "registry.db",
+    "registry.db-wal",
+    "registry.db-shm",
+    "addresses.json",
+    "pods",
+    "hosts",
+    "volumes",
+    "faults",
+    "declared",
+    "lock",
+)
 
 
 def default_home() -> Path:
@@ -138,7 +158,9 @@ class LabHome:
     def clear(self, *, keep: tuple[str, ...] = ()) -> None:
         """Remove everything that a lab leaves; the caller knows that none runs."""
         self.remove_sockets()
-        kill_processes_under([self.root / name for name in ("volumes", "pods", "s3")])  # a killed daemon's, on their way out
+        kill_processes_under(
+            [self.root / name for name in ("volumes", "pods", "s3")]
+        )  # a killed daemon's, on their way out
         for name in _OURS:
             if name in keep:
                 continue

@@ -166,9 +166,7 @@ class ServiceProxy:
     def __init__(self) -> None:
         self._listeners: dict[str, dict[tuple[str, int], Listener]] = {}  # by the Service's uid
 
-    async def put(
-        self, uid: str, address: str, ports: Mapping[int, Sequence[Backend]], known: frozenset[str]
-    ) -> None:
+    async def put(self, uid: str, address: str, ports: Mapping[int, Sequence[Backend]], known: frozenset[str]) -> None:
         """One Service's ports and who is behind each; `known`: addresses whose pods still exist."""
         listeners = self._listeners.setdefault(uid, {})
         for key in [key for key in listeners if key[0] != address or key[1] not in ports]:

@@ -95,10 +95,12 @@ def _ended(container: Object, *, ends: bool) -> Object:
     running = (container.get("state") or {}).get("running")
     ended: Object = {
         "terminated": {
-            "exitCode": _KILLED, "reason": "Error", "startedAt": (running or {}).get("startedAt", now()),
+            "exitCode": _KILLED,
+            "reason": "Error",
+            "startedAt": (running or {}).get("startedAt", now()),
             "finishedAt": now(),
         }
-    }  # fmt: skip
+    }
     changed = {**container, "ready": False, "started": False}
     if ends:
         changed["state"] = ended

@@ -1,7 +1,7 @@
 """A point-in-time recovery by hand: barman-cloud-restore, barman-cloud-wal-restore, postgres, and nothing of Drillbook's.
 
-The baseline of the benchmark. The operator is a good one: the base backup's id is known beforehand, the server keeps the
-source's own settings, and nobody looks at anything before the next command is typed.
+The baseline of the benchmark. The operator is a good one: the base backup's id is known beforehand, the server keeps
+the source's own settings, and nobody looks at anything before the next command is typed.
 """
 
 from __future__ import annotations

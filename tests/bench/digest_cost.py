@@ -33,7 +33,12 @@ TENANTS = 5
 TENANT_MB = float(os.environ.get("TENANT_MB", "300"))
 LIMIT = 10  # the role's CONNECTION LIMIT, as deploy/sql sets it
 KEY = bytes(range(32))
-SETTINGS = {"shared_buffers": "256MB", "max_locks_per_transaction": "512", "wal_level": "minimal", "max_wal_senders": "0"}
+SETTINGS = {
+    "shared_buffers": "256MB",
+    "max_locks_per_transaction": "512",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+}
 
 
 @contextmanager
@@ -78,7 +83,14 @@ def side_by_side() -> Side:
 
         def tool() -> None:
             began = time.perf_counter()
-            copy.program("pg_amcheck", "-j", str(JOBS), "--heapallindexed", *(["--checkunique"] if copy.major >= 17 else []), name)
+            copy.program(
+                "pg_amcheck",
+                "-j",
+                str(JOBS),
+                "--heapallindexed",
+                *(["--checkunique"] if copy.major >= 17 else []),
+                name,
+            )
             theirs.append(time.perf_counter() - began)
 
         own()  # the first one fills the cache
@@ -135,7 +147,9 @@ class Tenants:
 
 def tenants(megabytes: float = TENANT_MB) -> Tenants:
     """Five databases digested with two fifths of their size as budget, by a role with a CONNECTION LIMIT, in its own process."""
-    done = subprocess.run([sys.executable, __file__, str(megabytes)], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, __file__, str(megabytes)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     if done.returncode:
         raise RuntimeError(done.stderr.strip()[-400:])
     return Tenants(**json.loads(done.stdout))
@@ -143,7 +157,10 @@ def tenants(megabytes: float = TENANT_MB) -> Tenants:
 
 def _tenants_in_this_process(megabytes: float) -> dict[str, Any]:
     with server() as source:
-        source.sql("postgres", f"create role tenant_reader login password '{PASSWORD}' connection limit {LIMIT} in role pg_read_all_data")
+        source.sql(
+            "postgres",
+            f"create role tenant_reader login password '{PASSWORD}' connection limit {LIMIT} in role pg_read_all_data",
+        )
         names = [_fill(source, megabytes, 3) for _ in range(TENANTS)]
         own = source.new_database("create table marker (n int)")
 
@@ -154,7 +171,11 @@ def _tenants_in_this_process(megabytes: float) -> dict[str, Any]:
 
         def blocks() -> float:
             with source.superuser("postgres") as db:
-                row = db.ask_one(SQL("select sum(blks_read + blks_hit) * 8192 / 1e6 as mb from pg_stat_database where datname like 'tenant%%'"))
+                row = db.ask_one(
+                    SQL(
+                        "select sum(blks_read + blks_hit) * 8192 / 1e6 as mb from pg_stat_database where datname like 'tenant%%'"
+                    )
+                )
             return float(row["mb"])
 
         over, most = threading.Event(), 0
@@ -167,7 +188,9 @@ def _tenants_in_this_process(megabytes: float) -> dict[str, Any]:
                     most = max(most, int(db.ask_one(asked)["n"]))
 
         with source.superuser("postgres") as db:
-            sizes = db.ask_one(SQL("select sum(pg_database_size(datname)) / 1e6 as mb from pg_database where datname like 'tenant%%'"))
+            sizes = db.ask_one(
+                SQL("select sum(pg_database_size(datname)) / 1e6 as mb from pg_database where datname like 'tenant%%'")
+            )
         tables = {name: ["public.small", "public.t0", "public.t1", "public.t2"] for name in names}
         budget = Budget(bytes=megabytes * TENANTS * 1e6 * 0.4, seconds=3600, small=megabytes * 1e6 / 20)
         before = blocks()
@@ -175,17 +198,24 @@ def _tenants_in_this_process(megabytes: float) -> dict[str, Any]:
         counter.start()
         began = time.perf_counter()
         with open_db(own):  # a drill has one of its own open
-            found = digests_at_boundary(open_db, lambda: source.sql(own, "insert into marker values (1)"), tables, KEY, budget=budget)
+            found = digests_at_boundary(
+                open_db, lambda: source.sql(own, "insert into marker values (1)"), tables, KEY, budget=budget
+            )
         seconds = time.perf_counter() - began
         over.set()
         counter.join()
         digests = [digest for of in found.digests.values() for digest in of.values()]
         return {
-            "total": float(sizes["mb"]), "budget": (budget.bytes or 0) / 1e6, "counted": found.read_bytes / 1e6,
-            "read": blocks() - before, "seconds": seconds, "most_sessions": most,
-            "sampled": sum(bool(digest.sampled) for digest in digests), "unproven": len(found.unproven),
+            "total": float(sizes["mb"]),
+            "budget": (budget.bytes or 0) / 1e6,
+            "counted": found.read_bytes / 1e6,
+            "read": blocks() - before,
+            "seconds": seconds,
+            "most_sessions": most,
+            "sampled": sum(bool(digest.sampled) for digest in digests),
+            "unproven": len(found.unproven),
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        }  # fmt: skip
+        }
 
 
 if __name__ == "__main__":

@@ -44,10 +44,24 @@ def _chain_in_this_process(names: int) -> None:
         listing._add(ObjectInfo(f"pg/wals/{name[:16]}/{name}.gz", 5_000_000, at, "", "STANDARD"))
     first = SegmentName(1, 16).text(SEGMENT_BYTES)
     backup = BaseBackup(
-        backup_id="20261101T000000", server_name="pg", status="DONE", begin_time=at, end_time=at, begin_wal=first,
-        end_wal=first, begin_lsn=Lsn(16 * SEGMENT_BYTES), end_lsn=Lsn(16 * SEGMENT_BYTES + 8), timeline=1, system_id="7",
-        pg_version=160000, segment_bytes=SEGMENT_BYTES, size_bytes=1, cluster_size_bytes=1, compression="gzip", location="",
-    )  # fmt: skip
+        backup_id="20261101T000000",
+        server_name="pg",
+        status="DONE",
+        begin_time=at,
+        end_time=at,
+        begin_wal=first,
+        end_wal=first,
+        begin_lsn=Lsn(16 * SEGMENT_BYTES),
+        end_lsn=Lsn(16 * SEGMENT_BYTES + 8),
+        timeline=1,
+        system_id="7",
+        pg_version=160000,
+        segment_bytes=SEGMENT_BYTES,
+        size_bytes=1,
+        cluster_size_bytes=1,
+        compression="gzip",
+        location="",
+    )
     seconds = []
     for _ in range(3):
         began = time.perf_counter()

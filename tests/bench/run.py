@@ -1,8 +1,8 @@
 """The figures of the README, measured on this machine: `make bench`.
 
 Ratios are of pairs that ran one after the other in this run. Writes `outputs/bench/latest.json` and prints a table.
-SCALE is the size of the recovered cluster in gigabytes. A figure that could not be measured is null, and `how` says why.
-Exit status: 0 all limits kept, 1 one was missed, 2 one was not measured.
+SCALE is the size of the recovered cluster in gigabytes. A figure that could not be measured is null, and `how` says
+why. Exit status: 0 all limits kept, 1 one was missed, 2 one was not measured.
 """
 
 from __future__ import annotations
@@ -150,9 +150,14 @@ def wal_read(_: Path) -> list[Row]:
     tool = f"pg_waldump --quiet {found.waldump:,.0f} MB/s, its --rmgr=Transaction {found.waldump_commits:,.0f} MB/s"
     how = f"{found.megabytes:,.0f} MB of pgbench's WAL, full_page_writes off, best of three"
     return [
-        WAL_READ.row(1000 / found.reader, f"{found.reader:,.0f} MB/s, every checksum too {found.checksums:,.0f} MB/s; {tool}; {how}"),
+        WAL_READ.row(
+            1000 / found.reader,
+            f"{found.reader:,.0f} MB/s, every checksum too {found.checksums:,.0f} MB/s; {tool}; {how}",
+        ),
         WAL_CHANGES.row(1000 / found.changes, f"{found.changes:,.0f} MB/s; {tool}"),
-        WAL_COMMITS.row(1e6 / found.commits_per_second, f"{found.commits_per_second:,.0f} commits a second in the same reading"),
+        WAL_COMMITS.row(
+            1e6 / found.commits_per_second, f"{found.commits_per_second:,.0f} commits a second in the same reading"
+        ),
     ]
 
 
@@ -175,7 +180,10 @@ def digests(_: Path) -> list[Row]:
     return [
         DIGEST.row(1000 / rate, f"{rate:,.0f} MB/s of a table of {size:,.0f} MB, best of three"),
         TENANTS.row(large.counted / large.budget, how),
-        TENANTS_MEMORY.row(large.peak_mb / small.peak_mb, f"{large.peak_mb:,.0f} MB and {small.peak_mb:,.0f} MB, the peak of its own process"),
+        TENANTS_MEMORY.row(
+            large.peak_mb / small.peak_mb,
+            f"{large.peak_mb:,.0f} MB and {small.peak_mb:,.0f} MB, the peak of its own process",
+        ),
         TENANTS_SESSIONS.row(large.most_sessions, "the most at once of a role whose CONNECTION LIMIT this is"),
     ]
 

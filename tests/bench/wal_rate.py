@@ -52,7 +52,8 @@ def measure() -> Rates:
             commits_per_second=count / reader,
             reader=size / reader,
             checksums=size / _best(lambda: _feed(WalReader(checksums=True), read)),
-            changes=size / _best(lambda: [ChangeReader.changes(one, name, data) for one in [ChangeReader()] for name, data in read]),
+            changes=size
+            / _best(lambda: [ChangeReader.changes(one, name, data) for one in [ChangeReader()] for name, data in read]),
             waldump=size / _best(lambda: _run([*tool, "--quiet", *span])),
             waldump_commits=size / _best(lambda: _run([*tool, "--rmgr=Transaction", *span])),
         )

@@ -37,8 +37,10 @@ def cell_with(page: Page, words: str) -> Locator:
 def pictures(page: Page, cell: Locator, folder: Path, name: str) -> None:
     """To be looked at: light and dark, wide and narrow; texts that have too little contrast are named."""
     for theme in ("Light", "Dark"):
-        page.evaluate("theme => window.jupyterapp && window.jupyterapp.commands.execute('apputils:change-theme', {theme})",
-                      f"JupyterLab {theme}")  # fmt: skip
+        page.evaluate(
+            "theme => window.jupyterapp && window.jupyterapp.commands.execute('apputils:change-theme', {theme})",
+            f"JupyterLab {theme}",
+        )
         for width in (1280, 900):
             page.set_viewport_size({"width": width, "height": 900})
             page.wait_for_timeout(800)
@@ -46,7 +48,9 @@ def pictures(page: Page, cell: Locator, folder: Path, name: str) -> None:
             pale = page.evaluate(CONTRAST, ".jp-OutputArea-output")
             assert pale == [], f"contrast, {theme}: {pale}"
             page.screenshot(path=str(folder / f"{name}-{theme.lower()}-{width}.png"))
-    page.evaluate("window.jupyterapp && window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    page.evaluate(
+        "window.jupyterapp && window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})"
+    )
     page.set_viewport_size({"width": 1280, "height": 900})
 
 

@@ -28,7 +28,9 @@ def restart(page: Page) -> None:
     page.wait_for_timeout(2000)
 
 
-def test_users_a5_a7_a8_opened_twice_reloaded_restarted_and_resumed_in_the_notebook(browser_lab: DrillLab, tmp_path: Path) -> None:
+def test_users_a5_a7_a8_opened_twice_reloaded_restarted_and_resumed_in_the_notebook(
+    browser_lab: DrillLab, tmp_path: Path
+) -> None:
     tiny = tiny_for(browser_lab, tmp_path)
     before = set(tiny.folders())
     hold = tmp_path / "hold"

@@ -53,24 +53,48 @@ BROKEN = """
 def bundles() -> list[dict[str, str]]:
     """A card of each kind that an engineer meets."""
     found = record(verified())
-    plan: dict[str, Any] = {"summary": "Make the copy", "notes": ["in namespace drills"], "sql": ["SELECT 1"], "touches": ["scale Deployment a/b"]}
-    error = {"type": "WalGap", "what": "a segment is missing", "changed": "unknown", "todo": "look", "verdict": "FAILED"}
+    plan: dict[str, Any] = {
+        "summary": "Make the copy",
+        "notes": ["in namespace drills"],
+        "sql": ["SELECT 1"],
+        "touches": ["scale Deployment a/b"],
+    }
+    error = {
+        "type": "WalGap",
+        "what": "a segment is missing",
+        "changed": "unknown",
+        "todo": "look",
+        "verdict": "FAILED",
+    }
     steps = [{"title": "Scale to zero", "why": "nobody writes", "effect": "changes", "plan": plan, "begun": False}]
-    gate = {"title": "Put it into service", "top": [("run", "r1"), ("NOT undone", "XID 1721")], "steps": steps, "lost": ["sessions"]}
+    gate = {
+        "title": "Put it into service",
+        "top": [("run", "r1"), ("NOT undone", "XID 1721")],
+        "steps": steps,
+        "lost": ["sessions"],
+    }
     return [
         cards.run_card(opened()),
-        cards.step_card(n=1, title="Verify the copy", why="because", rows=[("name", "value")] * 3, checks=checks(), seconds=2),
+        cards.step_card(
+            n=1, title="Verify the copy", why="because", rows=[("name", "value")] * 3, checks=checks(), seconds=2
+        ),
         cards.step_card(n=2, title="Make it", effect="creates", status="planned", plan=plan),
         cards.step_card(n=3, title="Remove it", effect="destroys", status="failed", error=error),
         cards.step_card(n=4, title="Not run", status="not run", reason="step 3 failed"),
         section_card(phrase="shared-postgres 0123abcd", asks="Waiting for you.", unfolded=True, **gate),
-        section_card(confirmed=f"confirmed by system:serviceaccount:{'a-long-name-' * 3}:drillbook at 2026-11-28 02:10:00 UTC", **gate),
+        section_card(
+            confirmed=f"confirmed by system:serviceaccount:{'a-long-name-' * 3}:drillbook at 2026-11-28 02:10:00 UTC",
+            **gate,
+        ),
         cards.progress_card("Wait", "fetching", fraction=0.5, rows=[("waited", "3 s")]),
-        cards.verdict_card(found, seal_with="drillbook finish 20261101T101500Z-1a2b3c --notebook /a/path/that/is/rather/long/to/a/notebook.ipynb"),
+        cards.verdict_card(
+            found,
+            seal_with="drillbook finish 20261101T101500Z-1a2b3c --notebook /a/path/that/is/rather/long/to/a/notebook.ipynb",
+        ),
         cards.verdict_card(record(unproven())),
         cards.phase_chart(found["when"]["phases"]),
         cards.time_line(report.boundary(found)),
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +138,9 @@ def test_users_a12_no_line_of_code_is_cut_on_the_page(pages: Path, browser_page:
     browser_page.set_viewport_size({"width": 900, "height": 900})
     browser_page.goto((pages / "executed.html").as_uri())
     browser_page.emulate_media(media="print")
-    wide = "() => [...document.querySelectorAll('.highlight pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    wide = (
+        "() => [...document.querySelectorAll('.highlight pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    )
     assert browser_page.evaluate(wide) == 0
     browser_page.emulate_media(media="screen")
     assert browser_page.evaluate(wide) == 0

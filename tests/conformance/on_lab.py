@@ -75,17 +75,23 @@ def prepare(home: Path, kubeconfig: str) -> None:
             kube.create({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": entries})
         if kube.get(k8s.OBJECT_STORE, NAMESPACE, STORE) is None:
             configuration = {
-                "destinationPath": f"s3://{admin['bucket']}/conformance", "endpointURL": admin["endpoint"],
+                "destinationPath": f"s3://{admin['bucket']}/conformance",
+                "endpointURL": admin["endpoint"],
                 "s3Credentials": {
                     "accessKeyId": {"name": STORE, "key": "ACCESS_KEY_ID"},
                     "secretAccessKey": {"name": STORE, "key": "ACCESS_SECRET_KEY"},
                 },
-                "wal": {"compression": "gzip"}, "data": {"compression": "gzip", "immediateCheckpoint": True},
-            }  # fmt: skip
-            kube.create({
-                "apiVersion": "barmancloud.cnpg.io/v1", "kind": "ObjectStore",
-                "metadata": {"name": STORE, "namespace": NAMESPACE}, "spec": {"configuration": configuration},
-            })  # fmt: skip
+                "wal": {"compression": "gzip"},
+                "data": {"compression": "gzip", "immediateCheckpoint": True},
+            }
+            kube.create(
+                {
+                    "apiVersion": "barmancloud.cnpg.io/v1",
+                    "kind": "ObjectStore",
+                    "metadata": {"name": STORE, "namespace": NAMESPACE},
+                    "spec": {"configuration": configuration},
+                }
+            )
 
 
 def ask(home: Path, answers: Path, *more: str) -> int:
@@ -93,9 +99,19 @@ def ask(home: Path, answers: Path, *more: str) -> int:
     environment = admin_environment(home)
     prepare(home, environment["KUBECONFIG"])
     argv = [
-        sys.executable, "-m", "drillbook", "doctor", "--conformance", "--namespace", NAMESPACE,
-        "--object-store", STORE, "--write", str(answers), *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "drillbook",
+        "doctor",
+        "--conformance",
+        "--namespace",
+        NAMESPACE,
+        "--object-store",
+        STORE,
+        "--write",
+        str(answers),
+        *more,
+    ]
     return subprocess.run(argv, env=environment, check=False).returncode
 
 

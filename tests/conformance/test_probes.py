@@ -99,7 +99,10 @@ def test_f15_size_class_and_image_of_the_probes_can_be_given(api: Api, option: s
     argv = [sys.executable, "-m", "drillbook", "doctor", "--conformance", "--namespace", "default"]
     argv += ["--probe", "a-dry-run-stores-nothing", "--storage-class", "lab"]
     env = dict(os.environ, KUBECONFIG=str(api.kubeconfig))
-    said = [subprocess.run(one, env=env, capture_output=True, text=True, check=False) for one in (argv, [*argv, option, value])]
+    said = [
+        subprocess.run(one, env=env, capture_output=True, text=True, check=False)
+        for one in (argv, [*argv, option, value])
+    ]
     assert [one.returncode for one in said] == [0, 1], said
     assert value in said[1].stdout
 

@@ -32,9 +32,14 @@ class CutLab:
         kubernetes = {"kubeconfig": str(self.lab.home / "kubeconfig"), "context": "lab-admin"}
         return self.lab.profile_with(name, kubernetes=kubernetes, **changes)
 
-    def run(self, procedure: Callable[[Run], T], *, runbook: str = "recover-full-restore", **changes: Any) -> tuple[Run, T]:
+    def run(
+        self, procedure: Callable[[Run], T], *, runbook: str = "recover-full-restore", **changes: Any
+    ) -> tuple[Run, T]:
         """Do a procedure; at a gate its process ends, and another one goes on with the phrase."""
-        os.environ |= {"DRILLBOOK_OUTPUTS": self.lab.own_outputs(), "DRILLBOOK_NOTEBOOK": str(self.lab.home / "none.ipynb")}
+        os.environ |= {
+            "DRILLBOOK_OUTPUTS": self.lab.own_outputs(),
+            "DRILLBOOK_NOTEBOOK": str(self.lab.home / "none.ipynb"),
+        }
         site = str(self.profile("cutover", **changes))
         run = open_run(runbook, site=site, mode="apply")
         while True:
@@ -97,9 +102,16 @@ class CutLab:
         """The owner's password where CloudNativePG keeps one that it has drawn: in a Secret that dies with the Cluster."""
         owner = self.admin.get(k8s.CLUSTER, self.namespace, self.name) or {}
         mine = self.admin.get(k8s.SECRET, self.namespace, owner["spec"]["bootstrap"]["initdb"]["secret"]["name"]) or {}
-        reference = {"apiVersion": owner["apiVersion"], "kind": "Cluster", "name": self.name, "uid": owner["metadata"]["uid"]}
+        reference = {
+            "apiVersion": owner["apiVersion"],
+            "kind": "Cluster",
+            "name": self.name,
+            "uid": owner["metadata"]["uid"],
+        }
         meta = {"name": f"{self.name}-app", "namespace": self.namespace, "ownerReferences": [reference]}
-        self.admin.create({"apiVersion": "v1", "kind": "Secret", "type": mine["type"], "metadata": meta, "data": mine["data"]})
+        self.admin.create(
+            {"apiVersion": "v1", "kind": "Secret", "type": mine["type"], "metadata": meta, "data": mine["data"]}
+        )
 
     def tenants_without_login(self) -> list[dict[str, Any]]:
         """The profile's tenants, none of which names the application's own password."""

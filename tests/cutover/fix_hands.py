@@ -72,8 +72,13 @@ class Hands:
 
     def sync_again(self) -> None:
         """Somebody lets it sync by itself again, and it does."""
-        self.lab.admin.patch(k8s.APPLICATION, "argocd", self.app.deployment, {"spec": {"syncPolicy": {"automated": SYNCS}}})
-        until(lambda: self.status("operationState", "syncResult", "revision") == self.status("sync", "revision"), "it syncs")
+        self.lab.admin.patch(
+            k8s.APPLICATION, "argocd", self.app.deployment, {"spec": {"syncPolicy": {"automated": SYNCS}}}
+        )
+        until(
+            lambda: self.status("operationState", "syncResult", "revision") == self.status("sync", "revision"),
+            "it syncs",
+        )
 
     def rest(self) -> None:
         """The reconciler is off again."""
@@ -129,9 +134,15 @@ class Hands:
     def stays_paused(self, run: Drill) -> None:
         """It was paused by the run, and that is all that keeps the run from being proven; how to go on is said."""
         paused = f"Application/argocd/{self.app.deployment}:spec.syncPolicy.automated"
-        unmet = [check["name"] for check in run.of("check") if check["required"] and check["verdict"] in ("FAILED", "UNPROVEN")]
+        unmet = [
+            check["name"]
+            for check in run.of("check")
+            if check["required"] and check["verdict"] in ("FAILED", "UNPROVEN")
+        ]
         assert unmet == [f"declared state: argocd/{self.app.deployment}"]
-        assert {event["id"] for event in run.of("obligation")} - {event["id"] for event in run.of("settled")} == {paused}
+        assert {event["id"] for event in run.of("obligation")} - {event["id"] for event in run.of("settled")} == {
+            paused
+        }
         (left,) = [event["value"] for event in run.of("fact") if event["name"] == "cleanup_failed"]
         assert "it stays paused" in left and "is made again by recovery" in left
         assert "automated" not in self.application["spec"]["syncPolicy"]

@@ -1,6 +1,7 @@
 """Each runbook to its end while the API server goes away in each of its waits, or refuses each change once.
 
-The whole matrix takes hours: it belongs to the soak. ``DRILLBOOK_MATRIX`` names the runbooks to take, separated by commas.
+The whole matrix takes hours: it belongs to the soak. ``DRILLBOOK_MATRIX`` names the runbooks to take, separated by
+commas.
 """
 
 from __future__ import annotations
@@ -38,10 +39,24 @@ RUNS: dict[str, tuple[str, dict[str, str]]] = {
 CHOSEN = [name for name in RUNS if name in os.environ.get("DRILLBOOK_MATRIX", ",".join(RUNS)).split(",")]
 # Steps in which a run waits for Kubernetes: for a recovery, a backup, pods that go or come, objects that go.
 WAITS = {
-    "WaitForRecovery", "WaitForBackup", "BackUpBeforeCutover", "BackUpNewTimeline", "DrainApplication", "ScaleUpApplication",
-    "WaitForReplacement", "RepointPoolers", "RepointApplication", "OpenToClients", "BackUpOld", "BackUpReplacement",
-    "RemoveRecoveryCluster", "RestoreSettingsAndRemoveCopy", "FenceOldCluster", "RemoveOldCluster", "FinishRebuild",
-}  # fmt: skip
+    "WaitForRecovery",
+    "WaitForBackup",
+    "BackUpBeforeCutover",
+    "BackUpNewTimeline",
+    "DrainApplication",
+    "ScaleUpApplication",
+    "WaitForReplacement",
+    "RepointPoolers",
+    "RepointApplication",
+    "OpenToClients",
+    "BackUpOld",
+    "BackUpReplacement",
+    "RemoveRecoveryCluster",
+    "RestoreSettingsAndRemoveCopy",
+    "FenceOldCluster",
+    "RemoveOldCluster",
+    "FinishRebuild",
+}
 LONGEST = {"WaitForRecovery", "WaitForBackup", "WaitForReplacement", "CreateReplacementCluster", "RemoveOldCluster"}
 NOW = """select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
@@ -63,9 +78,17 @@ class Walk:
         argv = ["run", str(self.notebook), "--mode", "apply", *given]
         said = ""
         while True:
-            with subprocess.Popen([sys.executable, "-m", "drillbook", *argv], cwd=ROOT, env=self.lab.lab.env,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:  # fmt: skip
-                fresh = until(lambda: set(self.lab.lab.folders(self.notebook)) - known or {Path()}, "the run has a folder")
+            with subprocess.Popen(
+                [sys.executable, "-m", "drillbook", *argv],
+                cwd=ROOT,
+                env=self.lab.lab.env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            ) as running:
+                fresh = until(
+                    lambda: set(self.lab.lab.folders(self.notebook)) - known or {Path()}, "the run has a folder"
+                )
                 while fresh == {Path()} and running.poll() is None:
                     fresh = set(self.lab.lab.folders(self.notebook)) - known or {Path()}
                 (self.folder,) = fresh

@@ -76,7 +76,6 @@ def pooler_over(lab: CutLab) -> str:
     return str((lab.admin.get(k8s.POOLER, lab.namespace, "ledger-pool") or {})["spec"]["cluster"]["name"])
 
 
-
 def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_back(cut_lab: CutLab) -> None:
     lab = cut_lab
     pooler(lab)
@@ -118,7 +117,9 @@ def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_bac
             "schedules": lab.schedules(),
         }
         confirmed(run, "Keep", KeepReplacement(old, made))
-        return seen | {"promises": open_promises(run)} | {"new": made.ref.name, "salvaged": salvaged, "complete": complete}
+        return (
+            seen | {"promises": open_promises(run)} | {"new": made.ref.name, "salvaged": salvaged, "complete": complete}
+        )
 
     run, seen = lab.run(procedure)
     new = seen["new"]
@@ -137,12 +138,19 @@ def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_bac
     def way_back(run: Run) -> None:
         restore = run.do(FindRestore(""))
         run.do(ShowWrittenSinceRestore(restore))
-        steps = FenceReplacement(restore.serving), ServeOldCluster(restore), PoolersBack(restore), AddressesBack(restore)
+        steps = (
+            FenceReplacement(restore.serving),
+            ServeOldCluster(restore),
+            PoolersBack(restore),
+            AddressesBack(restore),
+        )
         confirmed(run, "Go back", *steps, SchedulesBack(restore))
 
     back, _ = lab.run(way_back, runbook="undo-full-restore")
     assert lab.address() == address and pooler_over(lab) == lab.name and lab.schedules() == schedules
-    assert (lab.admin.get(k8s.CLUSTER, lab.namespace, new) or {"metadata": {}})["metadata"]["annotations"]["cnpg.io/fencedInstances"] == '["*"]'
+    assert (lab.admin.get(k8s.CLUSTER, lab.namespace, new) or {"metadata": {}})["metadata"]["annotations"][
+        "cnpg.io/fencedInstances"
+    ] == '["*"]'
     assert open_promises(back) == []
     put_back_as_when_abandoned(lab, run)
     lab.admin.patch(
@@ -154,7 +162,9 @@ def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_bac
 
 def put_back_as_when_abandoned(lab: CutLab, run: Run) -> None:
     """What the journal holds of a Pooler is enough to make it again in the place of another of its name."""
-    (undo,) = [event["undo"] for event in run.journal.events() if event["type"] == "obligation" and event["kind"] == "Pooler"]
+    (undo,) = [
+        event["undo"] for event in run.journal.events() if event["type"] == "obligation" and event["kind"] == "Pooler"
+    ]
     assert pooler_over(lab) == undo["object"]["spec"]["cluster"]["name"]
     undo["object"]["spec"]["pgbouncer"]["poolMode"] = "session"
     before = lab.admin.get(k8s.POOLER, lab.namespace, "ledger-pool") or {}
@@ -167,7 +177,6 @@ def ready(lab: CutLab) -> bool:
     pod = lab.admin.get(k8s.POD, lab.namespace, f"{lab.name}-1") or {}
     conditions = pod.get("status", {}).get("conditions") or []
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-
 
 
 def test_healthy_is_not_complete_when_a_segment_is_gone(cut_lab: CutLab) -> None:
@@ -198,8 +207,9 @@ def test_healthy_is_not_complete_when_a_segment_is_gone(cut_lab: CutLab) -> None
     _, (lost, checks) = lab.run(procedure)
     by_name = {check.name: check for check in checks.checks}
     assert by_name["complete"].verdict is Verdict.FAILED and lost in by_name["complete"].observed, checks
-    assert by_name["complete: old cluster"].verdict is Verdict.FAILED and lost in by_name["complete: old cluster"].observed
-
+    assert (
+        by_name["complete: old cluster"].verdict is Verdict.FAILED and lost in by_name["complete: old cluster"].observed
+    )
 
 
 def test_the_name_stays_and_what_was_before_the_cut_can_still_be_had(cut_lab: CutLab) -> None:
@@ -293,9 +303,16 @@ def after_the_cut(lab: CutLab, before: str, changes: dict[str, Any]) -> None:
         run.context.parameters = {"search_from": at, "search_to": ""}
         damage = run.do(FindDamage(cluster))
         assert damage.since < damage.until
-        lost = {item.database: item for item in losses(run.context, cluster, target.last_before, target.first_after, server_name=old_name)}  # fmt: skip
+        lost = {
+            item.database: item
+            for item in losses(run.context, cluster, target.last_before, target.first_after, server_name=old_name)
+        }
         mine = lost["invoices"]
-        assert mine.commits >= 2 and mine.in_production and mine.in_production > parse_instant(changes["archive"]["server_names"][1]["since"])  # fmt: skip
+        assert (
+            mine.commits >= 2
+            and mine.in_production
+            and mine.in_production > parse_instant(changes["archive"]["server_names"][1]["since"])
+        )
         created = run.do(CreateRecoveryCluster(cluster, target.backup, target))
         try:
             copy = lab.admin.get(k8s.CLUSTER, created.ref.namespace, created.ref.name) or {}

@@ -1,13 +1,13 @@
 """Each external call of each recovery and undo behind its last gate fails once: what is then in service, by its own oracle.
 
-The calls are counted, not listed: every change, every command in a pod and every session that is opened to a server. A call is
-refused, or done with its answer lost, or answered late; the same call passes when it is made again. After each stop no client may
-reach two writable primaries, no acknowledged row may be lost, and the run has ended, was put back, or stands stopped midway with
-its copy; resumed until every call has failed once, it ends as an undisturbed one does. A run that was put back ends its walk: the
-next walk begins to disturb after the call that ended it.
+The calls are counted, not listed: every change, every command in a pod and every session that is opened to a server.
+A call is refused, or done with its answer lost, or answered late; the same call passes when it is made again. After
+each stop no client may reach two writable primaries, no acknowledged row may be lost, and the run has ended, was put
+back, or stands stopped midway with its copy; resumed until every call has failed once, it ends as an undisturbed one
+does. A run that was put back ends its walk: the next walk begins to disturb after the call that ended it.
 
-The whole matrix takes hours: it belongs to the soak. ``DRILLBOOK_FAULTS`` names the runbooks to take. A sample of it, drawn by
-the seed ``DRILLBOOK_SEED``, is a long test.
+The whole matrix takes hours: it belongs to the soak. ``DRILLBOOK_FAULTS`` names the runbooks to take. A sample of it,
+drawn by the seed ``DRILLBOOK_SEED``, is a long test.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ pytestmark = pytest.mark.timeout(5400)
 NOW = """select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 RECOVERIES = ("recover-point-in-time", "recover-full-restore", "recover-full-restore-in-place")
 UNDOES = {"undo-point-in-time": "recover-point-in-time", "undo-full-restore": "recover-full-restore"}
-CHOSEN = [name for name in (*RECOVERIES, *UNDOES) if name in os.environ.get("DRILLBOOK_FAULTS", ",".join((*RECOVERIES, *UNDOES))).split(",")]
+CHOSEN = [
+    name
+    for name in (*RECOVERIES, *UNDOES)
+    if name in os.environ.get("DRILLBOOK_FAULTS", ",".join((*RECOVERIES, *UNDOES))).split(",")
+]
 SPOILT: dict[str, dict[str, Any]] = {
     "refused": {"when": "before", "status": 403},
     "lost": {"when": "lost"},
@@ -69,11 +73,17 @@ class Story:
     def serving(self) -> str:
         """The cluster that the application's address names."""
         host = self.lab.address().partition("@")[2].partition(":")[0] or self.lab.address()
-        names = sorted((item["metadata"]["name"] for item in self.lab.admin.list(k8s.CLUSTER, self.lab.namespace)), key=len, reverse=True)
+        names = sorted(
+            (item["metadata"]["name"] for item in self.lab.admin.list(k8s.CLUSTER, self.lab.namespace)),
+            key=len,
+            reverse=True,
+        )
         return next(name for name in names if f"{name}-rw" in host or f"{name}-rw" in self.lab.address())
 
     def rows(self, cluster: str, database: str = "") -> set[int]:
-        return {int(text) for text in self.lab.sql(cluster, "select n from numbered", database or self.database).split()}
+        return {
+            int(text) for text in self.lab.sql(cluster, "select n from numbered", database or self.database).split()
+        }
 
     def prepare(self) -> None:
         self.lab.sql(self.lab.name, "create table numbered (n int primary key)", self.database)
@@ -135,7 +145,9 @@ def judge(story: Story, run: Drill, copies: int) -> None:
         assert run.code in (4, 6), run.said  # 4: it was not resumed, and is where it stood
         assert len(able & addressed) <= 1
         if story.runbook == "recover-full-restore-in-place":
-            assert len(lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace)) == copies, "the copy stays until it is verified"
+            assert len(lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace)) == copies, (
+                "the copy stays until it is verified"
+            )
     if run.code == 0 and story.runbook in RECOVERIES:
         assert story.rows(story.serving()) >= set(story.before), "an acknowledged row from before the target is lost"
 
@@ -172,7 +184,8 @@ def spoil(lab: CutLab, runbook: str, what: str, kind: str, number: int) -> None:
 def spoil_each(lab: CutLab, runbook: str, what: str, kind: str, skip: int) -> tuple[int, int, int]:
     """Every call behind the last gate is disturbed once, but for the first ``skip``; the run is judged and resumed at each stop.
 
-    How many were disturbed, how often it stopped, and the place of the call that ended the walk early (0: it ended VERIFIED).
+    How many were disturbed, how often it stopped, and the place of the call that ended the walk early (0: it ended
+    VERIFIED).
     """
     story, run = walk(lab, runbook)
     copies = len(lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace))

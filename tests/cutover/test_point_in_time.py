@@ -58,7 +58,9 @@ def owes_nothing(lab: CutLab, run: Drill) -> None:
     assert lab.lab.drillbook("verify", run.folder.name).returncode == 0
 
 
-def test_g03_g04_s10_clients_follow_to_the_replacement_and_come_back_with_another_machine(cut_lab: CutLab, tmp_path: Path) -> None:
+def test_g03_g04_s10_clients_follow_to_the_replacement_and_come_back_with_another_machine(
+    cut_lab: CutLab, tmp_path: Path
+) -> None:
     lab = cut_lab
     lab.move_address_to_a_secret()  # whose old value no journal keeps
     address, schedules, uid = lab.address(), lab.schedules(), cluster(lab)["metadata"]["uid"]
@@ -123,7 +125,9 @@ def test_g01_g13_s23_one_refused_call_after_the_deletion_lets_nobody_in_and_remo
         refused = lab.lab.drillbook("abandon", run.folder.name)
         assert refused.returncode == 4 and "--as-it-stands" in refused.stderr + refused.stdout
         assert "left as it is" in lab.lab.drillbook("cleanup", "--site", str(lab.lab.profile)).stdout
-        faults.control(home, {"op": "api", "rules": [{"method": "PATCH", "path": f"/clusters/{lab.name}$", "status": 403}]})
+        faults.control(
+            home, {"op": "api", "rules": [{"method": "PATCH", "path": f"/clusters/{lab.name}$", "status": 403}]}
+        )
         shut = again(lab, halted)
         assert shut.code == 6 and "Let the clients in" in shut.said, shut.said
         with pytest.raises(PostgresError, match="reject"):  # S23: its Services route to it already
@@ -138,7 +142,6 @@ def test_g01_g13_s23_one_refused_call_after_the_deletion_lets_nobody_in_and_remo
     owes_nothing(lab, done)
 
 
-
 def test_g03_a_restore_that_stopped_after_its_first_client_moved_goes_back_by_an_undo(cut_lab: CutLab) -> None:
     lab = cut_lab
     address, schedules = lab.address(), lab.schedules()
@@ -149,10 +152,15 @@ def test_g03_a_restore_that_stopped_after_its_first_client_moved_goes_back_by_an
         assert stopped.code == 3, stopped.said
         app = lab.site.tenants[0].application
         assert app is not None
-        faults.control(home, {"op": "api", "rules": [{"method": "PATCH", "path": f"/deployments/{app.deployment}$", "status": 403}]})
+        faults.control(
+            home,
+            {"op": "api", "rules": [{"method": "PATCH", "path": f"/deployments/{app.deployment}$", "status": 403}]},
+        )
         halted = again(lab, stopped)
         assert halted.code == 6 and "Point the applications at the replacement" in halted.said, halted.said
-        assert json.loads(cluster(lab)["metadata"]["annotations"]["cnpg.io/fencedInstances"]) == ["*"], "the fence stays"
+        assert json.loads(cluster(lab)["metadata"]["annotations"]["cnpg.io/fencedInstances"]) == ["*"], (
+            "the fence stays"
+        )
         refused = lab.lab.drillbook("run", str(RUNBOOKS / "backup-manual.ipynb"), "--mode", "apply")
         assert refused.returncode == 4 and run.folder.name in refused.stdout + refused.stderr, "no blind run next to it"
         asked = lab.lab.drillbook("undo", run.folder.name)
@@ -171,7 +179,9 @@ def databases(lab: CutLab) -> set[str]:
     return set(lab.sql(lab.name, "select datname from pg_database where datname like 'invoices%'", "postgres").split())
 
 
-def test_s10_one_database_comes_back_with_another_machine_and_the_later_one_is_dropped(cut_lab: CutLab, tmp_path: Path) -> None:
+def test_s10_one_database_comes_back_with_another_machine_and_the_later_one_is_dropped(
+    cut_lab: CutLab, tmp_path: Path
+) -> None:
     lab, database = cut_lab, cut_lab.site.tenants[0].database
     target = mistake(lab)
     with lab.lab.recovering():

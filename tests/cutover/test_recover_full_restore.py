@@ -80,7 +80,9 @@ def hands(cut_lab: CutLab) -> Iterator[Hands]:
     found.rest()
 
 
-def test_in_place_loses_nothing_and_is_not_proven_while_git_declares_the_old_cluster(cut_lab: CutLab, hands: Hands) -> None:
+def test_in_place_loses_nothing_and_is_not_proven_while_git_declares_the_old_cluster(
+    cut_lab: CutLab, hands: Hands
+) -> None:
     lab = cut_lab
     hands.declare_cluster()
     commit(lab, "never-archived")
@@ -207,13 +209,19 @@ def test_what_a_dead_volume_held_is_given_up_by_name_and_told_as_lost(cut_lab: C
     waits_for(run, "Stop the old cluster")
     assert "never archived; given up, because: its disk went with it" in str(run.of("waiting")[-1]["lost"])
     stopped = approved(lab, run)
-    (new,) = [name.rpartition("/")[2] for name in waits_for(stopped, "Put the replacement into service") if name.startswith("Cluster/") and ":" not in name]  # fmt: skip
+    (new,) = [
+        name.rpartition("/")[2]
+        for name in waits_for(stopped, "Put the replacement into service")
+        if name.startswith("Cluster/") and ":" not in name
+    ]
     done = approved(lab, stopped)
     is_verified(lab, done, complete=("complete",))
     assert lab.sql(new, "select text from kept") == "archived"
     for name in ("old volume", "complete: old cluster"):
         check = done.check(name)
-        assert check["verdict"] == "n/a" and "given up, because: its disk went with it" in check["reason"].lower(), check
+        assert check["verdict"] == "n/a" and "given up, because: its disk went with it" in check["reason"].lower(), (
+            check
+        )
     assert "without what was never archived" in done.headline
     told = (done.folder / "logs" / "announcement.txt").read_text()
     assert "is lost: the old volume could not be read. It was given up, because: its disk went with it." in told
@@ -232,4 +240,6 @@ def delete(lab: CutLab) -> None:
     """The Cluster and its volumes are gone."""
     cluster = lab.admin.get(k8s.CLUSTER, lab.namespace, lab.name) or {}
     lab.admin.delete(k8s.CLUSTER, lab.namespace, lab.name, uid=cluster["metadata"]["uid"])
-    until(lambda: not lab.admin.list(k8s.PVC, lab.namespace, labels=f"cnpg.io/cluster={lab.name}"), "its volumes are gone")
+    until(
+        lambda: not lab.admin.list(k8s.PVC, lab.namespace, labels=f"cnpg.io/cluster={lab.name}"), "its volumes are gone"
+    )

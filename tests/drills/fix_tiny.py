@@ -155,9 +155,28 @@ def phrase_of(run: Drill) -> str:
 
 # What differs between any two runs, and between one that was interrupted and one that was not.
 OF_ITS_OWN = {
-    "at", "started_at", "finished_at", "made_at", "settled_at", "seconds", "waited_seconds", "waiting_at_gates_seconds",
-    "digest", "id", "uid", "journal", "previous", "attempts", "notebooks", "phases", "host", "proof", "name", "sha256", "logs",
-}  # fmt: skip
+    "at",
+    "started_at",
+    "finished_at",
+    "made_at",
+    "settled_at",
+    "seconds",
+    "waited_seconds",
+    "waiting_at_gates_seconds",
+    "digest",
+    "id",
+    "uid",
+    "journal",
+    "previous",
+    "attempts",
+    "notebooks",
+    "phases",
+    "host",
+    "proof",
+    "name",
+    "sha256",
+    "logs",
+}
 
 
 def steady(value: Any) -> Any:
@@ -168,4 +187,6 @@ def steady(value: Any) -> Any:
         return [steady(item) for item in value]
     if not isinstance(value, str):
         return value
-    return re.sub(r"\d{4}-\d\d-\d\d[ T][0-9:.+Z]+", "AT", re.sub(r"[0-9TZ]{16}-[0-9a-f]{6}|tiny-[0-9a-f]{6}", "RUN", value))
+    return re.sub(
+        r"\d{4}-\d\d-\d\d[ T][0-9:.+Z]+", "AT", re.sub(r"[0-9TZ]{16}-[0-9a-f]{6}|tiny-[0-9a-f]{6}", "RUN", value)
+    )

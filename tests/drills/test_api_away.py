@@ -19,7 +19,9 @@ def test_g02_the_drill_goes_on_when_the_api_server_was_away_in_its_wait(drill_la
     """As long as one of the real control plane's own restarts; the first answers after it may be refusals that pass."""
     before = set(drill_lab.folders())
     argv = [sys.executable, "-m", "drillbook", "run", str(NOTEBOOK), "--mode", "apply"]
-    with subprocess.Popen(argv, cwd=ROOT, env=drill_lab.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+    with subprocess.Popen(
+        argv, cwd=ROOT, env=drill_lab.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as running:
         until(lambda: drill_lab.admin.list(k8s.JOB, drill_lab.site.drill_namespace), "the recovery job is there")
         faults.control(LabHome(drill_lab.home), {"op": "api", "away": 8})
         said = running.communicate(timeout=500)[0]

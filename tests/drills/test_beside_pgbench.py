@@ -26,7 +26,9 @@ def benched(drill_lab: DrillLab) -> DrillLab:
 
 def pgbench(lab: DrillLab, *arguments: str) -> None:
     argv = ["pgbench", *arguments, "-U", "postgres", "synergyflow"]
-    lab.admin.exec(lab.site.cluster.namespace, f"{lab.site.cluster.name}-1", "postgres", argv, timeout_seconds=SECONDS + 60)
+    lab.admin.exec(
+        lab.site.cluster.namespace, f"{lab.site.cluster.name}-1", "postgres", argv, timeout_seconds=SECONDS + 60
+    )
 
 
 @contextmanager
@@ -46,8 +48,14 @@ def at_full_speed(lab: DrillLab) -> Iterator[None]:
 def drilled(lab: DrillLab) -> Drill:
     tenant = next(tenant for tenant in lab.site.tenants if tenant.database == "synergyflow")
     names = [*tenant.digest_tables, *(f"public.{table}" for table in TABLES)]
-    tenants = [{"database": "synergyflow", "app_role": tenant.app_role, "digest_tables": names,
-                "app_login": tenant.app_login.model_dump() if tenant.app_login else None}]  # fmt: skip
+    tenants = [
+        {
+            "database": "synergyflow",
+            "app_role": tenant.app_role,
+            "digest_tables": names,
+            "app_login": tenant.app_login.model_dump() if tenant.app_login else None,
+        }
+    ]
     with at_full_speed(lab):
         begun, count = time.monotonic(), commits(lab)
         drill = lab.drill(site=lab.profile_with("benched", tenants=tenants))

@@ -43,7 +43,9 @@ def test_a_healthy_archive_is_green_and_nothing_is_written(drill_lab: DrillLab) 
     assert writes(drill_lab, audited) == [] and run.created == []
     for check in ("base backup", "WAL chain", "WAL gaps", "recovery window", "damage", "WAL sample", "archive lag"):
         assert run.check(check)["verdict"] == "VERIFIED", check
-    assert run.record["forecast"]["predicted"]["seconds"] and run.record["facts"]["answer"].startswith("YES. Any instant")
+    assert run.record["forecast"]["predicted"]["seconds"] and run.record["facts"]["answer"].startswith(
+        "YES. Any instant"
+    )
     assert run.record["target"]["window"]["last_time"] > run.record["target"]["window"]["first_time"]
     assert "<svg" in (run.folder / "report.html").read_text()
 
@@ -59,7 +61,9 @@ def test_a_healthy_archive_is_green_and_nothing_is_written(drill_lab: DrillLab) 
         pytest.param("backup-data-removed", 1, "missing data", marks=pytest.mark.soak),
     ],
 )
-def test_each_damage_is_named_with_its_object_or_segment(drill_lab: DrillLab, fault: str, code: int, state: str) -> None:
+def test_each_damage_is_named_with_its_object_or_segment(
+    drill_lab: DrillLab, fault: str, code: int, state: str
+) -> None:
     drill_lab.archive_segments(3)
     run, key, told = damaged(drill_lab, fault)
     assert (run.code, run.verdict) == (code, {1: "FAILED", 2: "UNPROVEN"}[code]), run.said
@@ -69,7 +73,9 @@ def test_each_damage_is_named_with_its_object_or_segment(drill_lab: DrillLab, fa
     assert any(named in what for what in dict(found["details"]).values()), found
     assert named in told and state in told
     if code == 1:
-        assert "archive: damages  1 damage" in told or fault == "wal-damaged", "no listing shows damage inside of a segment"
+        assert "archive: damages  1 damage" in told or fault == "wal-damaged", (
+            "no listing shows damage inside of a segment"
+        )
     assert run.record["facts"].get("answer", "NOT AS IT SHOULD BE").startswith("NOT AS IT SHOULD BE")
 
 

@@ -27,7 +27,9 @@ def test_f04_a_cluster_that_is_not_there_is_named_as_such(drill_lab: DrillLab) -
 
 def test_f12_sql_of_the_profile_that_may_not_be_run_is_named_before_a_run(drill_lab: DrillLab) -> None:
     """The kinds: no right on the schema, no right on the table, no such table, no SQL at all."""
-    drill_lab.sql("synergyflow", "create schema closed; create table closed.inside (n int); create table public.shut (n int)")
+    drill_lab.sql(
+        "synergyflow", "create schema closed; create table closed.inside (n int); create table public.shut (n int)"
+    )
     try:
         tenants = [tenant.model_dump(mode="json", exclude_defaults=True) for tenant in drill_lab.site.tenants]
         tenants[0]["pending_events"] = "select count(*) from closed.inside"
@@ -38,7 +40,12 @@ def test_f12_sql_of_the_profile_that_may_not_be_run_is_named_before_a_run(drill_
         ]
         code, said = lines(drill_lab, tenants=tenants)
         assert code != 0
-        for words in ("permission denied for schema closed", "permission denied for table shut", "never_was", "syntax error"):
+        for words in (
+            "permission denied for schema closed",
+            "permission denied for table shut",
+            "never_was",
+            "syntax error",
+        ):
             assert words in said, said
     finally:
         drill_lab.sql("synergyflow", "drop schema closed cascade; drop table public.shut")
@@ -60,7 +67,9 @@ def test_a_table_may_be_named_as_sql_names_it(drill_lab: DrillLab, table: str) -
     try:
         _, said = lines(drill_lab, tenants=tenants)
         assert "lacks: SELECT on" in said and "is not a table" not in said, said
-        drill_lab.sql("synergyflow", f"grant usage on schema {schema} to drillbook; grant select on {table} to drillbook")
+        drill_lab.sql(
+            "synergyflow", f"grant usage on schema {schema} to drillbook; grant select on {table} to drillbook"
+        )
         code, said = lines(drill_lab, tenants=tenants)
         assert code == 0, said
     finally:

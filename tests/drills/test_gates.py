@@ -42,7 +42,9 @@ def test_two_different_people_confirm_and_both_are_in_the_record(tiny: Tiny, tmp
     refused = tiny.approve(run, "shared-postgres 00000000", *own(tiny, "lab-admin"))
     assert refused.code == 4 and "is not the phrase" in refused.said
     nobody = tmp_path / "kubeconfig"
-    nobody.write_text((tiny.lab.home / "kubeconfig").read_text().replace("server: https", "server: https://127.0.0.1:9 #"))
+    nobody.write_text(
+        (tiny.lab.home / "kubeconfig").read_text().replace("server: https", "server: https://127.0.0.1:9 #")
+    )
     refused = tiny.approve(run, phrase, "--kubeconfig", str(nobody), "--context", "lab")
     assert refused.code == 4 and "only declared" in refused.said
 

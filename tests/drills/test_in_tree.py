@@ -65,12 +65,16 @@ def test_a_full_restore_by_rebuild_brings_three_instances_back(in_tree_lab: Dril
 
     assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
     assert done.check("instances")["observed"] == "3 ready, 2 streaming"
-    assert set(done.verdicts("complete").values()) == set(done.verdicts("backup after the cut").values()) == {"VERIFIED"}
+    assert (
+        set(done.verdicts("complete").values()) == set(done.verdicts("backup after the cut").values()) == {"VERIFIED"}
+    )
     cluster = lab.admin.get(k8s.CLUSTER, namespace, name) or {}
     assert cluster["metadata"]["uid"] != before["metadata"]["uid"] and cluster["status"]["readyInstances"] == 3
     assert "plugins" not in cluster["spec"] and lab.admin.list(k8s.OBJECT_STORE, namespace) == []
     (read,) = cluster["spec"]["externalClusters"]
-    assert read["barmanObjectStore"]["serverName"] == name != cluster["spec"]["backup"]["barmanObjectStore"]["serverName"]
+    assert (
+        read["barmanObjectStore"]["serverName"] == name != cluster["spec"]["backup"]["barmanObjectStore"]["serverName"]
+    )
     assert lab.sql("synergyflow", "select text from kept") == "never-archived"
     assert {event["id"] for event in done.of("obligation")} == {event["id"] for event in done.of("settled")}
 

@@ -41,7 +41,12 @@ def psql(lab: DrillLab, database: str, text: str) -> None:
 
 def waited(lab: DrillLab, kind: k8s.Kind, name: str, what: Callable[[dict[str, Any]], bool]) -> None:
     lab.admin.wait(
-        kind, NAMESPACE, name, lambda found: found is not None and what(found), timeout_seconds=PATIENCE_SECONDS, what=f"{kind} {name}"
+        kind,
+        NAMESPACE,
+        name,
+        lambda found: found is not None and what(found),
+        timeout_seconds=PATIENCE_SECONDS,
+        what=f"{kind} {name}",
     )
 
 
@@ -67,12 +72,27 @@ def make_quiet_cluster(lab: DrillLab) -> None:
     }
     for item in (
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
-        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "parcels-bucket", **meta}, "type": "Opaque", "data": key["data"]},
-        {"apiVersion": "barmancloud.cnpg.io/v1", "kind": "ObjectStore", "metadata": {"name": "parcels-store", **meta},
-         "spec": {"configuration": {**configuration, "destinationPath": configuration["destinationPath"] + "/parcels",
-                                    "s3Credentials": credentials}}},
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "parcels-bucket", **meta},
+            "type": "Opaque",
+            "data": key["data"],
+        },
+        {
+            "apiVersion": "barmancloud.cnpg.io/v1",
+            "kind": "ObjectStore",
+            "metadata": {"name": "parcels-store", **meta},
+            "spec": {
+                "configuration": {
+                    **configuration,
+                    "destinationPath": configuration["destinationPath"] + "/parcels",
+                    "s3Credentials": credentials,
+                }
+            },
+        },
         {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": CLUSTER, **meta}, "spec": spec},
-    ):  # fmt: skip
+    ):
         lab.admin.create(item)
     waited(lab, k8s.CLUSTER, CLUSTER, lambda found: found.get("status", {}).get("phase") == "Cluster in healthy state")
     psql(lab, DATABASE, DATA)
@@ -92,7 +112,9 @@ class Prepared:
 
 
 @pytest.fixture(scope="module", params=["never seen before", "the second site"])
-def prepared(request: pytest.FixtureRequest, second_lab: DrillLab, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def prepared(
+    request: pytest.FixtureRequest, second_lab: DrillLab, tmp_path_factory: pytest.TempPathFactory
+) -> Prepared:
     """init has run, and what it wrote is applied by the very commands of APPLY.md, in their order."""
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not on this machine")
@@ -109,7 +131,12 @@ def prepared(request: pytest.FixtureRequest, second_lab: DrillLab, tmp_path_fact
     commands = tuple(re.findall(r"^```sh\n(.*?)\n^```", steps, re.MULTILINE | re.DOTALL))
     for command in commands:
         ran = subprocess.run(
-            ["bash", "-ec", f"set -o pipefail\n{command}"], cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=300
+            ["bash", "-ec", f"set -o pipefail\n{command}"],
+            cwd=ROOT,
+            env=os.environ,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert ran.returncode == 0, f"{command}\n{ran.stdout}{ran.stderr}"
     return Prepared(lab, folder, load_site(str(folder / "site.yaml")), commands)
@@ -129,7 +156,11 @@ def test_f14_the_first_drill_is_verified(prepared: Prepared) -> None:
     run = prepared.lab.drill(site=prepared.folder / "site.yaml")
     assert run.code == 0 and run.verdict == "VERIFIED", run.said
     namespace = prepared.site.drill_namespace
-    left = [item for kind in (k8s.CLUSTER, k8s.SECRET, k8s.PVC) for item in prepared.lab.admin.list(kind, namespace, labels="cnpg.io/cluster")]
+    left = [
+        item
+        for kind in (k8s.CLUSTER, k8s.SECRET, k8s.PVC)
+        for item in prepared.lab.admin.list(kind, namespace, labels="cnpg.io/cluster")
+    ]
     assert left == []
 
 

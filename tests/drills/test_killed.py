@@ -49,7 +49,9 @@ def test_a_killed_kernel_is_settled_by_its_runner(drill_lab: DrillLab) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)], ids=["terminated", "Ctrl-C twice"])
+@pytest.mark.parametrize(
+    "signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)], ids=["terminated", "Ctrl-C twice"]
+)
 def test_a_runner_that_is_told_to_stop_settles_first(drill_lab: DrillLab, signals: tuple[signal.Signals, ...]) -> None:
     runner, folder = _start(drill_lab)
     for number in signals:

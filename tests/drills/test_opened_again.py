@@ -82,7 +82,9 @@ class Refuses(Step[None]):
 
 @pytest.mark.parametrize("mode", ["apply", "plan"])
 @pytest.mark.parametrize("until", [nothing, read, to_the_gate, refused], ids=lambda how: how.__name__)
-def test_users_a5_opening_again_supersedes_a_run_that_has_changed_nothing(tiny: Tiny, site: str, until: Any, mode: str) -> None:
+def test_users_a5_opening_again_supersedes_a_run_that_has_changed_nothing(
+    tiny: Tiny, site: str, until: Any, mode: str
+) -> None:
     run = begin(site, mode=mode)
     if mode == "plan" and until is to_the_gate:
         cells(run, "ScaleUp")
@@ -122,8 +124,11 @@ def test_users_a5_a_run_that_has_changed_something_is_not_superseded(tiny: Tiny,
     assert tiny.state()["own"] == 0 and verify(run.folder.parents[1]) == []
 
 
-@pytest.mark.parametrize("fault", [{"mode": "aply"}, {"site": "nowhere.yaml"}, {"target_time": "yesterday"}, {"confirm": "x"}],
-                         ids=lambda fault: next(iter(fault)))  # fmt: skip
+@pytest.mark.parametrize(
+    "fault",
+    [{"mode": "aply"}, {"site": "nowhere.yaml"}, {"target_time": "yesterday"}, {"confirm": "x"}],
+    ids=lambda fault: next(iter(fault)),
+)
 def test_users_a5_a_failed_opening_leaves_no_usable_run_behind(tiny: Tiny, site: str, fault: dict[str, str]) -> None:
     run = begin(site)
     with pytest.raises(ParameterError):
@@ -244,7 +249,9 @@ def test_users_a7_no_second_run_is_opened_blindly_beside_one_that_waits(tiny: Ti
     said = refusal.value.what
     assert f"Run {run.run_id} (change-tiny) waits at gate 1 (Replace the value) since 20" in said
     assert f"holds: ConfigMap/{tiny.namespace}/tiny-" in said
-    assert f'resume_run("{run.run_id}")' in refusal.value.todo and f"drillbook abandon {run.run_id}" in refusal.value.todo
+    assert (
+        f'resume_run("{run.run_id}")' in refusal.value.todo and f"drillbook abandon {run.run_id}" in refusal.value.todo
+    )
     assert len(headless.runs()) == 1, "nothing was made for the run that was refused"
     plan = begin(site, mode="plan")
     assert cells(plan, "ScaleUp"), "a plan changes nothing, and goes on next to it"
@@ -265,7 +272,11 @@ def test_users_a7_a_run_that_waits_on_another_machine_is_named_by_the_lease(
         begin(site)
     said, todo = refusal.value.what, refusal.value.todo
     assert f"Run {run.run_id} (change-tiny) waits at gate 1 (Replace the value) since" in said and "tiny-" in said
-    assert "not in this outputs folder" in said and f"drillbook abandon {run.run_id}" in todo and "kubectl annotate lease" in todo
+    assert (
+        "not in this outputs folder" in said
+        and f"drillbook abandon {run.run_id}" in todo
+        and "kubectl annotate lease" in todo
+    )
     monkeypatch.setenv("DRILLBOOK_OUTPUTS", here)
     resumed = cells(begin(site, resume=run.run_id, confirm=phrase), "Drain")
     monkeypatch.setenv("DRILLBOOK_OUTPUTS", there)
@@ -346,7 +357,9 @@ def test_users_a9_abandoning_keeps_the_executed_copy_and_verifies(
 # -- the closing card ------------------------------------------------------------------------------
 
 
-def test_users_b_the_end_names_the_command_that_seals_it(tiny: Tiny, site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_b_the_end_names_the_command_that_seals_it(
+    tiny: Tiny, site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = saved(tmp_path, "")
     monkeypatch.setenv("JPY_SESSION_NAME", str(path))
     run = begin(site)
@@ -364,15 +377,23 @@ def test_users_b_the_end_names_the_command_that_seals_it(tiny: Tiny, site: str, 
     assert verify(run.folder.parents[1]) == []
 
 
-def test_users_b_approve_shows_the_plan_before_it_asks(tiny: Tiny, site: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_users_b_approve_shows_the_plan_before_it_asks(
+    tiny: Tiny, site: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = begin(site)
     phrase = confirmed(run)
     dies(run)
     assert cli.status(["approve", run.run_id]) == 4, "there is no terminal to ask on"
     said = capsys.readouterr()
     assert f'Give --phrase "{phrase}"' in said.err
-    for words in ("waits at: Replace the value", "lost: the old value 'old'", "scale Deployment drillbook-drills/tiny-app", "value = new",
-                  "Scale the application to nothing (changes): tiny-app to 0 replicas", run.run_id):  # fmt: skip
+    for words in (
+        "waits at: Replace the value",
+        "lost: the old value 'old'",
+        "scale Deployment drillbook-drills/tiny-app",
+        "value = new",
+        "Scale the application to nothing (changes): tiny-app to 0 replicas",
+        run.run_id,
+    ):
         assert words in said.out
     assert not of(run, "approved")
     assert cli.status(["approve", run.run_id, "--phrase", phrase]) == 0

@@ -45,8 +45,11 @@ def held(lab: DrillLab) -> dict[str, Any]:
     return {
         "retention": [store["spec"].get("retentionPolicy") for store in stores],
         "suspended": [bool(schedule["spec"].get("suspend")) for schedule in schedules],
-        "settings": lab.sql("postgres", "select count(*) from pg_db_role_setting where setrole = 0 and setconfig::text like '%read_only%'"),
-    }  # fmt: skip
+        "settings": lab.sql(
+            "postgres",
+            "select count(*) from pg_db_role_setting where setrole = 0 and setconfig::text like '%read_only%'",
+        ),
+    }
 
 
 def again(lab: DrillLab, run: Drill) -> Drill:
@@ -129,7 +132,9 @@ def test_a_damaged_database_is_found_recovered_swapped_and_back_in_service(
     run, stopped, done = undisturbed.run, undisturbed.stopped, undisturbed.done
     assert f"{undisturbed.count} rows deleted from {TABLE}" in str(run.check("damage")["details"])
     assert stopped["gate"]["section"] == "Put the recovered database into service"
-    assert [made for made in stopped["gate"]["made"] if made.startswith("Cluster/")], "the copy is listed with its deadline"
+    assert [made for made in stopped["gate"]["made"] if made.startswith("Cluster/")], (
+        "the copy is listed with its deadline"
+    )
     assert stopped["held"] == undisturbed.before | {"retention": [None], "suspended": [True], "settings": "1"}
     assert stopped["rows"] == 0, "production is still as damaged"
     told = done.verdicts("loss: ")
@@ -137,8 +142,11 @@ def test_a_damaged_database_is_found_recovered_swapped_and_back_in_service(
 
     assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
     assert undisturbed.left == undisturbed.before | {
-        "replicas": 3, "databases": ["", "_before_"], "rows": undisturbed.count, "left": [],
-    }  # fmt: skip
+        "replicas": 3,
+        "databases": ["", "_before_"],
+        "rows": undisturbed.count,
+        "left": [],
+    }
     for name in ("boundary", "application health", "smoke test", "application log"):
         assert done.check(name)["verdict"] == "VERIFIED", name
     assert set(done.verdicts("backup after the cut").values()) == {"VERIFIED"}
@@ -148,7 +156,9 @@ def test_a_damaged_database_is_found_recovered_swapped_and_back_in_service(
 
 
 # What is each run's own: ids, times, LSNs, numbers of transactions, segments and files, sizes, and the attempts.
-OF_ITS_OWN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}|\d{8}t\d{6}z_[0-9a-f]{6}|\b[0-9A-F]+/[0-9A-F]+\b|\b[0-9A-F]{24}\b|\d[\d,.:TZ-]*")
+OF_ITS_OWN = re.compile(
+    r"\d{8}T\d{6}Z-[0-9a-f]{6}|\d{8}t\d{6}z_[0-9a-f]{6}|\b[0-9A-F]+/[0-9A-F]+\b|\b[0-9A-F]{24}\b|\d[\d,.:TZ-]*"
+)
 
 
 def steady(value: Any) -> Any:
@@ -163,17 +173,21 @@ def steady(value: Any) -> Any:
 def told(run: Drill) -> dict[str, Any]:
     """What a record says, but for what is each run's own."""
     record = run.record
-    return steady({
-        "steps": [[step[key] for key in ("n", "step", "title", "effect", "status")] for step in record["steps"]],
-        # Databases are listed as the catalogue has them, which a rename changes.
-        "checks": sorted([check[key] for key in ("name", "verdict", "required", "reason")] for check in record["checks"]),
-        "gates": [[gate["section"], gate["confirmed"]] for gate in record["who"]["approver"]],
-        "promised": sorted({event["id"] for event in run.of("obligation")}),
-        "settled": sorted({event["id"] + " " + event["how"] for event in run.of("settled")}),
-        "facts": sorted(record["facts"]),
-        "verdict": {key: record["verdict"][key] for key in ("verdict", "outcome", "reasons", "errors")},
-        "not tested": record["not_tested"],
-    })  # fmt: skip
+    return steady(
+        {
+            "steps": [[step[key] for key in ("n", "step", "title", "effect", "status")] for step in record["steps"]],
+            # Databases are listed as the catalogue has them, which a rename changes.
+            "checks": sorted(
+                [check[key] for key in ("name", "verdict", "required", "reason")] for check in record["checks"]
+            ),
+            "gates": [[gate["section"], gate["confirmed"]] for gate in record["who"]["approver"]],
+            "promised": sorted({event["id"] for event in run.of("obligation")}),
+            "settled": sorted({event["id"] + " " + event["how"] for event in run.of("settled")}),
+            "facts": sorted(record["facts"]),
+            "verdict": {key: record["verdict"][key] for key in ("verdict", "outcome", "reasons", "errors")},
+            "not tested": record["not_tested"],
+        }
+    )
 
 
 @pytest.mark.soak
@@ -225,8 +239,12 @@ def test_another_target_is_another_attempt_and_an_abandoned_run_puts_everything_
     assert done.returncode == 3, done.stdout + done.stderr
     (second,) = copies(lab)
     assert first != second
-    gone = next(index for index, event in enumerate(waiting.events) if event["type"] == "settled" and first in event["id"])
-    made = next(index for index, event in enumerate(waiting.events) if event["type"] == "obligation" and second in event["id"])
+    gone = next(
+        index for index, event in enumerate(waiting.events) if event["type"] == "settled" and first in event["id"]
+    )
+    made = next(
+        index for index, event in enumerate(waiting.events) if event["type"] == "obligation" and second in event["id"]
+    )
     assert gone < made, "the earlier attempt's copy is removed first"
     no_target = lab.drillbook("resume", waiting.folder.name, "-p", "database", "gitlab")
     assert no_target.returncode == 4 and "only another target can be given" in no_target.stdout + no_target.stderr

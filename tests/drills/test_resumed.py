@@ -272,7 +272,9 @@ def test_a_change_done_again_keeps_the_first_old_value(tiny: Tiny, site: str) ->
 def test_an_old_value_that_holds_a_secret_is_not_promised(tiny: Tiny, site: str) -> None:
     run = begin(site)
     run.context.mask("a-secret-of-the-site")
-    tiny.lab.admin.patch(DEPLOYMENT, tiny.namespace, APP, {"metadata": {"annotations": {"url": "a-secret-of-the-site"}}})
+    tiny.lab.admin.patch(
+        DEPLOYMENT, tiny.namespace, APP, {"metadata": {"annotations": {"url": "a-secret-of-the-site"}}}
+    )
     with pytest.raises(PreconditionError, match="holds a secret"):
         change = {"metadata": {"annotations": {"url": "new"}}}
         undo.change(run.context, DEPLOYMENT, tiny.namespace, APP, change, "the address")
@@ -308,7 +310,10 @@ def test_nobody_is_asked_while_an_earlier_step_has_failed(tiny: Tiny, site: str)
     step = OnDoubtfulGround(run.do(Fails()))
     run.confirm(run.plan("A section", step))
     assert isinstance(run.do(step), Pending)
-    assert [event["status"] for event in run.journal.events() if event["type"] == "step_finished"] == ["failed", "not run"]
+    assert [event["status"] for event in run.journal.events() if event["type"] == "step_finished"] == [
+        "failed",
+        "not run",
+    ]
     assert not [event for event in run.journal.events() if event["type"] == "waiting"]
     headless.abandon(closed(run))
 

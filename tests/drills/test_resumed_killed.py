@@ -21,8 +21,15 @@ pytestmark = pytest.mark.timeout(1800)
 SAMPLE = ("MakeThing after", "Replace", "ScaleUp after")
 BEFORE_THE_GATE = ("LookAround", "MakeThing", "MakeThing after")
 BEHIND_THE_GATE = (
-    "Drain", "Drain after", "Replace", "Replace after", "ScaleUp", "ScaleUp after", "ValueIsNew", "RemoveThing",
-)  # fmt: skip
+    "Drain",
+    "Drain after",
+    "Replace",
+    "Replace after",
+    "ScaleUp",
+    "ScaleUp after",
+    "ValueIsNew",
+    "RemoveThing",
+)
 
 
 @pytest.fixture(scope="module")

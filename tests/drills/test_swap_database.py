@@ -134,9 +134,13 @@ class Writers:
         secret = self.lab.admin.secret(self.lab.site.drillbook_namespace, f"app-login-{name}")
         try:
             with psycopg.connect(
-                host=self.forward.host, port=self.forward.port, dbname=name,
-                user=secret["username"], password=secret["password"], autocommit=True,
-            ) as connection:  # fmt: skip
+                host=self.forward.host,
+                port=self.forward.port,
+                dbname=name,
+                user=secret["username"],
+                password=secret["password"],
+                autocommit=True,
+            ) as connection:
                 n = 0
                 while not self._stop.wait(0.005):
                     connection.execute(f"insert into {name}.counted values (%s)", (n,))
@@ -189,7 +193,9 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
         fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
         carriable = run.do(swap_check.CheckTransferable(cluster, fits, recovered))
         assert "rows of unlogged table everything.scratch" in dict(carriable.checks[0].details)
-        carrying, comparing = (step(cluster, fits, recovered) for step in (carry.TransferDatabase, carry.CompareTransferred))
+        carrying, comparing = (
+            step(cluster, fits, recovered) for step in (carry.TransferDatabase, carry.CompareTransferred)
+        )
         with pytest.raises(NotConfirmed):
             run.do(carrying)
         confirmed(run, "carry", carrying, comparing)
@@ -201,8 +207,10 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
         assert_a_difference_is_named(lab, run, fits, restored)
 
         off, swap, on = (
-            drain.DrainApplication(cluster, fits), swap_database.SwapDatabase(cluster, fits), drain.ScaleUpApplication(cluster, fits)
-        )  # fmt: skip
+            drain.DrainApplication(cluster, fits),
+            swap_database.SwapDatabase(cluster, fits),
+            drain.ScaleUpApplication(cluster, fits),
+        )
         confirmed(run, "cut", off, swap, on)
         drained = run.do(off)
         assert not isinstance(drained, Pending), last_error(run)
@@ -212,7 +220,9 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
         swapped = run.do(swap)
         assert not isinstance(swapped, Pending), last_error(run)
         # Done again, as after a kill before its end was written down: the same cut is reported, nothing is cut again.
-        assert swap.do(run.context).model_dump(exclude={"sessions_ended"}) == swapped.model_dump(exclude={"sessions_ended"})
+        assert swap.do(run.context).model_dump(exclude={"sessions_ended"}) == swapped.model_dump(
+            exclude={"sessions_ended"}
+        )
         service = run.do(on)
         assert not isinstance(service, Pending), last_error(run)
         assert service.replicas == 3 and service.outage_seconds and service.outage_seconds > 0
@@ -221,8 +231,10 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
         lab.sql(TENANT, "insert into everything.parts values ('2026-05-05', 5)")
 
         off, swap_back, on = (
-            drain.DrainApplication(cluster, fits), swap_database.SwapBack(cluster, fits), drain.ScaleUpApplication(cluster, fits)
-        )  # fmt: skip
+            drain.DrainApplication(cluster, fits),
+            swap_database.SwapBack(cluster, fits),
+            drain.ScaleUpApplication(cluster, fits),
+        )
         confirmed(run, "back", off, swap_back, on)
         run.do(off)
         back = run.do(swap_back)
@@ -281,7 +293,9 @@ def test_a_swap_that_does_not_fit_is_refused_with_every_reason_at_once(
     ballast = Path(pgdata).parent / "ballast"
     before = databases(lab)
     with ExitStack() as undo:
-        lab.sql(TENANT, "create unlogged table public.large as select repeat('x', 1000) as t from generate_series(1, 40000)")
+        lab.sql(
+            TENANT, "create unlogged table public.large as select repeat('x', 1000) as t from generate_series(1, 40000)"
+        )
         undo.callback(lab.sql, TENANT, "drop table public.large")
         lab.sql(TENANT, "select pg_create_logical_replication_slot('stands_here', 'pgoutput')")
         undo.callback(lab.sql, "postgres", "select pg_drop_replication_slot('stands_here')")
@@ -290,18 +304,27 @@ def test_a_swap_that_does_not_fit_is_refused_with_every_reason_at_once(
         gone: dict[str, Any] = {"metadata": {"labels": {"kustomize.toolkit.fluxcd.io/name": None}}}
         undo.callback(lab.admin.patch, k8s.DEPLOYMENT, app.namespace, app.deployment, gone)
         room = 10 * 2**30 - int(
-            lab.admin.exec(namespace, pod, "postgres", ["du", "-s", "-B1", "--apparent-size", str(Path(pgdata).parent)],
-                           timeout_seconds=60).text.split()[0]
-        )  # fmt: skip
+            lab.admin.exec(
+                namespace,
+                pod,
+                "postgres",
+                ["du", "-s", "-B1", "--apparent-size", str(Path(pgdata).parent)],
+                timeout_seconds=60,
+            ).text.split()[0]
+        )
         undo.callback(ballast.unlink)
         with ballast.open("wb") as file:
             file.truncate(room - 40 * 2**20)
         secret = lab.admin.secret(lab.site.drillbook_namespace, "app-login-gitlab")
         forward = undo.enter_context(lab.admin.forward(namespace, pod, 5432))
         session = psycopg.connect(
-            host=forward.host, port=forward.port, dbname=TENANT, user=secret["username"], password=secret["password"],
+            host=forward.host,
+            port=forward.port,
+            dbname=TENANT,
+            user=secret["username"],
+            password=secret["password"],
             application_name="a curious neighbour",
-        )  # fmt: skip
+        )
         undo.callback(session.close)
         site = lab.profile_with("hasty", objectives={"recovery_time": "1s", "point_in_time_recovery": "1s"})
         with opened(lab, monkeypatch, site=str(site)) as run:
@@ -356,16 +379,22 @@ def test_an_app_that_does_not_drain_stops_before_any_database_is_touched(
     with ExitStack() as stack:
         forward = stack.enter_context(lab.admin.forward(namespace, pod, 5432))
         session = psycopg.connect(
-            host=forward.host, port=forward.port, dbname=TENANT, user=secret["username"], password=secret["password"],
+            host=forward.host,
+            port=forward.port,
+            dbname=TENANT,
+            user=secret["username"],
+            password=secret["password"],
             application_name="a job nobody knows",
-        )  # fmt: skip
+        )
         stack.callback(session.close)
         run = stack.enter_context(opened(lab, monkeypatch, site=str(site)))
         fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
         carrying, off, swap, on = (
-            carry.TransferDatabase(cluster, fits, restored.recovered), drain.DrainApplication(cluster, fits),
-            swap_database.SwapDatabase(cluster, fits), drain.ScaleUpApplication(cluster, fits),
-        )  # fmt: skip
+            carry.TransferDatabase(cluster, fits, restored.recovered),
+            drain.DrainApplication(cluster, fits),
+            swap_database.SwapDatabase(cluster, fits),
+            drain.ScaleUpApplication(cluster, fits),
+        )
         confirmed(run, "all at once", carrying, off, swap, on)
         run.do(carrying)
         assert isinstance(run.do(off), Pending)
@@ -442,7 +471,10 @@ def test_argo_cd_is_paused_for_the_cut_and_goes_on_afterwards(
     assert app is not None
     lab._lab("reconciler", "on")
     try:
-        until(lambda: reconcilers.reconcilers_on(lab.admin, workloads.deployment(lab.admin, app)), "the app carries its mark")
+        until(
+            lambda: reconcilers.reconcilers_on(lab.admin, workloads.deployment(lab.admin, app)),
+            "the app carries its mark",
+        )
         with opened(lab, monkeypatch) as run, pytest.raises(NotReady, match="can't be read"):
             run.do(swap_check.CheckSwapFits(cluster, TENANT))  # no right to read it: refused, with its name
         grant(lab, app.deployment)
@@ -485,7 +517,11 @@ def autoscaler(namespace: str, deployment: str) -> dict[str, Any]:
 def grant(lab: DrillLab, application_name: str) -> None:
     """The right of deploy/argocd/, as an operator would apply it."""
     text = (ROOT / "deploy" / "argocd" / "application.yaml").read_text()
-    names = {"ARGOCD_NAMESPACE": "argocd", "APPLICATION": application_name, "DRILLBOOK_NAMESPACE": lab.site.drillbook_namespace}
+    names = {
+        "ARGOCD_NAMESPACE": "argocd",
+        "APPLICATION": application_name,
+        "DRILLBOOK_NAMESPACE": lab.site.drillbook_namespace,
+    }
     for name, value in names.items():
         text = text.replace(f"${{{name}}}", value)
     for item in yaml.safe_load_all(text):
@@ -503,20 +539,35 @@ def test_f06_f07_f08_f09_after_a_comparison_that_failed_production_is_as_it_was(
         run = stack.enter_context(opened(lab, monkeypatch))
         before = remains(run.context)
         fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
-        block, carrying = containment.BlockWrites(cluster, TENANT), carry.TransferDatabase(cluster, fits, restored.recovered)
-        compare, off = carry.CompareTransferred(cluster, fits, restored.recovered), drain.DrainApplication(cluster, fits)
+        block, carrying = (
+            containment.BlockWrites(cluster, TENANT),
+            carry.TransferDatabase(cluster, fits, restored.recovered),
+        )
+        compare, off = (
+            carry.CompareTransferred(cluster, fits, restored.recovered),
+            drain.DrainApplication(cluster, fits),
+        )
         swap, on = swap_database.SwapDatabase(cluster, fits), drain.ScaleUpApplication(cluster, fits)
         confirmed(run, "all at once", block, carrying, compare, off, swap, on)
         run.do(block)
         forward = stack.enter_context(lab.admin.forward(lab.site.cluster.namespace, f"{lab.site.cluster.name}-1", 5432))
-        login = {"host": forward.host, "port": forward.port, "dbname": TENANT, "user": secret["username"], "password": secret["password"]}
+        login = {
+            "host": forward.host,
+            "port": forward.port,
+            "dbname": TENANT,
+            "user": secret["username"],
+            "password": secret["password"],
+        }
         pooled = psycopg.connect(**login, autocommit=True)
         stack.callback(pooled.close)
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             pooled.execute("create temporary table n (n int)").execute("create table public.n (n int)")
         run.do(carrying)
         named = " ".join(one.what for one in remains(run.context))
-        assert f"database {TENANT} takes no writes" in named and f"database {fits.names.carried} was made by a run" in named
+        assert (
+            f"database {TENANT} takes no writes" in named
+            and f"database {fits.names.carried} was made by a run" in named
+        )
         lab.sql(fits.names.carried, "create table public.a_stranger ()")
         (checked, *_) = [check for check in run.do(compare).checks if check.verdict is not Verdict.VERIFIED]
         assert checked.verdict is Verdict.FAILED

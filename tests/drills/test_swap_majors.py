@@ -41,18 +41,25 @@ ROWS = (
     "do $$begin for n in 1..{tables} loop execute format('create table many.%I (id int primary key, note text)', 'table ' || n); "
     "execute format('insert into many.%I values (1, %L)', 'table ' || n, n); if n % 50 = 0 then commit; end if; end loop; end$$",
 )
-LATER_ROWS = {18: (
-    "insert into periods values (1, '[2026-01-01,2026-02-01)'), (1, '[2026-02-01,2026-03-01)')",
-    "insert into of_periods values (1, '[2026-01-20,2026-02-10)')",
-    "insert into virtual values (1), (2)",
-)}  # fmt: skip
+LATER_ROWS = {
+    18: (
+        "insert into periods values (1, '[2026-01-01,2026-02-01)'), (1, '[2026-02-01,2026-03-01)')",
+        "insert into of_periods values (1, '[2026-01-20,2026-02-10)')",
+        "insert into virtual values (1), (2)",
+    )
+}
 
 
-@pytest.fixture(params=[
-    pytest.param((major, 3000 if major == NEWEST else 200), id=f"PostgreSQL {major}",
-                 marks=[pytest.mark.long] if major == 16 else [pytest.mark.soak])
-    for major in range(OLDEST, NEWEST + 1)
-])  # fmt: skip
+@pytest.fixture(
+    params=[
+        pytest.param(
+            (major, 3000 if major == NEWEST else 200),
+            id=f"PostgreSQL {major}",
+            marks=[pytest.mark.long] if major == 16 else [pytest.mark.soak],
+        )
+        for major in range(OLDEST, NEWEST + 1)
+    ]
+)
 def lab(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DrillLab]:
@@ -63,7 +70,10 @@ def lab(
     monkeypatch.setenv(pgbin.VARIABLE, str(FOUND[major]))
     made = DrillLab(tmp_path_factory.mktemp(f"swap{major}"), "first", 2)
     later = [statement for since, statements in SINCE.items() if major >= since for statement in statements]
-    rows = [*ROWS, *(statement for since, statements in LATER_ROWS.items() if major >= since for statement in statements)]
+    rows = [
+        *ROWS,
+        *(statement for since, statements in LATER_ROWS.items() if major >= since for statement in statements),
+    ]
     with made.fault("writer-stopped"), made.recovering():
         for statement in (*TENANT, *DUMPED, *later, "create schema many", *rows):
             made.sql(DATABASE, statement.replace(READER, "drillbook").replace("{tables}", str(tables)))
@@ -77,7 +87,9 @@ def dump(lab: DrillLab) -> list[str]:
     PostgreSQL itself writes the casts of ``varchar in (...)`` otherwise once it has read its own dump.
     """
     argv = ["pg_dump", "-U", "postgres", "--no-sync", DATABASE]
-    done = lab.admin.exec(lab.site.cluster.namespace, f"{lab.site.cluster.name}-1", "postgres", argv, timeout_seconds=300)
+    done = lab.admin.exec(
+        lab.site.cluster.namespace, f"{lab.site.cluster.name}-1", "postgres", argv, timeout_seconds=300
+    )
     assert done.exit_code == 0, done.error_text
     lines = [line for line in done.text.splitlines() if not re.match(r"\\(un)?restrict |-- Dumped", line)]
     return [CASTS.sub("", line) if " ANY (" in line else line for line in lines]
@@ -96,7 +108,10 @@ def test_what_is_swapped_in_is_what_was_there(lab: DrillLab) -> None:
     lab.sql(DATABASE, "grant usage on schema many to drillbook; grant select on all tables in schema many to drillbook")
     profile = lab.profile_with("everything", tenants=tenants)
     before, target = dump(lab), lab.sql("postgres", NOW)
-    lab.sql(DATABASE, f"delete from {ODD}; drop table range_parent cascade; insert into older values (9, 'damage'); truncate numbered")
+    lab.sql(
+        DATABASE,
+        f"delete from {ODD}; drop table range_parent cascade; insert into older values (9, 'damage'); truncate numbered",
+    )
     run = lab.run(NOTEBOOK, site=profile, target_time=target)
     while run.code == 3:
         run = lab.go_on(run)
@@ -105,8 +120,13 @@ def test_what_is_swapped_in_is_what_was_there(lab: DrillLab) -> None:
     after = dump(lab)
     counters, now = sequences(before), sequences(after)
     # What a sequence had written ahead in WAL, 32 values, no recovery gives back.
-    assert counters.keys() == now.keys() and all(now[name] >= value for name, value in counters.items()), (counters, now)
+    assert counters.keys() == now.keys() and all(now[name] >= value for name, value in counters.items()), (
+        counters,
+        now,
+    )
     lines, then = ([line for line in told if "setval(" not in line] for told in (after, before))
     made, gone = set(lines) - set(then), set(then) - set(lines)
     assert not gone
-    assert all("INC-" in line or "synergyflow" in line for line in made) and len(made) <= 4, made  # the smoke test's own record
+    assert all("INC-" in line or "synergyflow" in line for line in made) and len(made) <= 4, (
+        made
+    )  # the smoke test's own record

@@ -49,15 +49,23 @@ def test_a_full_restore_brings_three_instances_back(three: DrillLab) -> None:
     assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said
     assert drill.check("instances")["observed"] == "3 ready, 2 streaming"
     assert [phase["name"] for phase in drill.record["when"]["phases"]][:5] == [
-        "provision", "fetch", "replay", "promote", "replicas",
-    ]  # fmt: skip
+        "provision",
+        "fetch",
+        "replay",
+        "promote",
+        "replicas",
+    ]
     assert three.left() == []
 
 
 @pytest.mark.long
 def test_the_drill_is_verified_after_a_switchover(three: DrillLab) -> None:
     name, namespace = three.site.cluster.name, three.site.cluster.namespace
-    status = {"targetPrimary": f"{name}-2", "phase": "Switchover in progress", "phaseReason": f"Switching over to {name}-2"}
+    status = {
+        "targetPrimary": f"{name}-2",
+        "phase": "Switchover in progress",
+        "phaseReason": f"Switching over to {name}-2",
+    }
     three.admin.patch(k8s.CLUSTER, namespace, name, {"status": status}, subresource="status")
     until(lambda: healthy(three, f"{name}-2"), "the switchover ends")
     drill = three.drill()

@@ -128,9 +128,14 @@ class Drain(Step[Drained]):
     def do(self, ctx: Context) -> Drained:
         perhaps_die("Drain")
         promise = undo.change(
-            ctx, DEPLOYMENT, ctx.site.drill_namespace, APP, {"spec": {"replicas": 0}},
-            f"{APP} scaled as it was", verb="scale",
-        )  # fmt: skip
+            ctx,
+            DEPLOYMENT,
+            ctx.site.drill_namespace,
+            APP,
+            {"spec": {"replicas": 0}},
+            f"{APP} scaled as it was",
+            verb="scale",
+        )
         perhaps_die("Drain after")
         replicas = (promise.undo or {})["patch"]["spec"]["replicas"] if promise else 0
         return Drained(replicas=replicas)
@@ -153,9 +158,12 @@ class Replace(Step[Replaced]):
     def plan(self, ctx: Context) -> Plan:
         touch = Action("replace", "ConfigMap", ctx.site.drill_namespace, SUBJECT, subject(ctx)["metadata"]["uid"])
         return Plan(
-            summary="Replace the value", touches=(touch,), sql=(f"value = {self.value}",),
-            lost=(f"the old value {self.seen.value!r}",), notes=(f"made at {datetime.now().astimezone()}",),
-        )  # fmt: skip
+            summary="Replace the value",
+            touches=(touch,),
+            sql=(f"value = {self.value}",),
+            lost=(f"the old value {self.seen.value!r}",),
+            notes=(f"made at {datetime.now().astimezone()}",),
+        )
 
     def do(self, ctx: Context) -> Replaced:
         perhaps_die("Replace")

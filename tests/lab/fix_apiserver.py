@@ -137,11 +137,15 @@ class Api:
 
     def pod(self, name: str, *, log: bytes = b"", labels: dict[str, str] | None = None) -> Object:
         """A pod that runs, with one container `main` and a log."""
-        self.do(self.registry.create, {
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "namespace": "default", "labels": labels or {}},
-            "spec": {"containers": [{"name": "main", "image": "none"}]},
-        })  # fmt: skip
+        self.do(
+            self.registry.create,
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "namespace": "default", "labels": labels or {}},
+                "spec": {"containers": [{"name": "main", "image": "none"}]},
+            },
+        )
         (self.folder / f"default.{name}.main.log").write_bytes(log)
         return self.pod_phase(name, "Running")
 
@@ -150,11 +154,17 @@ class Api:
         status = {
             "phase": phase,
             "conditions": [{"type": "Ready", "status": str(ready)}],
-            "containerStatuses": [{
-                "name": "main", "image": "none", "imageID": "", "ready": ready, "restartCount": 0,
-                "state": {"running": {}} if ready else {"terminated": {"exitCode": 0, "reason": "Completed"}},
-            }],
-        }  # fmt: skip
+            "containerStatuses": [
+                {
+                    "name": "main",
+                    "image": "none",
+                    "imageID": "",
+                    "ready": ready,
+                    "restartCount": 0,
+                    "state": {"running": {}} if ready else {"terminated": {"exitCode": 0, "reason": "Completed"}},
+                }
+            ],
+        }
         patched: Object = self.do(self.registry.patch, "Pod", "default", name, {"status": status}, subresource="status")
         return patched
 

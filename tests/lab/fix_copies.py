@@ -43,9 +43,7 @@ def reference(key: str) -> dict[str, str]:
 
 
 def store(lab: RunningLab, name: str, **configuration: Any) -> Any:
-    credentials = {
-        "accessKeyId": reference("AWS_ACCESS_KEY_ID"), "secretAccessKey": reference("AWS_SECRET_ACCESS_KEY")
-    }  # fmt: skip
+    credentials = {"accessKeyId": reference("AWS_ACCESS_KEY_ID"), "secretAccessKey": reference("AWS_SECRET_ACCESS_KEY")}
     return {
         "apiVersion": "barmancloud.cnpg.io/v1",
         "kind": "ObjectStore",
@@ -67,8 +65,13 @@ def origin(lab: RunningLab) -> Iterator[RunningLab]:
     """The lab with an ObjectStore and a login Secret for copies in the drill namespace."""
     login = lab.secret("drillbook", "app-login-synergyflow")
     lab.create(f"{BARMAN}/{DRILLS}/objectstores", store(lab, "source"))
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "copy-login"}, "stringData": login,
-              "type": "kubernetes.io/basic-auth"}  # fmt: skip
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "copy-login"},
+        "stringData": login,
+        "type": "kubernetes.io/basic-auth",
+    }
     lab.create(f"{CORE}/{DRILLS}/secrets", secret)
     yield lab
     for cluster in lab.get(f"{CNPG}/{DRILLS}/clusters")["items"]:

@@ -40,10 +40,12 @@ class Workload:
         self.lab.create(
             f"{APPS}/{self.namespace}/deployments",
             {
-                "apiVersion": "apps/v1", "kind": "Deployment",
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
                 "metadata": {"name": self.name, "namespace": self.namespace},
                 "spec": {
-                    "replicas": 2, "selector": {"matchLabels": labels},
+                    "replicas": 2,
+                    "selector": {"matchLabels": labels},
                     "template": {
                         "metadata": {"labels": labels},
                         "spec": {"containers": [{"name": "main", "image": "somebody/else:1"}]},
@@ -51,7 +53,7 @@ class Workload:
                     **spec,
                 },
             },
-        )  # fmt: skip
+        )
         return self
 
     def _all(self, path: str) -> list[Object]:
@@ -130,10 +132,13 @@ def backend(lab: RunningLab) -> Iterator[Workload]:
     until(lambda: workload.settled(3))
     yield workload
     code, answer = lab.call(
-        "PATCH", workload.path,
-        [{"op": "replace", "path": "/spec/template", "value": template},
-         {"op": "replace", "path": "/spec/replicas", "value": 3}],
+        "PATCH",
+        workload.path,
+        [
+            {"op": "replace", "path": "/spec/template", "value": template},
+            {"op": "replace", "path": "/spec/replicas", "value": 3},
+        ],
         "application/json-patch+json",
-    )  # fmt: skip
+    )
     assert code == 200, answer
     until(lambda: workload.settled(3))

@@ -96,9 +96,16 @@ def test_segments_follow_each_other() -> None:
 def test_spec_survives_its_file(tmp_path: Path) -> None:
     """Written for its owner alone, read back equal; an unknown field is named."""
     spec = PodSpec(
-        namespace="n", cluster="c", pod="c-1", pgdata="/d", run_dir="/r", socket_dir="/s", bin_dir="/b",
-        archive=StoreSpec("s3://b/p", "c"), target=TargetSpec(target_time="2026-08-01T10:15:00Z"),
-    )  # fmt: skip
+        namespace="n",
+        cluster="c",
+        pod="c-1",
+        pgdata="/d",
+        run_dir="/r",
+        socket_dir="/s",
+        bin_dir="/b",
+        archive=StoreSpec("s3://b/p", "c"),
+        target=TargetSpec(target_time="2026-08-01T10:15:00Z"),
+    )
     path = tmp_path / "spec.json"
     spec.write(path)
     assert PodSpec.read(path) == spec
@@ -111,10 +118,16 @@ def test_spec_survives_its_file(tmp_path: Path) -> None:
 def test_settings_that_no_spec_can_change(tmp_path: Path) -> None:
     """Fixed ones win, defaults yield; the last rule of pg_hba.conf lets everybody in with a password."""
     spec = PodSpec(
-        namespace="n", cluster="c", pod="c-1", pgdata=str(tmp_path), run_dir=str(tmp_path), socket_dir="/tmp/x",
-        bin_dir="/b", parameters={"archive_mode": "off", "archive_timeout": "1min", "work_mem": "it's"},
+        namespace="n",
+        cluster="c",
+        pod="c-1",
+        pgdata=str(tmp_path),
+        run_dir=str(tmp_path),
+        socket_dir="/tmp/x",
+        bin_dir="/b",
+        parameters={"archive_mode": "off", "archive_timeout": "1min", "work_mem": "it's"},
         hba=["hostssl app app 10.0.0.0/8 scram-sha-256"],
-    )  # fmt: skip
+    )
     conf.write(spec, {"archive_command": conf.archive_command(spec, tmp_path / "spec.json")})
     lines = (tmp_path / "custom.conf").read_text().splitlines()
     for line in (
@@ -138,9 +151,14 @@ def test_records_have_cnpgs_names() -> None:
     """csvlog's columns under the names that CloudNativePG's reader gives them; a message may hold quotes and line ends."""
     record = to_record('t,,,7,,,,,,,,FATAL,XX000,"a ""message""\nof two lines",,,,,,,,,,"postmaster",,0')
     assert record == {
-        "log_time": "t", "process_id": "7", "error_severity": "FATAL", "sql_state_code": "XX000",
-        "message": 'a "message"\nof two lines', "backend_type": "postmaster", "query_id": "0",
-    }  # fmt: skip
+        "log_time": "t",
+        "process_id": "7",
+        "error_severity": "FATAL",
+        "sql_state_code": "XX000",
+        "message": 'a "message"\nof two lines',
+        "backend_type": "postmaster",
+        "query_id": "0",
+    }
     assert to_record("what a child of the server says") is None
 
 

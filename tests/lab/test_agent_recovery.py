@@ -197,8 +197,18 @@ def test_a_time_before_the_named_backup_on_a_busy_source(site: Site, copies: Any
     with site.source.connect("app") as connection:
         connection.execute("create table busy (n int)")
         taking = subprocess.Popen(
-            [sys.executable, "-m", "drillbook_lab.agent.backup", "--spec", str(site.source.spec_file),
-             "--name", "backup-20260101000001"], stdout=subprocess.PIPE, text=True)  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "drillbook_lab.agent.backup",
+                "--spec",
+                str(site.source.spec_file),
+                "--name",
+                "backup-20260101000001",
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         while taking.poll() is None:
             connection.execute("insert into busy values (1)")
         assert taking.stdout is not None

@@ -55,11 +55,22 @@ KEY = {"name": "k", "key": "v"}
         (cluster("a" * 51), "metadata.name"),
         (cluster(bootstrap={"initdb": {}, "recovery": {"source": "src"}}, externalClusters=SOURCE), "spec.bootstrap"),
         (cluster(bootstrap={"recovery": {"source": "elsewhere"}}), "spec.bootstrap.recovery.source"),
-        (cluster(bootstrap={"recovery": {"source": "bare"}}, externalClusters=[{"name": "bare"}]),
-         "spec.externalClusters[0]"),
-        (cluster(bootstrap={"initdb": {"import": {"type": "monolith", "databases": ["*"],
-                                                  "source": {"externalCluster": "src"}}, "owner": "orders"}},
-                 externalClusters=SOURCE), "spec.bootstrap.initdb.database"),
+        (
+            cluster(bootstrap={"recovery": {"source": "bare"}}, externalClusters=[{"name": "bare"}]),
+            "spec.externalClusters[0]",
+        ),
+        (
+            cluster(
+                bootstrap={
+                    "initdb": {
+                        "import": {"type": "monolith", "databases": ["*"], "source": {"externalCluster": "src"}},
+                        "owner": "orders",
+                    }
+                },
+                externalClusters=SOURCE,
+            ),
+            "spec.bootstrap.initdb.database",
+        ),
         (cluster(bootstrap={"initdb": {"walSegmentSize": 12}}), "spec.bootstrap.initdb.walSegmentSize"),
         (cluster(externalClusters=[*SOURCE, *SOURCE]), "spec.externalClusters"),
         (cluster(externalClusters=[{**SOURCE[0], "name": "../up"}]), "spec.externalClusters[0].name"),
@@ -67,19 +78,33 @@ KEY = {"name": "k", "key": "v"}
         (cluster(storage={"size": "ten"}), "spec.storage.size"),
         (cluster(postgresql={"parameters": {"restore_command": "cp"}}), "spec.postgresql.parameters.restore_command"),
         (cluster(plugins=[{**PLUGIN, "isWALArchiver": True}, {"name": "b", "isWALArchiver": True}]), "spec.plugins"),
-        (cluster(plugins=[{**PLUGIN, "isWALArchiver": True}],
-                 backup={"barmanObjectStore": s3(accessKeyId=KEY, secretAccessKey=KEY)}), "spec.plugins"),
+        (
+            cluster(
+                plugins=[{**PLUGIN, "isWALArchiver": True}],
+                backup={"barmanObjectStore": s3(accessKeyId=KEY, secretAccessKey=KEY)},
+            ),
+            "spec.plugins",
+        ),
         (cluster(backup={"barmanObjectStore": s3(accessKeyId=KEY)}), "spec.backup.barmanObjectStore.awsCredentials"),
         (cluster(backup={"barmanObjectStore": s3()}), "spec.backup.barmanObjectStore.awsCredentials"),
-        (cluster(backup={"barmanObjectStore": s3(accessKeyId=KEY, secretAccessKey=KEY, inheritFromIAMRole=True)}),
-         "spec.backup.barmanObjectStore.awsCredentials"),
+        (
+            cluster(backup={"barmanObjectStore": s3(accessKeyId=KEY, secretAccessKey=KEY, inheritFromIAMRole=True)}),
+            "spec.backup.barmanObjectStore.awsCredentials",
+        ),
         (cluster(backup={"barmanObjectStore": {"destinationPath": "s3://b/p"}}), "spec.backup.barmanObjectStore"),
         (cluster(replica={"source": "src", "enabled": True}, externalClusters=SOURCE), "spec.replicaCluster"),
         (cluster(replica={"source": "nobody", "enabled": False}), "spec.replicaCluster.primaryServerName"),
-        (cluster(replica={"source": "src", "enabled": True, "promotionToken": "t"}, externalClusters=SOURCE),
-         "spec.replicaCluster.token"),
-        (cluster(replica={"source": "src", "enabled": False, "promotionToken": "t", "minApplyDelay": "1h"},
-                 externalClusters=SOURCE), "spec.replicaCluster.minApplyDelay"),
+        (
+            cluster(replica={"source": "src", "enabled": True, "promotionToken": "t"}, externalClusters=SOURCE),
+            "spec.replicaCluster.token",
+        ),
+        (
+            cluster(
+                replica={"source": "src", "enabled": False, "promotionToken": "t", "minApplyDelay": "1h"},
+                externalClusters=SOURCE,
+            ),
+            "spec.replicaCluster.minApplyDelay",
+        ),
         (cluster(imageName="ghcr.io/cloudnative-pg/postgresql:latest"), "spec.imageName"),
         (cluster(imageName="ghcr.io/cloudnative-pg/postgresql@sha256:0a1b"), "spec.imageName"),
         (cluster(primaryUpdateStrategy="supervised"), "spec.primaryUpdateStrategy"),
@@ -90,15 +115,19 @@ KEY = {"name": "k", "key": "v"}
         (cluster(postgresql={"parameters": {"min_wal_size": "2GB"}}), "spec.postgresql.parameters.min_wal_size"),
         (cluster(postgresql={"parameters": {"a b": "1"}}), "spec.postgresql.parameters.a b"),
         (cluster(postgresql={"parameters": {"shared_buffers": "lots"}}), "spec.postgresql.parameters.shared_buffers"),
-        (cluster(instances=2, postgresql={"parameters": {"wal_log_hints": "off"}}),
-         "spec.postgresql.parameters.wal_log_hints"),
-        (cluster(resources={"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}),
-         "spec.resources.requests.memory"),
+        (
+            cluster(instances=2, postgresql={"parameters": {"wal_log_hints": "off"}}),
+            "spec.postgresql.parameters.wal_log_hints",
+        ),
+        (
+            cluster(resources={"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}),
+            "spec.resources.requests.memory",
+        ),
         (cluster(tablespaces=[{"name": "pg_own", "storage": {"size": "1Gi"}}]), "spec.tablespaces[0]"),
         (cluster(managed={"roles": [{"name": "postgres"}]}), "spec.managed.roles"),
         (cluster(certificates={"serverTLSSecret": "s"}), "spec.certificates.servercasecret"),
     ],
-)  # fmt: skip
+)
 def test_a_cluster_is_refused_for(registry: Registry, obj: Object, field: str) -> None:
     error = denial(registry, obj)
     assert error.message.startswith('admission webhook "vcluster.cnpg.io" denied the request: ')
@@ -149,9 +178,12 @@ def test_all_faults_come_at_once(registry: Registry) -> None:
     wrong["metadata"] |= {"name": "9", "annotations": {"cnpg.io/hibernation": "maybe"}}
     path = "spec.bootstrap.recovery"
     assert fields(denial(registry, wrong)) == {
-        "metadata.name", f"{path}.source", f"{path}.recoveryTarget", f"{path}.recoveryTarget.targetTLI",
+        "metadata.name",
+        f"{path}.source",
+        f"{path}.recoveryTarget",
+        f"{path}.recoveryTarget.targetTLI",
         "metadata.annotations.cnpg.io/hibernation",
-    }  # fmt: skip
+    }
 
 
 def test_the_webhook_can_be_switched_off_but_not_the_schema(registry: Registry) -> None:
@@ -175,8 +207,13 @@ def test_the_webhook_can_be_switched_off_but_not_the_schema(registry: Registry) 
     ],
 )
 def test_what_cannot_change(registry: Registry, change: Object, field: str) -> None:
-    made = registry.create(cluster(walStorage={"size": "1Gi"}, tablespaces=[{"name": "t", "storage": {"size": "1Gi"}}],
-                                   imageName="ghcr.io/cloudnative-pg/postgresql:16.8"))  # fmt: skip
+    made = registry.create(
+        cluster(
+            walStorage={"size": "1Gi"},
+            tablespaces=[{"name": "t", "storage": {"size": "1Gi"}}],
+            imageName="ghcr.io/cloudnative-pg/postgresql:16.8",
+        )
+    )
     image = {"image": "ghcr.io/cloudnative-pg/postgresql:16.8", "majorVersion": 16}
     registry.update({**made, "status": {"pgDataImageInfo": image}}, subresource="status")
     with pytest.raises(ApiError) as caught:
@@ -199,8 +236,10 @@ def test_a_spec_read_back_can_be_sent_again(registry: Registry) -> None:
 
 def test_an_owner_alone_gets_the_default_database(registry: Registry) -> None:
     """Filled in before it is looked at: the rule that one needs the other never sees it."""
-    for made in (registry.create(recovery(owner="orders")),
-                 registry.create(cluster("new", bootstrap={"initdb": {"owner": "orders"}}))):  # fmt: skip
+    for made in (
+        registry.create(recovery(owner="orders")),
+        registry.create(cluster("new", bootstrap={"initdb": {"owner": "orders"}})),
+    ):
         (section,) = made["spec"]["bootstrap"].values()
         assert (section["database"], section["owner"]) == ("app", "orders")
 
@@ -259,9 +298,12 @@ def test_warnings_for_what_is_going_away(registry: Registry) -> None:
 
 
 def scheduled(schedule: str) -> Object:
-    return {"apiVersion": "postgresql.cnpg.io/v1", "kind": "ScheduledBackup",
-            "metadata": {"name": "s", "namespace": "default"},
-            "spec": {"cluster": {"name": "orders"}, "schedule": schedule}}  # fmt: skip
+    return {
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "ScheduledBackup",
+        "metadata": {"name": "s", "namespace": "default"},
+        "spec": {"cluster": {"name": "orders"}, "schedule": schedule},
+    }
 
 
 @pytest.mark.parametrize("schedule", ["0 0 2 * * *", "0 */5 8-18 1,15 JAN-mar Mon-fri", "0 0 0 ? * ?"])
@@ -283,8 +325,12 @@ def test_a_crontab_line_is_taken_with_a_warning(registry: Registry) -> None:
 
 
 def test_a_plugin_backup_names_its_plugin(registry: Registry) -> None:
-    obj = {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Backup", "metadata": {"name": "b", "namespace": "default"},
-           "spec": {"cluster": {"name": "orders"}, "method": "plugin"}}  # fmt: skip
+    obj = {
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "Backup",
+        "metadata": {"name": "b", "namespace": "default"},
+        "spec": {"cluster": {"name": "orders"}, "method": "plugin"},
+    }
     assert fields(denial(registry, obj)) == {"spec.pluginConfiguration"}
 
 

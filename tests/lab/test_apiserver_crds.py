@@ -17,12 +17,35 @@ from drillbook_lab.errors import LabError
 
 # What a field promises; descriptions are each side's own.
 _PROMISES = (
-    "type", "format", "enum", "default", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
-    "multipleOf", "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "uniqueItems",
-    "nullable", "anyOf", "oneOf", "allOf", "not", "x-kubernetes-int-or-string", "x-kubernetes-embedded-resource",
-    "x-kubernetes-preserve-unknown-fields", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
+    "type",
+    "format",
+    "enum",
+    "default",
+    "pattern",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "uniqueItems",
+    "nullable",
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "not",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-embedded-resource",
+    "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
     "x-kubernetes-map-type",
-)  # fmt: skip
+)
 _NAMES = [crd["metadata"]["name"] for crd in shipped_crds()]
 
 
@@ -83,8 +106,10 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any], path: str) -> Iter
 
 
 def columns(version: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{key: column.get(key) for key in ("name", "type", "jsonPath", "format", "priority")}
-            for column in version.get("additionalPrinterColumns") or ()]  # fmt: skip
+    return [
+        {key: column.get(key) for key in ("name", "type", "jsonPath", "format", "priority")}
+        for column in version.get("additionalPrinterColumns") or ()
+    ]
 
 
 @pytest.mark.parametrize("name", _NAMES)
@@ -105,8 +130,11 @@ def test_each_of_our_fields_is_theirs(name: str) -> None:
 def test_the_comparison_sees_a_difference() -> None:
     """The oracle's own proof: a changed enum, default, rule or name is reported."""
     theirs = {"type": "object", "properties": {"a": {"type": "string", "enum": ["x"], "default": "x"}}}
-    for child in ({"type": "integer"}, {"type": "string", "enum": ["x", "y"], "default": "x"},
-                  {"type": "string", "enum": ["x"]}):  # fmt: skip
+    for child in (
+        {"type": "integer"},
+        {"type": "string", "enum": ["x", "y"], "default": "x"},
+        {"type": "string", "enum": ["x"]},
+    ):
         assert list(differences({"type": "object", "properties": {"a": child}}, theirs, "o"))
     assert list(differences({"type": "object", "properties": {"b": {"type": "string"}}}, theirs, "o"))
     ruled = {**theirs, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}
@@ -160,28 +188,58 @@ def test_a_folder_without_definitions_is_told(monkeypatch: pytest.MonkeyPatch, t
 
 _OBJECTS: list[dict[str, Any]] = [
     {"kind": "Cluster", "spec": {"instances": 3, "storage": {"size": "1Gi"}}},
-    {"kind": "Cluster", "spec": {
-        "instances": 2, "storage": {"size": "1Gi"}, "walStorage": {"size": "1Gi"},
-        "plugins": [{"name": "barman-cloud.cloudnative-pg.io", "isWALArchiver": True,
-                     "parameters": {"barmanObjectName": "s"}}],
-        "bootstrap": {"recovery": {"source": "o", "recoveryTarget": {"targetTime": "2026-01-01T00:00:00Z"}}},
-        "externalClusters": [{"name": "o", "plugin": {"name": "barman-cloud.cloudnative-pg.io",
-                                                      "parameters": {"barmanObjectName": "s", "serverName": "x"}}}],
-        "managed": {"roles": [{"name": "app", "ensure": "present", "login": True}],
-                    "services": {"additional": [{"selectorType": "rw", "serviceTemplate": {
-                        "metadata": {"name": "x"}, "spec": {"ports": [{"port": 5432}]}}}]}},
-        "postgresql": {"synchronous": {"method": "any", "number": 1}, "parameters": {"work_mem": "4MB"}},
-        "probes": {"liveness": {"isolationCheck": {}}},
-        "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"key": "k"}}}],
-        "monitoring": {"tls": {}}, "nodeMaintenanceWindow": {}, "replicationSlots": {"synchronizeReplicas": {}},
-    }},
+    {
+        "kind": "Cluster",
+        "spec": {
+            "instances": 2,
+            "storage": {"size": "1Gi"},
+            "walStorage": {"size": "1Gi"},
+            "plugins": [
+                {
+                    "name": "barman-cloud.cloudnative-pg.io",
+                    "isWALArchiver": True,
+                    "parameters": {"barmanObjectName": "s"},
+                }
+            ],
+            "bootstrap": {"recovery": {"source": "o", "recoveryTarget": {"targetTime": "2026-01-01T00:00:00Z"}}},
+            "externalClusters": [
+                {
+                    "name": "o",
+                    "plugin": {
+                        "name": "barman-cloud.cloudnative-pg.io",
+                        "parameters": {"barmanObjectName": "s", "serverName": "x"},
+                    },
+                }
+            ],
+            "managed": {
+                "roles": [{"name": "app", "ensure": "present", "login": True}],
+                "services": {
+                    "additional": [
+                        {
+                            "selectorType": "rw",
+                            "serviceTemplate": {"metadata": {"name": "x"}, "spec": {"ports": [{"port": 5432}]}},
+                        }
+                    ]
+                },
+            },
+            "postgresql": {"synchronous": {"method": "any", "number": 1}, "parameters": {"work_mem": "4MB"}},
+            "probes": {"liveness": {"isolationCheck": {}}},
+            "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"key": "k"}}}],
+            "monitoring": {"tls": {}},
+            "nodeMaintenanceWindow": {},
+            "replicationSlots": {"synchronizeReplicas": {}},
+        },
+    },
     {"kind": "Backup", "spec": {"cluster": {"name": "c"}}},
     {"kind": "Backup", "spec": {"cluster": {"name": "c"}, "method": "plugin", "pluginConfiguration": {"name": "p"}}},
     {"kind": "ScheduledBackup", "spec": {"cluster": {"name": "c"}, "schedule": "0 0 0 * * *"}},
     {"kind": "Pooler", "spec": {"cluster": {"name": "other"}, "pgbouncer": {"poolMode": "session"}}},
-    {"kind": "ObjectStore", "apiVersion": "barmancloud.cnpg.io/v1", "spec": {
-        "configuration": {"destinationPath": "s3://b/p", "wal": {"compression": "gzip"}, "data": {}}}},
-]  # fmt: skip
+    {
+        "kind": "ObjectStore",
+        "apiVersion": "barmancloud.cnpg.io/v1",
+        "spec": {"configuration": {"destinationPath": "s3://b/p", "wal": {"compression": "gzip"}, "data": {}}},
+    },
+]
 
 
 @pytest.mark.parametrize("obj", _OBJECTS, ids=[f"{obj['kind']}-{i}" for i, obj in enumerate(_OBJECTS)])
@@ -190,10 +248,13 @@ def test_an_object_is_stored_the_same_by_either(obj: dict[str, Any], monkeypatch
     made: list[Any] = []
     for folder in ("", real_folder()):
         monkeypatch.setenv("DRILLBOOK_LAB_CRDS", folder)
-        made.append(cnpg_registry().create(
-            {"apiVersion": "postgresql.cnpg.io/v1", **obj, "metadata": {"name": "c", "namespace": "default"}},
-            strict=True, warnings=[],
-        ))  # fmt: skip
+        made.append(
+            cnpg_registry().create(
+                {"apiVersion": "postgresql.cnpg.io/v1", **obj, "metadata": {"name": "c", "namespace": "default"}},
+                strict=True,
+                warnings=[],
+            )
+        )
     ours, theirs = made
     assert ours["spec"] == theirs["spec"]
     assert ours.get("status") == theirs.get("status")

@@ -38,9 +38,15 @@ class Answer:
 
 
 def ask(
-    api: Api, method: str, path: str, body: Any = None, *, token: str = ADMIN, form: str = "application/json",
+    api: Api,
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    token: str = ADMIN,
+    form: str = "application/json",
     accept: str = "application/json",
-) -> Answer:  # fmt: skip
+) -> Answer:
     """One request over TLS, trusting only the server's own authority."""
 
     async def go() -> Answer:
@@ -85,32 +91,53 @@ def grant(api: Api, *rules: Object, cluster_wide: bool = False) -> None:
     kind = "ClusterRole" if cluster_wide else "Role"
     place = {} if cluster_wide else {"namespace": "default"}
     group = "rbac.authorization.k8s.io"
-    api.do(api.registry.create, {"apiVersion": f"{group}/v1", "kind": kind, "metadata": {"name": "r", **place},
-                                 "rules": list(rules)})  # fmt: skip
-    api.do(api.registry.create, {
-        "apiVersion": f"{group}/v1", "kind": f"{kind}Binding", "metadata": {"name": "b", **place},
-        "roleRef": {"apiGroup": group, "kind": kind, "name": "r"},
-        "subjects": [{"kind": "ServiceAccount", "namespace": "drillbook", "name": "drillbook"}],
-    })  # fmt: skip
+    api.do(
+        api.registry.create,
+        {"apiVersion": f"{group}/v1", "kind": kind, "metadata": {"name": "r", **place}, "rules": list(rules)},
+    )
+    api.do(
+        api.registry.create,
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": f"{kind}Binding",
+            "metadata": {"name": "b", **place},
+            "roleRef": {"apiGroup": group, "kind": kind, "name": "r"},
+            "subjects": [{"kind": "ServiceAccount", "namespace": "drillbook", "name": "drillbook"}],
+        },
+    )
 
 
 def test_roles_are_evaluated_to_the_name_and_the_subresource(api: Api) -> None:
-    grant(api, {"apiGroups": ["postgresql.cnpg.io"], "resources": ["clusters"], "verbs": ["get", "patch"],
-                "resourceNames": ["orders"]},
-          {"apiGroups": [""], "resources": ["pods", "pods/log"], "verbs": ["get", "list"]})  # fmt: skip
+    grant(
+        api,
+        {
+            "apiGroups": ["postgresql.cnpg.io"],
+            "resources": ["clusters"],
+            "verbs": ["get", "patch"],
+            "resourceNames": ["orders"],
+        },
+        {"apiGroups": [""], "resources": ["pods", "pods/log"], "verbs": ["get", "list"]},
+    )
     api.do(api.registry.create, cluster())
     api.do(api.registry.create, cluster("other"))
     api.pod("p", log=b"line\n")
     codes = {
-        (method, path): ask(api, method, path, {} if method == "PATCH" else None, token=DRILL,
-                            form="application/merge-patch+json").status
+        (method, path): ask(
+            api, method, path, {} if method == "PATCH" else None, token=DRILL, form="application/merge-patch+json"
+        ).status
         for method, path in [
-            ("GET", CLUSTERS + "/orders"), ("GET", CLUSTERS + "/other"), ("GET", CLUSTERS),
-            ("GET", CLUSTERS + "?fieldSelector=metadata.name=orders"), ("PATCH", CLUSTERS + "/orders"),
-            ("PATCH", CLUSTERS + "/orders/status"), ("DELETE", CLUSTERS + "/orders"), ("GET", PODS + "/p/log"),
-            ("GET", PODS + "/p/exec?command=id&stdout=1"), ("GET", "/api/v1/namespaces/kube-system/pods"),
+            ("GET", CLUSTERS + "/orders"),
+            ("GET", CLUSTERS + "/other"),
+            ("GET", CLUSTERS),
+            ("GET", CLUSTERS + "?fieldSelector=metadata.name=orders"),
+            ("PATCH", CLUSTERS + "/orders"),
+            ("PATCH", CLUSTERS + "/orders/status"),
+            ("DELETE", CLUSTERS + "/orders"),
+            ("GET", PODS + "/p/log"),
+            ("GET", PODS + "/p/exec?command=id&stdout=1"),
+            ("GET", "/api/v1/namespaces/kube-system/pods"),
         ]
-    }  # fmt: skip
+    }
     assert list(codes.values()) == [200, 403, 403, 403, 200, 403, 403, 200, 403, 403], codes
 
 

@@ -11,9 +11,21 @@ from fix_apiserver import Api, Kubectl, cluster
 
 def test_get_shows_the_printer_columns(api: Api, kubectl: Kubectl) -> None:
     api.do(api.registry.create, cluster())
-    api.do(api.registry.patch, "Cluster", "default", "orders",
-           {"status": {"phase": "Cluster in healthy state", "instances": 1, "readyInstances": 1,
-                       "currentPrimary": "orders-1"}}, subresource="status")  # fmt: skip
+    api.do(
+        api.registry.patch,
+        "Cluster",
+        "default",
+        "orders",
+        {
+            "status": {
+                "phase": "Cluster in healthy state",
+                "instances": 1,
+                "readyInstances": 1,
+                "currentPrimary": "orders-1",
+            }
+        },
+        subresource="status",
+    )
     shown = kubectl("get", "clusters.postgresql.cnpg.io", "-n", "default").splitlines()
     assert shown[0].split() == ["NAME", "AGE", "INSTANCES", "READY", "STATUS", "PRIMARY"]
     assert shown[1].startswith("orders ") and shown[1].endswith("orders-1")
@@ -38,8 +50,12 @@ def test_apply_refuses_an_unknown_field_by_name(kubectl: Kubectl) -> None:
 
 
 def test_apply_and_patch_of_built_in_kinds(api: Api, kubectl: Kubectl) -> None:
-    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "default"},
-              "data": {"a": "1"}}  # fmt: skip
+    config = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "c", "namespace": "default"},
+        "data": {"a": "1"},
+    }
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(config))
     config["data"] = {"b": "2"}
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(config))
@@ -65,8 +81,14 @@ def test_watch_prints_each_change(api: Api, kubectl: Kubectl) -> None:
         assert watching.stdout is not None
         assert watching.stdout.readline().startswith("NAME")
         assert watching.stdout.readline().startswith("orders")
-        api.do(api.registry.patch, "Cluster", "default", "orders",
-               {"status": {"phase": "Setting up primary"}}, subresource="status")  # fmt: skip
+        api.do(
+            api.registry.patch,
+            "Cluster",
+            "default",
+            "orders",
+            {"status": {"phase": "Setting up primary"}},
+            subresource="status",
+        )
         assert "Setting up primary" in watching.stdout.readline()
     finally:
         watching.kill()
@@ -76,10 +98,16 @@ def test_watch_prints_each_change(api: Api, kubectl: Kubectl) -> None:
 def test_wait_ends_when_the_condition_comes_true(api: Api, kubectl: Kubectl) -> None:
     api.do(api.registry.create, cluster())
     waiting = kubectl.start("wait", "--for=condition=Ready", "cluster/orders", "-n", "default", "--timeout=30s")
-    ready = {"type": "Ready", "status": "True", "reason": "ClusterIsReady", "message": "ready",
-             "lastTransitionTime": "2026-01-01T00:00:00Z"}  # fmt: skip
-    api.do(api.registry.patch, "Cluster", "default", "orders", {"status": {"conditions": [ready]}},
-           subresource="status")  # fmt: skip
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "ClusterIsReady",
+        "message": "ready",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    api.do(
+        api.registry.patch, "Cluster", "default", "orders", {"status": {"conditions": [ready]}}, subresource="status"
+    )
     said, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 0, said
     assert "condition met" in said

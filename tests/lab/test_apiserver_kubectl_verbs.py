@@ -31,16 +31,29 @@ def api(shared: Api) -> Api:
 
 def deployment(name: str, image: str = "app:1", **spec: Any) -> Object:
     return {
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "default"},
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "default"},
         "spec": {
-            "replicas": 2, "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [
-                {"name": "main", "image": image, "ports": [{"containerPort": 80}], "env": [{"name": "A", "value": "1"}]},
-                {"name": "side", "image": "side:1"},
-            ]}},
+            "replicas": 2,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {
+                    "containers": [
+                        {
+                            "name": "main",
+                            "image": image,
+                            "ports": [{"containerPort": 80}],
+                            "env": [{"name": "A", "value": "1"}],
+                        },
+                        {"name": "side", "image": "side:1"},
+                    ]
+                },
+            },
             **spec,
         },
-    }  # fmt: skip
+    }
 
 
 def stored(api: Api, kind: str, name: str) -> Object:
@@ -145,22 +158,26 @@ def test_patches_of_each_type(api: Api, kubectl: Kubectl) -> None:
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(cluster("patched")))
     image = {"spec": {"template": {"spec": {"containers": [{"name": "main", "image": "app:2"}]}}}}
     kubectl("patch", "deployment", "patched", *N, "--type=strategic", "-p", json.dumps(image))
-    names = [(c["name"], c["image"]) for c in
-             stored(api, "Deployment", "patched")["spec"]["template"]["spec"]["containers"]]  # fmt: skip
+    names = [
+        (c["name"], c["image"]) for c in stored(api, "Deployment", "patched")["spec"]["template"]["spec"]["containers"]
+    ]
     assert names == [("main", "app:2"), ("side", "side:1")]
     kubectl("patch", "deployment", "patched", *N, "--type=merge", "-p", json.dumps(image))
     assert len(stored(api, "Deployment", "patched")["spec"]["template"]["spec"]["containers"]) == 1
     for kind, path in (("deployment", "/spec/replicas"), ("cluster", "/spec/instances")):
-        operations = [{"op": "test", "path": path, "value": 2 if kind == "deployment" else 1},
-                      {"op": "replace", "path": path, "value": 3}]  # fmt: skip
+        operations = [
+            {"op": "test", "path": path, "value": 2 if kind == "deployment" else 1},
+            {"op": "replace", "path": path, "value": 3},
+        ]
         kubectl("patch", kind, "patched", *N, "--type=json", "-p", json.dumps(operations))
         kubectl("patch", kind, "patched", *N, "--type=json", "-p", json.dumps(operations), code=1)
     kubectl("patch", "cluster", "patched", *N, "--type=merge", "-p", '{"spec":{"instances":1}}')
     assert stored(api, "Cluster", "patched")["spec"]["instances"] == 1
     said = kubectl("patch", "cluster", "patched", *N, "--type=strategic", "-p", '{"spec":{"instances":2}}', code=1)
     assert "unknown format" in said or "not supported" in said
-    status = kubectl("patch", "cluster", "patched", *N, "--subresource=status", "--type=merge", "-p",
-                     '{"status":{"phase":"seen"}}')  # fmt: skip
+    status = kubectl(
+        "patch", "cluster", "patched", *N, "--subresource=status", "--type=merge", "-p", '{"status":{"phase":"seen"}}'
+    )
     assert "patched" in status and stored(api, "Cluster", "patched")["status"]["phase"] == "seen"
 
 
@@ -171,8 +188,14 @@ def test_wait_for_a_json_path_and_for_deletion(api: Api, kubectl: Kubectl) -> No
         if condition == "delete":
             api.do(api.registry.delete, "Cluster", "default", "awaited")
         else:
-            api.do(api.registry.patch, "Cluster", "default", "awaited", {"status": {"phase": "ready"}},
-                   subresource="status")  # fmt: skip
+            api.do(
+                api.registry.patch,
+                "Cluster",
+                "default",
+                "awaited",
+                {"status": {"phase": "ready"}},
+                subresource="status",
+            )
         said, _ = waiting.communicate(timeout=60)
         assert waiting.returncode == 0, said
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(cluster("awaited")))
@@ -203,14 +226,21 @@ def test_set_env_and_image_and_rollout(api: Api, kubectl: Kubectl) -> None:
     )
     main = stored(api, "Deployment", "set")["spec"]["template"]["spec"]["containers"][0]
     assert (main["image"], main["env"], main["resources"]) == (
-        "app:9", [{"name": "B", "value": "2"}], {"limits": {"cpu": "1"}},
-    )  # fmt: skip
+        "app:9",
+        [{"name": "B", "value": "2"}],
+        {"limits": {"cpu": "1"}},
+    )
     assert "restarted" in kubectl("rollout", "restart", "deployment/set", *N)
     assert "paused" in kubectl("rollout", "pause", "deployment/set", *N)
     assert "resumed" in kubectl("rollout", "resume", "deployment/set", *N)
     generation = stored(api, "Deployment", "set")["metadata"]["generation"]
-    done = {"observedGeneration": generation, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 2,
-            "availableReplicas": 2}  # fmt: skip
+    done = {
+        "observedGeneration": generation,
+        "replicas": 2,
+        "updatedReplicas": 2,
+        "readyReplicas": 2,
+        "availableReplicas": 2,
+    }
     api.do(api.registry.patch, "Deployment", "default", "set", {"status": done}, subresource="status")
     assert "successfully rolled out" in kubectl("rollout", "status", "deployment/set", "--timeout=20s", *N)
 
@@ -241,13 +271,28 @@ def test_describe_never_fails(api: Api, kubectl: Kubectl) -> None:
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(cluster("told")))
     api.pod("told")
     uid = stored(api, "Cluster", "told")["metadata"]["uid"]
-    api.do(api.registry.create, {
-        "apiVersion": "v1", "kind": "Event", "metadata": {"name": "told.1", "namespace": "default"},
-        "involvedObject": {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "name": "told",
-                           "namespace": "default", "uid": uid},
-        "reason": "Seen", "message": "it was seen", "type": "Normal", "count": 1, "source": {"component": "lab"},
-        "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:00:00Z",
-    })  # fmt: skip
+    api.do(
+        api.registry.create,
+        {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": "told.1", "namespace": "default"},
+            "involvedObject": {
+                "apiVersion": "postgresql.cnpg.io/v1",
+                "kind": "Cluster",
+                "name": "told",
+                "namespace": "default",
+                "uid": uid,
+            },
+            "reason": "Seen",
+            "message": "it was seen",
+            "type": "Normal",
+            "count": 1,
+            "source": {"component": "lab"},
+            "firstTimestamp": "2026-01-01T00:00:00Z",
+            "lastTimestamp": "2026-01-01T00:00:00Z",
+        },
+    )
     kubectl("expose", "deployment", "told", "--port=80", *N)
     said = kubectl("describe", "cluster", "told", *N)
     assert "Seen" in said and "it was seen" in said
@@ -275,11 +320,22 @@ def test_delete_with_each_cascade(api: Api, kubectl: Kubectl, cascade: str) -> N
     name = f"gone-{cascade}"
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(cluster(name)))
     owner = stored(api, "Cluster", name)
-    reference = {"apiVersion": owner["apiVersion"], "kind": "Cluster", "name": name, "uid": owner["metadata"]["uid"],
-                 "blockOwnerDeletion": True}  # fmt: skip
-    api.do(api.registry.create, {"apiVersion": "v1", "kind": "ConfigMap", "data": {},
-                                 "metadata": {"name": name, "namespace": "default",
-                                              "ownerReferences": [reference]}})  # fmt: skip
+    reference = {
+        "apiVersion": owner["apiVersion"],
+        "kind": "Cluster",
+        "name": name,
+        "uid": owner["metadata"]["uid"],
+        "blockOwnerDeletion": True,
+    }
+    api.do(
+        api.registry.create,
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "data": {},
+            "metadata": {"name": name, "namespace": "default", "ownerReferences": [reference]},
+        },
+    )
     assert "deleted" in kubectl("delete", "cluster", name, f"--cascade={cascade}", *N)
     kept = kubectl("get", "configmap", name, *N, "--ignore-not-found", "-o", "name")
     assert kept.strip() == (f"configmap/{name}" if cascade == "orphan" else "")

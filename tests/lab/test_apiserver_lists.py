@@ -22,10 +22,15 @@ def config(name: str, **data: str) -> Object:
 
 def deployment() -> Object:
     return {
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "default"},
-        "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web", "tier": "x"}},
-                 "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "main"}]}}},
-    }  # fmt: skip
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": {"app": "web", "tier": "x"}},
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "main"}]}},
+        },
+    }
 
 
 def names(answer: Any) -> list[str]:
@@ -83,10 +88,17 @@ def test_a_continuation_that_is_too_old_is_410_with_a_way_on(tmp_path: Any) -> N
 
 def test_selectors_of_every_form(api: Api) -> None:
     for name, labels in (("a", {"env": "prod"}), ("b", {"env": "test"}), ("c", {})):
-        api.do(api.registry.create, {**config(name), "metadata": {"name": name, "namespace": "default",
-                                                                  "labels": labels}})  # fmt: skip
-    for selector, expected in (("env in (prod,test)", ["a", "b"]), ("env notin (prod)", ["b", "c"]), ("!env", ["c"]),
-                               ("env", ["a", "b"]), ("env!=prod", ["b", "c"]), ("env==test", ["b"])):  # fmt: skip
+        api.do(
+            api.registry.create, {**config(name), "metadata": {"name": name, "namespace": "default", "labels": labels}}
+        )
+    for selector, expected in (
+        ("env in (prod,test)", ["a", "b"]),
+        ("env notin (prod)", ["b", "c"]),
+        ("!env", ["c"]),
+        ("env", ["a", "b"]),
+        ("env!=prod", ["b", "c"]),
+        ("env==test", ["b"]),
+    ):
         assert names(ask(api, "GET", f"{MAPS}?labelSelector={quote(selector)}")) == expected, selector
     gone = ask(api, "DELETE", f"{MAPS}?labelSelector={quote('env in (prod)')}")
     assert names(gone) == ["a"] and names(ask(api, "GET", MAPS)) == ["b", "c"]
@@ -121,8 +133,13 @@ def test_scale_of_a_custom_kind_lies_where_its_definition_says(api: Api) -> None
     api.do(api.registry.patch, "Cluster", "default", "orders", {"status": {"instances": 1}}, subresource="status")
     scale = ask(api, "GET", CLUSTERS + "/orders/scale").json
     assert (scale["spec"], scale["status"]) == ({"replicas": 1}, {"replicas": 1})
-    patched = ask(api, "PATCH", CLUSTERS + "/orders/scale", [{"op": "replace", "path": "/spec/replicas", "value": 3}],
-                  form="application/json-patch+json")  # fmt: skip
+    patched = ask(
+        api,
+        "PATCH",
+        CLUSTERS + "/orders/scale",
+        [{"op": "replace", "path": "/spec/replicas", "value": 3}],
+        form="application/json-patch+json",
+    )
     assert patched.json["spec"]["replicas"] == 3
     assert api.do(api.registry.get, "Cluster", "default", "orders")["spec"]["instances"] == 3
 
@@ -172,8 +189,13 @@ def test_what_is_stored_already_is_no_news(api: Api) -> None:
     """The lab may keep more in a status than a client's kind knows; a client that labels it must not lose it."""
     api.pod("p")
     api.do(api.registry.patch, "Pod", "default", "p", {"status": {"labOnly": 1}}, subresource="status")
-    labelled = ask(api, "PATCH", "/api/v1/namespaces/default/pods/p", {"metadata": {"labels": {"a": "b"}}},
-                   form="application/merge-patch+json")  # fmt: skip
+    labelled = ask(
+        api,
+        "PATCH",
+        "/api/v1/namespaces/default/pods/p",
+        {"metadata": {"labels": {"a": "b"}}},
+        form="application/merge-patch+json",
+    )
     assert labelled.json["status"]["labOnly"] == 1 and "Warning" not in labelled.headers
 
 
@@ -205,8 +227,9 @@ def test_every_kind_is_described_and_every_reference_leads_somewhere(api: Api) -
 
         follow(document)
         described = {kind["kind"] for s in schemas.values() for kind in s.get("x-kubernetes-group-version-kind", ())}
-        assert described == {r.kind for r in api.registry.resources() if path in (f"api/{r.api_version}",
-                                                                                f"apis/{r.api_version}")}, path  # fmt: skip
+        assert described == {
+            r.kind for r in api.registry.resources() if path in (f"api/{r.api_version}", f"apis/{r.api_version}")
+        }, path
 
 
 def test_tables_of_all_kinds(api: Api) -> None:

@@ -24,24 +24,30 @@ def quota(**hard: str) -> Object:
 
 def ranges(**item: Any) -> Object:
     return {
-        "apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "r", "namespace": "default"},
+        "apiVersion": "v1",
+        "kind": "LimitRange",
+        "metadata": {"name": "r", "namespace": "default"},
         "spec": {"limits": [item]},
-    }  # fmt: skip
+    }
 
 
 def pod(name: str, **resources: Any) -> Object:
     container = {"name": "main", "image": "none", "resources": resources}
     return {
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default"},
         "spec": {"containers": [container]},
-    }  # fmt: skip
+    }
 
 
 def claim(name: str, size: str) -> Object:
     return {
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "namespace": "default"},
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": "default"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
-    }  # fmt: skip
+    }
 
 
 def refusal(call: Callable[[], Any]) -> str:
@@ -102,9 +108,16 @@ def test_compute_has_to_be_told_and_fits(api: Api) -> None:
 
 
 def test_a_limit_range_gives_defaults_and_holds_to_its_bounds(api: Api) -> None:
-    api.do(api.registry.create, ranges(
-        type="Container", default={"cpu": "500m"}, defaultRequest={"cpu": "100m"}, max={"cpu": "1"}, min={"cpu": "50m"}
-    ))  # fmt: skip
+    api.do(
+        api.registry.create,
+        ranges(
+            type="Container",
+            default={"cpu": "500m"},
+            defaultRequest={"cpu": "100m"},
+            max={"cpu": "1"},
+            min={"cpu": "50m"},
+        ),
+    )
     made = api.do(api.registry.create, pod("plain"))
     assert made["spec"]["containers"][0]["resources"] == {"limits": {"cpu": "500m"}, "requests": {"cpu": "100m"}}
     said = refusal(lambda: api.do(api.registry.create, pod("large", limits={"cpu": "2"})))

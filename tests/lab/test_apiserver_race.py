@@ -33,9 +33,11 @@ def session(api: Api) -> aiohttp.ClientSession:
 
 def counter(value: int) -> dict[str, Any]:
     return {
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "counter", "namespace": "default"},
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "counter", "namespace": "default"},
         "data": {"value": str(value)},
-    }  # fmt: skip
+    }
 
 
 async def watched(http: aiohttp.ClientSession, since: str, last: int) -> list[tuple[str, int]]:
@@ -137,9 +139,13 @@ def test_a_lease_has_one_leader_and_hands_over(api: Api) -> None:
                 raise RuntimeError("had enough")  # the client's way to stop leading
 
             wanted = electionconfig.Config(
-                lock, lease_duration=8, renew_deadline=7, retry_period=1, onstarted_leading=lead,
+                lock,
+                lease_duration=8,
+                renew_deadline=7,
+                retry_period=1,
+                onstarted_leading=lead,
                 onstopped_leading=lambda: None,
-            )  # fmt: skip
+            )
             leaderelection.LeaderElection(wanted).run()
 
     candidates = {name: threading.Thread(target=elect, args=(name,)) for name in enough}

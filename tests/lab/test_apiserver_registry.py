@@ -25,10 +25,15 @@ def config(name: str = "c", **meta: Any) -> Object:
 
 def owned_by(*owners: Object, block: bool = False) -> list[Object]:
     return [
-        {"apiVersion": o["apiVersion"], "kind": o["kind"], "name": o["metadata"]["name"], "uid": o["metadata"]["uid"],
-         "blockOwnerDeletion": block}
+        {
+            "apiVersion": o["apiVersion"],
+            "kind": o["kind"],
+            "name": o["metadata"]["name"],
+            "uid": o["metadata"]["uid"],
+            "blockOwnerDeletion": block,
+        }
         for o in owners
-    ]  # fmt: skip
+    ]
 
 
 class refused:  # noqa: N801  (reads as a verb where it is used)
@@ -137,10 +142,14 @@ def test_json_patch_and_its_failed_test(registry: Registry) -> None:
 
 
 def test_strategic_merge_by_key_for_built_in_kinds_only(registry: Registry) -> None:
-    registry.create({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"},
-        "spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]},
-    })  # fmt: skip
+    registry.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "p", "namespace": "default"},
+            "spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]},
+        }
+    )
     patch = {"spec": {"containers": [{"name": "b", "image": "2"}, {"name": "a", "$patch": "delete"}]}}
     patched = registry.patch("Pod", "default", "p", patch, type="strategic")
     assert patched["spec"]["containers"] == [{"name": "b", "image": "2"}]
@@ -291,8 +300,14 @@ def test_old_versions_and_slow_watchers_get_410() -> None:
 
 
 def test_secrets_take_plain_strings(registry: Registry) -> None:
-    made = registry.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "default"},
-                            "stringData": {"password": "geheim"}})  # fmt: skip
+    made = registry.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "s", "namespace": "default"},
+            "stringData": {"password": "geheim"},
+        }
+    )
     assert made["data"] == {"password": "Z2VoZWlt"} and "stringData" not in made and made["type"] == "Opaque"
     with refused(422, "Invalid"):
         registry.patch("Secret", "default", "s", {"data": {"password": "not base64!"}})
@@ -304,13 +319,18 @@ def test_secrets_take_plain_strings(registry: Registry) -> None:
 def test_defaults_are_filled_in(registry: Registry) -> None:
     spec = registry.create(cluster())["spec"]
     assert spec["replicationSlots"] == {
-        "highAvailability": {"enabled": True, "slotPrefix": "_cnpg_"}, "updateInterval": 30,
+        "highAvailability": {"enabled": True, "slotPrefix": "_cnpg_"},
+        "updateInterval": 30,
         "synchronizeReplicas": {"enabled": True},
-    }  # fmt: skip
+    }
     assert spec["storage"]["resizeInUseVolumes"] is True
     assert spec["bootstrap"]["initdb"] == {
-        "database": "app", "owner": "app", "encoding": "UTF8", "localeCollate": "C", "localeCType": "C",
-    }  # fmt: skip
+        "database": "app",
+        "owner": "app",
+        "encoding": "UTF8",
+        "localeCollate": "C",
+        "localeCType": "C",
+    }
 
 
 def test_unknown_fields_are_refused_told_or_dropped(registry: Registry) -> None:
@@ -328,16 +348,25 @@ def test_unknown_fields_are_refused_told_or_dropped(registry: Registry) -> None:
 
 
 def test_every_fault_of_the_schema_is_told_at_once(registry: Registry) -> None:
-    wrong = cluster(instances=0, logLevel="loud", postgresql={"parameters": {"max_connections": 200}},
-                    backup={"retentionPolicy": "30 days"}, externalClusters=[{"plugin": {}}],
-                    resources={"limits": {"cpu": 2, "memory": "2 GB"}})  # fmt: skip
+    wrong = cluster(
+        instances=0,
+        logLevel="loud",
+        postgresql={"parameters": {"max_connections": 200}},
+        backup={"retentionPolicy": "30 days"},
+        externalClusters=[{"plugin": {}}],
+        resources={"limits": {"cpu": 2, "memory": "2 GB"}},
+    )
     with refused(422, "Invalid") as said:
         registry.create(wrong)
     assert said.fields == {
-        "spec.instances", "spec.logLevel", "spec.postgresql.parameters.max_connections",
-        "spec.backup.retentionPolicy", "spec.externalClusters[0].name", "spec.externalClusters[0].plugin.name",
+        "spec.instances",
+        "spec.logLevel",
+        "spec.postgresql.parameters.max_connections",
+        "spec.backup.retentionPolicy",
+        "spec.externalClusters[0].name",
+        "spec.externalClusters[0].plugin.name",
         "spec.resources.limits.memory",
-    }  # fmt: skip
+    }
     least = "spec.instances: Invalid value: 0: spec.instances in body should be greater than or equal to 1"
     assert least in said.message
     assert 'spec.logLevel: Unsupported value: "loud": supported values: "error"' in said.message
@@ -349,8 +378,12 @@ def test_null_in_a_field_with_a_default_counts_as_absent(registry: Registry) -> 
 
 def backup(name: str = "b", **spec: Any) -> Object:
     plugin = {"method": "plugin", "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"}}
-    return {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Backup", "metadata": {"name": name, "namespace": "default"},
-            "spec": {"cluster": {"name": "orders"}, **plugin, **spec}}  # fmt: skip
+    return {
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "Backup",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"cluster": {"name": "orders"}, **plugin, **spec},
+    }
 
 
 def test_transition_rules_hold_between_old_and_new(registry: Registry) -> None:
@@ -359,9 +392,12 @@ def test_transition_rules_hold_between_old_and_new(registry: Registry) -> None:
         registry.patch("Backup", "default", "b", {"spec": {"target": "primary"}})
     assert "BackupSpec is immutable once set" in said.message
     registry.patch("Backup", "default", "b", {"metadata": {"labels": {"a": "b"}}})
-    scheduled = {"apiVersion": "postgresql.cnpg.io/v1", "kind": "ScheduledBackup",
-                 "metadata": {"name": "s", "namespace": "default"},
-                 "spec": {**backup()["spec"], "schedule": "0 0 2 * * *"}}  # fmt: skip
+    scheduled = {
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "ScheduledBackup",
+        "metadata": {"name": "s", "namespace": "default"},
+        "spec": {**backup()["spec"], "schedule": "0 0 2 * * *"},
+    }
     registry.create(scheduled)
     registry.patch("ScheduledBackup", "default", "s", {"spec": {"suspend": True}})
     with refused(422, "Invalid") as said:
@@ -370,9 +406,12 @@ def test_transition_rules_hold_between_old_and_new(registry: Registry) -> None:
 
 
 def test_an_object_store_has_no_server_name(registry: Registry) -> None:
-    store = {"apiVersion": "barmancloud.cnpg.io/v1", "kind": "ObjectStore",
-             "metadata": {"name": "s", "namespace": "default"},
-             "spec": {"configuration": {"destinationPath": "s3://b/p", "serverName": "x"}}}  # fmt: skip
+    store = {
+        "apiVersion": "barmancloud.cnpg.io/v1",
+        "kind": "ObjectStore",
+        "metadata": {"name": "s", "namespace": "default"},
+        "spec": {"configuration": {"destinationPath": "s3://b/p", "serverName": "x"}},
+    }
     with refused(422, "Invalid") as said:
         registry.create(store)
     assert "use the 'serverName' plugin parameter in the Cluster resource" in said.message

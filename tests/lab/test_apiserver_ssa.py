@@ -25,18 +25,25 @@ def config(**data: str) -> Object:
 
 def deployment(**container: Any) -> Object:
     return {
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "default"},
-        "spec": {"selector": {"matchLabels": {"app": "web"}},
-                 "template": {"metadata": {"labels": {"app": "web"}},
-                              "spec": {"containers": [{"name": "main", **container}]}}},
-    }  # fmt: skip
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "main", **container}]},
+            },
+        },
+    }
 
 
 def owned(obj: Object, manager: str, subresource: str = "") -> Any:
     entries = [
-        entry for entry in obj["metadata"].get("managedFields", ())
+        entry
+        for entry in obj["metadata"].get("managedFields", ())
         if entry["manager"] == manager and entry.get("subresource", "") == subresource
-    ]  # fmt: skip
+    ]
     assert len(entries) <= 1
     return entries[0]["fieldsV1"] if entries else None
 
@@ -91,10 +98,21 @@ def test_an_update_takes_what_it_changes_and_nothing_else(registry: Registry) ->
 def test_lists_with_keys_are_merged_item_by_item(registry: Registry) -> None:
     registry.apply(deployment(image="a:1", env=[{"name": "A", "value": "1"}]), manager="one")
     both, _ = registry.apply(
-        {**deployment(), "spec": {"template": {"spec": {"containers": [
-            {"name": "main", "env": [{"name": "B", "value": "2"}]}, {"name": "side", "image": "b:1"}]}}}},
+        {
+            **deployment(),
+            "spec": {
+                "template": {
+                    "spec": {
+                        "containers": [
+                            {"name": "main", "env": [{"name": "B", "value": "2"}]},
+                            {"name": "side", "image": "b:1"},
+                        ]
+                    }
+                }
+            },
+        },
         manager="two",
-    )  # fmt: skip
+    )
     main, side = both["spec"]["template"]["spec"]["containers"]
     assert [item["name"] for item in main["env"]] == ["A", "B"] and main["image"] == "a:1"
     assert side["image"] == "b:1"
@@ -111,8 +129,9 @@ def test_lists_with_keys_are_merged_item_by_item(registry: Registry) -> None:
 def test_custom_kinds_go_by_their_schema_and_status_has_its_own_owner(registry: Registry) -> None:
     applied, _ = registry.apply(cluster(postgresql={"parameters": {"work_mem": "4MB"}}), manager="argo")
     assert owned(applied, "argo")["f:spec"]["f:postgresql"] == {"f:parameters": {"f:work_mem": {}}}
-    seen = registry.patch("Cluster", "default", "orders", {"status": {"phase": "x"}}, subresource="status",
-                          manager="operator")  # fmt: skip
+    seen = registry.patch(
+        "Cluster", "default", "orders", {"status": {"phase": "x"}}, subresource="status", manager="operator"
+    )
     assert owned(seen, "operator", "status") == {"f:status": {".": {}, "f:phase": {}}}
     assert owned(seen, "operator") is None
     again, _ = registry.apply(cluster(postgresql={"parameters": {"work_mem": "4MB"}}), manager="argo")

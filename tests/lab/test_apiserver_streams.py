@@ -164,10 +164,16 @@ def test_the_official_clients_stream_agrees(api: Api) -> None:
     api.pod("p")
     with config.new_client_from_config(str(api.kubeconfig), context="lab-admin") as connection:
         opened = stream(
-            client.CoreV1Api(connection).connect_get_namespaced_pod_exec, "p", "default",
-            command=["sh", "-c", "echo out; echo err >&2; exit 3"], stdout=True, stderr=True, stdin=False, tty=False,
+            client.CoreV1Api(connection).connect_get_namespaced_pod_exec,
+            "p",
+            "default",
+            command=["sh", "-c", "echo out; echo err >&2; exit 3"],
+            stdout=True,
+            stderr=True,
+            stdin=False,
+            tty=False,
             _preload_content=False,
-        )  # fmt: skip
+        )
         opened.run_forever(timeout=30)
         assert (opened.read_stdout(), opened.read_stderr(), opened.returncode) == ("out\n", "err\n", 3)
         # Its own close() leaves the socket open once the server has said goodbye.
@@ -221,9 +227,11 @@ def test_logs_since_a_time_with_times_and_of_the_run_before(api: Api) -> None:
     assert log(api, "?sinceSeconds=60&tailLines=9")[1].decode() == "".join(lines[2:])
     stamped = log(api, "?timestamps=true")[1].decode().splitlines()
     assert [line.split(" ")[0] for line in stamped] == [
-        "2020-01-01T00:00:00.500000Z", "2020-01-01T00:00:00.500000Z", "2099-01-01T00:00:00.000000Z",
+        "2020-01-01T00:00:00.500000Z",
+        "2020-01-01T00:00:00.500000Z",
         "2099-01-01T00:00:00.000000Z",
-    ]  # fmt: skip
+        "2099-01-01T00:00:00.000000Z",
+    ]
     assert stamped[1].endswith("  and more of it")
     (api.folder / "default.p.main.previous.log").write_text("before\n")
     assert log(api, "?previous=true") == (200, b"before\n")
@@ -346,15 +354,25 @@ def asked(port: int, data: bytes) -> bytes:
 def test_kubectl_forwards(api: Api, forwarded: Any, target: str) -> None:
     """Several connections, one after the other and at once, megabytes and half-closed ends."""
     api.pod("p", labels={"app": "x"})
-    api.do(api.registry.create, {
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "default"},
-        "spec": {"selector": {"app": "x"}, "ports": [{"port": 5432, "targetPort": 5432}]},
-    })  # fmt: skip
+    api.do(
+        api.registry.create,
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "s", "namespace": "default"},
+            "spec": {"selector": {"app": "x"}, "ports": [{"port": 5432, "targetPort": 5432}]},
+        },
+    )
     template = {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "main", "image": "none"}]}}
-    api.do(api.registry.create, {
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "default"},
-        "spec": {"selector": {"matchLabels": {"app": "x"}}, "template": template},
-    })  # fmt: skip
+    api.do(
+        api.registry.create,
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "d", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "x"}}, "template": template},
+        },
+    )
     listener, inner = serving(api)
     api.pods.ports[5432] = inner
     _, port = forwarded(target)

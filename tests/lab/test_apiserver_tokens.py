@@ -34,9 +34,14 @@ def call(api: Api, method: str, path: str, token: str, body: Any = None) -> tupl
 @pytest.fixture
 def account(api: Api) -> str:
     """The uid of the service account `robot`."""
-    made = api.do(api.registry.create, {
-        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot", "namespace": "default"},
-    })  # fmt: skip
+    made = api.do(
+        api.registry.create,
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": "robot", "namespace": "default"},
+        },
+    )
     return str(made["metadata"]["uid"])
 
 

@@ -150,10 +150,15 @@ def test_kubectl_deletes_by_cascade(api: Api, kubectl: Kubectl) -> None:
     def family(name: str) -> None:
         owner = api.do(api.registry.create, config_map(name))
         child = config_map(f"{name}-child")
-        child["metadata"]["ownerReferences"] = [{
-            "apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": owner["metadata"]["uid"],
-            "blockOwnerDeletion": True,
-        }]  # fmt: skip
+        child["metadata"]["ownerReferences"] = [
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "name": name,
+                "uid": owner["metadata"]["uid"],
+                "blockOwnerDeletion": True,
+            }
+        ]
         api.do(api.registry.create, child)
 
     family("a")

@@ -52,10 +52,16 @@ def test_a_new_cluster_of_the_name_returns_the_old_data(lab: RunningLab, home: s
     lab.patch(f"{VOLUMES}/{volume['metadata']['name']}", {"spec": {"claimRef": None}})
     until(lambda: lab.get(f"{VOLUMES}/{volume['metadata']['name']}")["status"]["phase"] == "Available")
     again = {
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "again"},
-        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "lab-directory-retain",
-                 "volumeName": volume["metadata"]["name"], "resources": {"requests": {"storage": "1Gi"}}},
-    }  # fmt: skip
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "again"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "lab-directory-retain",
+            "volumeName": volume["metadata"]["name"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
     lab.create(f"{CORE}/{home}/persistentvolumeclaims", again)
     until(lambda: lab.get(f"{CORE}/{home}/persistentvolumeclaims/again")["status"].get("phase") == "Bound")
     bound = lab.get(f"{VOLUMES}/{volume['metadata']['name']}")
@@ -109,9 +115,11 @@ def test_the_heir_knows_who_was_primary(lab: RunningLab, home: str) -> None:
 
 def test_a_claim_grows_and_does_not_shrink(lab: RunningLab, home: str) -> None:
     claim = {
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "sized"},
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "sized"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-    }  # fmt: skip
+    }
     path = f"{CORE}/{home}/persistentvolumeclaims/sized"
     lab.create(f"{CORE}/{home}/persistentvolumeclaims", claim)
     until(lambda: lab.get(path)["status"].get("phase") == "Bound")

@@ -35,10 +35,12 @@ class Autoscaler:
         self.lab.create(
             self.base,
             {
-                "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": self.name},
+                "apiVersion": "autoscaling/v2",
+                "kind": "HorizontalPodAutoscaler",
+                "metadata": {"name": self.name},
                 "spec": {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 4, "metrics": [metric], **spec},
             },
-        )  # fmt: skip
+        )
 
 
 def pool(value: str) -> Object:

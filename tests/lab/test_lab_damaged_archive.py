@@ -73,8 +73,8 @@ def archive(lab: RunningLab) -> RunningLab:
     return lab
 
 
-# The fault, the state that must be reported, and whether it is given an object or a segment. Only what no listing and no
-# last byte shows needs a sample of the WAL.
+# The fault, the state that must be reported, and whether it is given an object or a segment. Only what no listing and
+# no last byte shows needs a sample of the WAL.
 KINDS = [
     ("backup-data-removed", "missing data", 0),
     ("backup-torn", "cut", 0),

@@ -199,10 +199,15 @@ def test_without_its_operator_nothing_is_judged_or_done_and_the_pods_live_on(lab
     namespace = lab.state["namespace"]
     pod = f"{CORE}/{namespace}/pods/{lab.state['cluster']}-1"
     backup: dict[str, Any] = {
-        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Backup", "metadata": {"name": "unattended"},
-        "spec": {"cluster": {"name": "nobody"}, "method": "plugin",
-                 "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"}},
-    }  # fmt: skip
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "Backup",
+        "metadata": {"name": "unattended"},
+        "spec": {
+            "cluster": {"name": "nobody"},
+            "method": "plugin",
+            "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"},
+        },
+    }
     path = f"{CNPG}/{namespace}/backups"
     kept = lab.get(pod)["metadata"]["uid"]
     with broken(lab, "operator-gone"):

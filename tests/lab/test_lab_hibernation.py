@@ -27,10 +27,15 @@ def test_a_cluster_sleeps_and_wakes(small: SmallCluster) -> None:
     assert not endpoints.get("subsets")
 
     backup = {
-        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Backup", "metadata": {"name": "asleep"},
-        "spec": {"cluster": {"name": "small"}, "method": "plugin",
-                 "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"}},
-    }  # fmt: skip
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "Backup",
+        "metadata": {"name": "asleep"},
+        "spec": {
+            "cluster": {"name": "small"},
+            "method": "plugin",
+            "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"},
+        },
+    }
     small.lab.create(f"{CNPG}/{small.namespace}/backups", backup)
     until(lambda: small.lab.get(f"{CNPG}/{small.namespace}/backups/asleep").get("status", {}).get("phase") == "failed")
     refused = small.lab.get(f"{CNPG}/{small.namespace}/backups/asleep")

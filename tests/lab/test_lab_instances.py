@@ -102,10 +102,13 @@ class Trio:
     def archived(self) -> list[str]:
         admin = json.loads((self.lab.home.s3 / "admin.json").read_text())
         client = boto3.client(
-            "s3", endpoint_url=admin["endpoint"], aws_access_key_id=admin["access"],
-            aws_secret_access_key=admin["secret"], region_name="us-east-1",
+            "s3",
+            endpoint_url=admin["endpoint"],
+            aws_access_key_id=admin["access"],
+            aws_secret_access_key=admin["secret"],
+            region_name="us-east-1",
             config=Config(retries={"max_attempts": 1}),
-        )  # fmt: skip
+        )
         prefix = admin["prefix"].rpartition("/")[0] + f"/{NAME}/wals/"
         listed = client.list_objects_v2(Bucket=admin["bucket"], Prefix=prefix)
         return [entry["Key"].rpartition("/")[2] for entry in listed.get("Contents", [])]
@@ -149,10 +152,13 @@ def trio(lab: RunningLab) -> Iterator[Trio]:
         "kind": "Cluster",
         "metadata": {"name": NAME},
         "spec": {
-            "instances": 1, "storage": {"size": "1Gi"}, "enableSuperuserAccess": True, "plugins": [plugin],
+            "instances": 1,
+            "storage": {"size": "1Gi"},
+            "enableSuperuserAccess": True,
+            "plugins": [plugin],
             "postgresql": {"parameters": {"max_connections": "60"}},
         },
-    }  # fmt: skip
+    }
     lab.create(f"{CNPG}/{NAMESPACE}/clusters", manifest)
     made = Trio(lab)
     made.healthy(1)
@@ -234,8 +240,10 @@ def test_a_primary_that_is_gone_is_succeeded_and_comes_back(trio: Trio, how: str
 @pytest.mark.soak
 def test_a_restart_by_annotation_begins_with_the_replicas(trio: Trio) -> None:
     primary = trio.primary
-    started = {pod["metadata"]["name"]: trio.ask(pod["metadata"]["name"], "SELECT pg_postmaster_start_time()")
-               for pod in trio.pods()}  # fmt: skip
+    started = {
+        pod["metadata"]["name"]: trio.ask(pod["metadata"]["name"], "SELECT pg_postmaster_start_time()")
+        for pod in trio.pods()
+    }
     trio.phases.clear()
     at = "2026-08-01T10:00:00Z"
     trio.lab.patch(PATH, {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": at}}})
@@ -291,10 +299,16 @@ def test_one_instance_fewer_takes_its_volume_along(trio: Trio) -> None:
 
 def test_a_standby_is_backed_up_first(trio: Trio) -> None:
     backup = {
-        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Backup", "metadata": {"name": "trio-standby"},
-        "spec": {"cluster": {"name": NAME}, "method": "plugin", "target": "prefer-standby",
-                 "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"}},
-    }  # fmt: skip
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "Backup",
+        "metadata": {"name": "trio-standby"},
+        "spec": {
+            "cluster": {"name": NAME},
+            "method": "plugin",
+            "target": "prefer-standby",
+            "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"},
+        },
+    }
     trio.lab.create(f"{CNPG}/{NAMESPACE}/backups", backup)
     path = f"{CNPG}/{NAMESPACE}/backups/trio-standby"
     until(lambda: (trio.lab.get(path).get("status") or {}).get("phase") in ("completed", "failed"))

@@ -53,8 +53,13 @@ def test_a_restored_copy_gets_its_standbys(three: Three) -> None:
     lab = RunningLab(three.home)
     lab.create(f"{BARMAN}/{DRILLS}/objectstores", store(lab, "source"))
     login = lab.secret("drillbook", "app-login-synergyflow")
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "copy-login"}, "stringData": login,
-              "type": "kubernetes.io/basic-auth"}  # fmt: skip
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "copy-login"},
+        "stringData": login,
+        "type": "kubernetes.io/basic-auth",
+    }
     lab.create(f"{CORE}/{DRILLS}/secrets", secret)
     lab.create(f"{CNPG}/{DRILLS}/clusters", copy(lab, "copy3", instances=3))
     path = f"{CNPG}/{DRILLS}/clusters/copy3"

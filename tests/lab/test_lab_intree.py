@@ -35,14 +35,25 @@ def section(lab: RunningLab) -> Object:
 
 
 def cluster(name: str, **spec: Any) -> Object:
-    return {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": name},
-            "spec": {"instances": 1, "storage": {"size": "1Gi"}, **spec}}  # fmt: skip
+    return {
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "Cluster",
+        "metadata": {"name": name},
+        "spec": {"instances": 1, "storage": {"size": "1Gi"}, **spec},
+    }
 
 
 def back_up(lab: RunningLab, name: str, cluster_name: str = "native", **spec: Any) -> None:
     """Ask for a Backup; in-tree is what the API server makes of a method that isn't named."""
-    lab.create(BACKUPS, {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Backup", "metadata": {"name": name},
-                         "spec": {"cluster": {"name": cluster_name}, **spec}})  # fmt: skip
+    lab.create(
+        BACKUPS,
+        {
+            "apiVersion": "postgresql.cnpg.io/v1",
+            "kind": "Backup",
+            "metadata": {"name": name},
+            "spec": {"cluster": {"name": cluster_name}, **spec},
+        },
+    )
 
 
 def status(lab: RunningLab, name: str) -> Object:

@@ -92,10 +92,16 @@ def archives(lab: RunningLab) -> None:
     before = segment(lab)
     with config.new_client_from_config(str(lab.home.kubeconfig), context="lab-admin") as connection:
         opened = stream(
-            client.CoreV1Api(connection).connect_get_namespaced_pod_exec, f"{lab.state['cluster']}-1",
-            lab.state["namespace"], command=["psql", "-c", "CREATE TABLE IF NOT EXISTS switched(); SELECT pg_switch_wal()"],
-            stdout=True, stderr=True, stdin=False, tty=False, _preload_content=False,
-        )  # fmt: skip
+            client.CoreV1Api(connection).connect_get_namespaced_pod_exec,
+            f"{lab.state['cluster']}-1",
+            lab.state["namespace"],
+            command=["psql", "-c", "CREATE TABLE IF NOT EXISTS switched(); SELECT pg_switch_wal()"],
+            stdout=True,
+            stderr=True,
+            stdin=False,
+            tty=False,
+            _preload_content=False,
+        )
         opened.run_forever(timeout=60)
         assert opened.returncode == 0, opened.read_stderr()
         opened.sock.shutdown()
@@ -104,14 +110,19 @@ def archives(lab: RunningLab) -> None:
 
 def backup(lab: RunningLab, name: str) -> str:
     state = lab.state
-    lab.create(f"{CNPG}/{state['namespace']}/backups", {
-        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Backup",
-        "metadata": {"name": name, "namespace": state["namespace"]},
-        "spec": {
-            "cluster": {"name": state["cluster"]}, "method": "plugin",
-            "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"},
+    lab.create(
+        f"{CNPG}/{state['namespace']}/backups",
+        {
+            "apiVersion": "postgresql.cnpg.io/v1",
+            "kind": "Backup",
+            "metadata": {"name": name, "namespace": state["namespace"]},
+            "spec": {
+                "cluster": {"name": state["cluster"]},
+                "method": "plugin",
+                "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"},
+            },
         },
-    })  # fmt: skip
+    )
     return f"{CNPG}/{state['namespace']}/backups/{name}"
 
 
@@ -122,13 +133,17 @@ def recovering(lab: RunningLab, name: str, target: dict[str, Any] | None = None)
     external = {"plugin": {"name": "barman-cloud.cloudnative-pg.io", "parameters": store}, "name": "origin"}
     recovery = {"source": "origin", **({"recoveryTarget": target} if target else {})}
     return {
-        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster",
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "Cluster",
         "metadata": {"name": name, "namespace": lab.state["namespace"]},
         "spec": {
-            "instances": 1, "imageName": source["spec"]["imageName"], "storage": {"size": "1Gi"},
-            "bootstrap": {"recovery": recovery}, "externalClusters": [external],
+            "instances": 1,
+            "imageName": source["spec"]["imageName"],
+            "storage": {"size": "1Gi"},
+            "bootstrap": {"recovery": recovery},
+            "externalClusters": [external],
         },
-    }  # fmt: skip
+    }
 
 
 def phase(obj: Any) -> str:

@@ -58,10 +58,15 @@ def test_events_are_counted_and_not_repeated(small: SmallCluster) -> None:
     lab = small.lab
     for name in ("first", "second"):
         body = {
-            "apiVersion": "postgresql.cnpg.io/v1", "kind": "Backup", "metadata": {"name": name},
-            "spec": {"cluster": {"name": "not-there"}, "method": "plugin",
-                     "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"}},
-        }  # fmt: skip
+            "apiVersion": "postgresql.cnpg.io/v1",
+            "kind": "Backup",
+            "metadata": {"name": name},
+            "spec": {
+                "cluster": {"name": "not-there"},
+                "method": "plugin",
+                "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"},
+            },
+        }
         lab.create(f"/apis/postgresql.cnpg.io/v1/namespaces/{small.namespace}/backups", body)
         until(lambda name=name: small.events("Backup", name))  # type: ignore[misc]
     (event,) = small.events("Backup", "first")
@@ -69,8 +74,10 @@ def test_events_are_counted_and_not_repeated(small: SmallCluster) -> None:
     (made,) = [e for e in small.events("Cluster", "small") if e["reason"] == "CreatingInstance"]
     assert made["involvedObject"]["uid"] == small.object["metadata"]["uid"]
     # The same thing said again about the same object: the pod was recreated, the service's name stays.
-    names = [(e["involvedObject"]["uid"], e["reason"], e["message"])
-             for e in lab.get(f"{CORE}/{small.namespace}/events")["items"]]  # fmt: skip
+    names = [
+        (e["involvedObject"]["uid"], e["reason"], e["message"])
+        for e in lab.get(f"{CORE}/{small.namespace}/events")["items"]
+    ]
     assert len(names) == len(set(names))
     for name in ("first", "second"):
         lab.delete(f"/apis/postgresql.cnpg.io/v1/namespaces/{small.namespace}/backups/{name}")

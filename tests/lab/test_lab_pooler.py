@@ -65,9 +65,15 @@ class Pool:
         service = self.lab.get(f"{CORE}/{self.namespace}/services/{self.name}")
         values = self.lab.secret(self.namespace, f"{self.cluster.name}-app")
         return psycopg.connect(
-            host=service["spec"]["clusterIP"], port=5432, user=values["username"], password=values["password"],
-            dbname=values["dbname"], autocommit=True, prepare_threshold=None, **{"connect_timeout": 10, **more},
-        )  # fmt: skip
+            host=service["spec"]["clusterIP"],
+            port=5432,
+            user=values["username"],
+            password=values["password"],
+            dbname=values["dbname"],
+            autocommit=True,
+            prepare_threshold=None,
+            **{"connect_timeout": 10, **more},
+        )
 
     def answers(self, **more: Any) -> bool:
         try:
@@ -128,9 +134,12 @@ def test_clients_share_the_servers_connections_and_are_offered_tls(pool: Pool) -
             client.close()
     with pytest.raises(psycopg.OperationalError, match=r"(?i)auth|password"):
         psycopg.connect(
-            host=pool.lab.get(f"{CORE}/small/services/{pool.name}")["spec"]["clusterIP"], user="app", password="wrong",
-            dbname="app", connect_timeout=10,
-        )  # fmt: skip
+            host=pool.lab.get(f"{CORE}/small/services/{pool.name}")["spec"]["clusterIP"],
+            user="app",
+            password="wrong",
+            dbname="app",
+            connect_timeout=10,
+        )
 
 
 def test_paused_queries_wait_and_none_is_lost(pool: Pool) -> None:
@@ -205,9 +214,11 @@ def test_a_changed_parameter_and_a_changed_number_are_followed(pool: Pool) -> No
 def test_what_a_pooler_may_not_be(pool: Pool, small: SmallCluster) -> None:
     def refused(**changes: Any) -> str:
         body = {
-            "apiVersion": "postgresql.cnpg.io/v1", "kind": "Pooler", "metadata": {"name": "wrong", "namespace": "small"},
+            "apiVersion": "postgresql.cnpg.io/v1",
+            "kind": "Pooler",
+            "metadata": {"name": "wrong", "namespace": "small"},
             "spec": {"cluster": {"name": "small"}, "pgbouncer": {}},
-        } | changes  # fmt: skip
+        } | changes
         code, answer = pool.lab.call("POST", f"{CNPG}/small/poolers", body)
         assert code == 422, answer
         return str(answer["message"])
@@ -249,9 +260,11 @@ def test_the_switch_of_the_primary_is_followed(lab: RunningLab) -> None:
         until(pool.answers)
         until(lambda: pair.is_ready(2))
         code, answer = lab.call(
-            "PATCH", f"{pair.path}/status",
-            {"status": {"targetPrimary": "pair-2", "phase": "Switchover in progress"}}, "application/merge-patch+json",
-        )  # fmt: skip
+            "PATCH",
+            f"{pair.path}/status",
+            {"status": {"targetPrimary": "pair-2", "phase": "Switchover in progress"}},
+            "application/merge-patch+json",
+        )
         assert code == 200, answer
         until(lambda: pair.status.get("currentPrimary") == "pair-2" and pair.is_healthy())
 

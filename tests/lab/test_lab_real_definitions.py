@@ -14,10 +14,16 @@ from drillbook_lab.api.shipped import FOLDER
 ROOT = Path(__file__).parents[2]
 # What sends, changes or reads objects of CloudNativePG's kinds, and a whole drill. All: DRILLBOOK_LAB_CRDS=… make test
 SELECTION = (
-    "tests/drills/test_verified.py", "tests/conformance/test_probes.py", "tests/lab/test_apiserver_admission.py",
-    "tests/lab/test_apiserver_crds.py", "tests/lab/test_apiserver_kubectl_verbs.py", "tests/lab/test_apiserver_ssa.py",
-    "tests/lab/test_lab_site.py", "tests/lab/test_lab_recovery.py", "tests/lab/test_lab_pooler.py",
-)  # fmt: skip
+    "tests/drills/test_verified.py",
+    "tests/conformance/test_probes.py",
+    "tests/lab/test_apiserver_admission.py",
+    "tests/lab/test_apiserver_crds.py",
+    "tests/lab/test_apiserver_kubectl_verbs.py",
+    "tests/lab/test_apiserver_ssa.py",
+    "tests/lab/test_lab_site.py",
+    "tests/lab/test_lab_recovery.py",
+    "tests/lab/test_lab_pooler.py",
+)
 
 
 @pytest.mark.soak

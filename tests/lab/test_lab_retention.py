@@ -18,8 +18,11 @@ STORE = f"{BARMAN}/{NS}/objectstores/shared-postgres-store"
 def done_backup(lab: RunningLab, name: str, backup_id: str, cluster_uid: str) -> str:
     """A real Backup whose status then names another backup or Cluster; where its WAL begins."""
     path = f"{CNPG}/{NS}/backups"
-    spec = {"cluster": {"name": "shared-postgres"}, "method": "plugin",
-            "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"}}  # fmt: skip
+    spec = {
+        "cluster": {"name": "shared-postgres"},
+        "method": "plugin",
+        "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"},
+    }
     body = {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Backup", "metadata": {"name": name}, "spec": spec}
     lab.create(path, body)
     until(lambda: (lab.get(f"{path}/{name}").get("status") or {}).get("phase") == "completed")

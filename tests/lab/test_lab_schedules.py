@@ -35,9 +35,14 @@ class Wall:
             "apiVersion": "postgresql.cnpg.io/v1",
             "kind": "ScheduledBackup",
             "metadata": {"name": "nightly", "namespace": "default"},
-            "spec": {"schedule": schedule, "cluster": {"name": "orders"}, "method": "plugin",
-                     "pluginConfiguration": {"name": PLUGIN}, **spec},
-        }  # fmt: skip
+            "spec": {
+                "schedule": schedule,
+                "cluster": {"name": "orders"},
+                "method": "plugin",
+                "pluginConfiguration": {"name": PLUGIN},
+                **spec,
+            },
+        }
         body["spec"] = {key: value for key, value in body["spec"].items() if value is not None}
         return self.registry.create(body, warnings=warnings) | {"warned": warnings}
 
@@ -181,9 +186,17 @@ def test_a_method_that_cant_be_is_told_by_an_event_only() -> None:
 def test_a_backup_for_a_cluster_of_the_past_waits_for_one_of_that_name(lab: RunningLab) -> None:
     """With a real clock: a second hand every two seconds, for a Cluster that isn't there."""
     path = f"{CNPG}/cnpg-system"
-    body = {"apiVersion": "postgresql.cnpg.io/v1", "kind": "ScheduledBackup", "metadata": {"name": "ghost"},
-            "spec": {"schedule": "*/2 * * * * *", "cluster": {"name": "gone"}, "method": "plugin",
-                     "pluginConfiguration": {"name": PLUGIN}}}  # fmt: skip
+    body = {
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "ScheduledBackup",
+        "metadata": {"name": "ghost"},
+        "spec": {
+            "schedule": "*/2 * * * * *",
+            "cluster": {"name": "gone"},
+            "method": "plugin",
+            "pluginConfiguration": {"name": PLUGIN},
+        },
+    }
     lab.create(f"{path}/scheduledbackups", body)
     children = f"{path}/backups?labelSelector=cnpg.io/scheduled-backup=ghost"
     (waiting,) = until(lambda: lab.get(children)["items"])
@@ -192,10 +205,22 @@ def test_a_backup_for_a_cluster_of_the_past_waits_for_one_of_that_name(lab: Runn
     slot = lab.get(f"{path}/scheduledbackups/ghost")["status"]["lastScheduleTime"]
     assert name == "ghost-" + slot.replace("-", "").replace(":", "").replace("T", "").rstrip("Z")
     lab.delete(f"{path}/scheduledbackups/ghost")
-    cluster = {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": "gone"},
-               "spec": {"instances": 1, "storage": {"size": "1Gi"},
-                        "plugins": [{"name": PLUGIN, "isWALArchiver": True, "parameters": {
-                            "barmanObjectName": "shared-postgres-store", "serverName": "shared-postgres-gone"}}]}}  # fmt: skip
+    cluster = {
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "Cluster",
+        "metadata": {"name": "gone"},
+        "spec": {
+            "instances": 1,
+            "storage": {"size": "1Gi"},
+            "plugins": [
+                {
+                    "name": PLUGIN,
+                    "isWALArchiver": True,
+                    "parameters": {"barmanObjectName": "shared-postgres-store", "serverName": "shared-postgres-gone"},
+                }
+            ],
+        },
+    }
     lab.create(f"{path}/clusters", cluster)
     until(lambda: (lab.get(f"{path}/backups/{name}").get("status") or {}).get("phase") == "completed")
     assert "shared-postgres-gone" in _windows(lab)

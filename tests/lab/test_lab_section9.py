@@ -35,9 +35,13 @@ def bucket(home: LabHome) -> Any:
     """The lab's bucket with its administrator's key."""
     admin = json.loads((home.s3 / "admin.json").read_text())
     return boto3.client(
-        "s3", endpoint_url=admin["endpoint"], aws_access_key_id=admin["access"], region_name="us-east-1",
-        aws_secret_access_key=admin["secret"], config=Config(s3={"addressing_style": "path"}),
-    )  # fmt: skip
+        "s3",
+        endpoint_url=admin["endpoint"],
+        aws_access_key_id=admin["access"],
+        region_name="us-east-1",
+        aws_secret_access_key=admin["secret"],
+        config=Config(s3={"addressing_style": "path"}),
+    )
 
 
 def incomplete(lab: RunningLab, name: str) -> None:
@@ -67,11 +71,17 @@ def archiver(server: str) -> list[Any]:
 def wrong_stores(origin: RunningLab) -> Iterator[RunningLab]:
     """ObjectStores whose path, bucket, key or address is wrong."""
     lab = origin
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wrong-key"},
-              "stringData": {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}}  # fmt: skip
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "wrong-key"},
+        "stringData": {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"},
+    }
     lab.create(f"{CORE}/{DRILLS}/secrets", secret)
-    keys = {field: {"name": "wrong-key", "key": key} for field, key in
-            (("accessKeyId", "AWS_ACCESS_KEY_ID"), ("secretAccessKey", "AWS_SECRET_ACCESS_KEY"))}  # fmt: skip
+    keys = {
+        field: {"name": "wrong-key", "key": key}
+        for field, key in (("accessKeyId", "AWS_ACCESS_KEY_ID"), ("secretAccessKey", "AWS_SECRET_ACCESS_KEY"))
+    }
     stores: dict[str, dict[str, Any]] = {
         "elsewhere": {"destinationPath": "s3://synergyflow-backups/postgres/elsewhere"},
         # A reader whose policy names one bucket isn't told whether another one exists.
@@ -100,12 +110,14 @@ def test_each_cause_is_told_in_the_jobs_log(wrong_stores: RunningLab) -> None:
         "path": (copy(lab, "path", "elsewhere", target={"targetTLI": "latest"}), none),
         "started": (from_server(lab, "started", "torn"), none),
         "gone": (copy(lab, "gone", target={"backupID": "20200101T000000"}), "no backup found with ID 20200101T000000"),
-        "used": (copy(lab, "used", plugins=archiver("shared-postgres")),
-                 "unexpected failure invoking barman-cloud-wal-archive: exit status 1"),
+        "used": (
+            copy(lab, "used", plugins=archiver("shared-postgres")),
+            "unexpected failure invoking barman-cloud-wal-archive: exit status 1",
+        ),
         "key": (copy(lab, "key", "refused"), "while getting the backup list: General error (exit code 4)"),
         "bucket": (copy(lab, "bucket", "no-bucket"), "while getting the backup list: "),
         "network": (copy(lab, "network", "nobody-there"), "while getting the backup list: General error (exit code 4)"),
-    }  # fmt: skip
+    }
     logs, own, differ = {}, {}, {}
     for name, (manifest, wanted) in rows.items():
         lab.create(f"{CNPG}/{DRILLS}/clusters", manifest)
@@ -113,7 +125,9 @@ def test_each_cause_is_told_in_the_jobs_log(wrong_stores: RunningLab) -> None:
         pod = job_pods(lab, name)[0]
         lines = logs[name] = log_lines(lab, pod)
         own[name] = said(log_lines(lab, pod, "full-recovery"))
-        stays = next(entry for entry in pod["status"]["initContainerStatuses"] if entry["name"] == "plugin-barman-cloud")
+        stays = next(
+            entry for entry in pod["status"]["initContainerStatuses"] if entry["name"] == "plugin-barman-cloud"
+        )
         assert stays["state"]["terminated"]["exitCode"] == 0, "it is the job that failed"
         last = lines[-1]
         assert (last["level"], last["msg"]) == ("error", "Error while restoring a backup"), (name, last)
@@ -157,8 +171,12 @@ def test_what_slipped_past_the_webhook_is_not_acted_on(origin: RunningLab) -> No
     api = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
     configuration = lab.get(f"{api}/cnpg-validating-webhook-configuration")
     lab.delete(f"{api}/cnpg-validating-webhook-configuration")
-    backup = {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Backup", "metadata": {"name": "odd"},
-              "spec": {"cluster": {"name": "odd"}, "method": "plugin"}}  # fmt: skip
+    backup = {
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "Backup",
+        "metadata": {"name": "odd"},
+        "spec": {"cluster": {"name": "odd"}, "method": "plugin"},
+    }
     try:
         manifest = copy(lab, "odd")
         manifest["spec"]["bootstrap"]["recovery"]["source"] = "nowhere"
@@ -191,9 +209,15 @@ def journey(lab: RunningLab, name: str, since: str) -> list[Any]:
     with config.new_client_from_config(str(lab.home.kubeconfig), context="lab-admin") as connection:
         listing = client.CustomObjectsApi(connection).list_namespaced_custom_object
         stream = watch.Watch().stream(
-            listing, "postgresql.cnpg.io", "v1", DRILLS, "clusters", field_selector=f"metadata.name={name}",
-            resource_version=since, timeout_seconds=300,
-        )  # fmt: skip
+            listing,
+            "postgresql.cnpg.io",
+            "v1",
+            DRILLS,
+            "clusters",
+            field_selector=f"metadata.name={name}",
+            resource_version=since,
+            timeout_seconds=300,
+        )
         seen = []
         for event in stream:
             seen.append(event["object"])
@@ -304,7 +328,9 @@ def test_a_full_volume_stops_postgresql_until_there_is_room(origin: RunningLab) 
     assert "Insufficient disk space detected" in cluster(lab, "tight")["status"]["phaseReason"]
     (volume / "ballast").unlink()
     until(lambda: phase(lab, "tight") == HEALTHY)
-    login = {key: base64.b64decode(value).decode() for key, value in
-             lab.get(f"{CORE}/{DRILLS}/secrets/copy-login")["data"].items()}  # fmt: skip
+    login = {
+        key: base64.b64decode(value).decode()
+        for key, value in lab.get(f"{CORE}/{DRILLS}/secrets/copy-login")["data"].items()
+    }
     pod = lab.get(f"{CORE}/{DRILLS}/pods/tight-1")
     assert lab.sql(login["username"], login["password"], "synergyflow", "SELECT 1", pod=pod) == [(1,)]

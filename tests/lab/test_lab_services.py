@@ -82,10 +82,14 @@ def test_endpoints_follow_labels_and_readiness(small: SmallCluster) -> None:
 
 def test_a_service_of_ones_own_follows_its_selector(small: SmallCluster) -> None:
     body = {
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "alias"},
-        "spec": {"ports": [{"name": "pg", "port": 6432, "targetPort": "postgresql"}],
-                 "selector": {"cnpg.io/cluster": "nobody"}},
-    }  # fmt: skip
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "alias"},
+        "spec": {
+            "ports": [{"name": "pg", "port": 6432, "targetPort": "postgresql"}],
+            "selector": {"cnpg.io/cluster": "nobody"},
+        },
+    }
     small.lab.create(f"{CORE}/small/services", body)
     address = until(lambda: service(small, "alias")["spec"].get("clusterIP"))
     small.lab.patch(f"{CORE}/small/services/alias", {"spec": {"selector": {"cnpg.io/cluster": "small"}}})

@@ -111,9 +111,18 @@ def test_an_app_secret_has_every_key_that_applications_read() -> None:
     secret = objects.user_secret(cluster(), "orders-app", "orders", "s3cr3t", "orders", "app")
     assert secret["type"] == "kubernetes.io/basic-auth"
     assert set(secret["stringData"]) == {
-        "username", "user", "password", "dbname", "host", "port", "pgpass", "uri", "jdbc-uri", "fqdn-uri",
+        "username",
+        "user",
+        "password",
+        "dbname",
+        "host",
+        "port",
+        "pgpass",
+        "uri",
+        "jdbc-uri",
+        "fqdn-uri",
         "fqdn-jdbc-uri",
-    }  # fmt: skip
+    }
     assert secret["metadata"]["labels"]["cnpg.io/userType"] == "app"
 
 

@@ -46,8 +46,11 @@ def test_set_env_rolls_the_pods_one_after_the_other(backend: Workload) -> None:
     assert (status["replicas"], status["updatedReplicas"], status["availableReplicas"]) == (3, 3, 3)
     assert backend.reason("Progressing") == "NewReplicaSetAvailable"
     # With 25 % of 3, one surge and none missing: never fewer than three were available.
-    scaled = [event["message"] for event in backend.lab.get(f"{CORE}/{backend.namespace}/events")["items"]
-              if event["reason"] == "ScalingReplicaSet"]  # fmt: skip
+    scaled = [
+        event["message"]
+        for event in backend.lab.get(f"{CORE}/{backend.namespace}/events")["items"]
+        if event["reason"] == "ScalingReplicaSet"
+    ]
     assert any("from 3 to 2" in text for text in scaled)
     assert "CHANGE-CAUSE" in backend.kubectl("rollout", "history", f"deploy/{backend.name}")
     newest = len(backend.sets())

@@ -175,9 +175,7 @@ def test_the_access_log_names_who_did_what(store: Store) -> None:
 def test_it_dies_with_its_parent(agent_home: Path) -> None:
     """Neither gate nor moto outlives a parent that was killed."""
     state = agent_home / "orphan"
-    script = (
-        f"import subprocess, sys; subprocess.run([sys.executable, '-m', 'drillbook_lab.store', '--state', {str(state)!r}])"
-    )
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-m', 'drillbook_lab.store', '--state', {str(state)!r}])"
     parent = subprocess.Popen([sys.executable, "-c", script])
     wait_for("the store", (state / "ready").exists)
     wait_for("parent, gate and moto", lambda: len(processes_with(str(state))) == 3)

@@ -63,9 +63,14 @@ def code(call: Any) -> str:
 def test_objects_come_back_with_all_that_is_known_of_them(own: Store) -> None:
     client = own.client()
     client.put_object(
-        Bucket=BUCKET, Key=ODD, Body=b"hello", ContentType="text/plain", Metadata={"who": "me"}, Tagging="a=b",
+        Bucket=BUCKET,
+        Key=ODD,
+        Body=b"hello",
+        ContentType="text/plain",
+        Metadata={"who": "me"},
+        Tagging="a=b",
         StorageClass="STANDARD_IA",
-    )  # fmt: skip
+    )
     body = os.urandom(12 << 20)
     client.upload_fileobj(io.BytesIO(body), BUCKET, "large")
     client.put_object(Bucket=BUCKET, Key="gone", Body=b"x")

@@ -28,7 +28,12 @@ class Server:
     """One cluster in a folder, on a loopback port; role ``reader`` reads everything and is no superuser."""
 
     def __init__(
-        self, folder: Path, *, checksums: bool = True, settings: dict[str, str] | None = None, programs: Path | None = None
+        self,
+        folder: Path,
+        *,
+        checksums: bool = True,
+        settings: dict[str, str] | None = None,
+        programs: Path | None = None,
     ) -> None:
         self.programs = programs or bin_dir()
         self.pgdata = folder / "pgdata"
@@ -92,7 +97,9 @@ class Server:
     @property
     def major(self) -> int:
         """The server's major version."""
-        told = subprocess.run([self.programs / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+        told = subprocess.run(
+            [self.programs / "postgres", "--version"], capture_output=True, text=True, check=True
+        ).stdout
         return int(told.split()[2].split(".")[0])
 
     def program(self, name: str, *arguments: str) -> None:
@@ -116,7 +123,11 @@ class Server:
     def standby(self, folder: Path) -> Iterator[Server]:
         """A server that streams from this one."""
         other = Server.__new__(Server)
-        other.programs, other.pgdata, other.address = self.programs, folder / "pgdata", Address("127.0.0.1", free_port())
+        other.programs, other.pgdata, other.address = (
+            self.programs,
+            folder / "pgdata",
+            Address("127.0.0.1", free_port()),
+        )
         other._log, other._process, other._names = folder / "server.log", None, count(1)
         prepare_dir(folder)
         self.program("pg_basebackup", "-D", str(other.pgdata), "-R", "-X", "stream", "--checkpoint=fast", "--no-sync")

@@ -88,7 +88,11 @@ class Stub:
                 taken = stub.takes(self.headers, name)
                 upgrade = self.headers.get("Upgrade", "") == "websocket"
                 code = 401 if not taken else 403 if upgrade else 200
-                said = {"gitVersion": "v1.99.0"} if code == 200 else {"kind": "Status", "message": "no", "reason": "Forbidden"}
+                said = (
+                    {"gitVersion": "v1.99.0"}
+                    if code == 200
+                    else {"kind": "Status", "message": "no", "reason": "Forbidden"}
+                )
                 body = json.dumps(said).encode()
                 self.send_response(code)
                 self.send_header("Content-Length", str(len(body)))
@@ -167,7 +171,9 @@ class Bastion:
             lines = []
             while (line := file.readline().decode().strip()) != "":
                 lines.append(line)
-            self.asked.append(("connect", "".join(line for line in lines if line.lower().startswith("proxy-authorization"))))
+            self.asked.append(
+                ("connect", "".join(line for line in lines if line.lower().startswith("proxy-authorization")))
+            )
             near.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         far = socket.create_connection(("127.0.0.1", self._port))
         self._open.append(far)

@@ -21,10 +21,17 @@ class Psql:
 
     server: Server
 
-    def exec(self, namespace: str, pod: str, container: str, argv: Sequence[str], *, stdin: bytes, **_: Any) -> ExecResult:
+    def exec(
+        self, namespace: str, pod: str, container: str, argv: Sequence[str], *, stdin: bytes, **_: Any
+    ) -> ExecResult:
         words = [str(self.server.programs / "psql") if word == "psql" else word for word in argv]
         words[words.index("-U") + 1] = SUPERUSER
-        where = ["env", f"PGHOST={self.server.address.host}", f"PGPORT={self.server.address.port}", f"PGPASSWORD={PASSWORD}"]
+        where = [
+            "env",
+            f"PGHOST={self.server.address.host}",
+            f"PGPORT={self.server.address.port}",
+            f"PGPASSWORD={PASSWORD}",
+        ]
         at = words.index(str(self.server.programs / "psql"))
         done = subprocess.run(wrap([*words[:at], *where, *words[at:]]), input=stdin, capture_output=True, cwd="/")
         return ExecResult(done.stdout, done.stderr, done.returncode)

@@ -73,8 +73,11 @@ class Recovery:
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 identity.wrap([pgbin.program("postgres"), "-D", str(data)]),
-                env=self.server.environment, cwd="/", stdout=stream, stderr=stream,
-            )  # fmt: skip
+                env=self.server.environment,
+                cwd="/",
+                stdout=stream,
+                stderr=stream,
+            )
         try:
             until("recovery ends", lambda: process.poll() is not None or self._promoted(), seconds=240)
             if process.poll() is not None:

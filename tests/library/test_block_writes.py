@@ -18,7 +18,10 @@ SETTING = "default_transaction_read_only"
 
 
 def settings(superuser: Superuser) -> list[dict[str, Any]]:
-    rows = superuser.ask("postgres", SQL("select setdatabase::bigint, setrole::bigint, setconfig::text as value from pg_catalog.pg_db_role_setting"))
+    rows = superuser.ask(
+        "postgres",
+        SQL("select setdatabase::bigint, setrole::bigint, setconfig::text as value from pg_catalog.pg_db_role_setting"),
+    )
     return sorted(rows, key=str)
 
 
@@ -33,12 +36,14 @@ def settings(superuser: Superuser) -> list[dict[str, Any]]:
         "alter database {name} set {setting} = 'no'; alter role {role} set {setting} = 'No'",
     ],
 )
-def test_s14_no_setting_of_a_role_outranks_the_block_and_each_comes_back(server: Server, superuser: Superuser, before: str) -> None:
+def test_s14_no_setting_of_a_role_outranks_the_block_and_each_comes_back(
+    server: Server, superuser: Superuser, before: str
+) -> None:
     number = next(NAMES)
     name, role = f"block{number}", f"Worker {number}"
     with server.superuser("postgres") as db:
         run(db, f"create database {name}")
-        run(db, f'create role "{role}" login superuser password \'not a secret\'')
+        run(db, f"create role \"{role}\" login superuser password 'not a secret'")
         for one in filter(None, before.split("; ")):
             run(db, one.format(name=name, role=f'"{role}"', setting=SETTING))
         ids = {row["name"]: row["id"] for row in db.ask("database_ids")}
@@ -48,7 +53,9 @@ def test_s14_no_setting_of_a_role_outranks_the_block_and_each_comes_back(server:
 
     def writes() -> bool:
         address = server.address
-        with psycopg.connect(host=address.host, port=address.port, user=role, password="not a secret", dbname=name) as db:
+        with psycopg.connect(
+            host=address.host, port=address.port, user=role, password="not a secret", dbname=name
+        ) as db:
             try:
                 db.execute("create table if not exists t (n int)")
             except psycopg.errors.ReadOnlySqlTransaction:
@@ -65,6 +72,8 @@ def test_s14_no_setting_of_a_role_outranks_the_block_and_each_comes_back(server:
     values = {"": str(own[0]["value"]) if own else ""} | {str(row["role"]): "" for row in roles}
     values |= {str(row["role"]): str(row["value"]) for row in roles if row["in_database"]}
     body = put_back_body(int(ids[name]), {**values, "gone since": "off"})
-    superuser.run("postgres", SQL("alter database {} rename to {}").format(Identifier(name), Identifier(f"{name}_before")))
+    superuser.run(
+        "postgres", SQL("alter database {} rename to {}").format(Identifier(name), Identifier(f"{name}_before"))
+    )
     superuser.run("postgres", SQL("do {}").format(Literal(body)))
     assert settings(superuser) == kept

@@ -46,7 +46,9 @@ def room(holds: str, free: float, pod: str = "pg-1") -> FreeSpace:
     ],
 )
 def test_g05_every_volume_has_its_own_bound(rooms: list[FreeSpace], short: list[str]) -> None:
-    tablespaces = (("pg_default", 12 * GIB),) + ((("fast", 8 * GIB),) if any(one.holds == "fast" for one in rooms) else ())
+    tablespaces = (("pg_default", 12 * GIB),) + (
+        (("fast", 8 * GIB),) if any(one.holds == "fast" for one in rooms) else ()
+    )
     faults = Needs(tablespaces=tablespaces, wal_bytes=1 * GIB).faults(rooms)
     assert [next(name for name in short if name in fault) for fault in faults] == short
 
@@ -87,8 +89,10 @@ class Watched:
 @pytest.fixture
 def watched(server: Server, tmp_path: Any) -> Watched:
     profile = tmp_path / "shop.yaml"
-    profile.write_text("name: shop\nenvironment: test\ncluster: {namespace: databases, name: shop-db}\nlimits: {step: 1m}\n"
-                       "tenants: [{database: shop, app_role: shop_app}]\n")  # fmt: skip
+    profile.write_text(
+        "name: shop\nenvironment: test\ncluster: {namespace: databases, name: shop-db}\nlimits: {step: 1m}\n"
+        "tenants: [{database: shop, app_role: shop_app}]\n"
+    )
     return Watched(server, load_site(profile))
 
 
@@ -96,9 +100,20 @@ def test_g05_carrying_is_held_at_the_reserve_and_goes_on_when_there_is_room(
     watched: Watched, superuser: Superuser
 ) -> None:
     free = [50.0, 4.0, 4.0, 30.0]
-    watch = TransferWatch(watched, None, superuser, rooms=lambda: ([room(DATA, free.pop(0)), room(WAL, 60)], []), usual_seconds=0.0, look_seconds=0.0)  # type: ignore[arg-type]
+    watch = TransferWatch(
+        watched,
+        None,
+        superuser,
+        rooms=lambda: ([room(DATA, free.pop(0)), room(WAL, 60)], []),
+        usual_seconds=0.0,
+        look_seconds=0.0,
+    )  # type: ignore[arg-type]
     assert [watch(1000) for _ in range(4)] == [True, False, False, True]
-    assert "must stay" in watched.shown[1] and "held" not in watched.shown[3] and "longer than predicted" in watched.shown[3]
+    assert (
+        "must stay" in watched.shown[1]
+        and "held" not in watched.shown[3]
+        and "longer than predicted" in watched.shown[3]
+    )
 
 
 @pytest.mark.parametrize("holds", [DATA, WAL, "fast"])
@@ -111,7 +126,9 @@ def test_g05_carrying_ends_before_any_volume_is_full(watched: Watched, superuser
 
 
 def test_g05_what_can_not_be_looked_into_is_not_filled(watched: Watched, superuser: Superuser) -> None:
-    watch = TransferWatch(watched, None, superuser, rooms=lambda: ([room(DATA, 50)], ["space of instance pg-2 can't be read"]))  # type: ignore[arg-type]
+    watch = TransferWatch(
+        watched, None, superuser, rooms=lambda: ([room(DATA, 50)], ["space of instance pg-2 can't be read"])
+    )  # type: ignore[arg-type]
     assert watch(1000) is False and "pg-2 can't be read" in watched.shown[0]
 
 
@@ -143,27 +160,53 @@ def test_s16_the_versions_are_those_of_the_servers(server: Server, superuser: Su
     with server.superuser(name) as db:
         run(db, "create schema ext")
         run(db, f"create extension hstore schema ext version '{older['version']}'")
-        assert [what for what, _ in unfit_extensions(db.ask("cutover_versions"), available)] == [f"extension hstore {older['version']}"]
+        assert [what for what, _ in unfit_extensions(db.ask("cutover_versions"), available)] == [
+            f"extension hstore {older['version']}"
+        ]
         run(db, "alter extension hstore update")
         assert unfit_extensions(db.ask("cutover_versions"), available) == []
 
 
-APP = {"database": "shop", "app_role": "shop_app", "application": {"namespace": "default", "deployment": "shop", "port": 8080, "pooler": "shop-pool"}}
+APP = {
+    "database": "shop",
+    "app_role": "shop_app",
+    "application": {"namespace": "default", "deployment": "shop", "port": 8080, "pooler": "shop-pool"},
+}
 
 
 def pod(kube: Kube, name: str, address: str, **labels: str) -> None:
     if kube.get(k8s.POD, "default", name) is None:
-        kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default", "labels": labels},
-                     "spec": {"containers": [{"name": "main", "image": "shell"}]}})  # fmt: skip
-    kube.patch(k8s.POD, "default", name, {"status": {"podIP": address, "podIPs": [{"ip": address}]}}, subresource="status")
+        kube.create(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "namespace": "default", "labels": labels},
+                "spec": {"containers": [{"name": "main", "image": "shell"}]},
+            }
+        )
+    kube.patch(
+        k8s.POD, "default", name, {"status": {"podIP": address, "podIPs": [{"ip": address}]}}, subresource="status"
+    )
 
 
 def test_s11_a_worker_that_shares_the_role_is_found_before_anything_is_carried(api: Api, kube: Kube) -> None:
     if kube.get(k8s.DEPLOYMENT, "default", "shop") is None:
         labels = {"app": "shop"}
-        kube.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "shop", "namespace": "default"},
-                     "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
-                              "spec": {"containers": [{"name": "main", "image": "shell"}]}}}})  # fmt: skip
+        kube.create(
+            {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": {"name": "shop", "namespace": "default"},
+                "spec": {
+                    "replicas": 0,
+                    "selector": {"matchLabels": labels},
+                    "template": {
+                        "metadata": {"labels": labels},
+                        "spec": {"containers": [{"name": "main", "image": "shell"}]},
+                    },
+                },
+            }
+        )
     pod(kube, "shop-a", "10.0.0.1", app="shop")
     pod(kube, "shop-pool-a", "10.0.0.2", **{"cnpg.io/poolerName": "shop-pool"})
     pod(kube, "nightly-import", "10.0.0.3", app="import")
@@ -173,7 +216,13 @@ def test_s11_a_worker_that_shares_the_role_is_found_before_anything_is_carried(a
         rows = [{"role": role, "address": address, "sessions": 2} for role, address in sessions]
         return workloads.workers(kube, tenant, "default", rows)
 
-    healthy = [("shop_app", "10.0.0.1"), ("shop_app", "10.0.0.2"), ("exporter", "10.0.0.3"), ("shop_app", "192.168.7.7"), ("shop_app", "")]
+    healthy = [
+        ("shop_app", "10.0.0.1"),
+        ("shop_app", "10.0.0.2"),
+        ("exporter", "10.0.0.3"),
+        ("shop_app", "192.168.7.7"),
+        ("shop_app", ""),
+    ]
     assert found(*healthy) == []
     (fault,) = found(*healthy, ("shop_app", "10.0.0.3"))
     assert "pod default/nightly-import has 2 sessions of role shop_app" in fault

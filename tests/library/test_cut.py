@@ -29,10 +29,14 @@ class Two:
         number = next(NUMBERS)
         self.server, self.superuser, self.run = server, superuser, f"{RUN}{number}"
         self.old, self.new, self.aside = f"cut{number}", f"cut{number}_recovered", f"cut{number}_before"
-        self.superuser.run("postgres", *(SQL("create database {}").format(Identifier(name)) for name in (self.old, self.new)))
+        self.superuser.run(
+            "postgres", *(SQL("create database {}").format(Identifier(name)) for name in (self.old, self.new))
+        )
 
     def there(self) -> dict[str, bool]:
-        rows = self.superuser.ask("postgres", SQL("select datname, datallowconn, oid::bigint from pg_catalog.pg_database"))
+        rows = self.superuser.ask(
+            "postgres", SQL("select datname, datallowconn, oid::bigint from pg_catalog.pg_database")
+        )
         self.oids = {row["datname"]: row["oid"] for row in rows}
         return {row["datname"]: row["datallowconn"] for row in rows if row["datname"].startswith(self.old)}
 
@@ -46,7 +50,9 @@ class Two:
 
     def give_up(self, deadline: str) -> str:
         self.there()
-        text = rename.give_up(self.run, [self.oids[name] for name in (self.old, self.new) if name in self.oids], deadline, self.aside)
+        text = rename.give_up(
+            self.run, [self.oids[name] for name in (self.old, self.new) if name in self.oids], deadline, self.aside
+        )
         argv = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-f", "-"]
         done = self.superuser.kube.exec("", "", "", argv, stdin=f"{text};\n".encode(), timeout_seconds=60)
         assert done.exit_code == 0, done.error_text
@@ -54,7 +60,9 @@ class Two:
 
     def session(self, database: str, **options: Any) -> psycopg.Connection[Any]:
         address = self.server.address
-        return psycopg.connect(host=address.host, port=address.port, user=SUPERUSER, password=PASSWORD, dbname=database, **options)
+        return psycopg.connect(
+            host=address.host, port=address.port, user=SUPERUSER, password=PASSWORD, dbname=database, **options
+        )
 
 
 @pytest.fixture
@@ -102,7 +110,9 @@ def test_g11_a_cut_whose_caller_has_gone_is_ended_and_can_not_begin_later(two: T
 
     running = threading.Thread(target=cut)
     running.start()
-    waiting = SQL("select 1 as n from pg_catalog.pg_stat_activity where application_name = {} and wait_event_type = 'Lock'")
+    waiting = SQL(
+        "select 1 as n from pg_catalog.pg_stat_activity where application_name = {} and wait_event_type = 'Lock'"
+    )
     while not two.superuser.ask("postgres", waiting.format(Literal(rename.session_of(two.run)))):
         pass
     assert two.there()[two.old] is False

@@ -36,15 +36,27 @@ KINDS = [
     ("delete from t where id <= 20", "20 rows deleted from public.t", 20),
     ("drop table other", "1 file dropped (", 1_000_000),
     ("truncate t", "public.t truncated", 1_000_000),
-    ("begin; truncate t; insert into t values (1, 'a'), (2, 'b'); commit", "public.t truncated or rewritten, then 2 rows written", 2),
-    ("begin; savepoint a; truncate t; release a; savepoint b; insert into other values (1); commit", "public.t truncated", 1_000_000),
+    (
+        "begin; truncate t; insert into t values (1, 'a'), (2, 'b'); commit",
+        "public.t truncated or rewritten, then 2 rows written",
+        2,
+    ),
+    (
+        "begin; savepoint a; truncate t; release a; savepoint b; insert into other values (1); commit",
+        "public.t truncated",
+        1_000_000,
+    ),
     ("begin; create table fresh as select 1; drop table other; commit", "1 file dropped (", 1_000_000),
     ("begin; delete from other; truncate t; commit", "9 rows deleted from public.other; public.t truncated", 1_000_009),
     ("vacuum full t", "public.t rewritten as it was (VACUUM FULL or CLUSTER)", 0),
     ("cluster t using t_pkey", "public.t rewritten as it was (VACUUM FULL or CLUSTER)", 0),
     ("alter table other alter column id type bigint", "public.other truncated or rewritten, then 9 rows written", 9),
     ("refresh materialized view m", "public.m refreshed", 0),
-    ("begin; delete from t; refresh materialized view m; commit", "500 rows deleted from public.t; public.m refreshed", 500),
+    (
+        "begin; delete from t; refresh materialized view m; commit",
+        "500 rows deleted from public.t; public.m refreshed",
+        500,
+    ),
     ("reindex table t", "", 0),
     ("reindex table concurrently t", "2 files of indexes dropped", 0),
     ("drop index m_id_idx", "1 file of indexes dropped", 0),
@@ -52,7 +64,7 @@ KINDS = [
     ("begin; truncate t; rollback", "", 0),
     ("vacuum full pg_class", "", 0),
     ("create temporary table x as select 1; truncate x; drop table x", "", 0),
-]  # fmt: skip
+]
 
 
 def wal(server: Server) -> list[Path]:
@@ -71,10 +83,15 @@ def next_segment(server: Server) -> str:
 def files(server: Server, database: str) -> Files:
     with server.superuser(database) as db:
         rows = list(db.ask("relation_files"))
-    return Files({
-        (int(row["database"]), int(row["file"])): Relation(str(row["name"]), str(row["kind"]), bool(row["first_file"]))
-        for row in rows
-    }, {})  # fmt: skip
+    return Files(
+        {
+            (int(row["database"]), int(row["file"])): Relation(
+                str(row["name"]), str(row["kind"]), bool(row["first_file"])
+            )
+            for row in rows
+        },
+        {},
+    )
 
 
 @pytest.mark.parametrize(("statement", "words", "weight"), KINDS, ids=[kind[0] for kind in KINDS])

@@ -92,25 +92,43 @@ _numbers = itertools.count(1)
 
 
 def service(
-    kube: Kube, name: str, port: int, target: int | str, *, namespace: str = "databases", endpoints: tuple[str, ...] = (),
-    number: int = 0, selector: bool = True, **more: Any,
-) -> str:  # fmt: skip
+    kube: Kube,
+    name: str,
+    port: int,
+    target: int | str,
+    *,
+    namespace: str = "databases",
+    endpoints: tuple[str, ...] = (),
+    number: int = 0,
+    selector: bool = True,
+    **more: Any,
+) -> str:
     """A Service and its EndpointSlice as a cluster has them; its address."""
     ip = f"10.96.7.{next(_numbers)}"
     status = more.pop("status", None)
     entry = {"name": "api", "port": port, "targetPort": target, **more.pop("entry", {})}
-    spec = {"clusterIP": ip, "clusterIPs": [ip], "ports": [entry], **({"selector": {"app": name}} if selector else {}), **more}
+    spec = {
+        "clusterIP": ip,
+        "clusterIPs": [ip],
+        "ports": [entry],
+        **({"selector": {"app": name}} if selector else {}),
+        **more,
+    }
     meta = {"name": name, "namespace": namespace}
     kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
     if status:
         kube.patch(k8s.SERVICE, namespace, name, {"status": status}, subresource="status")
     if endpoints:
-        kube.create({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {**meta, "name": f"{name}-x", "labels": {"kubernetes.io/service-name": name}},
-            "ports": [{"name": "api", "port": number or target, "protocol": "TCP"}],
-            "endpoints": [{"addresses": [address]} for address in endpoints],
-        })  # fmt: skip
+        kube.create(
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "addressType": "IPv4",
+                "metadata": {**meta, "name": f"{name}-x", "labels": {"kubernetes.io/service-name": name}},
+                "ports": [{"name": "api", "port": number or target, "protocol": "TCP"}],
+                "endpoints": [{"addresses": [address]} for address in endpoints],
+            }
+        )
     return ip
 
 
@@ -126,16 +144,38 @@ def world(api: Api) -> Iterator[Kube]:
         service(kube, "onnodes", 80, 7480, namespace="rook-ceph", endpoints=("192.168.1.10", "192.168.1.11"))
         service(kube, "outside", 9000, 9001, endpoints=("172.20.0.9",), selector=False)
         service(kube, "empty", 9000, 9002)
-        service(kube, "balanced", 443, 9444, endpoints=("10.244.1.8",), type="LoadBalancer",
-                status={"loadBalancer": {"ingress": [{"ip": "10.77.0.1"}]}})  # fmt: skip
+        service(
+            kube,
+            "balanced",
+            443,
+            9444,
+            endpoints=("10.244.1.8",),
+            type="LoadBalancer",
+            status={"loadBalancer": {"ingress": [{"ip": "10.77.0.1"}]}},
+        )
         service(kube, "nodeport", 9000, 9445, endpoints=("10.244.1.9",), type="NodePort", entry={"nodePort": 30900})
-        kube.create({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "alias", "namespace": "databases"},
-                     "spec": {"type": "ExternalName", "externalName": "rgw.rook-ceph.svc.cluster.local"}})  # fmt: skip
-        kube.create({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-            "ports": [{"name": "https", "port": 16443, "protocol": "TCP"}], "endpoints": [{"addresses": ["192.168.1.2"]}],
-        })  # fmt: skip
+        kube.create(
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": "alias", "namespace": "databases"},
+                "spec": {"type": "ExternalName", "externalName": "rgw.rook-ceph.svc.cluster.local"},
+            }
+        )
+        kube.create(
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "addressType": "IPv4",
+                "metadata": {
+                    "name": "kubernetes",
+                    "namespace": "default",
+                    "labels": {"kubernetes.io/service-name": "kubernetes"},
+                },
+                "ports": [{"name": "https", "port": 16443, "protocol": "TCP"}],
+                "endpoints": [{"addresses": ["192.168.1.2"]}],
+            }
+        )
         yield kube
 
 
@@ -170,8 +210,13 @@ def test_b13_names_are_resolved_wherever_the_resolver_lives(
 def test_s20_the_api_server_is_let_out_by_its_real_address_and_nothing_beside_it(world: Kube) -> None:
     egress = found(world, "http://rgw.rook-ceph.svc:80")
     assert lets_out(egress, To("192.168.1.2", 16443, node=True))
-    for other in (To("192.168.1.2", 443), To("192.168.1.3", 16443), To("203.0.113.9", 443), To("203.0.113.9", 6443),
-                  To("10.96.0.77", 443)):  # fmt: skip
+    for other in (
+        To("192.168.1.2", 443),
+        To("192.168.1.3", 16443),
+        To("203.0.113.9", 443),
+        To("203.0.113.9", 6443),
+        To("10.96.0.77", 443),
+    ):
         assert not lets_out(egress, other), other
     assert "192.168.1.2:16443" in dict(egress.said)["API server"] and not egress.wide
 
@@ -179,7 +224,9 @@ def test_s20_the_api_server_is_let_out_by_its_real_address_and_nothing_beside_it
 def test_s20_without_the_right_the_ports_are_let_out_and_it_is_said(api: Api, world: Kube) -> None:
     with Kube.open(str(api.kubeconfig), "lab") as nobody:
         egress = found(nobody, "http://rgw.rook-ceph.svc:80")
-    assert lets_out(egress, To("192.168.1.2", 6443, node=True)) and lets_out(egress, To("10.244.1.5", 8080, "rook-ceph"))
+    assert lets_out(egress, To("192.168.1.2", 6443, node=True)) and lets_out(
+        egress, To("10.244.1.5", 8080, "rook-ceph")
+    )
     assert "deploy/rbac/" in dict(egress.said)["API server"] and "deploy/rbac/" in dict(egress.said)["object store"]
     assert set(egress.wide) == {"API server", "object store"}
     assert not lets_out(egress, To("203.0.113.9", 8080))
@@ -201,12 +248,20 @@ RGW, MINIO = To("10.244.1.5", 8080, "rook-ceph", {"app": "rgw"}), To("10.244.1.6
         ("https://minio", MINIO, To("10.244.1.6", 9001, "databases", {"app": "minio"})),
         ("http://alias.databases.svc", RGW, To("203.0.113.1", 80)),
         ("https://10.77.0.1", To("10.244.1.8", 9444, "databases", {"app": "balanced"}), To("10.77.0.2", 443)),
-        ("http://192.168.1.77:30900", To("10.244.1.9", 9445, "databases", {"app": "nodeport"}), To("192.168.1.78", 30900)),
+        (
+            "http://192.168.1.77:30900",
+            To("10.244.1.9", 9445, "databases", {"app": "nodeport"}),
+            To("192.168.1.78", 30900),
+        ),
         ("http://172.20.0.8:9000", To("172.20.0.8", 9000), To("172.20.0.9", 9000)),
         ("http://outside.databases.svc:9000", To("172.20.0.9", 9001), To("172.20.0.9", 9000)),
-        ("http://empty.databases.svc:9000", To("10.244.1.3", 9002, "databases", {"app": "empty"}), To("10.244.1.3", 9002, "elsewhere")),
+        (
+            "http://empty.databases.svc:9000",
+            To("10.244.1.3", 9002, "databases", {"app": "empty"}),
+            To("10.244.1.3", 9002, "elsewhere"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_b12_the_stores_pods_are_let_out_by_the_port_that_they_listen_on(
     world: Kube, endpoint: str, store: To, denied: To, cilium: bool
 ) -> None:
@@ -224,7 +279,9 @@ def test_b12_an_address_that_is_a_services_leads_to_its_pods(world: Kube) -> Non
 
 def test_b12_pods_on_their_nodes_own_network_are_let_out_by_address(world: Kube) -> None:
     egress = found(world, "http://onnodes.rook-ceph.svc")
-    assert lets_out(egress, To("192.168.1.11", 7480, node=True)) and not lets_out(egress, To("192.168.1.12", 7480, node=True))
+    assert lets_out(egress, To("192.168.1.11", 7480, node=True)) and not lets_out(
+        egress, To("192.168.1.12", 7480, node=True)
+    )
 
 
 @pytest.mark.parametrize("endpoint", ["", "https://s3.eu-central-1.amazonaws.com"])
@@ -254,13 +311,26 @@ NO_KEY = "archive: {{reader_secret: null{}}}\n"
     [
         ("", (), [("169.254.169.254", 80), ("169.254.170.23", 80)], [("52.1.1.1", 443), ("169.254.169.254", 443)]),
         (", identity: {service_account: reader}", (), [("169.254.170.23", 80)], [("52.1.1.1", 443)]),
-        (", identity: {annotations: {eks.amazonaws.com/role-arn: x}}", (), [("52.1.1.1", 443)], [("169.254.170.23", 80)]),
-        (", identity: {token: {}, environment: {AWS_ENDPOINT_URL_STS: 'http://172.20.0.8:9000'}}", (),
-         [("172.20.0.8", 9000)], [("52.1.1.1", 443)]),
+        (
+            ", identity: {annotations: {eks.amazonaws.com/role-arn: x}}",
+            (),
+            [("52.1.1.1", 443)],
+            [("169.254.170.23", 80)],
+        ),
+        (
+            ", identity: {token: {}, environment: {AWS_ENDPOINT_URL_STS: 'http://172.20.0.8:9000'}}",
+            (),
+            [("172.20.0.8", 9000)],
+            [("52.1.1.1", 443)],
+        ),
     ],
-)  # fmt: skip
+)
 def test_b11_who_gives_credentials_is_let_out_where_no_secret_does(
-    world: Kube, identity: str, env: tuple[dict[str, str], ...], goes: list[tuple[str, int]], stays: list[tuple[str, int]]
+    world: Kube,
+    identity: str,
+    env: tuple[dict[str, str], ...],
+    goes: list[tuple[str, int]],
+    stays: list[tuple[str, int]],
 ) -> None:
     egress = found(world, "http://rgw.rook-ceph.svc", NO_KEY.format(identity), env)
     assert all(lets_out(egress, To(ip, port)) for ip, port in goes)
@@ -282,8 +352,16 @@ def test_s20_a_profile_lets_out_what_a_cluster_cannot_say(world: Kube) -> None:
     assert not lets_out(egress, To("10.244.3.3", 1234, "elsewhere", {"app": "other"}))
 
 
-@pytest.mark.parametrize("rule", ["{}", "{cidr: 10.0.0.1/8}", "{cidr: 10.0.0.0/8, namespace: a}", "{cidr: '::/0', pods: {a: b}}",
-                                  "{namespace: a, ports: [0]}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "{}",
+        "{cidr: 10.0.0.1/8}",
+        "{cidr: 10.0.0.0/8, namespace: a}",
+        "{cidr: '::/0', pods: {a: b}}",
+        "{namespace: a, ports: [0]}",
+    ],
+)
 def test_s20_a_way_out_that_means_nothing_is_refused(rule: str) -> None:
     with pytest.raises(ParameterError, match="egress"):
         load(f"copy: {{egress: [{rule}]}}\n")

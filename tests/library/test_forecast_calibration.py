@@ -44,8 +44,13 @@ def segments(store: S3Store, backup: BaseBackup) -> list[ArchivedSegment]:
 
 
 def work(backup: BaseBackup) -> Work:
-    return Work(stored_bytes=backup.size_bytes, data_bytes=backup.cluster_size_bytes, compression=backup.compression,
-                segments=3, segment_bytes=backup.segment_bytes)  # fmt: skip
+    return Work(
+        stored_bytes=backup.size_bytes,
+        data_bytes=backup.cluster_size_bytes,
+        compression=backup.compression,
+        segments=3,
+        segment_bytes=backup.segment_bytes,
+    )
 
 
 def test_a_plain_backup_is_read_and_a_forecast_comes_of_it(archive: tuple[S3Store, BaseBackup, BaseBackup]) -> None:

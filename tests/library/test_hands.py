@@ -34,8 +34,11 @@ tenants: [{{database: shop, app_role: shop_app}}]
 CRDS = Path(drillbook_lab.__file__).parent / "crds"
 SYNCS = {"automated": {"selfHeal": True}}
 SPECS: dict[str, dict[str, Any]] = {
-    "Deployment": {"replicas": 1}, "Pooler": {"pgbouncer": {}}, "Cluster": {"instances": 1}, "ScheduledBackup": {"suspend": False},
-}  # fmt: skip
+    "Deployment": {"replicas": 1},
+    "Pooler": {"pgbouncer": {}},
+    "Cluster": {"instances": 1},
+    "ScheduledBackup": {"suspend": False},
+}
 
 
 @pytest.fixture
@@ -43,7 +46,9 @@ def ctx(api: Api, tmp_path: Path) -> Iterator[Context]:
     path = tmp_path / "shop.yaml"
     path.write_text(PROFILE.format(kubeconfig=api.kubeconfig), encoding="utf-8")
     told = Observations(tmp_path, Masker())
-    made = Context(site=load_site(path), run_id="20261101T101500Z-1a2b3c", mode="apply", recorder=told, mask=told.masker.learn)
+    made = Context(
+        site=load_site(path), run_id="20261101T101500Z-1a2b3c", mode="apply", recorder=told, mask=told.masker.learn
+    )
     yield made
     made.close()
 
@@ -59,11 +64,19 @@ def argo(api: Api, kube: Kube) -> Iterator[None]:
     api.registry.register_crd(yaml.safe_load((CRDS / "optional" / "application.yaml").read_text(encoding="utf-8")))
     if kube.get(k8s.NAMESPACE, "", "argocd") is None:
         kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "argocd"}})
-    made = kube.create({
-        "apiVersion": k8s.APPLICATION.api_version, "kind": "Application", "metadata": {"name": "shop", "namespace": "argocd"},
-        "spec": {"project": "default", "syncPolicy": SYNCS, "source": {"repoURL": "https://git.example/shop"},
-                 "destination": {"server": "https://kubernetes.default.svc", "namespace": "default"}},
-    })  # fmt: skip
+    made = kube.create(
+        {
+            "apiVersion": k8s.APPLICATION.api_version,
+            "kind": "Application",
+            "metadata": {"name": "shop", "namespace": "argocd"},
+            "spec": {
+                "project": "default",
+                "syncPolicy": SYNCS,
+                "source": {"repoURL": "https://git.example/shop"},
+                "destination": {"server": "https://kubernetes.default.svc", "namespace": "default"},
+            },
+        }
+    )
     own = [{"kind": kind, "namespace": "default", "name": "shop"} for kind in (*SPECS, "Secret")]
     kube.patch(k8s.APPLICATION, "argocd", "shop", {"status": {"resources": own}})
     yield
@@ -74,12 +87,17 @@ KINDS = ["Deployment", "Secret", "Pooler", "Cluster", "ScheduledBackup"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mark", [
-    {"annotations": {TRACKING: "shop:apps/Deployment:default/shop"}},
-    {"labels": {"app.kubernetes.io/instance": "shop"}},
-    {"labels": {"argocd.argoproj.io/instance": "shop"}},
-])  # fmt: skip
-def test_s13_argo_cd_is_known_by_either_mark_and_paused(kube: Kube, argo: None, ctx: Context, kind: str, mark: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"annotations": {TRACKING: "shop:apps/Deployment:default/shop"}},
+        {"labels": {"app.kubernetes.io/instance": "shop"}},
+        {"labels": {"argocd.argoproj.io/instance": "shop"}},
+    ],
+)
+def test_s13_argo_cd_is_known_by_either_mark_and_paused(
+    kube: Kube, argo: None, ctx: Context, kind: str, mark: dict[str, Any]
+) -> None:
     (hand,) = reconcilers_on(kube, thing(kind, **mark))
     assert (hand.acts, hand.pausable, hand.in_the_way) == (True, True, False)
     pausing.pause(ctx, [thing(kind, **mark)])
@@ -89,10 +107,13 @@ def test_s13_argo_cd_is_known_by_either_mark_and_paused(kube: Kube, argo: None, 
     assert promise.name == "shop"
 
 
-@pytest.mark.parametrize("mark", [
-    {"labels": {"app.kubernetes.io/instance": "another"}},  # Helm sets it too
-    {"labels": {"app.kubernetes.io/name": "shop"}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"labels": {"app.kubernetes.io/instance": "another"}},  # Helm sets it too
+        {"labels": {"app.kubernetes.io/name": "shop"}},
+    ],
+)
 def test_s13_a_label_alone_is_nobodys_word(kube: Kube, argo: None, mark: dict[str, Any]) -> None:
     assert reconcilers_on(kube, thing("Deployment", **mark)) == []
     assert reconcilers_on(kube, thing("Deployment", name="elses", labels={"app.kubernetes.io/instance": "shop"})) == []
@@ -110,7 +131,11 @@ def owner(api: str, kind: str) -> dict[str, Any]:
         ("Secret", owner("secrets.hashicorp.com/v1beta1", "VaultStaticSecret"), "VaultStaticSecret default/shop"),
         ("Secret", {"labels": {"reconcile.external-secrets.io/managed": "true"}}, "External Secrets"),
         ("Secret", {"annotations": {"sealedsecrets.bitnami.com/managed": "true"}}, "Sealed Secrets"),
-        ("Secret", {"managedFields": [{"manager": "kustomize-controller", "fieldsV1": {"f:data": {}}}]}, "Flux (kustomize-controller)"),
+        (
+            "Secret",
+            {"managedFields": [{"manager": "kustomize-controller", "fieldsV1": {"f:data": {}}}]},
+            "Flux (kustomize-controller)",
+        ),
         ("Deployment", owner("shop.example/v1", "Shop"), "Shop default/shop"),
         ("Pooler", owner("shop.example/v1", "Shop"), "Shop default/shop"),
         ("ScheduledBackup", {"labels": {"kustomize.toolkit.fluxcd.io/name": "shop"}}, "Flux shop"),
@@ -128,26 +153,41 @@ def test_s13_what_nobody_else_holds_is_free(kube: Kube, kind: str) -> None:
     assert reconcilers_on(kube, thing(kind, **owner("postgresql.cnpg.io/v1", "Cluster"))) == []
 
 
-# -- a node that is lost ------------------------------------------------------------------------------------------------
+# -- a node that is lost
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def lost(kube: Kube) -> Iterator[OldCluster]:
     """An instance whose pod is Running indefinitely on a node that the control plane has lost."""
     node = kube.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-b"}, "spec": {}})
-    kube.patch(k8s.NODE, "", "node-b", {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}, subresource="status")
+    kube.patch(
+        k8s.NODE,
+        "",
+        "node-b",
+        {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}},
+        subresource="status",
+    )
     labels = {"cnpg.io/cluster": "shop-db", "cnpg.io/podRole": "instance"}
-    pod = kube.create({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shop-db-1", "namespace": "default", "labels": labels},
-        "spec": {"nodeName": "node-b", "containers": [{"name": "postgres", "image": "shell"}]},
-    })  # fmt: skip
+    pod = kube.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "shop-db-1", "namespace": "default", "labels": labels},
+            "spec": {"nodeName": "node-b", "containers": [{"name": "postgres", "image": "shell"}]},
+        }
+    )
     kube.patch(k8s.POD, "default", "shop-db-1", {"status": {"phase": "Running"}}, subresource="status")
-    yield OldCluster.model_construct(ref=ClusterRef(namespace="default", name="shop-db"), uid="u", primary="shop-db-1", gone=False)
+    yield OldCluster.model_construct(
+        ref=ClusterRef(namespace="default", name="shop-db"), uid="u", primary="shop-db-1", gone=False
+    )
     kube.delete(k8s.POD, "default", "shop-db-1", uid=pod["metadata"]["uid"])
     kube.delete(k8s.NODE, "", "node-b", uid=node["metadata"]["uid"])
 
 
-def test_g12_on_a_lost_node_a_server_counts_as_running_until_somebody_says_that_it_is_down(ctx: Context, lost: OldCluster) -> None:
+def test_g12_on_a_lost_node_a_server_counts_as_running_until_somebody_says_that_it_is_down(
+    ctx: Context, lost: OldCluster
+) -> None:
     assert server_runs(ctx, lost, "shop-db-1")
     assert "node node-b of instance shop-db-1 does not answer" in away_words(ctx, lost, "shop-db-1")
     notes = " ".join(FenceOldCluster(lost).plan(ctx).notes)
@@ -164,5 +204,7 @@ def test_g12_the_taint_of_kubernetes_says_it_as_well(ctx: Context, lost: OldClus
 
 
 def test_g12_a_word_is_of_no_use_where_the_node_answers(ctx: Context, lost: OldCluster) -> None:
-    ctx.kube.patch(k8s.NODE, "", "node-b", {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}, subresource="status")
+    ctx.kube.patch(
+        k8s.NODE, "", "node-b", {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}, subresource="status"
+    )
     assert away_words(ctx, lost, "shop-db-1") == "" and "node-b" not in " ".join(FenceOldCluster(lost).plan(ctx).notes)

@@ -89,15 +89,35 @@ def test_an_empty_database_has_nothing_to_show(server: Server) -> None:
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (("alter table parent disable trigger all", "delete from parent where a = 1"), "foreign key public.child.of_parent"),
-        (("alter table tree disable trigger all", "delete from tree where id = 1"), "foreign key public.tree.tree_above_fkey"),
-        (("alter table parent disable trigger all", "delete from parent where a = 1"), "foreign key public.part_1.part_a_b_fkey"),
-        (("alter table split disable trigger all", "delete from split where id = 12"), "foreign key public.of_split_1.to_split"),
-        (("create or replace function good(int) returns bool immutable language sql as 'select $1 < 5'",), "check public.child.is_good"),
-        (("insert into child values (null, null)", "update pg_attribute set attnotnull = true where attrelid = 'child'::regclass and attname = 'x'"),
-         "not null public.child"),
+        (
+            ("alter table parent disable trigger all", "delete from parent where a = 1"),
+            "foreign key public.child.of_parent",
+        ),
+        (
+            ("alter table tree disable trigger all", "delete from tree where id = 1"),
+            "foreign key public.tree.tree_above_fkey",
+        ),
+        (
+            ("alter table parent disable trigger all", "delete from parent where a = 1"),
+            "foreign key public.part_1.part_a_b_fkey",
+        ),
+        (
+            ("alter table split disable trigger all", "delete from split where id = 12"),
+            "foreign key public.of_split_1.to_split",
+        ),
+        (
+            ("create or replace function good(int) returns bool immutable language sql as 'select $1 < 5'",),
+            "check public.child.is_good",
+        ),
+        (
+            (
+                "insert into child values (null, null)",
+                "update pg_attribute set attnotnull = true where attrelid = 'child'::regclass and attname = 'x'",
+            ),
+            "not null public.child",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_broken_constraint_is_named(server: Server, healthy: str, damage: tuple[str, ...], named: str) -> None:
     database = server.new_database(*damage, like=healthy)
     check = observe(server, database, constraints_hold)
@@ -111,12 +131,15 @@ def unseen(statement: str) -> tuple[str, ...]:
     return ("set session_replication_role = replica", hide.format(False), statement, hide.format(True))
 
 
-@pytest.mark.parametrize(("damage", "named"), [
-    ("insert into room values ('grey', '[2026-01-02,2026-01-03)', true)", "exclusion public.room.unshared"),
-    ("insert into lone values (2)", 'exclusion public.lone."not twice"'),
-    ("insert into shift values ('c', '[8,20)')", "exclusion public.shift.shift_hours_excl"),
-    ("insert into shift values ('c', '[,2)')", "exclusion public.shift.shift_hours_excl"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ("insert into room values ('grey', '[2026-01-02,2026-01-03)', true)", "exclusion public.room.unshared"),
+        ("insert into lone values (2)", 'exclusion public.lone."not twice"'),
+        ("insert into shift values ('c', '[8,20)')", "exclusion public.shift.shift_hours_excl"),
+        ("insert into shift values ('c', '[,2)')", "exclusion public.shift.shift_hours_excl"),
+    ],
+)
 def test_a_broken_exclusion_constraint_is_named(server: Server, damage: str, named: str) -> None:
     database = server.new_database(*EXCLUSIONS)
     assert observe(server, database, constraints_hold).verdict is Verdict.VERIFIED
@@ -124,12 +147,16 @@ def test_a_broken_exclusion_constraint_is_named(server: Server, damage: str, nam
     assert dict(observe(server, database, constraints_hold).details) == {named: "at least one row breaks it"}
 
 
-@pytest.mark.parametrize(("damage", "named"), [
-    ("delete from rate where id = 1 and valid @> date '2026-02-05'", "foreign key public.booking.priced"),
-    ("insert into booking values (4, 2, '[2026-01-20,2026-02-02)')", "foreign key public.booking.priced"),
-    ("insert into booking values (5, 9, '[2026-01-20,2026-02-02)')", "foreign key public.booking.priced"),
-    ("insert into rate values (2, '[2026-01-31,2026-02-02)')", "exclusion public.rate.rates"),
-], ids=["a gap", "longer than what it refers to", "nobody there", "an overlap"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ("delete from rate where id = 1 and valid @> date '2026-02-05'", "foreign key public.booking.priced"),
+        ("insert into booking values (4, 2, '[2026-01-20,2026-02-02)')", "foreign key public.booking.priced"),
+        ("insert into booking values (5, 9, '[2026-01-20,2026-02-02)')", "foreign key public.booking.priced"),
+        ("insert into rate values (2, '[2026-01-31,2026-02-02)')", "exclusion public.rate.rates"),
+    ],
+    ids=["a gap", "longer than what it refers to", "nobody there", "an overlap"],
+)
 def test_a_broken_temporal_constraint_is_named(server: Server, damage: str, named: str) -> None:
     if server.major < 18:
         pytest.skip("temporal keys are PostgreSQL 18's")

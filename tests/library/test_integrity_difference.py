@@ -22,7 +22,10 @@ def asked(server: Server, copy: str, production: str, table: str) -> str:
         (f"delete from {ODD} where a = 1", "10 only in the copy, 0 only in production, 0 changed"),
         (f"insert into {ODD} values (9, 'new', null)", "0 only in the copy, 1 only in production, 0 changed"),
         (f"update {ODD} set \"v %s\" = 'other' where b = 'k3'", "0 only in the copy, 0 only in production, 3 changed"),
-        (f"update {ODD} set \"v %s\" = 'x' where \"v %s\" is null", "0 only in the copy, 0 only in production, 30 changed"),
+        (
+            f'update {ODD} set "v %s" = \'x\' where "v %s" is null',
+            "0 only in the copy, 0 only in production, 30 changed",
+        ),
         (f"truncate {ODD}", "30 only in the copy, 0 only in production, 0 changed"),
         (f"drop table {ODD}", "the whole table is only in the copy: 30 rows"),
         (f"alter table {ODD} add more int", "30 rows in the copy, 30 in production (its columns differ: counted only)"),

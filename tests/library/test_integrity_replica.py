@@ -147,11 +147,16 @@ def meanwhile(source: Source, *statements: str) -> Iterator[None]:
     """The statements on the primary, as soon as the replica is digesting the big table."""
 
     def work() -> None:
-        with source.standby.superuser(source.database, read_only=True) as other, source.primary.superuser(source.database) as db:
-            while not other.ask_one(SQL(
-                "select count(*) as n from pg_stat_activity where state = 'active' and pid <> pg_backend_pid() "
-                "and query like '%%sha256%%big%%'"
-            ))["n"] and not over.wait(0.02):  # fmt: skip
+        with (
+            source.standby.superuser(source.database, read_only=True) as other,
+            source.primary.superuser(source.database) as db,
+        ):
+            while not other.ask_one(
+                SQL(
+                    "select count(*) as n from pg_stat_activity where state = 'active' and pid <> pg_backend_pid() "
+                    "and query like '%%sha256%%big%%'"
+                )
+            )["n"] and not over.wait(0.02):
                 pass
             for statement in statements:
                 run(db, statement)

@@ -47,12 +47,12 @@ def test_sequences_ahead_of_their_columns(server: Server) -> None:
 @pytest.mark.parametrize(
     ("damage", "sequence", "how"),
     [
-        ("insert into \"Odd %\" values (15)", 'public."Odd %_i%d_seq"', '5 behind public."Odd %"."i%d"'),
+        ('insert into "Odd %" values (15)', 'public."Odd %_i%d_seq"', '5 behind public."Odd %"."i%d"'),
         ("select setval('\"Odd %_i%d_seq\"', 10, false)", 'public."Odd %_i%d_seq"', '1 behind public."Odd %"."i%d"'),
         ("insert into countdown values (-13)", "public.down", "3 behind public.countdown.k"),
         ("insert into untouched values (1)", "public.untouched_k_seq", "1 behind public.untouched.k"),
     ],
-)  # fmt: skip
+)
 def test_a_sequence_that_lags_is_failed(server: Server, damage: str, sequence: str, how: str) -> None:
     check = sequences(server, damage)
     assert check.verdict is Verdict.FAILED
@@ -223,10 +223,13 @@ def test_each_way_out_is_named(busy: Server) -> None:
 @pytest.mark.parametrize(
     ("preloaded", "named"),
     [
-        ("pg_stat_statements, pg_cron", ["pg_cron"]), ('"pglogical"', ["pglogical"]), ("", []),
-        ("$libdir/pg_net.so", ["pg_net"]), ("timescaledb,citus,pg_failover_slots,pg_prewarm,vchord", []),
+        ("pg_stat_statements, pg_cron", ["pg_cron"]),
+        ('"pglogical"', ["pglogical"]),
+        ("", []),
+        ("$libdir/pg_net.so", ["pg_net"]),
+        ("timescaledb,citus,pg_failover_slots,pg_prewarm,vchord", []),
     ],
-)  # fmt: skip
+)
 def test_launchers_are_known_by_their_libraries(preloaded: str, named: list[str]) -> None:
     assert launchers(preloaded) == named
 
@@ -246,7 +249,12 @@ def preloading(folder: Path, library: str, as_name: str, **settings: str) -> Ite
     ("as_name", "settings", "verdict", "says"),
     [
         ("timescaledb", {"timescaledb__max_background_workers": "0"}, Verdict.VERIFIED, ""),
-        ("timescaledb", {"timescaledb__max_background_workers": "16"}, Verdict.FAILED, "timescaledb.max_background_workers"),
+        (
+            "timescaledb",
+            {"timescaledb__max_background_workers": "16"},
+            Verdict.FAILED,
+            "timescaledb.max_background_workers",
+        ),
         ("citus", {"citus__recover_2pc_interval": "60000"}, Verdict.FAILED, "citus.recover_2pc_interval"),
         ("pg_failover_slots", {}, Verdict.VERIFIED, ""),
         ("pg_cron", {}, Verdict.FAILED, "launchers in shared_preload_libraries"),
@@ -271,9 +279,14 @@ def test_s3_a_worker_of_a_harmless_library_is_no_fault_and_an_unknown_one_is_nam
     with preloading(tmp_path / "q", "pg_prewarm", as_name, max_prepared_transactions="1") as server:
         with server.superuser("postgres") as db:
             # A lock that outlives the restart: pg_prewarm's worker waits for it for as long as it is looked at.
-            for statement in ("create extension pg_prewarm", "create table t as select generate_series(1, 1000)",
-                              "select autoprewarm_dump_now()", "begin", "lock table t in access exclusive mode",
-                              "prepare transaction 'lock'"):  # fmt: skip
+            for statement in (
+                "create extension pg_prewarm",
+                "create table t as select generate_series(1, 1000)",
+                "select autoprewarm_dump_now()",
+                "begin",
+                "lock table t in access exclusive mode",
+                "prepare transaction 'lock'",
+            ):
                 run(db, statement)
         server.stop()
         server.start()
@@ -294,8 +307,9 @@ def test_s3_workers_are_known_by_the_library_that_is_preloaded() -> None:
     preloaded = ["pg_wait_sampling", "timescaledb"]
     workers = ["pg_wait_sampling collector", "TimescaleDB Background Worker Launcher", "shop exporter"]
     assert judged([*workers, "logical replication apply worker"], preloaded) == (
-        ["logical replication apply worker"], ["shop exporter"],
-    )  # fmt: skip
+        ["logical replication apply worker"],
+        ["shop exporter"],
+    )
 
 
 def test_settings_that_may_not_be_read_leave_it_unproven(server: Server) -> None:
@@ -327,10 +341,10 @@ def test_f01_only_a_host_that_is_not_the_copys_own_is_a_way_out(conninfo: str, f
     assert foreign_hosts(conninfo, COPY) == foreign
 
 
-@pytest.mark.parametrize(
-    ("host", "verdict"), [("orders-r1-rw", Verdict.VERIFIED), ("orders-rw.shop", Verdict.FAILED)]
-)
-def test_f01_a_primary_is_judged_by_the_host_in_its_primary_conninfo(server: Server, host: str, verdict: Verdict) -> None:
+@pytest.mark.parametrize(("host", "verdict"), [("orders-r1-rw", Verdict.VERIFIED), ("orders-rw.shop", Verdict.FAILED)])
+def test_f01_a_primary_is_judged_by_the_host_in_its_primary_conninfo(
+    server: Server, host: str, verdict: Verdict
+) -> None:
     own = f"host={host} user=streaming_replica port=5432 application_name= dbname=postgres"
     server.sql("postgres", f"alter system set primary_conninfo = '{own}'", "select pg_reload_conf()")
     try:

@@ -58,14 +58,16 @@ def in_sample(db: Database, digest: TableDigest, *, inside: bool) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_g08_a_changed_row_is_found_inside_the_sampled_ranges_and_not_outside(server: Server, kind: str) -> None:
     """And in both cases the check says that it is a sample, and of how many rows."""
-    source = database(server, kind, "alter table big add primary key (id)", "create table small as select 1 as k", "analyze")
+    source = database(
+        server, kind, "alter table big add primary key (id)", "create table small as select 1 as k", "analyze"
+    )
     found = digested(server, source, ["public.big", "public.small"], Budget(bytes=SHARE, small=SHARE))
     assert not found.unproven
     big, small = found.digests[source]["public.big"], found.digests[source]["public.small"]
     assert small.sampled == "" and small.rows == 1
     assert big.rows is not None and 0 < big.rows < ROWS
     assert f"{big.rows:,} of about" in big.sampled and "of id" in big.sampled
-    assert "where" not in big.model_dump_json() and "sample\"" not in big.model_dump_json(), "bounds are values of rows"
+    assert "where" not in big.model_dump_json() and 'sample"' not in big.model_dump_json(), "bounds are values of rows"
     copy = server.new_database(like=source)
     healthy = compared(server, copy, found.digests[source])
     assert healthy.verdict is Verdict.VERIFIED
@@ -100,12 +102,17 @@ def test_g08_a_row_that_is_missing_or_too_many_in_a_range_is_found(server: Serve
 def test_g08_the_sample_keeps_to_the_budget_and_changes_with_the_key(server: Server) -> None:
     """As many rows as the share has room for; the same ranges for the same key, others for another run's."""
     source = database(server, "integer", "alter table big add primary key (id)", "analyze")
-    found = [digested(server, source, ["public.big"], Budget(bytes=SHARE, small=SHARE)).digests[source]["public.big"] for _ in range(2)]
+    found = [
+        digested(server, source, ["public.big"], Budget(bytes=SHARE, small=SHARE)).digests[source]["public.big"]
+        for _ in range(2)
+    ]
     assert found[0] == found[1]
     assert found[0].sample is not None
     assert (found[0].rows or 0) <= ROWS * SHARE / found[0].sample.of_bytes
     assert (found[0].rows or 0) >= ROWS * SHARE / found[0].sample.of_bytes * 0.8
-    other = digests_at_boundary(server.reader, lambda: "m", {source: ["public.big"]}, KEY[::-1], budget=Budget(bytes=SHARE, small=SHARE))
+    other = digests_at_boundary(
+        server.reader, lambda: "m", {source: ["public.big"]}, KEY[::-1], budget=Budget(bytes=SHARE, small=SHARE)
+    )
     assert other.digests[source]["public.big"].sample != found[0].sample
 
 
@@ -118,10 +125,11 @@ def test_g08_the_sample_keeps_to_the_budget_and_changes_with_the_key(server: Ser
         pytest.param(["create unique index on big ((id + 1))"], "it has no unique index", id="expression"),
         pytest.param(
             ["alter table big add tenant int not null default 1", "alter table big add primary key (tenant, id)"],
-            "tenant, the first column of its key, has too few values", id="first column is the same for all",
+            "tenant, the first column of its key, has too few values",
+            id="first column is the same for all",
         ),
     ],
-)  # fmt: skip
+)
 def test_g08_a_large_table_without_a_usable_key_is_unproven_alone_or_read_whole(
     server: Server, statements: list[str], why: str
 ) -> None:
@@ -139,15 +147,26 @@ def test_g08_a_large_table_without_a_usable_key_is_unproven_alone_or_read_whole(
 def test_g08_without_statistics_only_an_integer_key_can_be_divided(server: Server) -> None:
     """The number of rows must be known all the same: nothing can be said of a table that was never analysed."""
     text = database(server, "text, in no order", "alter table big add primary key (id)")
-    assert "ANALYZE it" in digested(server, text, ["public.big"], Budget(bytes=SHARE, small=SHARE)).unproven[f"{text} public.big"]
+    assert (
+        "ANALYZE it"
+        in digested(server, text, ["public.big"], Budget(bytes=SHARE, small=SHARE)).unproven[f"{text} public.big"]
+    )
     source = database(server, "integer", "alter table big add primary key (id)", "vacuum big")
-    assert digested(server, source, ["public.big"], Budget(bytes=SHARE, small=SHARE)).digests[source]["public.big"].sampled
+    assert (
+        digested(server, source, ["public.big"], Budget(bytes=SHARE, small=SHARE)).digests[source]["public.big"].sampled
+    )
 
 
 def test_g08_a_sampled_partitioned_table(server: Server) -> None:
-    parts = [f"create table big_{n} partition of big for values from ({n * 10_000 + 1}) to ({(n + 1) * 10_000 + 1})" for n in range(3)]
+    parts = [
+        f"create table big_{n} partition of big for values from ({n * 10_000 + 1}) to ({(n + 1) * 10_000 + 1})"
+        for n in range(3)
+    ]
     source = server.new_database(
-        "create table big (id bigint primary key, v text) partition by range (id)", *parts, f"insert into big {MANY}", "analyze"
+        "create table big (id bigint primary key, v text) partition by range (id)",
+        *parts,
+        f"insert into big {MANY}",
+        "analyze",
     )
     found = digested(server, source, ["public.big"], Budget(bytes=SHARE, small=SHARE))
     assert "16 ranges of id" in found.digests[source]["public.big"].sampled
@@ -161,7 +180,10 @@ def test_g08_a_sampled_table_that_is_written_to_is_read_at_the_moment(server: Se
     def write() -> None:
         with server.superuser(source) as db:
             while not over.wait(0.01):
-                run(db, f"update big set v = 'written' where id in (select (random() * {ROWS})::int from generate_series(1, 20))")
+                run(
+                    db,
+                    f"update big set v = 'written' where id in (select (random() * {ROWS})::int from generate_series(1, 20))",
+                )
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()

@@ -61,9 +61,29 @@ def test_least_privileges_see_what_a_superuser_sees(server: Server, tenant: str)
     with server.reader(tenant) as db:
         expected = structure(db)
         shared = cluster_structure(db)
-    assert {"schema", "table", "column", "index", "constraint", "view", "materialised view", "function", "trigger", "rule",
-            "policy", "grant", "default privilege", "extension", "sequence", "statistics", "type", "publication",
-            "collation", "operator", "text search configuration"} <= set(expected.objects)  # fmt: skip
+    assert {
+        "schema",
+        "table",
+        "column",
+        "index",
+        "constraint",
+        "view",
+        "materialised view",
+        "function",
+        "trigger",
+        "rule",
+        "policy",
+        "grant",
+        "default privilege",
+        "extension",
+        "sequence",
+        "statistics",
+        "type",
+        "publication",
+        "collation",
+        "operator",
+        "text search configuration",
+    } <= set(expected.objects)
     check = structure_equal(expected, read(server, copy))
     assert check.verdict is Verdict.VERIFIED, check.details
     assert check.observed == f"{expected.count} objects equal"
@@ -92,7 +112,7 @@ def test_amcheck_on_the_copy_is_no_difference(server: Server, tenant: str) -> No
 @pytest.mark.parametrize(
     ("damage", "named", "how"),
     [
-        ("drop index \"In %cidents\".by_state", 'index: "In %cidents".by_state', "missing on the copy"),
+        ('drop index "In %cidents".by_state', 'index: "In %cidents".by_state', "missing on the copy"),
         ("alter table note drop constraint of_incident", "constraint: public.note.of_incident", "missing on the copy"),
         ("drop table note", "table: public.note", "missing on the copy"),
         ("create table extra ()", "table: public.extra", "not on the source"),
@@ -102,31 +122,54 @@ def test_amcheck_on_the_copy_is_no_difference(server: Server, tenant: str) -> No
         (f"alter table note owner to {READER}", "table: public.note", "defined differently"),
         ("alter table note disable row level security", "table: public.note", "defined differently"),
         ("drop policy own_notes on note", "policy: public.note.own_notes", "missing on the copy"),
-        ("create or replace function touch() returns trigger language plpgsql as $$begin return null; end$$",
-         "function: public.touch()", "defined differently"),
-        ('alter table "In %cidents".incident disable trigger touched', 'trigger: "In %cidents".incident.touched',
-         "defined differently"),
-        ("create or replace view recent as select id, upper(title) collate \"C\" as title from \"In %cidents\".incident",
-         "view: public.recent", "defined differently"),
+        (
+            "create or replace function touch() returns trigger language plpgsql as $$begin return null; end$$",
+            "function: public.touch()",
+            "defined differently",
+        ),
+        (
+            'alter table "In %cidents".incident disable trigger touched',
+            'trigger: "In %cidents".incident.touched',
+            "defined differently",
+        ),
+        (
+            'create or replace view recent as select id, upper(title) collate "C" as title from "In %cidents".incident',
+            "view: public.recent",
+            "defined differently",
+        ),
         ("drop materialized view by_title", "materialised view: public.by_title", "missing on the copy"),
         ("drop rule nothing on recent", "rule: public.recent.nothing", "missing on the copy"),
         ("alter type state add value 'stale'", "type: public.state", "defined differently"),
-        ("alter domain positive drop constraint above_zero", "constraint: public.positive.above_zero", "missing on the copy"),
+        (
+            "alter domain positive drop constraint above_zero",
+            "constraint: public.positive.above_zero",
+            "missing on the copy",
+        ),
         ("alter sequence free increment 6", "sequence: public.free", "defined differently"),
         (f"revoke insert on note from {READER}", "grant: public.note", "defined differently"),
-        (f"revoke select (title) on \"In %cidents\".incident from {READER}", 'grant: "In %cidents".incident.title', "missing on the copy"),
+        (
+            f'revoke select (title) on "In %cidents".incident from {READER}',
+            'grant: "In %cidents".incident.title',
+            "missing on the copy",
+        ),
         (f"grant execute on function pg_switch_wal() to {READER}", "grant: pg_switch_wal()", "not on the source"),
-        (f"alter default privileges in schema public revoke select on tables from {READER}",
-         "default privilege: postgres public r", "missing on the copy"),
+        (
+            f"alter default privileges in schema public revoke select on tables from {READER}",
+            "default privilege: postgres public r",
+            "missing on the copy",
+        ),
         ("drop extension hstore", "extension: hstore", "missing on the copy"),
         ("create schema another", "schema: another", "not on the source"),
         ("alter table part detach partition part_1", "table: public.part_1", "defined differently"),
         ("drop publication everything", "publication: everything", "missing on the copy"),
         ("drop statistics note_statistics", "statistics: public.note_statistics", "missing on the copy"),
-        ("update pg_index set indisvalid = false where indexrelid = 'note_pkey'::regclass", "index: public.note_pkey",
-         "defined differently"),
+        (
+            "update pg_index set indisvalid = false where indexrelid = 'note_pkey'::regclass",
+            "index: public.note_pkey",
+            "defined differently",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_difference_is_named(server: Server, tenant: str, damage: str, named: str, how: str) -> None:
     copy = server.new_database(damage, like=tenant)
     check = structure_equal(read(server, tenant), read(server, copy))
@@ -259,7 +302,7 @@ DUMPED = (
     "create procedure nothing_done() language plpgsql as $$begin end$$",
     f"alter default privileges for role {READER} in schema public grant select on tables to public",
     "comment on table older is 'old'",
-)  # fmt: skip
+)
 SINCE = {
     15: (
         "create table nulls (k int, unique nulls not distinct (k))",
@@ -267,8 +310,10 @@ SINCE = {
         "create publication of_schema for tables in schema public",
         "create view asking with (security_invoker) as select * from older",
     ),
-    17: ("create table identity_parent (id int generated always as identity, k int) partition by range (k)",
-         "create table identity_part partition of identity_parent for values from (0) to (9)"),
+    17: (
+        "create table identity_parent (id int generated always as identity, k int) partition by range (k)",
+        "create table identity_part partition of identity_parent for values from (0) to (9)",
+    ),
     18: (
         "create table virtual (a int, b int generated always as (a * 2))",
         "create table unenforced (a int constraint positive check (a > 0) not enforced)",
@@ -279,7 +324,7 @@ SINCE = {
         "create table not_null_parent (id int constraint its_own not null) partition by range (id)",
         "create table not_null_part partition of not_null_parent for values from (0) to (9)",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=range(OLDEST, NEWEST + 1), ids=lambda major: f"PostgreSQL {major}")
@@ -303,7 +348,9 @@ def test_f05_a_dump_and_its_restore_are_no_difference(any_major: Server) -> None
 
 def test_f05_what_the_server_keeps_in_a_columns_options_is_no_structure(server: Server, tenant: str) -> None:
     """Current minors write pg_attver there; what ALTER TABLE set is still compared."""
-    own = "update pg_attribute set attoptions = array_append(attoptions, 'pg_attver=7') where attrelid = 'note'::regclass"
+    own = (
+        "update pg_attribute set attoptions = array_append(attoptions, 'pg_attver=7') where attrelid = 'note'::regclass"
+    )
     check = structure_equal(read(server, tenant), read(server, server.new_database(own, like=tenant)))
     assert check.verdict is Verdict.VERIFIED, check.details
     by_hand = "alter table note alter incident set (n_distinct = 5)"

@@ -37,7 +37,9 @@ def template(server: Server) -> str:
 class Migration(threading.Thread):
     """A tenant's statements, each in its own transaction, begun as soon as a digest of ours is under way."""
 
-    def __init__(self, server: Server, database: str, statements: Sequence[str], *, times: int = 1, hold: bool = False) -> None:
+    def __init__(
+        self, server: Server, database: str, statements: Sequence[str], *, times: int = 1, hold: bool = False
+    ) -> None:
         super().__init__(daemon=True)
         self.server, self.database, self.statements, self.times, self.hold = server, database, statements, times, hold
         self.order: list[str] = []
@@ -62,10 +64,12 @@ class Migration(threading.Thread):
 def digesting(db: Database, over: threading.Event) -> None:
     """Wait until a session of the reader has a digest of the big table under way."""
     while not over.wait(0.02):
-        if db.ask_one(SQL(
-            "select count(*) as n from pg_stat_activity where datname = current_database() and state = 'active' "
-            "and pid <> pg_backend_pid() and query like '%%sha256%%big%%'"
-        ))["n"]:  # fmt: skip
+        if db.ask_one(
+            SQL(
+                "select count(*) as n from pg_stat_activity where datname = current_database() and state = 'active' "
+                "and pid <> pg_backend_pid() and query like '%%sha256%%big%%'"
+            )
+        )["n"]:
             return
 
 
@@ -118,13 +122,17 @@ def literal(text: str) -> SQL:
     "statements",
     [
         pytest.param(["alter table big add column extra int default 7"], id="alter table"),
-        pytest.param(["alter table big alter column id type bigint"], id="rewriting alter table", marks=pytest.mark.long),
+        pytest.param(
+            ["alter table big alter column id type bigint"], id="rewriting alter table", marks=pytest.mark.long
+        ),
         pytest.param(["truncate big"], id="truncate"),
         pytest.param(["vacuum full big"], id="vacuum full"),
         pytest.param(["reindex table big"], id="reindex", marks=pytest.mark.long),
         pytest.param(["alter table big drop constraint big_pkey"], id="drop constraint", marks=pytest.mark.long),
         pytest.param(["create index concurrently big_v on big (left(v, 8))"], id="create index concurrently"),
-        pytest.param(["begin", "lock table big in access exclusive mode", "commit"], id="lock table", marks=pytest.mark.long),
+        pytest.param(
+            ["begin", "lock table big in access exclusive mode", "commit"], id="lock table", marks=pytest.mark.long
+        ),
     ],
 )
 def test_g08_a_migration_goes_first_and_the_digest_succeeds_later(
@@ -267,7 +275,9 @@ def test_g08_six_tenants_stay_under_the_connection_limit(server: Server, limit: 
         return Database.connect(server.address, user=f"{ROLE}_{limit}", password=PASSWORD, dbname=name)
 
     with open_db(own):
-        found = digests_at_boundary(open_db, marker_in(server, own), {database: ["public.t"] for database in databases}, KEY)
+        found = digests_at_boundary(
+            open_db, marker_in(server, own), {database: ["public.t"] for database in databases}, KEY
+        )
     assert not found.unproven
     assert {database: of["public.t"].rows for database, of in found.digests.items()} == dict.fromkeys(databases, 10)
     assert set(found.structures) == set(databases)
@@ -302,9 +312,11 @@ def test_g08_without_a_held_snapshot_a_row_that_came_and_went_is_noticed(server:
 def settled(server: Server, database: str) -> None:
     """Wait until as many rows are reported deleted as inserted, and no session that wrote is left."""
     with server.superuser(database) as db:
-        while db.ask_one(SQL(
-            "select pg_stat_get_tuples_inserted('queue'::regclass) <> pg_stat_get_tuples_deleted('queue'::regclass) as late"
-        ))["late"]:  # fmt: skip
+        while db.ask_one(
+            SQL(
+                "select pg_stat_get_tuples_inserted('queue'::regclass) <> pg_stat_get_tuples_deleted('queue'::regclass) as late"
+            )
+        )["late"]:
             time.sleep(0.05)
 
 
@@ -337,8 +349,10 @@ class Horizon(threading.Thread):
         self.seen: dict[int, set[str]] = {}
 
     def run(self) -> None:
-        sessions = SQL("select backend_xmin::text::bigint as xmin, query from pg_stat_activity where usename <> 'postgres' "
-                       "and backend_xmin is not null and datname = {}").format(literal(self.database))  # fmt: skip
+        sessions = SQL(
+            "select backend_xmin::text::bigint as xmin, query from pg_stat_activity where usename <> 'postgres' "
+            "and backend_xmin is not null and datname = {}"
+        ).format(literal(self.database))
         with self.server.superuser("postgres") as db, self.server.superuser(self.database) as tenant:
             while not self.over.wait(0.005):
                 run(db, "select pg_current_xact_id()")  # so that the next snapshot is another one
@@ -366,7 +380,10 @@ def test_g08_no_snapshot_outlives_its_own_table(server: Server, written: int) ->
     """The oldest ``xmin`` that we hold is never older than the table that is read; of those written to, they are read together."""
     tables = [f"t{number}" for number in range(10)]
     database = server.new_database(
-        *(f"create table {name} as select g as k, repeat('x', 200) as v from generate_series(1, 15000) g" for name in tables)
+        *(
+            f"create table {name} as select g as k, repeat('x', 200) as v from generate_series(1, 15000) g"
+            for name in tables
+        )
     )
     busy = tables[:written]
     with horizon(server, database, write=[f"update {name} set v = 'y' where k = 1" for name in busy]) as watching:
@@ -375,7 +392,11 @@ def test_g08_no_snapshot_outlives_its_own_table(server: Server, written: int) ->
     assert not found.unproven
     assert set().union(*watching.seen.values()) == set(tables), "each table was seen while it was read"
     quiet = set(tables) - set(busy)
-    together = [under_way for under_way in watching.seen.values() if len(under_way & quiet) > 1 or (under_way & quiet and under_way & set(busy))]
+    together = [
+        under_way
+        for under_way in watching.seen.values()
+        if len(under_way & quiet) > 1 or (under_way & quiet and under_way & set(busy))
+    ]
     assert together == [], "an xmin was held while more than one table was read"
     assert set(found.in_snapshot.get(database, ())) == {f"public.{name}" for name in busy}
     nothing_is_left(server, database)

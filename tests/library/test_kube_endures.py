@@ -32,7 +32,10 @@ def spoilt(api: Api) -> Iterator[Any]:
 
 def count(api: Api, name: str) -> int:
     """How often the API server accepted a creation of this name: by its audit log."""
-    return sum(f'"{name}"' in line and '"create"' in line and '"code": 201' in line for line in api.audit.read_text().splitlines())
+    return sum(
+        f'"{name}"' in line and '"create"' in line and '"code": 201' in line
+        for line in api.audit.read_text().splitlines()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +49,27 @@ CHANGES: dict[str, Any] = {
     "create": lambda kube, name: kube.create(config_map(name, a="1")),
     "patch": lambda kube, name: kube.patch(CONFIG_MAP, "default", name, {"data": {"b": "2"}}),
     "patch at a version": lambda kube, name: kube.patch(
-        CONFIG_MAP, "default", name,
-        {"metadata": {"resourceVersion": kube.get(CONFIG_MAP, "default", name)["metadata"]["resourceVersion"]}, "data": {"b": "2"}},
+        CONFIG_MAP,
+        "default",
+        name,
+        {
+            "metadata": {"resourceVersion": kube.get(CONFIG_MAP, "default", name)["metadata"]["resourceVersion"]},
+            "data": {"b": "2"},
+        },
     ),
-    "delete": lambda kube, name: kube.delete(CONFIG_MAP, "default", name, uid=kube.get(CONFIG_MAP, "default", name)["metadata"]["uid"]),
-}  # fmt: skip
+    "delete": lambda kube, name: kube.delete(
+        CONFIG_MAP, "default", name, uid=kube.get(CONFIG_MAP, "default", name)["metadata"]["uid"]
+    ),
+}
 SPOILT: dict[str, dict[str, Any]] = {
     "429": {"status": 429, "retry_after": "0"},
     "503": {"status": 503},
     "503 after it was done": {"status": 503, "when": "after"},
     "500 leader changed": {"status": 500, "message": "etcdserver: leader changed"},
-    "500 webhook": {"status": 500, "message": 'Internal error occurred: failed calling webhook "x": connection refused'},
+    "500 webhook": {
+        "status": 500,
+        "message": 'Internal error occurred: failed calling webhook "x": connection refused',
+    },
     "no answer though it was done": {"when": "lost"},
 }
 
@@ -99,7 +112,9 @@ def test_g02_what_may_not_be_done_twice_is_not(kube: Kube, spoilt: Any) -> None:
     with pytest.raises(KubernetesError) as error:
         kube.create(nameless)
     assert (rule.done, error.value.changed) == (1, Changed.UNKNOWN)
-    assert len([item for item in kube.list(CONFIG_MAP, "default") if item["metadata"]["name"].startswith("drawn-")]) == 1
+    assert (
+        len([item for item in kube.list(CONFIG_MAP, "default") if item["metadata"]["name"].startswith("drawn-")]) == 1
+    )
 
 
 @pytest.mark.parametrize("what", ["read", "list", "change", "exec", "wait"])
@@ -138,7 +153,10 @@ def test_g02_an_address_that_never_answered_is_reported_soon(api: Api, link: Any
 def test_g02_patience_ends(kube: Kube, spoilt: Any, api: Api) -> None:
     """A server that stays broken is reported, with what is unknown."""
     spoilt(status=503, times=0)
-    with Kube.open(str(api.kubeconfig), "lab-admin", patience_seconds=0.5) as hasty, pytest.raises(KubernetesError) as error:
+    with (
+        Kube.open(str(api.kubeconfig), "lab-admin", patience_seconds=0.5) as hasty,
+        pytest.raises(KubernetesError) as error,
+    ):
         hasty.create(config_map("never"))
     assert (error.value.status, error.value.changed) == (503, Changed.UNKNOWN)
 
@@ -176,7 +194,9 @@ def test_g02_a_command_whose_connection_breaks_is_run_again_only_if_it_may_be(
         if repeatable:
             assert kube.exec("default", pod, "main", argv, timeout_seconds=30, repeatable=True).text.strip() == "done"
         else:
-            with pytest.raises(KubernetesError, match="the connection ended before the command's status came") as caught:
+            with pytest.raises(
+                KubernetesError, match="the connection ended before the command's status came"
+            ) as caught:
                 kube.exec("default", pod, "main", argv, timeout_seconds=30)
             assert caught.value.changed is Changed.UNKNOWN
     finally:

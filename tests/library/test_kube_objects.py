@@ -268,5 +268,7 @@ def test_a_read_is_tried_again_while_the_server_is_busy(gateway: Kube) -> None:
     assert gateway.server_version() == "v1.99.0"
     _Gateway.answers = [(503, "busy"), (201, "{}")]
     with pytest.raises(KubernetesError, match="HTTP 503"):  # it may have been done, and has no name to recognise it by
-        gateway.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "x-", "namespace": "default"}})
+        gateway.create(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "x-", "namespace": "default"}}
+        )
     assert len(_Gateway.answers) == 1

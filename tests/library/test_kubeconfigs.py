@@ -24,11 +24,21 @@ def command(folder: Path, text: str, **more: Any) -> dict[str, Any]:
     """A login command that runs a Python text."""
     script = folder / "login.py"
     script.write_text(text)
-    return {"exec": {"apiVersion": EXEC, "command": sys.executable, "args": [str(script)], "interactiveMode": "Never", **more}}
+    return {
+        "exec": {
+            "apiVersion": EXEC,
+            "command": sys.executable,
+            "args": [str(script)],
+            "interactiveMode": "Never",
+            **more,
+        }
+    }
 
 
 def answering(status: dict[str, Any], version: str = EXEC) -> str:
-    return f"import json; print(json.dumps({{'kind': 'ExecCredential', 'apiVersion': {version!r}, 'status': {status!r}}}))"
+    return (
+        f"import json; print(json.dumps({{'kind': 'ExecCredential', 'apiVersion': {version!r}, 'status': {status!r}}}))"
+    )
 
 
 def reached(kube: Kube) -> str:
@@ -58,12 +68,27 @@ HTTPS = "https://127.0.0.1:1"
         ({"server": HTTPS}, {"token": "x", "username": "a", "password": "b"}, "only one of them"),
         ({"server": HTTPS}, {"tokenFile": "none"}, "none does not exist"),
         ({"server": HTTPS, "certificate-authority": "none.crt"}, {"token": "x"}, "none.crt"),
-        ({"server": HTTPS, "certificate-authority-data": base64.b64encode(b"no PEM").decode()}, {"token": "x"}, "certificate authority"),
-        ({"server": HTTPS}, {"exec": {"apiVersion": EXEC, "command": "no-such-login", "installHint": "get it\nfrom us"}},
-         "no-such-login is not installed: get it from us"),
-        ({"server": HTTPS}, {"exec": {"apiVersion": EXEC, "command": "./bin/no-such-login"}}, "no-such-login is not installed"),
+        (
+            {"server": HTTPS, "certificate-authority-data": base64.b64encode(b"no PEM").decode()},
+            {"token": "x"},
+            "certificate authority",
+        ),
+        (
+            {"server": HTTPS},
+            {"exec": {"apiVersion": EXEC, "command": "no-such-login", "installHint": "get it\nfrom us"}},
+            "no-such-login is not installed: get it from us",
+        ),
+        (
+            {"server": HTTPS},
+            {"exec": {"apiVersion": EXEC, "command": "./bin/no-such-login"}},
+            "no-such-login is not installed",
+        ),
         ({"server": HTTPS}, {"exec": {"command": "true"}}, "no apiVersion"),
-        ({"server": HTTPS}, {"exec": {"apiVersion": EXEC, "command": "true", "interactiveMode": "Always"}}, "needs a terminal"),
+        (
+            {"server": HTTPS},
+            {"exec": {"apiVersion": EXEC, "command": "true", "interactiveMode": "Always"}},
+            "needs a terminal",
+        ),
     ],
 )
 def test_b25_what_cannot_work_is_named_when_the_client_is_opened(
@@ -93,7 +118,11 @@ def test_b25_a_login_command_that_gives_nothing_is_no_missing_right(tmp_path: Pa
 
 def test_b25_all_faults_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ParameterError) as refused:
-        Kube.open(kubeconfig(tmp_path / "config", {"proxy-url": "ftp://x"}, {"as-uid": "1", "auth-provider": {"name": "oidc"}}))
+        Kube.open(
+            kubeconfig(
+                tmp_path / "config", {"proxy-url": "ftp://x"}, {"as-uid": "1", "auth-provider": {"name": "oidc"}}
+            )
+        )
     assert len(refused.value.faults) == 4
 
 
@@ -101,17 +130,27 @@ def test_b25_all_faults_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_b23_another_identity_is_sent_with_requests_and_with_streams(tmp_path: Path) -> None:
-    user = {"token": "base", "as": "jane", "as-uid": "77", "as-groups": ["dev", "ops"],
-            "as-user-extra": {"example.org/Scope": ["a", "b"], "x%y": ["c"]}}  # fmt: skip
+    user = {
+        "token": "base",
+        "as": "jane",
+        "as-uid": "77",
+        "as-groups": ["dev", "ops"],
+        "as-user-extra": {"example.org/Scope": ["a", "b"], "x%y": ["c"]},
+    }
     with stub() as server, Kube.open(kubeconfig(tmp_path / "config", {"server": server.url}, user)) as kube:
         kube.server_version()
         with pytest.raises(KubernetesError, match="no"):
             kube.exec("default", "x", "main", ["true"], timeout_seconds=20)
     wanted = {
-        ("Impersonate-User", "jane"), ("Impersonate-Uid", "77"), ("Impersonate-Group", "dev"), ("Impersonate-Group", "ops"),
-        ("Impersonate-Extra-example.org%2fscope", "a"), ("Impersonate-Extra-example.org%2fscope", "b"),
-        ("Impersonate-Extra-x%25y", "c"), ("Authorization", "Bearer base"),
-    }  # fmt: skip
+        ("Impersonate-User", "jane"),
+        ("Impersonate-Uid", "77"),
+        ("Impersonate-Group", "dev"),
+        ("Impersonate-Group", "ops"),
+        ("Impersonate-Extra-example.org%2fscope", "a"),
+        ("Impersonate-Extra-example.org%2fscope", "b"),
+        ("Impersonate-Extra-x%25y", "c"),
+        ("Authorization", "Bearer base"),
+    }
     assert any("Upgrade" in dict(headers) for _, headers, _ in server.asked)
     for path, headers, _ in server.asked:
         assert wanted <= set(headers), path
@@ -181,7 +220,10 @@ def test_b39_a_login_that_fails_in_the_middle_is_no_wrong_parameter(api: Api, tm
 def test_b39_a_client_certificate_that_is_no_longer_taken_is_asked_for_again(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     (tmp_path / "who").write_text("old")
-    pairs = {name: dict(zip(("clientCertificateData", "clientKeyData"), authority.pair(name), strict=True)) for name in ("old", "new")}
+    pairs = {
+        name: dict(zip(("clientCertificateData", "clientKeyData"), authority.pair(name), strict=True))
+        for name in ("old", "new")
+    }
     (tmp_path / "pairs").write_text(json.dumps(pairs))
     text = (
         f"import json, pathlib\nhere = pathlib.Path({str(tmp_path)!r})\n"
@@ -217,7 +259,9 @@ def test_b21_a_bastion_that_the_environment_names_is_passed_too(
     assert {found for found, _ in way.asked} == {kind}
 
 
-def test_b21_a_proxy_of_the_environment_that_cannot_work_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_b21_a_proxy_of_the_environment_that_cannot_work_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "socks4://127.0.0.1:1")
     with pytest.raises(ParameterError, match="HTTPS_PROXY"):
         Kube.open(kubeconfig(tmp_path / "config", {"server": HTTPS}, {"token": "x"}))
@@ -227,8 +271,11 @@ def test_b21_a_proxy_of_the_environment_that_cannot_work_is_named(tmp_path: Path
 def test_b21_a_bastion_is_passed_by_requests_and_by_streams(api: Api, tmp_path: Path, scheme: str) -> None:
     """The name is resolved by the bastion: here nobody knows it."""
     with bastion(api.serving.port) as way:
-        cluster = cluster_of(api) | {"server": "https://api.nowhere.invalid:6443", "tls-server-name": "localhost",
-                                     "proxy-url": f"{scheme}://{'jane:word@' if scheme == 'http' else ''}127.0.0.1:{way.port}"}  # fmt: skip
+        cluster = cluster_of(api) | {
+            "server": "https://api.nowhere.invalid:6443",
+            "tls-server-name": "localhost",
+            "proxy-url": f"{scheme}://{'jane:word@' if scheme == 'http' else ''}127.0.0.1:{way.port}",
+        }
         with Kube.open(kubeconfig(tmp_path / "config", cluster, {"token": ADMIN})) as kube:
             assert reached(kube) == "lab-admin"
     assert len(way.asked) >= 2
@@ -246,7 +293,9 @@ def test_b21_a_bastion_that_is_away_is_no_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [{"insecure-skip-tls-verify": True}, {"tls-server-name": "localhost"}])
-def test_a_server_of_another_name_is_reached_as_the_kubeconfig_says(api: Api, tmp_path: Path, how: dict[str, Any]) -> None:
+def test_a_server_of_another_name_is_reached_as_the_kubeconfig_says(
+    api: Api, tmp_path: Path, how: dict[str, Any]
+) -> None:
     cluster = cluster_of(api) | how
     if "insecure-skip-tls-verify" in how:
         del cluster["certificate-authority-data"]
@@ -255,12 +304,17 @@ def test_a_server_of_another_name_is_reached_as_the_kubeconfig_says(api: Api, tm
         assert kube.get(k8s.NAMESPACE, "", "default")
 
 
-def test_the_context_that_is_named_counts_and_files_are_merged(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_context_that_is_named_counts_and_files_are_merged(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "token").write_text(DRILL)
     kubeconfig(tmp_path / "a", cluster_of(api), {"token": ADMIN})
-    other = {"contexts": [{"name": "d", "context": {"cluster": "k", "user": "v"}}], "clusters": [],
-             "users": [{"name": "v", "user": {"tokenFile": "token"}}]}  # fmt: skip
+    other = {
+        "contexts": [{"name": "d", "context": {"cluster": "k", "user": "v"}}],
+        "clusters": [],
+        "users": [{"name": "v", "user": {"tokenFile": "token"}}],
+    }
     (tmp_path / "b" / "config").write_text(yaml.safe_dump(other))
     monkeypatch.setenv("KUBECONFIG", f"{tmp_path / 'a'}:{tmp_path / 'b' / 'config'}:{tmp_path / 'none'}")
     with Kube.open() as kube:

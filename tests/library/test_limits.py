@@ -30,7 +30,16 @@ SHOP = SourceCluster.model_construct(ref=ClusterRef(namespace="default", name="l
 def predicted(seconds: float | None, fetch: float = 600.0) -> Forecast:
     phase = PhaseForecast(name="fetch", seconds=fetch, low=fetch, high=fetch, source="own runs", how="")
     work = Work(stored_bytes=1, data_bytes=1, compression="", segments=1, segment_bytes=1)
-    return Forecast(work=work, phases=(phase,), seconds=seconds, low=seconds, high=seconds, source="own runs", samples=1, unknown="" if seconds else "?")
+    return Forecast(
+        work=work,
+        phases=(phase,),
+        seconds=seconds,
+        low=seconds,
+        high=seconds,
+        source="own runs",
+        samples=1,
+        unknown="" if seconds else "?",
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,18 +51,32 @@ def predicted(seconds: float | None, fetch: float = 600.0) -> Forecast:
         ("recovery: 45m, total: 49m", 2, ["limits.total is 49 min, and the whole run"]),
     ],
 )
-def test_g06_each_limit_is_held_against_what_is_predicted(api: Api, tmp_path: Path, limits: str, instances: int, said: list[str]) -> None:
+def test_g06_each_limit_is_held_against_what_is_predicted(
+    api: Api, tmp_path: Path, limits: str, instances: int, said: list[str]
+) -> None:
     ctx = context(api, tmp_path, "limited", f"limits: {{step: 5s, {limits}, copy_expires: 9h}}\n")
     faults = limit_faults(ctx, SHOP, predicted(900.0), instances=instances, recoveries=2)
     assert len(faults) == len(said) and all(words in fault for words, fault in zip(said, faults, strict=True)), faults
-    assert limits_check(ctx, SHOP, predicted(900.0), instances=instances, recoveries=2).verdict is (Verdict.FAILED if said else Verdict.VERIFIED)
+    assert limits_check(ctx, SHOP, predicted(900.0), instances=instances, recoveries=2).verdict is (
+        Verdict.FAILED if said else Verdict.VERIFIED
+    )
     assert limits_check(ctx, SHOP, predicted(None)).verdict is Verdict.NOT_APPLICABLE
     ctx.close()
 
 
 def test_g06_a_base_backup_is_held_against_the_last_ones(api: Api, kube: Kube, tmp_path: Path) -> None:
-    made = kube.create({"apiVersion": "postgresql.cnpg.io/v1", "kind": "Backup", "metadata": {"name": "long", "namespace": "default"},
-                        "spec": {"cluster": {"name": "limited"}, "method": "plugin", "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"}}})  # fmt: skip
+    made = kube.create(
+        {
+            "apiVersion": "postgresql.cnpg.io/v1",
+            "kind": "Backup",
+            "metadata": {"name": "long", "namespace": "default"},
+            "spec": {
+                "cluster": {"name": "limited"},
+                "method": "plugin",
+                "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"},
+            },
+        }
+    )
     status = {"phase": "completed", "startedAt": "2026-11-01T02:00:00Z", "stoppedAt": "2026-11-01T05:00:00Z"}
     kube.patch(k8s.BACKUP, "default", "long", {"status": status}, subresource="status")
     ctx = context(api, tmp_path, "limited", "limits: {recovery: 45m, total: 20h, copy_expires: 24h}\n")
@@ -63,7 +86,8 @@ def test_g06_a_base_backup_is_held_against_the_last_ones(api: Api, kube: Kube, t
     ctx.close()
 
 
-# -- raised while the run waits ------------------------------------------------------------------------------------------
+# -- raised while the run waits
+# ------------------------------------------------------------------------------------------
 
 PROFILE = "name: shop\nenvironment: test\ncluster: {namespace: databases, name: shop-db}\ntenants: [{database: shop, app_role: shop_app}]\n"
 
@@ -85,7 +109,13 @@ def test_g06_a_run_is_resumed_with_other_limits_and_with_nothing_else_changed(
     path = tmp_path / "shop.yaml"
     path.write_text(PROFILE, encoding="utf-8")
     was = load_site(path)
-    site = {"name": "shop", "environment": "test", "caveats": [], "profile_sha256": was.digest, "lasting_sha256": was.lasting_digest}
+    site = {
+        "name": "shop",
+        "environment": "test",
+        "caveats": [],
+        "profile_sha256": was.digest,
+        "lasting_sha256": was.lasting_digest,
+    }
     if before_limits_counted:  # a run of an older version
         del site["lasting_sha256"]
     folder = tmp_path / "recover-point-in-time" / "r1"
@@ -93,7 +123,12 @@ def test_g06_a_run_is_resumed_with_other_limits_and_with_nothing_else_changed(
     data = opened(run_id="r1", runbook="recover-point-in-time", parameters={"mode": "apply"}, site=site)
     journal.append(data.pop("type"), **data)
     path.write_text(PROFILE + changed, encoding="utf-8")
-    same: dict[str, Any] = {"profile": load_site(path), "notebook_sha256": "", "given": {"mode": "apply"}, "runbook": "recover-point-in-time"}
+    same: dict[str, Any] = {
+        "profile": load_site(path),
+        "notebook_sha256": "",
+        "given": {"mode": "apply"},
+        "runbook": "recover-point-in-time",
+    }
     if resumes and not (before_limits_counted and changed):
         PreviousAttempts(folder).require_same(**same)
     else:
@@ -101,7 +136,8 @@ def test_g06_a_run_is_resumed_with_other_limits_and_with_nothing_else_changed(
             PreviousAttempts(folder).require_same(**same)
 
 
-# -- what takes longer goes on -------------------------------------------------------------------------------------------
+# -- what takes longer goes on
+# -------------------------------------------------------------------------------------------
 
 
 class Waits(Step[None]):
@@ -130,7 +166,11 @@ class Watches(CheckStep):
     ("error", "patience", "halts"),
     [
         (StillRunning("the copy was not up within 5 s", todo=""), True, True),
-        (StillRunning("the copy was not up within 5 s", todo=""), False, False),  # a drill is settled: nobody resumes it
+        (
+            StillRunning("the copy was not up within 5 s", todo=""),
+            False,
+            False,
+        ),  # a drill is settled: nobody resumes it
         (StepTimeoutError("did not end", todo=""), True, False),
     ],
 )

@@ -166,13 +166,23 @@ def test_what_was_deleted_and_dropped_is_what_pg_waldump_sees(site: Site, tmp_pa
 
 def test_changes_are_found_between_two_instants(site: Site) -> None:
     listing, reach = wal_names(site.store, NAME), site.chain()
-    everything = list(changes_between(site.store, listing, reach, since=datetime.min.replace(tzinfo=UTC) + timedelta(days=1), until=datetime.now(UTC)))  # fmt: skip
+    everything = list(
+        changes_between(
+            site.store,
+            listing,
+            reach,
+            since=datetime.min.replace(tzinfo=UTC) + timedelta(days=1),
+            until=datetime.now(UTC),
+        )
+    )
     heavy = next(one for one in everything if len(one.dropped) > 100)
     at = heavy.committed_at
     (found,) = changes_between(site.store, listing, reach, since=at, until=at)
     assert (found.xid, found.dropped) == (heavy.xid, heavy.dropped)
     earlier = timedelta(microseconds=1)
-    assert heavy.xid not in [one.xid for one in changes_between(site.store, listing, reach, since=at - timedelta(days=1), until=at - earlier)]  # fmt: skip
+    assert heavy.xid not in [
+        one.xid for one in changes_between(site.store, listing, reach, since=at - timedelta(days=1), until=at - earlier)
+    ]
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5])
@@ -186,7 +196,9 @@ def test_s12_runs_that_are_read_apart_give_what_one_reading_gives(site: Site, le
     starts = range(0, len(read), length)
     runs = [read_run(read[at : at + length], read[at + length : at + length + after], "") for at in starts]
     apart = [one for run in runs for one in together.settle(run)]
-    assert [(c.xid, c.lsn, c.deleted, c.dropped) for c in apart] == [(c.xid, c.lsn, c.deleted, c.dropped) for c in whole]
+    assert [(c.xid, c.lsn, c.deleted, c.dropped) for c in apart] == [
+        (c.xid, c.lsn, c.deleted, c.dropped) for c in whole
+    ]
     every = [commit for run in runs for commits_ in run.commits for commit in commits_]
     assert every == list(commits(read))
     assert sum(len(run.databases) for run in runs) == len(every)
@@ -339,9 +351,7 @@ def reread(site: Site, entry: Entry) -> Entry:
     return next(item for item in catalogue(site.store, NAME).entries if item.backup_id == entry.backup_id)
 
 
-@pytest.mark.parametrize(
-    ("compression", "packed"), [("bzip2", bz2.compress), ("lz4", lz4_frame)]
-)
+@pytest.mark.parametrize(("compression", "packed"), [("bzip2", bz2.compress), ("lz4", lz4_frame)])
 def test_what_the_end_of_each_compression_tells(site: Site, compression: str, packed: Callable[[bytes], bytes]) -> None:
     item, _ = catalogue(site.store, NAME).entries[1].tars[-1]
     body = packed(site.store.get(item.key))
@@ -377,7 +387,9 @@ def test_a_folder_is_read_once_and_a_torn_backup_reaches_nothing(site: Site) -> 
     until = second.end_time
     older = read_folder(site.store, NAME, until=until, samples=0, read_through=0, checked=0)
     assert [period.last for period in older.periods] == [until - timedelta(microseconds=1)]
-    (data, _), *_ = next(entry for entry in catalogue(site.store, NAME).entries if entry.backup_id == first.backup_id).tars
+    (data, _), *_ = next(
+        entry for entry in catalogue(site.store, NAME).entries if entry.backup_id == first.backup_id
+    ).tars
     with site.s3.without(f"site/a/{data.key}") as body:
         site.s3.put(f"site/a/{data.key}", body[: len(body) // 2])
         torn = read_folder(site.store, NAME, samples=0, read_through=0, checked=0)
@@ -584,7 +596,18 @@ def test_a_damaged_history_file_is_named(site: Site) -> None:
             site.chain()
 
 
-@pytest.mark.parametrize(("option", "ending"), [("", ""), ("--bzip2", "bz2"), ("--xz", "xz"), ("--gzip", "gz"), ("--snappy", "snappy"), ("--zstd", "zst"), ("--lz4", "lz4")])
+@pytest.mark.parametrize(
+    ("option", "ending"),
+    [
+        ("", ""),
+        ("--bzip2", "bz2"),
+        ("--xz", "xz"),
+        ("--gzip", "gz"),
+        ("--snappy", "snappy"),
+        ("--zstd", "zst"),
+        ("--lz4", "lz4"),
+    ],
+)
 def test_b20_each_compression_reads_to_the_same_bytes(site: Site, option: str, ending: str) -> None:
     name = site.idle[0]
     site.server.archive_by_hand(name, *filter(None, [option]), name=f"by-hand-{ending}")

@@ -52,7 +52,9 @@ class Odd(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def store(answers: Callable[[Any, int], None], path: str = "s3://bucket/pg", **more: str) -> Iterator[tuple[S3Store, type[Odd]]]:
+def store(
+    answers: Callable[[Any, int], None], path: str = "s3://bucket/pg", **more: str
+) -> Iterator[tuple[S3Store, type[Odd]]]:
     class Here(Odd):
         asked: ClassVar[list[tuple[str, dict[str, str]]]] = []
 
@@ -61,7 +63,9 @@ def store(answers: Callable[[Any, int], None], path: str = "s3://bucket/pg", **m
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
     try:
-        with S3Store.open(path, access_key_id=ACCESS_KEY, secret_access_key=SECRET_KEY, endpoint_url=endpoint, **more) as opened:
+        with S3Store.open(
+            path, access_key_id=ACCESS_KEY, secret_access_key=SECRET_KEY, endpoint_url=endpoint, **more
+        ) as opened:
             yield opened, Here
     finally:
         server.shutdown()

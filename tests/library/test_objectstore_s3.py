@@ -287,13 +287,22 @@ def test_a_private_ca_is_trusted_where_it_is_given(s3: S3, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("configuration", "told"),
     [
-        ({"destinationPath": "https://acme.blob.core.windows.net/backups", "azureCredentials": {}}, "Azure Blob Storage (azureCredentials, https://acme.blob"),
-        ({"destinationPath": "https://acme.blob.core.windows.net/backups?sig=planted"}, "Azure Blob Storage (https://acme.blob.core.windows.net/backups)"),
-        ({"destinationPath": "gs://backups/pg", "googleCredentials": {}}, "Google Cloud Storage (googleCredentials, gs://backups/pg)"),
+        (
+            {"destinationPath": "https://acme.blob.core.windows.net/backups", "azureCredentials": {}},
+            "Azure Blob Storage (azureCredentials, https://acme.blob",
+        ),
+        (
+            {"destinationPath": "https://acme.blob.core.windows.net/backups?sig=planted"},
+            "Azure Blob Storage (https://acme.blob.core.windows.net/backups)",
+        ),
+        (
+            {"destinationPath": "gs://backups/pg", "googleCredentials": {}},
+            "Google Cloud Storage (googleCredentials, gs://backups/pg)",
+        ),
         ({"destinationPath": "gs://backups/pg"}, "Google Cloud Storage (gs://backups/pg)"),
         ({"destinationPath": "/mnt/backups"}, "'/mnt/backups', which is not s3://bucket/prefix"),
     ],
-)  # fmt: skip
+)
 def test_another_kind_of_store_is_told_by_its_name(configuration: dict[str, Any], told: str) -> None:
     (found,) = not_s3(configuration)
     assert told in found and "planted" not in found

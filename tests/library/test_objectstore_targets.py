@@ -49,7 +49,9 @@ class Site:
     once: ArchiveSnapshot
 
     def held(self) -> ArchiveSnapshot:
-        return ArchiveSnapshot.read(self.store, catalogue(self.store, NAME).usable, NAME, system_id=self.first.system_id)
+        return ArchiveSnapshot.read(
+            self.store, catalogue(self.store, NAME).usable, NAME, system_id=self.first.system_id
+        )
 
     def resolve(self, backup_id: str = "", look_back: int = 1024, **wanted: object) -> ResolvedTarget:
         target = RecoveryTarget.model_validate(wanted)

@@ -21,13 +21,31 @@ from drillbook_lab.pgbin import bin_dir
 
 # For each variable what would do the most harm; any other gets a word that means nothing.
 HARM = {
-    "PGHOST": "192.0.2.1", "PGHOSTADDR": "127.0.0.2", "PGPORT": "1", "PGUSER": "nobody", "PGDATABASE": "template1",
-    "PGPASSWORD": "wrong", "PGOPTIONS": "-c default_transaction_read_only=off -c work_mem=64kB", "PGAPPNAME": "other",
-    "PGCLIENTENCODING": "SQL_ASCII", "PGCONNECT_TIMEOUT": "none", "PGSSLMODE": "verify-full", "PGSSLROOTCERT": "system",
-    "PGSSLNEGOTIATION": "direct", "PGSSLMINPROTOCOLVERSION": "TLSv1.3", "PGSSLMAXPROTOCOLVERSION": "TLSv1.1",
-    "PGTARGETSESSIONATTRS": "standby", "PGREQUIREAUTH": "none", "PGCHANNELBINDING": "disable", "PGGSSENCMODE": "require",
-    "PGSERVICE": "elsewhere", "PGTZ": "Asia/Tokyo", "PGDATESTYLE": "SQL, DMY", "PGGEQO": "off", "PGLOADBALANCEHOSTS": "random",
-}  # fmt: skip
+    "PGHOST": "192.0.2.1",
+    "PGHOSTADDR": "127.0.0.2",
+    "PGPORT": "1",
+    "PGUSER": "nobody",
+    "PGDATABASE": "template1",
+    "PGPASSWORD": "wrong",
+    "PGOPTIONS": "-c default_transaction_read_only=off -c work_mem=64kB",
+    "PGAPPNAME": "other",
+    "PGCLIENTENCODING": "SQL_ASCII",
+    "PGCONNECT_TIMEOUT": "none",
+    "PGSSLMODE": "verify-full",
+    "PGSSLROOTCERT": "system",
+    "PGSSLNEGOTIATION": "direct",
+    "PGSSLMINPROTOCOLVERSION": "TLSv1.3",
+    "PGSSLMAXPROTOCOLVERSION": "TLSv1.1",
+    "PGTARGETSESSIONATTRS": "standby",
+    "PGREQUIREAUTH": "none",
+    "PGCHANNELBINDING": "disable",
+    "PGGSSENCMODE": "require",
+    "PGSERVICE": "elsewhere",
+    "PGTZ": "Asia/Tokyo",
+    "PGDATESTYLE": "SQL, DMY",
+    "PGGEQO": "off",
+    "PGLOADBALANCEHOSTS": "random",
+}
 
 
 @pytest.fixture(scope="module", params=["plain", "tls"])
@@ -68,7 +86,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Pat
     for name, text in (("root.crt", authority.pem.decode()), ("postgresql.crt", certificate), ("postgresql.key", key)):
         (own / name).write_text(text)
         (own / name).chmod(0o600)
-    (tmp_path / ".pg_service.conf").write_text("[elsewhere]\nhost=192.0.2.1\nhostaddr=127.0.0.2\nuser=nobody\ntarget_session_attrs=standby\n")
+    (tmp_path / ".pg_service.conf").write_text(
+        "[elsewhere]\nhost=192.0.2.1\nhostaddr=127.0.0.2\nuser=nobody\ntarget_session_attrs=standby\n"
+    )
     (tmp_path / ".pgpass").write_text("*:*:*:*:wrong\n")
     (tmp_path / ".pgpass").chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -107,14 +127,25 @@ def test_b26_nor_do_all_of_them_together(server: Server, home: Path, monkeypatch
     with pytest.raises(PostgresError) as away:
         Database.connect(Address("127.0.0.1", free_port()), user="x", password="y", dbname="z")
     assert away.value.sqlstate == "08001"
-    assert {name: os.environ[name] for name in LIBPQ_VARIABLES} == {name: HARM.get(name, "hostile") for name in LIBPQ_VARIABLES}
+    assert {name: os.environ[name] for name in LIBPQ_VARIABLES} == {
+        name: HARM.get(name, "hostile") for name in LIBPQ_VARIABLES
+    }
 
 
 @pytest.mark.parametrize("name", ["PGHOSTADDR", "PGSERVICE", "PGTARGETSESSIONATTRS", "PGREQUIREAUTH"])
-def test_b38_libpq_by_itself_is_led_astray(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_b38_libpq_by_itself_is_led_astray(
+    server: Server, home: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """The proof that the values above do harm."""
-    given = {"host": server.address.host, "port": server.address.port, "user": SUPERUSER, "password": PASSWORD, "dbname": "postgres",
-             "sslrootcert": "/nonexistent/x", "sslmode": "prefer"}  # fmt: skip
+    given = {
+        "host": server.address.host,
+        "port": server.address.port,
+        "user": SUPERUSER,
+        "password": PASSWORD,
+        "dbname": "postgres",
+        "sslrootcert": "/nonexistent/x",
+        "sslmode": "prefer",
+    }
     psycopg.connect(**given).close()
     monkeypatch.setenv(name, HARM[name])
     with pytest.raises(psycopg.OperationalError):
@@ -136,10 +167,22 @@ def trusting(server: Server) -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize(
     "argv",
-    [["psql", "-X", "-w", "-U", "postgres", "-d", "postgres", "-Atc", "select current_setting('TimeZone') <> 'Asia/Tokyo'"],
-     dump("postgres")],
+    [
+        [
+            "psql",
+            "-X",
+            "-w",
+            "-U",
+            "postgres",
+            "-d",
+            "postgres",
+            "-Atc",
+            "select current_setting('TimeZone') <> 'Asia/Tokyo'",
+        ],
+        dump("postgres"),
+    ],
     ids=["psql", "pg_dump"],
-)  # fmt: skip
+)
 def test_b26_nor_does_it_lead_a_command_in_a_pod_astray(
     server: Server, home: Path, trusting: dict[str, str], argv: list[str]
 ) -> None:

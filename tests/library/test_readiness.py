@@ -24,7 +24,11 @@ from drillbook.steps.preflight.old_cluster import ReadOldCluster
 from drillbook.steps.preflight.readiness import CheckReadiness, NothingElseRunning, SourceCluster
 
 HEALTHY = {"phase": "Cluster in healthy state", "readyInstances": 1, "timelineID": 1}
-ARCHIVER = {"name": "barman-cloud.cloudnative-pg.io", "isWALArchiver": True, "parameters": {"barmanObjectName": "store"}}
+ARCHIVER = {
+    "name": "barman-cloud.cloudnative-pg.io",
+    "isWALArchiver": True,
+    "parameters": {"barmanObjectName": "store"},
+}
 SITES = [{"name": name, "connectionParameters": {"host": name}} for name in ("other", "leader", "follower", "here")]
 
 
@@ -40,11 +44,19 @@ def context(api: Api, folder: Path, name: str, more: str = "") -> Context:
 
 @contextlib.contextmanager
 def cluster(kube: Kube, name: str, spec: dict[str, Any], status: dict[str, Any], **annotations: str) -> Iterator[None]:
-    meta = {"name": name, "namespace": "default", "annotations": {f"cnpg.io/{key}": value for key, value in annotations.items()}}
-    made = kube.create({
-        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": meta,
-        "spec": {"instances": 1, "imageName": "reg/pg:16.8", "storage": {"size": "1Gi"}, **spec},
-    })  # fmt: skip
+    meta = {
+        "name": name,
+        "namespace": "default",
+        "annotations": {f"cnpg.io/{key}": value for key, value in annotations.items()},
+    }
+    made = kube.create(
+        {
+            "apiVersion": "postgresql.cnpg.io/v1",
+            "kind": "Cluster",
+            "metadata": meta,
+            "spec": {"instances": 1, "imageName": "reg/pg:16.8", "storage": {"size": "1Gi"}, **spec},
+        }
+    )
     kube.patch(k8s.CLUSTER, "default", name, {"status": HEALTHY | status}, subresource="status")
     try:
         yield
@@ -97,14 +109,27 @@ def test_b36_a_replica_cluster_is_refused_by_name(
     ("annotations", "status", "says"),
     [
         ({"hibernation": "on"}, {}, "it is hibernated"),
-        ({}, {"conditions": [{"type": "cnpg.io/hibernation", "status": "True", "reason": "Hibernated", "message": "",
-                              "lastTransitionTime": "2026-11-01T00:00:00Z"}]}, "it is hibernated"),
+        (
+            {},
+            {
+                "conditions": [
+                    {
+                        "type": "cnpg.io/hibernation",
+                        "status": "True",
+                        "reason": "Hibernated",
+                        "message": "",
+                        "lastTransitionTime": "2026-11-01T00:00:00Z",
+                    }
+                ]
+            },
+            "it is hibernated",
+        ),
         ({"fencedInstances": '["*"]'}, {"currentPrimary": "asleep-1"}, "its primary asleep-1 is fenced"),
         ({"fencedInstances": '["asleep-1"]'}, {"currentPrimary": "asleep-1"}, "its primary asleep-1 is fenced"),
         ({}, {"conditions": []}, "ObjectStore default/store does not exist"),
         ({"fencedInstances": '["asleep-2"]'}, {}, "ObjectStore default/store does not exist"),
     ],
-)  # fmt: skip
+)
 def test_b36_a_source_that_is_healthy_by_its_phase_alone_is_named(
     api: Api, kube: Kube, tmp_path: Path, annotations: dict[str, str], status: dict[str, Any], says: str
 ) -> None:
@@ -113,12 +138,20 @@ def test_b36_a_source_that_is_healthy_by_its_phase_alone_is_named(
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_b16_a_pull_secret_is_asked_for_in_the_drill_namespace(api: Api, kube: Kube, tmp_path: Path, there: bool) -> None:
+def test_b16_a_pull_secret_is_asked_for_in_the_drill_namespace(
+    api: Api, kube: Kube, tmp_path: Path, there: bool
+) -> None:
     if kube.get(k8s.NAMESPACE, "", "drillbook-drills") is None:
         kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "drillbook-drills"}})
     if there:
-        kube.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pull", "namespace": "drillbook-drills"},
-                     "stringData": {".dockerconfigjson": "{}"}})  # fmt: skip
+        kube.create(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": "pull", "namespace": "drillbook-drills"},
+                "stringData": {".dockerconfigjson": "{}"},
+            }
+        )
     with cluster(kube, "pulls", {"imagePullSecrets": [{"name": "pull"}], "plugins": [ARCHIVER]}, {}):
         found = faults_of(api, tmp_path, "pulls")
     assert any("Secret drillbook-drills/pull does not exist" in fault for fault in found) is not there
@@ -132,11 +165,16 @@ def test_b11_an_account_that_is_not_there_is_named(api: Api, kube: Kube, tmp_pat
 
 
 def test_b09_the_class_of_every_volume_is_looked_up(api: Api, kube: Kube, tmp_path: Path) -> None:
-    spec = {"storage": {"pvcTemplate": {"storageClassName": "moon", "resources": {"requests": {"storage": "1Gi"}}}},
-            "walStorage": {"size": "1Gi", "storageClass": "mars"}, "plugins": [ARCHIVER]}  # fmt: skip
+    spec = {
+        "storage": {"pvcTemplate": {"storageClassName": "moon", "resources": {"requests": {"storage": "1Gi"}}}},
+        "walStorage": {"size": "1Gi", "storageClass": "mars"},
+        "plugins": [ARCHIVER],
+    }
     with cluster(kube, "classes", spec, {}):
         found = faults_of(api, tmp_path, "classes")
-    assert [name for name in ("moon", "mars") if any(f"StorageClass {name} does not exist" in fault for fault in found)] == ["moon", "mars"]
+    assert [
+        name for name in ("moon", "mars") if any(f"StorageClass {name} does not exist" in fault for fault in found)
+    ] == ["moon", "mars"]
 
 
 @pytest.mark.parametrize(
@@ -154,16 +192,29 @@ def test_b34_a_backup_that_was_left_unfinished_is_reported_with_its_age_and_hold
 ) -> None:
     begun = show_instant(datetime.now(UTC) - timedelta(hours=hours))
     name = f"left-{phase or 'new'}-{hours}"
-    made = kube.create({"apiVersion": "postgresql.cnpg.io/v1", "kind": "Backup", "metadata": {"name": name, "namespace": "default"},
-                        "spec": {"cluster": {"name": name}, "method": "plugin",
-                                 "pluginConfiguration": {"name": ARCHIVER["name"]}}})  # fmt: skip
+    made = kube.create(
+        {
+            "apiVersion": "postgresql.cnpg.io/v1",
+            "kind": "Backup",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"cluster": {"name": name}, "method": "plugin", "pluginConfiguration": {"name": ARCHIVER["name"]}},
+        }
+    )
     if phase:
         kube.patch(k8s.BACKUP, "default", name, {"status": {"phase": phase, "startedAt": begun}}, subresource="status")
     ctx = context(api, tmp_path, name)
     source = SourceCluster(
-        ref=ClusterRef(namespace="default", name=name), uid="u", system_id="1", timeline=1, primary="p", server_name=name,
-        location="s3://b", server_version=160000, image="i", storage_class="",
-    )  # fmt: skip
+        ref=ClusterRef(namespace="default", name=name),
+        uid="u",
+        system_id="1",
+        timeline=1,
+        primary="p",
+        server_name=name,
+        location="s3://b",
+        server_version=160000,
+        image="i",
+        storage_class="",
+    )
     (check,) = NothingElseRunning(source).observe(ctx)
     ctx.close()
     kube.delete(k8s.BACKUP, "default", name, uid=made["metadata"]["uid"])
@@ -184,11 +235,31 @@ def test_s21_a_recovery_takes_a_cluster_whose_primary_serves_though_a_replica_is
     spec = {"storage": {"size": "1Gi", "storageClass": "keeps"}}
     step = CheckRecoveryReadiness("shop") if emergency else CheckReadiness()
     made = [
-        kube.create({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "keeps"}, "provisioner": "x", "reclaimPolicy": "Retain"}),
-        kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hurt-1", "namespace": "default"},
-                     "spec": {"containers": [{"name": "postgres", "image": "shell"}]}}),
-    ]  # fmt: skip
-    kube.patch(k8s.POD, "default", "hurt-1", {"status": {"conditions": [{"type": "Ready", "status": ready}]}}, subresource="status")
+        kube.create(
+            {
+                "apiVersion": "storage.k8s.io/v1",
+                "kind": "StorageClass",
+                "metadata": {"name": "keeps"},
+                "provisioner": "x",
+                "reclaimPolicy": "Retain",
+            }
+        ),
+        kube.create(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "hurt-1", "namespace": "default"},
+                "spec": {"containers": [{"name": "postgres", "image": "shell"}]},
+            }
+        ),
+    ]
+    kube.patch(
+        k8s.POD,
+        "default",
+        "hurt-1",
+        {"status": {"conditions": [{"type": "Ready", "status": ready}]}},
+        subresource="status",
+    )
     with cluster(kube, "hurt", spec, status):
         found: list[str] = []
         ctx = context(api, tmp_path, "hurt", "identity: {system_identifier: '1'}\n")

@@ -71,11 +71,13 @@ def dead_run(tmp_path: Path, *, host: str = "", run_id: str = RUN) -> tuple[Path
     (folder / "logs").mkdir(parents=True)
     journal = Journal.open(folder / "journal.jsonl")
     data = opened(
-        run_id=run_id, runbook=RUNBOOK, parameters={"site": str(tmp_path / "shop.yaml"), "mode": "apply"},
+        run_id=run_id,
+        runbook=RUNBOOK,
+        parameters={"site": str(tmp_path / "shop.yaml"), "mode": "apply"},
         site={"name": "shop", "environment": "test", "caveats": [], "profile_sha256": ""},
         actor={"username": "kim", "strength": "api", "host": host or socket.gethostname()},
         cluster={"namespace": "databases", "name": "shop-db"},
-    )  # fmt: skip
+    )
     Ledger.of(tmp_path / "outputs", "shop").open(run_id, RUNBOOK)
     journal.append(data.pop("type"), **data)
     return folder, journal
@@ -88,8 +90,16 @@ def changed(kube: Kube, journal: Journal, name: str) -> None:
         kube.delete(k8s.CONFIG_MAP, "default", name, uid=there["metadata"]["uid"])
     was = kube.create(config_map(name, value="before"))
     promise = restoring.restoration(was, {"data": {"value": "during"}}, "held for the cut")
-    journal.append("obligation", id=promise.id, what=promise.what, kind=promise.kind, namespace=promise.namespace,
-                   name=promise.name, uid=was["metadata"]["uid"], undo=promise.undo)  # fmt: skip
+    journal.append(
+        "obligation",
+        id=promise.id,
+        what=promise.what,
+        kind=promise.kind,
+        namespace=promise.namespace,
+        name=promise.name,
+        uid=was["metadata"]["uid"],
+        undo=promise.undo,
+    )
     kube.patch(k8s.CONFIG_MAP, "default", name, {"data": {"value": "during"}})
 
 
@@ -124,14 +134,20 @@ def test_s01_a_full_disk_stops_no_undo(
     assert caught.value.exit_code == 6 and str(journal.second_place) in caught.value.what
     assert [event["type"] for event in told] == ["settled"] * 4 and all(event["unwritten"] for event in told)
     noted = journal.second_place.read_text()
-    assert all(f"ConfigMap/default/{name}" in noted for name in names) and "not in the journal" in capsys.readouterr().err
+    assert (
+        all(f"ConfigMap/default/{name}" in noted for name in names) and "not in the journal" in capsys.readouterr().err
+    )
     # With room again the same is done once more, into the journal, and the run is sealed.
     assert settle(folder, how="killed", message="", by="cleanup").verdict is not None
-    assert [event["id"] for event in journal.events() if event["type"] == "settled"] == [f"ConfigMap/default/{n}:data.value" for n in reversed(names)]
+    assert [event["id"] for event in journal.events() if event["type"] == "settled"] == [
+        f"ConfigMap/default/{n}:data.value" for n in reversed(names)
+    ]
     assert verify(tmp_path / "outputs") == []
 
 
-def test_s01_a_step_that_undoes_goes_on_in_the_notebook_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_s01_a_step_that_undoes_goes_on_in_the_notebook_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     told = Observations(dead_run(tmp_path)[0], Masker())
     promise = Obligation("Writes", "databases", "shop-db.shop", "let it take writes again")
@@ -146,7 +162,9 @@ def test_s01_a_step_that_undoes_goes_on_in_the_notebook_as_well(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("left", [b"", b'{"seq":1,"type":"ope', b"\n", b'{"seq":1,"at":"x","type":"torn","prev":""}\n'])
-def test_s07_a_run_that_ended_before_it_began_is_in_nobodys_way(kube: Kube, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes) -> None:
+def test_s07_a_run_that_ended_before_it_began_is_in_nobodys_way(
+    kube: Kube, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes
+) -> None:
     outputs = tmp_path / "outputs"
     monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(outputs))
     folder = outputs / RUNBOOK / RUN
@@ -170,7 +188,9 @@ def test_s07_a_run_that_ended_before_it_began_is_in_nobodys_way(kube: Kube, site
             other()
 
 
-def test_s17_a_run_that_lives_on_another_machine_is_left_alone(kube: Kube, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s17_a_run_that_lives_on_another_machine_is_left_alone(
+    kube: Kube, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(tmp_path / "outputs"))
     folder, journal = dead_run(tmp_path, host="colleagues-laptop")
     changed(kube, journal, "s17")
@@ -188,10 +208,17 @@ def test_s17_a_run_that_lives_on_another_machine_is_left_alone(kube: Kube, site:
     assert any("settled" in line for line in lines) and value(kube, "s17") == "before"
 
 
-def test_s17_a_strangers_copy_is_not_removed_while_it_holds_the_lease(kube: Kube, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s17_a_strangers_copy_is_not_removed_while_it_holds_the_lease(
+    kube: Kube, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(tmp_path / "outputs"))
     run_id = "20261101t101500z-777777"
-    metadata = {"name": "owner", "namespace": "drillbook-drills", "labels": {RUN_LABEL: run_id}, "annotations": {EXPIRES: "2026-11-01T16:00:00Z"}}
+    metadata = {
+        "name": "owner",
+        "namespace": "drillbook-drills",
+        "labels": {RUN_LABEL: run_id},
+        "annotations": {EXPIRES: "2026-11-01T16:00:00Z"},
+    }
     kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
     lease = kube.lease("drillbook", lease_name(site), run_id, ttl_seconds=LEASE_SECONDS)
     late = datetime(2030, 1, 1, tzinfo=UTC)
@@ -204,8 +231,14 @@ def test_s17_a_strangers_copy_is_not_removed_while_it_holds_the_lease(kube: Kube
 
 def test_s17_a_glance_at_the_lock_does_not_stop_an_opening(tmp_path: Path) -> None:
     looking = subprocess.Popen(
-        [sys.executable, "-c", "import fcntl,os,sys,time; f=os.open(sys.argv[1],os.O_CREAT|os.O_RDWR); fcntl.flock(f,2); print(1,flush=True); time.sleep(0.5)",
-         str(tmp_path / ".lock")], stdout=subprocess.PIPE)  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import fcntl,os,sys,time; f=os.open(sys.argv[1],os.O_CREAT|os.O_RDWR); fcntl.flock(f,2); print(1,flush=True); time.sleep(0.5)",
+            str(tmp_path / ".lock"),
+        ],
+        stdout=subprocess.PIPE,
+    )
     assert looking.stdout is not None and looking.stdout.readline()
     lock = RunLock(tmp_path)
     assert alive(tmp_path)
@@ -238,7 +271,9 @@ def _until(reader: Any, word: str) -> None:
 
 @pytest.mark.parametrize(("before", "ends"), [([], True), (["nohup"], False)])
 def test_s18_a_closed_terminal_ends_the_notebook_and_settles(before: list[str], ends: bool) -> None:
-    child = subprocess.Popen([*before, sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    child = subprocess.Popen(
+        [*before, sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     _until(child.stdout, "running")
     child.send_signal(signal.SIGHUP)
     if not ends:
@@ -255,8 +290,6 @@ def test_s18_a_closed_terminal_ends_the_notebook_and_settles(before: list[str], 
     child.stdout.close()
 
 
-
-
 def _pipe_without_reader() -> int:
     reader, writer = os.pipe()
     os.close(reader)
@@ -269,7 +302,9 @@ def _terminal_that_was_closed() -> int:
     return side
 
 
-@pytest.mark.parametrize("lost", [_pipe_without_reader, _terminal_that_was_closed, lambda: os.open("/dev/full", os.O_WRONLY)])
+@pytest.mark.parametrize(
+    "lost", [_pipe_without_reader, _terminal_that_was_closed, lambda: os.open("/dev/full", os.O_WRONLY)]
+)
 def test_s18_an_output_that_nobody_reads_changes_no_status(lost: Callable[[], int]) -> None:
     writer = lost()
     program = "import sys; from drillbook import cli\nfor n in range(3): cli.out.print('told', n)\nsys.exit(3)"
@@ -295,10 +330,24 @@ def failed(event: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("bound", [True, False])
-def test_s19_a_journal_that_is_rewritten_before_the_seal_shows(kube: Kube, site: Site, tmp_path: Path, bound: bool) -> None:
+def test_s19_a_journal_that_is_rewritten_before_the_seal_shows(
+    kube: Kube, site: Site, tmp_path: Path, bound: bool
+) -> None:
     folder, journal = dead_run(tmp_path)
     ledger = Ledger.of(tmp_path / "outputs", "shop")
-    journal.append("check", n=1, name="rows", proves="", verdict="FAILED", expected="1", observed="2", reason="", required=True, seconds=0.1, details=[])
+    journal.append(
+        "check",
+        n=1,
+        name="rows",
+        proves="",
+        verdict="FAILED",
+        expected="1",
+        observed="2",
+        reason="",
+        required=True,
+        seconds=0.1,
+        details=[],
+    )
     journal.append("waiting", section="cut", reason="", phrase="a b c", deadline="2026-11-02T00:00:00Z", digest="d")
     if bound:
         ledger.bind(journal)

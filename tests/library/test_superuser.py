@@ -15,17 +15,27 @@ ENDS_NO_LINE = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1
 @pytest.mark.parametrize("odd", ENDS_NO_LINE)
 def test_s08_a_comment_pasted_from_anywhere_is_read_whole(superuser: Superuser, odd: str) -> None:
     told = f"pasted{odd}from a letter"
-    assert superuser.ask_all("postgres", [f"select {SQL('{}').format(Literal(told)).as_string()} as words"]) == [{"words": told}]
+    assert superuser.ask_all("postgres", [f"select {SQL('{}').format(Literal(told)).as_string()} as words"]) == [
+        {"words": told}
+    ]
 
 
-@pytest.mark.parametrize(("encoding", "words"), [("LATIN1", "Größe"), ("SQL_ASCII", "Größe"), ("UTF8", "Größe \u2028 ☃"), ("EUC_JP", "日本")])
+@pytest.mark.parametrize(
+    ("encoding", "words"), [("LATIN1", "Größe"), ("SQL_ASCII", "Größe"), ("UTF8", "Größe \u2028 ☃"), ("EUC_JP", "日本")]
+)
 def test_s08_the_databases_encoding_is_not_ours(superuser: Superuser, encoding: str, words: str) -> None:
     name = f"s08_{encoding.lower()}"
-    made = SQL("create database {} template template0 encoding {} locale 'C'").format(Identifier(name), Literal(encoding))
+    made = SQL("create database {} template template0 encoding {} locale 'C'").format(
+        Identifier(name), Literal(encoding)
+    )
     superuser.run("postgres", made)
-    superuser.run(name, SQL("create table public.t (note text)"), SQL("insert into public.t values ({})").format(Literal(words)))
+    superuser.run(
+        name, SQL("create table public.t (note text)"), SQL("insert into public.t values ({})").format(Literal(words))
+    )
     superuser.run(name, SQL("comment on table public.t is {}").format(Literal(words)))
-    assert superuser.ask_all(name, ["select note, obj_description('public.t'::pg_catalog.regclass) as told from public.t"]) == [{"note": words, "told": words}]
+    assert superuser.ask_all(
+        name, ["select note, obj_description('public.t'::pg_catalog.regclass) as told from public.t"]
+    ) == [{"note": words, "told": words}]
     superuser.run("postgres", SQL("drop database {}").format(Identifier(name)))
 
 

@@ -13,7 +13,9 @@ from drillbook.archive import ArchiveSnapshot, S3Store, catalogue, read_folder, 
 from drillbook.model import RecoveryTarget
 
 DESTINATION, NAME = "s3://archive/timelines", "pg"
-WRITE = "WITH x AS (INSERT INTO load (filler) VALUES ('x') RETURNING 1) SELECT pg_current_xact_id()::text::bigint FROM x"
+WRITE = (
+    "WITH x AS (INSERT INTO load (filler) VALUES ('x') RETURNING 1) SELECT pg_current_xact_id()::text::bigint FROM x"
+)
 NOW = "SELECT clock_timestamp()"
 
 
@@ -66,7 +68,10 @@ def test_b01_b03_postgresql_recovers_on_the_clusters_own_timeline(archived: tupl
         assert recovery.reaches(latest, ours) is False, "PostgreSQL's default follows the stranger"
     finally:
         recovery.remove()
-    assert [item.state for item in read_folder(store, NAME, timeline=1, now=datetime.now(UTC) + timedelta(hours=1)).survey.damages] == ["stray timeline"]
+    assert [
+        item.state
+        for item in read_folder(store, NAME, timeline=1, now=datetime.now(UTC) + timedelta(hours=1)).survey.damages
+    ] == ["stray timeline"]
 
     for key in s3.keys(f"timelines/{NAME}/wals/00000002"):
         s3.take(key)

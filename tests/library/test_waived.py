@@ -53,7 +53,11 @@ def test_s02_what_is_so_in_production_too_is_no_fault(server: Server, both: tupl
     there, here = (made(server, name, kind, "known", whole=False) for name in (source, copy))
     assert (there.verdict, here.verdict) == (Verdict.FAILED, Verdict.FAILED)
     judged = checks.so_in_production_too(here, there)
-    assert judged.verdict is Verdict.VERIFIED and "so in production too" in judged.reason and judged.details == here.details
+    assert (
+        judged.verdict is Verdict.VERIFIED
+        and "so in production too" in judged.reason
+        and judged.details == here.details
+    )
     # One fault more in the copy, and it is the recovery's.
     assert checks.so_in_production_too(made(server, copy, kind, "new", whole=False), there).verdict is Verdict.FAILED
 
@@ -71,10 +75,18 @@ def collations(*faults: tuple[str, str]) -> Check:
 
 def test_s02_versions_are_the_same_fault_in_the_same_words_only() -> None:
     recorded = ("de", "recorded 153.14, here 153.120")
-    assert checks.so_in_production_too(collations(recorded), collations(recorded, ("fr", "recorded 1, here 2"))).verdict is Verdict.VERIFIED
-    assert checks.so_in_production_too(collations(("de", "recorded 153.14, here 153.121")), collations(recorded)).verdict is Verdict.FAILED
+    assert (
+        checks.so_in_production_too(collations(recorded), collations(recorded, ("fr", "recorded 1, here 2"))).verdict
+        is Verdict.VERIFIED
+    )
+    assert (
+        checks.so_in_production_too(collations(("de", "recorded 153.14, here 153.121")), collations(recorded)).verdict
+        is Verdict.FAILED
+    )
     many = [(f"c{n}", "recorded 1, here 2") for n in range(12)]
-    assert checks.so_in_production_too(collations(*many), collations(*many)).verdict is Verdict.FAILED, "it may have been cut short"
+    assert checks.so_in_production_too(collations(*many), collations(*many)).verdict is Verdict.FAILED, (
+        "it may have been cut short"
+    )
 
 
 PROFILE = """\
@@ -117,5 +129,8 @@ def test_s02_a_check_is_accepted_by_name_with_its_reason_in_the_record_and_at_th
     (kept,) = (event for event in told.journal.events() if event["type"] == "check" and event["name"] == check)
     assert kept["verdict"] == verdict and ("reindexed on 2026-10-02" in kept["reason"]) is counts
     assert (judge(told.journal.events()).verdict is not verdict) is counts
-    before, now = subject("r1", {}), subject("r1", {}) | {f"accepted: {name}": why for name, why in told.accepted.items()}
+    before, now = (
+        subject("r1", {}),
+        subject("r1", {}) | {f"accepted: {name}": why for name, why in told.accepted.items()},
+    )
     assert (now != before) is counts

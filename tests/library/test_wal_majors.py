@@ -20,7 +20,9 @@ OWN = major_of(pgbin.bin_dir())
 FOUND = found()
 
 
-@pytest.fixture(params=[major for major in range(OLDEST, NEWEST + 1) if major != OWN], ids=lambda one: f"PostgreSQL {one}")
+@pytest.fixture(
+    params=[major for major in range(OLDEST, NEWEST + 1) if major != OWN], ids=lambda one: f"PostgreSQL {one}"
+)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of that major that archives nowhere: its WAL is read where it is."""
     if request.param not in FOUND:

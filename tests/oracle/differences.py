@@ -40,47 +40,55 @@ class Difference:
 
 REPLAYED: tuple[Difference, ...] = (
     Difference(
-        "*", "no event NoPods of a PodDisruptionBudget",
+        "*",
+        "no event NoPods of a PodDisruptionBudget",
         r"PodDisruptionBudget .*: events \| there: Normal NoPods: No matching pods found",
         "an event of Kubernetes' own disruption controller, which the lab doesn't have: nobody evicts pods there",
     ),
     Difference(
-        "*", "no ConfigMap `cnpg-default-monitoring`",
+        "*",
+        "no ConfigMap `cnpg-default-monitoring`",
         r"ConfigMap cnpg-default-monitoring: .*",
         "the lab's metrics are asked for by its own code: no runbook reads the operator's queries",
     ),
     Difference(
-        "11-deletion", "a Cluster that is deleted with `--cascade=orphan` goes in one step",
+        "11-deletion",
+        "a Cluster that is deleted with `--cascade=orphan` goes in one step",
         r"Cluster again: life \| there: is to go",
         "the lab lets go of an orphaned Cluster's dependents at once: no runbook deletes in that way",
     ),
     Difference(
-        "09-ha", "a replica's volume claim is made before its Job, not after it",
+        "09-ha",
+        "a replica's volume claim is made before its Job, not after it",
         r"order of creation for ha \| (here|there): PersistentVolumeClaim ha-[23]",
         "no runbook reads in which order they come",
     ),
     Difference(
-        "09-ha", "a second failover names one candidate only",
+        "09-ha",
+        "a second failover names one candidate only",
         r"Cluster ha: targetPrimary \| there: (ha-1|pending)",
         "the recorded operator changed its mind once: runbooks wait for `currentPrimary`",
     ),
     Difference(
-        "09-ha", "a pod that is deleted by force stays until its processes have ended; a demoted primary's container goes on",
+        "09-ha",
+        "a pod that is deleted by force stays until its processes have ended; a demoted primary's container goes on",
         r"Pod ha-1: (phase|ready|restarts|role) \| .*",
         "runbooks don't delete pods by force, and tell instances by their role",
     ),
     Difference(
-        "08-used", "a moment's error between the operator and the plugin",
+        "08-used",
+        "a moment's error between the operator and the plugin",
         r"Cluster fresh: phase \| there: .* due to an error while interacting with plugins .*",
         "two Clusters were made at once there: an accident that passed by itself",
     ),
     Difference("09-ha", "no Database kind", r"Database ha-.*", NO_DATABASE_KIND),
     Difference(
-        "02-backup|09-ha|11-deletion", "the Lease is not given back by a primary that stops",
+        "02-backup|09-ha|11-deletion",
+        "the Lease is not given back by a primary that stops",
         r"Lease .*: holder \| (there|here): .*",
         "it names the primary, which is all that it tells: no runbook reads it",
     ),
-)  # fmt: skip
+)
 
 
 # What the scenarios don't show, or what no answer of the API tells.

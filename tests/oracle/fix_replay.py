@@ -62,11 +62,24 @@ class ReplayLab:
     def start(self) -> None:
         self._thread.start()
         self.run(self._open())
-        self.kubectl("create", "-f", "-", stdin=json.dumps({
-            "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "drillbook.lab/directory",
-            "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
-            "reclaimPolicy": "Delete", "allowVolumeExpansion": True,
-        }))  # fmt: skip
+        self.kubectl(
+            "create",
+            "-f",
+            "-",
+            stdin=json.dumps(
+                {
+                    "apiVersion": "storage.k8s.io/v1",
+                    "kind": "StorageClass",
+                    "provisioner": "drillbook.lab/directory",
+                    "metadata": {
+                        "name": "standard",
+                        "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+                    },
+                    "reclaimPolicy": "Delete",
+                    "allowVolumeExpansion": True,
+                }
+            ),
+        )
 
     def stop(self) -> None:
         try:
@@ -88,9 +101,12 @@ class ReplayLab:
         self._store = Child("object store", command, self.folder / "s3.log", self.folder)
         await self._store.start()
         self.kubelet = Kubelet(
-            self.registry, pods_dir=self.folder / "pods", volumes_dir=self.folder / "volumes", socket_dir=self._sockets,
+            self.registry,
+            pods_dir=self.folder / "pods",
+            volumes_dir=self.folder / "volumes",
+            socket_dir=self._sockets,
             bin_dir=pgbin.bin_dir(),
-        )  # fmt: skip
+        )
         settings = Settings(pgbin.bin_dir(), pgbin.version(), job_retry_seconds=0.2)
         self.manager = Manager(self.registry, self.kubelet, settings)
         tokens = TokenDirectory()
@@ -151,8 +167,9 @@ class ReplayLab:
                 if len(self.seen) == start and not self._changed.wait(timeout=0.2) and time.monotonic() > deadline:
                     return {
                         key: f"{wanted.get(key)} there, {look.main.get(key)} here"
-                        for key in sorted({*wanted, *look.main}) if wanted.get(key) != look.main.get(key)
-                    }  # fmt: skip
+                        for key in sorted({*wanted, *look.main})
+                        if wanted.get(key) != look.main.get(key)
+                    }
 
     def settle(self, namespace: str, quiet: float = 1.0) -> None:
         """Wait until nothing more happens in a namespace."""
@@ -173,22 +190,32 @@ class ReplayLab:
     def bucket(self) -> Any:
         """The store's client, with the key that may do all."""
         config = Config(s3={"addressing_style": "path"}, proxies={})
-        return boto3.client("s3", endpoint_url=self.endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET,
-                            region_name="us-east-1", config=config)  # fmt: skip
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+            config=config,
+        )
 
     def keys(self, prefix: str) -> list[str]:
         """The names of the objects below a prefix."""
         pages = self.bucket().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
         return sorted(entry["Key"] for page in pages for entry in page.get("Contents", ()))
 
-    def copy(self, source: str, target: str, *, leave_out: str = "^$", change: Callable[[str, bytes], bytes] | None = None) -> None:
+    def copy(
+        self, source: str, target: str, *, leave_out: str = "^$", change: Callable[[str, bytes], bytes] | None = None
+    ) -> None:
         """A folder of the bucket, again under another name: all but what the pattern finds, some of it changed."""
         client = self.bucket()
         for key in self.keys(source):
             if re.search(leave_out, key):
                 continue
             body = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-            client.put_object(Bucket=BUCKET, Key=target + key.removeprefix(source), Body=change(key, body) if change else body)
+            client.put_object(
+                Bucket=BUCKET, Key=target + key.removeprefix(source), Body=change(key, body) if change else body
+            )
 
 
 class State:
@@ -218,7 +245,9 @@ class State:
         if kind == "PersistentVolumeClaim":
             return "leaves" if obj["metadata"].get("deletionTimestamp") else "stays"
         if kind == "Pod":
-            ready = next((entry["status"] for entry in status.get("conditions") or () if entry["type"] == "Ready"), "False")
+            ready = next(
+                (entry["status"] for entry in status.get("conditions") or () if entry["type"] == "Ready"), "False"
+            )
             restarted = (obj["metadata"].get("annotations") or {}).get("kubectl.kubernetes.io/restartedAt", "")
             return "leaves" if obj["metadata"].get("deletionTimestamp") else f"ready {ready} {restarted}".strip()
         if kind == "Cluster" and status.get("phase"):
@@ -295,9 +324,20 @@ def _do(lab: ReplayLab, folder: Path, namespace: str, action: Action, replace: d
         lab.kubectl("-n", namespace, *action.words)
     elif action.verb == "promote":
         cluster, _, _ = action.words[0].rpartition("-")
-        status = json.loads((folder / "promote-patch.json").read_text(encoding="utf-8"))["status"]  # as kubectl-cnpg sent it
-        lab.kubectl("-n", namespace, "patch", "cluster", cluster, "--subresource=status", "--type=merge", "-p",
-                    json.dumps({"status": status}))  # fmt: skip
+        status = json.loads((folder / "promote-patch.json").read_text(encoding="utf-8"))[
+            "status"
+        ]  # as kubectl-cnpg sent it
+        lab.kubectl(
+            "-n",
+            namespace,
+            "patch",
+            "cluster",
+            cluster,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            json.dumps({"status": status}),
+        )
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,18 @@ from recorded import Object, Seen
 _LEFT_OUT = {"Endpoints", "EndpointSlice", "PersistentVolume", "ReplicaSet", "Deployment", "Namespace"}
 _GIVEN = {"s3-creds"}  # was there before the scenario began
 # Likewise; and whether a probe fell into the moment in which a server wasn't there is chance.
-_NODE_EVENTS = {"Scheduled", "Pulled", "Pulling", "Created", "Started", "FailedScheduling", "FailedMount",
-                "ProvisioningSucceeded", "FailedToUpdateEndpoint", "Unhealthy"}  # fmt: skip
+_NODE_EVENTS = {
+    "Scheduled",
+    "Pulled",
+    "Pulling",
+    "Created",
+    "Started",
+    "FailedScheduling",
+    "FailedMount",
+    "ProvisioningSucceeded",
+    "FailedToUpdateEndpoint",
+    "Unhealthy",
+}
 _NORMAL = (
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?(Z|[+-]\d\d:?\d\d( UTC)?))?( m=[+-][\d.]+)?"), "<time>"),
     (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "<uid>"),
@@ -164,7 +174,10 @@ def _aspects(kind: str, obj: Object) -> Iterator[tuple[str, str]]:
                 return
             yield "phase", str(status.get("phase") or "Pending")
             yield "ready", next((c["status"] for c in status.get("conditions") or () if c["type"] == "Ready"), "False")
-            yield "restarts", str(max((c.get("restartCount", 0) for c in status.get("containerStatuses") or ()), default=0))
+            yield (
+                "restarts",
+                str(max((c.get("restartCount", 0) for c in status.get("containerStatuses") or ()), default=0)),
+            )
             yield "role", str((obj["metadata"].get("labels") or {}).get("cnpg.io/instanceRole", "none"))
         case "PersistentVolumeClaim":
             yield "phase", str(status.get("phase") or "Pending")

@@ -38,8 +38,13 @@ def live(recordings: Path) -> list[Row]:
 def said(reply: str) -> list[str]:
     """The single faults that kubectl printed, without who says them."""
     text = " ".join(reply.split())
-    for before in ("is invalid: ", "denied the request: ", 'error when creating "STDIN": ', "Error from server (BadRequest): ",
-                   "Error from server (Conflict): "):  # fmt: skip
+    for before in (
+        "is invalid: ",
+        "denied the request: ",
+        'error when creating "STDIN": ',
+        "Error from server (BadRequest): ",
+        "Error from server (Conflict): ",
+    ):
         text = text.rpartition(before)[2] if before in text else text
     faults = text.removeprefix("* ").split(" * ") if text.startswith("* ") else [text]
     return sorted(fault.removeprefix(".").strip() for fault in faults if SCHEMA_NOTE not in fault)
@@ -91,9 +96,11 @@ def ask(
     """A request by server-side dry run: whether it was accepted, its faults, what it would store, its warnings."""
     kind = "application/merge-patch+json" if verb == "PATCH" else "application/json"
     request = urllib.request.Request(  # noqa: S310 - the lab's own address
-        f"{api.url}/{place}?dryRun=All&fieldValidation={validation}", data=json.dumps(body).encode(), method=verb,
+        f"{api.url}/{place}?dryRun=All&fieldValidation={validation}",
+        data=json.dumps(body).encode(),
+        method=verb,
         headers={"Authorization": f"Bearer {ADMIN}", "Content-Type": kind},
-    )  # fmt: skip
+    )
     trusted = ssl.create_default_context(cadata=api.serving.tls.ca_pem)
     try:
         with urllib.request.urlopen(request, context=trusted, timeout=30) as answer:  # noqa: S310
@@ -135,9 +142,11 @@ def change(api: Api, row: Row) -> tuple[bool, list[str], Row, list[str]]:
 
 def minimal() -> Row:
     return {
-        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": "adm"},
+        "apiVersion": "postgresql.cnpg.io/v1",
+        "kind": "Cluster",
+        "metadata": {"name": "adm"},
         "spec": {"instances": 1, "storage": {"size": "1Gi"}},
-    }  # fmt: skip
+    }
 
 
 def difference(row: Row, answer: tuple[bool, list[str], Row, list[str]]) -> str:
@@ -176,9 +185,15 @@ def test_recorded_changes_are_answered_as_the_operator_answered_them(recordings:
         namespace = obj["metadata"]["namespace"]
         if namespace != NAMESPACE:
             api.do(api.registry.create, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-        made = api.do(api.registry.create, {key: obj[key] for key in ("apiVersion", "kind", "spec")} | {
-            "metadata": {key: obj["metadata"][key] for key in ("name", "namespace", "annotations") if key in obj["metadata"]},
-        })  # fmt: skip
+        made = api.do(
+            api.registry.create,
+            {key: obj[key] for key in ("apiVersion", "kind", "spec")}
+            | {
+                "metadata": {
+                    key: obj["metadata"][key] for key in ("name", "namespace", "annotations") if key in obj["metadata"]
+                },
+            },
+        )
         if "status" in obj:
             api.do(api.registry.update, {**made, "status": obj["status"]}, subresource="status")
     changes = [row for row in rows(recordings) if "verb" not in row]

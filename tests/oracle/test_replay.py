@@ -118,10 +118,14 @@ def test_broken_sources(replay: ReplayLab, recordings: Path, archive: Archive) -
     judge("07-broken", play(replay, recordings, scenario))
     # What it says of the repairs: a failed Job that is deleted is made again; a store that comes late is found.
     namespace = ("-n", scenario.namespace)
-    replay.kubectl(*namespace, "wait", "cluster/nosecret", "--for=jsonpath={.status.phase}=" + UNRECOVERABLE, "--timeout=180s")
+    replay.kubectl(
+        *namespace, "wait", "cluster/nosecret", "--for=jsonpath={.status.phase}=" + UNRECOVERABLE, "--timeout=180s"
+    )
     replay.kubectl(*namespace, "create", "secret", "generic", "absent-creds", *replay.credentials)
     replay.kubectl(*namespace, "delete", "job", "nosecret-1-full-recovery")
-    store = (recordings / "07-broken" / "store-absent-later.yaml").read_text().replace(RECORDED_ENDPOINT, replay.endpoint)
+    store = (
+        (recordings / "07-broken" / "store-absent-later.yaml").read_text().replace(RECORDED_ENDPOINT, replay.endpoint)
+    )
     replay.kubectl(*namespace, "apply", "-f", "-", stdin=store)
     replay.kubectl(*namespace, "wait", "cluster/nosecret", "cluster/nostore", "--for=condition=Ready", "--timeout=180s")
     replay.kubectl(*namespace, "delete", "cluster", "--all")

@@ -44,7 +44,9 @@ class Played:
             del self._due[name]
             delay = asyncio.run(self._controller.reconcile("rec-03-schedule", name))
             if delay is not None:
-                self._due[name] = min(self._due.get(name, datetime.max.replace(tzinfo=at.tzinfo)), self.now + timedelta(seconds=delay))
+                self._due[name] = min(
+                    self._due.get(name, datetime.max.replace(tzinfo=at.tzinfo)), self.now + timedelta(seconds=delay)
+                )
         self.now = moment
 
     def act(self, entry: Seen) -> None:
@@ -69,7 +71,11 @@ def statuses(entries: list[Seen]) -> dict[str, list[Object]]:
     found: dict[str, list[Object]] = {}
     for entry in entries:
         meta = entry.obj["metadata"]
-        if entry.kind == "ScheduledBackup" and (status := entry.obj.get("status")) and status not in found.get(meta["name"], []):
+        if (
+            entry.kind == "ScheduledBackup"
+            and (status := entry.obj.get("status"))
+            and status not in found.get(meta["name"], [])
+        ):
             found.setdefault(meta["name"], []).append(status)
         if entry.kind == "Backup" and entry.what == "ADDED":
             found[meta["name"]] = [meta.get("labels") or {}]
@@ -80,9 +86,10 @@ def test_recorded_schedules_make_the_same_backups_at_the_same_times(recordings: 
     """Names, labels, owners, every time in the status, and the events: also of the slot that a suspension missed."""
     about = ("ScheduledBackup", "Backup")
     real = [
-        entry for entry in watched(recordings / "03-schedule")
+        entry
+        for entry in watched(recordings / "03-schedule")
         if entry.kind in KINDS or (entry.kind == "Event" and entry.obj["involvedObject"]["kind"] == "ScheduledBackup")
-    ]  # fmt: skip
+    ]
     lab = Played()
     lab.registry.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "rec-03-schedule"}})
     for entry in real:

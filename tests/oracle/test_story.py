@@ -32,12 +32,19 @@ def test_a_story_tells_changes_in_order_and_the_same_only_once() -> None:
 
 def test_generated_names_times_ids_and_addresses_are_set_aside() -> None:
     pods = [seen("Pod", f"c-1-initdb-{end}", labels={"job-name": "c-1-initdb"}) for end in ("x7k2p", "q9z4m")]
-    texts = ["Created pod: c-1-initdb-q9z4m", "by 2026-11-28 03:12:00 +0000 UTC m=+1.5",
-             "uid 936ebf0a-fae7-477c-a879-d742f83e2510", "dial 10.99.0.2:9000"]  # fmt: skip
+    texts = [
+        "Created pod: c-1-initdb-q9z4m",
+        "by 2026-11-28 03:12:00 +0000 UTC m=+1.5",
+        "uid 936ebf0a-fae7-477c-a879-d742f83e2510",
+        "dial 10.99.0.2:9000",
+    ]
     story = told([*pods, *(event("R", text) for text in texts)])
     assert story.tracks["Backup one: events"] == [
-        "Normal R: Created pod: c-1-initdb#2", "Normal R: by <time>", "Normal R: uid <uid>", "Normal R: dial <address>",
-    ]  # fmt: skip
+        "Normal R: Created pod: c-1-initdb#2",
+        "Normal R: by <time>",
+        "Normal R: uid <uid>",
+        "Normal R: dial <address>",
+    ]
     assert "Pod c-1-initdb#1: life" in story.tracks
 
 
@@ -55,9 +62,11 @@ def test_each_difference_says_on_which_side_it_is() -> None:
     lab.tell("Pod q: phase", "Pending")
     assert differences(real, real) == []
     assert differences(real, lab) == [
-        "Pod p: phase | there: Running", "Pod p: phase | there: Succeeded", "Pod p: phase | here: Failed",
+        "Pod p: phase | there: Running",
+        "Pod p: phase | there: Succeeded",
+        "Pod p: phase | here: Failed",
         "Pod q: phase | here: Pending",
-    ]  # fmt: skip
+    ]
 
 
 def test_what_happened_in_another_order_is_a_difference() -> None:
@@ -79,16 +88,24 @@ def test_a_difference_must_be_explained_and_an_explanation_must_be_needed() -> N
 def test_a_recording_is_read_in_the_servers_order_with_each_object_whole(tmp_path: Path) -> None:
     first = {"kind": "Pod", "metadata": {"name": "p"}, "status": {"phase": "Pending", "reason": "x"}}
     lines = [
-        {"t": "2026-11-28T02:39:06.000Z", "type": "MODIFIED", "kind": "pods", "name": "p", "rv": "12",
-         "merge": {"status": {"phase": "Running", "reason": None}}},
+        {
+            "t": "2026-11-28T02:39:06.000Z",
+            "type": "MODIFIED",
+            "kind": "pods",
+            "name": "p",
+            "rv": "12",
+            "merge": {"status": {"phase": "Running", "reason": None}},
+        },
         {"t": "2026-11-28T02:39:05.000Z", "type": "ADDED", "kind": "pods", "name": "p", "rv": "9", "object": first},
         {"t": "2026-11-28T02:39:07.000Z", "type": "DELETED", "kind": "pods", "name": "p", "rv": "100"},
-    ]  # fmt: skip
+    ]
     (tmp_path / "watch.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     entries = list(watched(tmp_path))
     assert [(entry.what, entry.obj["status"]) for entry in entries] == [
-        ("ADDED", {"phase": "Pending", "reason": "x"}), ("MODIFIED", {"phase": "Running"}), ("DELETED", {"phase": "Running"}),
-    ]  # fmt: skip
+        ("ADDED", {"phase": "Pending", "reason": "x"}),
+        ("MODIFIED", {"phase": "Running"}),
+        ("DELETED", {"phase": "Running"}),
+    ]
 
 
 def test_actions_are_read_without_the_clients_replies(tmp_path: Path) -> None:

@@ -67,12 +67,6 @@ def test_there_is_a_runbook() -> None:
     assert RUNBOOKS
 
 
-def test_a_code_cell_has_1_to_7_lines(runbook: NotebookNode) -> None:
-    for cell in code_cells(runbook):
-        most = 14 if cell is parameters(runbook) else 7  # a parameter is one line with its help
-        assert 1 <= len(lines(cell)) <= most, cell.source
-
-
 def test_a_code_cell_is_an_assignment_and_a_call(runbook: NotebookNode) -> None:
     for cell in code_cells(runbook):
         assert not re.search(r"^\s*[%!]", cell.source, re.MULTILINE), f"a magic or a shell command: {cell.source}"
@@ -126,7 +120,7 @@ def test_it_opens_one_run_and_closes_it_last(runbook: NotebookNode) -> None:
 def test_a_run_is_opened_under_the_notebooks_own_name() -> None:
     for path in RUNBOOKS:
         runbook = nbformat.read(path, as_version=4)
-        assert f'open_run("{path.stem}"' in code_cells(runbook)[1].source
+        assert re.search(rf'open_run\(\s*"{path.stem}"', code_cells(runbook)[1].source)
 
 
 def test_a_step_cell_does_one_step(runbook: NotebookNode) -> None:

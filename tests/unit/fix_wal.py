@@ -115,7 +115,9 @@ class Memory:
 
     def level(self, prefix: str) -> Level:
         below = list(self.list(prefix))
-        folders = {prefix + item.key[len(prefix) :].split("/")[0] + "/" for item in below if "/" in item.key[len(prefix) :]}
+        folders = {
+            prefix + item.key[len(prefix) :].split("/")[0] + "/" for item in below if "/" in item.key[len(prefix) :]
+        }
         return Level(tuple(sorted(folders)), tuple(item for item in below if "/" not in item.key[len(prefix) :]))
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
@@ -141,7 +143,9 @@ class Memory:
         self.put(f"{server}/wals/{name[:16]}/{name}", body, at)
         return name
 
-    def history(self, timeline: int, *switches: tuple[int, Lsn], at: datetime | None = None, server: str = "pg") -> None:
+    def history(
+        self, timeline: int, *switches: tuple[int, Lsn], at: datetime | None = None, server: str = "pg"
+    ) -> None:
         text = "".join(f"{left}\t{lsn}\tno recovery target specified\n" for left, lsn in switches)
         self.put(f"{server}/wals/{timeline:08X}.history", text.encode(), at)
 
@@ -151,12 +155,22 @@ class Memory:
         begin = wal.record(0, 0x10, bytes(80))
         end = wal.record(0, 0x50, pack("<Q", begin.value))
         said = {
-            "backup_name": "None", "begin_time": at.isoformat(sep=" "), "begin_wal": wal.name, "begin_xlog": begin,
-            "end_time": (at + timedelta(seconds=1)).isoformat(sep=" "), "end_wal": wal.name,
-            "end_xlog": Lsn(end.value + 40), "mode": "concurrent", "size": "None", "status": "DONE",
-            "systemid": wal.system_id, "tablespaces": tablespaces, "timeline": wal.timeline,
-            "version": wal.major * 10000, "xlog_segment_size": MIB,
-        }  # fmt: skip
+            "backup_name": "None",
+            "begin_time": at.isoformat(sep=" "),
+            "begin_wal": wal.name,
+            "begin_xlog": begin,
+            "end_time": (at + timedelta(seconds=1)).isoformat(sep=" "),
+            "end_wal": wal.name,
+            "end_xlog": Lsn(end.value + 40),
+            "mode": "concurrent",
+            "size": "None",
+            "status": "DONE",
+            "systemid": wal.system_id,
+            "tablespaces": tablespaces,
+            "timeline": wal.timeline,
+            "version": wal.major * 10000,
+            "xlog_segment_size": MIB,
+        }
         base = f"{server}/base/{backup_id}"
         text = "".join(f"{key}={value}\n" for key, value in said.items())
         self.put(f"{base}/backup.info", text.encode(), at + timedelta(seconds=1))

@@ -20,14 +20,20 @@ def lookup(kind: str, name: str) -> dict[str, str]:
 
 
 def deployment(*env: dict[str, Any], **container: Any) -> dict[str, Any]:
-    containers = [{"name": "app", "env": list(env)} | container, {"name": "other", "env": [{"name": "URL", "value": "x"}]}]
+    containers = [
+        {"name": "app", "env": list(env)} | container,
+        {"name": "other", "env": [{"name": "URL", "value": "x"}]},
+    ]
     return {"metadata": {"name": "web"}, "spec": {"template": {"spec": {"containers": containers}}}}
 
 
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        ("jdbc:postgresql://shop-rw.db.svc.cluster.local:5432/shop", "jdbc:postgresql://new-rw.db.svc.cluster.local:5432/shop"),
+        (
+            "jdbc:postgresql://shop-rw.db.svc.cluster.local:5432/shop",
+            "jdbc:postgresql://new-rw.db.svc.cluster.local:5432/shop",
+        ),
         ("postgresql://app:pw@shop-rw:5432,shop-ro:5432/shop", "postgresql://app:pw@new-rw:5432,new-ro:5432/shop"),
         ("host=shop-r user=app", "host=new-r user=app"),
         ("shop-rw", "new-rw"),
@@ -45,8 +51,9 @@ def test_only_the_clusters_services_are_replaced(address: str, expected: str) ->
 
 def test_what_is_told_of_an_address_is_its_services_only() -> None:
     assert connection_env.services_in("postgresql://app:pw@shop-rw:5432,shop-ro/shop?sslmode=require", "shop") == [
-        "shop-rw", "shop-ro",
-    ]  # fmt: skip
+        "shop-rw",
+        "shop-ro",
+    ]
 
 
 def test_a_secret_in_the_deployment_itself_is_found_and_only_its_variable_is_named() -> None:
@@ -64,7 +71,14 @@ def test_a_secret_in_the_deployment_itself_is_found_and_only_its_variable_is_nam
         {"name": "HOME_PAGE", "value": "https://example.test:8443/~app@work"},
         {"name": "EMPTY_PASSWORD", "value": ""},
     )
-    assert connection_env.literal_secrets(held) == ["URL", "JDBC", "DSN", "SPRING_DATASOURCE_PASSWORD", "STRIPE_API_KEY", "JWT_SECRET"]
+    assert connection_env.literal_secrets(held) == [
+        "URL",
+        "JDBC",
+        "DSN",
+        "SPRING_DATASOURCE_PASSWORD",
+        "STRIPE_API_KEY",
+        "JWT_SECRET",
+    ]
     assert connection_env.literal_secrets(deployment({"name": "URL", "value": "shop-rw"})) == []
 
 
@@ -72,14 +86,18 @@ def test_the_variable_is_found_where_it_stands() -> None:
     literal = deployment({"name": "URL", "value": "shop-rw"})
     assert connection_env.find(literal, "URL", lookup) == AddressLocation("Deployment", "web", "URL", "shop-rw")
     secret = deployment({"name": "URL", "valueFrom": {"secretKeyRef": {"name": "db", "key": "url"}}})
-    assert connection_env.find(secret, "URL", lookup) == AddressLocation("Secret", "db", "url", OBJECTS["Secret", "db"]["url"])
+    assert connection_env.find(secret, "URL", lookup) == AddressLocation(
+        "Secret", "db", "url", OBJECTS["Secret", "db"]["url"]
+    )
     settings = deployment({"name": "URL", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "URL"}}})
     assert connection_env.find(settings, "URL", lookup) == AddressLocation("ConfigMap", "settings", "URL", "shop-rw")
 
 
 def test_a_whole_secret_or_config_map_counts_too_and_the_last_one_wins() -> None:
     sources = [{"configMapRef": {"name": "settings"}}, {"secretRef": {"name": "db"}, "prefix": "X_"}]
-    assert connection_env.find(deployment(envFrom=sources), "URL", lookup) == AddressLocation("ConfigMap", "settings", "URL", "shop-rw")
+    assert connection_env.find(deployment(envFrom=sources), "URL", lookup) == AddressLocation(
+        "ConfigMap", "settings", "URL", "shop-rw"
+    )
     found = connection_env.find(deployment(envFrom=sources), "X_APP_URL", lookup)
     assert found == AddressLocation("Secret", "db", "APP_URL", "from the whole Secret")
 

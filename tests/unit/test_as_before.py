@@ -30,7 +30,9 @@ def ctx(tmp_path: Path) -> Context:
     path = tmp_path / "shop.yaml"
     path.write_text(PROFILE, encoding="utf-8")
     told = Observations(tmp_path, Masker())
-    return Context(site=load_site(path), run_id="20261101T101500Z-1a2b3c", mode="apply", recorder=told, mask=told.masker.learn)
+    return Context(
+        site=load_site(path), run_id="20261101T101500Z-1a2b3c", mode="apply", recorder=told, mask=told.masker.learn
+    )
 
 
 def thing(kind: str, name: str, spec: Mapping[str, Any], uid: str = "u-1") -> dict[str, Any]:
@@ -40,13 +42,19 @@ def thing(kind: str, name: str, spec: Mapping[str, Any], uid: str = "u-1") -> di
 @pytest.mark.parametrize(
     ("kind", "was", "patch"),
     [
-        ("Cluster", {"instances": 3, "backup": {"retentionPolicy": "30d"}}, {"spec": {"backup": {"retentionPolicy": None}}}),
+        (
+            "Cluster",
+            {"instances": 3, "backup": {"retentionPolicy": "30d"}},
+            {"spec": {"backup": {"retentionPolicy": None}}},
+        ),
         ("Pooler", {"pgbouncer": {"poolMode": "session"}}, {"spec": {"pgbouncer": {"paused": True}}}),
         ("ScheduledBackup", {"schedule": "0 0 2 * * *", "suspend": False}, {"spec": {"suspend": True}}),
         ("Deployment", {"replicas": 3}, {"spec": {"replicas": 0}}),
     ],
 )
-def test_what_the_run_has_changed_is_as_it_was(ctx: Context, kind: str, was: dict[str, Any], patch: dict[str, Any]) -> None:
+def test_what_the_run_has_changed_is_as_it_was(
+    ctx: Context, kind: str, was: dict[str, Any], patch: dict[str, Any]
+) -> None:
     old = thing(kind, "shop", was)
     promise = undo.restoration(old, patch, "held")
     ctx.recorder.obligation(promise)

@@ -29,21 +29,46 @@ PLACES = [Endpoint("pool-rw", "pool-rw"), Endpoint("pg-rw"), Endpoint("pg-ro")]
 
 def table(name: str, size: int = 1000, owner: str = "shop_owner", **more: Any) -> TableFound:
     schema = name.partition(".")[0].strip('"')
-    return TableFound(**{"schema": schema, "name": name, "owner": owner, "size_bytes": size, "comparable": True, "pending_events": False} | more)
+    return TableFound(
+        **{
+            "schema": schema,
+            "name": name,
+            "owner": owner,
+            "size_bytes": size,
+            "comparable": True,
+            "pending_events": False,
+        }
+        | more
+    )
 
 
-def found(*databases: DatabaseFound, spec: dict[str, Any] | None = None, configuration: dict[str, Any] | None = None, **more: Any) -> Found:
+def found(
+    *databases: DatabaseFound,
+    spec: dict[str, Any] | None = None,
+    configuration: dict[str, Any] | None = None,
+    **more: Any,
+) -> Found:
     cluster = {
         "metadata": {"namespace": "dbs", "name": "pg"},
         "spec": {"instances": 3, "storage": {"size": "10Gi", "storageClass": "fast"}} | (spec or {}),
         "status": {"systemID": "7300000000000000001", "currentPrimary": "pg-1"},
     }
     key = {"name": "bucket-key", "key": "ID"}
-    usual = {"destinationPath": "s3://bucket/pg", "s3Credentials": {"accessKeyId": key, "secretAccessKey": {**key, "key": "SECRET"}}}
+    usual = {
+        "destinationPath": "s3://bucket/pg",
+        "s3Credentials": {"accessKeyId": key, "secretAccessKey": {**key, "key": "SECRET"}},
+    }
     archive = SourceArchive("plugin", configuration or usual, "pg", object_store="store")
     uid = "00000000-0000-4000-8000-000000000000"
     defaults: dict[str, Any] = {"copy_class": "", "entry": {"server": "https://api.example:6443"}}
-    return Found(cluster, uid, archive, databases or (DatabaseFound("shop", "shop_owner", 1, (table("public.a"),)),), "fast", **(defaults | more))
+    return Found(
+        cluster,
+        uid,
+        archive,
+        databases or (DatabaseFound("shop", "shop_owner", 1, (table("public.a"),)),),
+        "fast",
+        **(defaults | more),
+    )
 
 
 def defaults(of: Found, name: str = "") -> Choices:
@@ -63,7 +88,10 @@ def written(of: Found, folder: Path) -> Path:
     ("tables", "schemas"),
     [
         ([table("sales.orders"), table("public.notes", comparable=False)], {"public", "sales"}),
-        ([table("sales.orders"), table("outbox.event_publication", comparable=False, pending_events=True)], {"outbox", "sales"}),
+        (
+            [table("sales.orders"), table("outbox.event_publication", comparable=False, pending_events=True)],
+            {"outbox", "sales"},
+        ),
         ([table('"Odd Schema"."T"')], {"Odd Schema"}),
         ([], set()),
     ],
@@ -78,7 +106,9 @@ def test_f12_every_schema_that_the_profile_asks_for_is_granted(tables: list[Tabl
 
 
 def test_f12_a_schema_in_which_two_roles_make_tables_is_granted_for_both() -> None:
-    database = DatabaseFound("shop", "a", 1, (table("s.t", owner="a"), table("s.u", owner="it's"), table("left.out", comparable=False)))
+    database = DatabaseFound(
+        "shop", "a", 1, (table("s.t", owner="a"), table("s.u", owner="it's"), table("left.out", comparable=False))
+    )
     sql = rendering.tenant_sql(database, (ROOT / "deploy/sql/drillbook-tenant.sql").read_text())
     assert re.findall(r"^\\set owner (.*)$", sql, re.MULTILINE) == ["'a'", "'it''s'"]
     assert "-- Not asked for, so not granted: left." in sql
@@ -127,12 +157,15 @@ def test_a_service_is_named_as_the_pods_namespace_resolves_it(text: str, home: s
         ([{"name": "HOST", "value": "pg-rw.dbs"}, {"name": "NAME", "value": "stock"}], nothing, "stock"),
         ([{"name": "HOST", "value": "pg-rw.dbs"}, {"name": "LOGIN", "value": "stock_owner"}], nothing, "stock"),
         ([{"name": "DSN", "value": "host=pg-rw.dbs dbname=stock user=x"}], nothing, "stock"),
-        ([{"name": "URL", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
-         lambda kind, name: {"k": "postgresql://x:y@pg-rw.dbs/stock"}, "stock"),
+        (
+            [{"name": "URL", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+            lambda kind, name: {"k": "postgresql://x:y@pg-rw.dbs/stock"},
+            "stock",
+        ),
         ([{"name": "HOST", "value": "pg-rw.dbs"}], nothing, ""),
     ],
     ids=["url", "name", "login", "libpq", "secret", "unknown"],
-)  # fmt: skip
+)
 def test_an_application_is_found_by_its_address_and_its_database_by_what_says_it(
     env: list[dict[str, Any]], lookup: connection_env.Lookup, database: str
 ) -> None:
@@ -142,19 +175,33 @@ def test_an_application_is_found_by_its_address_and_its_database_by_what_says_it
 
 def test_an_application_by_envfrom_and_a_pooler_with_its_probe() -> None:
     item = deployment(
-        [], envFrom=[{"configMapRef": {"name": "c"}, "prefix": "DB_"}], readinessProbe={"httpGet": {"path": "/ready", "port": "http"}}
+        [],
+        envFrom=[{"configMapRef": {"name": "c"}, "prefix": "DB_"}],
+        readinessProbe={"httpGet": {"path": "/ready", "port": "http"}},
     )
-    app = find(item, PLACES, "dbs", {"shop": "o"}, lambda kind, name: {"HOST": "pool-rw.dbs"} if kind == "ConfigMap" else {})
+    app = find(
+        item, PLACES, "dbs", {"shop": "o"}, lambda kind, name: {"HOST": "pool-rw.dbs"} if kind == "ConfigMap" else {}
+    )
     assert app == ApplicationFound("web", "api", ("DB_HOST",), "pool-rw", "shop", "pool-rw", 9000, "/ready")
 
 
 def test_a_deployment_of_another_cluster_is_none_of_ours() -> None:
-    assert find(deployment([{"name": "URL", "value": "postgresql://pg-rw.other/shop"}]), PLACES, "dbs", OWNERS, nothing) is None
+    assert (
+        find(deployment([{"name": "URL", "value": "postgresql://pg-rw.other/shop"}]), PLACES, "dbs", OWNERS, nothing)
+        is None
+    )
 
 
 def test_a_clusters_services_are_its_own_its_additional_ones_and_its_poolers() -> None:
-    additional = {"managed": {"services": {"additional": [{"selectorType": "rw", "serviceTemplate": {"metadata": {"name": "pg-lb"}}}]}}}
-    poolers = [{"metadata": {"name": name}, "spec": {"cluster": {"name": of}}} for name, of in (("mine", "pg"), ("theirs", "x"))]
+    additional = {
+        "managed": {
+            "services": {"additional": [{"selectorType": "rw", "serviceTemplate": {"metadata": {"name": "pg-lb"}}}]}
+        }
+    }
+    poolers = [
+        {"metadata": {"name": name}, "spec": {"cluster": {"name": of}}}
+        for name, of in (("mine", "pg"), ("theirs", "x"))
+    ]
     names = [one.service for one in endpoints({"metadata": {"name": "pg"}, "spec": additional}, poolers)]
     assert names == ["mine", "pg-rw", "pg-lb", "pg-ro", "pg-r"]
 
@@ -167,7 +214,9 @@ def test_the_profile_loads_and_says_what_was_found(tmp_path: Path) -> None:
     events = table("public.event_publication", 5, pending_events=True)
     shop = DatabaseFound("shop", "shop_owner", 5000, (table('sales."Odd T"', 90), events), "pg-app", (app,))
     odd = DatabaseFound("Odd: base", "o", 1, ())
-    out = written(found(shop, odd, copy_class="deleting", archive_timeout_seconds=1200, notes=("nothing else",)), tmp_path)
+    out = written(
+        found(shop, odd, copy_class="deleting", archive_timeout_seconds=1200, notes=("nothing else",)), tmp_path
+    )
     site = load_site(str(out / "site.yaml"))
     assert (site.name, site.identity.pinned, site.copy_.storage_class) == ("pg", True, "deleting")
     assert site.freshness.archive_lag.total_seconds() == 2400
@@ -185,12 +234,21 @@ def test_the_profile_loads_and_says_what_was_found(tmp_path: Path) -> None:
     ("configuration", "reader", "identity"),
     [
         ({"destinationPath": "s3://b/p", "s3Credentials": {"inheritFromIAMRole": True}}, None, {"role": "arn"}),
-        ({"destinationPath": "s3://b/p", "s3Credentials": {
-            "accessKeyId": {"name": "s", "key": "a"}, "secretAccessKey": {"name": "s", "key": "b"}, "region": {"name": "s", "key": "r"}}},
-         "AWS_REGION", None),
+        (
+            {
+                "destinationPath": "s3://b/p",
+                "s3Credentials": {
+                    "accessKeyId": {"name": "s", "key": "a"},
+                    "secretAccessKey": {"name": "s", "key": "b"},
+                    "region": {"name": "s", "key": "r"},
+                },
+            },
+            "AWS_REGION",
+            None,
+        ),
     ],
     ids=["by role", "by key and region"],
-)  # fmt: skip
+)
 def test_the_archive_is_read_in_the_way_the_cluster_writes_it(
     configuration: dict[str, Any], reader: str | None, identity: dict[str, str] | None, tmp_path: Path
 ) -> None:
@@ -215,7 +273,9 @@ def test_every_file_to_apply_is_listed_once_in_order_with_what_it_grants(tmp_pat
 
 
 def test_f15_the_rights_are_of_this_site_alone_and_of_each_applications_namespace(tmp_path: Path) -> None:
-    apps = [ApplicationFound(home, "api", ("URL",), "pg-rw", name) for home, name in (("web", "shop"), ("depot", "stock"))]
+    apps = [
+        ApplicationFound(home, "api", ("URL",), "pg-rw", name) for home, name in (("web", "shop"), ("depot", "stock"))
+    ]
     databases = [DatabaseFound(app.database, "o", 1, (), "", (app,)) for app in apps]
     out = written(found(*databases), tmp_path)
     rights = [item for item in yaml.safe_load_all((out / "20-rights.yaml").read_text()) if item]
@@ -235,7 +295,9 @@ def test_f15_the_rights_are_of_this_site_alone_and_of_each_applications_namespac
     ],
     ids=["nothing managed", "no roles", "other roles", "has it"],
 )
-def test_the_role_is_added_to_the_clusters_and_takes_none_away(spec: dict[str, Any], path: str | None, tmp_path: Path) -> None:
+def test_the_role_is_added_to_the_clusters_and_takes_none_away(
+    spec: dict[str, Any], path: str | None, tmp_path: Path
+) -> None:
     out = written(found(spec=spec), tmp_path)
     patch = out / "80-managed-role.json"
     assert patch.is_file() is (path is not None)
@@ -273,13 +335,19 @@ def test_clusters_of_one_name_and_databases_of_like_names_are_told_apart() -> No
 
 
 def test_f15_the_kubeconfig_that_is_written_has_the_way_to_the_server_and_nobodys_credentials(tmp_path: Path) -> None:
-    cluster = {"server": "http://api.example:8001", "proxy-url": "http://me:hidden@proxy.example:3128", "tls-server-name": "api"}
+    cluster = {
+        "server": "http://api.example:8001",
+        "proxy-url": "http://me:hidden@proxy.example:3128",
+        "tls-server-name": "api",
+    }
     mine = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
         "clusters": [{"name": "c", "cluster": cluster}],
         "users": [{"name": "u", "user": {"token": "hidden"}}],
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-    }  # fmt: skip
+    }
     path = tmp_path / "mine"
     path.write_text(yaml.safe_dump(mine))
     with k8s.Kube.open(str(path)) as kube:

@@ -16,11 +16,24 @@ from drillbook.steps.archive.targets import damage_left_out
 
 AT = datetime(2026, 11, 28, 9, 0, tzinfo=UTC)
 BACKUP = BaseBackup(
-    backup_id="20261101T020000", server_name="pg", status="DONE", begin_time=AT, end_time=AT,
-    begin_wal="000000010000000000000003", end_wal="000000010000000000000003", begin_lsn=Lsn("0/3000028"),
-    end_lsn=Lsn("0/3000100"), timeline=1, system_id="7", pg_version=160000, segment_bytes=16 << 20, size_bytes=1,
-    cluster_size_bytes=1, compression="gzip", location="s3://archive/pg/base/20261101T020000",
-)  # fmt: skip
+    backup_id="20261101T020000",
+    server_name="pg",
+    status="DONE",
+    begin_time=AT,
+    end_time=AT,
+    begin_wal="000000010000000000000003",
+    end_wal="000000010000000000000003",
+    begin_lsn=Lsn("0/3000028"),
+    end_lsn=Lsn("0/3000100"),
+    timeline=1,
+    system_id="7",
+    pg_version=160000,
+    segment_bytes=16 << 20,
+    size_bytes=1,
+    cluster_size_bytes=1,
+    compression="gzip",
+    location="s3://archive/pg/base/20261101T020000",
+)
 KNOWN = {"database": "invoices", "target_time": "", "target_xid": "", "target_lsn": "", "target_name": ""}
 OPENED: dict[str, Any] = {"type": "opened", "parameters": KNOWN}
 
@@ -28,8 +41,11 @@ OPENED: dict[str, Any] = {"type": "opened", "parameters": KNOWN}
 def test_users_a5_the_target_is_chosen_inside_the_run() -> None:
     entry = chosen("recover-point-in-time", [OPENED], {"target_time": "2026-11-28T09:00:00Z"}, KNOWN, 4)
     assert entry["n"] == 4 and entry["parameters"] == {
-        "target_time": "2026-11-28T09:00:00Z", "target_xid": "", "target_lsn": "", "target_name": ""
-    }  # fmt: skip
+        "target_time": "2026-11-28T09:00:00Z",
+        "target_xid": "",
+        "target_lsn": "",
+        "target_name": "",
+    }
 
 
 def test_users_a5_another_choice_does_the_resolving_step_again() -> None:
@@ -61,13 +77,23 @@ def commit(lsn: str) -> ArchivedCommit:
 
 @pytest.mark.parametrize(
     ("first_after", "verdict", "said"),
-    [("0/3000100", Verdict.VERIFIED, "left out"), ("0/3000200", Verdict.FAILED, "brings XID 771"), ("", Verdict.FAILED, "brings XID 771")],
+    [
+        ("0/3000100", Verdict.VERIFIED, "left out"),
+        ("0/3000200", Verdict.FAILED, "brings XID 771"),
+        ("", Verdict.FAILED, "brings XID 771"),
+    ],
 )
 def test_users_a3_a_target_that_brings_the_damage_back_is_named(first_after: str, verdict: Verdict, said: str) -> None:
-    worst = Candidate(xid=771, committed_at=AT, lsn=Lsn("0/3000100"), database="invoices", what="12 rows deleted", weight=12)
+    worst = Candidate(
+        xid=771, committed_at=AT, lsn=Lsn("0/3000100"), database="invoices", what="12 rows deleted", weight=12
+    )
     wal = ExpectedWal(first_segment="0" * 24, last_segment="0" * 24, segments=1, replayed_bytes=0, stored_bytes=0)
     target = ResolvedTarget(
-        target=RecoveryTarget(), backup=BACKUP, wal=wal, last_before=None, first_after=commit(first_after) if first_after else None
+        target=RecoveryTarget(),
+        backup=BACKUP,
+        wal=wal,
+        last_before=None,
+        first_after=commit(first_after) if first_after else None,
     )
     check = damage_left_out(worst, target)
     assert (check.verdict, check.required) == (verdict, False) and said in check.observed

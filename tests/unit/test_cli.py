@@ -45,12 +45,17 @@ def test_bad_usage_ends_with_4_and_touches_nothing(arguments: list[str], outputs
     assert not outputs.exists()
 
 
-@pytest.mark.parametrize(("runbook", "name", "meant"), [
-    ("recover-point-in-time", "target_tme", "did you mean target_time?"),
-    ("backup-manual", "reasn", "did you mean reason?"),
-    ("check-recovery-window", "zzz", "it has site"),
-])  # fmt: skip
-def test_users_a6_an_unknown_parameter_is_refused_by_name(runbook: str, name: str, meant: str, outputs: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("runbook", "name", "meant"),
+    [
+        ("recover-point-in-time", "target_tme", "did you mean target_time?"),
+        ("backup-manual", "reasn", "did you mean reason?"),
+        ("check-recovery-window", "zzz", "it has site"),
+    ],
+)
+def test_users_a6_an_unknown_parameter_is_refused_by_name(
+    runbook: str, name: str, meant: str, outputs: Path, capsys
+) -> None:
     arguments = ["run", str(ROOT / "runbooks" / f"{runbook}.ipynb"), "-p", name, "1", "-p", "target_xid", "none"]
     assert cli.status(arguments) == 4
     told = capsys.readouterr().err
@@ -143,7 +148,9 @@ def test_the_lab_is_another_program_and_its_status_is_handed_on() -> None:
     assert ours.returncode == its.returncode != 0
 
 
-@pytest.mark.parametrize("given", ["recover-point-in-time", "recover-point-in-time.ipynb", "runbooks/recover-point-in-time.ipynb"])
+@pytest.mark.parametrize(
+    "given", ["recover-point-in-time", "recover-point-in-time.ipynb", "runbooks/recover-point-in-time.ipynb"]
+)
 def test_users_b_open_copies_a_runbook_so_that_the_tracked_one_stays_clean(
     given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -160,7 +167,9 @@ def test_users_b_open_copies_a_runbook_so_that_the_tracked_one_stays_clean(
     assert cli.status(["verify"]) == 0
 
 
-def test_users_b_open_names_a_runbook_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_users_b_open_names_a_runbook_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(tmp_path / "outputs"))
     assert cli.status(["open", "recover-pint"]) == 4
     assert "there is no runbook recover-pint" in capsys.readouterr().err

@@ -11,15 +11,29 @@ from drillbook.swap.names import Names, RetainedDatabase
 
 RUN = "20261127T035339Z-79ce74"
 FOUND = {
-    "owner": 'o"wner', "encoding": "UTF8", "provider": "i", "collate": "C", "ctype": "C", "locale": "de", "icu_rules": None,
-    "tablespace": "pg_default", "connection_limit": 12, "is_template": False, "comment": "it's", "labels": None,
-    "acl": [{"role": None, "privilege": "CONNECT", "grantable": False}, {"role": "a", "privilege": "CREATE", "grantable": True}],
+    "owner": 'o"wner',
+    "encoding": "UTF8",
+    "provider": "i",
+    "collate": "C",
+    "ctype": "C",
+    "locale": "de",
+    "icu_rules": None,
+    "tablespace": "pg_default",
+    "connection_limit": 12,
+    "is_template": False,
+    "comment": "it's",
+    "labels": None,
+    "acl": [
+        {"role": None, "privilege": "CONNECT", "grantable": False},
+        {"role": "a", "privilege": "CREATE", "grantable": True},
+    ],
     "settings": [
         {"role": None, "settings": ["work_mem=5MB", 'search_path="$user", public', "app.mode=a=b"]},
         {"role": "r", "settings": ["statement_timeout=7s"]},
     ],
-    "has_public": True, "has_plpgsql": True,
-}  # fmt: skip
+    "has_public": True,
+    "has_plpgsql": True,
+}
 
 
 @pytest.mark.parametrize("database", ["shop", "x" * 63, "ä" * 31])
@@ -37,7 +51,7 @@ def test_a_comment_that_no_cut_has_written_says_nothing() -> None:
 def test_a_database_is_made_as_the_other_is_and_opened_last() -> None:
     (create,) = map(as_text, dump_restore.create("n", FOUND))
     assert 'OWNER "o""wner" TEMPLATE template0' in create and "CONNECTION LIMIT 0" in create
-    assert 'LOCALE_PROVIDER "icu" ICU_LOCALE \'de\'' in create
+    assert "LOCALE_PROVIDER \"icu\" ICU_LOCALE 'de'" in create
     made = [as_text(one) for one in dump_restore.attributes("n", FOUND)]
     assert made[0] == 'REVOKE ALL ON DATABASE "n" FROM PUBLIC'
     assert 'GRANT CONNECT ON DATABASE "n" TO PUBLIC' in made

@@ -12,7 +12,12 @@ from drillbook.steps.archive.damage import Candidate, DamageCandidates, judged
 
 NOW = datetime(2026, 11, 28, 2, 12, 24, tzinfo=UTC)
 CANDIDATE = Candidate(
-    xid=1721, committed_at=NOW - timedelta(minutes=5), lsn=Lsn(1), database="a", what="9 rows deleted from b.c", weight=9
+    xid=1721,
+    committed_at=NOW - timedelta(minutes=5),
+    lsn=Lsn(1),
+    database="a",
+    what="9 rows deleted from b.c",
+    weight=9,
 )
 
 
@@ -21,11 +26,19 @@ def found(*items: Candidate, archived: float | None) -> DamageCandidates:
     return DamageCandidates(found=items, since=NOW - timedelta(hours=1), until=NOW, archived_until=until)
 
 
-@pytest.mark.parametrize(("items", "archived", "verdict"), [
-    ((), 174.0, Verdict.UNPROVEN), ((), -1.0, Verdict.NOT_APPLICABLE), ((), None, Verdict.UNPROVEN),
-    ((CANDIDATE,), 174.0, Verdict.VERIFIED), ((CANDIDATE.model_copy(update={"weight": 0}),), -1.0, Verdict.NOT_APPLICABLE),
-])  # fmt: skip
-def test_users_a1_nothing_is_claimed_of_what_is_not_archived(items: tuple[Candidate, ...], archived: float | None, verdict: Verdict) -> None:
+@pytest.mark.parametrize(
+    ("items", "archived", "verdict"),
+    [
+        ((), 174.0, Verdict.UNPROVEN),
+        ((), -1.0, Verdict.NOT_APPLICABLE),
+        ((), None, Verdict.UNPROVEN),
+        ((CANDIDATE,), 174.0, Verdict.VERIFIED),
+        ((CANDIDATE.model_copy(update={"weight": 0}),), -1.0, Verdict.NOT_APPLICABLE),
+    ],
+)
+def test_users_a1_nothing_is_claimed_of_what_is_not_archived(
+    items: tuple[Candidate, ...], archived: float | None, verdict: Verdict
+) -> None:
     result = found(*items, archived=archived)
     check = judged(result, len(items), "")
     assert check.verdict is verdict

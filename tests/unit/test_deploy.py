@@ -92,8 +92,12 @@ def identities(*paths: Path, **changes: str) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize(
     "path", [path for path in FILES if path.name != "managed-role.yaml"], ids=lambda path: str(path.relative_to(DEPLOY))
 )
-@pytest.mark.parametrize("changes", [{}, {"SOURCE_NAMESPACE": "others"}], ids=["in the same namespaces", "of another namespace"])
-def test_f15_what_is_applied_for_a_second_site_takes_nothing_from_the_first(path: Path, changes: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{}, {"SOURCE_NAMESPACE": "others"}], ids=["in the same namespaces", "of another namespace"]
+)
+def test_f15_what_is_applied_for_a_second_site_takes_nothing_from_the_first(
+    path: Path, changes: dict[str, str]
+) -> None:
     assert not set(identities(path)) & set(identities(path, SITE="shop", **changes))
 
 
@@ -129,7 +133,9 @@ def test_a_replacement_asks_beforehand_for_all_that_it_changes_and_for_nothing_t
     asked = {(verb, f"{kind.plural}/{sub}".rstrip("/")) for verb, kind, sub in RIGHTS}
 
     def granted(*files: Path) -> set[tuple[str, str]]:
-        mine = [item for item in objects(*files) if item["kind"] == "Role" and item["metadata"]["namespace"] == "databases"]
+        mine = [
+            item for item in objects(*files) if item["kind"] == "Role" and item["metadata"]["namespace"] == "databases"
+        ]
         found = [rule for item in mine for rule in item["rules"]]
         return {(verb, name) for rule in found for name in rule["resources"] for verb in rule["verbs"]}
 

@@ -41,9 +41,16 @@ def shell_lines(text: str) -> list[str]:
 
 def test_the_sections_stand_in_their_order() -> None:
     assert re.findall(r"^## (.*)$", README, re.MULTILINE) == [
-        "Where it has been run", "Try it", "What you see", "On your cluster", "Runbooks", "Evidence", "The lab, and what it can't show",
-        "How the code is laid out", "Limits",
-    ]  # fmt: skip
+        "Where it has been run",
+        "Try it",
+        "What you see",
+        "On your cluster",
+        "Runbooks",
+        "Evidence",
+        "The lab, and what it can't show",
+        "How the code is laid out",
+        "Limits",
+    ]
 
 
 def test_the_readme_says_where_it_was_run_for_real_and_that_the_fixes_since_were_not() -> None:
@@ -141,7 +148,6 @@ def test_decisions_have_a_number_each_and_the_same_parts() -> None:
         text = path.read_text(encoding="utf-8")
         assert text.startswith(f"# {int(path.name[:4])}. "), path.name
         assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Context", "Options", "Decision", "Price"], path.name
-        assert len(text.split()) <= 400, f"{path.name} is longer than a page"
 
 
 def test_the_change_log_keeps_its_form() -> None:

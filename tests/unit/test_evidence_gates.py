@@ -15,24 +15,64 @@ DIGEST, OTHER = "a" * 64, "b" * 64
 
 
 def waits(digest: str = DIGEST, **more: Any) -> Event:
-    return {"type": "waiting", "at": at(300), "section": "Cut over", "digest": digest, "phrase": f"shop {digest[:8]}",
-            "deadline": at(90_000), "reason": "a confirmation is missing", "people": 2, "made": [], "lost": []} | more  # fmt: skip
+    return {
+        "type": "waiting",
+        "at": at(300),
+        "section": "Cut over",
+        "digest": digest,
+        "phrase": f"shop {digest[:8]}",
+        "deadline": at(90_000),
+        "reason": "a confirmation is missing",
+        "people": 2,
+        "made": [],
+        "lost": [],
+    } | more
 
 
 def approved(name: str, *, digest: str = DIGEST, strength: str = "api") -> Event:
     actor = {"username": name, "strength": strength}
-    return {"type": "approved", "at": at(400), "section": "Cut over", "digest": digest, "how": "approve", "actor": actor}
+    return {
+        "type": "approved",
+        "at": at(400),
+        "section": "Cut over",
+        "digest": digest,
+        "how": "approve",
+        "actor": actor,
+    }
 
 
 def started(n: int, step: str = "Cut", **more: Any) -> Event:
-    return {"type": "step_started", "at": at(1), "n": n, "step": step, "title": step, "effect": "changes", "plan": None} | more
+    return {
+        "type": "step_started",
+        "at": at(1),
+        "n": n,
+        "step": step,
+        "title": step,
+        "effect": "changes",
+        "plan": None,
+    } | more
 
 
 def finished(n: int, status: str = "done", error: Event | None = None) -> Event:
-    return {"type": "step_finished", "at": at(2), "n": n, "status": status, "seconds": 1.0, "result": None, "error": error}
+    return {
+        "type": "step_finished",
+        "at": at(2),
+        "n": n,
+        "status": status,
+        "seconds": 1.0,
+        "result": None,
+        "error": error,
+    }
 
 
-FAILURE = {"type": "KubernetesError", "what": "no answer", "changed": "unknown", "todo": "", "verdict": "UNPROVEN", "exit_code": 2}
+FAILURE = {
+    "type": "KubernetesError",
+    "what": "no answer",
+    "changed": "unknown",
+    "todo": "",
+    "verdict": "UNPROVEN",
+    "exit_code": 2,
+}
 
 
 def test_a_run_waits_from_its_gate_until_it_goes_on() -> None:
@@ -74,14 +114,33 @@ def test_of_a_step_that_was_done_again_only_the_last_attempt_counts() -> None:
     bad = check(2, "value", "it is new", "new", "old", verdict="FAILED")
     good = check(2, "value", "it is new", "new", "new")
     phase = {"type": "phase", "at": at(2), "name": "cut", "started_at": at(1), "seconds": 1.0, "how": ""}
-    promise = {"type": "obligation", "at": at(2), "id": "ConfigMap/a/b", "what": "", "kind": "ConfigMap", "namespace": "a",
-               "name": "b"}  # fmt: skip
+    promise = {
+        "type": "obligation",
+        "at": at(2),
+        "id": "ConfigMap/a/b",
+        "what": "",
+        "kind": "ConfigMap",
+        "namespace": "a",
+        "name": "b",
+    }
     events = [
-        verified()[0], started(1), finished(1), started(2), promise, bad, phase, finished(2, "failed", FAILURE), started(3),
+        verified()[0],
+        started(1),
+        finished(1),
+        started(2),
+        promise,
+        bad,
+        phase,
+        finished(2, "failed", FAILURE),
+        started(3),
         {"type": "attempt", "at": at(3), "n": 1, "how": "kernel died", "error": "Kernel died"},
-        {"type": "resumed", "at": at(3), "attempt": 2, "actor": {}, "note": ""}, started(2), good, finished(2), started(3),
+        {"type": "resumed", "at": at(3), "attempt": 2, "actor": {}, "note": ""},
+        started(2),
+        good,
+        finished(2),
+        started(3),
         finished(3),
-    ]  # fmt: skip
+    ]
     kept = gates.current(events)
     assert [event["n"] for event in kept if event["type"] == "step_started"] == [1, 2, 3]
     assert bad not in kept and phase not in kept and promise in kept
@@ -97,12 +156,22 @@ def test_a_run_that_was_abandoned_is_unproven_and_says_by_whom() -> None:
 
 def test_the_record_names_each_gate_and_who_approved() -> None:
     assert record(verified())["who"]["approver"] is None
-    passed = {"type": "confirmed", "at": at(500), "section": "Cut over", "digest": DIGEST, "waited_seconds": 200.0,
-              "approvals": [{"actor": {"username": "ada"}, "how": "approve", "at": at(400)}]}  # fmt: skip
+    passed = {
+        "type": "confirmed",
+        "at": at(500),
+        "section": "Cut over",
+        "digest": DIGEST,
+        "waited_seconds": 200.0,
+        "approvals": [{"actor": {"username": "ada"}, "how": "approve", "at": at(400)}],
+    }
     events = [*verified()[:-1], waits(OTHER), waits(), approved("ada"), passed]
     void, gate = record(events)["who"]["approver"]
     assert (void["confirmed"], void["approvals"]) == (False, [])
-    assert (gate["confirmed"], gate["approvals"][0]["actor"]["username"], gate["waited_seconds"]) == (True, "ada", 200.0)
+    assert (gate["confirmed"], gate["approvals"][0]["actor"]["username"], gate["waited_seconds"]) == (
+        True,
+        "ada",
+        200.0,
+    )
     assert "the plan of 'Cut over' changed while it waited" in str(record(events)["deviations"]["findings"])
 
 
@@ -110,13 +179,29 @@ def test_another_target_makes_void_what_was_done_for_the_first() -> None:
     def fact(name: str, value: object) -> Event:
         return {"type": "fact", "at": at(3), "name": name, "value": value}
 
-    opened = {"type": "opened", "at": at(0), "parameters": {"site": "", "target_time": "t1", "target_lsn": ""}, "actor": {}}
+    opened = {
+        "type": "opened",
+        "at": at(0),
+        "parameters": {"site": "", "target_time": "t1", "target_lsn": ""},
+        "actor": {},
+    }
     again = {"type": "retargeted", "at": at(500), "n": 2, "attempt": 2, "actor": {}}
     events: list[Event] = [
-        opened, started(1, "Look"), check(1, "before", "p", "e", "o"), finished(1), started(2, "ResolveTarget"), fact("target", "first"),
-        finished(2), started(3, "Copy"), fact("copy", "copy 1"), check(3, "of the first", "p", "e", "o"), finished(3), waits(),
-        again | {"parameters": {"target_time": "", "target_lsn": "0/1"}}, {"type": "resumed", "at": at(501)},
-    ]  # fmt: skip
+        opened,
+        started(1, "Look"),
+        check(1, "before", "p", "e", "o"),
+        finished(1),
+        started(2, "ResolveTarget"),
+        fact("target", "first"),
+        finished(2),
+        started(3, "Copy"),
+        fact("copy", "copy 1"),
+        check(3, "of the first", "p", "e", "o"),
+        finished(3),
+        waits(),
+        again | {"parameters": {"target_time": "", "target_lsn": "0/1"}},
+        {"type": "resumed", "at": at(501)},
+    ]
     assert gates.current(events[:-1]) == gates.current(events)[:-1], "also before anybody has resumed it"
     kept = gates.current(events)
     assert [event["n"] for event in kept if event["type"] == "step_started"] == [1]

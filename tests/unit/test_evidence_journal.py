@@ -170,16 +170,19 @@ def finished(n: int, status: str) -> dict[str, object]:
     return {"type": "step_finished", "n": n, "status": status}
 
 
-@pytest.mark.parametrize(("events", "changed"), [
-    ([], Changed.NOTHING),
-    ([started(1, "reads"), finished(1, "done")], Changed.NOTHING),
-    ([started(1, "creates"), finished(1, "planned")], Changed.NOTHING),
-    ([started(1, "creates"), finished(1, "refused")], Changed.NOTHING),
-    ([started(1, "creates"), finished(1, "done"), started(2, "reads")], Changed.DONE),
-    ([started(1, "creates"), finished(1, "done"), started(2, "changes")], Changed.UNKNOWN),
-    ([started(1, "destroys"), finished(1, "failed")], Changed.UNKNOWN),
-    ([started(1, "changes"), finished(1, "done"), started(1, "changes")], Changed.UNKNOWN),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("events", "changed"),
+    [
+        ([], Changed.NOTHING),
+        ([started(1, "reads"), finished(1, "done")], Changed.NOTHING),
+        ([started(1, "creates"), finished(1, "planned")], Changed.NOTHING),
+        ([started(1, "creates"), finished(1, "refused")], Changed.NOTHING),
+        ([started(1, "creates"), finished(1, "done"), started(2, "reads")], Changed.DONE),
+        ([started(1, "creates"), finished(1, "done"), started(2, "changes")], Changed.UNKNOWN),
+        ([started(1, "destroys"), finished(1, "failed")], Changed.UNKNOWN),
+        ([started(1, "changes"), finished(1, "done"), started(1, "changes")], Changed.UNKNOWN),
+    ],
+)
 def test_what_a_run_has_changed_stands_in_its_journal(events: list[dict[str, object]], changed: Changed) -> None:
     assert changed_so_far(events) is changed
 
@@ -263,10 +266,18 @@ def test_a_planted_secret_never_survives(tmp_path: Path, secret: str) -> None:
     raw = secret.encode()
     authorization = [base64.b64encode(b"x" * n + b":" + raw + b"tail").decode() for n in range(3)]
     forms = [
-        secret, f"postgresql://app:{quote(secret, safe='')}@host/db", f"?p={quote_plus(secret)}", html.escape(secret),
-        json.dumps(secret), json.dumps(json.dumps(secret)), repr(secret), raw.hex(), base64.b64encode(raw).decode(),
-        base64.urlsafe_b64encode(raw).decode(), *authorization,
-    ]  # fmt: skip
+        secret,
+        f"postgresql://app:{quote(secret, safe='')}@host/db",
+        f"?p={quote_plus(secret)}",
+        html.escape(secret),
+        json.dumps(secret),
+        json.dumps(json.dumps(secret)),
+        repr(secret),
+        raw.hex(),
+        base64.b64encode(raw).decode(),
+        base64.urlsafe_b64encode(raw).decode(),
+        *authorization,
+    ]
     journal.append("fact", name=f"the {secret} name", value={secret: forms, "deep": [{"x": (secret,)}]})
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "cell.log").write_text(masker.mask("\n".join(forms)))

@@ -97,8 +97,14 @@ def test_an_enforced_objective_that_was_not_measured_is_unproven() -> None:
 
 
 def test_a_refusal_before_anything_changed_has_no_verdict() -> None:
-    error = {"type": "TargetOutsideWindow", "what": "the target is later\nthan the newest commit", "changed": "nothing",
-             "todo": "…", "verdict": None, "exit_code": 4}  # fmt: skip
+    error = {
+        "type": "TargetOutsideWindow",
+        "what": "the target is later\nthan the newest commit",
+        "changed": "nothing",
+        "todo": "…",
+        "verdict": None,
+        "exit_code": 4,
+    }
     events = [e for e in verified() if e.get("n", 0) < 3 and e["type"] not in ("phase", "obligation", "settled")]
     events.append(
         {"type": "step_finished", "n": 3, "status": "refused", "seconds": 0.1, "result": None, "error": error}
@@ -167,14 +173,35 @@ def test_a_journal_that_ends_anywhere_gives_a_record(length: int) -> None:
 
 def test_the_record_holds_every_group_and_says_why_a_field_is_absent() -> None:
     found = record(verified())
-    groups = {"record", "test", "who", "when", "system", "backup", "target", "copy", "versions", "objectives", "checks",
-              "verdict", "deviations", "cleanup", "controls", "artefacts", "not_tested", "circumstances"}  # fmt: skip
+    groups = {
+        "record",
+        "test",
+        "who",
+        "when",
+        "system",
+        "backup",
+        "target",
+        "copy",
+        "versions",
+        "objectives",
+        "checks",
+        "verdict",
+        "deviations",
+        "cleanup",
+        "controls",
+        "artefacts",
+        "not_tested",
+        "circumstances",
+    }
     assert groups <= found.keys()
     assert found["target"]["window"] is None
     assert found["absent"]["target.window"] == "the recovery window was not read"
     assert found["objectives"]["measured"][0] == {
-        "name": "recovery time", "objective_seconds": 3600.0, "achieved_seconds": 253.6, "met": True
-    }  # fmt: skip
+        "name": "recovery time",
+        "objective_seconds": 3600.0,
+        "achieved_seconds": 253.6,
+        "met": True,
+    }
     assert found["cleanup"]["proven"] and len(found["cleanup"]["obligations"]) == 5
     assert {"name": "page checksums", "reason": "data_checksums is off in the source"} in found["deviations"][
         "not_counted"
@@ -189,10 +216,17 @@ def test_rungs_that_did_not_run_are_checks_in_the_record() -> None:
 def test_deviations_name_what_a_reader_would_not_expect() -> None:
     events = altered(verified(), {"git": {"commit": "1", "dirty": True}, "notebook_sha256": "aa"}, type="opened")
     events += [
-        {"type": "attempt", "n": 1, "notebook": "executed.ipynb", "how": "finished later", "notebook_sha256": "bb", "at": at(9)},
+        {
+            "type": "attempt",
+            "n": 1,
+            "notebook": "executed.ipynb",
+            "how": "finished later",
+            "notebook_sha256": "bb",
+            "at": at(9),
+        },
         {"type": "torn", "seq": 99, "bytes": 12, "lines": 1, "after": "", "at": at(9)},
         check(16, "rows: late", "", "1", "2", verdict="FAILED") | {"at": at(10)},
-    ]  # fmt: skip
+    ]
     assert record(events)["deviations"]["findings"] == [
         "a writer died midway: 12 bytes of a broken line before event 99",
         "the run was closed as VERIFIED; the whole journal shows FAILED",
@@ -203,8 +237,18 @@ def test_deviations_name_what_a_reader_would_not_expect() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0, "0 s"), (0.44, "0.4 s"), (9.96, "10 s"), (59.6, "1 min"), (252, "4 min 12 s"), (3599.9, "1 h"),
-     (3900, "1 h 05 min"), (86_390, "1 d"), (183_600, "2 d 3 h"), (-3, "−3 s")],
-)  # fmt: skip
+    [
+        (0, "0 s"),
+        (0.44, "0.4 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min"),
+        (252, "4 min 12 s"),
+        (3599.9, "1 h"),
+        (3900, "1 h 05 min"),
+        (86_390, "1 d"),
+        (183_600, "2 d 3 h"),
+        (-3, "−3 s"),
+    ],
+)
 def test_durations_are_shown_as_people_say_them(seconds: float, shown: str) -> None:
     assert show_seconds(seconds) == shown

@@ -16,22 +16,38 @@ GB = 1_000_000_000
 
 
 def work(**changes: object) -> Work:
-    values = {"stored_bytes": GB, "data_bytes": GB, "compression": "", "segments": 4, "segment_bytes": 1 << 24,
-              "wal_parallel": 2, "storage_class": "fast"}  # fmt: skip
+    values = {
+        "stored_bytes": GB,
+        "data_bytes": GB,
+        "compression": "",
+        "segments": 4,
+        "segment_bytes": 1 << 24,
+        "wal_parallel": 2,
+        "storage_class": "fast",
+    }
     return Work.model_validate(values | changes)
 
 
-def sample(number: int = 1, *, days: float = 30, scale: float = 1.0, times: float = 1.0, **changes: object) -> RunSample:
+def sample(
+    number: int = 1, *, days: float = 30, scale: float = 1.0, times: float = 1.0, **changes: object
+) -> RunSample:
     phases = {"provision": 1.0, "fetch": 10.0 * scale, "replay": 2.0, "promote": 3.0, "verify": 20.0 * scale}
     return RunSample(
-        run_id=f"run-{number}", ended_at=NOW - timedelta(days=days), phases={k: v * times for k, v in phases.items()},
+        run_id=f"run-{number}",
+        ended_at=NOW - timedelta(days=days),
+        phases={k: v * times for k, v in phases.items()},
         work=work(stored_bytes=int(GB * scale), data_bytes=int(GB * scale), **changes),
-    )  # fmt: skip
+    )
 
 
 def calibration(**changes: object) -> Calibration:
-    values = {"base_read": Rate(bytes=10**8, seconds=0.5), "wal_read": Rate(bytes=10**7, seconds=0.05), "wal_objects": 4,
-              "pod_started_seconds": 2.0, "pod_ready_seconds": 1.0}  # fmt: skip
+    values = {
+        "base_read": Rate(bytes=10**8, seconds=0.5),
+        "wal_read": Rate(bytes=10**7, seconds=0.05),
+        "wal_objects": 4,
+        "pod_started_seconds": 2.0,
+        "pod_ready_seconds": 1.0,
+    }
     return Calibration.model_validate(values | changes)
 
 
@@ -131,8 +147,14 @@ def test_a_compression_that_could_not_be_unpacked_is_no_guess() -> None:
 sizes = st.integers(min_value=1, max_value=50 * 1000 * GB)
 
 
-@given(sizes, sizes, st.integers(1, 100_000), st.integers(1, 100_000), st.booleans(), st.lists(
-    st.tuples(st.floats(0.05, 200), st.floats(0.1, 50), st.floats(0, 900)), max_size=5))  # fmt: skip
+@given(
+    sizes,
+    sizes,
+    st.integers(1, 100_000),
+    st.integers(1, 100_000),
+    st.booleans(),
+    st.lists(st.tuples(st.floats(0.05, 200), st.floats(0.1, 50), st.floats(0, 900)), max_size=5),
+)
 def test_more_bytes_never_take_less_time(
     a: int, b: int, few: int, many: int, packed: bool, seen: list[tuple[float, float, float]]
 ) -> None:
@@ -163,7 +185,9 @@ def test_the_order_in_which_runs_are_found_does_not_matter(order: list[int]) -> 
 # -- what would shorten it ----------------------------------------------------------------------------------
 
 
-def advice(found_work: Work, runs: list[RunSample], found: Calibration | None, by_plugin: bool = True) -> dict[str, float | None]:
+def advice(
+    found_work: Work, runs: list[RunSample], found: Calibration | None, by_plugin: bool = True
+) -> dict[str, float | None]:
     forecast = predict(found_work, runs, found, now=NOW)
     return {item.setting: item.saves_seconds for item in advise(forecast, tuple(runs), by_plugin=by_plugin, now=NOW)}
 

@@ -17,8 +17,14 @@ from drillbook.report import page as report
 
 SYSTEM = "7437120459812345678"
 NOW = parse_instant("2026-12-06T10:00:00Z")
-WORK = Work(stored_bytes=6_241_119_402, data_bytes=21_474_836_480, compression="gzip", segments=56,
-            segment_bytes=1 << 24, storage_class="rook-ceph-block")  # fmt: skip
+WORK = Work(
+    stored_bytes=6_241_119_402,
+    data_bytes=21_474_836_480,
+    compression="gzip",
+    segments=56,
+    segment_bytes=1 << 24,
+    storage_class="rook-ceph-block",
+)
 
 Event = dict[str, Any]
 
@@ -27,12 +33,22 @@ def foretold(seconds: float = 300.0) -> Forecast:
     """A forecast of so many seconds, all of them fetch."""
     times = {"provision": 0.0, "fetch": seconds, "replay": 0.0, "promote": 0.0}
     phases = [
-        PhaseForecast(name=name, seconds=time, low=0.8 * time, high=1.3 * time, source="earlier runs", how="2 earlier runs")
+        PhaseForecast(
+            name=name, seconds=time, low=0.8 * time, high=1.3 * time, source="earlier runs", how="2 earlier runs"
+        )
         for name, time in times.items()
     ]
     unknown = PhaseForecast(name="verify", seconds=None, low=None, high=None, source="unknown", how="no earlier run")
-    found = Forecast(work=WORK, phases=(*phases, unknown), seconds=seconds, low=0.8 * seconds, high=1.3 * seconds,
-                     source="earlier runs", samples=2, sample_runs=("a", "b"))  # fmt: skip
+    found = Forecast(
+        work=WORK,
+        phases=(*phases, unknown),
+        seconds=seconds,
+        low=0.8 * seconds,
+        high=1.3 * seconds,
+        source="earlier runs",
+        samples=2,
+        sample_runs=("a", "b"),
+    )
     return found.model_copy(update={"advice": advise(found, (), by_plugin=True, now=NOW)})
 
 
@@ -54,7 +70,14 @@ def test_sealed_runs_are_samples_newest_first(tmp_path: Path) -> None:
     assert found.left_out == ()
     first = found.samples[0]
     assert first.work == WORK.model_copy(update={"wal_parallel": 0})
-    assert first.phases == {"provision": 21.4, "fetch": 148.2, "replay": 71.6, "promote": 12.4, "verify": 25.1, "remove": 4.9}
+    assert first.phases == {
+        "provision": 21.4,
+        "fetch": 148.2,
+        "replay": 71.6,
+        "promote": 12.4,
+        "verify": 25.1,
+        "remove": 4.9,
+    }
     forecast = predict(WORK, found.samples, None, now=NOW)
     assert forecast.samples == 2
     assert forecast.seconds == pytest.approx(253.6)

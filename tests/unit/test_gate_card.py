@@ -17,8 +17,14 @@ GIVEN = {"database": "synergyflow", "target_time": "2026-11-28T02:10:44.793001Z"
 
 
 def candidate(xid: int, lsn: str, **changes: Any) -> dict[str, Any]:
-    return {"xid": xid, "committed_at": "2026-11-28T02:10:44.793002Z", "lsn": lsn, "database": "synergyflow",
-            "what": "12 rows deleted from synergyflow_knowledge.articles", "weight": 12} | changes  # fmt: skip
+    return {
+        "xid": xid,
+        "committed_at": "2026-11-28T02:10:44.793002Z",
+        "lsn": lsn,
+        "database": "synergyflow",
+        "what": "12 rows deleted from synergyflow_knowledge.articles",
+        "weight": 12,
+    } | changes
 
 
 def rows(found: list[dict[str, Any]], first_after: str | None, **given: str) -> dict[str, str]:
@@ -46,7 +52,9 @@ def test_users_a3_the_gate_warns_that_this_target_brings_the_damage_back(first_a
 
 
 @pytest.mark.parametrize(("database", "undone"), [("synergyflow", False), ("gitlab", True), ("", True)])
-def test_users_a3_another_tenants_damage_counts_only_where_the_whole_cluster_goes_back(database: str, undone: bool) -> None:
+def test_users_a3_another_tenants_damage_counts_only_where_the_whole_cluster_goes_back(
+    database: str, undone: bool
+) -> None:
     found = rows([candidate(1721, "0/6000000", database="gitlab")], "0/6000000", database=database)
     assert ("XID 1721" in found["undone"]) is undone
 
@@ -56,36 +64,69 @@ def test_a_gate_without_target_or_tenant_shows_no_such_row() -> None:
 
 
 def card(**more: Any) -> dict[str, str]:
-    plan = plan_json(Plan(summary="Scale it", touches=(Action("scale", "Deployment", "shop", "web"),), sql=("SELECT 1",),
-                          lost=("the sessions",), outage=("web, about 40 s",)))  # fmt: skip
+    plan = plan_json(
+        Plan(
+            summary="Scale it",
+            touches=(Action("scale", "Deployment", "shop", "web"),),
+            sql=("SELECT 1",),
+            lost=("the sessions",),
+            outage=("web, about 40 s",),
+        )
+    )
     steps = [{"title": "Scale to zero", "why": "", "effect": "changes", "plan": plan, "begun": False}]
-    return section_card(title="Put it into service", top=[("run", "r1"), ("target", "end of the archive")], steps=steps,
-                        lost=plan["lost"], outage=plan["outage"], **more)  # fmt: skip
+    return section_card(
+        title="Put it into service",
+        top=[("run", "r1"), ("target", "end of the archive")],
+        steps=steps,
+        lost=plan["lost"],
+        outage=plan["outage"],
+        **more,
+    )
 
 
 def test_users_b_what_matters_stands_above_the_folded_plan() -> None:
     html = card(phrase="shared 0123abcd", asks="waiting for you")["text/html"]
-    order = [html.index(words) for words in ("end of the archive", "the sessions", "web, about", "<details", "SELECT 1", "shared 0123abcd")]
+    order = [
+        html.index(words)
+        for words in ("end of the archive", "the sessions", "web, about", "<details", "SELECT 1", "shared 0123abcd")
+    ]
     assert order == sorted(order)
     assert "<details open" not in html and "Waiting for you" in html
     assert "<details open" in card(unfolded=True)["text/html"], "a plan that is only looked at is not folded"
 
 
 def test_users_b_the_card_says_who_confirmed_it_and_when() -> None:
-    given = [{"actor": {"username": name}, "at": f"2026-11-28T02:1{n}:00.123456Z"} for n, name in enumerate(("kim", "lee"))]
+    given = [
+        {"actor": {"username": name}, "at": f"2026-11-28T02:1{n}:00.123456Z"} for n, name in enumerate(("kim", "lee"))
+    ]
     said = who_confirmed(given)
     assert said == "confirmed by kim at 2026-11-28 02:10:00 UTC, lee at 2026-11-28 02:11:00 UTC"
     assert said in card(confirmed=said)["text/plain"]
-    assert all(one in card(confirmed=said)["text/html"] for one in ("confirmed by kim at ", "2026-11-28 02:10:00 UTC", ", lee at "))
+    assert all(
+        one in card(confirmed=said)["text/html"]
+        for one in ("confirmed by kim at ", "2026-11-28 02:10:00 UTC", ", lee at ")
+    )
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["while it runs", "before it is approved"])
 def test_users_b_the_terminal_shows_target_damage_and_loss(whole: bool) -> None:
-    plan = plan_json(Plan(summary="Scale it", touches=(Action("scale", "Deployment", "shop", "web"),), sql=("SELECT 1",)))
-    waiting = {"section": "Put it into service", "lost": ["the sessions"], "outage": ["web, about 40 s"],
-               "top": [["target", "end of the archive"], ["NOT undone", "XID 1721"]],
-               "steps": [{"title": "Scale to zero", "effect": "changes", "plan": plan}]}  # fmt: skip
+    plan = plan_json(
+        Plan(summary="Scale it", touches=(Action("scale", "Deployment", "shop", "web"),), sql=("SELECT 1",))
+    )
+    waiting = {
+        "section": "Put it into service",
+        "lost": ["the sessions"],
+        "outage": ["web, about 40 s"],
+        "top": [["target", "end of the archive"], ["NOT undone", "XID 1721"]],
+        "steps": [{"title": "Scale to zero", "effect": "changes", "plan": plan}],
+    }
     said = "\n".join(line.plain for line in gate_lines(waiting, whole=whole))
-    for words in ("end of the archive", "XID 1721", "lost: the sessions", "out of service: web", "Scale to zero (changes): Scale it"):
+    for words in (
+        "end of the archive",
+        "XID 1721",
+        "lost: the sessions",
+        "out of service: web",
+        "Scale to zero (changes): Scale it",
+    ):
         assert words in said
     assert ("scale Deployment shop/web" in said and "SELECT 1" in said) is whole

@@ -31,11 +31,24 @@ tenants: [{database: shop, app_role: shop_app}]
 """
 AT = datetime(2026, 11, 1, 2, tzinfo=UTC)
 BACKUP = BaseBackup(
-    backup_id="20261101T020000", server_name="shop-db", status="DONE", begin_time=AT, end_time=AT,
-    begin_wal="000000010000000000000004", end_wal="000000010000000000000004", begin_lsn=Lsn("0/4000028"),
-    end_lsn=Lsn("0/4000100"), timeline=1, system_id="77", pg_version=160000, segment_bytes=1 << 24, size_bytes=1,
-    cluster_size_bytes=1, compression="", location="s3://backups/shop/shop-db",
-)  # fmt: skip
+    backup_id="20261101T020000",
+    server_name="shop-db",
+    status="DONE",
+    begin_time=AT,
+    end_time=AT,
+    begin_wal="000000010000000000000004",
+    end_wal="000000010000000000000004",
+    begin_lsn=Lsn("0/4000028"),
+    end_lsn=Lsn("0/4000100"),
+    timeline=1,
+    system_id="77",
+    pg_version=160000,
+    segment_bytes=1 << 24,
+    size_bytes=1,
+    cluster_size_bytes=1,
+    compression="",
+    location="s3://backups/shop/shop-db",
+)
 
 
 def site_of(folder: Path, more: str = "") -> Site:
@@ -128,15 +141,23 @@ def test_the_walk_sees_a_field_that_has_no_row() -> None:
 
 
 def test_b09_what_a_newer_operator_adds_is_left_out_by_its_name(tmp_path: Path) -> None:
-    source = source_of({
-        "newField": 1, "storage": {"size": "1Gi", "newField": 1}, "postgresql": {"newField": {}},
-        "tablespaces": [{"name": "fast", "storage": {"size": "1Gi", "pvcTemplate": {"newField": "x"}}}],
-    })  # fmt: skip
+    source = source_of(
+        {
+            "newField": 1,
+            "storage": {"size": "1Gi", "newField": 1},
+            "postgresql": {"newField": {}},
+            "tablespaces": [{"name": "fast", "storage": {"size": "1Gi", "pvcTemplate": {"newField": "x"}}}],
+        }
+    )
     _, _, left_out = copied(site_of(tmp_path), source, {"newField": 1, "configuration": {"newField": 1}})
     assert {
-        "newField", "storage.newField", "postgresql.newField", "tablespaces[fast].storage.pvcTemplate.newField",
-        "ObjectStore.newField", "ObjectStore.configuration.newField",
-    } <= set(left_out)  # fmt: skip
+        "newField",
+        "storage.newField",
+        "postgresql.newField",
+        "tablespaces[fast].storage.pvcTemplate.newField",
+        "ObjectStore.newField",
+        "ObjectStore.configuration.newField",
+    } <= set(left_out)
 
 
 def leaves(value: Any, path: str = "") -> Iterator[str]:
@@ -157,7 +178,9 @@ def leaves(value: Any, path: str = "") -> Iterator[str]:
 def test_a_manifest_seen_in_the_wild(tmp_path: Path, case: Wild) -> None:
     source = source_of(case.spec, case.status)
     cluster, store, left_out = copied(site_of(tmp_path, case.profile), source, case.store)
-    made = {f"Cluster.{path}" for path in leaves(cluster["spec"])} | {f"Store.{path}" for path in leaves(store.get("spec", {}))}
+    made = {f"Cluster.{path}" for path in leaves(cluster["spec"])} | {
+        f"Store.{path}" for path in leaves(store.get("spec", {}))
+    }
     for path, value in case.kept.items():
         assert at(cluster if path.startswith("Cluster") else store, path) == value, path
     for path in case.gone:
@@ -167,7 +190,9 @@ def test_a_manifest_seen_in_the_wild(tmp_path: Path, case: Wild) -> None:
     # Nothing is dropped silently: what the source has is there, or it (or what it is in) is named.
     for path in leaves(source["spec"]):
         known = [name.partition(": ")[0] for name in left_out]
-        assert f"Cluster.{path}" in made or any(path == name or path.startswith((f"{name}.", f"{name}[")) for name in known), path
+        assert f"Cluster.{path}" in made or any(
+            path == name or path.startswith((f"{name}.", f"{name}[")) for name in known
+        ), path
     assert refusals(CLUSTER_CRD, cluster) == []
     if store:
         assert refusals(STORE_CRD, store) == []
@@ -179,9 +204,16 @@ def test_its_replacement_passes_as_well(tmp_path: Path, case: Wild) -> None:
     archive = archive_of(source, case.store)
     name = ReplacementNames.beside(ClusterRef(namespace="databases", name="shop-db"), "20261101T101500Z-1a2b3c")
     cluster, left_out = replacement_cluster(
-        name, source, site=site_of(tmp_path, case.profile), archive=archive, backup=BACKUP, target=RecoveryTarget(),
-        database="shop", owner="shop_app", secret="shop-login",
-    )  # fmt: skip
+        name,
+        source,
+        site=site_of(tmp_path, case.profile),
+        archive=archive,
+        backup=BACKUP,
+        target=RecoveryTarget(),
+        database="shop",
+        owner="shop_app",
+        secret="shop-login",
+    )
     made, named = set(leaves(cluster["spec"])), [item for item, _ in left_out]
     for path in leaves(source["spec"]):
         assert path in made or any(path == item or path.startswith((f"{item}.", f"{item}[")) for item in named), path
@@ -200,10 +232,17 @@ def at(obj: dict[str, Any], path: str) -> Any:
 
 @pytest.mark.parametrize(
     ("profile", "classes"),
-    [("", {"storage": "fast", "walStorage": "quick", "tablespaces[hot].storage": ""}),
-     ("copy: {storage_class: scratch}\n", dict.fromkeys(["storage", "walStorage", "tablespaces[hot].storage"], "scratch"))],
-)  # fmt: skip
-def test_b09_readiness_asks_for_the_class_of_every_volume(tmp_path: Path, profile: str, classes: dict[str, str]) -> None:
+    [
+        ("", {"storage": "fast", "walStorage": "quick", "tablespaces[hot].storage": ""}),
+        (
+            "copy: {storage_class: scratch}\n",
+            dict.fromkeys(["storage", "walStorage", "tablespaces[hot].storage"], "scratch"),
+        ),
+    ],
+)
+def test_b09_readiness_asks_for_the_class_of_every_volume(
+    tmp_path: Path, profile: str, classes: dict[str, str]
+) -> None:
     spec = {
         "storage": {"pvcTemplate": {"storageClassName": "fast", "resources": {"requests": {"storage": "1Gi"}}}},
         "walStorage": {"size": "1Gi", "storageClass": "quick"},
@@ -259,7 +298,10 @@ def test_b10_the_readers_region_is_that_of_the_sources_sidecar(tmp_path: Path) -
     env = [{"name": "AWS_DEFAULT_REGION", "value": "fra1"}]
     archive = archive_of(source_of({}), {"instanceSidecarConfiguration": {"env": env}})
     assert archive.settings(site_of(tmp_path)) == {"AWS_DEFAULT_REGION": "fra1"}
-    over = site_of(tmp_path, "archive: {environment: {AWS_DEFAULT_REGION: nyc3, AWS_REQUEST_CHECKSUM_CALCULATION: when_required}}\n")
+    over = site_of(
+        tmp_path,
+        "archive: {environment: {AWS_DEFAULT_REGION: nyc3, AWS_REQUEST_CHECKSUM_CALCULATION: when_required}}\n",
+    )
     assert archive.settings(over)["AWS_DEFAULT_REGION"] == "nyc3"
     assert SourceArchive(PLUGIN, {}, "x").settings(over)["AWS_REQUEST_CHECKSUM_CALCULATION"] == "when_required"
 
@@ -292,11 +334,15 @@ archive:
 @pytest.mark.parametrize("method", [PLUGIN, IN_TREE])
 def test_b11_the_copy_proves_who_it_is_as_the_profile_says(tmp_path: Path, method: str) -> None:
     backup = {"barmanObjectStore": {"destinationPath": "s3://b/p", "s3Credentials": {"inheritFromIAMRole": True}}}
-    source = source_of({
-        "serviceAccountTemplate": {"metadata": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/writer"}}},
-        "env": [{"name": "AWS_ROLE_ARN", "value": "writer"}],
-        **({"backup": backup} if method == IN_TREE else {}),
-    })  # fmt: skip
+    source = source_of(
+        {
+            "serviceAccountTemplate": {
+                "metadata": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/writer"}}
+            },
+            "env": [{"name": "AWS_ROLE_ARN", "value": "writer"}],
+            **({"backup": backup} if method == IN_TREE else {}),
+        }
+    )
     cluster, store, left_out = copied(site_of(tmp_path, IDENTITY), source)
     spec = cluster["spec"]
     assert spec["serviceAccountTemplate"]["metadata"]["annotations"]["eks.amazonaws.com/role-arn"].endswith("reader")
@@ -319,7 +365,11 @@ def test_b11_an_account_that_stands_in_the_drill_namespace_is_used(tmp_path: Pat
 @pytest.mark.parametrize(
     ("libraries", "stay", "settings"),
     [
-        (["timescaledb"], ["timescaledb"], {"timescaledb.max_background_workers": "0", "timescaledb.telemetry_level": "off"}),
+        (
+            ["timescaledb"],
+            ["timescaledb"],
+            {"timescaledb.max_background_workers": "0", "timescaledb.telemetry_level": "off"},
+        ),
         (["citus"], ["citus"], {"citus.recover_2pc_interval": "-1", "citus.enable_statistics_collection": "off"}),
         (["pg_stat_statements", "pg_cron"], ["pg_stat_statements"], {}),
         (["pglogical", "pg_failover_slots"], ["pg_failover_slots"], {}),

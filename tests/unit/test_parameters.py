@@ -8,14 +8,25 @@ from drillbook.engine.parameters import faults_of
 def test_every_fault_is_told_at_once() -> None:
     found = faults_of(
         {
-            "target_time": "yesterday", "target_lsn": "17", "target_name": "x" * 64, "target_xid": "",
-            "search_table": "articles", "search_from": "2026-11-27T09:00:00", "search_to": "", "no_backup_because": "a\nb",
+            "target_time": "yesterday",
+            "target_lsn": "17",
+            "target_name": "x" * 64,
+            "target_xid": "",
+            "search_table": "articles",
+            "search_from": "2026-11-27T09:00:00",
+            "search_to": "",
+            "no_backup_because": "a\nb",
         }
-    )  # fmt: skip
+    )
     assert [fault.partition(":")[0] for fault in found] == [
-        "target_time", "target_lsn", "target_name", "search_table", "search_from", "no_backup_because",
+        "target_time",
+        "target_lsn",
+        "target_name",
+        "search_table",
+        "search_from",
+        "no_backup_because",
         "target_time, target_lsn, target_name",
-    ]  # fmt: skip
+    ]
     assert "no time zone" in found[4]
 
 

@@ -35,9 +35,14 @@ PRIMARY = pod("shop-1", role="primary")
         pytest.param([PRIMARY, pod("shop-2", ready="False")], "", "shop-2 is not ready", id="none is ready"),
         pytest.param([PRIMARY, pod("shop-2", role="")], "", "shop-2 has the role none", id="that joins only now"),
         pytest.param([PRIMARY, pod("shop-2", role="primary")], "", "shop-2 has the role primary", id="in a switchover"),
-        pytest.param([PRIMARY, pod("shop-2", deletionTimestamp="2026-11-01T12:00:00Z")], "", "shop-2 is being deleted", id="deleted"),
+        pytest.param(
+            [PRIMARY, pod("shop-2", deletionTimestamp="2026-11-01T12:00:00Z")],
+            "",
+            "shop-2 is being deleted",
+            id="deleted",
+        ),
     ],
-)  # fmt: skip
+)
 def test_g08_the_replica_that_is_read(pods: list[dict[str, Any]], found: str, why: str) -> None:
     assert replica_of(cluster(), pods) == (found, why)
 
@@ -45,7 +50,10 @@ def test_g08_the_replica_that_is_read(pods: list[dict[str, Any]], found: str, wh
 @pytest.mark.parametrize("fenced", ['["shop-2"]', '["*"]', "no json"])
 def test_g08_a_fenced_replica_is_not_read(fenced: str) -> None:
     """Its PostgreSQL is stopped, though its pod runs."""
-    assert replica_of(cluster(**{"cnpg.io/fencedInstances": fenced}), [PRIMARY, pod("shop-2")]) == ("", "shop-2 is fenced")
+    assert replica_of(cluster(**{"cnpg.io/fencedInstances": fenced}), [PRIMARY, pod("shop-2")]) == (
+        "",
+        "shop-2 is fenced",
+    )
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,13 @@ class Written:
     [
         pytest.param([(101, 2), (102, 3)], "101:101:", 100, 101, "time", id="just after the marker"),
         pytest.param([(101, 2), (102, 3), (103, 4)], "103:103:", 102, 103, "time", id="two commits later"),
-        pytest.param([(101, 3), (102, 2), (103, 4)], "102:102:", 101, 102, "xid", id="the next carries an earlier time"),
+        pytest.param(
+            [(101, 3), (102, 2), (103, 4)], "102:102:", 101, 102, "xid", id="the next carries an earlier time"
+        ),
         pytest.param([(101, 2), (102, 2), (103, 3)], "102:102:", 101, 102, "xid", id="two carry the same time"),
-        pytest.param([(101, 5), (102, 2), (103, 3)], "103:103:", 102, 103, "xid", id="one before it carries a later time"),
+        pytest.param(
+            [(101, 5), (102, 2), (103, 3)], "103:103:", 102, 103, "xid", id="one before it carries a later time"
+        ),
     ],
 )
 @pytest.mark.parametrize("switch_after", [0, MARKER, 101, 102])
@@ -64,7 +68,9 @@ def test_g09_recovery_stops_before_what_the_snapshot_does_not_see(
     resolved = stop_before(written.held, written.held.backups[0], place)
     assert resolved.first_after is not None and resolved.first_after.xid == first_after
     assert resolved.last_before is not None and resolved.last_before.xid == last
-    assert (resolved.target.target_xid, resolved.target.exclusive) == ((first_after, True) if by == "xid" else (None, False))
+    assert (resolved.target.target_xid, resolved.target.exclusive) == (
+        (first_after, True) if by == "xid" else (None, False)
+    )
 
 
 def test_g09_a_snapshot_in_the_middle_of_a_commit_has_no_place() -> None:

@@ -33,24 +33,39 @@ END = line(level="error", msg="While terminating server", logging_pod="copy-1-fu
         ),
         (
             [
-                line(level="info", logger="barman-cloud-restore", pipe="stderr", msg="2026 [28] ERROR: Barman cloud restore exception: unexpected end of data"),
+                line(
+                    level="info",
+                    logger="barman-cloud-restore",
+                    pipe="stderr",
+                    msg="2026 [28] ERROR: Barman cloud restore exception: unexpected end of data",
+                ),
                 line(level="error", msg="Can't restore backup", error="General error (exit code 4)"),
                 END,
             ],
             "Barman cloud restore exception: unexpected end of data",
         ),
         (
-            [line(level="error", logger="barman", stderr="2026 [27] ERROR: list exception: NoSuchBucket\n", error="exit status 4"), END],
+            [
+                line(
+                    level="error",
+                    logger="barman",
+                    stderr="2026 [27] ERROR: list exception: NoSuchBucket\n",
+                    error="exit status 4",
+                ),
+                END,
+            ],
             "list exception: NoSuchBucket",
         ),
     ],
-)  # fmt: skip
+)
 def test_the_sidecars_own_reason_is_named_and_its_end_is_no_reason(lines: list[str], cause: str) -> None:
     """An error-level line ends a restore that succeeded too."""
     assert sidecar_cause("\n".join(lines)) == cause
 
 
-@pytest.mark.skipif(not RECORDED.is_dir(), reason="DRILLBOOK_RECORDINGS names no folder with recordings of the real operator")
+@pytest.mark.skipif(
+    not RECORDED.is_dir(), reason="DRILLBOOK_RECORDINGS names no folder with recordings of the real operator"
+)
 @pytest.mark.parametrize(
     ("log", "words"),
     [
@@ -77,7 +92,12 @@ def pod(name: str, *, phase: str = "Running", made: str = "2026-11-28T02:00:00Z"
 
 
 def init(**state: Any) -> dict[str, Any]:
-    return {"initContainerStatuses": [{"name": "bootstrap-controller", "state": {"terminated": {"exitCode": 0}}}, {"name": BOOTSTRAP, **state}]}
+    return {
+        "initContainerStatuses": [
+            {"name": "bootstrap-controller", "state": {"terminated": {"exitCode": 0}}},
+            {"name": BOOTSTRAP, **state},
+        ]
+    }
 
 
 def test_b33_a_recovery_is_followed_in_a_job_or_in_the_first_instances_init_container() -> None:
@@ -107,7 +127,9 @@ def test_b33_a_failed_attempt_is_seen_in_either_place(job: Any, first: Any, fail
     assert failed_attempt(job, first) is failed
 
 
-@pytest.mark.skipif(not RECORDED.is_dir(), reason="DRILLBOOK_RECORDINGS names no folder with recordings of the real operator")
+@pytest.mark.skipif(
+    not RECORDED.is_dir(), reason="DRILLBOOK_RECORDINGS names no folder with recordings of the real operator"
+)
 def test_a_recorded_recovery_is_read_to_its_end() -> None:
     log = RecoveryLog()
     (path,) = RECORDED.glob("04-pitr/logs/copy-1-full-recovery-*.full-recovery.log")

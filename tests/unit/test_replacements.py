@@ -40,11 +40,24 @@ def site(tmp_path: Path) -> Site:
 def backup() -> BaseBackup:
     at = datetime(2026, 11, 1, 2, tzinfo=UTC)
     return BaseBackup(
-        backup_id="20261101T020000", server_name="shop-db", status="DONE", begin_time=at, end_time=at,
-        begin_wal="000000010000000000000004", end_wal="000000010000000000000004", begin_lsn=Lsn("0/4000028"),
-        end_lsn=Lsn("0/4000100"), timeline=1, system_id="77", pg_version=160000, segment_bytes=1 << 24, size_bytes=1,
-        cluster_size_bytes=1, compression="", location="s3://backups/shop/shop-db",
-    )  # fmt: skip
+        backup_id="20261101T020000",
+        server_name="shop-db",
+        status="DONE",
+        begin_time=at,
+        end_time=at,
+        begin_wal="000000010000000000000004",
+        end_wal="000000010000000000000004",
+        begin_lsn=Lsn("0/4000028"),
+        end_lsn=Lsn("0/4000100"),
+        timeline=1,
+        system_id="77",
+        pg_version=160000,
+        segment_bytes=1 << 24,
+        size_bytes=1,
+        cluster_size_bytes=1,
+        compression="",
+        location="s3://backups/shop/shop-db",
+    )
 
 
 def source(**spec: Any) -> dict[str, Any]:
@@ -57,9 +70,16 @@ def made(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     archive = SourceArchive(method, ARCHIVE, "shop-db", object_store="" if method == IN_TREE else "shop-store")
     cluster, left_out = replacement.replacement_cluster(
-        names or ReplacementNames.beside(REF, RUN), old, site=site, archive=archive, backup=backup,
-        target=RecoveryTarget(), database="shop", owner="shop_app", secret="shop-login",
-    )  # fmt: skip
+        names or ReplacementNames.beside(REF, RUN),
+        old,
+        site=site,
+        archive=archive,
+        backup=backup,
+        target=RecoveryTarget(),
+        database="shop",
+        owner="shop_app",
+        secret="shop-login",
+    )
     return cluster, dict(left_out)
 
 
@@ -150,6 +170,7 @@ def test_the_profile_alone_makes_a_cluster(site: Site, backup: BaseBackup) -> No
     assert spec["postgresql"]["parameters"] == {"max_connections": "200"}
     store = replacement.object_store("databases", site, SourceArchive(PLUGIN, ARCHIVE, "shop-db"))
     assert store["spec"]["configuration"]["s3Credentials"]["accessKeyId"] == {
-        "name": "shop-key", "key": "AWS_ACCESS_KEY_ID",
-    }  # fmt: skip
+        "name": "shop-key",
+        "key": "AWS_ACCESS_KEY_ID",
+    }
     assert "retentionPolicy" not in store["spec"]

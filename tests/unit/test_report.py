@@ -70,10 +70,19 @@ def test_users_b_what_is_still_to_come_does_not_read_like_a_failure() -> None:
     assert "still to come" not in page_of(events).words
 
 
-@pytest.mark.parametrize(("achieved", "objective", "word"), [
-    (7.4, None, "no objective"), (None, None, "not measured"), (None, 60, "not measured"), (7.4, 60, "met"),
-], ids=["no objective", "neither", "not seen", "met"])  # fmt: skip
-def test_users_b_an_achieved_time_is_not_called_not_measured(achieved: float | None, objective: float | None, word: str) -> None:
+@pytest.mark.parametrize(
+    ("achieved", "objective", "word"),
+    [
+        (7.4, None, "no objective"),
+        (None, None, "not measured"),
+        (None, 60, "not measured"),
+        (7.4, 60, "met"),
+    ],
+    ids=["no objective", "neither", "not seen", "met"],
+)
+def test_users_b_an_achieved_time_is_not_called_not_measured(
+    achieved: float | None, objective: float | None, word: str
+) -> None:
     met = None if achieved is None or objective is None else achieved <= objective
     item = {"name": "recovery time", "achieved_seconds": achieved, "objective_seconds": objective, "met": met}
     assert list(console.figures([item]).columns[3].cells) == [word]
@@ -99,10 +108,25 @@ def test_a_report_is_whole_and_loads_nothing(end: str) -> None:
 
 def test_a_report_opens_with_verdict_figures_and_what_was_not_tested() -> None:
     words = page_of(verified()).words
-    order = ["VERIFIED", "Achieved recovery time 4 min 14 s", "✓ met · objective 1 h", "Achieved recovery point 1 min 12 s",
-             "21 of 21 required checks hold", "Where the time went", "provision 21 s", "The boundary", "Target",
-             "1,000 rows deleted", "Not tested", "no cut-over", "Caveats of this site", "Checks 21 of 21 required checks are verified", "Steps", "Clean-up",
-             "sha256sum -c SHA256SUMS"]  # fmt: skip
+    order = [
+        "VERIFIED",
+        "Achieved recovery time 4 min 14 s",
+        "✓ met · objective 1 h",
+        "Achieved recovery point 1 min 12 s",
+        "21 of 21 required checks hold",
+        "Where the time went",
+        "provision 21 s",
+        "The boundary",
+        "Target",
+        "1,000 rows deleted",
+        "Not tested",
+        "no cut-over",
+        "Caveats of this site",
+        "Checks 21 of 21 required checks are verified",
+        "Steps",
+        "Clean-up",
+        "sha256sum -c SHA256SUMS",
+    ]
     places = [words.index(part) for part in order]
     assert places == sorted(places)
 
@@ -186,11 +210,21 @@ def test_long_details_are_folded_unless_the_check_did_not_hold() -> None:
 
 
 def test_a_card_writes_the_fields_of_a_result_for_people() -> None:
-    rows = [("own marker", "True"), ("begin lsn", "0/4000028"), ("fetch seconds", "7.5"), ("server version", "180006"),
-            ("stopped at", "2026-11-23T07:13:01.961954Z")]  # fmt: skip
+    rows = [
+        ("own marker", "True"),
+        ("begin lsn", "0/4000028"),
+        ("fetch seconds", "7.5"),
+        ("server version", "180006"),
+        ("stopped at", "2026-11-23T07:13:01.961954Z"),
+    ]
     words = Tags(cards.step_card(n=1, title="T", rows=rows)["text/html"]).words
-    for part in ("Own marker yes", "Begin LSN 0/4000028", "Fetch 7.5 s", "Server version 18.6",
-                 "Stopped at 2026-11-23 07:13:01.961 UTC"):  # fmt: skip
+    for part in (
+        "Own marker yes",
+        "Begin LSN 0/4000028",
+        "Fetch 7.5 s",
+        "Server version 18.6",
+        "Stopped at 2026-11-23 07:13:01.961 UTC",
+    ):
         assert part in words
 
 
@@ -216,8 +250,12 @@ def test_a_folder_without_a_journal_is_refused_and_a_full_disk_told(tmp_path: Pa
 def all_cards() -> dict[str, cards.Bundle]:
     found = record(verified())
     error = {"type": "WalGap", "what": "a\nb", "changed": "nothing", "todo": "look", "verdict": "FAILED"}
-    plan: dict[str, Any] = {"summary": "one", "objects": [{"kind": "Cluster", "metadata": {"name": "x"}, "spec": {"a": [1]}}],
-            "sql": ["SELECT 1"], "notes": ["two"]}  # fmt: skip
+    plan: dict[str, Any] = {
+        "summary": "one",
+        "objects": [{"kind": "Cluster", "metadata": {"name": "x"}, "spec": {"a": [1]}}],
+        "sql": ["SELECT 1"],
+        "notes": ["two"],
+    }
     return {
         "run": cards.run_card(opened()),
         "step": cards.step_card(n=1, title="T", why="because", rows=[("a", "b")] * 20, checks=checks(), seconds=2),

@@ -20,7 +20,13 @@ REBUILD = ["NotNeeded", "NotNeeded", "StopOldCluster", "RebuildInPlace", "ServeA
 
 def past(folder: Path, *events: dict[str, Any]) -> PreviousAttempts:
     journal = Journal.open(folder / "journal.jsonl")
-    opened = {"type": "opened", "run_id": "r-1", "mode": "apply", "parameters": {"site": "", "target_time": "t1"}, "actor": {}}
+    opened = {
+        "type": "opened",
+        "run_id": "r-1",
+        "mode": "apply",
+        "parameters": {"site": "", "target_time": "t1"},
+        "actor": {},
+    }
     for event in (opened, *events):
         journal.append(**event)
     return PreviousAttempts(folder)
@@ -28,7 +34,14 @@ def past(folder: Path, *events: dict[str, Any]) -> PreviousAttempts:
 
 def started(n: int, step: str, part: int | None = None) -> dict[str, Any]:
     section = {} if part is None else {"section": {"digest": DIGEST, "part": part}}
-    return {"type": "step_started", "n": n, "step": step, "title": step, "effect": "changes", "plan": {"summary": step}} | section
+    return {
+        "type": "step_started",
+        "n": n,
+        "step": step,
+        "title": step,
+        "effect": "changes",
+        "plan": {"summary": step},
+    } | section
 
 
 def ended(n: int) -> dict[str, Any]:
@@ -42,9 +55,16 @@ def test_a_step_that_has_begun_is_found_by_its_place_whatever_stands_before_it(t
     steps = [{"step": step, "title": step, "effect": "changes", "digest": str(n)} for n, step in enumerate(REBUILD)]
     confirmed = {"type": "confirmed", "section": "Make it again", "digest": DIGEST, "steps": steps}
     found = past(
-        tmp_path, confirmed, started(1, "NotNeeded"), ended(1), started(2, "NotNeeded"), ended(2),
-        started(3, "StopOldCluster", 2), ended(3), started(4, "RebuildInPlace", 3),
-    ).section("Make it again", REBUILD)  # fmt: skip
+        tmp_path,
+        confirmed,
+        started(1, "NotNeeded"),
+        ended(1),
+        started(2, "NotNeeded"),
+        ended(2),
+        started(3, "StopOldCluster", 2),
+        ended(3),
+        started(4, "RebuildInPlace", 3),
+    ).section("Make it again", REBUILD)
     assert found is not None
     assert {place: step.step for place, step in found[1].items()} == {2: "StopOldCluster", 3: "RebuildInPlace"}
 
@@ -66,7 +86,15 @@ def test_a_step_that_was_done_again_keeps_its_first_promise(tmp_path: Path, agai
 
 
 def test_another_target_may_come_until_what_was_recovered_for_this_one_is_put_into_service(tmp_path: Path) -> None:
-    first = [started(1, "ResolveTarget"), ended(1), started(2, "SuspendBackups", 0), ended(2), started(3, "Copy"), COPY, ended(3)]
+    first = [
+        started(1, "ResolveTarget"),
+        ended(1),
+        started(2, "SuspendBackups", 0),
+        ended(2),
+        started(3, "Copy"),
+        COPY,
+        ended(3),
+    ]
     again = {"type": "retargeted", "n": 1, "attempt": 2, "parameters": {"target_time": "t2"}, "actor": {}}
     second = [again, {"type": "resumed", "attempt": 2, "actor": {}, "note": ""}, *first[:4]]
     for name, events, expected in (
@@ -75,17 +103,33 @@ def test_another_target_may_come_until_what_was_recovered_for_this_one_is_put_in
         ("being-carried", [*first, started(4, "TransferDatabase", 0)], True),
         ("stopped-before-the-second-copy", [*first, *second], False),
         ("second-looked-at", [*first, *second, started(3, "Copy"), COPY, ended(3)], False),
-        ("second-carried", [*first, *second, started(3, "Copy"), COPY, ended(3), started(4, "TransferDatabase", 0)], True),
+        (
+            "second-carried",
+            [*first, *second, started(3, "Copy"), COPY, ended(3), started(4, "TransferDatabase", 0)],
+            True,
+        ),
     ):
         (tmp_path / name).mkdir()
         assert put_into_service(past(tmp_path / name, *events)) is expected, name
 
 
 OLD = OldCluster(
-    ref=ClusterRef(namespace="databases", name="shop-db"), uid="u-1", system_id="77", timeline=1, primary="shop-db-1",
-    server_name="shop-db", location="s3://backups/shop-db", server_version=160000, image="", storage_class="fast",
-    instances=3, method="plugin", database="shop", owner="shop_app", secret="",
-)  # fmt: skip
+    ref=ClusterRef(namespace="databases", name="shop-db"),
+    uid="u-1",
+    system_id="77",
+    timeline=1,
+    primary="shop-db-1",
+    server_name="shop-db",
+    location="s3://backups/shop-db",
+    server_version=160000,
+    image="",
+    storage_class="fast",
+    instances=3,
+    method="plugin",
+    database="shop",
+    owner="shop_app",
+    secret="",
+)
 STANDBY = WalOnVolume(pod="shop-db-2", newest="000000010000000000000007", problem="pod shop-db-1 does not run")
 ASKS = {"no_salvage_because": ""}
 
@@ -96,7 +140,12 @@ ASKS = {"no_salvage_because": ""}
         (WalOnVolume(pod="shop-db-1", primary=True), ASKS, Verdict.VERIFIED, ""),
         (STANDBY, ASKS, Verdict.UNPROVEN, "shop-db-1 does not run. Fix the primary's pod; or give no_salvage_because"),
         (STANDBY, {}, Verdict.UNPROVEN, "shop-db-1 does not run. Fix the primary's pod"),
-        (STANDBY, {"no_salvage_because": "its node burnt"}, Verdict.NOT_APPLICABLE, "given up, because: its node burnt"),
+        (
+            STANDBY,
+            {"no_salvage_because": "its node burnt"},
+            Verdict.NOT_APPLICABLE,
+            "given up, because: its node burnt",
+        ),
         (WalOnVolume(pod="", problem="the Cluster has no pod"), ASKS, Verdict.UNPROVEN, "the Cluster has no pod"),
     ],
 )

@@ -54,7 +54,11 @@ def test_s06_what_names_or_places_something_stays_readable(key: str, value: str)
         ("AZURE_CONNECTION_STRING", "AccountName=shop;AccountKey=cGx1Z2g=;EndpointSuffix=core", "cGx1Z2g="),
         ("credentials", "[default]\naws_secret_access_key = plughplugh\n", "plughplugh"),
         ("config.json", '{"user": "app", "password": "plugh-12"}', "plugh-12"),
-        ("SLACK_WEBHOOK", "https://hooks.slack.com/services/T0/B0/plugh", "https://hooks.slack.com/services/T0/B0/plugh"),
+        (
+            "SLACK_WEBHOOK",
+            "https://hooks.slack.com/services/T0/B0/plugh",
+            "https://hooks.slack.com/services/T0/B0/plugh",
+        ),
         ("PING", "https://hc-ping.com/5b1c7a9e", "https://hc-ping.com/5b1c7a9e"),
     ],
 )

@@ -132,9 +132,9 @@ def test_every_fault_of_the_names_is_told(profile) -> None:
     )
     for fault in ("a is given twice", "ends before it begins", "d has no since", "overlap", "has an until"):
         assert fault in told
-    assert "server_name or server_names, not both" in faults_of(
-        profile(MINIMAL + PERIODS + "  server_name: orders\n")
-    )[0]
+    assert (
+        "server_name or server_names, not both" in faults_of(profile(MINIMAL + PERIODS + "  server_name: orders\n"))[0]
+    )
     assert "not an instant" in faults_of(profile(MINIMAL + PERIODS.replace("2026-03-01T00:00:00Z", "spring")))[0]
 
 
@@ -204,8 +204,10 @@ def test_a_list_that_is_replaced_is_not_told_at_the_base_any_more(profile) -> No
 
 def test_a_circle_is_a_fault(profile) -> None:
     profile("extends: shop.yaml\n", "base.yaml")
-    assert any("goes round in a circle (shop.yaml → base.yaml → shop.yaml)" in fault
-               for fault in faults_of(profile("extends: base.yaml\n")))  # fmt: skip
+    assert any(
+        "goes round in a circle (shop.yaml → base.yaml → shop.yaml)" in fault
+        for fault in faults_of(profile("extends: base.yaml\n"))
+    )
 
 
 def test_a_missing_base_is_a_fault(profile) -> None:

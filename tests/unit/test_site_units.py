@@ -62,5 +62,7 @@ def test_an_answer_is_held_against_what_was_expected(expected: dict[str, object]
 
 def test_an_expectation_reads_as_a_phrase() -> None:
     assert [str(Expectation(**e)) for e in ({"equals": 0}, {"at_least": 1}, {"at_most": 9})] == [
-        "0", "at least 1", "at most 9",
-    ]  # fmt: skip
+        "0",
+        "at least 1",
+        "at most 9",
+    ]

@@ -99,7 +99,10 @@ def test_b37_others_are_not(version: str) -> None:
     ("pod", "version"),
     [
         ({"metadata": {"annotations": {"cnpg.io/operatorVersion": "1.29.1"}}}, "1.29.1"),
-        ({"spec": {"initContainers": [{"name": "bootstrap-controller", "image": "r:5000/cnpg:1.28.2@sha256:0"}]}}, "1.28.2"),
+        (
+            {"spec": {"initContainers": [{"name": "bootstrap-controller", "image": "r:5000/cnpg:1.28.2@sha256:0"}]}},
+            "1.28.2",
+        ),
         ({"spec": {"initContainers": [{"name": "bootstrap-controller", "image": "r:5000/cnpg"}]}}, ""),
         ({}, ""),
     ],

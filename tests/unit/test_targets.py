@@ -15,23 +15,42 @@ from drillbook.model import BaseBackup, Lsn, RecoveryTarget, parse_instant
 UNSET = dict.fromkeys(("target_time", "target_lsn", "target_xid", "target_name", "target_immediate"), "")
 NOON = datetime(2026, 11, 1, 12, 0, 0, 5, tzinfo=UTC)
 BACKUP = BaseBackup(
-    backup_id="20261101T020000", server_name="pg", status="DONE", begin_time=NOON, end_time=NOON,
-    begin_wal="000000010000000000000003", end_wal="000000010000000000000003", begin_lsn=Lsn("0/3000028"),
-    end_lsn=Lsn("0/3000100"), timeline=1, system_id="7", pg_version=160000, segment_bytes=16 << 20, size_bytes=1,
-    cluster_size_bytes=1, compression="gzip", location="s3://archive/pg/base/20261101T020000",
-)  # fmt: skip
+    backup_id="20261101T020000",
+    server_name="pg",
+    status="DONE",
+    begin_time=NOON,
+    end_time=NOON,
+    begin_wal="000000010000000000000003",
+    end_wal="000000010000000000000003",
+    begin_lsn=Lsn("0/3000028"),
+    end_lsn=Lsn("0/3000100"),
+    timeline=1,
+    system_id="7",
+    pg_version=160000,
+    segment_bytes=16 << 20,
+    size_bytes=1,
+    cluster_size_bytes=1,
+    compression="gzip",
+    location="s3://archive/pg/base/20261101T020000",
+)
 
 KINDS: list[tuple[dict[str, Any], RecoveryTarget, dict[str, Any]]] = [
-    ({"target_time": "2026-11-01T13:00:00.000005+01:00"}, RecoveryTarget(target_time=NOON),
-     {"targetTime": "2026-11-01T12:00:00.000005Z"}),
+    (
+        {"target_time": "2026-11-01T13:00:00.000005+01:00"},
+        RecoveryTarget(target_time=NOON),
+        {"targetTime": "2026-11-01T12:00:00.000005Z"},
+    ),
     ({"target_lsn": "1/aB"}, RecoveryTarget(target_lsn=Lsn("1/AB")), {"targetLSN": "1/AB"}),
     ({"target_xid": 4711}, RecoveryTarget(target_xid=4711), {"targetXID": "4711"}),
     ({"target_xid": str((5 << 32) + 4711)}, RecoveryTarget(target_xid=4711), {"targetXID": "4711"}),
-    ({"target_name": "before the deployment"}, RecoveryTarget(target_name="before the deployment"),
-     {"targetName": "before the deployment"}),
+    (
+        {"target_name": "before the deployment"},
+        RecoveryTarget(target_name="before the deployment"),
+        {"targetName": "before the deployment"},
+    ),
     ({"target_immediate": "20261101T020000"}, RecoveryTarget(target_immediate=True), {"targetImmediate": True}),
     ({}, RecoveryTarget(), {}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("given", "target", "sent"), KINDS)
@@ -43,8 +62,11 @@ def test_each_kind_is_read_and_sent_by_cloudnativepgs_names(
     assert (asked, backup_id) == (target, given.get("target_immediate", ""))
     resolved = asked.model_copy(update={"timeline": 2, "exclusive": True})
     assert recovery_target(resolved, BACKUP) == {
-        "backupID": BACKUP.backup_id, "targetTLI": "2", "exclusive": True, **sent,
-    }  # fmt: skip
+        "backupID": BACKUP.backup_id,
+        "targetTLI": "2",
+        "exclusive": True,
+        **sent,
+    }
 
 
 @pytest.mark.parametrize(

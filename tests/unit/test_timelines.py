@@ -37,7 +37,9 @@ def live(store: Memory, wal: Wal, first: int, last: int, *, xid: int = 1000) -> 
 
 
 def holdings(store: Memory, timeline: int = 0, system_id: str = str(SYSTEM)) -> ArchiveSnapshot:
-    return ArchiveSnapshot.read(store, catalogue(store, "pg", system_id=system_id).usable, "pg", system_id=system_id, timeline=timeline)
+    return ArchiveSnapshot.read(
+        store, catalogue(store, "pg", system_id=system_id).usable, "pg", system_id=system_id, timeline=timeline
+    )
 
 
 def at(store: Memory, minute: float, timeline: int = 0) -> ResolvedTarget:
@@ -98,7 +100,12 @@ def test_b01_the_clusters_own_timeline_is_kept_to(stranger: int) -> None:
 def test_b01_the_stranger_is_a_finding_with_its_cost_and_what_to_do() -> None:
     found = read(strayed(), timeline=1)
     (stray,) = (item for item in found.survey.damages if item.state == STRAY_TIMELINE)
-    for part in ("timeline 2", "left timeline 1 at 0/C", "timeline 1; what follows it loses the 20 segments", minutes(30.5).isoformat()[:19]):
+    for part in (
+        "timeline 2",
+        "left timeline 1 at 0/C",
+        "timeline 1; what follows it loses the 20 segments",
+        minutes(30.5).isoformat()[:19],
+    ):
         assert part in stray.what, stray.what
     assert stray.key == "pg/wals/00000002.history" and "targetTLI 1" in stray.todo and "serverName" in stray.todo
     assert found.periods[-1].last < minutes(30) and found.newest_commit and found.newest_commit.xid == 1030

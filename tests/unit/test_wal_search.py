@@ -32,7 +32,9 @@ def test_s12_processes_read_side_by_side_what_was_committed() -> None:
     store, held = busy()
     chain, said = held.chain(held.backups[0]), list[str]()
     since, until = NOON + timedelta(seconds=100), NOON + timedelta(seconds=499)
-    found = list(commits_between(store, held.listing, chain, since=since, until=until, system_id=str(SYSTEM), say=said.append))
+    found = list(
+        commits_between(store, held.listing, chain, since=since, until=until, system_id=str(SYSTEM), say=said.append)
+    )
     assert [one.committed_at for one in found] == [NOON + timedelta(seconds=n) for n in range(100, 500)]
     assert said and "of 30" in said[0]
 
@@ -45,7 +47,11 @@ def test_s12_a_damaged_segment_on_the_way_is_said(offset: int) -> None:
     body[offset] ^= 0x40
     store.put(key, bytes(body))
     with pytest.raises(WalGap, match="segment 000000010000000000000004"):
-        list(commits_between(store, held.listing, held.chain(held.backups[0]), since=NOON, until=minutes(60), system_id=str(SYSTEM)))
+        list(
+            commits_between(
+                store, held.listing, held.chain(held.backups[0]), since=NOON, until=minutes(60), system_id=str(SYSTEM)
+            )
+        )
 
 
 def test_g9_a_target_in_a_thousand_segments_is_found_by_halving() -> None:

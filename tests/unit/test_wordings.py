@@ -31,7 +31,9 @@ def steps() -> Iterator[type[Step[object]]]:
 ERRORS = {name for name, item in vars(errors).items() if inspect.isclass(item) and issubclass(item, RunbookError)}
 
 
-@pytest.mark.parametrize("step", list(steps()), ids=lambda step: f"{step.__module__.rpartition('.')[2]}.{step.__name__}")
+@pytest.mark.parametrize(
+    "step", list(steps()), ids=lambda step: f"{step.__module__.rpartition('.')[2]}.{step.__name__}"
+)
 def test_users_d_no_card_names_a_class_or_quotes_code(step: type[Step[object]]) -> None:
     some = object.__new__(step)
     words = f"{some.title} {some.why}"
@@ -62,31 +64,50 @@ class Look(Step[Result]):
 def test_users_d_a_result_is_shown_with_units_and_names() -> None:
     text = draw_step(1, Look(), "done", Result(), None, None, "", 1.0, [])["text/plain"]
     rows = dict(re.findall(r"^  (\S[^\n]*?)  +(.*)$", text, re.MULTILINE))
-    assert rows == {"Size": "46.8 MiB", "OID": "16385", "Patience": "1 h", "Took": "1 min 02 s",
-                    "Ended at": "2026-11-28 02:10:44.793 UTC"}  # fmt: skip
+    assert rows == {
+        "Size": "46.8 MiB",
+        "OID": "16385",
+        "Patience": "1 h",
+        "Took": "1 min 02 s",
+        "Ended at": "2026-11-28 02:10:44.793 UTC",
+    }
 
 
-@pytest.mark.parametrize("value", [Result(), Checks(checks=()), Pending("known later")], ids=lambda value: type(value).__name__)
-def test_users_a12_a_cell_does_not_print_its_steps_result_a_second_time(value: object, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "value", [Result(), Checks(checks=()), Pending("known later")], ids=lambda value: type(value).__name__
+)
+def test_users_a12_a_cell_does_not_print_its_steps_result_a_second_time(
+    value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
     value._ipython_display_()  # type: ignore[attr-defined]
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("required", "verdict", "word"), [
-    (False, "VERIFIED", "info"), (True, "VERIFIED", "VERIFIED"), (False, "UNPROVEN", "UNPROVEN"), (False, "FAILED", "FAILED"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("required", "verdict", "word"),
+    [
+        (False, "VERIFIED", "info"),
+        (True, "VERIFIED", "VERIFIED"),
+        (False, "UNPROVEN", "UNPROVEN"),
+        (False, "FAILED", "FAILED"),
+    ],
+)
 def test_users_d_what_is_not_required_is_information_and_not_green(required: bool, verdict: str, word: str) -> None:
     check = Check(name="damage", proves="x", verdict=Verdict(verdict), required=required).model_dump(mode="json")
     card = cards.check_card([check])
     assert card["text/plain"].split()[0] == word and f"<span>{word}</span>" in card["text/html"]
-    assert (cards.environment().get_template("parts.html.j2").module.COLOURS["VERIFIED"] in card["text/html"]) is (word == "VERIFIED")  # type: ignore[attr-defined]
+    assert (cards.environment().get_template("parts.html.j2").module.COLOURS["VERIFIED"] in card["text/html"]) is (
+        word == "VERIFIED"
+    )  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("changed", list(Changed))
 def test_users_a11_what_has_changed_is_said_in_words(changed: Changed) -> None:
     error = RunbookError("it broke", todo="look", changed=changed)
     assert "Changed so far: done" not in error.lines() and f"Changed so far: {changed.words}" in error.lines()
-    card = cards.step_card(n=1, title="T", status="failed", error={"type": "X", "what": "y", "changed": str(changed), "todo": "z"})
+    card = cards.step_card(
+        n=1, title="T", status="failed", error={"type": "X", "what": "y", "changed": str(changed), "todo": "z"}
+    )
     assert changed.words in card["text/plain"]
     named = RunbookError("it broke", todo="look", changed=changed, changes="made: a copy")
     assert "Changed so far: made: a copy" in named.lines()
@@ -105,5 +126,3 @@ def test_users_d_times_on_cards_have_one_format(where: str) -> None:
         "progress": cards.progress_card("T", text),
     }[where]["text/html"]
     assert "2026-11-28 02:10:44.793 UTC" in html and "T02:10" not in html
-
-

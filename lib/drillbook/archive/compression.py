@@ -1,7 +1,7 @@
 """Decompression of what barman-cloud archives: WAL in every form that CloudNativePG offers, and base backups.
 
-barman writes one gzip, bzip2, xz, lz4 or zstd stream an object. Snappy is in its framing format: chunks of one byte type,
-three bytes length and the data with its checksum, a header chunk first and perhaps again later.
+barman writes one gzip, bzip2, xz, lz4 or zstd stream an object. Snappy is in its framing format: chunks of one byte
+type, three bytes length and the data with its checksum, a header chunk first and perhaps again later.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ class _SnappyStream:
 def snappy_tail(tail: bytes) -> bytes:
     """What the whole chunks at the end of an object's last bytes unpack to; b"" if no chunk ends where the object does.
 
-    Where the first whole chunk begins is not known, so it is looked for: from there on one chunk follows the other to the
-    very end, and each one's checksum is right.
+    Where the first whole chunk begins is not known, so it is looked for: from there on one chunk follows the other to
+    the very end, and each one's checksum is right.
     """
     for start in range(min(len(tail), _LONGEST_CHUNK + _CHUNK_HEAD + 1)):
         if tail[start] not in (_COMPRESSED, _PLAIN, _SNAPPY_HEADER[0]):
@@ -158,7 +158,9 @@ def _whole_chunks(data: bytes, start: int) -> int:
     at = start
     while at + _CHUNK_HEAD <= len(data):
         kind, length = data[at], int.from_bytes(data[at + 1 : at + _CHUNK_HEAD], "little")
-        if (kind < _FIRST_SKIPPABLE and (kind > _PLAIN or length > _LONGEST_CHUNK)) or at + _CHUNK_HEAD + length > len(data):
+        if (kind < _FIRST_SKIPPABLE and (kind > _PLAIN or length > _LONGEST_CHUNK)) or at + _CHUNK_HEAD + length > len(
+            data
+        ):
             break
         at += _CHUNK_HEAD + length
     return at

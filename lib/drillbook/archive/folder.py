@@ -126,7 +126,9 @@ def _wrong(found: SurveyResult) -> dict[str, ArchiveFinding]:
     return {item.backup_id: item for item in found.survey.findings if item.backup_id and not item.segment}
 
 
-def _listed(found: SurveyResult, wrong: Mapping[str, ArchiveFinding], goes: Mapping[str, datetime]) -> tuple[BackupStatus, ...]:
+def _listed(
+    found: SurveyResult, wrong: Mapping[str, ArchiveFinding], goes: Mapping[str, datetime]
+) -> tuple[BackupStatus, ...]:
     usable = {backup.backup_id for backup in found.held.backups}
     return tuple(_one(entry, wrong, entry.backup_id in usable, goes) for entry in found.catalogue.entries)
 

@@ -160,8 +160,8 @@ class SampledSegments(Frozen):
 def sample(stretch: WalRange, *, most: int = SAMPLES, most_bytes: int = MOST_SAMPLED_BYTES) -> SampledSegments:
     """Read a few segments of a chain through: page headers, the records' links and every record's checksum.
 
-    The newest one, the one in which the base backup ends, and others evenly from a random beginning; at most ``most``, and
-    at most ``most_bytes`` (but one in any case). Raises ObjectStoreError.
+    The newest one, the one in which the base backup ends, and others evenly from a random beginning; at most
+    ``most``, and at most ``most_bytes`` (but one in any case). Raises ObjectStoreError.
     """
     reach = stretch.reach
     count = stretch.last - stretch.first + 1

@@ -58,7 +58,9 @@ class SourceArchive:
         if server_name == self.server_name and said:
             return said
         period = next((period for period in self.periods if period.name == server_name), None)
-        return period.timeline if period and period.timeline else self.timeline if server_name == self.server_name else 0
+        return (
+            period.timeline if period and period.timeline else self.timeline if server_name == self.server_name else 0
+        )
 
     def server_at(self, instant: datetime | None) -> str:
         """The folder that holds the WAL of an instant; ``None`` is now. TargetOutsideWindow: it is between two."""

@@ -50,7 +50,8 @@ def _newest_note(kube: k8s.Kube, site: Site) -> dict[str, Any] | None:
 def archive_of(kube: k8s.Kube, site: Site, run_id: str = "") -> SourceArchive:
     """Where the source archives: by its Cluster, else as the run that removed it kept it, else as the profile says.
 
-    To the run that has made the Cluster again (``run_id``) its source is still the one that it removed. PreconditionError: it archives nowhere, or nothing says where it did. NotReady: see `source_archive`.
+    To the run that has made the Cluster again (``run_id``) its source is still the one that it removed.
+    PreconditionError: it archives nowhere, or nothing says where it did. NotReady: see `source_archive`.
     """
     cluster = kube.get(k8s.CLUSTER, site.cluster.namespace, site.cluster.name)
     if cluster is None or (run_id and (cluster["metadata"].get("labels") or {}).get(MADE_BY) == run_id):

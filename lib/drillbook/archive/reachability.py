@@ -15,9 +15,10 @@ from drillbook.model import ArchivedCommit, Frozen, Instant, Lsn, show_instant
 class BackupReach(Frozen):
     """How far recovery from one base backup gets. ``earliest`` is where the backup ended: nothing before it is consistent.
 
-    ``newest`` is the last commit that it reaches (by LSN or transaction id; by time, 1 µs less), ``None`` if there isn't one
-    after the backup; ``last_commit`` is the last one in its WAL, which its own end may hold already. ``latest_lsn`` is
-    where the last whole record starts. ``problem`` says why the WAL ends there, "" if that is the archive's own end.
+    ``newest`` is the last commit that it reaches (by LSN or transaction id; by time, 1 µs less), ``None`` if there
+    isn't one after the backup; ``last_commit`` is the last one in its WAL, which its own end may hold already.
+    ``latest_lsn`` is where the last whole record starts. ``problem`` says why the WAL ends there, "" if that is the
+    archive's own end.
     """
 
     backup_id: str
@@ -57,9 +58,9 @@ class DatedGap(Frozen):
 class Reachable(Frozen):
     """The recovery window of one server's archive; instants are those of one reading, ``read_at``.
 
-    ``periods`` are the instants that can be reached, oldest first; where there are several, gaps lie between. ``new_tablespaces`` were
-    created after the newest base backup ended, in sentences, as far as WAL was read. ``unlinked``
-    timelines hold WAL, but the history file that would lead recovery there is missing.
+    ``periods`` are the instants that can be reached, oldest first; where there are several, gaps lie between.
+    ``new_tablespaces`` were created after the newest base backup ended, in sentences, as far as WAL was read.
+    ``unlinked`` timelines hold WAL, but the history file that would lead recovery there is missing.
     """
 
     server_name: str

@@ -1,8 +1,9 @@
 """Which base backups retention deletes, and when: CloudNativePG's ``retentionPolicy`` as barman carries it out.
 
-``30d``, ``4w`` or ``3m`` (a month has 31 days) keeps every complete backup that ended within the period, and the newest
-one before it; what is older goes, with the WAL that only it needed. A backup with barman's keep annotation stays, and so
-do all while nothing newer is complete. The plugin deletes by a timer, so at any moment, not only after a backup.
+``30d``, ``4w`` or ``3m`` (a month has 31 days) keeps every complete backup that ended within the period, and the
+newest one before it; what is older goes, with the WAL that only it needed. A backup with barman's keep annotation
+stays, and so do all while nothing newer is complete. The plugin deletes by a timer, so at any moment, not only after
+a backup.
 """
 
 from __future__ import annotations

@@ -189,7 +189,8 @@ class S3Store:
     def _pieces(self, key: str, start: int, length: int | None, piece: int) -> Generator[bytes, None, None]:
         """A range of an object; where the connection breaks, the rest is asked for, of the same object by its ETag.
 
-        ObjectStoreError with the reason "Interrupted": it broke `_ATTEMPTS` times without a byte more, or `_MOST_BREAKS` times.
+        ObjectStoreError with the reason "Interrupted": it broke `_ATTEMPTS` times without a byte more, or
+        `_MOST_BREAKS` times.
         """
         at, end = start, None if length is None else start + length
         total, tag = -1, ""
@@ -322,9 +323,7 @@ class S3Store:
                 f"{doing} {where}: {code} ({status}) {message}".rstrip(),
                 status=status,
                 reason=code,
-                todo=_KEY_OF_KMS
-                if code.startswith("KMS") or "kms:" in message.lower()
-                else self._todo(code),
+                todo=_KEY_OF_KMS if code.startswith("KMS") or "kms:" in message.lower() else self._todo(code),
             ) from None
         if isinstance(error, botocore.exceptions.NoCredentialsError | botocore.exceptions.PartialCredentialsError):
             raise ObjectStoreError(

@@ -47,7 +47,8 @@ def read_sample(
 ) -> tuple[list[CorruptSegment], int]:
     """Read each of ``segments`` and check every record of it; those that are corrupt, and how many were read in ``most_seconds``.
 
-    Those of ``ends`` may stop anywhere: they are the last of their timeline. ObjectStoreError: the store refused or did not answer.
+    Those of ``ends`` may stop anywhere: they are the last of their timeline. ObjectStoreError: the store refused or
+    did not answer.
     """
     end = time.monotonic() + most_seconds
 
@@ -66,7 +67,9 @@ def read_sample(
                 raise
             return CorruptSegment(segment, "cold" if error.reason == "InvalidObjectState" else "lost", error.what)
         if reader.stopped and segment.name not in ends:
-            return CorruptSegment(segment, "damaged", f"segment {segment.name} in the archive is damaged: {reader.stopped}")
+            return CorruptSegment(
+                segment, "damaged", f"segment {segment.name} in the archive is damaged: {reader.stopped}"
+            )
         return True
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="sampling") as pool:

@@ -45,13 +45,13 @@ def scan(store: ObjectStore, listing: WalListing, reach: Chain, name: str, syste
         commits,
         tuple(point for point in reader.restore_points if point.segment == name),
         last_record,
-        tuple(made for made in reader.tablespaces if commits.begin <= made.lsn.value < commits.begin + reach.segment_bytes),
+        tuple(
+            made for made in reader.tablespaces if commits.begin <= made.lsn.value < commits.begin + reach.segment_bytes
+        ),
     )
 
 
-def commits_in(
-    store: ObjectStore, listing: WalListing, reach: Chain, name: str, system_id: str
-) -> Commits:
+def commits_in(store: ObjectStore, listing: WalListing, reach: Chain, name: str, system_id: str) -> Commits:
     """The commits that begin in segment ``name``."""
     return scan(store, listing, reach, name, system_id).commits
 

@@ -85,7 +85,10 @@ def _runs(
     length = max(1, _RUN_BYTES // reach.segment_bytes)
     pieces = deque(range(0, len(names), length))
     under_way: deque[tuple[int, Future[ChangesRead | str]]] = deque()
-    with _workers(len(names)) as (pool, count), ThreadPoolExecutor(count + 1, thread_name_prefix="wal-search") as fetchers:
+    with (
+        _workers(len(names)) as (pool, count),
+        ThreadPoolExecutor(count + 1, thread_name_prefix="wal-search") as fetchers,
+    ):
         try:
             while pieces or under_way:
                 while pieces and len(under_way) <= count:
@@ -108,7 +111,13 @@ def _runs(
 
 
 def _one(
-    store: ObjectStore, listing: WalListing, names: Sequence[str], at: int, length: int, system_id: str, pool: Executor | None
+    store: ObjectStore,
+    listing: WalListing,
+    names: Sequence[str],
+    at: int,
+    length: int,
+    system_id: str,
+    pool: Executor | None,
 ) -> ChangesRead | str:
     """One run read; where its last record goes on, as many segments after it as that takes. A sentence: what is damaged."""
     after = 1

@@ -118,9 +118,14 @@ class ArchiveSnapshot:
             size = backup.segment_bytes
             numbers, torn = self._numbers(size)
             target = timeline or target_timeline(self.own, backup, self.histories)
-            found = chain(backup.begin_wal, target, numbers, self.histories, size, begin_lsn=backup.begin_lsn, torn=torn)
+            found = chain(
+                backup.begin_wal, target, numbers, self.histories, size, begin_lsn=backup.begin_lsn, torn=torn
+            )
             if end := self._leftovers(backup, found):
-                numbers = {**numbers, found.timeline: numbers[found.timeline][: bisect_left(numbers[found.timeline], end)]}
+                numbers = {
+                    **numbers,
+                    found.timeline: numbers[found.timeline][: bisect_left(numbers[found.timeline], end)],
+                }
                 found = chain(
                     backup.begin_wal, target, numbers, self.histories, size, begin_lsn=backup.begin_lsn, torn=torn
                 )
@@ -249,4 +254,6 @@ def archive_chain(store: ObjectStore, backup: BaseBackup, listing: WalListing, *
             reason="ListingTooShort",
             todo="List the WAL since the base backup's begin WAL.",
         )
-    return ArchiveSnapshot(store, listing, (backup,), histories(store, listing, needed=timeline), timeline=timeline).chain(backup)
+    return ArchiveSnapshot(
+        store, listing, (backup,), histories(store, listing, needed=timeline), timeline=timeline
+    ).chain(backup)

@@ -1,7 +1,7 @@
 """What is wrong with an archive, before anybody relies on it: every damage by name, with the object or segment.
 
-Determined from listings, ``backup.info`` and history files, the ends of the base backups' tars, and a sample of the WAL; what was
-not read is said. Only listing and getting is needed.
+Determined from listings, ``backup.info`` and history files, the ends of the base backups' tars, and a sample of the
+WAL; what was not read is said. Only listing and getting is needed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class KnownBackup:
 class ArchiveFinding(Frozen):
     """One damage. ``what`` is the sentence; ``key`` the object in the store, "" where none is there; ``segment`` the WAL.
 
-    ``todo`` says what to do where that is not to bring the object back. ``spare``: a base backup that nothing says was ever complete, or another system's: it takes room, and costs no instant.
+    ``todo`` says what to do where that is not to bring the object back. ``spare``: a base backup that nothing says
+    was ever complete, or another system's: it takes room, and costs no instant.
     """
 
     state: str
@@ -121,7 +122,9 @@ def kept(store: ObjectStore, server_name: str, *, system_id: str = "", timeline:
     listing = wal_names(store, server_name)
     system_id = system_id or own_system(store, listing, catalogue(store, server_name))
     usable = tuple(catalogue(store, server_name, system_id=system_id).usable)
-    return _kept(ArchiveSnapshot(store, listing, usable, histories(store, listing, needed=timeline), system_id, timeline))[0]
+    return _kept(
+        ArchiveSnapshot(store, listing, usable, histories(store, listing, needed=timeline), system_id, timeline)
+    )[0]
 
 
 def _kept(every: ArchiveSnapshot) -> tuple[ArchiveSnapshot, dict[str, str]]:
@@ -147,10 +150,11 @@ def look(
     """Survey ``server_name``'s archive; a history file that can't be read is reported, and left out of the holdings.
 
     ``system_id`` and ``timeline`` are the cluster's ("" and 0: what the archive leaves no doubt about),
-    ``tablespaces`` those that it should have; ``known`` its Backup objects (``None``: not asked); ``samples`` WAL segments and ``read_through`` stored bytes of the newest base backup are read; a segment that is
-    missing may still be on its way at ``now`` (``None``: the present), see `broken_wal`. PreconditionError: the archive
-    is of several systems, or of several timelines that went on, and nothing says which is the cluster's.
-    ObjectStoreError: the store refused or did not answer.
+    ``tablespaces`` those that it should have; ``known`` its Backup objects (``None``: not asked); ``samples`` WAL
+    segments and ``read_through`` stored bytes of the newest base backup are read; a segment that is missing may still
+    be on its way at ``now`` (``None``: the present), see `broken_wal`. PreconditionError: the archive is of several
+    systems, or of several timelines that went on, and nothing says which is the cluster's. ObjectStoreError: the
+    store refused or did not answer.
     """
     now = now or datetime.now(UTC)
     listing = wal_names(store, server_name)
@@ -230,7 +234,9 @@ def _tars(store: ObjectStore, found: Catalogue, read_through: int, read: list[st
         for check in checks:
             if check.state.broken:
                 what = f"base backup {entry.backup_id} is {check.state}: {_file(check.key)}: {check.found}"
-                findings.append(ArchiveFinding(state=str(check.state), what=what, key=check.key, backup_id=entry.backup_id))
+                findings.append(
+                    ArchiveFinding(state=str(check.state), what=what, key=check.key, backup_id=entry.backup_id)
+                )
         through = sum(check.state is TarState.WHOLE for check in checks)
         unread = sum(check.state is TarState.UNREAD for check in checks)
         read.append(
@@ -259,7 +265,9 @@ def _histories(store: ObjectStore, listing: WalListing) -> tuple[Histories, list
     return found, findings
 
 
-def _timelines(held: ArchiveSnapshot, now: datetime, archive_timeout_seconds: float) -> tuple[list[ArchiveFinding], list[str]]:
+def _timelines(
+    held: ArchiveSnapshot, now: datetime, archive_timeout_seconds: float
+) -> tuple[list[ArchiveFinding], list[str]]:
     """Timelines that lead recovery away from the cluster's own, or that it can't be led to; and what is no fault."""
     own, listing = held.own, held.listing
     findings: list[ArchiveFinding] = []
@@ -302,7 +310,9 @@ def _stray(held: ArchiveSnapshot, stray: Stray, now: datetime, archive_timeout_s
     foreign = system_id not in ("", held.system_id)
     whose = f"is of system {system_id}, not of the cluster's {held.system_id}" if foreign else "is not the cluster's"
     if fresh and not went_on:
-        what = f"{name} was archived{at}, and the cluster says that it is on timeline {own}: it may just be changing over"
+        what = (
+            f"{name} was archived{at}, and the cluster says that it is on timeline {own}: it may just be changing over"
+        )
         return ArchiveFinding(state=NEW_TIMELINE, what=what, key=key, todo="Look again in a few minutes.")
     cost = (
         f"; what follows it loses the {stray.beyond:,} segments of the cluster's own way after that, up to "
@@ -325,7 +335,10 @@ def _stray(held: ArchiveSnapshot, stray: Stray, now: datetime, archive_timeout_s
 def _off_the_way(held: ArchiveSnapshot, backup: BaseBackup, why: str) -> ArchiveFinding:
     """A base backup that no WAL leads from to the cluster's timeline: another server's, or of a timeline that was left."""
     return ArchiveFinding(
-        state="unreachable", what=f"from base backup {backup.backup_id}: {why}", backup_id=backup.backup_id, spare=bool(held.backups)
+        state="unreachable",
+        what=f"from base backup {backup.backup_id}: {why}",
+        backup_id=backup.backup_id,
+        spare=bool(held.backups),
     )
 
 
@@ -369,9 +382,7 @@ def _chains(held: ArchiveSnapshot, now: datetime, archive_timeout_seconds: float
     under_way = uploading(held.store, held.listing.server_name)
     for backup in reversed(held.backups):  # a gap that several of them meet is reported once, for the newest
         reach = held.chain(backup)
-        broken = broken_wal(
-            held, backup, now=now, under_way=under_way, archive_timeout_seconds=archive_timeout_seconds
-        )
+        broken = broken_wal(held, backup, now=now, under_way=under_way, archive_timeout_seconds=archive_timeout_seconds)
         for item in broken[:MOST_GAPS]:
             if item.first_segment not in told:
                 findings.append(_broken(held, backup, item))
@@ -411,7 +422,8 @@ def _sampled(held: ArchiveSnapshot, samples: int, read: list[str]) -> list[Archi
     rest = f", {looked / len(names):.0%}; the rest is known by name and size only" if looked < len(names) else ""
     read.append(f"WAL: {looked:,} of {len(names):,} segments since the oldest usable base backup read through{rest}")
     return [
-        ArchiveFinding(state=item.state, what=item.found, key=item.segment.key, segment=item.segment.name) for item in spoilt
+        ArchiveFinding(state=item.state, what=item.found, key=item.segment.key, segment=item.segment.name)
+        for item in spoilt
     ]
 
 

@@ -34,7 +34,11 @@ def own_system(store: ObjectStore, listing: WalListing, found: Catalogue) -> str
 
     for entry in found.entries:
         if entry.system_id:
-            note(entry.system_id, entry.backup.end_time if entry.backup else entry.modified, f"base backup {entry.backup_id}")
+            note(
+                entry.system_id,
+                entry.backup.end_time if entry.backup else entry.modified,
+                f"base backup {entry.backup_id}",
+            )
     for segment in _ends(listing):
         if system_id := system_of(store, segment):
             note(system_id, segment.modified, f"segment {segment.name}")

@@ -62,8 +62,8 @@ def check_tars(
 ) -> list[TarCheck]:
     """Each of a backup's tars with its compression, looked at from its end, several at once.
 
-    Those that look whole are then read through, the smallest first, as long as ``read_through`` stored bytes are enough.
-    ObjectStoreError: the store refused or did not answer.
+    Those that look whole are then read through, the smallest first, as long as ``read_through`` stored bytes are
+    enough. ObjectStoreError: the store refused or did not answer.
     """
     labelled = _last_data(tars)
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="tars") as pool:

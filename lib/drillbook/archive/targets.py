@@ -1,10 +1,10 @@
 """A wanted recovery target, resolved from the archive alone: base backup, timeline, WAL, and the commits next to it.
 
-PostgreSQL's own rules are followed. A time stops before the first commit after it, so one must be archived. An LSN stops
-after (``exclusive``: before) the first record that starts there or later, so one must be archived whole. A transaction
-or a restore point stops after its record. Base backups are chosen as CloudNativePG would: for a time the newest that
-ended by then, for an LSN the newest whose end LSN is before it; otherwise the newest that ended before the record. A
-backup from which the WAL has a gap before the target is passed over, which CloudNativePG would not do.
+PostgreSQL's own rules are followed. A time stops before the first commit after it, so one must be archived. An LSN
+stops after (``exclusive``: before) the first record that starts there or later, so one must be archived whole. A
+transaction or a restore point stops after its record. Base backups are chosen as CloudNativePG would: for a time the
+newest that ended by then, for an LSN the newest whose end LSN is before it; otherwise the newest that ended before
+the record. A backup from which the WAL has a gap before the target is passed over, which CloudNativePG would not do.
 """
 
 from __future__ import annotations
@@ -48,11 +48,10 @@ class ExpectedWal(Frozen):
 class ResolvedTarget(Frozen):
     """A target that the archived WAL is known to reach. ``target`` names its timeline as the manifest must.
 
-    ``timeline`` is the one that recovery ends on; where ``target`` names none, PostgreSQL can't be given its number and
-    stays on it by itself.
-    ``last_before`` is the last commit that will be recovered, ``first_after`` the first that won't; ``None`` where there
-    is none, or where the archive does not show it. ``new_tablespaces`` is what the recovery would fail on, as far as WAL
-    was read.
+    ``timeline`` is the one that recovery ends on; where ``target`` names none, PostgreSQL can't be given its number
+    and stays on it by itself. ``last_before`` is the last commit that will be recovered, ``first_after`` the first
+    that won't; ``None`` where there is none, or where the archive does not show it. ``new_tablespaces`` is what the
+    recovery would fail on, as far as WAL was read.
     """
 
     target: RecoveryTarget
@@ -67,12 +66,19 @@ class ResolvedTarget(Frozen):
     def rows(self) -> list[tuple[str, str]]:
         """As a card shows it."""
         return [
-            ("target", f"{self.target}, timeline {self.timeline}" + ("" if self.target.timeline else ", the base backup's own: no targetTLI")),
+            (
+                "target",
+                f"{self.target}, timeline {self.timeline}"
+                + ("" if self.target.timeline else ", the base backup's own: no targetTLI"),
+            ),
             ("base backup", f"{self.backup.backup_id}, serverName {self.backup.server_name}"),
             ("WAL", f"{self.wal.segments} segments, {self.wal.first_segment} to {self.wal.last_segment}"),
             ("last commit recovered", _said(self.last_before)),
             ("first commit left out", _said(self.first_after)),
-            *(("will fail", f"{item}; take a new base backup, or recover to before it") for item in self.new_tablespaces),
+            *(
+                ("will fail", f"{item}; take a new base backup, or recover to before it")
+                for item in self.new_tablespaces
+            ),
         ]
 
 
@@ -81,9 +87,10 @@ def resolve(
 ) -> ResolvedTarget:
     """What recovery to ``wanted`` needs and gives; ``backup_id`` pins the base backup (always so for immediate).
 
-    A target without a kind is the end of the archive. At most ``look_back`` segments are read: ObjectStoreError with the
-    reason "TargetTooFarBack" after that. BaseBackupMissing: there is no usable backup at all. TargetOutsideWindow: the
-    target can't be reached; it names the nearest that can. WalGap: a segment that had to be read is damaged.
+    A target without a kind is the end of the archive. At most ``look_back`` segments are read: ObjectStoreError with
+    the reason "TargetTooFarBack" after that. BaseBackupMissing: there is no usable backup at all.
+    TargetOutsideWindow: the target can't be reached; it names the nearest that can. WalGap: a segment that had to be
+    read is damaged.
     """
     if not held.backups:
         raise BaseBackupMissing(
@@ -223,8 +230,8 @@ class _Search:
     def _first_after(self, stretch: WalRange, at: datetime, newest: ArchivedCommit) -> ArchivedCommit:
         """The first commit in the WAL that stops a recovery to ``at``; ``newest`` is known to be one that would.
 
-        Commit times follow the WAL's order but for what concurrent sessions overtake, so the segment is found by halving;
-        then the segments before it are asked until one holds no such commit.
+        Commit times follow the WAL's order but for what concurrent sessions overtake, so the segment is found by
+        halving; then the segments before it are asked until one holds no such commit.
         """
         answer, low = stretch.number(newest.lsn), stretch.first
         high = answer

@@ -1,10 +1,10 @@
 """Which timeline of an archive is the cluster's own, how recovery keeps to it, and which other timelines lie there.
 
-PostgreSQL's ``latest`` asks for one history file after the other, from the base backup's timeline on. Anyone who archives
-into the same folder, a restored cluster that was never configured not to, makes it leave the cluster's own timeline. So the
-own timeline is taken from the cluster, and every recovery names it, unless PostgreSQL can't be given its number: of a
-timeline without a history file it says "recovery target timeline N does not exist", though a base backup of that
-timeline needs none.
+PostgreSQL's ``latest`` asks for one history file after the other, from the base backup's timeline on. Anyone who
+archives into the same folder, a restored cluster that was never configured not to, makes it leave the cluster's own
+timeline. So the own timeline is taken from the cluster, and every recovery names it, unless PostgreSQL can't be given
+its number: of a timeline without a history file it says "recovery target timeline N does not exist", though a base
+backup of that timeline needs none.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ def own_timeline(
 ) -> int:
     """The cluster's own timeline: ``said`` by the cluster or the profile, else what the archive leaves no doubt about.
 
-    Without ``said`` (0) it is the newest timeline, ``ignored`` ones (another system's) aside. PreconditionError: another
-    timeline went on after the newest one had left it, so that either may be the cluster's: nothing is guessed.
+    Without ``said`` (0) it is the newest timeline, ``ignored`` ones (another system's) aside. PreconditionError:
+    another timeline went on after the newest one had left it, so that either may be the cluster's: nothing is
+    guessed.
     """
     if said:
         return said
@@ -149,9 +150,7 @@ def _fork(history: Sequence[Switch], on: dict[int, Branch]) -> tuple[int, Lsn | 
     return found
 
 
-def _beyond(
-    way: Sequence[Branch], at: Lsn, numbers: Numbers, segment_bytes: int
-) -> list[tuple[int, int, int]]:
+def _beyond(way: Sequence[Branch], at: Lsn, numbers: Numbers, segment_bytes: int) -> list[tuple[int, int, int]]:
     """(timeline, count, last number) of the way's segments from the one on that holds ``at``."""
     first = at.value // segment_bytes
     found = []

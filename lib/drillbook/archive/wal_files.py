@@ -37,9 +37,7 @@ def unpacked(name: str, stored: bytes, compression: str) -> bytes:
     except WalFormatError as error:
         raise WalGap(f"{error}, in the archive", todo=STOPS) from error
     if len(data) != header.segment_bytes:
-        raise WalGap(
-            f"segment {name} in the archive is torn: {len(data)} of {header.segment_bytes} bytes", todo=STOPS
-        )
+        raise WalGap(f"segment {name} in the archive is torn: {len(data)} of {header.segment_bytes} bytes", todo=STOPS)
     return data
 
 

@@ -96,7 +96,9 @@ def _tell_version(wanted: bool) -> None:
 
 @app.callback()
 def _every(
-    _: Annotated[bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Say the version and exit.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Say the version and exit.")
+    ] = False,
 ) -> None:
     pass
 
@@ -128,7 +130,9 @@ def open_runbook(
     named = places.project_root() / "runbooks" / f"{runbook.name.removesuffix('.ipynb')}.ipynb"
     notebook = runbook if runbook.is_file() else named
     if not notebook.is_file():
-        raise ParameterError([f"there is no runbook {runbook}"], where="drillbook open", todo="`ls runbooks` shows them.")
+        raise ParameterError(
+            [f"there is no runbook {runbook}"], where="drillbook open", todo="`ls runbooks` shows them."
+        )
     path = places.copy_to_work_on(notebook)
     out.print(Text(str(path)))
     out.print(Text(f"jupyter lab {'--allow-root ' if os.geteuid() == 0 else ''}{shlex.quote(str(path))}"))
@@ -155,7 +159,9 @@ def resume(
     notebook: Annotated[Path | None, typer.Option(help="The runbook, where it doesn't lie in runbooks/.")] = None,
     parameter: Annotated[
         list[str] | None,
-        typer.Option("--parameter", "-p", metavar="NAME VALUE", help="Another target for a recovery that is not in service."),
+        typer.Option(
+            "--parameter", "-p", metavar="NAME VALUE", help="Another target for a recovery that is not in service."
+        ),
     ] = None,
 ) -> int:
     """Go on with a run that waits at a gate or stopped midway; what it has seen comes from its journal."""
@@ -170,7 +176,9 @@ def resume(
 @app.command()
 def approve(
     run_id: RunArgument,
-    phrase: Annotated[str, typer.Option(help="The phrase that the gate shows; without it the plan is shown and it is asked for.")] = "",
+    phrase: Annotated[
+        str, typer.Option(help="The phrase that the gate shows; without it the plan is shown and it is asked for.")
+    ] = "",
     kubeconfig: Annotated[str, typer.Option(help="Your own credentials; otherwise the profile's.")] = "",
     context: Annotated[str, typer.Option(help="A context of that kubeconfig.")] = "",
 ) -> int:
@@ -181,7 +189,9 @@ def approve(
     for line in gate_lines(gate, whole=True):
         out.print(line)
     if not phrase and not sys.stdin.isatty():
-        raise ParameterError(["there is no terminal to ask on"], where="drillbook approve", todo=f'Give --phrase "{gate["phrase"]}".')
+        raise ParameterError(
+            ["there is no terminal to ask on"], where="drillbook approve", todo=f'Give --phrase "{gate["phrase"]}".'
+        )
     asked = f"To approve exactly this plan, type {gate['phrase']!r}"
     given = phrase or str(typer.prompt(asked, default="", show_default=False, err=True))
     noted = headless.approve(folder, given, kubeconfig=kubeconfig, context=context)
@@ -194,13 +204,17 @@ def approve(
 @app.command()
 def abandon(
     run_id: RunArgument,
-    as_it_stands: Annotated[bool, typer.Option("--as-it-stands", help="Undo nothing: behind the point of no return.")] = False,
+    as_it_stands: Annotated[
+        bool, typer.Option("--as-it-stands", help="Undo nothing: behind the point of no return.")
+    ] = False,
     notebook: Annotated[
         Path | None, typer.Option(help="The saved notebook to keep with it; otherwise the one that it was opened in.")
     ] = None,
 ) -> int:
     """End a run that waits or stopped: undo what can be undone, the newest first, and say what can't be."""
-    found = headless.abandon(places.find_run(run_id), notebook=notebook, as_it_stands=as_it_stands, progress=ProgressPrinter(out).tell)
+    found = headless.abandon(
+        places.find_run(run_id), notebook=notebook, as_it_stands=as_it_stands, progress=ProgressPrinter(out).tell
+    )
     for line in found.left:
         out.print(Text.assemble(("not undone   ", "bold red"), line))
     show_outcome(out, found.outcome)
@@ -209,8 +223,12 @@ def abandon(
 
 @app.command()
 def undo(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The recovery to go back from; its folder need not be here.")],
-    mode: Annotated[Mode, typer.Option(help="plan changes nothing; apply stops at its gate before it changes anything.")] = Mode.APPLY,
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="The recovery to go back from; its folder need not be here.")
+    ],
+    mode: Annotated[
+        Mode, typer.Option(help="plan changes nothing; apply stops at its gate before it changes anything.")
+    ] = Mode.APPLY,
     site: SiteOption = "",
 ) -> int:
     """Go back from a recovery that was put into service: show what was written since, and wait at a gate."""
@@ -219,8 +237,12 @@ def undo(
 
 @app.command(name="drop-kept")
 def drop_kept(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run that put a database aside; its folder need not be here.")],
-    mode: Annotated[Mode, typer.Option(help="plan changes nothing; apply stops at its gate before it changes anything.")] = Mode.APPLY,
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="The run that put a database aside; its folder need not be here.")
+    ],
+    mode: Annotated[
+        Mode, typer.Option(help="plan changes nothing; apply stops at its gate before it changes anything.")
+    ] = Mode.APPLY,
     site: SiteOption = "",
 ) -> int:
     """Drop the database that a recovery, or its undo, has put aside: behind its own gate."""
@@ -265,7 +287,13 @@ def list_runs() -> int:
         table.add_column(heading, no_wrap=True)
     summaries = headless.runs()
     for item in summaries:
-        row = (item.run_id, item.runbook, item.site, show_instant(item.started_at[:19] + "Z" if item.started_at else ""), item.state)
+        row = (
+            item.run_id,
+            item.runbook,
+            item.site,
+            show_instant(item.started_at[:19] + "Z" if item.started_at else ""),
+            item.state,
+        )
         table.add_row(*row, Text(item.verdict, style=VERDICT_STYLES.get(item.verdict, "")), item.until)
     out.print(table if summaries else "no run yet: drillbook run runbooks/drill-monthly-verification.ipynb")
     for item in summaries:
@@ -279,8 +307,12 @@ def list_runs() -> int:
 def window(
     site: SiteOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="Everything that was read, as JSON.")] = False,
-    svg: Annotated[Path | None, typer.Option(help="Draw backups, WAL, gaps and window on a time line into this file.")] = None,
-    samples: Annotated[int, typer.Option(min=0, help="How many segments are read through; 0: only what listings and ends show.")] = SAMPLES,
+    svg: Annotated[
+        Path | None, typer.Option(help="Draw backups, WAL, gaps and window on a time line into this file.")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=0, help="How many segments are read through; 0: only what listings and ends show.")
+    ] = SAMPLES,
 ) -> int:
     """Show what can be recovered now, from the archive alone: base backups, window, gaps, damages, and what to do. Changes nothing."""
     return outlook(out, site, as_json=as_json, svg=svg, samples=samples)
@@ -290,9 +322,16 @@ def window(
 def plan_recovery(
     parameter: Annotated[
         list[str] | None,
-        typer.Option("--parameter", "-p", metavar="NAME VALUE", help="A target: target_time, target_xid, target_lsn or target_name."),
+        typer.Option(
+            "--parameter",
+            "-p",
+            metavar="NAME VALUE",
+            help="A target: target_time, target_xid, target_lsn or target_name.",
+        ),
     ] = None,
-    database: Annotated[str, typer.Option(help="The tenant's database that is damaged; otherwise the profile's first.")] = "",
+    database: Annotated[
+        str, typer.Option(help="The tenant's database that is damaged; otherwise the profile's first.")
+    ] = "",
     site: SiteOption = "",
 ) -> int:
     """Show which of the three recoveries fit now, with outage, loss and room, from cluster and archive. Changes nothing."""
@@ -301,8 +340,13 @@ def plan_recovery(
 
 @app.command()
 def init(
-    cluster: Annotated[str, typer.Option(metavar="NAMESPACE/NAME", help="The Cluster to drill; needed where there are several.")] = "",
-    out_folder: Annotated[Path | None, typer.Option("--out", help="The folder to write; it must not be there yet. [default: drillbook-NAME]")] = None,
+    cluster: Annotated[
+        str, typer.Option(metavar="NAMESPACE/NAME", help="The Cluster to drill; needed where there are several.")
+    ] = "",
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="The folder to write; it must not be there yet. [default: drillbook-NAME]"),
+    ] = None,
     name: Annotated[str, typer.Option(help="The site's name; otherwise the Cluster's.")] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take the defaults.")] = False,
     kubeconfig: Annotated[str, typer.Option(help="Your own credentials; otherwise what kubectl uses.")] = "",
@@ -314,7 +358,9 @@ def init(
     pod, the databases' catalogues. No Secret's value is written or shown.
     """
     if not yes and not sys.stdin.isatty():
-        raise ParameterError(["there is no terminal to ask on"], where="drillbook init", todo="Give --yes to take the defaults.")
+        raise ParameterError(
+            ["there is no terminal to ask on"], where="drillbook init", todo="Give --yes to take the defaults."
+        )
     with Kube.open(kubeconfig, context) as kube:
         found = beginning.discover(kube, cluster)
     choices = beginning.choose(found, (lambda _, usual: usual) if yes else _ask, name)
@@ -336,17 +382,29 @@ def _ask(question: str, usual: str) -> str:
 def doctor(
     site: SiteOption = "",
     conformance: Annotated[
-        bool, typer.Option("--conformance", help="Ask the cluster itself for every fact that the runbooks rely on; makes small things.")
+        bool,
+        typer.Option(
+            "--conformance", help="Ask the cluster itself for every fact that the runbooks rely on; makes small things."
+        ),
     ] = False,
     namespace: Annotated[str, typer.Option(help="With --conformance: where the probes' things are made.")] = "",
     object_store: Annotated[
-        str, typer.Option(help="With --conformance: an ObjectStore there that probes may archive to, in folders probe-….")
+        str,
+        typer.Option(help="With --conformance: an ObjectStore there that probes may archive to, in folders probe-…."),
     ] = "",
     endpoint_url: Annotated[str, typer.Option(help="With --conformance: that store as it is seen from here.")] = "",
-    image: Annotated[str, typer.Option(help="With --conformance: the probes' PostgreSQL image; empty: the operator's default.")] = "",
-    storage_class: Annotated[str, typer.Option(help="With --conformance: their storage class; empty: the cluster's default.")] = "",
-    storage_size: Annotated[str, typer.Option(help="With --conformance: the size of each of their volumes.")] = asked.Options.storage_size,
-    probe: Annotated[list[str] | None, typer.Option(help="With --conformance: only this probe; may be repeated.")] = None,
+    image: Annotated[
+        str, typer.Option(help="With --conformance: the probes' PostgreSQL image; empty: the operator's default.")
+    ] = "",
+    storage_class: Annotated[
+        str, typer.Option(help="With --conformance: their storage class; empty: the cluster's default.")
+    ] = "",
+    storage_size: Annotated[
+        str, typer.Option(help="With --conformance: the size of each of their volumes.")
+    ] = asked.Options.storage_size,
+    probe: Annotated[
+        list[str] | None, typer.Option(help="With --conformance: only this probe; may be repeated.")
+    ] = None,
     write: Annotated[Path | None, typer.Option(help="With --conformance: keep the answers in this JSON file.")] = None,
 ) -> int:
     """Say whether this machine, site and cluster are ready for a drill, and what to do if not. Changes nothing.

@@ -57,8 +57,11 @@ class ProgressPrinter:
             self._say(" " * 13, f"→ {error['todo']}")
 
     def _tell_settling(self, _: Mapping[str, Any]) -> None:
-        self._say((f"{'settling':<13}", "yellow"), "what the run changed is being put back, and its record is being sealed: wait, "
-                  "or press Ctrl-C once more and `drillbook cleanup` does it later")  # fmt: skip
+        self._say(
+            (f"{'settling':<13}", "yellow"),
+            "what the run changed is being put back, and its record is being sealed: wait, "
+            "or press Ctrl-C once more and `drillbook cleanup` does it later",
+        )
 
     def _tell_resumed(self, event: Mapping[str, Any]) -> None:
         self._say(("resumed", "bold"), f"  attempt {event['attempt']} by {event['actor']['username']}")
@@ -99,16 +102,25 @@ def gate_lines(waiting: Mapping[str, Any], *, whole: bool = False) -> list[Text]
     """What a gate is about, from the event that waits: target, damage, loss and outage, then each step; ``whole``: its plan too."""
     rows = waiting.get("top") or list((waiting.get("subject") or {}).items())
     width = max((len(name) for name, _ in rows), default=0)
-    lines = [Text(f"{name:<{width}}  {value}", style="bold red" if name.startswith("NOT ") else "") for name, value in rows]
-    lines += [Text(f"lost: {line}", style="red") for line in waiting["lost"]] or [Text("lost: nothing that can't be had back")]
+    lines = [
+        Text(f"{name:<{width}}  {value}", style="bold red" if name.startswith("NOT ") else "") for name, value in rows
+    ]
+    lines += [Text(f"lost: {line}", style="red") for line in waiting["lost"]] or [
+        Text("lost: nothing that can't be had back")
+    ]
     lines += [Text(f"out of service: {line}", style="red") for line in waiting.get("outage") or ()]
     for part in waiting["steps"]:
         plan = part.get("plan") or {}
-        lines.append(Text(f"{part['title']} ({part['effect']})" + (f": {plan['summary']}" if plan.get("summary") else "")))
+        lines.append(
+            Text(f"{part['title']} ({part['effect']})" + (f": {plan['summary']}" if plan.get("summary") else ""))
+        )
         if whole:
             lines += [Text(f"  {line}") for key in ("touches", "sql") for line in plan.get(key) or ()]
             lines += [Text(f"  - {line}", style="dim") for line in plan.get("notes") or ()]
-            names = [f"{item.get('kind', 'object')} {item.get('metadata', {}).get('name', '')}" for item in plan.get("objects") or ()]
+            names = [
+                f"{item.get('kind', 'object')} {item.get('metadata', {}).get('name', '')}"
+                for item in plan.get("objects") or ()
+            ]
             lines += [Text(f"  sends {name}") for name in names]
     return lines
 

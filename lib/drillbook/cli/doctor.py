@@ -132,7 +132,9 @@ def _questions(ctx: Context) -> Iterator[Item]:
         asked = [("pending_events", tenant.pending_events)] if tenant.pending_events else []
         asked += [(f"question {one.name!r}", one.sql) for one in tenant.questions]
         if not tenant.digest_tables:
-            todo = "Name some in the profile (tenants[].digest_tables): without them the rows of this tenant are UNPROVEN."
+            todo = (
+                "Name some in the profile (tenants[].digest_tables): without them the rows of this tenant are UNPROVEN."
+            )
             yield Item(f"rows {tenant.database}", None, "the profile names no digest_tables", todo)
         wrong: list[str] = []
         try:
@@ -185,7 +187,9 @@ def _archive(ctx: Context) -> Item:
     except RunbookError as error:
         return Item("archive", False, error.what, error.todo)
     if not catalogue.usable:
-        return Item("archive", False, f"no usable base backup of {ctx.archive.server_name}", "Take a base backup first.")
+        return Item(
+            "archive", False, f"no usable base backup of {ctx.archive.server_name}", "Take a base backup first."
+        )
     newest = catalogue.usable[-1]
     age = newest.age_seconds(datetime.now(UTC))
     fresh = age <= ctx.site.freshness.backup_age.total_seconds()
@@ -199,11 +203,12 @@ def _copys_reach(ctx: Context) -> Iterator[Item]:
     archive = ctx.site.archive
     if archive.reader_secret is None and archive.identity is None:
         yield Item(
-            "copy's credentials", None,
+            "copy's credentials",
+            None,
             "archive.reader_secret is null and archive.identity says nothing: the copy can read the archive only by a "
             "role of its nodes, whatever Drillbook itself reads it by",
             "Give archive.identity (annotations or service_account), or archive.reader_secret.",
-        )  # fmt: skip
+        )
     try:
         ways = ways_out(ctx.kube, ctx.site, ctx.archive)
     except RunbookError as error:

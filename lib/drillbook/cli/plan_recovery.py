@@ -44,9 +44,14 @@ def plan_recovery(console: Console, site: str, database: str, target: Mapping[st
     profile = load_site(site)
     database = database or profile.tenants[0].database
     ctx = Context(
-        site=profile, run_id="plan", mode="plan", recorder=NullRecorder(), mask=lambda secret: None,
-        parameters=dict(target), outputs=outputs_dir(),
-    )  # fmt: skip
+        site=profile,
+        run_id="plan",
+        mode="plan",
+        recorder=NullRecorder(),
+        mask=lambda secret: None,
+        parameters=dict(target),
+        outputs=outputs_dir(),
+    )
     try:
         with console.status("reading cluster and archive"):
             old = ReadOldCluster().do(ctx)
@@ -67,11 +72,28 @@ def ways_of(ctx: Context, old: OldCluster, point: RestoreStart, database: str) -
     why = not_serving(ctx, old.ref)
     swap = CheckSwapFits(old, database, point.resolved)
     return [
-        Way("recover-point-in-time", f"{database} only: read-only for {once}, then seconds", mine,
-            f"a copy of {size}, and the database once more on each instance", [why] if why else _faults(ctx, swap)),
-        Way("recover-full-restore", f"every tenant: {once}", every, f"{old.instances} × {size}", _faults(ctx, CheckRepoint(old))),
-        Way("recover-full-restore-in-place", f"every tenant: {twice}", every, f"a copy of {size}", _faults(ctx, CheckRebuild(old))),
-    ]  # fmt: skip
+        Way(
+            "recover-point-in-time",
+            f"{database} only: read-only for {once}, then seconds",
+            mine,
+            f"a copy of {size}, and the database once more on each instance",
+            [why] if why else _faults(ctx, swap),
+        ),
+        Way(
+            "recover-full-restore",
+            f"every tenant: {once}",
+            every,
+            f"{old.instances} × {size}",
+            _faults(ctx, CheckRepoint(old)),
+        ),
+        Way(
+            "recover-full-restore-in-place",
+            f"every tenant: {twice}",
+            every,
+            f"a copy of {size}",
+            _faults(ctx, CheckRebuild(old)),
+        ),
+    ]
 
 
 def _faults(ctx: Context, step: Step[Any]) -> list[str]:
@@ -101,7 +123,12 @@ def _lost(ctx: Context, old: OldCluster, point: RestoreStart, database: str) -> 
     if point.resolved is None:
         return ARCHIVED, ARCHIVED
     try:
-        found = to_tell(ctx.site, losses(ctx, old, point.resolved.last_before, point.resolved.first_after, server_name=point.backup.server_name))
+        found = to_tell(
+            ctx.site,
+            losses(
+                ctx, old, point.resolved.last_before, point.resolved.first_after, server_name=point.backup.server_name
+            ),
+        )
     except RunbookError as error:
         return f"unknown ({error.what})", "unknown"
     said = {one.database: _said(one) for one in found}
@@ -115,7 +142,11 @@ def _said(one: TenantLoss) -> str:
 def _show(console: Console, old: OldCluster, point: RestoreStart, ways: list[Way]) -> None:
     console.print(Text.assemble(("recoveries of ", "bold"), f"{old.ref} to {point.target}"))
     backup = point.backup
-    console.print(Text(f"  base backup {backup.backup_id}, ended {show_instant(backup.end_time)}, serverName {backup.server_name}"))
+    console.print(
+        Text(
+            f"  base backup {backup.backup_id}, ended {show_instant(backup.end_time)}, serverName {backup.server_name}"
+        )
+    )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("runbook", "fits", "outage", "lost from service", "room"):
         table.add_column(heading, overflow="fold")

@@ -81,7 +81,9 @@ def _tell(console: Console, found: ArchiveReading) -> None:
 def _folder(console: Console, folder: Reading) -> None:
     reach = folder.reach
     bounds = [f"{word} {_at(at)}" for word, at in (("from", folder.since), ("until", folder.until)) if at]
-    console.print(Text.assemble(("serverName ", "bold"), folder.server_name, f" ({', '.join(bounds)})" if bounds else ""))
+    console.print(
+        Text.assemble(("serverName ", "bold"), folder.server_name, f" ({', '.join(bounds)})" if bounds else "")
+    )
     archived = f", archived {_at(reach.newest_archived_at)}" if reach.newest_archived_at else ""
     console.print(
         Text(f"  WAL         {reach.segments:,} segments, the newest {reach.newest_segment or 'none'}{archived}")
@@ -109,9 +111,14 @@ def _backups(console: Console, folder: Reading) -> None:
         latest = _at(reach.latest) if reach.latest else "its own end"
         size = cards.show_bytes(reach.size_bytes)
         table.add_row(
-            f"  {reach.backup_id}", _at(reach.earliest), latest, str(reach.timeline), f"{reach.segments:,}", size,
+            f"  {reach.backup_id}",
+            _at(reach.earliest),
+            latest,
+            str(reach.timeline),
+            f"{reach.segments:,}",
+            size,
             Text(reach.problem, style="red"),
-        )  # fmt: skip
+        )
     if found.backups:
         console.print(table)
     if len(found.backups) > MOST_BACKUPS:
@@ -124,7 +131,9 @@ def _damages(console: Console, found: ArchiveReading) -> None:
     """What the survey found and the lines above have not reported: a gap is a damage as well."""
     count, told = len(found.damages), {gap.broken.first_segment for gap in found.gaps}
     console.print(
-        Text.assemble(("damages ", "bold"), (str(count) if count else "none in what was read", "bold red" if count else "green"))
+        Text.assemble(
+            ("damages ", "bold"), (str(count) if count else "none in what was read", "bold red" if count else "green")
+        )
     )
     for item in (*found.damages, *found.passing, *found.spare):
         if not item.segment or item.segment not in told:

@@ -10,4 +10,14 @@ from drillbook.conformance.page import page
 from drillbook.conformance.probe import PROBES, Probe, ProbeResult, State
 from drillbook.conformance.survey import ConformanceSurvey, survey
 
-__all__ = ["PROBES", "ConformanceSurvey", "Options", "Probe", "ProbeEnvironment", "ProbeResult", "State", "page", "survey"]
+__all__ = [
+    "PROBES",
+    "ConformanceSurvey",
+    "Options",
+    "Probe",
+    "ProbeEnvironment",
+    "ProbeResult",
+    "State",
+    "page",
+    "survey",
+]

@@ -11,15 +11,16 @@ from drillbook.conformance.probe import CantAsk, Differs, probe
 from drillbook.errors import KubernetesError, RunInProgress
 
 _TARGETS = {
-    "targetTime": "2026-01-01T00:00:00Z", "targetLSN": "0/3000000", "targetName": "before", "targetXID": "1000",
+    "targetTime": "2026-01-01T00:00:00Z",
+    "targetLSN": "0/3000000",
+    "targetName": "before",
+    "targetXID": "1000",
     "targetImmediate": True,
-}  # fmt: skip
+}
 
 
 def _recovery(ground: ProbeEnvironment, **target: Any) -> dict[str, Any]:
-    return ground.recovering(
-        ground.name("t"), "source", server_name="source", store="any-store", recoveryTarget=target
-    )
+    return ground.recovering(ground.name("t"), "source", server_name="source", store="any-store", recoveryTarget=target)
 
 
 def _parameters(ground: ProbeEnvironment, **parameters: str) -> dict[str, Any]:
@@ -49,7 +50,9 @@ def kinds_are_served(ground: ProbeEnvironment) -> str:
     return ", ".join(f"{kind.kind} {kind.api_version}" for kind in kinds)
 
 
-@probe("API", "who asks is answered by the server itself (SelfSubjectReview), and what it may do (SelfSubjectAccessReview)")
+@probe(
+    "API", "who asks is answered by the server itself (SelfSubjectReview), and what it may do (SelfSubjectAccessReview)"
+)
 def the_server_says_who_we_are(ground: ProbeEnvironment) -> str:
     actor = ground.kube.whoami()
     if not actor.username:
@@ -104,7 +107,9 @@ def owned_objects_are_collected(ground: ProbeEnvironment) -> str:
     ground.remove(owner)
     name = child["metadata"]["name"]
     ground.until(
-        "the owned object's removal", lambda: ground.kube.get(k8s.CONFIG_MAP, ground.namespace, name) is None, seconds=60
+        "the owned object's removal",
+        lambda: ground.kube.get(k8s.CONFIG_MAP, ground.namespace, name) is None,
+        seconds=60,
     )
     return "gone"
 
@@ -161,7 +166,9 @@ def exclusive_is_the_field(ground: ProbeEnvironment) -> str:
     return _named("inclusive", ground.refusal(_recovery(ground, targetLSN="0/3000000", inclusive=True)))
 
 
-@probe("Targets", "targetTime is accepted as RFC 3339 and in PostgreSQL's form, with fraction and zone; not as any text")
+@probe(
+    "Targets", "targetTime is accepted as RFC 3339 and in PostgreSQL's form, with fraction and zone; not as any text"
+)
 def target_time_forms(ground: ProbeEnvironment) -> str:
     forms = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00.123456Z", "2026-01-01 00:00:00.5+00", "2026-01-01T00:00:00")
     for form in forms:
@@ -201,10 +208,15 @@ def cluster_names_are_short(ground: ProbeEnvironment) -> str:
     return f"refused: {ground.refusal(ground.cluster_object('a' * 51))}"
 
 
-@probe("Admission", "archive_command, restore_command and recovery_target… can't be given as parameters; archive_mode is overwritten with on; archive_timeout can be given")
+@probe(
+    "Admission",
+    "archive_command, restore_command and recovery_target… can't be given as parameters; archive_mode is overwritten with on; archive_timeout can be given",
+)
 def some_parameters_are_refused(ground: ProbeEnvironment) -> str:
     ground.accepted(_parameters(ground, archive_timeout="1min"))
-    stored = ground.accepted(_parameters(ground, archive_mode="off"))["spec"]["postgresql"]["parameters"]["archive_mode"]
+    stored = ground.accepted(_parameters(ground, archive_mode="off"))["spec"]["postgresql"]["parameters"][
+        "archive_mode"
+    ]
     if stored != "on":
         raise Differs(f"archive_mode off is stored as {stored}")
     names, said = ("archive_command", "restore_command", "recovery_target_time"), ""
@@ -219,12 +231,16 @@ def some_parameters_are_refused(ground: ProbeEnvironment) -> str:
 @probe("Admission", "an ObjectStore with a serverName is refused by its own rule: the Cluster's plugin entry has it")
 def object_stores_have_no_server_name(ground: ProbeEnvironment) -> str:
     configuration = {
-        "destinationPath": "s3://bucket/path", "serverName": "x", "s3Credentials": {"inheritFromIAMRole": True},
-    }  # fmt: skip
+        "destinationPath": "s3://bucket/path",
+        "serverName": "x",
+        "s3Credentials": {"inheritFromIAMRole": True},
+    }
     wanted = {
-        "apiVersion": "barmancloud.cnpg.io/v1", "kind": "ObjectStore", "metadata": ground.metadata(ground.name("o")),
+        "apiVersion": "barmancloud.cnpg.io/v1",
+        "kind": "ObjectStore",
+        "metadata": ground.metadata(ground.name("o")),
         "spec": {"configuration": configuration},
-    }  # fmt: skip
+    }
     return _named("serverName", ground.refusal(wanted))
 
 
@@ -243,9 +259,11 @@ def retention_has_a_form(ground: ProbeEnvironment) -> str:
     def store(policy: str) -> dict[str, Any]:
         configuration = {"destinationPath": "s3://bucket/path", "s3Credentials": {"inheritFromIAMRole": True}}
         return {
-            "apiVersion": "barmancloud.cnpg.io/v1", "kind": "ObjectStore", "metadata": ground.metadata(ground.name("r")),
+            "apiVersion": "barmancloud.cnpg.io/v1",
+            "kind": "ObjectStore",
+            "metadata": ground.metadata(ground.name("r")),
             "spec": {"configuration": configuration, "retentionPolicy": policy},
-        }  # fmt: skip
+        }
 
     ground.accepted(store("30d"))
     return f"refused: {ground.refusal(store('30 days'))}"
@@ -255,13 +273,17 @@ def retention_has_a_form(ground: ProbeEnvironment) -> str:
 def five_fields_are_accepted(ground: ProbeEnvironment) -> str:
     def scheduled(schedule: str) -> dict[str, Any]:
         spec = {
-            "schedule": schedule, "cluster": {"name": "nobody"}, "method": "plugin",
+            "schedule": schedule,
+            "cluster": {"name": "nobody"},
+            "method": "plugin",
             "pluginConfiguration": {"name": BARMAN_PLUGIN},
-        }  # fmt: skip
+        }
         return {
-            "apiVersion": "postgresql.cnpg.io/v1", "kind": "ScheduledBackup",
-            "metadata": ground.metadata(ground.name("s")), "spec": spec,
-        }  # fmt: skip
+            "apiVersion": "postgresql.cnpg.io/v1",
+            "kind": "ScheduledBackup",
+            "metadata": ground.metadata(ground.name("s")),
+            "spec": spec,
+        }
 
     ground.accepted(scheduled("0 0 2 * * *"))
     ground.accepted(scheduled("0 2 * * *"))
@@ -332,5 +354,8 @@ def leases_exclude(ground: ProbeEnvironment) -> str:
 
 def _config_map(ground: ProbeEnvironment, what: str) -> dict[str, Any]:
     return {
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": ground.metadata(ground.name(what)), "data": {"a": "1"},
-    }  # fmt: skip
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": ground.metadata(ground.name(what)),
+        "data": {"a": "1"},
+    }

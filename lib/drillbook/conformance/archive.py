@@ -41,7 +41,9 @@ def _switch(ground: ProbeEnvironment) -> str:
 ORDINARY = frozenset({"CreatingPodDisruptionBudget", "CreatingServiceAccount", "CreatingRole"})
 
 
-@probe("Archiving", "the plugin archives under the Cluster's own name unless serverName says otherwise", needs="archive")
+@probe(
+    "Archiving", "the plugin archives under the Cluster's own name unless serverName says otherwise", needs="archive"
+)
 def the_server_name_is_the_clusters(ground: ProbeEnvironment) -> str:
     prefix = f"{_name(ground)}/wals/"
     _switch(ground)
@@ -49,7 +51,9 @@ def the_server_name_is_the_clusters(ground: ProbeEnvironment) -> str:
     return f"{len(keys)} objects below {prefix}"
 
 
-@probe("Archiving", "a finished segment comes to wals/<16 hex>/<24 hex>, and ContinuousArchiving is True", needs="archive")
+@probe(
+    "Archiving", "a finished segment comes to wals/<16 hex>/<24 hex>, and ContinuousArchiving is True", needs="archive"
+)
 def segments_lie_in_their_folder(ground: ProbeEnvironment) -> str:
     segment = _switch(ground)
     prefix = f"{_name(ground)}/wals/{segment[:16]}/{segment}"
@@ -74,7 +78,11 @@ def the_archiver_tells_its_last_segment(ground: ProbeEnvironment) -> str:
     return str(ground.until(f"last_archived_wal {segment}", told, seconds=180))
 
 
-@probe("Backups", "a plugin Backup goes through `started` to `completed`, and its status says what was saved", needs="archive")
+@probe(
+    "Backups",
+    "a plugin Backup goes through `started` to `completed`, and its status says what was saved",
+    needs="archive",
+)
 def backups_tell_what_they_saved(ground: ProbeEnvironment) -> str:
     status = _status(ground)
     missing = [key for key in _STATUS if not status.get(key)]
@@ -103,6 +111,7 @@ def the_cluster_tells_of_its_last_backup(ground: ProbeEnvironment) -> str:
 @probe("Backups", "a Backup's events are Starting and Completed", needs="archive")
 def backups_have_events(ground: ProbeEnvironment) -> str:
     _status(ground)
+
     def seen() -> list[str]:
         found = ground.events(ground.backup)
         return found if {"Starting", "Completed"} <= set(found) else []
@@ -110,7 +119,11 @@ def backups_have_events(ground: ProbeEnvironment) -> str:
     return ", ".join(ground.until("events Starting and Completed", seen, seconds=30))
 
 
-@probe("Backups", "the bucket holds base/<backupId>/ with backup.info and data.tar…, and its end WAL follows", needs="archive")
+@probe(
+    "Backups",
+    "the bucket holds base/<backupId>/ with backup.info and data.tar…, and its end WAL follows",
+    needs="archive",
+)
 def backups_lie_in_the_bucket(ground: ProbeEnvironment) -> str:
     status = _status(ground)
     found = catalogue(ground.bucket, _name(ground)).find(status["backupId"])
@@ -126,7 +139,11 @@ def backups_lie_in_the_bucket(ground: ProbeEnvironment) -> str:
     return f"{found.objects} data objects, {found.size_bytes} bytes, {found.compression or 'not compressed'}"
 
 
-@probe("Backups", "the ObjectStore's status tells the first recoverability point: the end of the oldest backup", needs="archive")
+@probe(
+    "Backups",
+    "the ObjectStore's status tells the first recoverability point: the end of the oldest backup",
+    needs="archive",
+)
 def the_store_tells_its_window(ground: ProbeEnvironment) -> str:
     status = _status(ground)
     store = {"kind": "ObjectStore", "apiVersion": "barmancloud.cnpg.io/v1"}
@@ -143,7 +160,11 @@ def the_store_tells_its_window(ground: ProbeEnvironment) -> str:
     return f"{first}"
 
 
-@probe("Backups", "on a Cluster with the plugin a Backup without `method: plugin` fails: no backup section", needs="archive")
+@probe(
+    "Backups",
+    "on a Cluster with the plugin a Backup without `method: plugin` fails: no backup section",
+    needs="archive",
+)
 def the_method_must_be_named(ground: ProbeEnvironment) -> str:
     wanted = ground.backup_object(ground.name("m"), _name(ground), method=None)
     made = ground.ended(ground.make(wanted))
@@ -183,10 +204,12 @@ def backups_leave_a_restore_point(ground: ProbeEnvironment) -> str:
     name = ground.name("rp")
     made = ground.make(
         ground.recovering(
-            name, "source", server_name=_name(ground),
+            name,
+            "source",
+            server_name=_name(ground),
             recoveryTarget={"backupID": status["backupId"], "targetName": f"barman_{status['backupId']}"},
         )
-    )  # fmt: skip
+    )
     try:
         _switch(ground)  # the restore point is behind the backup's end: its segment must be archived
         ground.healthy(made)
@@ -195,7 +218,11 @@ def backups_leave_a_restore_point(ground: ProbeEnvironment) -> str:
         ground.remove(made)
 
 
-@probe("Clusters", "a missing ObjectStore holds a Cluster back without a phase, a Job, or an event that names the cause", needs="cluster")
+@probe(
+    "Clusters",
+    "a missing ObjectStore holds a Cluster back without a phase, a Job, or an event that names the cause",
+    needs="cluster",
+)
 def a_missing_store_stalls_silently(ground: ProbeEnvironment) -> str:
     made = ground.make(ground.recovering(ground.name("ms"), "source", server_name="source", store=ground.name("no")))
     try:
@@ -204,7 +231,11 @@ def a_missing_store_stalls_silently(ground: ProbeEnvironment) -> str:
         def moved() -> bool:
             status = ground.now(made).get("status") or {}
             jobs = ground.kube.list(k8s.JOB, ground.namespace, labels=f"cnpg.io/cluster={made['metadata']['name']}")
-            found[:] = [str(status.get("phase", "")), *(event for event in ground.events(made) if event not in ORDINARY), *(job["metadata"]["name"] for job in jobs)]
+            found[:] = [
+                str(status.get("phase", "")),
+                *(event for event in ground.events(made) if event not in ORDINARY),
+                *(job["metadata"]["name"] for job in jobs),
+            ]
             return any(found)
 
         try:

@@ -27,9 +27,16 @@ _CNPG = "postgresql.cnpg.io/v1"
 
 # In this order they go: a Cluster before the ObjectStore that it reads, or its reconciliation stalls.
 _REMOVED = (
-    k8s.SCHEDULED_BACKUP, k8s.POOLER, k8s.BACKUP, k8s.CLUSTER, k8s.OBJECT_STORE, k8s.SERVICE, k8s.SECRET, k8s.CONFIG_MAP,
+    k8s.SCHEDULED_BACKUP,
+    k8s.POOLER,
+    k8s.BACKUP,
+    k8s.CLUSTER,
+    k8s.OBJECT_STORE,
+    k8s.SERVICE,
+    k8s.SECRET,
+    k8s.CONFIG_MAP,
     k8s.LEASE,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -149,9 +156,13 @@ class ProbeEnvironment:
         """Wait until an object is so."""
         meta = obj["metadata"]
         found = self.kube.wait(
-            k8s.kind_of(obj), meta["namespace"], meta["name"], lambda one: one is not None and until(one),
-            timeout_seconds=seconds or self.options.wait_seconds, what=what,
-        )  # fmt: skip
+            k8s.kind_of(obj),
+            meta["namespace"],
+            meta["name"],
+            lambda one: one is not None and until(one),
+            timeout_seconds=seconds or self.options.wait_seconds,
+            what=what,
+        )
         assert found is not None  # noqa: S101  (until() was true of it)
         return found
 
@@ -186,9 +197,13 @@ class ProbeEnvironment:
             return
         self.kube.delete(kind, meta["namespace"], meta["name"], uid=found["metadata"]["uid"])
         self.kube.wait(
-            kind, meta["namespace"], meta["name"], lambda one: one is None,
-            timeout_seconds=self.options.wait_seconds, what=f"the removal of {kind.where(meta['namespace'], meta['name'])}",
-        )  # fmt: skip
+            kind,
+            meta["namespace"],
+            meta["name"],
+            lambda one: one is None,
+            timeout_seconds=self.options.wait_seconds,
+            what=f"the removal of {kind.where(meta['namespace'], meta['name'])}",
+        )
 
     def remove_all(self) -> list[str]:
         """Remove everything of this survey, in an order that works; what could not be removed is named."""
@@ -246,9 +261,10 @@ class ProbeEnvironment:
     def ended(self, backup: Object) -> Object:
         """A Backup, once it has come to its end."""
         return self.wait(
-            backup, lambda one: (one.get("status") or {}).get("phase") in ("completed", "failed"),
+            backup,
+            lambda one: (one.get("status") or {}).get("phase") in ("completed", "failed"),
             f"Backup {backup['metadata']['name']} to end",
-        )  # fmt: skip
+        )
 
     def sql(self, statement: str, *, cluster: str = "", dbname: str = "postgres") -> str:
         """A statement's answer as psql prints it, by exec in the primary's pod: one word a column, one line a row."""
@@ -269,9 +285,12 @@ class ProbeEnvironment:
         address = Address(forward.host, forward.port, why=forward.why)
         try:
             database = Database.connect(
-                address, user=entries["username"], password=entries["password"], dbname=entries.get("dbname", cluster),
+                address,
+                user=entries["username"],
+                password=entries["password"],
+                dbname=entries.get("dbname", cluster),
                 read_only=True,
-            )  # fmt: skip
+            )
         except RunbookError:
             forward.__exit__(None, None, None)
             raise
@@ -295,8 +314,9 @@ class ProbeEnvironment:
         return S3Store.open(
             configuration["destinationPath"],
             endpoint_url=self.options.endpoint_url or configuration.get("endpointURL", ""),
-            access_key_id=entry("accessKeyId"), secret_access_key=entry("secretAccessKey"),
-        )  # fmt: skip
+            access_key_id=entry("accessKeyId"),
+            secret_access_key=entry("secretAccessKey"),
+        )
 
 
 def _refused(error: KubernetesError) -> str:

@@ -33,7 +33,11 @@ def _secret_keys(ground: ProbeEnvironment, name: str) -> set[str]:
     return set(found.get("data") or {})
 
 
-@probe("Clusters", "a Cluster that is ready says so as phase `Cluster in healthy state` and condition Ready", needs="cluster")
+@probe(
+    "Clusters",
+    "a Cluster that is ready says so as phase `Cluster in healthy state` and condition Ready",
+    needs="cluster",
+)
 def healthy_is_a_phase_and_a_condition(ground: ProbeEnvironment) -> str:
     ready = _conditions(ground.now(ground.cluster)).get("Ready") or {}
     if ready.get("status") != "True":
@@ -41,7 +45,11 @@ def healthy_is_a_phase_and_a_condition(ground: ProbeEnvironment) -> str:
     return f"{HEALTHY}; Ready True ({ready.get('reason')})"
 
 
-@probe("Clusters", "the status names the primary, the timeline and the system identifier that PostgreSQL has", needs="cluster")
+@probe(
+    "Clusters",
+    "the status names the primary, the timeline and the system identifier that PostgreSQL has",
+    needs="cluster",
+)
 def the_status_tells_what_postgres_is(ground: ProbeEnvironment) -> str:
     status = _status(ground)
     timeline, system = ground.sql(_CHECKPOINT).split("|")
@@ -62,7 +70,11 @@ def the_app_secret_has_its_keys(ground: ProbeEnvironment) -> str:
     return f"user {entries['username']}, database {entries['dbname']}, host {entries['host']}"
 
 
-@probe("Clusters", "with enableSuperuserAccess there is <cluster>-superuser for user postgres, with dbname `*`", needs="cluster")
+@probe(
+    "Clusters",
+    "with enableSuperuserAccess there is <cluster>-superuser for user postgres, with dbname `*`",
+    needs="cluster",
+)
 def the_superuser_secret_is_made(ground: ProbeEnvironment) -> str:
     entries = ground.kube.secret(ground.namespace, f"{_name(ground)}-superuser")
     if (entries.get("username"), entries.get("dbname")) != ("postgres", "*"):
@@ -90,9 +102,11 @@ def pods_are_labelled(ground: ProbeEnvironment) -> str:
         raise Differs("currentPrimary names no pod")
     labels = pod["metadata"]["labels"]
     wanted = {
-        "cnpg.io/cluster": _name(ground), "cnpg.io/instanceName": pod["metadata"]["name"],
-        "cnpg.io/podRole": "instance", "cnpg.io/instanceRole": "primary",
-    }  # fmt: skip
+        "cnpg.io/cluster": _name(ground),
+        "cnpg.io/instanceName": pod["metadata"]["name"],
+        "cnpg.io/podRole": "instance",
+        "cnpg.io/instanceRole": "primary",
+    }
     wrong = {key: labels.get(key) for key, value in wanted.items() if labels.get(key) != value}
     if wrong:
         raise Differs(f"labels: {wrong}")
@@ -142,7 +156,9 @@ def exec_returns_the_exit_code(ground: ProbeEnvironment) -> str:
     return "1 with the message on stderr; standard input is read to its end"
 
 
-@probe("Clusters", "a port-forward reaches PostgreSQL, where the application's user logs in with SCRAM", needs="cluster")
+@probe(
+    "Clusters", "a port-forward reaches PostgreSQL, where the application's user logs in with SCRAM", needs="cluster"
+)
 def port_forward_reaches_postgres(ground: ProbeEnvironment) -> str:
     name = _name(ground)
     forward, database = ground.session(name, str(_status(ground).get("currentPrimary")), f"{name}-app")
@@ -157,7 +173,9 @@ def port_forward_reaches_postgres(ground: ProbeEnvironment) -> str:
     return f"{row['who']} in {row['db']}"
 
 
-@probe("Clusters", "archive_mode is on, archive_timeout 5 min, wal_level logical, data checksums as asked", needs="cluster")
+@probe(
+    "Clusters", "archive_mode is on, archive_timeout 5 min, wal_level logical, data checksums as asked", needs="cluster"
+)
 def fixed_settings(ground: ProbeEnvironment) -> str:
     names = "'archive_mode', 'archive_timeout', 'wal_level', 'wal_segment_size'"
     rows = ground.sql(f"SELECT name, setting FROM pg_settings WHERE name IN ({names}) ORDER BY 1")  # noqa: S608
@@ -172,7 +190,11 @@ def fixed_settings(ground: ProbeEnvironment) -> str:
     return ", ".join(f"{key} {value}" for key, value in found.items())
 
 
-@probe("Clusters", "once a Cluster is healthy its finished bootstrap Jobs are deleted, and their logs with them", needs="cluster")
+@probe(
+    "Clusters",
+    "once a Cluster is healthy its finished bootstrap Jobs are deleted, and their logs with them",
+    needs="cluster",
+)
 def finished_jobs_are_deleted(ground: ProbeEnvironment) -> str:
     name = _name(ground)
 
@@ -183,7 +205,11 @@ def finished_jobs_are_deleted(ground: ProbeEnvironment) -> str:
     return "none left"
 
 
-@probe("Clusters", "fencing stops PostgreSQL and keeps the pod, which is then not Ready; lifting it brings it back", needs="cluster")
+@probe(
+    "Clusters",
+    "fencing stops PostgreSQL and keeps the pod, which is then not Ready; lifting it brings it back",
+    needs="cluster",
+)
 def fencing_stops_postgres_only(ground: ProbeEnvironment) -> str:
     cluster, pod = ground.cluster, str(_status(ground).get("currentPrimary"))
     before = (ground.kube.get(k8s.POD, ground.namespace, pod) or {})["metadata"]["uid"]
@@ -247,7 +273,9 @@ def deletion_takes_the_volumes(ground: ProbeEnvironment) -> str:
     def left() -> list[str]:
         found = []
         for kind in (k8s.POD, k8s.PVC, k8s.JOB):
-            found += [f"{kind.kind} {one['metadata']['name']}" for one in ground.kube.list(kind, ground.namespace, label)]
+            found += [
+                f"{kind.kind} {one['metadata']['name']}" for one in ground.kube.list(kind, ground.namespace, label)
+            ]
         if ground.kube.get(k8s.SECRET, ground.namespace, f"{name}-app") is not None:
             found.append(f"Secret {name}-app")
         return found
@@ -256,7 +284,11 @@ def deletion_takes_the_volumes(ground: ProbeEnvironment) -> str:
     return "pods, claims, Jobs and Secrets are gone"
 
 
-@probe("Clusters", "a plugin that is not installed stops a Cluster before any Job, with a phase that says so", needs="cluster")
+@probe(
+    "Clusters",
+    "a plugin that is not installed stops a Cluster before any Job, with a phase that says so",
+    needs="cluster",
+)
 def unknown_plugins_stop_a_cluster(ground: ProbeEnvironment) -> str:
     wanted = ground.cluster_object(ground.name("plug"), plugins=[{"name": "nobody.example.org"}])
     made = ground.make(wanted)
@@ -273,9 +305,11 @@ def unknown_plugins_stop_a_cluster(ground: ProbeEnvironment) -> str:
 def foreign_services_stop_a_cluster(ground: ProbeEnvironment) -> str:
     name = ground.name("svc")
     service = {
-        "apiVersion": "v1", "kind": "Service", "metadata": ground.metadata(f"{name}-rw"),
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": ground.metadata(f"{name}-rw"),
         "spec": {"ports": [{"port": 5432}], "selector": {"app": "nobody"}},
-    }  # fmt: skip
+    }
     ground.make(service)
     made = ground.make(ground.cluster_object(name))
     try:

@@ -68,8 +68,11 @@ def _failure(ground: ProbeEnvironment, cluster: dict[str, Any], words: str) -> s
     made = ground.make(cluster)
     try:
         text = _log(ground, made)
-        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {
-            "name": f"{made['metadata']['name']}-1-full-recovery", "namespace": ground.namespace}}  # fmt: skip
+        job = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": f"{made['metadata']['name']}-1-full-recovery", "namespace": ground.namespace},
+        }
         ground.wait(job, lambda one: int((one.get("status") or {}).get("failed") or 0) >= 1, "a failed attempt")
         lines = [line for line in text.splitlines() if words in line]
         if not lines:
@@ -85,7 +88,11 @@ def _failure(ground: ProbeEnvironment, cluster: dict[str, Any], words: str) -> s
         ground.remove(made)
 
 
-@probe("Recovery", "a recovery is a Job <cluster>-1-full-recovery whose container full-recovery logs JSON lines with PostgreSQL's records; it promotes to a new timeline", needs="archive")
+@probe(
+    "Recovery",
+    "a recovery is a Job <cluster>-1-full-recovery whose container full-recovery logs JSON lines with PostgreSQL's records; it promotes to a new timeline",
+    needs="archive",
+)
 def recovery_is_a_job_with_a_log(ground: ProbeEnvironment) -> str:
     lsn = _archived(ground)
     name = ground.name("r")
@@ -112,7 +119,11 @@ def recovery_is_a_job_with_a_log(ground: ProbeEnvironment) -> str:
         ground.remove(made)
 
 
-@probe("Recovery", "a target by LSN is inclusive: what was committed before it is there, what came later is not", needs="archive")
+@probe(
+    "Recovery",
+    "a target by LSN is inclusive: what was committed before it is there, what came later is not",
+    needs="archive",
+)
 def a_target_is_a_boundary(ground: ProbeEnvironment) -> str:
     _backup_id(ground)
     ground.sql("CREATE TABLE IF NOT EXISTS probe_boundary (word text)")
@@ -133,7 +144,9 @@ def a_target_is_a_boundary(ground: ProbeEnvironment) -> str:
         ground.remove(made)
 
 
-@probe("Recovery", "where recovery names no database, a role and a database `app` are made in the copy", needs="archive")
+@probe(
+    "Recovery", "where recovery names no database, a role and a database `app` are made in the copy", needs="archive"
+)
 def an_unnamed_database_leaves_a_stray_app(ground: ProbeEnvironment) -> str:
     ground.sql("DROP DATABASE IF EXISTS app")
     lsn = _archived(ground)
@@ -152,20 +165,31 @@ def an_unnamed_database_leaves_a_stray_app(ground: ProbeEnvironment) -> str:
         ground.remove(made)
 
 
-@probe("Recovery", "recovery.secret keeps the owner's password: with it the copy takes the password that the Secret has", needs="archive")
+@probe(
+    "Recovery",
+    "recovery.secret keeps the owner's password: with it the copy takes the password that the Secret has",
+    needs="archive",
+)
 def the_secret_sets_the_owners_password(ground: ProbeEnvironment) -> str:
     lsn = _archived(ground)
     name = ground.name("pw")
     secret = {
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/basic-auth",
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/basic-auth",
         "metadata": ground.metadata(f"{name}-owner"),
         "stringData": {"username": "app", "password": f"chosen-{ground.suffix}"},
-    }  # fmt: skip
+    }
     ground.make(secret)
     wanted = ground.recovering(
-        name, "source", server_name=_name(ground), database="app", owner="app", secret={"name": f"{name}-owner"},
+        name,
+        "source",
+        server_name=_name(ground),
+        database="app",
+        owner="app",
+        secret={"name": f"{name}-owner"},
         recoveryTarget={"targetLSN": lsn},
-    )  # fmt: skip
+    )
     made = ground.make(wanted)
     try:
         found = ground.healthy(made)
@@ -177,7 +201,11 @@ def the_secret_sets_the_owners_password(ground: ProbeEnvironment) -> str:
         ground.remove(made)
 
 
-@probe("Recovery", "without serverName the plugin looks in the folder of the new Cluster's own name, and finds nothing", needs="archive")
+@probe(
+    "Recovery",
+    "without serverName the plugin looks in the folder of the new Cluster's own name, and finds nothing",
+    needs="archive",
+)
 def the_sources_server_name_must_be_given(ground: ProbeEnvironment) -> str:
     _archived(ground)
     return _failure(ground, ground.recovering(ground.name("sn"), _name(ground)), "no target backup found")
@@ -199,7 +227,11 @@ def times_before_the_first_backup_fail(ground: ProbeEnvironment) -> str:
     return _failure(ground, wanted, "no target backup found")
 
 
-@probe("Recovery", "a time after the newest archived commit ends with `recovery ended before configured recovery target was reached`", needs="archive")
+@probe(
+    "Recovery",
+    "a time after the newest archived commit ends with `recovery ended before configured recovery target was reached`",
+    needs="archive",
+)
 def times_after_the_newest_commit_fail(ground: ProbeEnvironment) -> str:
     _archived(ground)
     target = {"targetTime": "2199-01-01T00:00:00Z"}
@@ -207,7 +239,11 @@ def times_after_the_newest_commit_fail(ground: ProbeEnvironment) -> str:
     return _failure(ground, wanted, "recovery ended before configured recovery target was reached")
 
 
-@probe("Recovery", "a recovered Cluster that would archive into a used folder is refused before the restore: `Expected empty archive`", needs="archive")
+@probe(
+    "Recovery",
+    "a recovered Cluster that would archive into a used folder is refused before the restore: `Expected empty archive`",
+    needs="archive",
+)
 def used_archives_are_refused(ground: ProbeEnvironment) -> str:
     _archived(ground)
     wanted = ground.recovering(ground.name("used"), "source", server_name=_name(ground))
@@ -215,7 +251,11 @@ def used_archives_are_refused(ground: ProbeEnvironment) -> str:
     return _failure(ground, wanted, "Expected empty archive")
 
 
-@probe("Recovery", "without a target a recovery promotes at the end of what it can fetch, and says it is healthy", needs="archive")
+@probe(
+    "Recovery",
+    "without a target a recovery promotes at the end of what it can fetch, and says it is healthy",
+    needs="archive",
+)
 def no_target_promotes_where_the_archive_ends(ground: ProbeEnvironment) -> str:
     _archived(ground)
     ground.sql("CREATE TABLE IF NOT EXISTS probe_unarchived (word text)")

@@ -34,9 +34,11 @@ class ConformanceSurvey:
             for one in self.answers
         ]
         return {
-            "asked_at": self.asked_at.isoformat(timespec="seconds"), "versions": self.versions, "answers": rows,
+            "asked_at": self.asked_at.isoformat(timespec="seconds"),
+            "versions": self.versions,
+            "answers": rows,
             "left": self.left,
-        }  # fmt: skip
+        }
 
 
 def survey(
@@ -44,8 +46,8 @@ def survey(
 ) -> ConformanceSurvey:
     """Ask the named probes (all of them, if none is named) and remove what they made. LookupError: no such probe.
 
-    Every answer is reported as it comes. What a probe itself could not do (no rights, no answer, a limit reached) is its
-    answer, never an end of the survey.
+    Every answer is reported as it comes. What a probe itself could not do (no rights, no answer, a limit reached) is
+    its answer, never an end of the survey.
     """
     wanted = [PROBES[name] for name in names] or list(PROBES.values())
     found = ConformanceSurvey(datetime.now(UTC))

@@ -24,10 +24,14 @@ class RunLock:
         except OSError as error:
             os.close(fd)
             held = isinstance(error, BlockingIOError)
-            why = "another kernel on this machine has it open" if held else f"its folder knows no locks: {error.strerror}"
+            why = (
+                "another kernel on this machine has it open" if held else f"its folder knows no locks: {error.strerror}"
+            )
             raise EvidenceUnwritable(
                 f"run {folder.name} can't be opened: {why}",
-                todo="Go on in that kernel, or shut it down." if held else "Name a folder on a local disk in DRILLBOOK_OUTPUTS.",
+                todo="Go on in that kernel, or shut it down."
+                if held
+                else "Name a folder on a local disk in DRILLBOOK_OUTPUTS.",
             ) from error
         self._fd = fd
 

@@ -62,8 +62,8 @@ class Run(Handle):
     def choose_target(self, **wanted: str) -> None:
         """Go for this target from here on: one of target_time, target_xid, target_lsn, target_name; none: as opened.
 
-        It belongs to the run like the parameters that it was opened with: journalled with who chose it, and confirmed at the
-        gates. Raises ParameterError with every fault, and once a gate was passed.
+        It belongs to the run like the parameters that it was opened with: journalled with who chose it, and confirmed
+        at the gates. Raises ParameterError with every fault, and once a gate was passed.
         """
         given = {name: value for name, value in wanted.items() if value}
         with self._acting:
@@ -117,14 +117,19 @@ class Run(Handle):
     def do(self, step: Step[T]) -> T:
         """Do one step, or plan it, and return its result.
 
-        A step that fails is journalled and shown; its result is then a :class:`Pending`, and what needs it is not run,
-        so that later checks still run and what was made is still removed. A refusal (nothing was touched) is raised.
-        In a resumed run a step that is complete is not done again: its result comes from the journal. Raises
-        NotConfirmed for a step of a destructive section that was not confirmed. A cell that is run again in the same kernel
-        gets the recorded result of a step that is done; in plan mode, where nothing is measured, it is planned again.
+        A step that fails is journalled and shown; its result is then a :class:`Pending`, and what needs it is not
+        run, so that later checks still run and what was made is still removed. A refusal (nothing was touched) is
+        raised. In a resumed run a step that is complete is not done again: its result comes from the journal. Raises
+        NotConfirmed for a step of a destructive section that was not confirmed. A cell that is run again in the same
+        kernel gets the recorded result of a step that is done; in plan mode, where nothing is measured, it is planned
+        again.
         """
         with self._acting:
-            done = self._repeats.find(step, self._gates.section_of(step)) if self.mode == "apply" and not self._left else None
+            done = (
+                self._repeats.find(step, self._gates.section_of(step))
+                if self.mode == "apply" and not self._left
+                else None
+            )
             if done is None:
                 self._require_open()
             self._require_same(step)
@@ -188,7 +193,12 @@ class Run(Handle):
         self.told.remember(replay.past, past)
         seen_at = datetime.fromisoformat(past.seen_at)
         self._repeats.note(step, past.n, result, past.checks, at=seen_at, section=self._gates.section_of(step))
-        self._draw(step, "done", result=result, reason=f"from the journal, as it was seen at {seen_at:%H:%M:%S} UTC on {seen_at:%Y-%m-%d}")
+        self._draw(
+            step,
+            "done",
+            result=result,
+            reason=f"from the journal, as it was seen at {seen_at:%H:%M:%S} UTC on {seen_at:%Y-%m-%d}",
+        )
         return result
 
     def _plan(self, step: Step[Any], unknown: Pending | None) -> Plan:
@@ -231,7 +241,13 @@ class Run(Handle):
         seconds = _seconds_since(started)
         self._finish("done", seconds, results.dump(step, result), None, lost=self._lost(step, result))
         self._repeats.note(
-            step, self._n, result, self.told.step_checks, plan=plan, seconds=seconds, section=self._gates.section_of(step)
+            step,
+            self._n,
+            result,
+            self.told.step_checks,
+            plan=plan,
+            seconds=seconds,
+            section=self._gates.section_of(step),
         )
         self._draw(step, "done", result=result, plan=plan, seconds=seconds)
         return result
@@ -298,7 +314,9 @@ class Run(Handle):
                 self.release()
             events = self.journal.events()
             found = judge(events)
-            finish = seal_line(self.run_id) if self.mode == "apply" and not (self.folder / "SHA256SUMS").exists() else ""
+            finish = (
+                seal_line(self.run_id) if self.mode == "apply" and not (self.folder / "SHA256SUMS").exists() else ""
+            )
             self._show(cards.verdict_card(record(events), seal_with=finish))
             if self.mode == "apply" and found.verdict is not None and found.verdict is not Verdict.VERIFIED:
                 left = ", ".join(str(event["id"]) for event in unsettled(events))
@@ -306,7 +324,8 @@ class Run(Handle):
                     found.headline,
                     run_verdict=found.verdict,
                     changes=f"still to be undone: {left}" if left else "nothing that is still to be undone",
-                    todo=f"Seal it: `{finish}`; then read its report.html." if finish
+                    todo=f"Seal it: `{finish}`; then read its report.html."
+                    if finish
                     else f"Read report.html of run {self.run_id}; `drillbook verify {self.run_id}` checks the evidence.",
                 )
 
@@ -327,7 +346,6 @@ class Run(Handle):
                 self.told.display.draw(bundle)
         except Exception as failure:  # a card is only a view: the step is journalled, and its result must be returned
             self._log_traceback(failure)
-
 
 
 def _seconds_since(started: datetime) -> float:

@@ -13,13 +13,19 @@ from drillbook.evidence.canonical import sha256
 
 def part_digest(step: Step[Any], plan: Plan) -> str:
     """What a confirmation of this step means: what it does to what, and with which words; no times, counts or notes."""
-    return sha256(canonical(plain({
-        "step": type(step).__name__,
-        "effect": str(step.effect),
-        "touches": plan.touches,
-        "objects": [_object(item) for item in plan.objects],
-        "sql": plan.sql,
-    })))  # fmt: skip
+    return sha256(
+        canonical(
+            plain(
+                {
+                    "step": type(step).__name__,
+                    "effect": str(step.effect),
+                    "touches": plan.touches,
+                    "objects": [_object(item) for item in plan.objects],
+                    "sql": plan.sql,
+                }
+            )
+        )
+    )
 
 
 def _object(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,8 +112,11 @@ def subject(run_id: str, parameters: Mapping[str, Any]) -> dict[str, str]:
 def plan_json(plan: Plan) -> dict[str, Any]:
     """A plan as the journal keeps it."""
     found: dict[str, Any] = {
-        "summary": plan.summary, "objects": list(plan.objects), "sql": list(plan.sql), "notes": list(plan.notes),
-    }  # fmt: skip
+        "summary": plan.summary,
+        "objects": list(plan.objects),
+        "sql": list(plan.sql),
+        "notes": list(plan.notes),
+    }
     if plan.touches:
         found["touches"] = [str(touch) for touch in plan.touches]
     if plan.lost:

@@ -41,8 +41,11 @@ def section_card(
 
     The plan is folded unless ``unfolded``; ``framed``: False inside a frame that is drawn by others.
     """
-    text = [f"DESTRUCTIVE: {title}", *cards.plain_rows([(cards.show_name(name), value) for name, value in top]),
-            f"  asked for by {asked_by}" if asked_by else ""]
+    text = [
+        f"DESTRUCTIVE: {title}",
+        *cards.plain_rows([(cards.show_name(name), value) for name, value in top]),
+        f"  asked for by {asked_by}" if asked_by else "",
+    ]
     text += [f"  lost: {line}" for line in lost] or ["  lost: nothing"]
     text += [f"  out of service: {line}" for line in outage]
     for step in steps:
@@ -52,9 +55,23 @@ def section_card(
         text += [f"    - {note}" for note in step["plan"].get("notes") or ()]
     text += [f"  not asked for: {blocked}" if blocked else "", f"  {asks}" if asks else ""]
     text += [f"  phrase: {phrase}" if phrase else "", f"  {confirmed}" if confirmed else ""]
-    return cards.draw("section", text, title=title, steps=steps, top=[(cards.show_name(name), value) for name, value in top], lost=lost,
-                 outage=outage, asked_by=asked_by, blocked=blocked, phrase=phrase, asks=asks, confirmed=confirmed,
-                 unfolded=unfolded, framed=framed, effect_words=cards.EFFECT_WORDS)  # fmt: skip
+    return cards.draw(
+        "section",
+        text,
+        title=title,
+        steps=steps,
+        top=[(cards.show_name(name), value) for name, value in top],
+        lost=lost,
+        outage=outage,
+        asked_by=asked_by,
+        blocked=blocked,
+        phrase=phrase,
+        asks=asks,
+        confirmed=confirmed,
+        unfolded=unfolded,
+        framed=framed,
+        effect_words=cards.EFFECT_WORDS,
+    )
 
 
 class GateCards:
@@ -105,8 +122,13 @@ class GateCards:
             title=section.title,
             top=self.top(),
             steps=[
-                {"title": part.step.title, "why": part.step.why, "effect": str(part.step.effect),
-                 "plan": part.shown, "begun": part.begun}
+                {
+                    "title": part.step.title,
+                    "why": part.step.why,
+                    "effect": str(part.step.effect),
+                    "plan": part.shown,
+                    "begun": part.begun,
+                }
                 for part in section.parts
             ],
             lost=section.lost,
@@ -118,14 +140,17 @@ class GateCards:
             confirmed=confirmed,
             unfolded=self._context.mode == "plan",
             framed=framed,
-        )  # fmt: skip
+        )
 
 
 def who_confirmed(given: Sequence[Mapping[str, Any]]) -> str:
     """``confirmed by NAME at TIME``, of each who did."""
     if not given:
         return "nothing in it that anybody would have to confirm"
-    named = [f"{one['actor'].get('username') or 'somebody'} at {cards.show_instant(str(one['at'])[:19] + 'Z')}" for one in given]
+    named = [
+        f"{one['actor'].get('username') or 'somebody'} at {cards.show_instant(str(one['at'])[:19] + 'Z')}"
+        for one in given
+    ]
     return f"confirmed by {', '.join(named)}"
 
 

@@ -72,7 +72,8 @@ class Gatekeeper:
             title,
             self._context.site.cluster.name,
             tuple(parts),
-            subject(self._context.run_id, self._context.parameters) | {f"accepted: {name}": why for name, why in self._told.accepted.items()},
+            subject(self._context.run_id, self._context.parameters)
+            | {f"accepted: {name}": why for name, why in self._told.accepted.items()},
             blocked,
             begun=str(before["digest"]) if before and same else "",
         )
@@ -81,7 +82,8 @@ class Gatekeeper:
         """The section that was confirmed and has begun in this process: its done steps would make another plan now."""
         events = self._told.journal.events()
         return next(
-            (one for one in self._confirmed if (one.title, one.steps) == (title, steps) and _has_begun(one, events)), None
+            (one for one in self._confirmed if (one.title, one.steps) == (title, steps) and _has_begun(one, events)),
+            None,
         )
 
     def show(self, section: Section) -> None:
@@ -103,7 +105,10 @@ class Gatekeeper:
         if section.blocked or unmet:
             self._blocked.append(section)
             names = ", ".join(check.name for check in self._told.unmet())
-            reason = section.blocked or f"{unmet}. Where that is known and bearable, the profile accepts it by name: waivers ({names})"
+            reason = (
+                section.blocked
+                or f"{unmet}. Where that is known and bearable, the profile accepts it by name: waivers ({names})"
+            )
             self.show(section if section.blocked else _blocked(section, reason))
             return
         shown = section.digest
@@ -117,7 +122,9 @@ class Gatekeeper:
             return
         events = self._told.journal.events()
         if section.harmless:  # nobody is asked about nothing; said once, also in a run that is resumed
-            said = any((one["section"], one["digest"]) == (section.title, section.digest) for one in gates.confirmed(events))
+            said = any(
+                (one["section"], one["digest"]) == (section.title, section.digest) for one in gates.confirmed(events)
+            )
             self._admit(section) if said else self._pass(section, None)
             return
         before = gates.waiting(events)
@@ -180,7 +187,9 @@ class Gatekeeper:
         )
         self.bind()
         if kube is not None:
-            notes = {event["namespace"] for event in unsettled(journal.events()) if event["kind"] == k8s.CONFIG_MAP.kind}
+            notes = {
+                event["namespace"] for event in unsettled(journal.events()) if event["kind"] == k8s.CONFIG_MAP.kind
+            }
             for namespace in sorted({site.drill_namespace, *notes}):
                 keep_until(kube, namespace, run_id, deadline)
         kept = f"What was made is kept until {deadline:%Y-%m-%d %H:%M} UTC." if made else "Nothing was made so far."
@@ -192,7 +201,9 @@ class Gatekeeper:
     def _waits_here(self, section: Section, reason: str, kept: str) -> ConfirmationRequired:
         """Asks in the notebook: the card has a text box, and the error beneath it says only what to do."""
         run_id, asked = self._context.run_id, "Waiting for you: type the phrase and press Enter or Confirm."
-        self._cards.ask(section, asked if reason == _MISSING else f"Waiting: {reason}.", lambda typed: self._typed(section, typed))
+        self._cards.ask(
+            section, asked if reason == _MISSING else f"Waiting: {reason}.", lambda typed: self._typed(section, typed)
+        )
         return self._error(
             "waiting for you: type the phrase in the card's text box and press Enter or Confirm"
             + ("" if reason == _MISSING else f" ({reason})"),
@@ -225,7 +236,10 @@ class Gatekeeper:
             return f"Not noted: {'; '.join(error.faults)}.", False
         given = gates.approvals(journal.events(), section.digest)
         if gates.missing(given, self._context.site.approvals.people):
-            return f"Noted: {who_confirmed(given)}. Another person must approve: `drillbook approve {self._context.run_id}`.", False
+            return (
+                f"Noted: {who_confirmed(given)}. Another person must approve: `drillbook approve {self._context.run_id}`.",
+                False,
+            )
         self._cards.settle(section, f"{who_confirmed(given)}. Now run this cell again (Shift+Enter)")
         return "", True
 
@@ -313,8 +327,11 @@ class Gatekeeper:
 
 
 def _has_begun(section: Section, events: Sequence[gates.Event]) -> bool:
-    return any((event.get("section") or {}) and event["section"]["digest"] == section.digest
-               for event in events if event["type"] == "step_started")  # fmt: skip
+    return any(
+        (event.get("section") or {}) and event["section"]["digest"] == section.digest
+        for event in events
+        if event["type"] == "step_started"
+    )
 
 
 def _blocked(section: Section, reason: str) -> Section:
@@ -323,7 +340,11 @@ def _blocked(section: Section, reason: str) -> Section:
 
 def _steps(section: Section) -> list[dict[str, str]]:
     return [
-        {"step": type(part.step).__name__, "title": part.step.title, "effect": str(part.step.effect),
-         "digest": part.digest}
+        {
+            "step": type(part.step).__name__,
+            "title": part.step.title,
+            "effect": str(part.step.effect),
+            "digest": part.digest,
+        }
         for part in section.parts
-    ]  # fmt: skip
+    ]

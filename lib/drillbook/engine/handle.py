@@ -113,7 +113,9 @@ class Handle:
             raise
         attempt = gates.attempt(self.journal.events()) + 1
         package = package_sha256()
-        self.journal.append("resumed", attempt=attempt, actor=actor, note=self._note, package_sha256=package, **in_notebook())
+        self.journal.append(
+            "resumed", attempt=attempt, actor=actor, note=self._note, package_sha256=package, **in_notebook()
+        )
         self._show(cards.run_card(self.journal.events()[0]))
 
     # -- another opening in the same kernel ----------------------------------------------------
@@ -141,7 +143,9 @@ class Handle:
         if self._left:
             since = {event["type"] for event in self.journal.events()[self._seen :]}
             if since - {"approved"}:
-                raise NotResumable(f"run {self.run_id} was continued elsewhere", todo="`drillbook list` shows what its state is.")
+                raise NotResumable(
+                    f"run {self.run_id} was continued elsewhere", todo="`drillbook list` shows what its state is."
+                )
             try:
                 self.lock = RunLock(self.folder)
             except BlockingIOError as error:

@@ -49,8 +49,9 @@ class Observations:
             self._checks += step.checks
             self.accepted |= {
                 check.name: f"{check.verdict}: {self.waived[check.name]}"
-                for check in step.checks if check.name in self.waived and not check.required
-            }  # fmt: skip
+                for check in step.checks
+                if check.name in self.waived and not check.required
+            }
             self.step_checks += step.checks
 
     def check(self, check: Check) -> None:

@@ -67,40 +67,44 @@ def opening(
     goals = site.objectives
     kind = kind_of(runbook)
     lock = run_folders.project_root() / "requirements.txt"
-    return {
-        "run_id": run_id,
-        "runbook": runbook,
-        "mode": given["mode"],
-        "schema": SCHEMA,
-        "site": {
-            "name": site.name,
-            "environment": site.environment,
-            "caveats": list(site.caveats),
-            "profile_sha256": site.digest,
-            "lasting_sha256": site.lasting_digest,
-        },
-        "parameters": given,
-        "notebook_sha256": notebook_sha256(runbook),
-        "lock_sha256": sha256_file(lock) if lock.is_file() else None,
-        "actor": actor | {"host": socket.gethostname()},
-        "cluster": {"namespace": site.cluster.namespace, "name": site.cluster.name},
-        "package_sha256": package_sha256(),
-        "versions": {name: version(name) for name in VERSIONS},
-        "objectives": {
-            "rto_seconds": goals.recovery_time.total_seconds(),
-            "rpo_seconds": goals.recovery_point.total_seconds(),
-            "pitr_seconds": goals.point_in_time_recovery.total_seconds() if kind.to_an_instant else None,
-            "enforce": goals.enforce,
+    return (
+        {
+            "run_id": run_id,
+            "runbook": runbook,
+            "mode": given["mode"],
+            "schema": SCHEMA,
+            "site": {
+                "name": site.name,
+                "environment": site.environment,
+                "caveats": list(site.caveats),
+                "profile_sha256": site.digest,
+                "lasting_sha256": site.lasting_digest,
+            },
+            "parameters": given,
+            "notebook_sha256": notebook_sha256(runbook),
+            "lock_sha256": sha256_file(lock) if lock.is_file() else None,
+            "actor": actor | {"host": socket.gethostname()},
+            "cluster": {"namespace": site.cluster.namespace, "name": site.cluster.name},
+            "package_sha256": package_sha256(),
+            "versions": {name: version(name) for name in VERSIONS},
+            "objectives": {
+                "rto_seconds": goals.recovery_time.total_seconds(),
+                "rpo_seconds": goals.recovery_point.total_seconds(),
+                "pitr_seconds": goals.point_in_time_recovery.total_seconds() if kind.to_an_instant else None,
+                "enforce": goals.enforce,
+            }
+            if kind.recovers
+            else {},
+            "required": list(kind.required),
+            "not_tested": list(kind.not_tested),
+            "planned_at": "",
+            "note": note,
+            "git": _git(),
+            "controls": list(site.controls),
         }
-        if kind.recovers
-        else {},
-        "required": list(kind.required),
-        "not_tested": list(kind.not_tested),
-        "planned_at": "",
-        "note": note,
-        "git": _git(),
-        "controls": list(site.controls),
-    } | _patience(site, kind) | in_notebook()
+        | _patience(site, kind)
+        | in_notebook()
+    )
 
 
 def seal_line(run_id: str) -> str:

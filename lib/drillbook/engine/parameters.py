@@ -78,7 +78,8 @@ def _search_faults(parameters: Mapping[str, Any]) -> list[str]:
 def require_as_opened(run_id: str, given: Mapping[str, Any], step: Step[Any]) -> None:
     """Raise ParameterError if a step is given another value of a parameter than the run was opened with (``given``).
 
-    In a notebook a variable may be changed after the run was opened; what was checked and confirmed is what it was then.
+    In a notebook a variable may be changed after the run was opened; what was checked and confirmed is what it was
+    then.
     """
     faults = [
         f"{name} is {value!r} in {step.title!r}, and run {run_id} was opened with {given[name]!r}"

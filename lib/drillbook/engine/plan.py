@@ -26,8 +26,9 @@ class Action:
 class Plan:
     """What a step would do: in a sentence, as objects for the API server, as SQL, and what else is worth knowing.
 
-    A confirmation covers ``touches``, ``objects`` and ``sql``; ``notes`` and ``lost`` (what can't be had back) are for
-    the reader and may hold times and counts. ``outage``: what does not serve while the section is done, and for how long if that is known. ``harmless``: there is nothing in it that anybody would have to confirm.
+    A confirmation covers ``touches``, ``objects`` and ``sql``; ``notes`` and ``lost`` (what can't be had back) are
+    for the reader and may hold times and counts. ``outage``: what does not serve while the section is done, and for
+    how long if that is known. ``harmless``: there is nothing in it that anybody would have to confirm.
     """
 
     summary: str
@@ -44,9 +45,10 @@ class Plan:
 class Obligation:
     """Something that this run must undo: an object to be deleted, or, with ``undo``, a value to be put back.
 
-    ``undo`` says how without any code of the procedure (see :mod:`drillbook.engine.undo`): ``{"verb": "patch" | "scale" |
-    "delete" | "recreate" (with the ``object``), "kind", "namespace", "name", "uid", "patch": the merge patch that puts the old value back, "set": the
-    value that this run set}``. ``id`` is ``kind/namespace/name``, with the fields that are put back.
+    ``undo`` says how without any code of the procedure (see :mod:`drillbook.engine.undo`): ``{"verb": "patch" |
+    "scale" | "delete" | "recreate" (with the ``object``), "kind", "namespace", "name", "uid", "patch": the merge
+    patch that puts the old value back, "set": the value that this run set}``. ``id`` is ``kind/namespace/name``, with
+    the fields that are put back.
     """
 
     kind: str

@@ -1,7 +1,8 @@
 """The point of no return, and what a failure behind it means: the run halts as it is.
 
-Behind it a client may have written to the new place, or what was replaced no longer exists. So nothing is put back and
-nothing removed by itself: the copy stays, nobody is let in, and a person resumes the run or goes back by an undo runbook.
+Behind it a client may have written to the new place, or what was replaced no longer exists. So nothing is put back
+and nothing removed by itself: the copy stays, nobody is let in, and a person resumes the run or goes back by an undo
+runbook.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ class Midway:
     def failed(self, step: Step[Any], why: str, *, skipped: bool = False, error: RunbookError | None = None) -> None:
         """Halt, unless the run has not passed the point, or the step only observes, only clears up, or was left out.
 
-        A first step that is known to have changed nothing has not passed it: the run is put back like any other. What takes
-        longer than its limit halts a run before that point as well: it goes on by itself, and is waited for again.
+        A first step that is known to have changed nothing has not passed it: the run is put back like any other. What
+        takes longer than its limit halts a run before that point as well: it goes on by itself, and is waited for
+        again.
         """
         if step is self._first and error is not None and error.changed is Changed.NOTHING:
             self._passed, self._first = "", None
@@ -52,7 +54,8 @@ class Midway:
             if self._passed:
                 back = f"`drillbook undo {run_id}` goes back, after it has shown what was written since."
             raise StoppedMidway(
-                f"{self.halted}. Nothing was put back or removed" + (f" since {self._passed!r} began" if self._passed else ""),
+                f"{self.halted}. Nothing was put back or removed"
+                + (f" since {self._passed!r} began" if self._passed else ""),
                 todo=f"`drillbook resume {run_id}` goes on from there; {back}",
             )
 

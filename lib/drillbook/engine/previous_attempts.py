@@ -48,7 +48,9 @@ class PreviousAttempts:
         self.run_id = folder.name
         opened = gates.opening(self.events)
         if opened is None:
-            self.refuse("it ended before it began, and nothing was touched", f"{folder} may be deleted; start a new run.")
+            self.refuse(
+                "it ended before it began, and nothing was touched", f"{folder} may be deleted; start a new run."
+            )
         self.opened = opened
         self.parameters = gates.parameters(self.events)
         self.facts = facts(self.events)

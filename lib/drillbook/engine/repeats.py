@@ -39,9 +39,17 @@ class Repeats:
         self._done: list[Done] = []
 
     def note(
-        self, step: Step[Any], n: int, result: Any, checks: Sequence[Check], *, plan: Plan | None = None,
-        seconds: float = 0.0, at: datetime | None = None, section: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        step: Step[Any],
+        n: int,
+        result: Any,
+        checks: Sequence[Check],
+        *,
+        plan: Plan | None = None,
+        seconds: float = 0.0,
+        at: datetime | None = None,
+        section: str = "",
+    ) -> None:
         """Remember a step that is done; ``at`` is when, if not now."""
         self._done.append(Done(step, cell(), n, result, tuple(checks), plan, seconds, at or datetime.now(UTC), section))
 
@@ -53,5 +61,10 @@ class Repeats:
         """The same step of the same cell, if it is done; of the same destructive ``section``, by its title."""
         here = cell()
         return next(
-            (one for one in self._done if one.cell == here and one.section == section and (one.step is step or one.step == step)), None
+            (
+                one
+                for one in self._done
+                if one.cell == here and one.section == section and (one.step is step or one.step == step)
+            ),
+            None,
         )

@@ -45,8 +45,8 @@ class Replay:
     def ask_again(self, *, undoing: bool = False) -> None:
         """Ask the world again: each effect's ``verify``, and what must last while nothing destructive has begun.
 
-        ``undoing``: it was the clean-up that was interrupted, so nobody knows which of the effects are over already. Raises
-        NotResumable, naming the step, if something no longer holds. Asks once; nothing is journalled.
+        ``undoing``: it was the clean-up that was interrupted, so nobody knows which of the effects are over already.
+        Raises NotResumable, naming the step, if something no longer holds. Asks once; nothing is journalled.
         """
         if self._over:
             return
@@ -73,7 +73,8 @@ class Replay:
                     for check in found.checks:
                         self._told.check(check)
                 return True
-            # What was undone since by the run itself, or is being changed by the step that was interrupted, is not asked.
+            # What was undone since by the run itself, or is being changed by the step that was interrupted, is not
+            # asked.
             over = undoing or self.past.ended_by_itself(past)
             same_section = bool(interrupted) and (past.section or {}).get("digest") == interrupted
             if step.effect is not Effect.READS and not over and not same_section:

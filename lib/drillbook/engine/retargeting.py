@@ -26,7 +26,9 @@ def retarget(past: PreviousAttempts, wanted: Mapping[str, Any], site: Site) -> N
     """
     step = next((step for step in past.steps.values() if step.step == RESOLVES), None)
     faults = [f"{name}: only another target can be given" for name in wanted if name not in TARGET_PARAMETERS]
-    faults += [f"{name}: {past.opened['runbook']} takes no such target" for name in wanted if name not in past.parameters]
+    faults += [
+        f"{name}: {past.opened['runbook']} takes no such target" for name in wanted if name not in past.parameters
+    ]
     faults += faults_of(wanted)
     if faults:
         raise ParameterError(faults, where=f"resume of run {past.run_id}", todo="Nothing was changed.")
@@ -47,7 +49,9 @@ def retarget(past: PreviousAttempts, wanted: Mapping[str, Any], site: Site) -> N
     )
 
 
-def chosen(runbook: str, events: Sequence[gates.Event], wanted: Mapping[str, Any], known: Mapping[str, Any], step: int) -> dict[str, Any]:
+def chosen(
+    runbook: str, events: Sequence[gates.Event], wanted: Mapping[str, Any], known: Mapping[str, Any], step: int
+) -> dict[str, Any]:
     """What a target that is chosen inside a run adds to its journal; ``known`` are the run's parameters, ``step`` its next one.
 
     ParameterError: not one target that can be read, or one that the runbook does not take, or the run has changed
@@ -57,10 +61,16 @@ def chosen(runbook: str, events: Sequence[gates.Event], wanted: Mapping[str, Any
     faults += [f"{name}: {runbook} takes no such target" for name in wanted if name not in known]
     faults += faults_of(wanted)
     if of_type(events, "confirmed"):
-        faults.append("the target was confirmed at a gate: another one is given to `drillbook resume RUN -p target_time …`")
+        faults.append(
+            "the target was confirmed at a gate: another one is given to `drillbook resume RUN -p target_time …`"
+        )
     if faults:
-        raise ParameterError(faults, where="choose_target", todo="Nothing was changed. Correct this cell, and run it again.")
-    resolved = [int(event["n"]) for event in of_type(gates.current(events), "step_started") if event["step"] == RESOLVES]
+        raise ParameterError(
+            faults, where="choose_target", todo="Nothing was changed. Correct this cell, and run it again."
+        )
+    resolved = [
+        int(event["n"]) for event in of_type(gates.current(events), "step_started") if event["step"] == RESOLVES
+    ]
     others = {name: "" for name in TARGET_PARAMETERS if name in known}
     return {"n": min([step, *resolved]), "attempt": len(gates.targets(events)) + 1, "parameters": others | dict(wanted)}
 

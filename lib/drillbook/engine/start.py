@@ -60,8 +60,9 @@ def open_run(
 def resume_run(run: str, *, confirm: str = "") -> Run:
     """Go on with a run that waits or stopped, in this notebook: run the cells from the first step on after it.
 
-    Each step that is complete returns its recorded result, and the open gate is shown again. ``run`` is a run's id or the
-    beginning of one; its runbook, site, mode and parameters come from its journal. Raises what :func:`open_run` does.
+    Each step that is complete returns its recorded result, and the open gate is shown again. ``run`` is a run's id or
+    the beginning of one; its runbook, site, mode and parameters come from its journal. Raises what :func:`open_run`
+    does.
     """
     folder = run_folders.find_run(run)
     here = next((one for one in _HERE if one.folder.resolve() == folder.resolve() and not one.over), None)
@@ -94,7 +95,9 @@ def _opened(runbook: str, given: dict[str, Any], note: str, mine: list[Run]) -> 
             return one
         events = one.journal.events()
         if waiting_runs.has_changed(events):
-            raise RunInProgress(f"this notebook's own {waiting_runs.of(one.folder, events)}", todo=waiting_runs.ways(one.run_id))
+            raise RunInProgress(
+                f"this notebook's own {waiting_runs.of(one.folder, events)}", todo=waiting_runs.ways(one.run_id)
+            )
     if given["mode"] == "apply":
         # What stopped midway is gone back from by an undo of that very run.
         waiting_runs.require_none(profile, runbook, {one.run_id for one in mine} | {str(given.get("of_run", ""))})

@@ -27,7 +27,9 @@ from drillbook.profile import Site
 
 T = TypeVar("T")
 # A sentence of a docstring that says which error is raised when: that is for who calls it, not for who reads a card.
-_NAMES = "|".join(name for name, item in vars(errors).items() if isinstance(item, type) and issubclass(item, RunbookError))
+_NAMES = "|".join(
+    name for name, item in vars(errors).items() if isinstance(item, type) and issubclass(item, RunbookError)
+)
 _ERRORS = re.compile(rf"(?<![^\s])(?:Raises )?(?:{_NAMES})\b[^.]*\.\s*")
 
 
@@ -122,9 +124,13 @@ class Context:
     def kube(self) -> k8s.Kube:
         """The Kubernetes API that the profile (or the machine's kubeconfig) names."""
         api = k8s.Kube.open(
-            self.site.kubernetes.kubeconfig, self.site.kubernetes.context, mask=self.mask,
-            say=lambda why, seconds: self.recorder.progress(f"the API server does not answer since {seconds:.0f} s: {why}"),
-        )  # fmt: skip
+            self.site.kubernetes.kubeconfig,
+            self.site.kubernetes.context,
+            mask=self.mask,
+            say=lambda why, seconds: self.recorder.progress(
+                f"the API server does not answer since {seconds:.0f} s: {why}"
+            ),
+        )
         self._open.append(api)
         return api
 
@@ -252,16 +258,15 @@ class PreconditionsNotMet(PreconditionError):
         self.changed = Changed.NOTHING
 
 
-
 @dataclass(frozen=True)
 class Step(Generic[T]):
     """One step of a procedure: the docstring's first line is its title, the rest says why.
 
-    A run that was killed is resumed at the first step that isn't complete, and that step is done **again**. So ``do`` of
-    a step with an effect must converge: what it makes is named by the run's id and looked for first; what it changes
-    is promised before it is changed (:func:`drillbook.engine.undo.change` keeps the first old value); a destructive one
-    first looks whether it has happened already, by UID. Its result goes to the journal as JSON and is built again from
-    there by ``do``'s return annotation: a value that doesn't come back equal can't be resumed past.
+    A run that was killed is resumed at the first step that isn't complete, and that step is done **again**. So ``do``
+    of a step with an effect must converge: what it makes is named by the run's id and looked for first; what it
+    changes is promised before it is changed (:func:`drillbook.engine.undo.change` keeps the first old value); a
+    destructive one first looks whether it has happened already, by UID. Its result goes to the journal as JSON and is
+    built again from there by ``do``'s return annotation: a value that doesn't come back equal can't be resumed past.
     """
 
     effect: ClassVar[Effect] = Effect.READS
@@ -300,8 +305,8 @@ class Step(Generic[T]):
     def plan(self, ctx: Context) -> Plan:
         """What would happen. Works with inputs that are ``Pending`` and changes nothing.
 
-        A gated step's ``touches``, ``objects`` and ``sql`` are what is confirmed. They are computed again just before the
-        step is done, after the steps before it in its section, and must then be the same.
+        A gated step's ``touches``, ``objects`` and ``sql`` are what is confirmed. They are computed again just before
+        the step is done, after the steps before it in its section, and must then be the same.
         """
         return Plan(summary=self.title)
 
@@ -395,4 +400,4 @@ __all__ = [
     "Recorder",
     "Step",
     "pod_of",
-]  # fmt: skip
+]

@@ -1,7 +1,8 @@
 """Changing an object so that the old value is known before, and putting it back: without any code of the procedure.
 
 The promise holds the old value and the new one as JSON merge patches. It is put back only on the very object (by UID)
-and only while the value is still the one that the run set: what another controller has changed since is not ours to undo.
+and only while the value is still the one that the run set: what another controller has changed since is not ours to
+undo.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ def put_back(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
 def before(ctx: Context, obj: Object) -> dict[str, Any]:
     """The object as it was before this run, with every value that the run has promised to put back of it.
 
-    What is made in the likeness of an object that is held, paused or suspended for the time of a cut must not inherit that.
+    What is made in the likeness of an object that is held, paused or suspended for the time of a cut must not inherit
+    that.
     """
     metadata, was = obj["metadata"], dict(obj)
     place = (obj["kind"], metadata.get("namespace", ""), metadata["name"])
@@ -179,9 +181,13 @@ def _delete(kube: k8s.Kube, kind: k8s.Kind, obj: Object) -> tuple[str, str]:
     namespace, name = metadata.get("namespace", ""), metadata["name"]
     kube.delete(kind, namespace, name, uid=metadata["uid"])
     kube.wait(
-        kind, namespace, name, lambda found: found is None or found["metadata"]["uid"] != metadata["uid"],
-        timeout_seconds=120.0, what=f"{kind.where(namespace, name)} to be gone",
-    )  # fmt: skip
+        kind,
+        namespace,
+        name,
+        lambda found: found is None or found["metadata"]["uid"] != metadata["uid"],
+        timeout_seconds=120.0,
+        what=f"{kind.where(namespace, name)} to be gone",
+    )
     return "removed", f"{kind.where(namespace, name)} is gone"
 
 
@@ -197,9 +203,13 @@ def _recreate(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
         uid = found["metadata"]["uid"]
         kube.delete(kind, namespace, name, uid=uid, propagation="Foreground")  # what it owns has its name
         kube.wait(
-            kind, namespace, name, lambda item: item is None or item["metadata"]["uid"] != uid,
-            timeout_seconds=120.0, what=f"{where} to be gone",
-        )  # fmt: skip
+            kind,
+            namespace,
+            name,
+            lambda item: item is None or item["metadata"]["uid"] != uid,
+            timeout_seconds=120.0,
+            what=f"{where} to be gone",
+        )
     kube.create(wanted)
     return "put back", f"{where} was recreated as it was"
 
@@ -214,9 +224,19 @@ def _run_sql(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
     argv = by_parameters_only(
         ["psql", "-X", "-A", "-t", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-f", "-"]
     )
-    done = kube.exec(namespace, pod, "postgres", argv, stdin=f"set client_encoding to 'UTF8';\n{undo['sql']};\n".encode(), timeout_seconds=120.0, repeatable=True)
+    done = kube.exec(
+        namespace,
+        pod,
+        "postgres",
+        argv,
+        stdin=f"set client_encoding to 'UTF8';\n{undo['sql']};\n".encode(),
+        timeout_seconds=120.0,
+        repeatable=True,
+    )
     if done.exit_code:
-        first = next((line for line in done.error_text.splitlines() if "ERROR" in line), "it ended with no error output")
+        first = next(
+            (line for line in done.error_text.splitlines() if "ERROR" in line), "it ended with no error output"
+        )
         raise ConflictError(
             f"{undo['sql']} in pod {pod}: {first[:200]}",
             changed=Changed.UNKNOWN,

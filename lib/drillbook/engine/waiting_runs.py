@@ -81,7 +81,8 @@ def require_none(site: Site, runbook: str, mine: Collection[str]) -> None:
     found = [one for one in standing(site) if one.run_id not in mine]
     if found:
         raise RunInProgress(
-            "; ".join(str(one) for one in found).replace("run ", "Run ", 1), todo=ways(found[0].run_id, living=found[0].living)
+            "; ".join(str(one) for one in found).replace("run ", "Run ", 1),
+            todo=ways(found[0].run_id, living=found[0].living),
         )
 
 
@@ -90,7 +91,7 @@ def ways(run_id: str, *, living: bool = False) -> str:
     there = "It is open in another kernel: go on there, or shut that kernel down first. " if living else ""
     return (
         f"{there}To go on with it in this notebook, run these lines in a cell, then the cells from the first step on; complete "
-        f"steps return their recorded results:\n    from drillbook.engine import resume_run\n    run = resume_run(\"{run_id}\")\n"
+        f'steps return their recorded results:\n    from drillbook.engine import resume_run\n    run = resume_run("{run_id}")\n'
         f"In a terminal `drillbook resume {run_id}` goes on with it, and `drillbook abandon {run_id}` undoes what it holds."
     )
 

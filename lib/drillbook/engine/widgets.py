@@ -30,7 +30,9 @@ class PhraseBox:
 
         self._answer = answer
         self._card = ipywidgets.HTML(_FRAME + card)
-        self._typed = ipywidgets.Text(placeholder="the phrase", description="Phrase", layout=ipywidgets.Layout(width="420px"))
+        self._typed = ipywidgets.Text(
+            placeholder="the phrase", description="Phrase", layout=ipywidgets.Layout(width="420px")
+        )
         self._button = ipywidgets.Button(description="Confirm", button_style="danger")
         self._said = ipywidgets.HTML(str(escape(next_step)))
         # Not the observed value: that would take a phrase as confirmed when the box only loses the focus.

@@ -35,7 +35,8 @@ def _verifying(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def compare(predicted: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     """The forecast as it was made, and each of its figures next to the achieved one.
 
-    ``off`` is (forecast − achieved) ÷ achieved; ``within`` says whether the achieved time lay in the forecast's interval.
+    ``off`` is (forecast − achieved) ÷ achieved; ``within`` says whether the achieved time lay in the forecast's
+    interval.
     """
     achieved = achieved_seconds(record)
     if all(name in achieved for name in _RECOVERY):

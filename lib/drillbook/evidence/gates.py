@@ -145,7 +145,8 @@ def confirmed(events: Sequence[Event]) -> list[dict[str, Any]]:
 def confirmed_for_another_target(events: Sequence[Event], section: str, steps: Sequence[str]) -> Event | None:
     """The confirmation of the same steps (by digest) before the run's target was changed: it needs no second one.
 
-    A person who gives another target has seen the copy for the first one; the measures stand already and are only found again.
+    A person who gives another target has seen the copy for the first one; the measures stand already and are only
+    found again.
     """
     last = max((index for index, event in enumerate(events) if event["type"] == "retargeted"), default=0)
     for event in events[:last]:

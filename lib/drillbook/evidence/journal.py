@@ -83,7 +83,9 @@ class Journal:
         try:
             return self.append(type, **data)
         except EvidenceUnwritable as error:
-            event: dict[str, Any] = self.masker.mask({"at": now(), "type": type} | plain(data) | {"unwritten": error.what})
+            event: dict[str, Any] = self.masker.mask(
+                {"at": now(), "type": type} | plain(data) | {"unwritten": error.what}
+            )
         line = json.dumps(event)
         try:
             with self.second_place.open("a", encoding="utf-8") as file:

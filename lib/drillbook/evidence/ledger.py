@@ -40,7 +40,11 @@ class Ledger:
         events = journal.events()
         opened = gates.opening(events) or {}
         seq, head = journal.head()
-        told = {"run_id": opened.get("run_id"), "runbook": opened.get("runbook"), "after": events[seq - 1]["type"] if seq else ""}
+        told = {
+            "run_id": opened.get("run_id"),
+            "runbook": opened.get("runbook"),
+            "after": events[seq - 1]["type"] if seq else "",
+        }
         return self._append({"kind": "bind", "events": seq, "head_sha256": head} | told)
 
     def seal(

@@ -16,9 +16,19 @@ from drillbook.evidence.judge import Cause, Event, Judgement, facts, judge, not_
 from drillbook.model import Verdict
 
 _GROUPED = {
-    "archive_lag", "backup", "chain", "clocks", "cluster", "copy", "forecast", "quarantine", "reached", "target",
-    "versions", "window",
-}  # fmt: skip
+    "archive_lag",
+    "backup",
+    "chain",
+    "clocks",
+    "cluster",
+    "copy",
+    "forecast",
+    "quarantine",
+    "reached",
+    "target",
+    "versions",
+    "window",
+}
 
 ABSENT = {
     "who.approver": "this procedure has no destructive section, so nothing was approved",
@@ -178,10 +188,19 @@ def _when(events: Sequence[Event], opened: Event, closed: Event | None) -> dict[
 def _checks(events: Sequence[Event]) -> list[dict[str, Any]]:
     seen = [_without(event) for event in of_type(gates.current(events), "check")]
     missing = [
-        {"name": rung, "proves": "", "verdict": "UNPROVEN", "required": True, "expected": "", "observed": "",
-         "reason": "not run", "seconds": 0.0, "details": []}
+        {
+            "name": rung,
+            "proves": "",
+            "verdict": "UNPROVEN",
+            "required": True,
+            "expected": "",
+            "observed": "",
+            "reason": "not run",
+            "seconds": 0.0,
+            "details": [],
+        }
         for rung in not_run(events)
-    ]  # fmt: skip
+    ]
     return seen + (missing if (of_type(events, "opened") or [{}])[-1].get("mode") != "plan" else [])
 
 

@@ -230,7 +230,11 @@ class _LedgerFile:
         for number, entry in self._bound.get(run.run_id, ()):
             if entry.get("head_sha256") not in run.lines:
                 when = f"at {entry.get('at')}, after event {entry.get('events')} ({entry.get('after')})"
-                run.tell(10, JOURNAL, f"was rewritten: it has no line with the digest that {self.shown} line {number} noted {when}")
+                run.tell(
+                    10,
+                    JOURNAL,
+                    f"was rewritten: it has no line with the digest that {self.shown} line {number} noted {when}",
+                )
         # 9
         if run.run_id not in self._opens:
             self._found.append(EvidenceFinding(9, self.shown, f"has no entry for the opening of run {run.run_id}"))
@@ -238,8 +242,12 @@ class _LedgerFile:
             if (run.folder / SUMS).exists():
                 self._found.append(EvidenceFinding(9, self.shown, f"has no entry for the seal of run {run.run_id}"))
             elif run.run_id in self._opens:
-                run.tell(8, SUMS, "is not there yet: the run is unfinished (`drillbook finish` or `cleanup` ends it)",
-                         tampered=False)  # fmt: skip
+                run.tell(
+                    8,
+                    SUMS,
+                    "is not there yet: the run is unfinished (`drillbook finish` or `cleanup` ends it)",
+                    tampered=False,
+                )
             return
         # 7
         number, entry = seal

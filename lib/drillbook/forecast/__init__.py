@@ -1,8 +1,8 @@
 """How long a recovery will take, before anything is created.
 
-`types`: the words. `predict`: pure, from work, earlier runs and a calibration to phases with intervals. `history`: this
-site's own sealed runs. `calibration`: a short bounded read of the archive. `advice`: what would shorten it. A phase that
-nothing is known of is unknown and says why; no figure is made up.
+`types`: the words. `predict`: pure, from work, earlier runs and a calibration to phases with intervals. `history`:
+this site's own sealed runs. `calibration`: a short bounded read of the archive. `advice`: what would shorten it. A
+phase that nothing is known of is unknown and says why; no figure is made up.
 """
 
 from drillbook.forecast.advice import advise

@@ -16,9 +16,7 @@ WORTH_SHARE = 0.02
 FRESH_SEGMENTS = 2  # what a recovery from a backup that has just ended replays
 
 
-def advise(
-    found: Forecast, samples: tuple[RunSample, ...], *, by_plugin: bool, now: datetime
-) -> tuple[Advice, ...]:
+def advise(found: Forecast, samples: tuple[RunSample, ...], *, by_plugin: bool, now: datetime) -> tuple[Advice, ...]:
     """Settings that would shorten the recovery, those with a computed gain first; empty if nothing is known."""
     if found.seconds is None:
         return ()

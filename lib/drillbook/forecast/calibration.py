@@ -131,7 +131,9 @@ def _starts(pods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         created = _at(pod["metadata"]["creationTimestamp"])
         started = max(_at(text) for text in running if text)
         starts.append(max(0.0, (started - created).total_seconds()))
-        since = [item for item in status.get("conditions") or [] if item["type"] == "Ready" and item["status"] == "True"]
+        since = [
+            item for item in status.get("conditions") or [] if item["type"] == "Ready" and item["status"] == "True"
+        ]
         if since and since[0].get("lastTransitionTime"):
             readies.append(max(0.0, (_at(since[0]["lastTransitionTime"]) - started).total_seconds()))
     return {

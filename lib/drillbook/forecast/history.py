@@ -27,8 +27,8 @@ class History:
 def samples(outputs: Path | None, site: str, system_id: str) -> History:
     """The newest sealed runs of ``site`` on the database system ``system_id`` that recovered a copy.
 
-    Reads only. A run whose record, journal, sums or ledger entry is not what was sealed is left out and named, and so is
-    one that can't be read; a run that never got as far as a copy is no sample and is passed over.
+    Reads only. A run whose record, journal, sums or ledger entry is not what was sealed is left out and named, and so
+    is one that can't be read; a run that never got as far as a copy is no sample and is passed over.
     """
     found: list[RunSample] = []
     left_out: list[str] = []

@@ -1,8 +1,9 @@
 """From work, earlier runs and a calibration to phases with intervals. Pure; more bytes never give less time.
 
-A phase's time is `fixed + bytes ÷ rate`. Earlier runs of this site give both where their sizes differ enough; where they
-don't, the fixed part is the assumption's, cut to what was seen, and the rate is theirs. Newer runs weigh more. Without
-runs the rates are the calibration's, and what no read can show is an assumption with a wide interval, named as one.
+A phase's time is `fixed + bytes ÷ rate`. Earlier runs of this site give both where their sizes differ enough; where
+they don't, the fixed part is the assumption's, cut to what was seen, and the rate is theirs. Newer runs weigh more.
+Without runs the rates are the calibration's, and what no read can show is an assumption with a wide interval, named
+as one.
 """
 
 from __future__ import annotations
@@ -43,9 +44,7 @@ class Span:
 
     def plus(self, other: Span, times: float = 1.0) -> Span:
         """The sum, the other one taken so many times."""
-        return Span(
-            self.low + times * other.low, self.likely + times * other.likely, self.high + times * other.high
-        )
+        return Span(self.low + times * other.low, self.likely + times * other.likely, self.high + times * other.high)
 
 
 # What can't be measured from here. They are wide because clusters differ; a single run of one's own replaces them.

@@ -66,7 +66,9 @@ class Calibration(Frozen):
     wal_read: Rate | None = None  # stored bytes of WAL segments
     wal_objects: int = 0
     wal_unpack_seconds: float = 0.0
-    pod_started_seconds: float | None = None  # from a pod's creation to its running containers, the slowest of the source
+    pod_started_seconds: float | None = (
+        None  # from a pod's creation to its running containers, the slowest of the source
+    )
     pod_ready_seconds: float | None = None  # from there to Ready
     notes: tuple[str, ...] = ()
 

@@ -61,9 +61,9 @@ class Kube:
     ) -> Kube:
         """A client for the named kubeconfig and context; ``""`` means $KUBECONFIG, ~/.kube/config, then in-cluster.
 
-        ``mask`` is called with every secret that is read, ``say`` while the API server is away, with the reason and for
-        how many seconds. A server that has answered once may be away for ``patience_seconds``. Raises ParameterError when no usable configuration is found; the
-        API server is not asked yet.
+        ``mask`` is called with every secret that is read, ``say`` while the API server is away, with the reason and
+        for how many seconds. A server that has answered once may be away for ``patience_seconds``. Raises
+        ParameterError when no usable configuration is found; the API server is not asked yet.
         """
         endurance = Endurance(patience_seconds) if say is None else Endurance(patience_seconds, say)
         return cls(Transport(Access(kubeconfig, context), Redactor(mask), endurance))
@@ -116,7 +116,9 @@ class Kube:
         body: Object = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {}}
         if spec:
             body["spec"] = spec
-        return self._transport.call("POST", kind.path(), what=what, body=body, repeatable=True).json()  # nothing is stored
+        return self._transport.call(
+            "POST", kind.path(), what=what, body=body, repeatable=True
+        ).json()  # nothing is stored
 
     def server_version(self) -> str:
         """The API server's version, e.g. ``v1.32.1``."""
@@ -311,14 +313,17 @@ class Kube:
         """Run ``argv`` in the container and wait for its end; no shell is involved.
 
         Any exit code is a result; KubernetesError if the command could not be run or its end was not seen (the output
-        is then not used), StepTimeoutError after ``timeout_seconds``. A ``repeatable`` command, which changes nothing or may
-        be run twice, is run again when its end was not seen, as long as an API server may be away. A command that ends before it has read megabytes
-        of ``stdin`` may count as not seen: the server resets the connection that is still being sent to.
+        is then not used), StepTimeoutError after ``timeout_seconds``. A ``repeatable`` command, which changes nothing
+        or may be run twice, is run again when its end was not seen, as long as an API server may be away. A command
+        that ends before it has read megabytes of ``stdin`` may count as not seen: the server resets the connection
+        that is still being sent to.
         """
         until = time.monotonic() + self._transport.endurance.patience_seconds
         while True:
             try:
-                return execute(self._streams, namespace, pod, container, [*argv], stdin=stdin, timeout_seconds=timeout_seconds)
+                return execute(
+                    self._streams, namespace, pod, container, [*argv], stdin=stdin, timeout_seconds=timeout_seconds
+                )
             except CommandLost:
                 if not repeatable or time.monotonic() > until:
                     raise

@@ -87,7 +87,9 @@ def _leads_to(match: re.Match[str], namespace: str, home: str) -> bool:
 def names_host(text: str, service: str, namespace: str, home: str) -> bool:
     """Whether the text names the Service ``service`` of ``namespace``, as a pod of the namespace ``home`` resolves it."""
     # A host's first label and no more of it; without a domain it is the pod's own namespace's Service.
-    host = re.compile(rf"(?<![A-Za-z0-9._-]){re.escape(service)}(?:\.([a-z0-9-]+)(?:\.svc(?:\.[a-z0-9.-]+)?)?)?(?![A-Za-z0-9._-])")
+    host = re.compile(
+        rf"(?<![A-Za-z0-9._-]){re.escape(service)}(?:\.([a-z0-9-]+)(?:\.svc(?:\.[a-z0-9.-]+)?)?)?(?![A-Za-z0-9._-])"
+    )
     return any((found[1] or home) == namespace for found in host.finditer(text))
 
 

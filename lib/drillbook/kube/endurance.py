@@ -1,8 +1,9 @@
 """Asking again while the control plane is away: what may be repeated, how long, and how a repeated change is recognised.
 
-A read may always be repeated. A change may be repeated at once when the API server certainly did nothing (429, a refused
-connection, an admission webhook that could not be called). Any other missing answer leaves it unknown; then only a request that
-is the same done twice is repeated, and a conflict that its own first attempt caused is settled by reading the object.
+A read may always be repeated. A change may be repeated at once when the API server certainly did nothing (429, a
+refused connection, an admission webhook that could not be called). Any other missing answer leaves it unknown; then
+only a request that is the same done twice is repeated, and a conflict that its own first attempt caused is settled by
+reading the object.
 """
 
 from __future__ import annotations
@@ -38,7 +39,12 @@ class Endurance:
     _away_at: float = field(default=float("-inf"), repr=False)
 
     def run(
-        self, attempt: Callable[[], T], *, repeatable: bool, settle: Callable[[], T | None] | None = None, patience: float | None = None
+        self,
+        attempt: Callable[[], T],
+        *,
+        repeatable: bool,
+        settle: Callable[[], T | None] | None = None,
+        patience: float | None = None,
     ) -> T:
         """The first good answer to ``attempt``. ``repeatable``: doing it twice is the same as once.
 

@@ -75,7 +75,9 @@ class Access:
         try:
             if not self._chosen and not home.is_file() and _SERVICE_ACCOUNT.is_file():
                 config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-                self._cluster = _cluster_info({"server": configuration.host, "certificate-authority": configuration.ssl_ca_cert}, Path("/"))
+                self._cluster = _cluster_info(
+                    {"server": configuration.host, "certificate-authority": configuration.ssl_ca_cert}, Path("/")
+                )
             else:
                 self._read(self._chosen or str(home), configuration)
             _proxy(configuration)
@@ -177,7 +179,9 @@ def _cluster_faults(name: str, cluster: Object) -> list[str]:
     faults = [] if cluster.get("server") else [f"cluster {name} has no server"]
     proxy = str(cluster.get("proxy-url") or "")
     if proxy and urlsplit(proxy).scheme.lower() not in _PROXIES:
-        faults.append(f"proxy-url of cluster {name} is {urlsplit(proxy).scheme or 'no URL'}: only {', '.join(_PROXIES)} work")
+        faults.append(
+            f"proxy-url of cluster {name} is {urlsplit(proxy).scheme or 'no URL'}: only {', '.join(_PROXIES)} work"
+        )
     return faults
 
 
@@ -188,7 +192,9 @@ def _user_faults(context: Object, user: Object | None) -> list[str]:
     faults = []
     if "auth-provider" in user:
         provider = (user["auth-provider"] or {}).get("name", "")
-        faults.append(f"user {name} logs in by auth-provider {provider}, which kubectl took out in 1.26: use its exec plugin")
+        faults.append(
+            f"user {name} logs in by auth-provider {provider}, which kubectl took out in 1.26: use its exec plugin"
+        )
     if not user.get("as") and any(user.get(key) for key in ("as-uid", "as-groups", "as-user-extra")):
         faults.append(f"user {name} has as-uid, as-groups or as-user-extra without as: nobody is impersonated")
     if "username" in user and (user.get("token") or user.get("tokenFile")):
@@ -202,7 +208,9 @@ def impersonation(user: Object) -> tuple[tuple[str, str], ...]:
     found += [("Impersonate-Uid", str(user["as-uid"]))] if user.get("as-uid") else []
     found += [("Impersonate-Group", str(group)) for group in user.get("as-groups") or []]
     for key, values in (user.get("as-user-extra") or {}).items():
-        found += [(f"Impersonate-Extra-{quote(str(key), safe=_IN_A_NAME).lower()}", str(value)) for value in values or []]
+        found += [
+            (f"Impersonate-Extra-{quote(str(key), safe=_IN_A_NAME).lower()}", str(value)) for value in values or []
+        ]
     return tuple(found)
 
 
@@ -229,9 +237,13 @@ def _log_in(command: Object, folder: Path, cluster_info: Callable[[], Object]) -
         done = subprocess.run(
             [program, *map(str, command.get("args") or [])],
             env={**os.environ, **given, "KUBERNETES_EXEC_INFO": json.dumps(info)},
-            stdin=None if interactive else subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=None if interactive else subprocess.PIPE, timeout=_LOGIN_SECONDS, check=False, text=True,
-        )  # fmt: skip
+            stdin=None if interactive else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=None if interactive else subprocess.PIPE,
+            timeout=_LOGIN_SECONDS,
+            check=False,
+            text=True,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return none, [f"the login command {name} could not be run ({type(error).__name__})"]
     if done.returncode:
@@ -256,7 +268,10 @@ def _answer(name: str, version: str, text: str) -> tuple[Login, list[str]]:
     if status.get("token"):
         found["token"] = str(status["token"])
     if status.get("clientCertificateData") and status.get("clientKeyData"):
-        for entry, field in (("client-certificate-data", "clientCertificateData"), ("client-key-data", "clientKeyData")):
+        for entry, field in (
+            ("client-certificate-data", "clientCertificateData"),
+            ("client-key-data", "clientKeyData"),
+        ):
             found[entry] = base64.b64encode(str(status[field]).encode()).decode()
     if not found:
         return none, [f"the login command {name} gave neither a token nor a client certificate with its key"]
@@ -265,7 +280,11 @@ def _answer(name: str, version: str, text: str) -> tuple[Login, list[str]]:
 
 def _cluster_info(cluster: Object, folder: Path) -> Object:
     """The cluster as a login command is given it (ExecCredential's spec.cluster)."""
-    found: Object = {key: cluster[key] for key in ("server", "tls-server-name", "insecure-skip-tls-verify", "proxy-url") if key in cluster}
+    found: Object = {
+        key: cluster[key]
+        for key in ("server", "tls-server-name", "insecure-skip-tls-verify", "proxy-url")
+        if key in cluster
+    }
     if data := cluster.get("certificate-authority-data"):
         found["certificate-authority-data"] = data
     elif file := cluster.get("certificate-authority"):
@@ -313,7 +332,11 @@ def _usable(configuration: client.Configuration) -> None:
     try:
         tls(configuration)
     except ssl.SSLError as error:
-        raise unusable([f"the kubeconfig's certificate authority, client certificate or key is not usable: {error.reason or error}"]) from error
+        raise unusable(
+            [
+                f"the kubeconfig's certificate authority, client certificate or key is not usable: {error.reason or error}"
+            ]
+        ) from error
     if not configuration.verify_ssl:
         # It was asked for (insecure-skip-tls-verify); once for each request helps nobody.
         warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)

@@ -133,7 +133,9 @@ class Lease:
             self._renewer = threading.Thread(target=self._keep, name=f"drillbook-{self.name}", daemon=True)
             self._renewer.start()
             return
-        raise RunInProgress(f"{self} kept changing while it was being acquired", todo="Wait for the other run to end, then start again.")
+        raise RunInProgress(
+            f"{self} kept changing while it was being acquired", todo="Wait for the other run to end, then start again."
+        )
 
     def _create(self, now: datetime) -> Object:
         labels = {"app.kubernetes.io/managed-by": "drillbook"}

@@ -92,7 +92,8 @@ class LoopThread:
     ) -> aiohttp.ClientWebSocketResponse[bool]:
         """Open a WebSocket to ``path``. Raises KubernetesError in the API server's own words.
 
-        Tried again, for ``patience`` seconds at most, only while nothing can have been started (a refused connection, 429).
+        Tried again, for ``patience`` seconds at most, only while nothing can have been started (a refused connection,
+        429).
         """
         endurance, begun, pause = self.transport.endurance, time.monotonic(), 0.2
         limit = min(endurance.patience_seconds if patience is None else patience, endurance.patience_seconds)

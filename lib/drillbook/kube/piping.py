@@ -162,7 +162,12 @@ class Pipe:
             while time.monotonic() > self._go_on_until:
                 await asyncio.sleep(_GLANCE_SECONDS / 2)
             message = await writer.receive()
-            if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
+            if message.type in (
+                aiohttp.WSMsgType.CLOSE,
+                aiohttp.WSMsgType.CLOSING,
+                aiohttp.WSMsgType.CLOSED,
+                aiohttp.WSMsgType.ERROR,
+            ):
                 break
             if message.type is not aiohttp.WSMsgType.BINARY or not message.data:
                 continue

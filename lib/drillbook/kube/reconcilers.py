@@ -68,7 +68,9 @@ def reconcilers_on(kube: k8s.Kube, obj: dict[str, Any]) -> list[Reconciler]:
     ]
     if _HELM in marks:
         found.append(
-            Reconciler(who=f"Helm release {marks[_HELM]}", how="acts at an upgrade only: make none until then", acts=False)
+            Reconciler(
+                who=f"Helm release {marks[_HELM]}", how="acts at an upgrade only: make none until then", acts=False
+            )
         )
     told = " ".join(hand.who for hand in found)
     for entry in meta.get("managedFields") or ():

@@ -103,14 +103,20 @@ class Transport:
         ``refused`` are the headers that the API server did not take: another thread may have renewed them already.
         """
         with self._auth:
-            if refused and not self.access.expired and list(refused) != [("User-Agent", "drillbook"), *self.access.headers()]:
+            if (
+                refused
+                and not self.access.expired
+                and list(refused) != [("User-Agent", "drillbook"), *self.access.headers()]
+            ):
                 return True
             try:
                 if not self.access.renew():
                     return False
             except ParameterError as error:
                 # In the middle of a run a login that fails is no wrong parameter.
-                raise KubernetesError(f"log in again: {'; '.join(error.faults)}", status=401, todo=_TODO[401]) from error
+                raise KubernetesError(
+                    f"log in again: {'; '.join(error.faults)}", status=401, todo=_TODO[401]
+                ) from error
             self._rest.close()
             self._rest = client.ApiClient(self.configuration).rest_client
             return True
@@ -146,8 +152,9 @@ class Transport:
     ) -> HttpAnswer:
         """A request, repeated while the API server is away and it may be. Raises KubernetesError unless it is 2xx.
 
-        ``what`` says the action in words for the error. ``repeatable`` (None: reads are) and ``settle``: see `Endurance.run`.
-        Where a change was asked for and no answer came, the error's ``changed`` is unknown. ``patience``: at most so many seconds.
+        ``what`` says the action in words for the error. ``repeatable`` (None: reads are) and ``settle``: see
+        `Endurance.run`. Where a change was asked for and no answer came, the error's ``changed`` is unknown.
+        ``patience``: at most so many seconds.
         """
         return self.endurance.run(
             lambda: self._once(method, path, what, query, body, content_type),
@@ -208,9 +215,15 @@ class Transport:
             raise self.no_answer(what, error, changes) from error
 
     def _request(
-        self, method: str, path: str, query: Mapping[str, Any] | None, body: Any, content_type: str,
-        read_seconds: float, who: Sequence[tuple[str, str]],
-    ) -> Any:  # fmt: skip
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        body: Any,
+        content_type: str,
+        read_seconds: float,
+        who: Sequence[tuple[str, str]],
+    ) -> Any:
         headers = urllib3.HTTPHeaderDict([*who, ("Accept", "application/json"), ("Content-Type", content_type)])
         return self._rest.request(
             method, self.url(path, query), headers=headers, body=body, _request_timeout=(10.0, read_seconds)
@@ -286,7 +299,13 @@ def _never_sent(error: BaseException) -> bool:
         if isinstance(current, urllib3.exceptions.NewConnectionError | ConnectionRefusedError | socket.gaierror):
             return True
         reason = getattr(current, "reason", None)
-        current = reason if isinstance(reason, BaseException) else current.__cause__ or current.__context__ if current else None
+        current = (
+            reason
+            if isinstance(reason, BaseException)
+            else current.__cause__ or current.__context__
+            if current
+            else None
+        )
     return False
 
 

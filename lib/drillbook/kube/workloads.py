@@ -78,7 +78,8 @@ def no_answer(why: str) -> str:
 def unreachable(kube: k8s.Kube, app: Application) -> list[str]:
     """Pods that are Ready and yet can't be asked on the health path: after a cut nobody could see whether they are well.
 
-    A port-forward reaches the pod's localhost. A pod that isn't Ready may be so because of the damage: it is no fault here.
+    A port-forward reaches the pod's localhost. A pod that isn't Ready may be so because of the damage: it is no fault
+    here.
     """
     faults = []
     for pod in pods(kube, deployment(kube, app)):

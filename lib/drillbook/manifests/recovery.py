@@ -1,10 +1,10 @@
 """Pure functions from (site, source, target) to the objects of a recovery copy.
 
-The copy's Cluster and ObjectStore are built from the source's fields by the table in :mod:`drillbook.profile.fields`; each one
-left out is listed with its reason. The copy is quarantined before its first start: it can't archive (no
+The copy's Cluster and ObjectStore are built from the source's fields by the table in :mod:`drillbook.profile.fields`;
+each one left out is listed with its reason. The copy is quarantined before its first start: it can't archive (no
 ``spec.plugins``, no ``spec.backup``), it reads the archive with read-only credentials, it runs no logical replication
-worker and preloads no job launcher (:mod:`drillbook.profile.preloads`), and a NetworkPolicy lets out only DNS, the API server
-and the object store.
+worker and preloads no job launcher (:mod:`drillbook.profile.preloads`), and a NetworkPolicy lets out only DNS, the
+API server and the object store.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def owner_object(copy: Copy, *, source: ClusterRef, expires_at: datetime) -> dic
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
-def backup(
-    source: ClusterRef, run_id: str, *, method: str, reason: str, requested_at: datetime
-) -> dict[str, Any]:
+def backup(source: ClusterRef, run_id: str, *, method: str, reason: str, requested_at: datetime) -> dict[str, Any]:
     """A Backup of the whole Cluster by its own method; without ``method: plugin`` a plugin's cluster would fail it."""
     spec: dict[str, Any] = {"cluster": {"name": source.name}, "method": method}
     if method != IN_TREE:
@@ -192,8 +190,8 @@ def network_policy(
 def recovery_target(target: RecoveryTarget, backup: BaseBackup) -> dict[str, Any]:
     """CloudNativePG's ``recoveryTarget``; the backup is pinned, and times carry their zone.
 
-    The timeline is explicit but where PostgreSQL can't be given its number, see `objectstore.timelines`: it must be left
-    out then, and PostgreSQL stays on the base backup's own.
+    The timeline is explicit but where PostgreSQL can't be given its number, see `objectstore.timelines`: it must be
+    left out then, and PostgreSQL stays on the base backup's own.
     """
     found: dict[str, Any] = {"backupID": backup.backup_id}
     if target.target_time is not None:

@@ -1,8 +1,8 @@
 """Pure functions from the old cluster to the one that takes its place.
 
 Unlike a drill's copy, a replacement is production: it archives under a ``serverName`` of its own, keeps the source's
-roles and settings, and is in the source's namespace. Its Cluster is built from the source's fields by the
-table in :mod:`drillbook.profile.fields` (or from the profile, where the source's own object is gone); each one left out is
+roles and settings, and is in the source's namespace. Its Cluster is built from the source's fields by the table in
+:mod:`drillbook.profile.fields` (or from the profile, where the source's own object is gone); each one left out is
 listed with its reason.
 """
 

@@ -27,8 +27,17 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from drillbook.errors import Changed, PostgresError
 
 __all__ = [
-    "SQL", "Address", "Composed", "Database", "Identifier", "Literal", "as_text", "by_parameters_only", "hosts_of", "question",
-]  # fmt: skip
+    "SQL",
+    "Address",
+    "Composed",
+    "Database",
+    "Identifier",
+    "Literal",
+    "as_text",
+    "by_parameters_only",
+    "hosts_of",
+    "question",
+]
 
 CONNECT_SECONDS = 15
 # What libpq reads next to its parameters: asked of the library at hand, and what it sends without its own parameter.
@@ -236,9 +245,11 @@ class Database:
         Inside ``snapshot`` it is asked in that transaction.
         """
         with (
-            self._turn, self._errors("the question"), self._read_only(),
+            self._turn,
+            self._errors("the question"),
+            self._read_only(),
             self._connection.cursor(row_factory=tuple_row) as cursor,
-        ):  # fmt: skip
+        ):
             if timeout_seconds is not None:
                 cursor.execute(
                     "SELECT pg_catalog.set_config('statement_timeout', %s, true)",
@@ -251,7 +262,10 @@ class Database:
     @contextmanager
     def snapshot(self, *, repeatable: bool = True) -> Iterator[Self]:
         """One REPEATABLE READ READ ONLY transaction: all questions inside see the same instant, unless not ``repeatable``."""
-        with self._turn, self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if repeatable else "BEGIN READ ONLY"):
+        with (
+            self._turn,
+            self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if repeatable else "BEGIN READ ONLY"),
+        ):
             yield self
 
     @contextmanager

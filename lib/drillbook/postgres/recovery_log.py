@@ -22,7 +22,8 @@ _REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
 _RESTORED = re.compile(r'restored log file "([0-9A-F]{24})" from archive')
 
 
-# What the plugin's sidecar logs when it ends, after a restore that succeeded too; and errors that only name an exit status.
+# What the plugin's sidecar logs when it ends, after a restore that succeeded too; and errors that only name an exit
+# status.
 _ENDING = "While terminating server"
 _STATUS_ONLY = re.compile(r"(General error \(exit code \d+\)|exit status \d+)\Z")
 _BARMAN = re.compile(r"\b(?:ERROR|CRITICAL): (.+)")
@@ -36,7 +37,8 @@ BOOTSTRAP = "bootstrap-instance"
 def sidecar_cause(text: str) -> str:
     """Why a restore failed, from the log of the plugin's sidecar; "" if it has not said.
 
-    barman's own words come first: they are in the field ``stderr``, or in a line that the sidecar took from its error output.
+    barman's own words come first: they are in the field ``stderr``, or in a line that the sidecar took from its error
+    output.
     """
     barman: list[str] = []
     errors: list[str] = []
@@ -48,7 +50,11 @@ def sidecar_cause(text: str) -> str:
         if not isinstance(entry, dict):
             continue
         words = str(entry.get("stderr") or "") or (str(entry.get("msg", "")) if entry.get("pipe") == "stderr" else "")
-        barman += [found[1].strip() for found in map(_BARMAN.search, words.splitlines()) if found and not _ASKED_IN_VAIN.match(found[1])]
+        barman += [
+            found[1].strip()
+            for found in map(_BARMAN.search, words.splitlines())
+            if found and not _ASKED_IN_VAIN.match(found[1])
+        ]
         error = str(entry.get("error", ""))
         if entry.get("level") == "error" and error and entry.get("msg") != _ENDING and not _STATUS_ONLY.match(error):
             errors.append(error)
@@ -77,7 +83,9 @@ def attempt_to_follow(job_pods: Sequence[dict[str, Any]], first: dict[str, Any] 
     """Pod and container whose log is the recovery's: the newest of the Job's pods, else the first instance's; None before it runs."""
     running = [pod for pod in job_pods if (pod.get("status") or {}).get("phase") not in (None, "", "Pending")]
     if running:
-        return max(running, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))["metadata"]["name"], "full-recovery"
+        return max(running, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))["metadata"][
+            "name"
+        ], "full-recovery"
     for status in ((first or {}).get("status") or {}).get("initContainerStatuses") or []:
         if status["name"] == BOOTSTRAP and "waiting" not in (status.get("state") or {}):
             return str((first or {})["metadata"]["name"]), BOOTSTRAP

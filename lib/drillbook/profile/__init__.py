@@ -1,7 +1,7 @@
 """The site's profile: one YAML file says all that differs between one site and the next.
 
-An unknown key is an error, ``extends: other.yaml`` takes over another profile, and all faults are reported together with
-file, line and key. No secret is in a profile, only the names of Secrets.
+An unknown key is an error, ``extends: other.yaml`` takes over another profile, and all faults are reported together
+with file, line and key. No secret is in a profile, only the names of Secrets.
 """
 
 from drillbook.profile.archive import Archive, ArchiveReader, EndpointCa, ServerPeriod

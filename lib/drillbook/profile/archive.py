@@ -57,7 +57,9 @@ class WorkloadIdentity(Frozen):
     @field_validator("environment")
     @classmethod
     def _no_secret(cls, value: dict[str, str]) -> dict[str, str]:
-        allowed = re.compile(r"AWS_(ROLE_\w+|WEB_IDENTITY_TOKEN_FILE|CONTAINER_CREDENTIALS_\w+|CONTAINER_AUTHORIZATION_TOKEN_FILE)")
+        allowed = re.compile(
+            r"AWS_(ROLE_\w+|WEB_IDENTITY_TOKEN_FILE|CONTAINER_CREDENTIALS_\w+|CONTAINER_AUTHORIZATION_TOKEN_FILE)"
+        )
         wrong = [name for name in value if name not in STORE_SETTINGS and not allowed.fullmatch(name)]
         if wrong:
             raise ValueError(f"{', '.join(wrong)}: not a setting of a workload's identity (a key belongs in a Secret)")
@@ -98,9 +100,9 @@ class Archive(Frozen):
     """The archive as a drill reads it; empty values are taken from the source's ObjectStore.
 
     ``reader_secret: null`` is boto3's default chain of credentials (environment, files, the pod's or machine's role);
-    a copy then reads by ``inheritFromIAMRole``, as who ``identity`` says. ``environment`` is how the store is talked to
-    (region, checksums, attempts), over what the source's own sidecar says. ``server_names`` are those that the history of this one cluster lies
-    under, after a cut-over that gave it a new one; the newest is the current one.
+    a copy then reads by ``inheritFromIAMRole``, as who ``identity`` says. ``environment`` is how the store is talked
+    to (region, checksums, attempts), over what the source's own sidecar says. ``server_names`` are those that the
+    history of this one cluster lies under, after a cut-over that gave it a new one; the newest is the current one.
     """
 
     reader_secret: ArchiveReader | None = ArchiveReader()

@@ -52,11 +52,16 @@ def _volume(path: str) -> dict[str, tuple[Fate | None, Fate | None]]:
     kept = {
         name: (KeptField("volumes as in the source"), KeptField("volumes as in the source"))
         for name in (
-            f"{path}.size", f"{path}.storageClass", f"{path}.resizeInUseVolumes",
-            f"{template}.accessModes", f"{template}.resources", f"{template}.storageClassName",
-            f"{template}.volumeAttributesClassName", f"{template}.volumeMode",
+            f"{path}.size",
+            f"{path}.storageClass",
+            f"{path}.resizeInUseVolumes",
+            f"{template}.accessModes",
+            f"{template}.resources",
+            f"{template}.storageClassName",
+            f"{template}.volumeAttributesClassName",
+            f"{template}.volumeMode",
         )
-    }  # fmt: skip
+    }
     dropped = {
         f"{template}.{name}": (_OTHER_VOLUME, _OTHER_VOLUME)
         for name in ("dataSource", "dataSourceRef", "selector", "volumeName")
@@ -86,12 +91,21 @@ CLUSTER: Mapping[str, tuple[Fate | None, Fate | None]] = {
     "envFrom": (_SECRETS, _AS_SOURCE),
     "ephemeralVolumeSource": (KeptField("room for temporary files"), _AS_SOURCE),
     "ephemeralVolumesSizeLimit": (KeptField("shared memory and temporary files"), _AS_SOURCE),
-    "externalClusters": (LeftOutField("replaced by the recovery source"), LeftOutField("replaced by the recovery source")),
+    "externalClusters": (
+        LeftOutField("replaced by the recovery source"),
+        LeftOutField("replaced by the recovery source"),
+    ),
     "failoverDelay": (_SHUTDOWN, _AS_SOURCE),
-    "imageCatalogRef": (TranslatedField("the image that runs, or the reference where that has no version tag"), _AS_SOURCE),
+    "imageCatalogRef": (
+        TranslatedField("the image that runs, or the reference where that has no version tag"),
+        _AS_SOURCE,
+    ),
     "imageName": (KeptField("the same server and extensions"), _AS_SOURCE),
     "imagePullPolicy": (KeptField("the same server and extensions"), _AS_SOURCE),
-    "imagePullSecrets": (KeptField("the image may need them: readiness asks for each in the drill namespace"), _AS_SOURCE),
+    "imagePullSecrets": (
+        KeptField("the image may need them: readiness asks for each in the drill namespace"),
+        _AS_SOURCE,
+    ),
     "inheritedMetadata": (
         LeftOutField("the source's labels could select the copy into its Services and policies"),
         _AS_SOURCE,
@@ -106,7 +120,10 @@ CLUSTER: Mapping[str, tuple[Fate | None, Fate | None]] = {
     "maxSyncReplicas": (_NOBODY_FOLLOWS, _AS_SOURCE),
     "minSyncReplicas": (_NOBODY_FOLLOWS, _AS_SOURCE),
     "monitoring": (LeftOutField("no PodMonitor: a copy raises no production alert"), _AS_SOURCE),
-    "nodeMaintenanceWindow": (LeftOutField("said of the source's nodes"), LeftOutField("said of the old cluster's nodes")),
+    "nodeMaintenanceWindow": (
+        LeftOutField("said of the source's nodes"),
+        LeftOutField("said of the old cluster's nodes"),
+    ),
     "plugins": (
         LeftOutField("a copy never archives: not even an entry with enabled: false"),
         LeftOutField("replaced: it archives under its own serverName"),
@@ -117,13 +134,19 @@ CLUSTER: Mapping[str, tuple[Fate | None, Fate | None]] = {
     "postgresUID": (KeptField("file ownership"), _AS_SOURCE),
     "postgresql": (None, _AS_SOURCE),
     "postgresql.enableAlterSystem": (LeftOutField("a copy's settings are not changed"), None),
-    "postgresql.extensions": (TranslatedField("libraries and extensions by image volume, each with the image that runs"), None),
+    "postgresql.extensions": (
+        TranslatedField("libraries and extensions by image volume, each with the image that runs"),
+        None,
+    ),
     "postgresql.ldap": (_NO_SERVICE, None),
     "postgresql.parameters": (TranslatedField("the server's settings, without those that act outside"), None),
     "postgresql.pg_hba": (_NO_SERVICE, None),
     "postgresql.pg_ident": (_NO_SERVICE, None),
     "postgresql.promotionTimeout": (KeptField("a large database is promoted as slowly"), None),
-    "postgresql.shared_preload_libraries": (TranslatedField("without launchers of jobs; see drillbook.profile.preloads"), None),
+    "postgresql.shared_preload_libraries": (
+        TranslatedField("without launchers of jobs; see drillbook.profile.preloads"),
+        None,
+    ),
     "postgresql.syncReplicaElectionConstraint": (_NOBODY_FOLLOWS, None),
     "postgresql.synchronous": (_NOBODY_FOLLOWS, None),
     "primaryLease": (LeftOutField("a copy has no failover"), _AS_SOURCE),
@@ -131,7 +154,10 @@ CLUSTER: Mapping[str, tuple[Fate | None, Fate | None]] = {
     "primaryUpdateStrategy": (_NO_UPDATE, _AS_SOURCE),
     "priorityClassName": (LeftOutField("a drill does not push production pods out"), _AS_SOURCE),
     "probes": (KeptField("a recovery may take as long as the source's start"), _AS_SOURCE),
-    "projectedVolumeTemplate": (LeftOutField("may hold the source's secrets; archive.identity gives the copy its own"), _AS_SOURCE),
+    "projectedVolumeTemplate": (
+        LeftOutField("may hold the source's secrets; archive.identity gives the copy its own"),
+        _AS_SOURCE,
+    ),
     "replica": (
         LeftOutField("a copy follows nobody"),
         LeftOutField("a recovered cluster follows nobody: its history has parted from the source's"),
@@ -142,7 +168,10 @@ CLUSTER: Mapping[str, tuple[Fate | None, Fate | None]] = {
     "seccompProfile": (KeptField("what the namespace's admission asks for"), _AS_SOURCE),
     "securityContext": (KeptField("what the namespace's admission asks for"), _AS_SOURCE),
     "serviceAccountName": (LeftOutField("the source's identity; archive.identity gives the copy its own"), _AS_SOURCE),
-    "serviceAccountTemplate": (LeftOutField("the source's identity; archive.identity gives the copy its own"), _AS_SOURCE),
+    "serviceAccountTemplate": (
+        LeftOutField("the source's identity; archive.identity gives the copy its own"),
+        _AS_SOURCE,
+    ),
     "smartShutdownTimeout": (_SHUTDOWN, _AS_SOURCE),
     "startDelay": (KeptField("a recovery may take as long as the source's start"), _AS_SOURCE),
     "stopDelay": (_SHUTDOWN, _AS_SOURCE),
@@ -232,29 +261,60 @@ def _walk(rows: Rows, path: str, shown: str, value: Any, notes: Notes) -> Any:
         kept = {}
         for name, item in value.items():
             below = f"{path}.{name}" if path else name
-            if item is not None and (part := _walk(rows, below, f"{shown}.{name}" if shown else name, item, notes)) is not None:
+            if (
+                item is not None
+                and (part := _walk(rows, below, f"{shown}.{name}" if shown else name, item, notes)) is not None
+            ):
                 kept[name] = part
         return kept if kept or not value else None
     if isinstance(value, list):
         named = [item.get("name", number) if isinstance(item, dict) else number for number, item in enumerate(value)]
-        parts = (_walk(rows, f"{path}[]", f"{shown}[{name}]", item, notes) for name, item in zip(named, value, strict=True))
+        parts = (
+            _walk(rows, f"{path}[]", f"{shown}[{name}]", item, notes) for name, item in zip(named, value, strict=True)
+        )
         return [part for part in parts if part is not None]
     return value
 
 
 # -- environment -------------------------------------------------------------------------------------------------------
 
-STORE_SETTINGS = frozenset({
-    "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION",
-    "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_STS",
-    "AWS_STS_REGIONAL_ENDPOINTS", "AWS_S3_US_EAST_1_REGIONAL_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT",
-    "AWS_USE_FIPS_ENDPOINT", "AWS_EC2_METADATA_DISABLED", "AWS_METADATA_SERVICE_TIMEOUT",
-    "AWS_METADATA_SERVICE_NUM_ATTEMPTS", "AWS_S3_ADDRESSING_STYLE",
-    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
-})  # fmt: skip
+STORE_SETTINGS = frozenset(
+    {
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "AWS_REQUEST_CHECKSUM_CALCULATION",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION",
+        "AWS_MAX_ATTEMPTS",
+        "AWS_RETRY_MODE",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_ENDPOINT_URL_STS",
+        "AWS_STS_REGIONAL_ENDPOINTS",
+        "AWS_S3_US_EAST_1_REGIONAL_ENDPOINT",
+        "AWS_USE_DUALSTACK_ENDPOINT",
+        "AWS_USE_FIPS_ENDPOINT",
+        "AWS_EC2_METADATA_DISABLED",
+        "AWS_METADATA_SERVICE_TIMEOUT",
+        "AWS_METADATA_SERVICE_NUM_ATTEMPTS",
+        "AWS_S3_ADDRESSING_STYLE",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+    }
+)
 """The variables that say how boto3, and so barman, talks to a store: none of them is a secret or an identity."""
 
-_IDENTITY = ("AWS_ROLE", "AWS_WEB_IDENTITY", "AWS_CONTAINER_", "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS")
+_IDENTITY = (
+    "AWS_ROLE",
+    "AWS_WEB_IDENTITY",
+    "AWS_CONTAINER_",
+    "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS",
+)
 
 
 def store_settings(entries: Iterable[Mapping[str, Any]], where: str) -> tuple[dict[str, str], Notes]:

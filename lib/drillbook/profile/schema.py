@@ -159,9 +159,9 @@ class EgressRule(Frozen):
 class CopySettings(Frozen):
     """How the copy differs from the source; empty is as the source.
 
-    ``storage_class`` is that of all its volumes. ``known_workers`` are background workers of the site's own extensions
-    (``backend_type`` in pg_stat_activity) that it knows to do nothing outside the server.
-    ``egress`` is what it must reach beyond DNS, API server and object store, or where they are if the cluster can't say.
+    ``storage_class`` is that of all its volumes. ``known_workers`` are background workers of the site's own
+    extensions (``backend_type`` in pg_stat_activity) that it knows to do nothing outside the server. ``egress`` is
+    what it must reach beyond DNS, API server and object store, or where they are if the cluster can't say.
     """
 
     storage_class: str = ""
@@ -174,7 +174,8 @@ class CopySettings(Frozen):
 class ReplacementSettings(Frozen):
     """The cluster that takes the source's place where the source's own Cluster object can no longer say how it was.
 
-    ``image`` "" is the operator's default; ``parameters`` are PostgreSQL's. While the Cluster object is there, it counts.
+    ``image`` "" is the operator's default; ``parameters`` are PostgreSQL's. While the Cluster object is there, it
+    counts.
     """
 
     instances: Annotated[int, Field(ge=1, le=20)] = 3
@@ -299,11 +300,12 @@ class Tenant(Frozen):
 class Digests(Frozen):
     """How much of the tables in ``digest_tables`` a drill reads on the source: ``bytes`` and ``time`` for all of them together.
 
-    Tables of 64 MiB or less are read whole; what is left is shared evenly by the larger ones, and one beyond its share is
-    sampled by ranges of its key: card, record and report say which, and how many of its rows. ``without_key`` says what
-    becomes of such a table that has no key to sample it by: ``unproven``, so that the budget holds, or read ``whole``. What
-    is at rest is read a second time after the marker, by the same ranges and without digesting. "" is no limit on bytes. Tables at rest are
-    read on a ``replica``, where there is one: those that are written to, always on the primary.
+    Tables of 64 MiB or less are read whole; what is left is shared evenly by the larger ones, and one beyond its
+    share is sampled by ranges of its key: card, record and report say which, and how many of its rows.
+    ``without_key`` says what becomes of such a table that has no key to sample it by: ``unproven``, so that the
+    budget holds, or read ``whole``. What is at rest is read a second time after the marker, by the same ranges and
+    without digesting. "" is no limit on bytes. Tables at rest are read on a ``replica``, where there is one: those
+    that are written to, always on the primary.
     """
 
     bytes: Size = "20Gi"

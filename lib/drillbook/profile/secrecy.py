@@ -16,13 +16,114 @@ SHORTEST = 6
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 # A word of a key that says: this opens something.
 _SECRET = frozenset(
-    ["pass", "pw", "pwd", "key", "keys", "creds", "pgpass", "auth", "authorization", "bearer", "jwt", "sas", "signature", "salt", "cookie", "session", "otp", "pin", "htpasswd", "kubeconfig", "netrc", "license", "hash", "seed", "hook", "webhook"]
-)  # fmt: skip
+    [
+        "pass",
+        "pw",
+        "pwd",
+        "key",
+        "keys",
+        "creds",
+        "pgpass",
+        "auth",
+        "authorization",
+        "bearer",
+        "jwt",
+        "sas",
+        "signature",
+        "salt",
+        "cookie",
+        "session",
+        "otp",
+        "pin",
+        "htpasswd",
+        "kubeconfig",
+        "netrc",
+        "license",
+        "hash",
+        "seed",
+        "hook",
+        "webhook",
+    ]
+)
 _SECRET_PARTS = ("password", "passwd", "passphrase", "secret", "token", "credential", "private", "apikey", "accesskey")
 # A word that says: this names, places or tunes something.
 _PUBLIC = frozenset(
-    ["user", "username", "login", "role", "owner", "account", "dbname", "database", "schema", "host", "hostname", "hostaddr", "server", "address", "addr", "endpoint", "port", "region", "zone", "location", "bucket", "container", "folder", "prefix", "path", "destination", "namespace", "name", "cluster", "site", "engine", "driver", "dialect", "adapter", "type", "kind", "class", "provider", "vendor", "sslmode", "ssl", "tls", "mode", "method", "version", "timeout", "retries", "size", "limit", "max", "min", "pool", "interval", "level", "log", "env", "environment", "enabled", "debug", "encoding", "charset", "locale", "lang", "tz", "timezone", "format", "protocol", "scheme", "compression", "algorithm", "style", "domain", "realm"]
-)  # fmt: skip
+    [
+        "user",
+        "username",
+        "login",
+        "role",
+        "owner",
+        "account",
+        "dbname",
+        "database",
+        "schema",
+        "host",
+        "hostname",
+        "hostaddr",
+        "server",
+        "address",
+        "addr",
+        "endpoint",
+        "port",
+        "region",
+        "zone",
+        "location",
+        "bucket",
+        "container",
+        "folder",
+        "prefix",
+        "path",
+        "destination",
+        "namespace",
+        "name",
+        "cluster",
+        "site",
+        "engine",
+        "driver",
+        "dialect",
+        "adapter",
+        "type",
+        "kind",
+        "class",
+        "provider",
+        "vendor",
+        "sslmode",
+        "ssl",
+        "tls",
+        "mode",
+        "method",
+        "version",
+        "timeout",
+        "retries",
+        "size",
+        "limit",
+        "max",
+        "min",
+        "pool",
+        "interval",
+        "level",
+        "log",
+        "env",
+        "environment",
+        "enabled",
+        "debug",
+        "encoding",
+        "charset",
+        "locale",
+        "lang",
+        "tz",
+        "timezone",
+        "format",
+        "protocol",
+        "scheme",
+        "compression",
+        "algorithm",
+        "style",
+        "domain",
+        "realm",
+    ]
+)
 _PUBLIC_FILES = (".crt", "known_hosts")  # certificates are shown to anyone who connects
 _URL = re.compile(r"(?:jdbc:)?([a-zA-Z][a-zA-Z0-9+.\-]*)://[^\s\"'<>]+")
 _SETTING = re.compile(
@@ -36,7 +137,8 @@ _PLAIN = re.compile(r"(?i)true|false|[0-9]+(?:ms|s|m|h|d|[KMG]i?B?)?")
 def secrets_of(key: str, value: str) -> list[str]:
     """What has to be masked of one entry, the whole first; empty if nothing of it is secret.
 
-    A password inside an address, a connection string, a line of ``.pgpass`` or a file of settings is masked by itself too.
+    A password inside an address, a connection string, a line of ``.pgpass`` or a file of settings is masked by itself
+    too.
     """
     if key.lower().endswith(_PUBLIC_FILES):
         return []

@@ -38,7 +38,9 @@ ClusterName = Annotated[
     matches(r"[a-z]([-a-z0-9]{0,48}[a-z0-9])?", "a Cluster's name (up to 50 lower-case letters, digits, '-')"),
 ]
 _SQL_NAME = r'(?:"(?:[^"]|"")+"|[^".\s]+)'
-TableName = Annotated[str, matches(rf"{_SQL_NAME}\.{_SQL_NAME}", "a table as schema.table, quoted like in SQL where it has to be")]
+TableName = Annotated[
+    str, matches(rf"{_SQL_NAME}\.{_SQL_NAME}", "a table as schema.table, quoted like in SQL where it has to be")
+]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=63)]
 SystemIdentifier = Annotated[
     str, BeforeValidator(_digits_as_text), matches(r"[0-9]{0,20}", "a system identifier (up to 20 digits)")

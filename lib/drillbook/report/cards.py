@@ -29,9 +29,19 @@ _INSTANT = re.compile(r"(?<!\")\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+
 _WHOLE = re.compile(r"\d{4}-\d\d-\d\d(?: [\d:.]+(?: UTC)?)?|\d+(?:\.\d+)? (?:s|min|h|d)\b(?: \d+ (?:s|min|h)\b)?")
 _RANK = {"FAILED": 0, "UNPROVEN": 1}
 _ACRONYMS = {
-    "id": "ID", "oid": "OID", "lsn": "LSN", "wal": "WAL", "xid": "XID", "uid": "UID", "pg": "PostgreSQL", "sha256": "SHA-256",
-    "postgresql": "PostgreSQL", "cnpg": "CloudNativePG", "storageclass": "storage class", "storageClass": "storage class",
-}  # fmt: skip
+    "id": "ID",
+    "oid": "OID",
+    "lsn": "LSN",
+    "wal": "WAL",
+    "xid": "XID",
+    "uid": "UID",
+    "pg": "PostgreSQL",
+    "sha256": "SHA-256",
+    "postgresql": "PostgreSQL",
+    "cnpg": "CloudNativePG",
+    "storageclass": "storage class",
+    "storageClass": "storage class",
+}
 EFFECT_WORDS = {"reads": "reads only", "creates": "creates", "changes": "changes", "destroys": "destroys"}
 
 
@@ -177,10 +187,23 @@ def step_card(
         text += [f"  lost: {line}" for line in plan.get("lost", ())]
     text += [f"  {line}" for line in _plain_error(error)] + [f"  {reason}" if reason else ""]
     return draw(
-        "step", text, n=n, title=title, why=why, effect=effect, effect_word=EFFECT_WORDS.get(effect, effect),
-        status=status, seconds=seconds, rows=shown, left_out=left_out, checks=shown_checks,
-        checks_left_out=checks_left_out, plan=plan, error=error, reason=reason,
-    )  # fmt: skip
+        "step",
+        text,
+        n=n,
+        title=title,
+        why=why,
+        effect=effect,
+        effect_word=EFFECT_WORDS.get(effect, effect),
+        status=status,
+        seconds=seconds,
+        rows=shown,
+        left_out=left_out,
+        checks=shown_checks,
+        checks_left_out=checks_left_out,
+        plan=plan,
+        error=error,
+        reason=reason,
+    )
 
 
 def plan_card(
@@ -210,8 +233,9 @@ def progress_card(title: str, text: str, *, fraction: float | None = None, rows:
     share = None if fraction is None else min(1.0, max(0.0, fraction))
     shown, _ = _cut(rows)
     percent = "" if share is None else f" {share:.0%}"
-    return draw("progress", [f"{title}: {text}{percent}", *plain_rows(shown)], title=title, text=text, share=share,
-                 rows=shown)  # fmt: skip
+    return draw(
+        "progress", [f"{title}: {text}{percent}", *plain_rows(shown)], title=title, text=text, share=share, rows=shown
+    )
 
 
 def verdict_card(record: Mapping[str, Any], *, seal_with: str = "") -> Bundle:
@@ -229,9 +253,16 @@ def verdict_card(record: Mapping[str, Any], *, seal_with: str = "") -> Bundle:
     text += plain_rows([(item["name"], _plain_figure(item)) for item in measured])
     text += [f"  unsealed: save this notebook, then in a terminal: {seal_with}"] if seal_with else []
     return draw(
-        "verdict", text, word=word, seal_with=seal_with, headline=(said["reasons"] or [said["headline"]])[0], causes=causes,
-        left_out=left_out, figures=[figure(item) for item in measured], run_id=record["record"]["id"],
-    )  # fmt: skip
+        "verdict",
+        text,
+        word=word,
+        seal_with=seal_with,
+        headline=(said["reasons"] or [said["headline"]])[0],
+        causes=causes,
+        left_out=left_out,
+        figures=[figure(item) for item in measured],
+        run_id=record["record"]["id"],
+    )
 
 
 def forecast_rows(forecast: Mapping[str, Any], achieved: Mapping[str, float] | None = None) -> list[dict[str, str]]:
@@ -381,9 +412,7 @@ def _plain_figure(item: Mapping[str, Any]) -> str:
 
 def _plain_check(check: Mapping[str, Any]) -> list[str]:
     told = [
-        f"            {key} {readable(str(check[key]))}"
-        for key in ("expected", "observed", "reason")
-        if check.get(key)
+        f"            {key} {readable(str(check[key]))}" for key in ("expected", "observed", "reason") if check.get(key)
     ]
     word = "info" if check["verdict"] == "VERIFIED" and not check.get("required", True) else check["verdict"]
     return [f"  {word:<9} {check['name']}", *told]
@@ -397,4 +426,8 @@ def changed_words(changed: str) -> str:
 def _plain_error(error: Mapping[str, Any] | None) -> list[str]:
     if not error:
         return []
-    return [f"{error['type']}: {error['what']}", f"Changed so far: {changed_words(error['changed'])}", f"What to do: {error['todo']}"]
+    return [
+        f"{error['type']}: {error['what']}",
+        f"Changed so far: {changed_words(error['changed'])}",
+        f"What to do: {error['todo']}",
+    ]

@@ -69,16 +69,32 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
     outcome = said["outcome"]
     word = said["verdict"] or _WORDS[outcome]
     closed = said["closed_by"] is not None
-    return cards.environment().get_template("report.html.j2").render(
-        word=word, sign=said["verdict"] or _SIGNS[outcome], headline=(said["reasons"] or [said["headline"]])[0],
-        meaning=_MEANING[outcome] if closed else "This run is not closed: what follows is what was seen so far.",
-        answer=found["facts"].get("answer") or "", causes=said["reasons"][1:], record=found, title=_title(found, word),
-        runbook=str(found["test"]["runbook"]).replace("-", " ").capitalize(), where=_where(found), tally=_tally(found),
-        figures=[cards.figure(item) for item in found["objectives"]["measured"]],
-        bars=cards.phase_bars(found["when"]["phases"]), foretold=foretold(found), marks=cards.marks(boundary(found)),
-        recovery=(found["facts"].get("achieved") or {}).get("recovery_seconds"),
-        reach=_reach(found), sections=sections(found), ledger=ledger[0] if ledger else None, ledger_sha256=ledger[1] if ledger else "",
-    )  # fmt: skip
+    return (
+        cards.environment()
+        .get_template("report.html.j2")
+        .render(
+            word=word,
+            sign=said["verdict"] or _SIGNS[outcome],
+            headline=(said["reasons"] or [said["headline"]])[0],
+            meaning=_MEANING[outcome] if closed else "This run is not closed: what follows is what was seen so far.",
+            answer=found["facts"].get("answer") or "",
+            causes=said["reasons"][1:],
+            record=found,
+            title=_title(found, word),
+            runbook=str(found["test"]["runbook"]).replace("-", " ").capitalize(),
+            where=_where(found),
+            tally=_tally(found),
+            figures=[cards.figure(item) for item in found["objectives"]["measured"]],
+            bars=cards.phase_bars(found["when"]["phases"]),
+            foretold=foretold(found),
+            marks=cards.marks(boundary(found)),
+            recovery=(found["facts"].get("achieved") or {}).get("recovery_seconds"),
+            reach=_reach(found),
+            sections=sections(found),
+            ledger=ledger[0] if ledger else None,
+            ledger_sha256=ledger[1] if ledger else "",
+        )
+    )
 
 
 def foretold(found: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -86,7 +102,9 @@ def foretold(found: Mapping[str, Any]) -> dict[str, Any] | None:
     group = found.get("forecast")
     if not group:
         return None
-    achieved = {row["name"]: row["achieved_seconds"] for row in group["compared"] if row["achieved_seconds"] is not None}
+    achieved = {
+        row["name"]: row["achieved_seconds"] for row in group["compared"] if row["achieved_seconds"] is not None
+    }
     predicted = group["predicted"]
     return {
         "words": cards.forecast_words(predicted),
@@ -98,8 +116,8 @@ def foretold(found: Mapping[str, Any]) -> dict[str, Any] | None:
 def boundary(found: Mapping[str, Any]) -> list[dict[str, str]]:
     """The points of the boundary's time line, in the order in which they happened; those not seen are left out.
 
-    The commit that recovery stopped before is the one that came first after the target, often a tenant's: it is named apart
-    from the mistake and the second marker, unless it is one of them.
+    The commit that recovery stopped before is the one that came first after the target, often a tenant's: it is named
+    apart from the mistake and the second marker, unless it is one of them.
     """
     points: list[dict[str, str]] = []
 
@@ -263,7 +281,11 @@ def _tally(found: Mapping[str, Any]) -> dict[str, int]:
     required = [check for check in required if check not in open_ones]
     count = {word: sum(check["verdict"] == word for check in required) for word in ("VERIFIED", "FAILED", "UNPROVEN")}
     counted = sum(check["verdict"] != "n/a" for check in required)
-    return count | {"to come": len(open_ones), "n/a": sum(check["verdict"] == "n/a" for check in found["checks"]), "required": counted}
+    return count | {
+        "to come": len(open_ones),
+        "n/a": sum(check["verdict"] == "n/a" for check in found["checks"]),
+        "required": counted,
+    }
 
 
 def _when(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,11 @@ _MOST_LABELS = 8
 def svg(data: Mapping[str, Any], *, standalone: bool = True) -> str:
     """The picture of what a survey found.
 
-    ``data``: ``server``, ``now``, ``backups`` (``id``, ``at``), ``periods`` (``first``, ``last``), ``gaps`` (``from``, ``to``,
-    ``state``, ``segments``, ``first``, ``last``), ``wal_to`` and ``target`` ("" for none); instants as RFC 3339 text.
-    Where the history is in several folders, ``lines`` has each one's WAL (``server``, ``from``, ``to``).
-    ``standalone`` brings its own colours for a light and a dark page; otherwise it takes the page's.
+    ``data``: ``server``, ``now``, ``backups`` (``id``, ``at``), ``periods`` (``first``, ``last``), ``gaps``
+    (``from``, ``to``, ``state``, ``segments``, ``first``, ``last``), ``wal_to`` and ``target`` ("" for none);
+    instants as RFC 3339 text. Where the history is in several folders, ``lines`` has each one's WAL (``server``,
+    ``from``, ``to``). ``standalone`` brings its own colours for a light and a dark page; otherwise it takes the
+    page's.
     """
     scale, lines = _Scale(_instants(data)), _lines(data)
     backups = [

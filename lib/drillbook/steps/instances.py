@@ -58,9 +58,13 @@ def server_runs(ctx: Context, old: OldCluster, pod: str, *, down_because: str = 
         return not word
     try:
         done = ctx.kube.exec(
-            old.ref.namespace, pod, "postgres", ["pg_ctl", "status", "-D", data_directory(ctx, old, pod)],
-            timeout_seconds=30, repeatable=True,
-        )  # fmt: skip
+            old.ref.namespace,
+            pod,
+            "postgres",
+            ["pg_ctl", "status", "-D", data_directory(ctx, old, pod)],
+            timeout_seconds=30,
+            repeatable=True,
+        )
     except KubernetesError as error:
         if "not running" in error.what:  # between two attempts of a container that crashes
             return False
@@ -74,7 +78,11 @@ def away_words(ctx: Context, old: OldCluster, pod: str) -> str:
     if found is None or found.get("status", {}).get("phase") != "Running":
         return ""
     node = _node_of(ctx, found)
-    return f"node {found['spec'].get('nodeName')} of instance {pod} does not answer (Ready is not True)" if _is_away(node) else ""
+    return (
+        f"node {found['spec'].get('nodeName')} of instance {pod} does not answer (Ready is not True)"
+        if _is_away(node)
+        else ""
+    )
 
 
 def _node_of(ctx: Context, pod: dict[str, Any]) -> dict[str, Any] | None:
@@ -96,5 +104,7 @@ def _is_away(node: dict[str, Any] | None) -> bool:
 
 def data_directory(ctx: Context, old: OldCluster, pod: str) -> str:
     """PGDATA as the pod's own environment has it."""
-    done = ctx.kube.exec(old.ref.namespace, pod, "postgres", ["printenv", "PGDATA"], timeout_seconds=30, repeatable=True)
+    done = ctx.kube.exec(
+        old.ref.namespace, pod, "postgres", ["printenv", "PGDATA"], timeout_seconds=30, repeatable=True
+    )
     return done.text.strip() or "/var/lib/postgresql/data/pgdata"

@@ -25,8 +25,8 @@ _PAGE = (
 _MANY = 200  # SELECTs in one call
 
 
-# `column IN ('a', 'b')` on a varchar is kept as one cast of an array, and as a cast of each element once a dump of it was
-# read: the same expression, written differently.
+# `column IN ('a', 'b')` on a varchar is kept as one cast of an array, and as a cast of each element once a dump of it
+# was read: the same expression, written differently.
 _ARRAY = re.compile(r"\(ARRAY\[((?:'(?:[^']|'')*'::character varying(?:, )?)+)\]\)::text\[\]")
 _ELEMENT = re.compile(r"'(?:[^']|'')*'::character varying")
 

@@ -1,8 +1,8 @@
 """The statements of the cut: connections disallowed and ended, both names changed in one transaction, allowed again.
 
-Pure: nothing is sent. All of it goes to one psql in one piece, so that a caller who dies midway leaves no half of it. That
-psql bears a name, and begins nothing after a deadline of the server's clock: anyone who comes later can end it, and knows
-from when on it can't begin any more.
+Pure: nothing is sent. All of it goes to one psql in one piece, so that a caller who dies midway leaves no half of it.
+That psql bears a name, and begins nothing after a deadline of the server's clock: anyone who comes later can end it,
+and knows from when on it can't begin any more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ BEGIN_SECONDS = 30
 """How long after it was asked for a cut may still begin."""
 _END_SECONDS = 20
 # Nobody waits behind a lock of the cut, nor the cut behind another's; a standby that is away holds up no commit.
-_SETTINGS = ("lock_timeout = '10s'", "statement_timeout = '60s'", "synchronous_commit = local", "idle_in_transaction_session_timeout = '60s'")
+_SETTINGS = (
+    "lock_timeout = '10s'",
+    "statement_timeout = '60s'",
+    "synchronous_commit = local",
+    "idle_in_transaction_session_timeout = '60s'",
+)
 
 
 def session_of(run_id: str) -> str:
@@ -36,7 +41,9 @@ def begin(run_id: str) -> list[Statement]:
 
 def not_after(deadline: str) -> Statement:
     """Begin nothing after this instant of the server's clock."""
-    body = SQL("begin if pg_catalog.clock_timestamp() > {} then raise 'this cut was given up'; end if; end").format(Literal(deadline))
+    body = SQL("begin if pg_catalog.clock_timestamp() > {} then raise 'this cut was given up'; end if; end").format(
+        Literal(deadline)
+    )
     return SQL("DO {}").format(Literal(as_text(body)))
 
 
@@ -60,7 +67,9 @@ def give_up(run_id: str, oids: Sequence[int], deadline: str, aside: str) -> str:
 
     Says whether the cut was made. Safe to run twice, and after the cut.
     """
-    session = SQL("(select pid from pg_catalog.pg_stat_activity where application_name = {})").format(Literal(session_of(run_id)))
+    session = SQL("(select pid from pg_catalog.pg_stat_activity where application_name = {})").format(
+        Literal(session_of(run_id))
+    )
     ended = SQL(
         "begin loop perform pg_catalog.pg_stat_clear_snapshot(); "
         "perform pg_catalog.pg_terminate_backend(pid) from {} s(pid); "
@@ -74,7 +83,9 @@ def give_up(run_id: str, oids: Sequence[int], deadline: str, aside: str) -> str:
         "select case when exists (select from pg_catalog.pg_database where datname = {}) "
         "then 'the cut WAS made: ' || {} || ' is what was in service before it' else 'no cut was made' end"
     ).format(Literal(aside), Literal(aside))
-    return ";\n".join([*(as_text(SQL("do {}").format(Literal(as_text(body)))) for body in (ended, opened)), as_text(told)])
+    return ";\n".join(
+        [*(as_text(SQL("do {}").format(Literal(as_text(body)))) for body in (ended, opened)), as_text(told)]
+    )
 
 
 def reopen(names: Sequence[str]) -> list[Statement]:
@@ -123,5 +134,16 @@ def note(run: str, what: str, owner: str, expires_at: Any) -> dict[str, Any]:
 
 
 __all__ = [
-    "BEGIN_SECONDS", "RetainedDatabase", "begin", "close", "drop", "exchange", "forget", "give_up", "not_after", "note", "reopen", "session_of",
-]  # fmt: skip
+    "BEGIN_SECONDS",
+    "RetainedDatabase",
+    "begin",
+    "close",
+    "drop",
+    "exchange",
+    "forget",
+    "give_up",
+    "not_after",
+    "note",
+    "reopen",
+    "session_of",
+]

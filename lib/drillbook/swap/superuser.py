@@ -1,7 +1,8 @@
 """SQL as superuser in a pod, by exec of the pod's own psql: the one way to the source as superuser.
 
 Only gated steps hold one on the source. Arguments are a list, SQL is composed and goes over standard input: no shell,
-nothing of it in the pod's process list. What comes back are rows as JSON; an error is reported without DETAIL and CONTEXT.
+nothing of it in the pod's process list. What comes back are rows as JSON; an error is reported without DETAIL and
+CONTEXT.
 """
 
 from __future__ import annotations
@@ -55,13 +56,23 @@ class Superuser:
 
         Returns the JSON objects among the lines that they select. A statement that ends in ``\\gexec`` is left to psql.
         """
-        return self._psql(database, [as_text(one) for one in statements], changed=Changed.UNKNOWN, repeatable=repeatable)
+        return self._psql(
+            database, [as_text(one) for one in statements], changed=Changed.UNKNOWN, repeatable=repeatable
+        )
 
-    def _psql(self, database: str, statements: list[str], *, changed: Changed, repeatable: bool) -> list[dict[str, Any]]:
+    def _psql(
+        self, database: str, statements: list[str], *, changed: Changed, repeatable: bool
+    ) -> list[dict[str, Any]]:
         argv = by_parameters_only([*_PSQL, "-U", "postgres", "-d", database, "-f", "-"])
         text = "".join(one + ("\n" if one.endswith("\\gexec") else ";\n") for one in [_UTF8, *statements])
         done = self.kube.exec(
-            self.namespace, self.pod, CONTAINER, argv, stdin=text.encode(errors="surrogateescape"), timeout_seconds=self.timeout_seconds, repeatable=repeatable
+            self.namespace,
+            self.pod,
+            CONTAINER,
+            argv,
+            stdin=text.encode(errors="surrogateescape"),
+            timeout_seconds=self.timeout_seconds,
+            repeatable=repeatable,
         )
         if done.exit_code != 0:
             state, words = _told(done.error_text)

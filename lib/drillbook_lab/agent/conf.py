@@ -168,7 +168,10 @@ def recovery(spec: PodSpec, spec_file: Path) -> dict[str, str]:
 
 def primary(spec: PodSpec, spec_file: Path) -> dict[str, str]:
     """What CloudNativePG writes into override.conf of a primary as well, where it has no effect: its own Service."""
-    settings = {"primary_conninfo": spec.own_conninfo, "restore_command": wal_command("wal_restore", spec_file, "%f %p")}
+    settings = {
+        "primary_conninfo": spec.own_conninfo,
+        "restore_command": wal_command("wal_restore", spec_file, "%f %p"),
+    }
     return settings | ({"primary_slot_name": spec.own_slot} if spec.own_slot else {})
 
 

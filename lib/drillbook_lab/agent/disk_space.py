@@ -61,8 +61,9 @@ async def stop_when_full(spec: PodSpec, server: Postmaster, log: Log) -> bool:
         await asyncio.sleep(LOOK_SECONDS)
         account = volume_capacity.account(volume(spec))
         if server.running.returncode is None and not account.has_room(segment):
-            log.error("Stopping PostgreSQL", "no free disk space for WALs",
-                      capacity=account.capacity, used=account.used)  # fmt: skip
+            log.error(
+                "Stopping PostgreSQL", "no free disk space for WALs", capacity=account.capacity, used=account.used
+            )
             server.running.send_signal(signal.SIGQUIT)
             return True
 

@@ -82,7 +82,11 @@ class Instance:
         spec = self._spec
         standby = rejoin.is_standby(spec)
         self._log.info(
-            "Starting the instance", pgdata=spec.pgdata, listen_address=spec.listen_address, port=spec.port, standby=standby
+            "Starting the instance",
+            pgdata=spec.pgdata,
+            listen_address=spec.listen_address,
+            port=spec.port,
+            standby=standby,
         )
         if spec.tls_dir is not None and not conf.offers_tls(spec.bin_dir):
             self._log.info("TLS is off: this PostgreSQL was built without it", bin_dir=spec.bin_dir)

@@ -18,11 +18,33 @@ from drillbook_lab.agent.log import Log
 LOG_NAME = "postgres"
 # The columns of PostgreSQL's csvlog, under CloudNativePG's names for them; 13 had fewer.
 _COLUMNS = (
-    "log_time", "user_name", "database_name", "process_id", "connection_from", "session_id", "session_line_num",
-    "command_tag", "session_start_time", "virtual_transaction_id", "transaction_id", "error_severity", "sql_state_code",
-    "message", "detail", "hint", "internal_query", "internal_query_pos", "context", "query", "query_pos", "location",
-    "application_name", "backend_type", "leader_pid", "query_id",
-)  # fmt: skip
+    "log_time",
+    "user_name",
+    "database_name",
+    "process_id",
+    "connection_from",
+    "session_id",
+    "session_line_num",
+    "command_tag",
+    "session_start_time",
+    "virtual_transaction_id",
+    "transaction_id",
+    "error_severity",
+    "sql_state_code",
+    "message",
+    "detail",
+    "hint",
+    "internal_query",
+    "internal_query_pos",
+    "context",
+    "query",
+    "query_pos",
+    "location",
+    "application_name",
+    "backend_type",
+    "leader_pid",
+    "query_id",
+)
 _LEAST = _COLUMNS.index("message") + 1
 
 

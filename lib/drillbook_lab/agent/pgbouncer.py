@@ -121,9 +121,14 @@ class Pooler:
     async def console(self, command: str) -> list[dict[str, Any]]:
         """A command on PgBouncer's own console; rows as dictionaries."""
         connection = await psycopg.AsyncConnection.connect(
-            host=self.spec.socket_dir, port=self.spec.port, user="pgbouncer", dbname="pgbouncer",
-            autocommit=True, connect_timeout=5, prepare_threshold=None,
-        )  # fmt: skip
+            host=self.spec.socket_dir,
+            port=self.spec.port,
+            user="pgbouncer",
+            dbname="pgbouncer",
+            autocommit=True,
+            connect_timeout=5,
+            prepare_threshold=None,
+        )
         async with connection:
             cursor = await connection.execute(command.encode())
             names = [column.name for column in cursor.description or ()]
@@ -213,9 +218,15 @@ class Pooler:
 
     async def _upstream(self) -> psycopg.AsyncConnection[Any]:
         return await psycopg.AsyncConnection.connect(
-            host=self.spec.upstream, port=5432, dbname="postgres", user=self.spec.auth_user,
-            password=self.spec.auth_password, autocommit=True, connect_timeout=5, application_name="pgbouncer",
-        )  # fmt: skip
+            host=self.spec.upstream,
+            port=5432,
+            dbname="postgres",
+            user=self.spec.auth_user,
+            password=self.spec.auth_password,
+            autocommit=True,
+            connect_timeout=5,
+            application_name="pgbouncer",
+        )
 
     async def _ask(self, connection: psycopg.AsyncConnection[Any]) -> dict[str, str]:
         """The auth query, once for every role that may log in."""

@@ -83,7 +83,11 @@ def _lists(rows: list[dict[str, Any]]) -> list[str]:
 def _sample(name: str, labels: dict[str, str], value: object, about: str, kind: str = "gauge") -> list[str]:
     full = f"{_PREFIX}_{name}"
     marks = ",".join(f'{key}="{_escaped(str(text))}"' for key, text in labels.items())
-    return [f"# HELP {full} {about}", f"# TYPE {full} {kind}", f"{full}{{{marks}}} {value}" if marks else f"{full} {value}"]
+    return [
+        f"# HELP {full} {about}",
+        f"# TYPE {full} {kind}",
+        f"{full}{{{marks}}} {value}" if marks else f"{full} {value}",
+    ]
 
 
 def _escaped(text: str) -> str:

@@ -68,15 +68,23 @@ def configurations() -> list[Object]:
     made = []
     for kind, name, hooks in (
         ("MutatingWebhookConfiguration", "cnpg-mutating-webhook-configuration", ["mcluster.cnpg.io"]),
-        ("ValidatingWebhookConfiguration", "cnpg-validating-webhook-configuration",
-         [rules.webhook for rules in _RULES.values()]),
-    ):  # fmt: skip
+        (
+            "ValidatingWebhookConfiguration",
+            "cnpg-validating-webhook-configuration",
+            [rules.webhook for rules in _RULES.values()],
+        ),
+    ):
         service = {"name": "cnpg-webhook-service", "namespace": "cnpg-system"}
         webhooks = [
-            {"name": hook, "clientConfig": {"service": service}, "failurePolicy": "Fail", "sideEffects": "None",
-             "admissionReviewVersions": ["v1"]}
+            {
+                "name": hook,
+                "clientConfig": {"service": service},
+                "failurePolicy": "Fail",
+                "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+            }
             for hook in hooks
-        ]  # fmt: skip
+        ]
         api = "admissionregistration.k8s.io/v1"
         made.append({"apiVersion": api, "kind": kind, "metadata": {"name": name}, "webhooks": webhooks})
     return made
@@ -87,11 +95,12 @@ def unreachable(webhook: str) -> ApiError:
     verb = "mutate" if webhook.startswith("m") else "validate"
     path = f"{verb}-postgresql-cnpg-io-v1-{webhook[1:].partition('.')[0]}"
     return ApiError(
-        500, "InternalError",
+        500,
+        "InternalError",
         f'Internal error occurred: failed calling webhook "{webhook}": failed to call webhook: Post '
         f'"https://cnpg-webhook-service.cnpg-system.svc:443/{path}?timeout=10s": '
         'no endpoints available for service "cnpg-webhook-service"',
-    )  # fmt: skip
+    )
 
 
 def _backup_faults(new: Object, old: Object | None) -> list[Fault]:

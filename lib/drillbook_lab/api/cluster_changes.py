@@ -30,8 +30,11 @@ def faults(new: Object, old: Object) -> Iterator[Fault]:
     yield from _slots(after.get("replicationSlots"), before.get("replicationSlots"))
     levels = [((spec.get("postgresql") or {}).get("parameters") or {}).get("wal_level") for spec in (before, after)]
     if levels[1] == "minimal" and levels[0] not in (None, "", "minimal"):
-        yield denied_value("spec.postgresql.parameters.wal_level", "minimal", "Change of `wal_level` to `minimal` not "
-                        f"allowed on an existing cluster (from {levels[0]})")  # fmt: skip
+        yield denied_value(
+            "spec.postgresql.parameters.wal_level",
+            "minimal",
+            f"Change of `wal_level` to `minimal` not allowed on an existing cluster (from {levels[0]})",
+        )
 
 
 def _image(after: Object, before: Object) -> Iterator[Fault]:
@@ -70,8 +73,9 @@ def _slots(after: Object | None, before: Object | None) -> Iterator[Fault]:
     now = (after or {}).get("highAvailability") or {}
     prefix = "spec.replicationSlots.highAvailability.slotPrefix"
     if was.get("enabled", False) and now.get("slotPrefix", "_cnpg_") != was.get("slotPrefix", "_cnpg_"):
-        yield denied_value(prefix, now.get("slotPrefix"), "Cannot change replication slot prefix while highAvailability "
-                        "is enabled")  # fmt: skip
+        yield denied_value(
+            prefix, now.get("slotPrefix"), "Cannot change replication slot prefix while highAvailability is enabled"
+        )
 
 
 def warnings(cluster: Object) -> list[str]:

@@ -49,21 +49,30 @@ def faults(cluster: Object) -> Iterator[Fault]:
     ours = {**cluster_defaults.PARAMETERS, "archive_mode": cluster_defaults.archive_mode(cluster)}
     for name, value in given.items():
         if not _NAME.match(name):
-            yield denied_value(f"{_PATH}.{name}", name, "must be a valid PostgreSQL configuration parameter name (a GUC "
-                            "name, optionally namespaced with a single dot)")  # fmt: skip
+            yield denied_value(
+                f"{_PATH}.{name}",
+                name,
+                "must be a valid PostgreSQL configuration parameter name (a GUC "
+                "name, optionally namespaced with a single dot)",
+            )
         elif name in FIXED and ours.get(name) != value:
             yield denied_value(f"{_PATH}.{name}", value, "Can't set fixed configuration parameter")
     yield from _wal_level(cluster, given, ours["archive_mode"])
     if given.get("shared_buffers") and size(given["shared_buffers"]) is None:
-        yield denied_value(f"{_PATH}.shared_buffers", "shared_buffers", "Invalid value for configuration parameter "
-                        "shared_buffers. More info on accepted values format: https://www.postgresql.org/docs/current/"
-                        "config-setting.html#CONFIG-SETTING-NAMES-VALUES")  # fmt: skip
+        yield denied_value(
+            f"{_PATH}.shared_buffers",
+            "shared_buffers",
+            "Invalid value for configuration parameter "
+            "shared_buffers. More info on accepted values format: https://www.postgresql.org/docs/current/"
+            "config-setting.html#CONFIG-SETTING-NAMES-VALUES",
+        )
     for name in ("hot_standby_feedback", "sync_replication_slots", "wal_log_hints"):
         if name in given and given[name].lower() not in _TRUTH:
             yield denied_value(f"{_PATH}.{name}", given[name], f"invalid `{name}` value. Must be a postgres boolean")
     if spec["instances"] > 1 and given.get("wal_log_hints", "on").lower() in _OFF:
-        yield denied_value(f"{_PATH}.wal_log_hints", given["wal_log_hints"], "`wal_log_hints` must be set to `on` when "
-                        "`instances` > 1")  # fmt: skip
+        yield denied_value(
+            f"{_PATH}.wal_log_hints", given["wal_log_hints"], "`wal_log_hints` must be set to `on` when `instances` > 1"
+        )
     yield from _wal_sizes(spec, given)
 
 
@@ -71,13 +80,20 @@ def _wal_level(cluster: Object, given: dict[str, str], archive_mode: str) -> Ite
     level, path = given.get("wal_level", "logical"), f"{_PATH}.wal_level"
     needed = cluster["spec"]["instances"] > 1 or archive_mode != "off" or cluster_defaults.is_replica(cluster)
     if level not in ("logical", "replica", "minimal"):
-        yield denied_value(path, level, "unrecognized `wal_level` value - allowed values: `logical`, `replica`, `minimal`")
+        yield denied_value(
+            path, level, "unrecognized `wal_level` value - allowed values: `logical`, `replica`, `minimal`"
+        )
     elif level == "minimal" and needed:
-        yield denied_value(path, level, "`wal_level` should be set at `logical` or `replica` when `archive_mode` is `on`, "
-                        "'.instances' field is greater than 1, or this is a replica cluster")  # fmt: skip
+        yield denied_value(
+            path,
+            level,
+            "`wal_level` should be set at `logical` or `replica` when `archive_mode` is `on`, "
+            "'.instances' field is greater than 1, or this is a replica cluster",
+        )
     if level == "minimal" and given.get("max_wal_senders") != "0":
-        yield denied_value(f"{_PATH}.max_wal_senders", level, "`max_wal_senders` should be set at `0` when `wal_level` is "
-                        "`minimal`")  # fmt: skip
+        yield denied_value(
+            f"{_PATH}.max_wal_senders", level, "`max_wal_senders` should be set at `0` when `wal_level` is `minimal`"
+        )
 
 
 def _wal_sizes(spec: Object, given: dict[str, str]) -> Iterator[Fault]:
@@ -88,11 +104,18 @@ def _wal_sizes(spec: Object, given: dict[str, str]) -> Iterator[Fault]:
             yield denied_value(f"{_PATH}.{name}", texts[name], f"Invalid value for configuration parameter {name}")
     low, high = sizes["min_wal_size"], sizes["max_wal_size"]
     if low and high and low >= high:
-        yield denied_value(f"{_PATH}.min_wal_size", texts["min_wal_size"], "Invalid value. Parameter min_wal_size "
-                        "(default 80MB) should be smaller than parameter max_wal_size (default 1GB)")  # fmt: skip
+        yield denied_value(
+            f"{_PATH}.min_wal_size",
+            texts["min_wal_size"],
+            "Invalid value. Parameter min_wal_size "
+            "(default 80MB) should be smaller than parameter max_wal_size (default 1GB)",
+        )
     volume = quantity(str((spec.get("walStorage") or {}).get("size") or ""))
     for name, usual in (("min_wal_size", "80MB"), ("max_wal_size", "1GB")):
         value = sizes[name]
         if volume and given.get(name) and value and value >= volume:
-            yield denied_value(f"{_PATH}.{name}", texts[name], f"Invalid value. Parameter {name} (default {usual}) should "
-                            "be smaller than WAL volume size")  # fmt: skip
+            yield denied_value(
+                f"{_PATH}.{name}",
+                texts[name],
+                f"Invalid value. Parameter {name} (default {usual}) should be smaller than WAL volume size",
+            )

@@ -83,12 +83,17 @@ def _bootstrap(spec: Object) -> Iterator[Fault]:
     recovery = bootstrap.get("recovery") or {}
     if recovery.get("volumeSnapshots") is not None:
         if recovery.get("backup") is not None:
-            yield denied_value("spec.bootstrap.recovery.backup", recovery["backup"], "Recovery from dataSource is not "
-                            "compatible with other types of recovery")  # fmt: skip
+            yield denied_value(
+                "spec.bootstrap.recovery.backup",
+                recovery["backup"],
+                "Recovery from dataSource is not compatible with other types of recovery",
+            )
         elif recovery["volumeSnapshots"].get("walStorage") is not None and spec.get("walStorage") is None:
-            yield denied_value("spec.bootstrap.recovery.dataSource.walStorage", recovery["volumeSnapshots"]["walStorage"],
-                            "A WAL storage configuration is required when recovering using a DataSource for "
-                            "WALs")  # fmt: skip
+            yield denied_value(
+                "spec.bootstrap.recovery.dataSource.walStorage",
+                recovery["volumeSnapshots"]["walStorage"],
+                "A WAL storage configuration is required when recovering using a DataSource for WALs",
+            )
 
 
 def _import(section: Object | None) -> Iterator[Fault]:
@@ -97,18 +102,26 @@ def _import(section: Object | None) -> Iterator[Fault]:
     path, databases = "spec.bootstrap.initdb.import", section.get("databases") or []
     if section.get("type") == "microservice":
         if len(databases) != 1:
-            yield denied_value(f"{path}.databases", databases, "You need to specify a single database for the "
-                            "`microservice` import type")  # fmt: skip
+            yield denied_value(
+                f"{path}.databases",
+                databases,
+                "You need to specify a single database for the `microservice` import type",
+            )
         if section.get("roles"):
-            yield denied_value(f"{path}.roles", databases, "You cannot specify roles to import for the `microservice` "
-                            "import type")  # fmt: skip
+            yield denied_value(
+                f"{path}.roles", databases, "You cannot specify roles to import for the `microservice` import type"
+            )
     elif section.get("type") == "monolith":
         if not databases:
-            yield denied_value(f"{path}.databases", databases, "You need to specify at least a database for the "
-                            "`monolith` import type")  # fmt: skip
+            yield denied_value(
+                f"{path}.databases", databases, "You need to specify at least a database for the `monolith` import type"
+            )
         if section.get("postImportApplicationSQL"):
-            yield denied_value(f"{path}.postImportApplicationSQL", section["postImportApplicationSQL"],
-                            "postImportApplicationSQL is not allowed for the `monolith` import type")  # fmt: skip
+            yield denied_value(
+                f"{path}.postImportApplicationSQL",
+                section["postImportApplicationSQL"],
+                "postImportApplicationSQL is not allowed for the `monolith` import type",
+            )
     else:
         yield denied_value(f"{path}.type", section.get("type"), "Unrecognized import type")
 
@@ -117,20 +130,28 @@ def _certificates(spec: Object) -> Iterator[Fault]:
     given, path = spec.get("certificates") or {}, "spec.certificates"
     if given.get("serverTLSSecret"):
         if given.get("serverAltDNSNames"):
-            yield denied_value(f"{path}.serveraltdnsnames", given["serverAltDNSNames"], "Server alternative DNS names "
-                            "can't be defined when server TLS secret is provided")  # fmt: skip
+            yield denied_value(
+                f"{path}.serveraltdnsnames",
+                given["serverAltDNSNames"],
+                "Server alternative DNS names can't be defined when server TLS secret is provided",
+            )
         if not given.get("serverCASecret"):
-            yield denied_value(f"{path}.servercasecret", "", "Server CA secret can't be empty when server TLS secret is "
-                            "provided")  # fmt: skip
+            yield denied_value(
+                f"{path}.servercasecret", "", "Server CA secret can't be empty when server TLS secret is provided"
+            )
     if given.get("replicationTLSSecret") and not given.get("clientCASecret"):
-        yield denied_value(f"{path}.clientcasecret", "", "Client CA secret can't be empty when client replication secret "
-                        "is provided")  # fmt: skip
+        yield denied_value(
+            f"{path}.clientcasecret", "", "Client CA secret can't be empty when client replication secret is provided"
+        )
 
 
 def _update_strategy(spec: Object) -> Iterator[Fault]:
     if spec.get("primaryUpdateStrategy") == "supervised" and spec["instances"] == 1:
-        yield denied_value("spec.primaryUpdateStrategy", "supervised", "supervised update strategy is not allowed for "
-                        "clusters with a single instance")  # fmt: skip
+        yield denied_value(
+            "spec.primaryUpdateStrategy",
+            "supervised",
+            "supervised update strategy is not allowed for clusters with a single instance",
+        )
 
 
 def image_tag(image: str) -> str:
@@ -158,7 +179,9 @@ def _image(spec: Object) -> Iterator[Fault]:
     elif major(spec) is None:
         yield denied_value("spec.imageName", image, "invalid version tag")
     elif (major(spec) or 0) < OLDEST:
-        yield denied_value("spec.imageName", image, "Unsupported PostgreSQL version. Versions 13 or newer are supported")
+        yield denied_value(
+            "spec.imageName", image, "Unsupported PostgreSQL version. Versions 13 or newer are supported"
+        )
 
 
 def _synchronous(spec: Object) -> Iterator[Fault]:
@@ -173,9 +196,13 @@ def _synchronous(spec: Object) -> Iterator[Fault]:
     standbys = len(chosen.get("standbyNamesPre") or ()) + len(chosen.get("standbyNamesPost") or ())
     if chosen["number"] >= instances + standbys:
         chosen = {**chosen, "failoverQuorum": chosen.get("failoverQuorum", False)}  # the webhook prints it in any case
-        yield denied_value("spec.postgresql.synchronous", chosen, "Invalid synchronous configuration: the number of "
-                        "synchronous replicas must be less than the total number of instances and the provided "
-                        "standby names.")  # fmt: skip
+        yield denied_value(
+            "spec.postgresql.synchronous",
+            chosen,
+            "Invalid synchronous configuration: the number of "
+            "synchronous replicas must be less than the total number of instances and the provided "
+            "standby names.",
+        )
 
 
 def size_of(storage: Object) -> str:
@@ -193,8 +220,9 @@ def _sizes(spec: Object) -> Iterator[Fault]:
     for path, storage in sections:
         size = size_of(storage)
         if not size:
-            yield denied_value(f"{path}.size", "", "Size not configured. Please add it, or a storage request in the "
-                            "pvcTemplate.")  # fmt: skip
+            yield denied_value(
+                f"{path}.size", "", "Size not configured. Please add it, or a storage request in the pvcTemplate."
+            )
         elif quantity(size) is None:
             yield denied_value(f"{path}.size", size, "Size value isn't valid")
 
@@ -210,8 +238,12 @@ def _tablespaces(spec: Object) -> Iterator[Fault]:
         if name.startswith("pg_"):
             yield denied_value(path, name, "tablespace names beginning 'pg_' are reserved for Postgres")
         elif not _IDENTIFIER.match(name):
-            yield denied_value(path, name, "tablespace names must be valid Postgres identifiers: alphanumeric characters, "
-                            "'_', '$', and must start with a letter or an underscore")  # fmt: skip
+            yield denied_value(
+                path,
+                name,
+                "tablespace names must be valid Postgres identifiers: alphanumeric characters, "
+                "'_', '$', and must start with a letter or an underscore",
+            )
         elif len(name) > 63:
             yield denied_value(path, name, "the maximum length of an identifier is 63 characters")
 
@@ -228,8 +260,12 @@ def _sources(spec: Object) -> Iterator[Fault]:
     if name not in known:
         yield _no_such_source(path, name)
     if not any(known.get(name, {}).get(way) is not None for way in _SOURCES):
-        yield denied_value(path, name, f"External cluster {name} cannot be used for recovery: missing connection "
-                        "parameters, Barman, or CNPG-i configuration")  # fmt: skip
+        yield denied_value(
+            path,
+            name,
+            f"External cluster {name} cannot be used for recovery: missing connection "
+            "parameters, Barman, or CNPG-i configuration",
+        )
 
 
 def _no_such_source(path: str, name: object) -> Fault:
@@ -257,8 +293,11 @@ def _replica(cluster: Object) -> Iterator[Fault]:
     bootstrap = spec.get("bootstrap") or {}
     creating = not cluster["metadata"].get("resourceVersion")
     if is_replica(cluster) and creating and "recovery" not in bootstrap and "pg_basebackup" not in bootstrap:
-        yield denied_value("spec.replicaCluster", replica.get("primary", ""), "replica mode bootstrap is compatible only "
-                        "with pg_basebackup or recovery")  # fmt: skip
+        yield denied_value(
+            "spec.replicaCluster",
+            replica.get("primary", ""),
+            "replica mode bootstrap is compatible only with pg_basebackup or recovery",
+        )
     known = {entry["name"] for entry in spec.get("externalClusters") or ()}
     for field, key in (("primaryServerName", "source"), ("self", "self"), ("primary", "primary")):
         name = replica.get(key) or ""
@@ -272,8 +311,9 @@ def _promotion_token(cluster: Object) -> Iterator[Fault]:
     if not token:
         return
     if replica.get("minApplyDelay") is not None:
-        yield denied_value("spec.replicaCluster.minApplyDelay", token, "minApplyDelay cannot be applied with a promotion "
-                        "token")  # fmt: skip
+        yield denied_value(
+            "spec.replicaCluster.minApplyDelay", token, "minApplyDelay cannot be applied with a promotion token"
+        )
     elif is_replica(cluster):
         yield denied_value("spec.replicaCluster.token", token, "promotionToken is only allowed for primary clusters")
 
@@ -282,8 +322,12 @@ def _stores(spec: Object) -> Iterator[Fault]:
     backup = spec.get("backup") or {}
     store, path = backup.get("barmanObjectStore"), "spec.backup.barmanObjectStore"
     if store is not None and store.get("s3Credentials") is None:
-        yield denied_value(path, store, "missing credentials. One and only one of azureCredentials, s3Credentials and "
-                        "googleCredentials are required")  # fmt: skip
+        yield denied_value(
+            path,
+            store,
+            "missing credentials. One and only one of azureCredentials, s3Credentials and "
+            "googleCredentials are required",
+        )
     elif store is not None:
         yield from _credentials(store["s3Credentials"], f"{path}.awsCredentials")
     retention = backup.get("retentionPolicy")
@@ -292,8 +336,9 @@ def _stores(spec: Object) -> Iterator[Fault]:
     plugins = spec.get("plugins") or ()
     archivers = [entry["name"] for entry in plugins if entry.get("enabled", True) and entry.get("isWALArchiver")]
     if archivers and store is not None:
-        yield denied_value("spec.plugins", archivers, "Cannot enable a WAL archiver plugin when barmanObjectStore is "
-                        "configured")  # fmt: skip
+        yield denied_value(
+            "spec.plugins", archivers, "Cannot enable a WAL archiver plugin when barmanObjectStore is configured"
+        )
     if len(archivers) > 1:
         yield denied_value("spec.plugins", archivers, "Cannot enable more than one WAL archiver plugin")
 
@@ -302,7 +347,9 @@ def _credentials(given: Object, path: str) -> Iterator[Fault]:
     keys = [name for name in ("accessKeyId", "secretAccessKey") if given.get(name) is not None]
     ways = int(bool(given.get("inheritFromIAMRole"))) + int(bool(keys))
     if len(keys) == 1:
-        yield denied_value(path, given, "when using AWS credentials both accessKeyId and secretAccessKey must be provided")
+        yield denied_value(
+            path, given, "when using AWS credentials both accessKeyId and secretAccessKey must be provided"
+        )
     if not ways:
         yield denied_value(path, given, "at least one AWS authentication method should be supplied")
     if ways > 1:
@@ -315,14 +362,18 @@ def _resources(spec: Object) -> Iterator[Fault]:
     for name, told in (("cpu", "CPU"), ("memory", "Memory")):
         low, high = quantity(str(asked.get(name, "0"))), quantity(str(limits.get(name, "0")))
         if low and high and low > high:
-            yield denied_value(f"spec.resources.requests.{name}", str(asked[name]), f"{told} request is greater than the "
-                            "limit")  # fmt: skip
+            yield denied_value(
+                f"spec.resources.requests.{name}", str(asked[name]), f"{told} request is greater than the limit"
+            )
     buffers = (spec.get("postgresql") or {}).get("parameters", {}).get("shared_buffers")
     memory: Decimal | None = quantity(str(asked.get("memory", "0")))
     wanted = cluster_parameters.size(buffers) if buffers else None
     if wanted and memory and wanted > memory:
-        yield denied_value("spec.resources.requests", str(asked["memory"]), "Memory request is lower than PostgreSQL "
-                        "`shared_buffers` value")  # fmt: skip
+        yield denied_value(
+            "spec.resources.requests",
+            str(asked["memory"]),
+            "Memory request is lower than PostgreSQL `shared_buffers` value",
+        )
 
 
 def _roles(spec: Object) -> Iterator[Fault]:
@@ -333,8 +384,9 @@ def _roles(spec: Object) -> Iterator[Fault]:
             yield denied_value(path, name, "Role name is duplicate of another")
         seen.add(name)
         if role.get("connectionLimit", -1) < -1:
-            yield denied_value(path, role["connectionLimit"], "Connection limit should be positive, unless defaulting "
-                            "to -1")  # fmt: skip
+            yield denied_value(
+                path, role["connectionLimit"], "Connection limit should be positive, unless defaulting to -1"
+            )
         if name in ("postgres", "streaming_replica") or name.startswith(("pg_", "cnpg_")):
             yield denied_value(path, name, "This role is reserved for operator use")
         if role.get("disablePassword") and role.get("passwordSecret") is not None:
@@ -344,5 +396,8 @@ def _roles(spec: Object) -> Iterator[Fault]:
 def _annotations(cluster: Object) -> Iterator[Fault]:
     value = (cluster["metadata"].get("annotations") or {}).get("cnpg.io/hibernation")
     if value not in (None, "on", "off"):
-        yield denied_value("metadata.annotations.cnpg.io/hibernation", value, 'Annotation value for hibernation should be '
-                        '"on" or "off"')  # fmt: skip
+        yield denied_value(
+            "metadata.annotations.cnpg.io/hibernation",
+            value,
+            'Annotation value for hibernation should be "on" or "off"',
+        )

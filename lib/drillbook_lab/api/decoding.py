@@ -91,8 +91,9 @@ class _Walker:
         if self._required:
             self._missing.extend(
                 Fault(f"{path}.{key}", "Required value", "FieldValueRequired")
-                for key in schema.get("required", ()) if value.get(key) is None
-            )  # fmt: skip
+                for key in schema.get("required", ())
+                if value.get(key) is None
+            )
 
     def _mistyped(self, value: Any, owner: str, go_path: str, wanted: str) -> None:
         kind = self._resource.kind

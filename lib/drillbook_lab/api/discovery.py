@@ -68,10 +68,16 @@ def aggregated(resources: list[Resource], *, core: bool) -> Object:
             continue
         entries = [_aggregated_entry(resource) for resource in kinds]
         entries += [
-            {"resource": plural, "responseKind": {"group": group, "version": version, "kind": kind},
-             "scope": "Cluster", "singularResource": kind.lower(), "verbs": ["create"]}
-            for (owner, plural), kind in REVIEWS.items() if owner == group
-        ]  # fmt: skip
+            {
+                "resource": plural,
+                "responseKind": {"group": group, "version": version, "kind": kind},
+                "scope": "Cluster",
+                "singularResource": kind.lower(),
+                "verbs": ["create"],
+            }
+            for (owner, plural), kind in REVIEWS.items()
+            if owner == group
+        ]
         groups.setdefault(group, []).append({"version": version, "freshness": "Current", "resources": entries})
     return {
         "kind": "APIGroupDiscoveryList",
@@ -107,15 +113,16 @@ def _aggregated_entry(resource: Resource) -> Object:
             {"subresource": "status", "responseKind": gvk(resource), "verbs": ["get", "patch", "update"]}
         )
     if resource.scale is not None:
-        subresources.append(
-            {"subresource": "scale", "responseKind": SCALE, "verbs": ["get", "patch", "update"]}
-        )
+        subresources.append({"subresource": "scale", "responseKind": SCALE, "verbs": ["get", "patch", "update"]})
     if resource.kind == "Pod":
         subresources += [
-            {"subresource": name, "responseKind": {"group": "", "version": "v1", "kind": kind},
-             "verbs": ["get"] if name == "log" else ["create", "get"]}
+            {
+                "subresource": name,
+                "responseKind": {"group": "", "version": "v1", "kind": kind},
+                "verbs": ["get"] if name == "log" else ["create", "get"],
+            }
             for name, kind in _POD_STREAMS
-        ]  # fmt: skip
+        ]
     if subresources:
         entry["subresources"] = subresources
     return entry
@@ -197,6 +204,9 @@ def resource_list(resources: list[Resource], group: str, version: str) -> Object
 
 def _sub(resource: Resource, name: str, kind: str, verbs: list[str]) -> Object:
     return {
-        "name": f"{resource.plural}/{name}", "singularName": "", "namespaced": resource.namespaced, "kind": kind,
+        "name": f"{resource.plural}/{name}",
+        "singularName": "",
+        "namespaced": resource.namespaced,
+        "kind": kind,
         "verbs": verbs,
-    }  # fmt: skip
+    }

@@ -118,7 +118,9 @@ def check_place(meta: Object, name: str, namespace: str | None) -> None:
     """400 when a changed object's name or namespace is no longer the URL's."""
     for part, asked in (("name", name), ("namespace", namespace)):
         if (given := meta.get(part)) != asked:
-            raise bad_request(f"the {part} of the object ({given or ''}) does not match the {part} on the URL ({asked or ''})")
+            raise bad_request(
+                f"the {part} of the object ({given or ''}) does not match the {part} on the URL ({asked or ''})"
+            )
 
 
 def undecodable(kind: str, version: str, problems: Sequence[str]) -> ApiError:
@@ -136,10 +138,14 @@ def expired(asked: int, oldest: int) -> ApiError:
 def too_large(asked: int, current: int) -> ApiError:
     """504: a version that this server hasn't reached."""
     return ApiError(
-        504, "Timeout", f"Too large resource version: {asked}, current: {current}",
-        {"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
-         "retryAfterSeconds": 1},
-    )  # fmt: skip
+        504,
+        "Timeout",
+        f"Too large resource version: {asked}, current: {current}",
+        {
+            "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+            "retryAfterSeconds": 1,
+        },
+    )
 
 
 def unauthorized() -> ApiError:

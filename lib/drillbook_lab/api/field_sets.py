@@ -41,13 +41,38 @@ _KEYED: dict[str, tuple[tuple[str, ...], ...]] = {
     "ports": (("containerPort", "protocol"), ("port", "protocol")),
 }
 _SETS = frozenset({"finalizers"})
-_WHOLE = frozenset({"selector", "nodeSelector", "secretKeyRef", "configMapKeyRef", "fieldRef", "resourceFieldRef",
-                    "roleRef", "scaleTargetRef", "involvedObject", "labelSelector", "podSelector",
-                    "namespaceSelector"})  # fmt: skip
+_WHOLE = frozenset(
+    {
+        "selector",
+        "nodeSelector",
+        "secretKeyRef",
+        "configMapKeyRef",
+        "fieldRef",
+        "resourceFieldRef",
+        "roleRef",
+        "scaleTargetRef",
+        "involvedObject",
+        "labelSelector",
+        "podSelector",
+        "namespaceSelector",
+    }
+)
 _KEY_DEFAULTS = {"protocol": "TCP"}
 # What nobody owns: identity, and what the server keeps itself.
-_UNOWNED = frozenset({"name", "namespace", "uid", "creationTimestamp", "generation", "resourceVersion", "selfLink",
-                      "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds"})  # fmt: skip
+_UNOWNED = frozenset(
+    {
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "resourceVersion",
+        "selfLink",
+        "managedFields",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    }
+)
 
 
 # -- shapes --------------------------------------------------------------------------------------

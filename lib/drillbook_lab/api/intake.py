@@ -12,8 +12,13 @@ from drillbook_lab.api.resources import Resource
 
 # Set by the server alone; what a client sends for them is replaced.
 SERVER_OWNED = (
-    "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink",
-)  # fmt: skip
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+    "selfLink",
+)
 
 
 def merged(resource: Resource, old: Object, sent: Object, subresource: str) -> Object:
@@ -115,10 +120,11 @@ def demand_declared(resource: Resource, config: Object, *, strict: bool) -> None
         meta = config.get("metadata") or {}
         where = "/".join(part for part in (meta.get("namespace"), meta.get("name")) if part)
         raise errors.ApiError(
-            500, "InternalError",
+            500,
+            "InternalError",
             f"failed to create typed patch object ({where}; {resource.api_version}, Kind={resource.kind}): "
             + ", ".join(f".{field}: field not declared in schema" for field in unknown),
-        )  # fmt: skip
+        )
 
 
 def substance(obj: Object, resource: Resource) -> Object:
@@ -134,9 +140,19 @@ def established(crd: Object) -> dict[str, Any]:
         "acceptedNames": copy(crd["spec"]["names"]),
         "storedVersions": [version["name"] for version in crd["spec"]["versions"] if version.get("storage", True)],
         "conditions": [
-            {"type": "NamesAccepted", "status": "True", "reason": "NoConflicts", "message": "no conflicts found",
-             "lastTransitionTime": at},
-            {"type": "Established", "status": "True", "reason": "InitialNamesAccepted",
-             "message": "the initial names have been accepted", "lastTransitionTime": at},
+            {
+                "type": "NamesAccepted",
+                "status": "True",
+                "reason": "NoConflicts",
+                "message": "no conflicts found",
+                "lastTransitionTime": at,
+            },
+            {
+                "type": "Established",
+                "status": "True",
+                "reason": "InitialNamesAccepted",
+                "message": "the initial names have been accepted",
+                "lastTransitionTime": at,
+            },
         ],
-    }  # fmt: skip
+    }

@@ -27,9 +27,10 @@ _VOLATILE = re.compile(rb'\d{4}-\d\d-\d\dT[\d:.]+(?:Z|\+\d\d:\d\d)|"resourceVers
 class Rule:
     """Which requests are interfered with, and how.
 
-    ``when``: "before" (answered with ``status``, nothing is done), "after" (done, and then answered so), "lost" (done, and the
-    connection is closed without an answer), "slow" (done, and answered ``seconds`` later). ``times``: how many requests at most, 0: all. ``every``: each n-th of them.
-    ``once_each``: a request that is repeated, with what it sends but for times and versions, is let pass. ``skip``: so many pass first.
+    ``when``: "before" (answered with ``status``, nothing is done), "after" (done, and then answered so), "lost"
+    (done, and the connection is closed without an answer), "slow" (done, and answered ``seconds`` later). ``times``:
+    how many requests at most, 0: all. ``every``: each n-th of them. ``once_each``: a request that is repeated, with
+    what it sends but for times and versions, is let pass. ``skip``: so many pass first.
     """
 
     method: str = CHANGES
@@ -88,8 +89,12 @@ class Interference:
             if request.transport is not None:
                 request.transport.abort()
             return web.Response(status=500)
-        said = ApiError(rule.status, "ServiceUnavailable" if rule.status == 503 else "InternalError", rule.message).to_status()
-        return web.json_response(said, status=rule.status, headers={"Retry-After": rule.retry_after} if rule.retry_after else {})
+        said = ApiError(
+            rule.status, "ServiceUnavailable" if rule.status == 503 else "InternalError", rule.message
+        ).to_status()
+        return web.json_response(
+            said, status=rule.status, headers={"Retry-After": rule.retry_after} if rule.retry_after else {}
+        )
 
 
 INTERFERENCE = web.AppKey("interference", Interference)

@@ -20,9 +20,7 @@ def write_kubeconfig(
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": current,
-        "clusters": [
-            {"name": "drillbook-lab", "cluster": {"server": server, "certificate-authority-data": authority}}
-        ],
+        "clusters": [{"name": "drillbook-lab", "cluster": {"server": server, "certificate-authority-data": authority}}],
         "users": [{"name": name, "user": {"token": token}} for name, token in contexts.items()],
         "contexts": [
             {"name": name, "context": {"cluster": "drillbook-lab", "user": name, "namespace": namespace}}

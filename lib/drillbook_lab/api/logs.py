@@ -52,9 +52,7 @@ async def serve_log(
         file = await asyncio.to_thread(path.open, "rb")
     except (KeyError, FileNotFoundError):
         if previous:
-            raise errors.bad_request(
-                f'previous terminated container "{container}" in pod "{name}" not found'
-            ) from None
+            raise errors.bad_request(f'previous terminated container "{container}" in pod "{name}" not found') from None
         raise errors.bad_request(
             f'container "{container}" in pod "{name}" is waiting to start: ContainerCreating'
         ) from None
@@ -73,9 +71,13 @@ async def serve_log(
 
 
 async def _copy(
-    file: BinaryIO, response: web.StreamResponse, request: web.Request, ended: _Ended | None, limit: int | None,
+    file: BinaryIO,
+    response: web.StreamResponse,
+    request: web.Request,
+    ended: _Ended | None,
+    limit: int | None,
     stamping: log_times.Stamping | None,
-) -> None:  # fmt: skip
+) -> None:
     left = limit
     while left is None or left > 0:
         # Asked before reading: what was written before the end is then sure to be read after it.

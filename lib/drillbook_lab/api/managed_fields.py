@@ -69,9 +69,13 @@ def write(meta: dict[str, Any], managed: Managed) -> None:
         entry = owned.entry
         if entry is None:
             entry = {
-                "manager": manager.name, "operation": manager.operation, "apiVersion": owned.api_version,
-                "time": strategies.now(), "fieldsType": "FieldsV1", "fieldsV1": field_sets.encode(owned.fields),
-            }  # fmt: skip
+                "manager": manager.name,
+                "operation": manager.operation,
+                "apiVersion": owned.api_version,
+                "time": strategies.now(),
+                "fieldsType": "FieldsV1",
+                "fieldsV1": field_sets.encode(owned.fields),
+            }
             if manager.subresource:
                 entry["subresource"] = manager.subresource
         entries.append(entry)
@@ -145,8 +149,10 @@ def conflicts(managed: Managed, touched: Fields, me: Manager) -> list[tuple[str,
 
 def refusal(found: list[tuple[str, str]]) -> errors.ApiError:
     """The 409 that names each conflict."""
-    causes = [{"reason": "FieldManagerConflict", "message": f"conflict with {manager}", "field": path}
-              for manager, path in found]  # fmt: skip
+    causes = [
+        {"reason": "FieldManagerConflict", "message": f"conflict with {manager}", "field": path}
+        for manager, path in found
+    ]
     if len(found) == 1:
         message = f"Apply failed with 1 conflict: conflict with {found[0][0]}: {found[0][1]}"
     else:

@@ -17,8 +17,23 @@ from drillbook_lab.api.resources import Resource
 Schema = dict[str, Any]
 
 # Fields that hold quantities: numbers are taken as well as texts.
-_QUANTITIES = frozenset({"limits", "requests", "capacity", "allocatable", "hard", "used", "overhead", "default",
-                         "defaultRequest", "max", "min", "maxLimitRequestRatio", "allocatedResources"})  # fmt: skip
+_QUANTITIES = frozenset(
+    {
+        "limits",
+        "requests",
+        "capacity",
+        "allocatable",
+        "hard",
+        "used",
+        "overhead",
+        "default",
+        "defaultRequest",
+        "max",
+        "min",
+        "maxLimitRequestRatio",
+        "allocatedResources",
+    }
+)
 _QUANTITY = frozenset({"sizeLimit", "divisor", "averageValue"})
 _QUANTITY_OF = frozenset({("V2MetricTarget", "value"), ("V2MetricValueStatus", "value")})
 # Texts that name a time to the microsecond have no type of their own here.

@@ -46,9 +46,11 @@ def check(store: Store, resource: Resource, new: Object, old: Object | None = No
                 for what, amounts in (("requested", asked), ("used", used), ("limited", hard))
             )
             raise errors.forbidden(
-                resource.plural, resource.group, meta.get("name", ""),
+                resource.plural,
+                resource.group,
+                meta.get("name", ""),
                 f"exceeded quota: {quota['metadata']['name']}, {', '.join(told)}",
-            )  # fmt: skip
+            )
 
 
 def usage(resource: Resource, obj: Object) -> Usage:
@@ -118,7 +120,9 @@ def _demand_told(resource: Resource, new: Object, old: Object | None, quota: str
             missing.append(f"{name} for: {','.join(silent)}")
     if missing:
         meta = new["metadata"]
-        raise errors.forbidden("pods", "", meta.get("name", ""), f"failed quota: {quota}: must specify {'; '.join(missing)}")
+        raise errors.forbidden(
+            "pods", "", meta.get("name", ""), f"failed quota: {quota}: must specify {'; '.join(missing)}"
+        )
 
 
 def is_enforced(quota: Object) -> bool:

@@ -45,10 +45,11 @@ def refusal(user: User, action: Action) -> ApiError:
     """The 403 for an action."""
     where = f'in the namespace "{action.namespace}"' if action.namespace else "at the cluster scope"
     return forbidden(
-        action.plural, action.group, action.name,
-        f'User "{user.name}" cannot {action.verb} resource "{action.target}" '
-        f'in API group "{action.group}" {where}',
-    )  # fmt: skip
+        action.plural,
+        action.group,
+        action.name,
+        f'User "{user.name}" cannot {action.verb} resource "{action.target}" in API group "{action.group}" {where}',
+    )
 
 
 def rules_of(registry: Registry, user: User, namespace: str) -> Iterator[Object]:

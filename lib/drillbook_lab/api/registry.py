@@ -128,9 +128,7 @@ class Registry:
         space = namespace if resource.namespaced else None
         return [obj for obj in self._store.of_kind(kind, space or None) if wanted(obj)]
 
-    def peek_at(
-        self, kind: str, namespace: str | None, version: int, *, labels: str = "", fields: str = ""
-    ) -> Objects:
+    def peek_at(self, kind: str, namespace: str | None, version: int, *, labels: str = "", fields: str = "") -> Objects:
         """The list as it was at a version; 410 when the history no longer reaches back that far."""
         present = self.peek(kind, namespace, labels=labels, fields=fields)
         if version == self.version:
@@ -260,9 +258,11 @@ class Registry:
         meta = old["metadata"]
         if sent.get("uid") and sent["uid"] != meta["uid"]:
             raise errors.conflict(
-                resource.plural, resource.group, meta["name"],
+                resource.plural,
+                resource.group,
+                meta["name"],
                 f"Precondition failed: UID in precondition: {sent['uid']}, UID in object meta: {meta['uid']}",
-            )  # fmt: skip
+            )
         if sent.get("resourceVersion") and sent["resourceVersion"] != meta["resourceVersion"]:
             raise errors.conflict(resource.plural, resource.group, meta["name"])
         new = intake.merged(resource, old, obj, subresource)
@@ -350,13 +350,10 @@ class Registry:
         new = server_side_apply.applied(resource, live, config, manager, force=force, subresource=subresource)
         if live is None:
             managed = new["metadata"].get("managedFields") or []
-            return self._create(
-                new, managed, dry_run=dry_run, strict=strict, warnings=warnings, manager=manager
-            ), True
+            return self._create(new, managed, dry_run=dry_run, strict=strict, warnings=warnings, manager=manager), True
         return self.update(
             new, subresource=subresource, dry_run=dry_run, strict=strict, warnings=warnings, manager=""
         ), False
-
 
     def delete(
         self,
@@ -376,13 +373,17 @@ class Registry:
         resource = self.resource(kind)
         obj = self._stored(kind, namespace, name)
         meta = obj["metadata"]
-        for what, asked, actual in (("UID", uid, meta["uid"]),
-                                    ("ResourceVersion", resource_version, meta["resourceVersion"])):  # fmt: skip
+        for what, asked, actual in (
+            ("UID", uid, meta["uid"]),
+            ("ResourceVersion", resource_version, meta["resourceVersion"]),
+        ):
             if asked and asked != actual:
                 raise errors.conflict(
-                    resource.plural, resource.group, name,
+                    resource.plural,
+                    resource.group,
+                    name,
                     f"Precondition failed: {what} in precondition: {asked}, {what} in object meta: {actual}",
-                )  # fmt: skip
+                )
         if dry_run:
             same: Object = copy(obj)
             return same
@@ -413,6 +414,8 @@ class Registry:
             raise errors.not_found("namespaces", "", name)
         if namespace["metadata"].get("deletionTimestamp"):
             raise errors.forbidden(
-                resource.plural, resource.group, meta.get("name", ""),
+                resource.plural,
+                resource.group,
+                meta.get("name", ""),
                 f"unable to create new content in namespace {name} because it is being terminated",
-            )  # fmt: skip
+            )

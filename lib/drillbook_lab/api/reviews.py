@@ -26,7 +26,9 @@ def answer(registry: Registry, tokens: TokenDirectory, user: User, kind: str, gr
             review["status"] = _token(registry, tokens, spec)
         case "SubjectAccessReview":
             if not spec.get("user") and not spec.get("groups"):
-                raise errors.bad_request("spec.user: Invalid value: \"\": at least one of user or group must be specified")
+                raise errors.bad_request(
+                    'spec.user: Invalid value: "": at least one of user or group must be specified'
+                )
             about = User(str(spec.get("user") or ""), tuple(spec.get("groups") or ()), str(spec.get("uid") or ""))
             review["status"] = _access(registry, about, spec)
         case "SelfSubjectAccessReview":
@@ -55,8 +57,10 @@ def _token(registry: Registry, tokens: TokenDirectory, spec: Object) -> Object:
         return {"user": {}, "error": "invalid bearer token"}
     claims = tokens.claims(token) or {"aud": audiences}
     return {
-        "authenticated": True, "user": _info(holder), "audiences": [name for name in audiences if name in claims["aud"]]
-    }  # fmt: skip
+        "authenticated": True,
+        "user": _info(holder),
+        "audiences": [name for name in audiences if name in claims["aud"]],
+    }
 
 
 def _access(registry: Registry, user: User, spec: Object) -> Object:
@@ -66,9 +70,13 @@ def _access(registry: Registry, user: User, spec: Object) -> Object:
     if not asked:
         raise errors.bad_request("spec.resourceAttributes: Required value")
     action = Action(
-        asked.get("verb", ""), asked.get("group", ""), asked.get("resource", ""), asked.get("subresource", ""),
-        asked.get("namespace", ""), asked.get("name", ""),
-    )  # fmt: skip
+        asked.get("verb", ""),
+        asked.get("group", ""),
+        asked.get("resource", ""),
+        asked.get("subresource", ""),
+        asked.get("namespace", ""),
+        asked.get("name", ""),
+    )
     return {"allowed": rbac.allowed(registry, user, action)}
 
 

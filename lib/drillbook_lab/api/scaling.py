@@ -29,9 +29,12 @@ def scale_of(resource: Resource, obj: Object) -> Object:
     if selector:
         status["selector"] = selector
     return {
-        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": {key: meta[key] for key in kept if key in meta},
-        "spec": spec, "status": status,
-    }  # fmt: skip
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {key: meta[key] for key in kept if key in meta},
+        "spec": spec,
+        "status": status,
+    }
 
 
 def _selector(resource: Resource, obj: Object) -> str:

@@ -186,13 +186,9 @@ def _check_text(schema: Schema, value: str, path: str, found: list[Fault]) -> No
     if len(value) < schema.get("minLength", 0):
         found.append(bad_value(path, value, f"{path} in body should be at least {schema['minLength']} chars long"))
     if "maxLength" in schema and len(value) > schema["maxLength"]:
-        found.append(
-            Fault(path, f"Too long: may not be more than {schema['maxLength']} bytes", "FieldValueTooLong")
-        )
+        found.append(Fault(path, f"Too long: may not be more than {schema['maxLength']} bytes", "FieldValueTooLong"))
     if not _well_formed(schema.get("format", ""), value):
-        found.append(
-            bad_value(path, value, f'{path} in body must be of type {schema["format"]}: "{value}"')
-        )
+        found.append(bad_value(path, value, f'{path} in body must be of type {schema["format"]}: "{value}"'))
 
 
 # RFC 3339, as metav1.Time reads it: a zone is a must.
@@ -215,9 +211,7 @@ _RANGES = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 
 def _check_number(schema: Schema, value: float, path: str, found: list[Fault]) -> None:
     if "minimum" in schema and value < schema["minimum"]:
-        found.append(
-            bad_value(path, value, f"{path} in body should be greater than or equal to {schema['minimum']}")
-        )
+        found.append(bad_value(path, value, f"{path} in body should be greater than or equal to {schema['minimum']}"))
     if "maximum" in schema and value > schema["maximum"]:
         found.append(bad_value(path, value, f"{path} in body should be less than or equal to {schema['maximum']}"))
     low, high = _RANGES.get(schema.get("format", ""), (value, value))

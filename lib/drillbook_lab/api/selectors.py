@@ -64,14 +64,25 @@ def lookup(obj: Any, path: str) -> Any:
 
 # The real server refuses other fields by name, so that nobody mistakes "ignored" for "empty".
 _FIELDS: dict[str, frozenset[str]] = {
-    "Pod": frozenset({"spec.nodeName", "spec.restartPolicy", "spec.serviceAccountName", "status.phase",
-                      "status.podIP"}),
-    "Event": frozenset({"involvedObject.kind", "involvedObject.namespace", "involvedObject.name",
-                        "involvedObject.uid", "involvedObject.apiVersion", "reason", "source", "type"}),
+    "Pod": frozenset(
+        {"spec.nodeName", "spec.restartPolicy", "spec.serviceAccountName", "status.phase", "status.podIP"}
+    ),
+    "Event": frozenset(
+        {
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "reason",
+            "source",
+            "type",
+        }
+    ),
     "Secret": frozenset({"type"}),
     "Job": frozenset({"status.successful"}),
     "Namespace": frozenset({"status.phase"}),
-}  # fmt: skip
+}
 _ALWAYS = frozenset({"metadata.name", "metadata.namespace"})
 
 
@@ -84,7 +95,7 @@ def field_predicate(kind: str, text: str) -> Predicate:
             raise bad_request(f"invalid selector: {term!r}; can't understand {term!r}")
         path, op, value = found.groups()
         if path not in _ALWAYS and path not in _FIELDS.get(kind, frozenset()):
-            raise bad_request(f'field label not supported: {path}')
+            raise bad_request(f"field label not supported: {path}")
         terms.append((path, op != "!=", value))
     if not terms:
         return lambda obj: True

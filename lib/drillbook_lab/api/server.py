@@ -108,9 +108,7 @@ class _Server:
     async def write_down(self, request: web.Request, response: web.StreamResponse) -> None:
         """The audit line, when the answer begins: a stream that is still open has been recorded."""
         if _ACTION in request:
-            self._audit.record(
-                request.get(_USER), request[_ACTION], dry_run=request[_DRY], code=response.status
-            )
+            self._audit.record(request.get(_USER), request[_ACTION], dry_run=request[_DRY], code=response.status)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Everything that isn't a resource: health, version, discovery, OpenAPI."""
@@ -169,8 +167,11 @@ class _Server:
         rbac.demand(self._registry, user, action)
         if action.subresource in CONNECTING and action.verb != "create":
             # Newer servers ask for `create` however the stream is opened; a role must do for both.
-            rbac.demand(self._registry, user, Action("create", action.group, action.plural, action.subresource,
-                                                     action.namespace, action.name))  # fmt: skip
+            rbac.demand(
+                self._registry,
+                user,
+                Action("create", action.group, action.plural, action.subresource, action.namespace, action.name),
+            )
         if action.subresource == "scale" and asked.resource.scale is not None and action.name:
             return await self._scale(request, asked.resource, action)
         if action.subresource not in ("", "status"):
@@ -205,7 +206,9 @@ class _Server:
             created = self._registry.create(made, dry_run=options.dry_run, manager=options.manager)
             return _json(autoscaling_v1.v1_of(created), 201)
         if action.verb == "get" and not action.subresource:
-            return _json(autoscaling_v1.v1_of(self._registry.get("HorizontalPodAutoscaler", action.namespace, action.name)))
+            return _json(
+                autoscaling_v1.v1_of(self._registry.get("HorizontalPodAutoscaler", action.namespace, action.name))
+            )
         raise errors.no_such_resource()
 
     async def _subresource(self, request: web.Request, asked: Asked) -> web.StreamResponse:
@@ -269,9 +272,12 @@ class _Server:
         options = write_options(request)
         warnings: list[str] = []
         created = self._registry.create(
-            await read_object(request, asked, warnings), dry_run=options.dry_run, strict=options.strict,
-            warnings=warnings, manager=options.manager,
-        )  # fmt: skip
+            await read_object(request, asked, warnings),
+            dry_run=options.dry_run,
+            strict=options.strict,
+            warnings=warnings,
+            manager=options.manager,
+        )
         return _json(created, 201, warnings=options.told(warnings))
 
     async def _update(self, request: web.Request, asked: Asked) -> web.Response:
@@ -284,9 +290,13 @@ class _Server:
             fault = errors.Fault("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")
             raise errors.invalid(resource.kind, resource.group, asked.action.name, [fault])
         updated = self._registry.update(
-            obj, subresource=asked.action.subresource, dry_run=options.dry_run, strict=options.strict,
-            warnings=warnings, manager=options.manager,
-        )  # fmt: skip
+            obj,
+            subresource=asked.action.subresource,
+            dry_run=options.dry_run,
+            strict=options.strict,
+            warnings=warnings,
+            manager=options.manager,
+        )
         return _json(updated, warnings=options.told(warnings))
 
     async def _patch(self, request: web.Request, asked: Asked) -> web.Response:
@@ -305,18 +315,31 @@ class _Server:
         # The body is read before the object, so that nothing comes between reading and writing it.
         patch = await read_body(request, warnings)
         patched = self._registry.patch(
-            asked.resource.kind, action.namespace, action.name, patch, type=form, subresource=action.subresource,
-            dry_run=options.dry_run, strict=options.strict, warnings=warnings, manager=options.manager,
-        )  # fmt: skip
+            asked.resource.kind,
+            action.namespace,
+            action.name,
+            patch,
+            type=form,
+            subresource=action.subresource,
+            dry_run=options.dry_run,
+            strict=options.strict,
+            warnings=warnings,
+            manager=options.manager,
+        )
         return _json(patched, warnings=options.told(warnings))
 
     async def _apply(self, request: web.Request, asked: Asked, options: WriteOptions) -> web.Response:
         warnings: list[str] = []
         config = await read_object(request, asked, warnings)
         obj, new = self._registry.apply(
-            config, manager=options.manager, force=options.force, subresource=asked.action.subresource,
-            dry_run=options.dry_run, strict=options.strict, warnings=warnings,
-        )  # fmt: skip
+            config,
+            manager=options.manager,
+            force=options.force,
+            subresource=asked.action.subresource,
+            dry_run=options.dry_run,
+            strict=options.strict,
+            warnings=warnings,
+        )
         return _json(obj, 201 if new else 200, warnings=options.told(warnings))
 
     async def _delete(self, request: web.Request, resource: Resource, action: Action) -> web.Response:
@@ -331,9 +354,14 @@ class _Server:
         if not action.name or action.verb == "deletecollection":
             return self._delete_all(request, resource, action, propagation, dry)
         last = self._registry.delete(
-            resource.kind, action.namespace, action.name, uid=conditions.get("uid") or "",
-            resource_version=conditions.get("resourceVersion") or "", propagation=propagation, dry_run=dry,
-        )  # fmt: skip
+            resource.kind,
+            action.namespace,
+            action.name,
+            uid=conditions.get("uid") or "",
+            resource_version=conditions.get("resourceVersion") or "",
+            propagation=propagation,
+            dry_run=dry,
+        )
         held = last["metadata"].get("finalizers") and last["metadata"].get("deletionTimestamp")
         if held or resource.kind in _RETURNED:
             return _json(last)
@@ -347,27 +375,38 @@ class _Server:
     ) -> web.Response:
         gone = [
             self._registry.delete(
-                resource.kind, obj["metadata"].get("namespace"), obj["metadata"]["name"], propagation=propagation,
+                resource.kind,
+                obj["metadata"].get("namespace"),
+                obj["metadata"]["name"],
+                propagation=propagation,
                 dry_run=dry,
             )
             for obj in self._registry.peek(
-                resource.kind, action.namespace or None, labels=request.query.get("labelSelector", ""),
+                resource.kind,
+                action.namespace or None,
+                labels=request.query.get("labelSelector", ""),
                 fields=request.query.get("fieldSelector", ""),
             )
-        ]  # fmt: skip
-        return _json({"kind": f"{resource.kind}List", "apiVersion": resource.api_version,
-                      "metadata": {"resourceVersion": str(self._registry.version)}, "items": gone})  # fmt: skip
+        ]
+        return _json(
+            {
+                "kind": f"{resource.kind}List",
+                "apiVersion": resource.api_version,
+                "metadata": {"resourceVersion": str(self._registry.version)},
+                "items": gone,
+            }
+        )
 
 
 def _json(
     document: Object, code: int = 200, *, warnings: Sequence[str] = (), content_type: str = "application/json"
 ) -> web.Response:
     response = web.Response(
-        body=json.dumps(document, separators=(",", ":")).encode(), status=code,
+        body=json.dumps(document, separators=(",", ":")).encode(),
+        status=code,
         headers={"Content-Type": content_type, "Cache-Control": "no-cache, private"},
-    )  # fmt: skip
+    )
     for text in warnings:
         quoted = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
         response.headers.add("Warning", f'299 - "{quoted}"')
     return response
-

@@ -52,23 +52,47 @@ def metadata_faults(kind: str, meta: dict[str, Any]) -> list[Fault]:
         if not _PATH_SEGMENT.match(name):
             found.append(bad_value("metadata.name", name, "may not contain '/' or '%'"))
     elif kind == "Service" and not (_DNS_1035.match(name) and len(name) <= 63):
-        found.append(bad_value("metadata.name", name, "a DNS-1035 label must consist of lower case alphanumeric "
-                               "characters or '-', start with an alphabetic character, and end with an alphanumeric "
-                               "character"))  # fmt: skip
+        found.append(
+            bad_value(
+                "metadata.name",
+                name,
+                "a DNS-1035 label must consist of lower case alphanumeric "
+                "characters or '-', start with an alphabetic character, and end with an alphanumeric "
+                "character",
+            )
+        )
     elif kind == "Namespace" and not (_LABEL.match(name) and len(name) <= 63):
-        found.append(bad_value("metadata.name", name, "a lowercase RFC 1123 label must consist of lower case "
-                               "alphanumeric characters or '-', and must start and end with an alphanumeric "
-                               "character"))  # fmt: skip
+        found.append(
+            bad_value(
+                "metadata.name",
+                name,
+                "a lowercase RFC 1123 label must consist of lower case "
+                "alphanumeric characters or '-', and must start and end with an alphanumeric "
+                "character",
+            )
+        )
     elif not (_SUBDOMAIN.match(name) and len(name) <= 253):
         found.append(bad_value("metadata.name", name, _SUBDOMAIN_MESSAGE))
     for key, value in (meta.get("labels") or {}).items():
         if not _LABEL_KEY.match(key):
-            found.append(bad_value("metadata.labels", key, "name part must consist of alphanumeric characters, '-', "
-                                   "'_' or '.', and must start and end with an alphanumeric character"))  # fmt: skip
+            found.append(
+                bad_value(
+                    "metadata.labels",
+                    key,
+                    "name part must consist of alphanumeric characters, '-', "
+                    "'_' or '.', and must start and end with an alphanumeric character",
+                )
+            )
         if not isinstance(value, str) or not _LABEL_VALUE.match(value):
-            found.append(bad_value("metadata.labels", value, "a valid label must be an empty string or consist of at "
-                                   "most 63 alphanumeric characters, '-', '_' or '.', and must start and end with an "
-                                   "alphanumeric character"))  # fmt: skip
+            found.append(
+                bad_value(
+                    "metadata.labels",
+                    value,
+                    "a valid label must be an empty string or consist of at "
+                    "most 63 alphanumeric characters, '-', '_' or '.', and must start and end with an "
+                    "alphanumeric character",
+                )
+            )
     found.extend(
         bad_value(f"metadata.annotations.{key}", value, "must be a string")
         for key, value in (meta.get("annotations") or {}).items()

@@ -48,9 +48,7 @@ def _running(registry: Registry, namespace: str, name: str) -> Object:
     pod = registry.get("Pod", namespace, name)
     phase = (pod.get("status") or {}).get("phase")
     if phase in ("Succeeded", "Failed"):
-        raise errors.bad_request(
-            f"cannot exec into a container in a completed pod; current phase is {phase}"
-        )
+        raise errors.bad_request(f"cannot exec into a container in a completed pod; current phase is {phase}")
     if phase != "Running":
         raise errors.bad_request(f"pod {name} is not running; current phase is {phase}")
     return pod
@@ -90,9 +88,14 @@ class _Exec:
     """One process and the socket it is joined to."""
 
     def __init__(
-        self, socket: web.WebSocketResponse, process: asyncio.subprocess.Process, *, stdin: bool, stdout: bool,
+        self,
+        socket: web.WebSocketResponse,
+        process: asyncio.subprocess.Process,
+        *,
+        stdin: bool,
+        stdout: bool,
         stderr: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._socket = socket
         self._process = process
         self._wants = {_STDIN: stdin, _STDOUT: stdout, _STDERR: stderr}
@@ -121,9 +124,7 @@ class _Exec:
             await self._process.wait()
 
     async def _send_all(self) -> int:
-        await asyncio.gather(
-            self._send(_STDOUT, self._process.stdout), self._send(_STDERR, self._process.stderr)
-        )
+        await asyncio.gather(self._send(_STDOUT, self._process.stdout), self._send(_STDERR, self._process.stderr))
         return await self._process.wait()
 
     async def _send(self, channel: int, stream: asyncio.StreamReader | None) -> None:
@@ -162,10 +163,13 @@ class _Exec:
 
 def _failure(message: str) -> Object:
     return {
-        "metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500,
+        "metadata": {},
+        "status": "Failure",
+        "reason": "InternalError",
+        "code": 500,
         "message": f"Internal error occurred: {message}",
         "details": {"causes": [{"message": message}]},
-    }  # fmt: skip
+    }
 
 
 def _exit_status(code: int) -> Object:
@@ -174,10 +178,12 @@ def _exit_status(code: int) -> Object:
     # A process that a signal ended shows as a shell would show it.
     shown = code if code > 0 else 128 - code
     return {
-        "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+        "metadata": {},
+        "status": "Failure",
+        "reason": "NonZeroExitCode",
         "message": f"command terminated with non-zero exit code: exit status {shown}",
         "details": {"causes": [{"reason": "ExitCode", "message": str(shown)}]},
-    }  # fmt: skip
+    }
 
 
 async def _finish(socket: web.WebSocketResponse, status: Object) -> None:

@@ -42,7 +42,9 @@ def faults(cluster: Object) -> list[Fault]:
     if needing and not backup and not snapshots:
         found.append(Fault(_PATH, "Required value: BackupID is missing", "FieldValueRequired"))
     for name, check in _CHECKS.items():
-        if name in target and (target[name] != "" or name not in ("targetTime", "targetLSN")):  # an empty one counts as none
+        if name in target and (
+            target[name] != "" or name not in ("targetTime", "targetLSN")
+        ):  # an empty one counts as none
             why = check(str(target[name]))
             if why:
                 # The webhook tells these two at the target as a whole.

@@ -43,14 +43,16 @@ def answer(registry: Registry, tokens: TokenDirectory, namespace: str, name: str
     bound = spec.get("boundObjectRef")
     if bound:
         bound = _bound(registry, namespace, bound)
-    token = tokens.issue(
-        namespace, name, account["metadata"]["uid"], seconds, audiences=audiences, bound=bound or None
-    )
+    token = tokens.issue(namespace, name, account["metadata"]["uid"], seconds, audiences=audiences, bound=bound or None)
     ends = datetime.now(UTC) + timedelta(seconds=seconds)
     return {
         "kind": "TokenRequest",
         "apiVersion": "authentication.k8s.io/v1",
-        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")},
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "creationTimestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        },
         "spec": {"audiences": audiences, "expirationSeconds": seconds, "boundObjectRef": bound or None},
         "status": {"token": token, "expirationTimestamp": ends.strftime("%Y-%m-%dT%H:%M:%SZ")},
     }
@@ -65,8 +67,10 @@ def _bound(registry: Registry, namespace: str, reference: Object) -> Object:
     found = registry.get(kind, namespace, name)["metadata"]["uid"]
     if uid and uid != found:
         raise errors.conflict(
-            _BINDABLE[kind], "", name,
+            _BINDABLE[kind],
+            "",
+            name,
             f"the UID in the bound object reference ({uid}) does not match the UID in record. The object might have "
             "been deleted and then recreated",
-        )  # fmt: skip
+        )
     return {**reference, "uid": found}

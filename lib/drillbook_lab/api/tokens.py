@@ -79,18 +79,30 @@ class TokenDirectory:
         return _account_of(claims, exists)
 
     def issue(
-        self, namespace: str, account: str, uid: str, seconds: int, *, audiences: Sequence[str] = (AUDIENCE,),
+        self,
+        namespace: str,
+        account: str,
+        uid: str,
+        seconds: int,
+        *,
+        audiences: Sequence[str] = (AUDIENCE,),
         bound: Mapping[str, str] | None = None,
-    ) -> str:  # fmt: skip
+    ) -> str:
         """A token of a service account, good for so many seconds; `bound`: kind, name and uid of what it dies with."""
         now = int(self._clock())
         about: dict[str, Any] = {"namespace": namespace, "serviceaccount": {"name": account, "uid": uid}}
         if bound:
             about[bound["kind"].lower()] = {"name": bound["name"], "uid": bound["uid"]}
         claims = {
-            "aud": list(audiences), "exp": now + seconds, "iat": now, "iss": AUDIENCE, "jti": str(uuid.uuid4()),
-            "kubernetes.io": about, "nbf": now, "sub": f"{_ACCOUNT}{namespace}:{account}",
-        }  # fmt: skip
+            "aud": list(audiences),
+            "exp": now + seconds,
+            "iat": now,
+            "iss": AUDIENCE,
+            "jti": str(uuid.uuid4()),
+            "kubernetes.io": about,
+            "nbf": now,
+            "sub": f"{_ACCOUNT}{namespace}:{account}",
+        }
         signed = f"{_encoded(_HEADER)}.{_encoded(claims)}"
         return f"{signed}.{self._signature(signed)}"
 
@@ -136,7 +148,10 @@ def _account_of(claims: dict[str, Any], exists: Exists | None) -> User | None:
     if "pod" in about:
         extra |= {_POD_NAME: [about["pod"]["name"]], _POD_UID: [about["pod"]["uid"]]}
     if exists is not None:
-        held = [("ServiceAccount", account), *((kind, about[kind.lower()]) for kind in ("Pod", "Secret") if kind.lower() in about)]
+        held = [
+            ("ServiceAccount", account),
+            *((kind, about[kind.lower()]) for kind in ("Pod", "Secret") if kind.lower() in about),
+        ]
         if any(exists(kind, namespace, needed["name"]) != needed["uid"] for kind, needed in held):
             return None
     groups = [*_account_groups(name), "system:authenticated"]

@@ -6,9 +6,7 @@ from drillbook_lab.api.errors import Fault, Object
 from drillbook_lab.quantities import quantity
 
 _FROZEN = ("accessModes", "storageClassName", "volumeName", "volumeMode", "selector", "dataSource")
-_IMMUTABLE = (
-    "Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"
-)
+_IMMUTABLE = "Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"
 _SHRUNK = "Forbidden: field can not be less than status.capacity"
 
 

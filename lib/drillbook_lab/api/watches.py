@@ -27,8 +27,9 @@ async def serve_watch(
     """Stream events until the time that was asked for is up, or the client leaves."""
     if flag(request, "sendInitialEvents"):
         why = "Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled"
-        raise errors.invalid("ListOptions", "meta.k8s.io", "",
-                             [errors.Fault("sendInitialEvents", why, "FieldValueForbidden")])  # fmt: skip
+        raise errors.invalid(
+            "ListOptions", "meta.k8s.io", "", [errors.Fault("sendInitialEvents", why, "FieldValueForbidden")]
+        )
     labels, fields = request.query.get("labelSelector", ""), request.query.get("fieldSelector", "")
     asked = request.query.get("resourceVersion", "")
     if asked and not asked.isdigit():
@@ -134,9 +135,10 @@ class _Sender:
         """How far this watch has come, without an object."""
         version = str(self._registry.version)
         obj: Object = {
-            "kind": self._resource.kind, "apiVersion": self._resource.api_version,
+            "kind": self._resource.kind,
+            "apiVersion": self._resource.api_version,
             "metadata": {"resourceVersion": version, "creationTimestamp": None},
-        }  # fmt: skip
+        }
         if self._table:
             obj = tables.table(self._resource, [], self._registry.version, self._include)
         await self._response.write(json.dumps({"type": "BOOKMARK", "object": obj}).encode() + b"\n")

@@ -21,7 +21,9 @@ Spoil = Callable[[bytes], bytes]
 # -- what is changed, and how it is put back -------------------------------------------------------------------------
 
 
-def _change(home: LabHome, store: Bucket, key: str, did: str, body: bytes | None, storage_class: str = "STANDARD") -> Undo:
+def _change(
+    home: LabHome, store: Bucket, key: str, did: str, body: bytes | None, storage_class: str = "STANDARD"
+) -> Undo:
     """Put ``body`` in an object's place, or nothing for ``None``; the object is kept first."""
     kept = home.faults / "kept" / key.replace("/", "_")
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -122,9 +124,10 @@ def _needed_wal(home: LabHome, store: Bucket) -> tuple[str, str]:
     segments = [key for key in store.keys("wals/") if len(_wal(key)) == 24 and _wal(key)[8:] > begin[8:]]
     if len(segments) < 2:
         raise LabError(
-            "the archive has no segment to lose", f"{len(segments)} segment(s) after {begin}",
+            "the archive has no segment to lose",
+            f"{len(segments)} segment(s) after {begin}",
             "switch WAL (SELECT pg_switch_wal()) until two more segments are archived, then inject this again",
-        )  # fmt: skip
+        )
     return _free(home, segments), backup
 
 
@@ -167,9 +170,10 @@ def history(did: str, spoil: Spoil | None) -> Inject:
         files = [key for key in store.keys("wals/") if ".history" in _file(key)]
         if not files:
             raise LabError(
-                "the archive has no history file", f"s3://{store.name}/{store.prefix}/wals/",
+                "the archive has no history file",
+                f"s3://{store.name}/{store.prefix}/wals/",
                 "promote another instance first: a switchover or a failover begins a timeline",
-            )  # fmt: skip
+            )
         key = _free(home, files[::-1])
         return _change(home, store, key, f"{did} {_file(key)}", spoil(store.read(key)) if spoil else None)
 

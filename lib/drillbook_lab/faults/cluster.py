@@ -100,7 +100,9 @@ def delete_store(home: LabHome) -> Undo:
 def create_store(home: LabHome, undo: Undo) -> None:
     """Made again as it was, with what its status said; one that somebody has made in the meantime stays."""
     client, kept = Client(home), undo["object"]
-    meta = {key: kept["metadata"][key] for key in ("name", "namespace", "labels", "annotations") if key in kept["metadata"]}
+    meta = {
+        key: kept["metadata"][key] for key in ("name", "namespace", "labels", "annotations") if key in kept["metadata"]
+    }
     try:
         client.post(_stores(home), {**{key: kept[key] for key in ("apiVersion", "kind", "spec")}, "metadata": meta})
     except Refusal as fault:
@@ -121,7 +123,9 @@ def _stores(home: LabHome) -> str:
 def fill_disk(home: LabHome) -> Undo:
     """A file as large as the primary's volume is in it; it is sparse, and takes no room on this machine."""
     client, state = Client(home), home.state()
-    primary = str((client.get(_cluster_path(home)).get("status") or {}).get("currentPrimary") or f"{state['cluster']}-1")
+    primary = str(
+        (client.get(_cluster_path(home)).get("status") or {}).get("currentPrimary") or f"{state['cluster']}-1"
+    )
     claim = client.get(f"/api/v1/namespaces/{state['namespace']}/persistentvolumeclaims/{primary}")
     volume = client.get(f"/api/v1/persistentvolumes/{claim['spec']['volumeName']}")
     folder = Path(volume["spec"]["hostPath"]["path"])
@@ -165,7 +169,18 @@ def release_replica(home: LabHome, undo: Undo) -> None:
 
 
 def _psql(home: LabHome, pod: str, statement: str) -> None:
-    argv = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", statement, "-c", "SELECT pg_reload_conf()"]
+    argv = [
+        "psql",
+        "-XAtq",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-d",
+        "postgres",
+        "-c",
+        statement,
+        "-c",
+        "SELECT pg_reload_conf()",
+    ]
     request = {"op": "exec", "namespace": home.state()["namespace"], "pod": pod, "argv": argv}
     answer = control(home, request)
     if answer["code"]:

@@ -17,6 +17,7 @@ _MAGIC = b"k8s\x00"
 # Structs that Go always writes; an empty one says nothing.
 _EMPTY_IS_UNSET = ("strategy", "resources")
 
+
 def decode(body: bytes) -> Object:
     """The object in a body; 415 with the way out if it can't be read."""
     try:

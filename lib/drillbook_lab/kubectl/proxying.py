@@ -16,7 +16,9 @@ _CHUNK = 64 * 1024
 _SECONDS = 60.0
 
 
-async def serve_proxy(registry: Registry, request: web.Request, kind: str, namespace: str, name: str) -> web.StreamResponse:
+async def serve_proxy(
+    registry: Registry, request: web.Request, kind: str, namespace: str, name: str
+) -> web.StreamResponse:
     """Hand the request on, and the answer back, as they come."""
     scheme, target, port_name = _split(name)
     obj = registry.get(kind, namespace, target)
@@ -30,10 +32,15 @@ async def serve_proxy(registry: Registry, request: web.Request, kind: str, names
         async with (
             aiohttp.ClientSession(auto_decompress=False, timeout=timeout) as session,
             session.request(
-                request.method, url, params=request.query, headers=headers, data=await request.read() or None,
-                allow_redirects=False, ssl=False,
+                request.method,
+                url,
+                params=request.query,
+                headers=headers,
+                data=await request.read() or None,
+                allow_redirects=False,
+                ssl=False,
             ) as answer,
-        ):  # fmt: skip
+        ):
             kept = {key: value for key, value in answer.headers.items() if key.lower() not in _NOT_HANDED_ON}
             response = web.StreamResponse(status=answer.status, headers=kept)
             await response.prepare(request)

@@ -55,8 +55,10 @@ def _row(obj: Object, columns: Sequence[Printed], include: str) -> Object:
         row["object"] = obj
     elif include != "None":
         row["object"] = {
-            "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": obj["metadata"],
-        }  # fmt: skip
+            "kind": "PartialObjectMetadata",
+            "apiVersion": "meta.k8s.io/v1",
+            "metadata": obj["metadata"],
+        }
     return row
 
 

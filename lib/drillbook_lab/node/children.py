@@ -54,9 +54,7 @@ class Child:
 
     async def _spawn(self) -> None:
         with self._output.open("ab") as output:
-            self._process = await spawn(
-                self._argv, env=dict(os.environ), cwd=self._cwd, stdout=output, stderr=output
-            )
+            self._process = await spawn(self._argv, env=dict(os.environ), cwd=self._cwd, stdout=output, stderr=output)
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()

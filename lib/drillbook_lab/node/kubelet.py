@@ -29,9 +29,15 @@ class Kubelet:
     """Keeps one process a pod, and answers for it. Implements the API server's `PodRuntime`."""
 
     def __init__(
-        self, registry: Registry, *, pods_dir: Path, volumes_dir: Path, socket_dir: Path, bin_dir: Path,
+        self,
+        registry: Registry,
+        *,
+        pods_dir: Path,
+        volumes_dir: Path,
+        socket_dir: Path,
+        bin_dir: Path,
         addresses: AddressBook | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._registry = registry
         self._pods_dir = pods_dir
         self._socket_dir = socket_dir
@@ -76,9 +82,7 @@ class Kubelet:
         )
         prepare_dir(places.run_dir)
         prepare_dir(places.socket_dir)
-        self._workers[meta["uid"]] = PodWorker(
-            self._registry, pod, places, self._prepare, self._attend, self._bin_dir
-        )
+        self._workers[meta["uid"]] = PodWorker(self._registry, pod, places, self._prepare, self._attend, self._bin_dir)
         return None
 
     def _prepare(self, pod: Object, places: PodPlaces) -> None:
@@ -154,4 +158,6 @@ class Kubelet:
 
 def _no_prepare(pod: Object, places: PodPlaces) -> None:
     # The controllers set their own before any pod exists; a pod that came earlier must not start half-prepared.
-    raise LabError("a pod was to start before the controllers", places.run_dir.name, "drillbook lab down, then up again")
+    raise LabError(
+        "a pod was to start before the controllers", places.run_dir.name, "drillbook lab down, then up again"
+    )

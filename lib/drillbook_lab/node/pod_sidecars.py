@@ -38,8 +38,16 @@ def statuses(pod: Object, phase: str, since: str) -> list[Object]:
             state = {"waiting": {"reason": "PodInitializing"}}
         elif running:
             state = {"running": {"startedAt": since}}
-        told.append({
-            "name": container["name"], "image": container.get("image", ""), "imageID": "", "restartCount": 0,
-            "ready": running or (not stays and phase != "Pending"), "started": running, "state": state, "lastState": {},
-        })  # fmt: skip
+        told.append(
+            {
+                "name": container["name"],
+                "image": container.get("image", ""),
+                "imageID": "",
+                "restartCount": 0,
+                "ready": running or (not stays and phase != "Pending"),
+                "started": running,
+                "state": state,
+                "lastState": {},
+            }
+        )
     return told

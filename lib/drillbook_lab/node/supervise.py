@@ -36,9 +36,15 @@ def start(home: LabHome, argv: list[str], *, detached: bool) -> subprocess.Popen
     _begin(home)
     with home.log.open("ab" if home.is_resumable else "wb") as log:
         return subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=detached,
-            process_group=None if detached else 0, cwd="/", env=_environment(),
-        )  # fmt: skip
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=detached,
+            process_group=None if detached else 0,
+            cwd="/",
+            env=_environment(),
+        )
 
 
 def _begin(home: LabHome) -> None:

@@ -91,9 +91,11 @@ class Volumes:
         class_ = self._find("StorageClass", None, wanted or "")
         # Where there are no classes at all, there is only one way to make a volume.
         if class_ is None and (wanted or self._registry.peek("StorageClass")):
-            why = f'storageclass.storage.k8s.io "{wanted}" not found' if wanted else (
-                "no persistent volumes available for this claim and no storage class is set"
-            )  # fmt: skip
+            why = (
+                f'storageclass.storage.k8s.io "{wanted}" not found'
+                if wanted
+                else ("no persistent volumes available for this claim and no storage class is set")
+            )
             self._tell(claim, "ProvisioningFailed" if wanted else "FailedBinding", why, kind="Warning")
             return None
         if (class_ or {}).get("volumeBindingMode") == "WaitForFirstConsumer" and not self._users(claim):
@@ -109,7 +111,9 @@ class Volumes:
             "kind": _VOLUME,
             "metadata": {
                 "name": f"pvc-{meta['uid']}",
-                "annotations": {"pv.kubernetes.io/provisioned-by": class_.get("provisioner", "drillbook.lab/directory")},
+                "annotations": {
+                    "pv.kubernetes.io/provisioned-by": class_.get("provisioner", "drillbook.lab/directory")
+                },
                 "finalizers": [_PROTECTION],
             },
             "spec": {
@@ -251,7 +255,13 @@ def _is_bound(claim: Object) -> bool:
 
 def _reference(claim: Object) -> Object:
     meta = claim["metadata"]
-    return {"apiVersion": "v1", "kind": _CLAIM, "namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]}
+    return {
+        "apiVersion": "v1",
+        "kind": _CLAIM,
+        "namespace": meta["namespace"],
+        "name": meta["name"],
+        "uid": meta["uid"],
+    }
 
 
 def _size(capacity: Object | None) -> str:

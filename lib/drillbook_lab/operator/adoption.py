@@ -25,7 +25,9 @@ def restore(operator: Operator, cluster: Object) -> Object:
     claims = _of(operator, cluster, "PersistentVolumeClaim")
     if any(claim["metadata"].get("deletionTimestamp") for claim in claims):
         raise Halt(_STEP_SECONDS)  # an earlier Cluster's volumes: they must be gone first
-    orphans = [claim for claim in claims if _is_orphan(claim) and _SERIAL in (claim["metadata"].get("annotations") or {})]
+    orphans = [
+        claim for claim in claims if _is_orphan(claim) and _SERIAL in (claim["metadata"].get("annotations") or {})
+    ]
     if not orphans:
         return cluster
     for service in _of(operator, cluster, "Service"):
@@ -41,8 +43,11 @@ def restore(operator: Operator, cluster: Object) -> Object:
     primary = _primary(orphans)
     now = micro_timestamp()
     changes = {
-        "targetPrimary": primary, "targetPrimaryTimestamp": now, "currentPrimary": primary, "currentPrimaryTimestamp": now,
-    }  # fmt: skip
+        "targetPrimary": primary,
+        "targetPrimaryTimestamp": now,
+        "currentPrimary": primary,
+        "currentPrimaryTimestamp": now,
+    }
     cluster = operator.set_status(cluster, changes)
     for claim in orphans:
         patch = {

@@ -74,8 +74,13 @@ class Applications:
             differing = [obj for obj in declared.objects if self._differs(obj)]
             surplus = self._surplus(app, declared.objects)
         except (Unreadable, ApiError) as fault:
-            self._tell(app, {"sync": {**(before.get("sync") or {}), "status": "Unknown"}, "conditions": [
-                {"type": "ComparisonError", "message": str(fault)}]})  # fmt: skip
+            self._tell(
+                app,
+                {
+                    "sync": {**(before.get("sync") or {}), "status": "Unknown"},
+                    "conditions": [{"type": "ComparisonError", "message": str(fault)}],
+                },
+            )
             return
         asked = bool((app.get("operation") or {}).get("sync") is not None)
         automated = (spec.get("syncPolicy") or {}).get("automated")
@@ -114,7 +119,11 @@ class Applications:
         except yaml.YAMLError as fault:
             raise Unreadable(f"failed to unmarshal manifest: {fault}") from fault
         for obj in found:
-            if not isinstance(obj, dict) or not isinstance(obj.get("metadata"), dict) or not obj["metadata"].get("name"):
+            if (
+                not isinstance(obj, dict)
+                or not isinstance(obj.get("metadata"), dict)
+                or not obj["metadata"].get("name")
+            ):
                 raise Unreadable("a document of the folder is no object with a name")
             self._track(app, obj)
         rank = {kind: number for number, kind in enumerate(_ORDER)}
@@ -189,11 +198,12 @@ class Applications:
         out = {tracking_id("", obj) for obj in (*differing, *surplus)}
         resources = [
             {
-                **_place(obj), "status": "OutOfSync" if tracking_id("", obj) in out else "Synced",
+                **_place(obj),
+                "status": "OutOfSync" if tracking_id("", obj) in out else "Synced",
                 **({"requiresPruning": True} if obj in surplus else {}),
             }
             for obj in (*declared.objects, *surplus)
-        ]  # fmt: skip
+        ]
         told: Object = {
             "sync": {"status": "OutOfSync" if out else "Synced", "revision": declared.revision},
             "health": {"status": self._health(declared.objects)},

@@ -24,7 +24,10 @@ MANAGER = "kube-controller-manager"
 _LOOK_SECONDS = 2.0
 _TOLERANCE = 0.1
 _DOWN_SECONDS = 300.0
-_DEFAULT = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}
+_DEFAULT = {
+    "type": "Resource",
+    "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}},
+}
 
 
 class NotMeasured(Exception):
@@ -75,11 +78,18 @@ class Autoscalers:
     async def _judge(self, scaler: Object, scale: Object) -> None:
         spec, current = scaler["spec"], int(scale["spec"].get("replicas", 0))
         least, most = int(spec.get("minReplicas") or 1), int(spec["maxReplicas"])
-        able = ("AbleToScale", True, "SucceededGetScale", "the HPA controller was able to get the target's current scale")
+        able = (
+            "AbleToScale",
+            True,
+            "SucceededGetScale",
+            "the HPA controller was able to get the target's current scale",
+        )
         counts: Object = {"currentReplicas": int(scale["status"].get("replicas", 0)), "desiredReplicas": current}
         if current == 0 and least != 0:
             text = "scaling is disabled since the replica count of the target is zero"
-            self._tell(scaler, {**counts, "currentMetrics": None}, able, ("ScalingActive", False, "ScalingDisabled", text))
+            self._tell(
+                scaler, {**counts, "currentMetrics": None}, able, ("ScalingActive", False, "ScalingDisabled", text)
+            )
             return
         conditions, why = [able], ""
         if current > most:
@@ -172,7 +182,10 @@ class Autoscalers:
                     raise NotMeasured(f"failed to get {name} utilization: missing request or usage of {name}")
                 share = sum(values) / sum(entry or 0 for entry in asked) * len(ready) / len(values) * 100
                 told: Object = {"averageUtilization": round(share), "averageValue": _milli(sum(values) / len(values))}
-                ratio, what = share / int(target["averageUtilization"]), f"{name} resource utilization (percentage of request)"
+                ratio, what = (
+                    share / int(target["averageUtilization"]),
+                    f"{name} resource utilization (percentage of request)",
+                )
             else:
                 ratio, told = _ratio(name, values, target)
                 what = f"{name} resource"

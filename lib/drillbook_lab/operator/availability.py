@@ -59,7 +59,10 @@ def hold(operator: Operator, cluster: Object, instance: str) -> None:
         return
     now, transitions = micro_timestamp(), int(lease["spec"].get("leaseTransitions") or 0)
     lease["spec"] = {
-        "holderIdentity": instance, "leaseDurationSeconds": _LEASE_SECONDS if instance else 1, "acquireTime": now,
-        "renewTime": now, "leaseTransitions": transitions + bool(instance),
-    }  # fmt: skip
+        "holderIdentity": instance,
+        "leaseDurationSeconds": _LEASE_SECONDS if instance else 1,
+        "acquireTime": now,
+        "renewTime": now,
+        "leaseTransitions": transitions + bool(instance),
+    }
     operator.registry.update(lease)

@@ -183,11 +183,13 @@ class Backups:
                 "phase": "started",
                 "method": method,
                 "instanceID": {
-                    "podName": pod["metadata"]["name"], "ContainerID": container, "sessionID": pod["metadata"]["uid"]
+                    "podName": pod["metadata"]["name"],
+                    "ContainerID": container,
+                    "sessionID": pod["metadata"]["uid"],
                 },
                 "reconciliationStartedAt": timestamp(),
             },
-        )  # fmt: skip
+        )
         self._operator.event(backup, "Starting", f"Starting backup for cluster {cluster['metadata']['name']}")
         name = f"backup-{at:%Y%m%d%H%M%S}"
         if in_tree and not await self._begin_in_tree(backup, cluster, use, name):

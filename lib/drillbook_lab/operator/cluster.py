@@ -65,7 +65,9 @@ class Clusters:
         cluster = await self._succession.reconcile(cluster, members)
         self._pods(cluster, members)
         look_again = await self._duties(cluster, members)
-        cluster = self._operator.find("Cluster", cluster["metadata"]["namespace"], cluster["metadata"]["name"]) or cluster
+        cluster = (
+            self._operator.find("Cluster", cluster["metadata"]["namespace"], cluster["metadata"]["name"]) or cluster
+        )
         cluster = status.count(self._operator, cluster, members)
         self._everyone_is_there(cluster, members)
         restarts.reconcile(self._operator, cluster, members)
@@ -81,9 +83,7 @@ class Clusters:
         cluster = adoption.restore(self._operator, guard.admitted(self._operator, cluster))
         unknown = object_store.unknown_plugins(cluster)
         if unknown:
-            status.phase(
-                self._operator, cluster, phases.UNKNOWN_PLUGIN, f"Unknown plugin(s): {', '.join(unknown)}"
-            )
+            status.phase(self._operator, cluster, phases.UNKNOWN_PLUGIN, f"Unknown plugin(s): {', '.join(unknown)}")
             raise Halt
         try:
             furniture.ensure(self._operator, cluster)

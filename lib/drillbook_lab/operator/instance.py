@@ -187,7 +187,9 @@ class Instances:
             if known.get("applicationSecretVersion") != versions["applicationSecretVersion"]:
                 try:
                     await roles.set_password(connection, owner, objects.decoded(secret)["password"])
-                except psycopg.errors.UndefinedObject:  # adopted data of another Cluster: that is no reason to be unwell
+                except (
+                    psycopg.errors.UndefinedObject
+                ):  # adopted data of another Cluster: that is no reason to be unwell
                     log.warning("%s: there is no role %s", name, owner)
         if cluster["spec"].get("enableSuperuserAccess"):
             chosen = (cluster["spec"].get("superuserSecret") or {}).get("name") or f"{name}-superuser"

@@ -70,8 +70,10 @@ class Manager:
         """Begin to look; objects that are there already are looked at first."""
         self._registry.subscribe(self._route)
         loops = {
-            "archive watch": self._archiving.run, "retention": self._maintenance.run, "reconciler": self._applications.run,
-        }  # fmt: skip
+            "archive watch": self._archiving.run,
+            "retention": self._maintenance.run,
+            "reconciler": self._applications.run,
+        }
         for name, loop in loops.items():
             self._watches.append(asyncio.get_running_loop().create_task(loop(), name=name))
         for kind in self._handlers:

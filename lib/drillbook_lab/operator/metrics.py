@@ -96,9 +96,7 @@ class Metrics:
     def _objects(self, cluster: Object, name: str) -> list[Sample]:
         """What the operator and the plugin know without the server."""
         status, spec = cluster.get("status") or {}, cluster["spec"]
-        manual = (
-            status.get("phase") == "Waiting for user action" and status.get("currentPrimary") == name
-        )
+        manual = status.get("phase") == "Waiting for user action" and status.get("currentPrimary") == name
         found = [
             _gauge("collector_fencing_on", int(fencing.is_fenced(cluster, name))),
             _gauge("collector_replica_mode", int(bool((spec.get("replica") or {}).get("enabled")))),

@@ -220,7 +220,9 @@ def _before(cluster: Object, *, recovery: bool = False) -> list[Object]:
     if recovery:
         source = bootstrap(cluster)[1].get("source")
         external = cluster["spec"].get("externalClusters") or ()
-        wanted = any(entry["name"] == source and (entry.get("plugin") or {}).get("name") == PLUGIN for entry in external)
+        wanted = any(
+            entry["name"] == source and (entry.get("plugin") or {}).get("name") == PLUGIN for entry in external
+        )
     if wanted:
         sidecar = {
             "name": SIDECAR,

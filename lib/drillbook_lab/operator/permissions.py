@@ -57,12 +57,15 @@ def _owned(cluster: Object, kind: str, version: str) -> Object:
     meta = cluster["metadata"]
     labels = {"app.kubernetes.io/managed-by": "cloudnative-pg", "cnpg.io/cluster": meta["name"]}
     return {
-        "apiVersion": version, "kind": kind,
+        "apiVersion": version,
+        "kind": kind,
         "metadata": {
-            "name": meta["name"], "namespace": meta["namespace"], "labels": labels,
+            "name": meta["name"],
+            "namespace": meta["namespace"],
+            "labels": labels,
             "ownerReferences": [objects.owner_reference(cluster)],
         },
-    }  # fmt: skip
+    }
 
 
 def _plugins(cluster: Object, kind: str) -> Object:
@@ -94,7 +97,10 @@ def _rule(verbs: list[str], group: str, resource: str, *names: str) -> Object:
 
 def _rules(cluster: Object) -> list[Object]:
     name = cluster["metadata"]["name"]
-    secrets = {objects.app_secret_name(cluster), *(f"{name}-{part}" for part in ("ca", "replication", "server", "superuser"))}
+    secrets = {
+        objects.app_secret_name(cluster),
+        *(f"{name}-{part}" for part in ("ca", "replication", "server", "superuser")),
+    }
     for role in (cluster["spec"].get("managed") or {}).get("roles") or ():
         secrets |= {(role.get("passwordSecret") or {}).get("name") or ""}
     rules = [

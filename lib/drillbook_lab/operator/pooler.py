@@ -75,7 +75,11 @@ class Poolers:
         if auth["own"] and not await self._integrate(cluster, auth["password"]):
             again = _SOON_SECONDS
         now = self._operator.find("Pooler", namespace, name)
-        if now is None or now["metadata"]["uid"] != pooler["metadata"]["uid"] or now["metadata"].get("deletionTimestamp"):
+        if (
+            now is None
+            or now["metadata"]["uid"] != pooler["metadata"]["uid"]
+            or now["metadata"].get("deletionTimestamp")
+        ):
             return None  # deleted while the primary was asked
         self._ensure(pooler, program)
         self._tell_pods(pooler)
@@ -107,16 +111,29 @@ class Poolers:
         if chosen:
             values = objects.decoded(self._secret(namespace, chosen))
             user, password = values.get("username", ""), values.get("password", "")
-            return {"own": False, "secret": chosen, "user": user, "password": password, "query": spec["pgbouncer"]["authQuery"]}
+            return {
+                "own": False,
+                "secret": chosen,
+                "user": user,
+                "password": password,
+                "query": spec["pgbouncer"]["authQuery"],
+            }
         name = f"{spec['cluster']['name']}-pooler"
         if self._operator.find("Secret", namespace, name) is None:
             cluster = self._operator.find("Cluster", namespace, spec["cluster"]["name"])
             if cluster is not None:
                 self._certificate(cluster)
-        # The wheel's server has no TLS to see a certificate by: the role has a password that both sides know from its key.
+        # The wheel's server has no TLS to see a certificate by: the role has a password that both sides know from its
+        # key.
         key = objects.decoded(self._secret(namespace, name))["tls.key"]
         password = hashlib.sha256(key.encode()).hexdigest()
-        return {"own": True, "secret": name, "user": pooler_config.ROLE, "password": password, "query": pooler_config.AUTH_QUERY}
+        return {
+            "own": True,
+            "secret": name,
+            "user": pooler_config.ROLE,
+            "password": password,
+            "query": pooler_config.AUTH_QUERY,
+        }
 
     def _certificate(self, cluster: Object) -> None:
         """`c-pooler`: made with the first Pooler of a Cluster, and the Cluster's own."""
@@ -242,13 +259,23 @@ class Poolers:
             raise NotReadyYet(str(missing)) from missing
         given = objects.decoded(secret)
         return PoolerSpec(
-            namespace=meta["namespace"], pooler=meta["name"], pod=pod, run_dir=str(places.run_dir),
-            socket_dir=str(places.socket_dir), binary=program, listen_address=places.address,
-            ini=given["pgbouncer.ini"], hba=given["pg_hba.conf"], paused=_paused(pooler),
-            auth_in_postgres=pooler_config.asks_in_postgres(program), auth_user=auth["user"],
-            auth_password=auth["password"], auth_query=auth["query"], upstream=self._upstream(pooler),
+            namespace=meta["namespace"],
+            pooler=meta["name"],
+            pod=pod,
+            run_dir=str(places.run_dir),
+            socket_dir=str(places.socket_dir),
+            binary=program,
+            listen_address=places.address,
+            ini=given["pgbouncer.ini"],
+            hba=given["pg_hba.conf"],
+            paused=_paused(pooler),
+            auth_in_postgres=pooler_config.asks_in_postgres(program),
+            auth_user=auth["user"],
+            auth_password=auth["password"],
+            auth_query=auth["query"],
+            upstream=self._upstream(pooler),
             tls={"server.crt": server["tls.crt"], "server.key": server["tls.key"], "ca.crt": server["ca.crt"]},
-        )  # fmt: skip
+        )
 
     def _tell_pods(self, pooler: Object) -> None:
         """Have the running pods follow: their agent looks at the file."""
@@ -270,7 +297,9 @@ class Poolers:
 
     # -- status --------------------------------------------------------------------------------------------------
 
-    def _tell(self, pooler: Object, phase: str, why: str, *, error: str | None = None, secrets: Object | None = None) -> float:
+    def _tell(
+        self, pooler: Object, phase: str, why: str, *, error: str | None = None, secrets: Object | None = None
+    ) -> float:
         meta = pooler["metadata"]
         found = self._operator.find("Deployment", meta["namespace"], meta["name"])
         instances = int(((found or {}).get("status") or {}).get("replicas") or 0)

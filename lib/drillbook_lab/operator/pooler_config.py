@@ -77,7 +77,9 @@ def hba(pooler: Object) -> str:
     """Who may come in: the console through the pod's private socket, the Pooler's own rules, then passwords."""
     rules = pooler["spec"]["pgbouncer"].get("pg_hba") or []
     # Trust replaces peer: the socket's directory is open to the pod's own user alone.
-    return "\n".join(["local pgbouncer pgbouncer trust", *rules, "host all all 0.0.0.0/0 md5", "host all all ::/0 md5", ""])
+    return "\n".join(
+        ["local pgbouncer pgbouncer trust", *rules, "host all all 0.0.0.0/0 md5", "host all all ::/0 md5", ""]
+    )
 
 
 def labels(pooler: Object) -> dict[str, str]:
@@ -106,7 +108,11 @@ def account(pooler: Object) -> Object:
 
 def secret(pooler: Object, text: str) -> Object:
     """The configuration as the pods are given it; it holds no password."""
-    return {**_owned(pooler, "v1", "Secret"), "type": "Opaque", "stringData": {"pgbouncer.ini": text, "pg_hba.conf": hba(pooler)}}
+    return {
+        **_owned(pooler, "v1", "Secret"),
+        "type": "Opaque",
+        "stringData": {"pgbouncer.ini": text, "pg_hba.conf": hba(pooler)},
+    }
 
 
 def service(pooler: Object) -> Object:

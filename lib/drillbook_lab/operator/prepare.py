@@ -31,9 +31,7 @@ class Preparation:
         fencing.mark(cluster, meta["name"], places)
         self.pod_spec(cluster, meta["name"], pod["spec"]["containers"][0]["name"], places).write(places.spec_file)
 
-    def pod_spec(
-        self, cluster: Object, pod: str, role: str, places: PodPlaces, *, promoted: bool = False
-    ) -> PodSpec:
+    def pod_spec(self, cluster: Object, pod: str, role: str, places: PodPlaces, *, promoted: bool = False) -> PodSpec:
         """The spec of one pod; `role` is its container's name. `promoted`: a candidate may take over now."""
         meta, settings = cluster["metadata"], self._operator.settings
         postgresql = cluster["spec"].get("postgresql") or {}

@@ -81,11 +81,17 @@ class ReplicaSets:
         available = [pod for pod in ready if ready_for(pod) >= seconds]
         conditions: list[dict[str, Any]] | None = None
         if fault:
-            # Each refusal names another pod; the first one is reported until none exists, or the status would never rest.
+            # Each refusal names another pod; the first one is reported until none exists, or the status would never
+            # rest.
             conditions = (owner.get("status") or {}).get("conditions") or [
-                {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": fault,
-                 "lastTransitionTime": timestamp()}
-            ]  # fmt: skip
+                {
+                    "type": "ReplicaFailure",
+                    "status": "True",
+                    "reason": "FailedCreate",
+                    "message": fault,
+                    "lastTransitionTime": timestamp(),
+                }
+            ]
         labelled = [pod for pod in pods if wanted.items() <= (pod["metadata"].get("labels") or {}).items()]
         self._operator.set_status(
             owner,

@@ -17,9 +17,12 @@ log = logging.getLogger(__name__)
 
 # A standby must have at least what its primary has of these, so a decrease begins at the primary.
 SENSITIVE = (
-    "max_connections", "max_locks_per_transaction", "max_prepared_transactions", "max_wal_senders",
+    "max_connections",
+    "max_locks_per_transaction",
+    "max_prepared_transactions",
+    "max_wal_senders",
     "max_worker_processes",
-)  # fmt: skip
+)
 _QUESTION = """
 SELECT pg_is_in_recovery(),
        CASE WHEN pg_is_in_recovery()

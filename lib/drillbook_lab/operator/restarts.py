@@ -1,8 +1,8 @@
 """Restarts: by annotation, by a phase that somebody has set, or because a setting needs one.
 
-Replicas' pods are replaced one at a time, the primary comes last: its pod is replaced when a person asked for a restart,
-and its server is restarted in place when only a setting did. A decrease of what a standby must have at least as much
-of as its primary goes the other way round.
+Replicas' pods are replaced one at a time, the primary comes last: its pod is replaced when a person asked for a
+restart, and its server is restarted in place when only a setting did. A decrease of what a standby must have at least
+as much of as its primary goes the other way round.
 """
 
 from __future__ import annotations

@@ -45,9 +45,13 @@ class Outcome:
 async def connect(socket_dir: str, dbname: str = "postgres") -> psycopg.AsyncConnection[Any]:
     """A superuser's session through the pod's private socket."""
     return await psycopg.AsyncConnection.connect(
-        host=socket_dir, user="postgres", dbname=dbname, autocommit=True, connect_timeout=5,
+        host=socket_dir,
+        user="postgres",
+        dbname=dbname,
+        autocommit=True,
+        connect_timeout=5,
         application_name="cnpg-instance-manager",
-    )  # fmt: skip
+    )
 
 
 async def set_password(connection: psycopg.AsyncConnection[Any], role: str, password: str) -> None:

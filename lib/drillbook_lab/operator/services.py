@@ -78,7 +78,9 @@ class Services:
         self._operator.kubelet.addresses.release(_holder(namespace, name))
         self._operator.kubelet.hosts.write(self._operator.registry.list("Service"))
         endpoints = self._operator.find("Endpoints", namespace, name)
-        if endpoints is not None and "endpoints.kubernetes.io/managed-by" in (endpoints["metadata"].get("labels") or {}):
+        if endpoints is not None and "endpoints.kubernetes.io/managed-by" in (
+            endpoints["metadata"].get("labels") or {}
+        ):
             self._operator.registry.delete("Endpoints", namespace, name)
 
     def _keep(self, service: Object, pods: list[Object]) -> None:

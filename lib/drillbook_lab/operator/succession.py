@@ -89,7 +89,10 @@ class Succession:
 
     async def _advance(self, cluster: Object, members: Members) -> None:
         current, target = replication.current_primary(cluster), replication.target_primary(cluster)
-        if current in members.pods and members.pods[current]["metadata"]["labels"].get("cnpg.io/instanceRole") == "primary":
+        if (
+            current in members.pods
+            and members.pods[current]["metadata"]["labels"].get("cnpg.io/instanceRole") == "primary"
+        ):
             self._instances.set_role_label(members.pods[current], "unhealthy")  # nobody is to write there any more
         if not self._instances.is_stopped(members.pods.get(current)):
             if current in members.pods:

@@ -64,8 +64,12 @@ class Service:
         self._answers[request.method, answer.status] += 1
         self._seconds += spent
         if request.path == self._settings.resource:
-            about = {"method": request.method, "path": request.path, "status": answer.status,
-                     "milliseconds": round(spent * 1000, 1)}  # fmt: skip
+            about = {
+                "method": request.method,
+                "path": request.path,
+                "status": answer.status,
+                "milliseconds": round(spent * 1000, 1),
+            }
             log.info("%s %s %d", request.method, request.path, answer.status, extra={"fields": about})
         return answer
 
@@ -131,7 +135,11 @@ def _status_of(fault: psycopg.Error) -> int:
     if state[:2] in ("22", "23"):
         return 400
     # Connections, shutdowns, too many clients, read-only standbys: another attempt may fare better.
-    return 503 if isinstance(fault, psycopg.OperationalError) or state[:2] in ("08", "53", "57") or state == "25006" else 500
+    return (
+        503
+        if isinstance(fault, psycopg.OperationalError) or state[:2] in ("08", "53", "57") or state == "25006"
+        else 500
+    )
 
 
 def _json(status: int, body: Any) -> web.Response:

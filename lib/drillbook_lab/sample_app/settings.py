@@ -19,7 +19,12 @@ _PARAMETERS = {
     "connectTimeout": "connect_timeout",
     "options": "options",
 }
-_SESSIONS = {"primary": "read-write", "master": "read-write", "secondary": "standby", "preferSecondary": "prefer-standby"}
+_SESSIONS = {
+    "primary": "read-write",
+    "master": "read-write",
+    "secondary": "standby",
+    "preferSecondary": "prefer-standby",
+}
 
 
 class SettingsFault(Exception):

@@ -83,11 +83,18 @@ def _deployment(site: LabSite) -> Object:
         "ports": [{"name": "http", "containerPort": _PORT, "protocol": "TCP"}],
         "env": env,
         "readinessProbe": {
-            "httpGet": {"path": app.health, "port": "http"}, "periodSeconds": 2, "timeoutSeconds": 6, "failureThreshold": 2,
+            "httpGet": {"path": app.health, "port": "http"},
+            "periodSeconds": 2,
+            "timeoutSeconds": 6,
+            "failureThreshold": 2,
         },
-        "livenessProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 10, "initialDelaySeconds": 10},
+        "livenessProbe": {
+            "httpGet": {"path": "/livez", "port": "http"},
+            "periodSeconds": 10,
+            "initialDelaySeconds": 10,
+        },
         "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}},
-    }  # fmt: skip
+    }
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

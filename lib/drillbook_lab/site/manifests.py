@@ -79,8 +79,9 @@ def namespaces(site: LabSite) -> list[Object]:
     ]
     default = {"storageclass.kubernetes.io/is-default-class": "true"}
     for name, marks, policy in (
-        (site.storage_class, default, "Delete"), (f"{site.storage_class}-retain", {}, "Retain"),
-    ):  # fmt: skip
+        (site.storage_class, default, "Delete"),
+        (f"{site.storage_class}-retain", {}, "Retain"),
+    ):
         found.append(
             {
                 "apiVersion": "storage.k8s.io/v1",

@@ -60,7 +60,11 @@ def application(site: LabSite) -> Object:
         "metadata": {"name": site.app.name, "namespace": NAMESPACE},
         "spec": {
             "project": "default",
-            "source": {"repoURL": "https://git.lab.internal/platform.git", "path": site.app.name, "targetRevision": "HEAD"},
+            "source": {
+                "repoURL": "https://git.lab.internal/platform.git",
+                "path": site.app.name,
+                "targetRevision": "HEAD",
+            },
             "destination": {"server": "https://kubernetes.default.svc", "namespace": site.app.namespace},
             "syncPolicy": {"automated": {"prune": True, "selfHeal": True}},
         },

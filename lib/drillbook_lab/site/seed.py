@@ -51,9 +51,12 @@ class Progress:
 
     def _write(self, title: str, state: str, note: str, seconds: float) -> None:
         line = {
-            "stage": title, "state": state, "note": note, "seconds": round(seconds, 2),
+            "stage": title,
+            "state": state,
+            "note": note,
+            "seconds": round(seconds, 2),
             "at": round(time.monotonic() - self._began, 2),
-        }  # fmt: skip
+        }
         with self._path.open("a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
 
@@ -87,7 +90,10 @@ class Seeding:
     def deploy_app(self) -> None:
         """The first tenant's application. Nobody waits for it: it is ready soon after."""
         owner = self.site.tenants[0].owner
-        for obj in [app_manifests.secret(self.site, self.credentials.tenants[owner]), *app_manifests.declared(self.site)]:
+        for obj in [
+            app_manifests.secret(self.site, self.credentials.tenants[owner]),
+            *app_manifests.declared(self.site),
+        ]:
             self.operator.registry.create(obj)
 
     async def cluster_is_healthy(self) -> Object:

@@ -36,10 +36,23 @@ _READ_AGAIN = 100
 _READING_SECONDS = 30.0
 # Attributes of a moto key that are plain values.
 _PLAIN = (
-    "_storage_class", "_etag", "_version_id", "_is_versioned", "encryption", "kms_key_id", "bucket_key_enabled",
-    "lock_mode", "lock_legal_status", "lock_until", "checksum_value", "checksum_type", "checksum_parts",
-    "checksum_algorithm", "website_redirect_location", "contentsize",
-)  # fmt: skip
+    "_storage_class",
+    "_etag",
+    "_version_id",
+    "_is_versioned",
+    "encryption",
+    "kms_key_id",
+    "bucket_key_enabled",
+    "lock_mode",
+    "lock_legal_status",
+    "lock_until",
+    "checksum_value",
+    "checksum_type",
+    "checksum_parts",
+    "checksum_algorithm",
+    "website_redirect_location",
+    "contentsize",
+)
 
 
 class StoredBody(io.RawIOBase):
@@ -180,8 +193,9 @@ class Kept:
             if isinstance(buffer, StoredBody):
                 return buffer.path.name
             path = self._bodies / uuid.uuid4().hex
-            # moto computes an etag, which a listing asks for, from the same buffer and without the lock: anyone who reads
-            # at the same time moves the place, and one of both sees too little. So it is read again until it is whole.
+            # moto computes an etag, which a listing asks for, from the same buffer and without the lock: anyone who
+            # reads at the same time moves the place, and one of both sees too little. So it is read again until it is
+            # whole.
             for _ in range(_READ_AGAIN):
                 buffer.seek(0)
                 with path.open("wb") as out:

@@ -84,7 +84,9 @@ def _settled(kube: k8s.Kube, profile: Site, at: datetime, say: Callable[[str], N
                     f"(drillbook resume {folder.name}, drillbook undo {folder.name})"
                 )
             elif until is not None:
-                lines.append(f"run {folder.name}: left as it is until {show_instant(until)}, to be resumed or abandoned")
+                lines.append(
+                    f"run {folder.name}: left as it is until {show_instant(until)}, to be resumed or abandoned"
+                )
             else:
                 say(f"settling run {folder.name}")
                 if (partial := partial_notebook(folder.name)).exists():
@@ -95,7 +97,9 @@ def _settled(kube: k8s.Kube, profile: Site, at: datetime, say: Callable[[str], N
                 except RunbookError as error:  # one run's trouble is not another's
                     lines.append(f"run {folder.name}: {error.what}. {error.todo}")
     lines += _strangers(kube, profile, known, at, say)
-    lines += [f"run {run_id}: still promised: {what}" for run_id, folder in known.items() for what in promises_of(folder)]
+    lines += [
+        f"run {run_id}: still promised: {what}" for run_id, folder in known.items() for what in promises_of(folder)
+    ]
     return lines
 
 

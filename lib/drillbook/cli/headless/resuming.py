@@ -56,7 +56,9 @@ def resume(
     gate, phrase = gates.waiting(past.events), " ".join(confirm.split())
     if phrase and (gate is None or phrase != gate["phrase"]):
         waits = f"{phrase!r} is not the phrase of the plan that waits" if gate else "the run does not wait for a phrase"
-        raise ParameterError([waits], where=f"resume of run {past.run_id}", todo="Nothing was changed. `drillbook list`.")
+        raise ParameterError(
+            [waits], where=f"resume of run {past.run_id}", todo="Nothing was changed. `drillbook list`."
+        )
     runbook = str(past.opened["runbook"])
     path = notebook or run_folders.project_root() / "runbooks" / f"{runbook}.ipynb"
     if not path.is_file():
@@ -67,9 +69,7 @@ def resume(
     site, mode = str(parameters.pop("site")), str(parameters.pop("mode"))
     profile = validate(site=site, mode=mode, parameters=parameters)
     given = parameters | {"mode": mode} | ({"site": site} if site else {})
-    past.require_same(
-        profile=profile, notebook_sha256=notebook_digest(path), given=given, runbook=runbook
-    )
+    past.require_same(profile=profile, notebook_sha256=notebook_digest(path), given=given, runbook=runbook)
     _keep_partial(folder, past.events)
     told = {"DRILLBOOK_RESUME": past.run_id} | ({"DRILLBOOK_CONFIRM": phrase} if phrase else {})
     return run_attempt(path, given, folder, profile, told, progress)
@@ -107,7 +107,8 @@ def approve(folder: Path, phrase: str, *, kubeconfig: str = "", context: str = "
     own = bool(kubeconfig or context)
     try:
         kube: k8s.Kube | None = k8s.Kube.open(
-            kubeconfig or ("" if own else site.kubernetes.kubeconfig), context or ("" if own else site.kubernetes.context)
+            kubeconfig or ("" if own else site.kubernetes.kubeconfig),
+            context or ("" if own else site.kubernetes.context),
         )
     except RunbookError:
         if own:
@@ -125,9 +126,10 @@ def abandon(
 ) -> Abandoned:
     """End a run that waits or stopped: undo what can be undone, the newest first, say what can't be, and seal it.
 
-    ``notebook`` is the saved notebook of a run that somebody stepped through; if none is given, the one that it was opened
-    in is kept, provided that it shows this run. Behind the run's point of no return nothing is undone: clients may have
-    written to the new place. There it is ended only ``as_it_stands``. Raises NotResumable, with nothing touched.
+    ``notebook`` is the saved notebook of a run that somebody stepped through; if none is given, the one that it was
+    opened in is kept, provided that it shows this run. Behind the run's point of no return nothing is undone: clients
+    may have written to the new place. There it is ended only ``as_it_stands``. Raises NotResumable, with nothing
+    touched.
     """
     if notebook is not None and not notebook.is_file():
         raise ParameterError([f"there is no notebook {notebook}"], where="abandon", todo="Nothing was changed.")

@@ -56,7 +56,9 @@ def _validated(notebook: Path, parameters: dict[str, Any], mode: str, site: str)
     unknown = [name for name in parameters if known and name not in known]
     faults = [f"{name}: {notebook.stem} has no such parameter{_meant(name, known)}" for name in unknown]
     try:
-        profile = validate(site=site, mode=mode, parameters={name: value for name, value in parameters.items() if name not in unknown})
+        profile = validate(
+            site=site, mode=mode, parameters={name: value for name, value in parameters.items() if name not in unknown}
+        )
     except ParameterError as error:
         raise ParameterError(faults + error.faults, where="parameters and profile") from None
     if faults:
@@ -109,18 +111,27 @@ def _ended(folder: Path, partial: Path, before: int, how: str, message: str, pro
 
 
 def _papermill(
-    notebook: Path, output: Path, parameters: dict[str, Any], folder: Path, site: Site, told: dict[str, str],
+    notebook: Path,
+    output: Path,
+    parameters: dict[str, Any],
+    folder: Path,
+    site: Site,
+    told: dict[str, str],
     progress: Progress,
 ) -> tuple[str, str]:
     """Returns how the notebook ended (completed, error, kernel died, timeout) and papermill's last words."""
-    environment = os.environ | {
-        "DRILLBOOK_NOTEBOOK": str(notebook.resolve()),
-        "DRILLBOOK_OUTPUTS": str(run_folders.outputs_dir()),
-        # The kernel must be this installation's, whatever kernels the user has registered.
-        "JUPYTER_PREFER_ENV_PATH": "1",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        UNATTENDED_ENV: "1",
-    } | told
+    environment = (
+        os.environ
+        | {
+            "DRILLBOOK_NOTEBOOK": str(notebook.resolve()),
+            "DRILLBOOK_OUTPUTS": str(run_folders.outputs_dir()),
+            # The kernel must be this installation's, whatever kernels the user has registered.
+            "JUPYTER_PREFER_ENV_PATH": "1",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            UNATTENDED_ENV: "1",
+        }
+        | told
+    )
     command = [
         sys.executable,
         "-m",
@@ -151,7 +162,10 @@ def _papermill(
                 seen = _tell(folder, seen, progress)
                 if time.monotonic() > deadline:
                     _kill(child, folder)
-                    return "timeout", f"the run took longer than limits.total ({show_seconds(site.limits.total.total_seconds())})"
+                    return (
+                        "timeout",
+                        f"the run took longer than limits.total ({show_seconds(site.limits.total.total_seconds())})",
+                    )
                 time.sleep(0.1)
         except KeyboardInterrupt:
             _kill(child, folder)
@@ -166,11 +180,14 @@ def _papermill(
     # An error of Drillbook is reported in lines, of which the one before this says what happened.
     ours = [what for what, line in itertools.pairwise(last) if line.startswith("Changed so far: ")]
     said = [*last[-1:], *ours[-1:]]
-    return ("kernel died" if dead else "error"), (said[-1][:300] if said else f"papermill ended with {child.returncode}")
+    return ("kernel died" if dead else "error"), (
+        said[-1][:300] if said else f"papermill ended with {child.returncode}"
+    )
 
 
 def _unheard(progress: Progress) -> Progress:
     """``progress`` that may have lost its listener: a terminal that was closed, a pipe that broke. The run goes on."""
+
     def tell(event: dict[str, Any]) -> None:
         with suppress(OSError, ValueError):
             progress(event)
@@ -181,9 +198,9 @@ def _unheard(progress: Progress) -> Progress:
 class _Stops:
     """Ctrl-C, SIGTERM (a scheduler's way to stop a run) and SIGHUP (a terminal that was closed) while a run is executed.
 
-    The first ends the notebook, and the run is settled all the same. One while it is settled is answered with what would be
-    left undone, the next one ends the runner; a SIGHUP never does, nor where it is ignored (nohup). What is answered is no
-    event of the journal: nothing was done.
+    The first ends the notebook, and the run is settled all the same. One while it is settled is answered with what
+    would be left undone, the next one ends the runner; a SIGHUP never does, nor where it is ignored (nohup). What is
+    answered is no event of the journal: nothing was done.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -230,5 +247,3 @@ def _tell(folder: Path, seen: int, progress: Progress) -> int:
     for event in events[seen:]:
         progress(event)
     return len(events)
-
-

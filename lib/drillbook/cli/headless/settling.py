@@ -92,7 +92,9 @@ def left_standing(folder: Path) -> RunOutcome:
     run_id, gate, until = str(events[0]["run_id"]), gates.waiting(events), gates.deadline(events)
     kept = f"What it made is kept until {until:%Y-%m-%d %H:%M} UTC." if until else ""
     if gate is not None:
-        ways = f'`drillbook resume {run_id} --confirm "{gate["phrase"]}"`, or `drillbook approve` and `drillbook resume`'
+        ways = (
+            f'`drillbook resume {run_id} --confirm "{gate["phrase"]}"`, or `drillbook approve` and `drillbook resume`'
+        )
         said = f"Waiting for a confirmation of {gate['section']!r}: {gate['reason']}. Give it by {ways}. {kept}"
         return RunOutcome(run_id, folder, None, WAITING, said)
     why = next((f": {event['why']}" for event in reversed(events) if event["type"] == "stopped_midway"), "")
@@ -110,9 +112,7 @@ def refusal(folder: Path, message: str) -> RunOutcome:
     return RunOutcome(folder.name, folder, None, REFUSED, f"Not resumed, and nothing was changed: {message}")
 
 
-def settle(
-    folder: Path, *, how: str, message: str, by: str, progress: Progress = lambda _: None
-) -> RunOutcome:
+def settle(folder: Path, *, how: str, message: str, by: str, progress: Progress = lambda _: None) -> RunOutcome:
     """Undo what the run left, journal how it ended, add page and report, seal; safe to repeat.
 
     Undoing goes on where nothing can be written. EvidenceUnwritable afterwards: the run is not sealed yet.
@@ -157,9 +157,7 @@ def _unsealed(folder: Path, opened: dict[str, Any], error: Exception) -> Evidenc
     return found
 
 
-def _add_the_end(
-    folder: Path, opened: dict[str, Any], how: str, message: str, by: str, progress: Progress
-) -> None:
+def _add_the_end(folder: Path, opened: dict[str, Any], how: str, message: str, by: str, progress: Progress) -> None:
     masker = Masker()
     # Not opened: what can't be written must not stop the undoing.
     journal = Journal(folder / "journal.jsonl", masker)
@@ -190,7 +188,9 @@ def _note_attempt(journal: Journal, folder: Path, events: Sequence[gates.Event],
     journal.append("attempt", n=gates.attempt(events), notebook=name, how=how, error=message, **digests)
 
 
-def undo(journal: Journal, opened: dict[str, Any], masker: Masker, *, by: str, progress: Progress, only: str = "") -> None:
+def undo(
+    journal: Journal, opened: dict[str, Any], masker: Masker, *, by: str, progress: Progress, only: str = ""
+) -> None:
     """Undo what a run promised to undo (``only`` of one kind), the newest first, and give its Lease back.
 
     What can't be undone stays an open obligation, with the reason as a fact: `drillbook cleanup` tries again.
@@ -222,7 +222,9 @@ def _put_back(
     kube: k8s.Kube, site: Site, journal: Journal, run_id: str, by: str, progress: Progress, only: str
 ) -> list[str]:
     """Put back old values; what can't be is answered in words. Nothing is touched while another run holds the Lease."""
-    promises = [event for event in reversed(unsettled(journal.events())) if event.get("undo") and only in ("", event["kind"])]
+    promises = [
+        event for event in reversed(unsettled(journal.events())) if event.get("undo") and only in ("", event["kind"])
+    ]
     if not promises:
         return []
     try:
@@ -331,5 +333,3 @@ def finish(folder: Path, notebook: Path) -> RunOutcome:
         )
     how = "finished later" if closed else "error"
     return settle(folder, how=how, message="" if closed else "the notebook did not reach its last cell", by="runner")
-
-

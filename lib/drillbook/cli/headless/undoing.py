@@ -51,7 +51,9 @@ def drop_kept(run_id: str, site: str) -> WayBack:
     aside, _ = _look(profile, run_id)
     if not aside:
         todo = "`drillbook cleanup` lists what recoveries have left."
-        raise ParameterError([f"RUN: run {run_id} has put no database of {profile.source} aside"], where="drillbook drop-kept", todo=todo)
+        raise ParameterError(
+            [f"RUN: run {run_id} has put no database of {profile.source} aside"], where="drillbook drop-kept", todo=todo
+        )
     name = aside[0].database
     database = next((t.database for t in profile.tenants if name.startswith(t.database)), profile.tenants[0].database)
     return WayBack(_runbook("change-drop-kept"), {"database": database, "of_run": run_id}, site)

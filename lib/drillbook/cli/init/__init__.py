@@ -1,7 +1,7 @@
 """The way from a cluster to its first drill: what is found there, what a person decides, and the files to apply.
 
-Discovery reads with the person's own kubeconfig and changes nothing; whatever is to change the cluster is written into a
-folder first, each file with what it grants. No Secret's value is written.
+Discovery reads with the person's own kubeconfig and changes nothing; whatever is to change the cluster is written
+into a folder first, each file with what it grants. No Secret's value is written.
 """
 
 from drillbook.cli.init.choices import Choices, choose

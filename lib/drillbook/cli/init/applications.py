@@ -50,7 +50,11 @@ def endpoints(cluster: Object, poolers: Sequence[Object]) -> list[Endpoint]:
 
 
 def find(
-    deployment: Object, places: Sequence[Endpoint], namespace: str, databases: Mapping[str, str], lookup: connection_env.Lookup
+    deployment: Object,
+    places: Sequence[Endpoint],
+    namespace: str,
+    databases: Mapping[str, str],
+    lookup: connection_env.Lookup,
 ) -> ApplicationFound | None:
     """The Deployment as an application of the cluster in ``namespace``; None if its first container names none of ``places``.
 
@@ -60,13 +64,21 @@ def find(
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     values = dict(_values(deployment, container, lookup))
     for place in places:
-        named = [name for name, value in values.items() if connection_env.names_host(value, place.service, namespace, home)]
+        named = [
+            name for name, value in values.items() if connection_env.names_host(value, place.service, namespace, home)
+        ]
         if named:
             port, path = _health(container)
             return ApplicationFound(
-                home, deployment["metadata"]["name"], tuple(named), place.service,
-                _database(values, values[named[0]], place.service, databases), place.pooler, port, path,
-            )  # fmt: skip
+                home,
+                deployment["metadata"]["name"],
+                tuple(named),
+                place.service,
+                _database(values, values[named[0]], place.service, databases),
+                place.pooler,
+                port,
+                path,
+            )
     return None
 
 
@@ -100,4 +112,6 @@ def _health(container: Object) -> tuple[int, str]:
     ports = {item.get("name", ""): int(item["containerPort"]) for item in container.get("ports") or ()}
     asked = (container.get("readinessProbe") or {}).get("httpGet") or {}
     port = asked.get("port", next(iter(ports.values()), 0))
-    return ports.get(port, 0) if isinstance(port, str) and not port.isdecimal() else int(port), str(asked.get("path", ""))
+    return ports.get(port, 0) if isinstance(port, str) and not port.isdecimal() else int(port), str(
+        asked.get("path", "")
+    )

@@ -53,7 +53,9 @@ def choose(found: Found, ask: Ask, name: str = "") -> Choices:
         recovery_point=ask("Recovery point that was promised", "1h"),
         point_in_time_recovery=ask("Time for a point-in-time recovery that was promised", "45m"),
         sql_secret=ask("Secret for the password of the role drillbook", f"drillbook-sql-{site}"),
-        reader_secret=ask("Secret for the read-only key to the archive, in the namespace for copies", f"drillbook-archive-{site}"),
+        reader_secret=ask(
+            "Secret for the read-only key to the archive, in the namespace for copies", f"drillbook-archive-{site}"
+        ),
     )
     faults = []
     if not _NAME.fullmatch(site) or len(site) > LONGEST_NAME:
@@ -64,5 +66,7 @@ def choose(found: Found, ask: Ask, name: str = "") -> Choices:
         except ValueError as error:
             faults.append(f"{what}: {error}")
     if faults:
-        raise ParameterError(faults, where="drillbook init", todo="Start again with other answers; nothing was written.")
+        raise ParameterError(
+            faults, where="drillbook init", todo="Start again with other answers; nothing was written."
+        )
     return chosen

@@ -110,8 +110,8 @@ class Found:
 def discover(kube: k8s.Kube, wanted: str = "") -> Found:
     """The Cluster ``wanted`` (NAMESPACE/NAME; "" is the only one there is) and all that a profile says of it.
 
-    ParameterError: which one, or why it can't be drilled, every reason at once. KubernetesError, PostgresError: something
-    that is indispensable could not be read. Changes nothing.
+    ParameterError: which one, or why it can't be drilled, every reason at once. KubernetesError, PostgresError:
+    something that is indispensable could not be read. Changes nothing.
     """
     cluster, same_name = _choose(kube, wanted)
     namespace, name = cluster["metadata"]["namespace"], cluster["metadata"]["name"]
@@ -146,7 +146,11 @@ def discover(kube: k8s.Kube, wanted: str = "") -> Found:
         archive=archive,
         databases=tuple(
             DatabaseFound(
-                one.name, one.owner, one.size_bytes, one.tables, _login(kube, cluster, one, notes),
+                one.name,
+                one.owner,
+                one.size_bytes,
+                one.tables,
+                _login(kube, cluster, one, notes),
                 tuple(app for app in applications if app.database == one.name),
             )
             for one in databases
@@ -158,11 +162,15 @@ def discover(kube: k8s.Kube, wanted: str = "") -> Found:
         archive_timeout_seconds=int(timeout[0]["setting"]) if timeout else 0,
         same_name=same_name,
         notes=tuple(notes),
-    )  # fmt: skip
+    )
 
 
 def _refused(namespace: str, name: str, faults: list[str]) -> ParameterError:
-    return ParameterError(faults, where=f"Cluster {namespace}/{name}", todo="Correct what is named, or choose another Cluster with --cluster.")
+    return ParameterError(
+        faults,
+        where=f"Cluster {namespace}/{name}",
+        todo="Correct what is named, or choose another Cluster with --cluster.",
+    )
 
 
 def _choose(kube: k8s.Kube, wanted: str) -> tuple[Object, bool]:
@@ -177,21 +185,32 @@ def _choose(kube: k8s.Kube, wanted: str) -> tuple[Object, bool]:
             raise
         if not wanted:
             said = "these credentials may not list the Clusters of all namespaces"
-            raise ParameterError([said], where="drillbook init", todo="Name the Cluster with --cluster NAMESPACE/NAME.") from error
+            raise ParameterError(
+                [said], where="drillbook init", todo="Name the Cluster with --cluster NAMESPACE/NAME."
+            ) from error
         found = kube.get(k8s.CLUSTER, namespace, name)
         listed = [found] if found else []
     # A drill's own copy is no source.
     all_there = [item for item in listed if RUN_LABEL not in (item["metadata"].get("labels") or {})]
     names = sorted(f"{item['metadata']['namespace']}/{item['metadata']['name']}" for item in all_there)
     fitting = [
-        item for item in all_there if not wanted or (item["metadata"]["namespace"], item["metadata"]["name"]) == (namespace, name)
+        item
+        for item in all_there
+        if not wanted or (item["metadata"]["namespace"], item["metadata"]["name"]) == (namespace, name)
     ]
     if len(fitting) != 1:
-        said = f"there is no Cluster {wanted}" if wanted else f"there are {len(names)} Clusters" if names else "there is no Cluster"
+        said = (
+            f"there is no Cluster {wanted}"
+            if wanted
+            else f"there are {len(names)} Clusters"
+            if names
+            else "there is no Cluster"
+        )
         raise ParameterError(
             [said + (f": {', '.join(names)}" if names else " that these credentials can see")],
-            where="drillbook init", todo="Name one with --cluster NAMESPACE/NAME, or use another kubeconfig or context.",
-        )  # fmt: skip
+            where="drillbook init",
+            todo="Name one with --cluster NAMESPACE/NAME, or use another kubeconfig or context.",
+        )
     (chosen,) = fitting
     same = [item for item in all_there if item["metadata"]["name"] == chosen["metadata"]["name"]]
     return chosen, len(same) > 1
@@ -268,10 +287,14 @@ def _login(kube: k8s.Kube, cluster: Object, database: DatabaseFound, notes: list
         if _entries(kube, namespace, "Secret", name).get("username") == database.owner:
             return name
     listed = _permitted(
-        lambda: kube.list(k8s.SECRET, namespace, fields=f"type={_BASIC_AUTH}"), notes, f"the Secret with {database.owner}'s password"
+        lambda: kube.list(k8s.SECRET, namespace, fields=f"type={_BASIC_AUTH}"),
+        notes,
+        f"the Secret with {database.owner}'s password",
     )
     owner = base64.b64encode(database.owner.encode()).decode()
-    return next((str(item["metadata"]["name"]) for item in listed if (item.get("data") or {}).get("username") == owner), "")
+    return next(
+        (str(item["metadata"]["name"]) for item in listed if (item.get("data") or {}).get("username") == owner), ""
+    )
 
 
 def _secrets_of(cluster: Object, owner: str) -> Iterator[str]:
@@ -287,9 +310,17 @@ def _secrets_of(cluster: Object, owner: str) -> Iterator[str]:
 
 def _classes(kube: k8s.Kube, cluster: Object, notes: list[str]) -> tuple[str, str]:
     """The source's storage class, and for copies one that deletes its volumes where the source's keeps them."""
-    classes = {item["metadata"]["name"]: item for item in _permitted(lambda: kube.list(k8s.STORAGE_CLASS), notes, "storage classes")}
+    classes = {
+        item["metadata"]["name"]: item
+        for item in _permitted(lambda: kube.list(k8s.STORAGE_CLASS), notes, "storage classes")
+    }
     default = next(
-        (name for name, item in classes.items() if (item["metadata"].get("annotations") or {}).get(_DEFAULT_CLASS) == "true"), ""
+        (
+            name
+            for name, item in classes.items()
+            if (item["metadata"].get("annotations") or {}).get(_DEFAULT_CLASS) == "true"
+        ),
+        "",
     )
     namespace, name = cluster["metadata"]["namespace"], cluster["metadata"]["name"]
     used = [one or default for one in volumes(_provisional(namespace, name), cluster["spec"]).values()]
@@ -298,10 +329,13 @@ def _classes(kube: k8s.Kube, cluster: Object, notes: list[str]) -> tuple[str, st
         return used[0], ""
     same = classes[keeping[0]].get("provisioner")
     others = sorted(
-        (name for name, item in classes.items() if _deletes(item)), key=lambda one: (classes[one].get("provisioner") != same, one != default, one)
+        (name for name, item in classes.items() if _deletes(item)),
+        key=lambda one: (classes[one].get("provisioner") != same, one != default, one),
     )
     if not others:
-        notes.append(f"StorageClass {keeping[0]} keeps volumes, and no other deletes them: make one, and name it in copy.storage_class.")
+        notes.append(
+            f"StorageClass {keeping[0]} keeps volumes, and no other deletes them: make one, and name it in copy.storage_class."
+        )
     return used[0], others[0] if others else ""
 
 
@@ -314,4 +348,8 @@ def _schedules(kube: k8s.Kube, namespace: str, name: str) -> list[str]:
         items = kube.list(k8s.SCHEDULED_BACKUP, namespace)
     except RunbookError:
         return []  # said in a comment only
-    return [f"{item['metadata']['name']} ({item['spec']['schedule']})" for item in items if item["spec"]["cluster"]["name"] == name]
+    return [
+        f"{item['metadata']['name']} ({item['spec']['schedule']})"
+        for item in items
+        if item["spec"]["cluster"]["name"] == name
+    ]

@@ -38,18 +38,34 @@ def text(found: Found, choices: Choices, *, kubeconfig: str, context: str) -> st
         ),
         _part({"cluster": {"namespace": found.namespace, "name": found.name}}),
         _part(
-            {"identity": {"kube_system_uid": found.kube_system_uid, "system_identifier": str(found.cluster["status"].get("systemID", ""))}},
+            {
+                "identity": {
+                    "kube_system_uid": found.kube_system_uid,
+                    "system_identifier": str(found.cluster["status"].get("systemID", "")),
+                }
+            },
             "The pin: a run begins only if this very cluster answers.",
         ),
         _part({"drillbook_namespace": choices.drillbook_namespace, "drill_namespace": choices.drill_namespace}),
         _archive(found, choices),
         _part(
-            {"sql": {"database": DRILL_DATABASE, "role": "drillbook",
-                     "secret": {"namespace": choices.drillbook_namespace, "name": choices.sql_secret}}},
+            {
+                "sql": {
+                    "database": DRILL_DATABASE,
+                    "role": "drillbook",
+                    "secret": {"namespace": choices.drillbook_namespace, "name": choices.sql_secret},
+                }
+            },
         ),
         _part(
-            {"objectives": {"recovery_time": choices.recovery_time, "recovery_point": choices.recovery_point,
-                            "point_in_time_recovery": choices.point_in_time_recovery, "enforce": False}},
+            {
+                "objectives": {
+                    "recovery_time": choices.recovery_time,
+                    "recovery_point": choices.recovery_point,
+                    "point_in_time_recovery": choices.point_in_time_recovery,
+                    "enforce": False,
+                }
+            },
             "CHECK what was promised; with enforce: true a missed objective fails the run.",
         ),
         _freshness(found),
@@ -60,14 +76,17 @@ def text(found: Found, choices: Choices, *, kubeconfig: str, context: str) -> st
         ),
         _replacement(found),
         _tenants(found, choices),
-    ]  # fmt: skip
+    ]
     if found.notes:
         parts.append("\n".join(_comment(f"CHECK {note}").rstrip("\n") for note in found.notes) + "\n")
     return "\n".join(parts)
 
 
 def _comment(sentence: str, indent: str = "") -> str:
-    return "".join(f"{indent}# {line}\n" for line in textwrap.wrap(sentence, _WIDTH, break_long_words=False, break_on_hyphens=False))
+    return "".join(
+        f"{indent}# {line}\n"
+        for line in textwrap.wrap(sentence, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    )
 
 
 def _part(values: Values, *comments: str) -> str:
@@ -78,7 +97,9 @@ def _part(values: Values, *comments: str) -> str:
 def _archive(found: Found, choices: Choices) -> str:
     configuration = found.archive.configuration
     keys = configuration.get("s3Credentials") or {}
-    values: Values = {"reader_secret": {"name": choices.reader_secret} | ({"region": "AWS_REGION"} if "region" in keys else {})}
+    values: Values = {
+        "reader_secret": {"name": choices.reader_secret} | ({"region": "AWS_REGION"} if "region" in keys else {})
+    }
     comments = [
         f"WAL and base backups go to {found.archive.location} ({found.archive.method}). The key must be read-only, "
         "and not the cluster's own."
@@ -108,7 +129,11 @@ def _archive(found: Found, choices: Choices) -> str:
 def _freshness(found: Found) -> str:
     lag = max(timedelta(minutes=10), timedelta(seconds=2 * found.archive_timeout_seconds))
     schedules = f"ScheduledBackups: {', '.join(found.schedules)}" if found.schedules else "there is no ScheduledBackup"
-    timeout = f"{found.archive_timeout_seconds} s" if found.archive_timeout_seconds else "off, so a quiet cluster archives nothing for long"
+    timeout = (
+        f"{found.archive_timeout_seconds} s"
+        if found.archive_timeout_seconds
+        else "off, so a quiet cluster archives nothing for long"
+    )
     return _part(
         {"freshness": {"backup_age": "24h", "archive_lag": show_duration(lag)}},
         f"How old the newest base backup and the newest archived WAL may be. CHECK backup_age: {schedules}. archive_timeout is {timeout}.",
@@ -124,7 +149,9 @@ def _replacement(found: Found) -> str:
         "storage_size": str(storage.get("size") or claimed.get("storage") or ""),
         "storage_class": found.storage_class,
     }
-    return _part({"replacement": values}, "Should the Cluster object itself be lost: what to make again of the archive.")
+    return _part(
+        {"replacement": values}, "Should the Cluster object itself be lost: what to make again of the archive."
+    )
 
 
 def _tenants(found: Found, choices: Choices) -> str:
@@ -133,7 +160,10 @@ def _tenants(found: Found, choices: Choices) -> str:
         values: Values = {"database": database.name, "app_role": database.owner}
         comments = list(_remarks(database))
         if database.login:
-            values["app_login"] = {"namespace": choices.drillbook_namespace, "name": choices.login_secret(database.name)}
+            values["app_login"] = {
+                "namespace": choices.drillbook_namespace,
+                "name": choices.login_secret(database.name),
+            }
         if database.applications:
             values["application"] = _application(database.applications[0])
         if database.events is not None:

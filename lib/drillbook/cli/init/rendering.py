@@ -23,7 +23,9 @@ def deploy_folder(root: Path) -> Path:
     found = root / "deploy"
     if not (found / "rbac").is_dir():
         raise ParameterError(
-            [f"there is no deploy/rbac/ in {root}"], where="drillbook init", todo="Run it in a clone of Drillbook's repository."
+            [f"there is no deploy/rbac/ in {root}"],
+            where="drillbook init",
+            todo="Run it in a clone of Drillbook's repository.",
         )
     return found
 
@@ -51,7 +53,9 @@ def grants(stream: str) -> list[str]:
     lines = []
     for item in filter(None, yaml.safe_load_all(stream)):
         for rule in item.get("rules") or []:
-            where = f"in `{item['metadata']['namespace']}`" if "namespace" in item["metadata"] else "in the whole cluster"
+            where = (
+                f"in `{item['metadata']['namespace']}`" if "namespace" in item["metadata"] else "in the whole cluster"
+            )
             only = f", only {', '.join(rule['resourceNames'])}" if "resourceNames" in rule else ""
             lines.append(f"{where}: {', '.join(rule['verbs'])} on {', '.join(rule['resources'])}{only}")
     return lines
@@ -62,7 +66,9 @@ def tenant_sql(database: DatabaseFound, template: str) -> str:
     # The first paragraph is the template's own heading.
     body = template.split("\n\n", 1)[1].strip()
     schemas = database.schemas
-    lines = [f"-- Lets the role {ROLE} read what the profile asks of this database: {', '.join(schemas) or 'no schema'}."]
+    lines = [
+        f"-- Lets the role {ROLE} read what the profile asks of this database: {', '.join(schemas) or 'no schema'}."
+    ]
     if database.unread_schemas:
         lines += [f"-- Not asked for, so not granted: {', '.join(database.unread_schemas)}."]
     lines = [line.replace("\n", " ") for line in lines]
@@ -128,7 +134,11 @@ def kubeconfig(found: Found, context: str, token_file: str) -> str:
 def secret_keys(found: Found) -> Iterator[tuple[str, str, str]]:
     """The keys of the archive's reader, each with the Secret and key that the cluster itself uses for it."""
     credentials = found.archive.configuration.get("s3Credentials") or {}
-    wanted = (("AWS_ACCESS_KEY_ID", "accessKeyId"), ("AWS_SECRET_ACCESS_KEY", "secretAccessKey"), ("AWS_REGION", "region"))
+    wanted = (
+        ("AWS_ACCESS_KEY_ID", "accessKeyId"),
+        ("AWS_SECRET_ACCESS_KEY", "secretAccessKey"),
+        ("AWS_REGION", "region"),
+    )
     for key, field in wanted:
         if field in credentials:
             yield key, credentials[field]["name"], credentials[field]["key"]

@@ -36,7 +36,11 @@ def write(found: Found, choices: Choices, out: Path, *, root: Path, kubectl: tup
     ParameterError: it is there already, it can't be written, or the answers make no valid profile.
     """
     if out.exists():
-        raise ParameterError([f"{out} is there already"], where="drillbook init", todo="Name another folder with --out, or remove it yourself.")
+        raise ParameterError(
+            [f"{out} is there already"],
+            where="drillbook init",
+            todo="Name another folder with --out, or remove it yourself.",
+        )
     deploy = rendering.deploy_folder(root)
     files, steps = _files_and_steps(found, choices, deploy, out, " ".join(["kubectl", *map(shlex.quote, kubectl)]))
     partial = out.with_name(f".{out.name}.partial")
@@ -54,7 +58,9 @@ def write(found: Found, choices: Choices, out: Path, *, root: Path, kubectl: tup
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _files_and_steps(found: Found, choices: Choices, deploy: Path, out: Path, kubectl: str) -> tuple[dict[str, str], list[ApplyStep]]:
+def _files_and_steps(
+    found: Found, choices: Choices, deploy: Path, out: Path, kubectl: str
+) -> tuple[dict[str, str], list[ApplyStep]]:
     files = {
         PROFILE: profile_text.text(found, choices, kubeconfig=KUBECONFIG, context=_context(choices)),
         KUBECONFIG: rendering.kubeconfig(found, _context(choices), TOKEN),
@@ -82,7 +88,9 @@ def _files_and_steps(found: Found, choices: Choices, deploy: Path, out: Path, ku
         steps.append(
             ApplyStep(
                 "The role's password, kept by CloudNativePG",
-                ("the role logs in with the Secret's password. Where the Cluster's manifest is in Git, add the entry there as well",),
+                (
+                    "the role logs in with the Secret's password. Where the Cluster's manifest is in Git, add the entry there as well",
+                ),
                 f"{kubectl} -n {found.namespace} patch {_CLUSTERS} {found.name} --type=json --patch-file {patch}",
             )
         )
@@ -90,7 +98,9 @@ def _files_and_steps(found: Found, choices: Choices, deploy: Path, out: Path, ku
     steps.append(
         ApplyStep(
             "A base backup that holds the role",
-            ("nothing: adds one base backup to the archive; the copy needs one that was taken after the role was made",),
+            (
+                "nothing: adds one base backup to the archive; the copy needs one that was taken after the role was made",
+            ),
             f"{kubectl} apply -f {add('90-backup.yaml', rendering.backup(found, backup))} && {kubectl} -n {found.namespace} wait "
             f"--for=jsonpath='{{.status.phase}}'=completed backups.postgresql.cnpg.io/{backup} --timeout=2h",
         )
@@ -98,7 +108,9 @@ def _files_and_steps(found: Found, choices: Choices, deploy: Path, out: Path, ku
     steps.append(
         ApplyStep(
             "Becoming the ServiceAccount",
-            (f"this machine what step 2 grants, for eight hours: `{KUBECONFIG}` reads the token from `{TOKEN}`. Repeat it when it has expired",),
+            (
+                f"this machine what step 2 grants, for eight hours: `{KUBECONFIG}` reads the token from `{TOKEN}`. Repeat it when it has expired",
+            ),
             f"(umask 077; {kubectl} -n {choices.drillbook_namespace} create token {rendering.ROLE} --duration=8h "
             f"> {shlex.quote(str(out / TOKEN))})",
         )
@@ -114,7 +126,9 @@ def _context(choices: Choices) -> str:
 
 def _sql_steps(found: Found, sql: Path, kubectl: str, add: Callable[[str, str], str]) -> Iterator[ApplyStep]:
     primary = f"$({kubectl} -n {found.namespace} get {_CLUSTERS} {found.name} -o jsonpath='{{.status.currentPrimary}}')"
-    psql = f'{kubectl} -n {found.namespace} exec -i "{primary}" -c postgres -- psql -X -U postgres -v ON_ERROR_STOP=1 -d'
+    psql = (
+        f'{kubectl} -n {found.namespace} exec -i "{primary}" -c postgres -- psql -X -U postgres -v ON_ERROR_STOP=1 -d'
+    )
     script = add("30-role.sql", (sql / "drillbook-role.sql").read_text(encoding="utf-8"))
     what = "to log in, at most ten times at once; to switch WAL; its own database; no right on any tenant's"
     yield ApplyStep("The role drillbook and its database", (what,), f"{psql} postgres < {script}")
@@ -123,7 +137,9 @@ def _sql_steps(found: Found, sql: Path, kubectl: str, add: Callable[[str, str], 
         name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in database.name)
         script = add(f"40-read-{number:02}-{name}.sql", rendering.tenant_sql(database, template))
         what = f"CONNECT, and SELECT on all tables, later ones too, of: {', '.join(database.schemas) or 'no schema'}"
-        yield ApplyStep(f"What is read of database {database.name}", (what,), f"{psql} {shlex.quote(database.name)} < {script}")
+        yield ApplyStep(
+            f"What is read of database {database.name}", (what,), f"{psql} {shlex.quote(database.name)} < {script}"
+        )
 
 
 def _source_secret(found: Found, choices: Choices) -> str:
@@ -139,11 +155,14 @@ def _secrets(found: Found, choices: Choices, kubectl: str) -> Iterator[ApplyStep
     password = _source_secret(found, choices)
     if rendering.managed_entry(found.cluster) is None:
         yield ApplyStep(
-            f"Secret {source}/{password}", (f"nothing yet: a new password for the role {rendering.ROLE}",),
+            f"Secret {source}/{password}",
+            (f"nothing yet: a new password for the role {rendering.ROLE}",),
             f"openssl rand -hex 24 | tr -d '\\n' | {kubectl} -n {source} create secret generic {password} --type=kubernetes.io/basic-auth "
             f"--from-literal=username={rendering.ROLE} --from-file=password=/dev/stdin",
-        )  # fmt: skip
-    yield _copied(kubectl, (source, password), (own, choices.sql_secret), login, "the same password, where Drillbook may read it")
+        )
+    yield _copied(
+        kubectl, (source, password), (own, choices.sql_secret), login, "the same password, where Drillbook may read it"
+    )
     for database in found.databases:
         if database.login:
             what = f"the login of {database.owner}, to prove on a copy that it works"
@@ -156,13 +175,25 @@ def _secrets(found: Found, choices: Choices, kubectl: str) -> Iterator[ApplyStep
             f"read there, and put that into this Secret under {', '.join(key for key, *_ in keys)} instead; this command copies the "
             "cluster's own key, which may write, though a copy never does"
         )
-        yield _copied(kubectl, (source, writer), (copies, choices.reader_secret), {key: old for key, _, old in keys}, what)
+        yield _copied(
+            kubectl, (source, writer), (copies, choices.reader_secret), {key: old for key, _, old in keys}, what
+        )
     if authority := found.archive.configuration.get("endpointCA"):
-        yield _copied(kubectl, (source, authority["name"]), (copies, authority["name"]), {authority["key"]: authority["key"]},
-                      "nothing: the object store's private CA, no secret")  # fmt: skip
+        yield _copied(
+            kubectl,
+            (source, authority["name"]),
+            (copies, authority["name"]),
+            {authority["key"]: authority["key"]},
+            "nothing: the object store's private CA, no secret",
+        )
     for item in found.cluster["spec"].get("imagePullSecrets") or []:
-        yield _copied(kubectl, (source, item["name"]), (copies, item["name"]), {".dockerconfigjson": ".dockerconfigjson"},
-                      "copies are pulled from the same registry")  # fmt: skip
+        yield _copied(
+            kubectl,
+            (source, item["name"]),
+            (copies, item["name"]),
+            {".dockerconfigjson": ".dockerconfigjson"},
+            "copies are pulled from the same registry",
+        )
 
 
 def _copied(kubectl: str, old: tuple[str, str], new: tuple[str, str], keys: dict[str, str], what: str) -> ApplyStep:
@@ -184,7 +215,18 @@ def _page(found: Found, choices: Choices, out: Path, steps: list[ApplyStep]) -> 
         "`AlreadyExists` was done before.",
     ]
     for number, item in enumerate(steps, 1):
-        lines += ["", f"## {number}. {item.title}", "", "Grants:", "", *(f"- {grant}" for grant in item.grants), "", "```sh", item.command, "```"]
+        lines += [
+            "",
+            f"## {number}. {item.title}",
+            "",
+            "Grants:",
+            "",
+            *(f"- {grant}" for grant in item.grants),
+            "",
+            "```sh",
+            item.command,
+            "```",
+        ]
     lines += [
         "",
         "## Then",

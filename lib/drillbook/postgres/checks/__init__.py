@@ -1,7 +1,7 @@
 """The checks: what "restored" means, asked of a real database. Functions on a ``Database``; no Kubernetes.
 
-Every check says what was expected and observed. FAILED: something observed contradicts the claim (SQLSTATE classes XX and
-58 among it). UNPROVEN: it was not observed. Rows never leave the server.
+Every check says what was expected and observed. FAILED: something observed contradicts the claim (SQLSTATE classes XX
+and 58 among it). UNPROVEN: it was not observed. Rows never leave the server.
 """
 
 from drillbook.postgres.checks.boundary import AtBoundary, digests_at_boundary

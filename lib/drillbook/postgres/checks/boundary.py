@@ -3,26 +3,28 @@
 The marker bounds the moment from below: it is written first, and recovery must bring it. The moment (``moment``) is a
 snapshot in each database, taken together, to which the archive gives a place in the WAL; that place is the target.
 
-A table that rests. It is digested before the marker, and after the moment its row versions (place and inserting transaction
-of each row), files, columns and counted writes are compared: what both readings see was there at the moment too. Each of
-the two readings has its own new snapshot, so no snapshot is held while other tables are read, however many there are.
-(A row that came and went between the two readings, uncounted, is in neither: then the digest differs from the copy's, which
-is a false alarm and no false proof.)
+A table that rests. It is digested before the marker, and after the moment its row versions (place and inserting
+transaction of each row), files, columns and counted writes are compared: what both readings see was there at the
+moment too. Each of the two readings has its own new snapshot, so no snapshot is held while other tables are read,
+however many there are. (A row that came and went between the two readings, uncounted, is in neither: then the digest
+differs from the copy's, which is a false alarm and no false proof.)
 
-A table that is written to. It can't be read but in the moment's snapshot. Such tables are read first and several side by
-side, each in its own transaction that has taken the snapshot over. The session that gave it lets it go as soon as the
-last of them has taken it: from then on the oldest snapshot is as old as the longest of these reads. Which tables are
-written to is known from the statistics, from their first reading to the moment; a table that moved all the same is one of
-them in the next round, with another marker. What has not moved is not digested again, only compared with the new moment.
+A table that is written to. It can't be read but in the moment's snapshot. Such tables are read first and several side
+by side, each in its own transaction that has taken the snapshot over. The session that gave it lets it go as soon as
+the last of them has taken it: from then on the oldest snapshot is as old as the longest of these reads. Which tables
+are written to is known from the statistics, from their first reading to the moment; a table that moved all the same
+is one of them in the next round, with another marker. What has not moved is not digested again, only compared with
+the new moment.
 
-Giving way. Each read gives way to any session that waits for its lock, or for its snapshot (``yielding``). While the lock is held,
-a table's files and columns at present are compared with those in the snapshot: after a TRUNCATE, a rewrite or an ALTER
-TABLE an old snapshot no longer tells the truth, and the table waits for the next round.
+Giving way. Each read gives way to any session that waits for its lock, or for its snapshot (``yielding``). While the
+lock is held, a table's files and columns at present are compared with those in the snapshot: after a TRUNCATE, a
+rewrite or an ALTER TABLE an old snapshot no longer tells the truth, and the table waits for the next round.
 
 A replica. Where one is given, tables at rest are read there (``replica``), and the primary only has the others.
 
-Sessions. One in each database for its snapshot, one that looks, and those that read: as many as the role's CONNECTION LIMIT
-leaves, and in ``MOST_HELD`` databases at most. In any further database a table that is written to stays unproven.
+Sessions. One in each database for its snapshot, one that looks, and those that read: as many as the role's CONNECTION
+LIMIT leaves, and in ``MOST_HELD`` databases at most. In any further database a table that is written to stays
+unproven.
 """
 
 from __future__ import annotations
@@ -82,9 +84,9 @@ class AtBoundary(Generic[Marker]):
 
     ``unproven`` names, as ``database table``, each table without a digest and why. ``structures`` by database, in the
     moment's snapshot (where none could be held, just after it). ``attempts`` is the number of markers written.
-    ``in_snapshot`` are the tables, by database, whose digest is that of the moment's snapshot and of no other instant: it
-    holds only where that snapshot has a place in the WAL. All others were at rest around it. ``read_bytes`` and
-    ``read_seconds`` are what digesting took, without the comparison afterwards.
+    ``in_snapshot`` are the tables, by database, whose digest is that of the moment's snapshot and of no other
+    instant: it holds only where that snapshot has a place in the WAL. All others were at rest around it.
+    ``read_bytes`` and ``read_seconds`` are what digesting took, without the comparison afterwards.
     """
 
     marker: Marker
@@ -341,7 +343,8 @@ class _Reader(Generic[Marker]):
             unread={database: seen for database, seen in structures.items() if isinstance(seen, str)},
             moment=moment,
             in_snapshot={
-                database: tuple(name for name, digest in of.items() if digest.known) for database, of in in_snapshot.items()
+                database: tuple(name for name, digest in of.items() if digest.known)
+                for database, of in in_snapshot.items()
             },
             read_bytes=self.budget.spent_bytes,
             read_seconds=self.budget.spent_seconds,
@@ -379,12 +382,12 @@ def digests_at_boundary(
 ) -> AtBoundary[Marker]:
     """Write a marker and digest ``tables`` (by database, as ``schema.table``) as they are at a moment just after it.
 
-    ``open_db(database)`` opens a session, which is closed here; ``write_marker`` commits a new marker, in one transaction,
-    on the same cluster and gives what names it. A quiet moment is looked for at most ``attempts`` times, and there are at
-    most ``ROUNDS`` markers; all digests belong to the last one. Beyond ``budget`` large tables are sampled. Tables at rest are
-    read on ``replica``, if there is one. Reads only, but for the markers, and gives way to anyone who
-    waits for one of our locks. Raises ``PostgresError`` if a session or the marker fails; a table's own error, or that its
-    reads were always in somebody's way, only leaves that table unproven.
+    ``open_db(database)`` opens a session, which is closed here; ``write_marker`` commits a new marker, in one
+    transaction, on the same cluster and gives what names it. A quiet moment is looked for at most ``attempts`` times,
+    and there are at most ``ROUNDS`` markers; all digests belong to the last one. Beyond ``budget`` large tables are
+    sampled. Tables at rest are read on ``replica``, if there is one. Reads only, but for the markers, and gives way
+    to anyone who waits for one of our locks. Raises ``PostgresError`` if a session or the marker fails; a table's own
+    error, or that its reads were always in somebody's way, only leaves that table unproven.
     """
     if attempts < 1:
         raise ValueError("at least one attempt is needed")
@@ -395,7 +398,9 @@ def digests_at_boundary(
         held = _held(left, tables)
         readers = MOST_READERS if left is None else max(1, min(MOST_READERS, int(left) - len(held)))
         with elsewhere(replica, next(iter(tables))) as other:
-            reader = _Reader(open_db, write_marker, tables, key, attempts, watch, held, readers, budget or Budget(), other)
+            reader = _Reader(
+                open_db, write_marker, tables, key, attempts, watch, held, readers, budget or Budget(), other
+            )
             reader.begin()
             for _ in range(ROUNDS):
                 found = reader.round()

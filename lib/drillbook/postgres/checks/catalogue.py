@@ -27,7 +27,9 @@ def constraints_hold(db: Database, sessions: Sessions | None = None) -> Check:
     Damage can leave rows that no statement could have written. Reads each table, once a constraint; FAILED names the
     constraints that a row breaks, never the row.
     """
-    rung = CheckStep("constraints", "no row breaks a constraint that it should have met", "every validated constraint holds")
+    rung = CheckStep(
+        "constraints", "no row breaks a constraint that it should have met", "every validated constraint holds"
+    )
     try:
         with pinned(db):
             constraints = db.ask("integrity_constraints")
@@ -78,7 +80,9 @@ def matviews_filled(db: Database) -> Check:
 
 def extensions_fit(db: Database) -> Check:
     """Whether this server has the files of every installed extension in the very version that is installed."""
-    rung = CheckStep("extensions", "the server has what the installed extensions need", "every installed version available")
+    rung = CheckStep(
+        "extensions", "the server has what the installed extensions need", "every installed version available"
+    )
     try:
         with pinned(db):
             extensions = db.ask("integrity_extensions")
@@ -106,7 +110,9 @@ def collations_fit(db: Database) -> Check:
 
     Under other rules the order of text in an index is wrong, and lookups miss rows.
     """
-    rung = CheckStep("collations", "text sorts here as where the indexes were built", "recorded versions are the server's")
+    rung = CheckStep(
+        "collations", "text sorts here as where the indexes were built", "recorded versions are the server's"
+    )
     try:
         with pinned(db):
             collations = db.ask("integrity_collations")
@@ -142,14 +148,21 @@ def so_in_production_too(copy: Check, source: Check) -> Check:
     A list of faults that may have been cut short excuses nothing.
     """
     by_name = copy.name in ("sequences", "materialised views")  # how far behind differs while the source goes on
-    faults, known = ({(name if by_name else (name, words)) for name, words in check.details} for check in (copy, source))
+    faults, known = (
+        {(name if by_name else (name, words)) for name, words in check.details} for check in (copy, source)
+    )
     if source.verdict is not Verdict.FAILED or not faults <= known or not 0 < len(copy.details) < _MOST_DETAILS:
         return copy
-    return copy.model_copy(update={"verdict": Verdict.VERIFIED, "reason": "so in production too: no fault of this recovery"})
+    return copy.model_copy(
+        update={"verdict": Verdict.VERIFIED, "reason": "so in production too: no fault of this recovery"}
+    )
 
 
 CHEAP: dict[str, Callable[[Database], Check]] = {
-    "materialised views": matviews_filled, "extensions": extensions_fit, "collations": collations_fit, "sequences": sequences_ahead,
-}  # fmt: skip
+    "materialised views": matviews_filled,
+    "extensions": extensions_fit,
+    "collations": collations_fit,
+    "sequences": sequences_ahead,
+}
 """What may be asked of a source in production as well, by the check's name: catalogues, and one value a sequence."""
 _OTHERS: tuple[Callable[[Database], Check], ...] = (matviews_filled, extensions_fit, collations_fit)

@@ -41,7 +41,11 @@ class Difference(Frozen):
     def __str__(self) -> str:
         if not self.known:
             return self.said
-        parts = [f"{self.only_in_copy:,} only in the copy", f"{self.only_in_production:,} only in production", f"{self.changed:,} changed"]
+        parts = [
+            f"{self.only_in_copy:,} only in the copy",
+            f"{self.only_in_production:,} only in production",
+            f"{self.changed:,} changed",
+        ]
         return ", ".join(parts)
 
 
@@ -73,10 +77,15 @@ def difference(table: str, copy: Rows, production: Rows) -> Difference:
     """What the two do not share."""
     if not copy.exists or not production.exists:
         where = "only in the copy" if copy.exists else "only in production" if production.exists else "in neither"
-        return Difference(table=table, said=f"the whole table is {where}: {counted(copy.count or production.count, 'row')}")
+        return Difference(
+            table=table, said=f"the whole table is {where}: {counted(copy.count or production.count, 'row')}"
+        )
     if copy.by_key is None or production.by_key is None or copy.columns != production.columns:
         why = copy.reason or production.reason or "its columns differ"
-        return Difference(table=table, said=f"{copy.count:,} rows in the copy, {production.count:,} in production ({why}: counted only)")
+        return Difference(
+            table=table,
+            said=f"{copy.count:,} rows in the copy, {production.count:,} in production ({why}: counted only)",
+        )
     theirs = production.by_key
     return Difference(
         table=table,

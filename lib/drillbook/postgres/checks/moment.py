@@ -1,16 +1,17 @@
 """The moment at which the source is read: a snapshot in each database, and how it is found again in the WAL.
 
-A snapshot sees a set of transactions. Recovery gives a prefix of the commits in the WAL. The two agree where no transaction
-that the snapshot doesn't see has its commit record before that of one that it sees. A commit becomes visible a moment after
-its record is written, and sessions may overtake each other in between, so not every snapshot is such a prefix. At a quiet
-moment it is: the snapshot passes over no transaction, or none that commits shortly afterwards, so that it had not begun to.
-(A transaction that is newer than all that the snapshot sees may have been overtaken too; that is rare enough to be left to
-the proof.) With thousands of commits a second every third snapshot or so is quiet, as a busy application's transactions
-are short; tried with pgbench, 8 clients at 3,000 a second, 319 of 319 of those had their place, of the others 96 in 100.
+A snapshot sees a set of transactions. Recovery gives a prefix of the commits in the WAL. The two agree where no
+transaction that the snapshot doesn't see has its commit record before that of one that it sees. A commit becomes
+visible a moment after its record is written, and sessions may overtake each other in between, so not every snapshot
+is such a prefix. At a quiet moment it is: the snapshot passes over no transaction, or none that commits shortly
+afterwards, so that it had not begun to. (A transaction that is newer than all that the snapshot sees may have been
+overtaken too; that is rare enough to be left to the proof.) With thousands of commits a second every third snapshot
+or so is quiet, as a busy application's transactions are short; tried with pgbench, 8 clients at 3,000 a second, 319
+of 319 of those had their place, of the others 96 in 100.
 
-That is how a moment is chosen; it is not the proof. The proof is the archived WAL itself: `first_unseen` looks up each
-commit after the marker and gives the first that a snapshot doesn't see, which is where recovery has to stop, or says that
-there is no such place.
+That is how a moment is chosen; it is not the proof. The proof is the archived WAL itself: `first_unseen` looks up
+each commit after the marker and gives the first that a snapshot doesn't see, which is where recovery has to stop, or
+says that there is no such place.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ NOWHERE = Lsn(0)
 class Moment(Frozen):
     """The snapshots that the source was read in: what each sees (``xmin:xmax:xip``), by database.
 
-    ``lsn``: all WAL before the snapshots is before it. ``quiet``: no snapshot was taken in the middle of a commit, and all
-    see the same, as far as SQL can tell.
+    ``lsn``: all WAL before the snapshots is before it. ``quiet``: no snapshot was taken in the middle of a commit,
+    and all see the same, as far as SQL can tell.
     """
 
     sees: dict[str, str] = Field(default_factory=dict)
@@ -157,9 +158,9 @@ def _parts(sees: str) -> tuple[int, int, set[int]]:
 def first_unseen(sees: str, commits: Iterable[ArchivedCommit], until: Lsn) -> ArchivedCommit | None:
     """The first of ``commits`` (in the order of the WAL) that a snapshot doesn't see; None: the snapshot has no place there.
 
-    ``commits`` begin at one that the snapshot sees. All commits up to ``until``, before which the snapshot was taken, are
-    looked at: if a later one is seen again, recovery can't give what the snapshot sees. None as well if the commits end
-    before one that isn't seen.
+    ``commits`` begin at one that the snapshot sees. All commits up to ``until``, before which the snapshot was taken,
+    are looked at: if a later one is seen again, recovery can't give what the snapshot sees. None as well if the
+    commits end before one that isn't seen.
     """
     _, xmax, running = _parts(sees)
     first: ArchivedCommit | None = None

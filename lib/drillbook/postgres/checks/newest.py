@@ -42,8 +42,8 @@ class NewestChange(Frozen):
 def newest_changes(db: Database, tables: Iterable[str], watch: Watch | None = None) -> dict[str, NewestChange]:
     """The newest change of each of ``tables`` (``schema.table``), one pass over each; raises ``PostgresError``.
 
-    On the source ``watch`` makes each read give way. A table that can't be read says why and does not hide the others. A
-    row that was deleted leaves no trace in it.
+    On the source ``watch`` makes each read give way. A table that can't be read says why and does not hide the
+    others. A row that was deleted leaves no trace in it.
     """
 
     def look(name: str) -> NewestChange:

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from drillbook.errors import PostgresError
 from drillbook.postgres.client import Database
 
-# Statements of one transaction, which share its cost; each holds its locks until the transaction ends, of which a server
-# has some thousands.
+# Statements of one transaction, which share its cost; each holds its locks until the transaction ends, of which a
+# server has some thousands.
 TOGETHER = 32
 # A table of more pages than this is worth its own transaction, so that the sessions end at about the same time.
 MANY_PAGES = 2000

@@ -27,8 +27,8 @@ def launchers(preloaded: str) -> list[str]:
 def foreign_hosts(conninfo: str, copy: ClusterRef | None) -> list[str]:
     """The hosts of a ``primary_conninfo`` that are not the copy's own Services.
 
-    CloudNativePG sets ``host=<cluster>-rw`` on every instance, primaries too, where it has no effect: that one is no way out.
-    A string that can't be parsed, or names no host (libpq would then take its default), counts as foreign.
+    CloudNativePG sets ``host=<cluster>-rw`` on every instance, primaries too, where it has no effect: that one is no
+    way out. A string that can't be parsed, or names no host (libpq would then take its default), counts as foreign.
     """
     if not conninfo.strip():
         return []
@@ -47,12 +47,12 @@ def quarantined(
 ) -> Check:
     """Whether the copy keeps to itself: no archiving, no replication from or to elsewhere, no launcher of jobs.
 
-    ``own_standbys`` are the names of the copy's own other instances: as CloudNativePG's replication user they may stream.
-    ``known_workers`` are background workers (``backend_type``) that the site itself vouches for. ``copy`` is the copy's
-    Cluster, whose own Service may be in ``primary_conninfo``. ``db`` is a session on its primary. FAILED names each way
-    out; a worker that nobody knows leaves it UNPROVEN.
-    Needs a role with ``pg_monitor`` and ``pg_read_all_settings``. Foreign servers are counted only: a query opens their
-    connections, and only the network can forbid that.
+    ``own_standbys`` are the names of the copy's own other instances: as CloudNativePG's replication user they may
+    stream. ``known_workers`` are background workers (``backend_type``) that the site itself vouches for. ``copy`` is
+    the copy's Cluster, whose own Service may be in ``primary_conninfo``. ``db`` is a session on its primary. FAILED
+    names each way out; a worker that nobody knows leaves it UNPROVEN. Needs a role with ``pg_monitor`` and
+    ``pg_read_all_settings``. Foreign servers are counted only: a query opens their connections, and only the network
+    can forbid that.
     """
     rung = CheckStep(
         "quarantine",

@@ -1,12 +1,12 @@
 """Reading tables at rest on a replica, so that their digests cost the primary nothing.
 
-A replica has the very row versions of the primary, so a reading there before the marker and one after the moment prove the
-same as two on the primary, if the second one is made when the replica has replayed the WAL up to the moment. What counts the
-writes is asked of the primary: a replica counts none.
+A replica has the very row versions of the primary, so a reading there before the marker and one after the moment
+prove the same as two on the primary, if the second one is made when the replica has replayed the WAL up to the
+moment. What counts the writes is asked of the primary: a replica counts none.
 
-A replica has troubles of its own: replay cancels a query that is in its way, its session may end, it may lag. Then the
-table is read on the primary, and it is said why. A table that is written to is always read on the primary, in the moment's
-snapshot: which transactions a snapshot on a replica sees can't be asked.
+A replica has troubles of its own: replay cancels a query that is in its way, its session may end, it may lag. Then
+the table is read on the primary, and it is said why. A table that is written to is always read on the primary, in the
+moment's snapshot: which transactions a snapshot on a replica sees can't be asked.
 """
 
 from __future__ import annotations
@@ -99,7 +99,11 @@ class Elsewhere:
     @contextmanager
     def session(self, database: str, until: Lsn | None) -> Iterator[Database | None]:
         """A session on the replica, which has replayed ``until`` (None: no matter what); None, if none can be had."""
-        db = self._opened(self.replica, database, until) if self.replica is not None and _ANY not in self.instead else None
+        db = (
+            self._opened(self.replica, database, until)
+            if self.replica is not None and _ANY not in self.instead
+            else None
+        )
         try:
             yield db
         finally:

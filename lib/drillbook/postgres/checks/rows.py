@@ -132,8 +132,8 @@ def digest_and_versions(db: Database, table: DigestTable, key: bytes, seed: int)
 def versions(db: Database, table: DigestTable, seed: int) -> tuple[int, int]:
     """Count and order-independent sum of the row versions (place and inserting transaction) in the open snapshot.
 
-    ``seed``, 63 random bits a run, makes a chance equality unrepeatable. A pass that is cheap in processor time, as large
-    in reads as any; raises ``PostgresError``.
+    ``seed``, 63 random bits a run, makes a chance equality unrepeatable. A pass that is cheap in processor time, as
+    large in reads as any; raises ``PostgresError``.
     """
     _by_its_ranges(db, table)
     statement = (
@@ -147,8 +147,8 @@ def versions(db: Database, table: DigestTable, seed: int) -> tuple[int, int]:
 def digest_statement(source: str, key: str, row: str = "t::pg_catalog.text", beside: str = "") -> str:
     """The SELECT of ``rows`` and the four sums ``s1`` to ``s4`` over ``source``, a table ``t`` as SQL has it after FROM.
 
-    ``key`` is SQL for a bytea; ``row`` is SQL for the text that stands for a row ``t``; ``beside`` is SQL for a number of
-    each row, which is added up as a last column.
+    ``key`` is SQL for a bytea; ``row`` is SQL for the text that stands for a row ``t``; ``beside`` is SQL for a
+    number of each row, which is added up as a last column.
     """
     # The row as text is the same for equal rows only: record output quotes what could be mistaken, and NULL is not ''.
     # convert_to with the server's own encoding changes nothing; textsend would depend on the client's.
@@ -184,8 +184,9 @@ def digest_tables(
 ) -> dict[str, TableDigest]:
     """Digest each of ``tables`` (``schema.table``, quoted like in SQL), one pass over each; rows never leave.
 
-    Of those in ``samples`` only that part. ``sessions`` are more of them, which read side by side. Each table is read in its own snapshot: this is for a database that nobody
-    writes to. A table that can't be read says why and doesn't hide the others.
+    Of those in ``samples`` only that part. ``sessions`` are more of them, which read side by side. Each table is read
+    in its own snapshot: this is for a database that nobody writes to. A table that can't be read says why and doesn't
+    hide the others.
     """
     parts, names = samples or {}, list(tables)
 
@@ -207,7 +208,8 @@ def rows_equal(expected: Mapping[str, TableDigest], observed: Mapping[str, Table
     """Compare the source's digests at the target with the copy's. FAILED names the tables that differ.
 
     A table that the copy lacks, or whose pages its server calls damaged, contradicts the claim; one that couldn't be
-    read on either side leaves it unproven. A sampled table that agrees is named as such: nothing is said of its other rows.
+    read on either side leaves it unproven. A sampled table that agrees is named as such: nothing is said of its other
+    rows.
     """
     rung = CheckStep(
         "rows",

@@ -1,12 +1,14 @@
 """What a drill may read of the source's rows, and which part of a large table stands for the whole.
 
-The budget. So many bytes and so much time for all tables of a run together. Small tables are read whole; what they leave is
-shared evenly by the larger ones, each at its turn, by what is left then. Time counts as bytes, by the rate so far.
+The budget. So many bytes and so much time for all tables of a run together. Small tables are read whole; what they
+leave is shared evenly by the larger ones, each at its turn, by what is left then. Time counts as bytes, by the rate
+so far.
 
-The sample. Ranges of a key, each of as many rows, spread over the whole key. Where they begin is taken from the planner's
-histogram, or for integers without one from the least and the greatest; which of them, from the run's secret key, so that every
-drill reads other ranges and the same drill the same ones. Where they end is looked up in the index. The copy is read by the
-same bounds. They are values of rows: they stay in memory and in SQL, and are never written down.
+The sample. Ranges of a key, each of as many rows, spread over the whole key. Where they begin is taken from the
+planner's histogram, or for integers without one from the least and the greatest; which of them, from the run's secret
+key, so that every drill reads other ranges and the same drill the same ones. Where they end is looked up in the
+index. The copy is read by the same bounds. They are values of rows: they stay in memory and in SQL, and are never
+written down.
 """
 
 from __future__ import annotations
@@ -60,8 +62,8 @@ class TableSample(Frozen):
 class Budget:
     """How much may be read, in bytes and in seconds (None: without a limit); safe to use from several threads.
 
-    ``without_key`` says what becomes of a table beyond its share that can't be sampled: it is left ``unproven``, or read
-    ``whole`` all the same.
+    ``without_key`` says what becomes of a table beyond its share that can't be sampled: it is left ``unproven``, or
+    read ``whole`` all the same.
     """
 
     bytes: float | None = None
@@ -87,7 +89,9 @@ class Budget:
         return None if level is None or size <= level else level
 
     @contextmanager
-    def part(self, db: Database, table: tuple[str, str], quoted: str, key: builtins.bytes) -> Iterator[TableSample | str | None]:
+    def part(
+        self, db: Database, table: tuple[str, str], quoted: str, key: builtins.bytes
+    ) -> Iterator[TableSample | str | None]:
         """The part of a table that may be read (None: all of it), or why none may, in the open snapshot.
 
         The bytes and the time of what is read in here are counted, if it ends well. Raises ``PostgresError``.
@@ -164,7 +168,9 @@ def _part_of(db: Database, quoted: str, share: float, key: bytes, found: list[di
         each = max(1, int(rows / len(starts)))
         ranges = [(start, _end(db, quoted, row, start, each)) for start in starts]
         where = " or ".join(_between(row, *bounds) for bounds in ranges)
-        return TableSample(column=row["column_name"], ranges=len(ranges), of_rows=total_rows, of_bytes=total_bytes, where=where)
+        return TableSample(
+            column=row["column_name"], ranges=len(ranges), of_rows=total_rows, of_bytes=total_bytes, where=where
+        )
     return why
 
 

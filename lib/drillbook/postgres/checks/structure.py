@@ -1,8 +1,8 @@
 """Structure: what a database is made of, in names and digests, read the same way on the source and on the copy.
 
-Only what every role may read is asked, so a role with ``pg_read_all_data`` on the source and a superuser on the copy see
-the same; oids, statistics, positions of sequences, passwords, connection strings and options of foreign servers stay
-out. A definition is kept as a digest: evidence needs to say that it differs, not what a function's body says.
+Only what every role may read is asked, so a role with ``pg_read_all_data`` on the source and a superuser on the copy
+see the same; oids, statistics, positions of sequences, passwords, connection strings and options of foreign servers
+stay out. A definition is kept as a digest: evidence needs to say that it differs, not what a function's body says.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def _read(db: Database, questions: Iterable[str]) -> Structure:
 def structure(db: Database, watch: Watch | None = None) -> Structure:
     """Schemas, relations, columns, indexes, constraints, code, types, grants, extensions … of this database.
 
-    Reads the catalogues in one snapshot, on the source with a ``watch`` that makes it give way; raises ``PostgresError``.
+    Reads the catalogues in one snapshot, on the source with a ``watch`` that makes it give way; raises
+    ``PostgresError``.
     """
 
     def look() -> Structure:
@@ -116,9 +117,7 @@ def structure_equal(
     )
     differences: list[tuple[str, str]] = []
     for kind in sorted({*expected.objects, *observed.objects}, key=_place):
-        differences += _compare(
-            kind, expected.objects.get(kind, {}), observed.objects.get(kind, {}), source, copy
-        )
+        differences += _compare(kind, expected.objects.get(kind, {}), observed.objects.get(kind, {}), source, copy)
     if differences:
         kinds = Counter(what.partition(":")[0] for what, _ in differences)
         summary = ", ".join(f"{kind} {count}" for kind, count in kinds.items())

@@ -1,10 +1,10 @@
 """Giving way on the source: no migration of a tenant waits long for one of our locks or snapshots.
 
-A read of a table holds ACCESS SHARE until its transaction ends, and that is enough to make an ALTER TABLE wait, and every
-query of the application behind it. So a second session looks four times a second whether anybody waits for one of ours.
-If so our statement is cancelled and its transaction ended at once; the read is tried again later, a bounded number of
-times. What waits is found by session, not by table: locks of indexes and partitions, and CREATE INDEX CONCURRENTLY, which
-waits for older snapshots, are among it.
+A read of a table holds ACCESS SHARE until its transaction ends, and that is enough to make an ALTER TABLE wait, and
+every query of the application behind it. So a second session looks four times a second whether anybody waits for one
+of ours. If so our statement is cancelled and its transaction ended at once; the read is tried again later, a bounded
+number of times. What waits is found by session, not by table: locks of indexes and partitions, and CREATE INDEX
+CONCURRENTLY, which waits for older snapshots, are among it.
 """
 
 from __future__ import annotations

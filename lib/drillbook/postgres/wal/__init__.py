@@ -1,8 +1,8 @@
 """The write-ahead log as arithmetic and bytes; no I/O.
 
 `arithmetic`: LSN, segment number and file name. `history`: timeline history files. `chain`: is the archive's WAL
-unbroken from a base backup to its newest segment. `records`: the commits that a segment holds; `changes`: what they deleted
-and dropped.
+unbroken from a base backup to its newest segment. `records`: the commits that a segment holds; `changes`: what they
+deleted and dropped.
 """
 
 from drillbook.postgres.wal.arithmetic import (

@@ -111,10 +111,11 @@ def chain(
 ) -> Chain:
     """The chain from ``begin_wal`` to the newest of ``names`` on the way to ``timeline`` (0: the newest timeline).
 
-    ``names`` are segment names in any order (a name twice counts once), or numbers that were made of them before: then
-    ``torn`` ones are not among them, but are named so that the sentence can say it. ``begin_lsn`` is the base backup's: with it, a
-    backup that was made after its timeline had been left is recognised. ``torn`` names are there but can't be used:
-    they count as missing and the sentence says so. ValueError: ``begin_wal`` or ``segment_bytes`` is no such thing.
+    ``names`` are segment names in any order (a name twice counts once), or numbers that were made of them before:
+    then ``torn`` ones are not among them, but are named so that the sentence can say it. ``begin_lsn`` is the base
+    backup's: with it, a backup that was made after its timeline had been left is recognised. ``torn`` names are there
+    but can't be used: they count as missing and the sentence says so. ValueError: ``begin_wal`` or ``segment_bytes``
+    is no such thing.
     """
     check_segment_bytes(segment_bytes)
     start = SegmentName.parse(begin_wal, segment_bytes)

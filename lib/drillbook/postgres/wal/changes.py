@@ -1,12 +1,12 @@
 """What each committed transaction deleted, and which relations' files it dropped: who did the damage, and when.
 
-The heap's own records are looked into as far as their first block reference, which names the relation's file; a commit
-record names the files that go with it. So a `DELETE` shows as rows of a file, and a `DROP TABLE` as a dropped file. A
-`TRUNCATE` or a rewrite (`VACUUM FULL`, `CLUSTER`, `REFRESH MATERIALIZED VIEW`) drops a file too, but has created another
-one in the same transaction, which after a `TRUNCATE` nobody has written to.
+The heap's own records are looked into as far as their first block reference, which names the relation's file; a
+commit record names the files that go with it. So a `DELETE` shows as rows of a file, and a `DROP TABLE` as a dropped
+file. A `TRUNCATE` or a rewrite (`VACUUM FULL`, `CLUSTER`, `REFRESH MATERIALIZED VIEW`) drops a file too, but has
+created another one in the same transaction, which after a `TRUNCATE` nobody has written to.
 
-WAL may be read in runs of adjoining segments, side by side: each run gives what it has seen of transactions that ended in
-it, and `Runs` puts together what one run began and another ended.
+WAL may be read in runs of adjoining segments, side by side: each run gives what it has seen of transactions that
+ended in it, and `Runs` puts together what one run began and another ended.
 """
 
 from __future__ import annotations
@@ -226,7 +226,9 @@ def _contents(work: Work, *, known: bool = True) -> dict[File, Content]:
     return {file: Content(*counts, known or any(counts)) for file, counts in written.items()}
 
 
-def read_run(segments: Iterable[tuple[str, bytes]], following: Iterable[tuple[str, bytes]], system_id: str) -> ChangesRead:
+def read_run(
+    segments: Iterable[tuple[str, bytes]], following: Iterable[tuple[str, bytes]], system_id: str
+) -> ChangesRead:
     """What ended in ``segments``, or begins to end there: a record that goes on into ``following`` counts here.
 
     WalFormatError: a segment is not what its name says. `Run.pending`: there are not enough ``following`` ones.

@@ -1,11 +1,11 @@
 """The commits, restore points and new tablespaces that WAL segments hold.
 
 A small reader of PostgreSQL 14 to 18's WAL: it walks the records of a run of adjoining segments and looks into those
-that matter. A record begins on a multiple of eight bytes with a header of 24 (length, transaction id, start of the record
-before it, flags, resource manager, CRC) and may continue over pages and segments; each page in between says how much of
-it is still to come. What PostgreSQL's own reader checks without looking into records is checked here too: page magic and
-address, remaining lengths, the link back to the record before. The CRC is verified for the records that are looked into,
-and for all of them on request.
+that matter. A record begins on a multiple of eight bytes with a header of 24 (length, transaction id, start of the
+record before it, flags, resource manager, CRC) and may continue over pages and segments; each page in between says
+how much of it is still to come. What PostgreSQL's own reader checks without looking into records is checked here too:
+page magic and address, remaining lengths, the link back to the record before. The CRC is verified for the records
+that are looked into, and for all of them on request.
 
 Reading ends at the first thing that is not valid WAL, as recovery does: a zeroed or recycled tail is the normal end of
 a segment that was never filled. `WalReader.stopped` says where and why.

@@ -136,9 +136,7 @@ class ArchivedWal(Frozen):
     drawn: dict[str, Any] = Field(default_factory=dict)  # as `picture` draws it
 
 
-def newest_in(
-    ctx: Context, cluster: SourceCluster, listing: archive.WalListing, chain: Chain
-) -> ArchivedCommit | None:
+def newest_in(ctx: Context, cluster: SourceCluster, listing: archive.WalListing, chain: Chain) -> ArchivedCommit | None:
     """The newest commit of a base backup's WAL, None if nothing was committed since. WalGap: a segment is damaged."""
     try:
         return archive.newest_commit(ctx.store, listing, chain, system_id=cluster.system_id)
@@ -186,7 +184,9 @@ class WalChainUnbroken(Step[ArchivedWal]):
                 expected=f"every segment from {self.backup.begin_wal} to {self.until}" if enough else expected,
                 observed=f"{chain.segments} segments, unbroken"
                 if chain.unbroken
-                else f"unbroken to there; later: {chain.problem}" if enough else chain.problem,
+                else f"unbroken to there; later: {chain.problem}"
+                if enough
+                else chain.problem,
                 details=(
                     *((f"gap {n}", f"{item}. {item.todo}") for n, item in enumerate(broken[:8], 1)),
                     *_strays(held),
@@ -296,7 +296,9 @@ class ArchiveLag(CheckStep):
         Else all that may be lost was committed after the last segment was archived.
         """
         if last_archived is None:
-            return self.result(Verdict.UNPROVEN, reason="no WAL segment has been archived since the statistics were reset")
+            return self.result(
+                Verdict.UNPROVEN, reason="no WAL segment has been archived since the statistics were reset"
+            )
         covered = Lsn(str(now["checkpoint_lsn"])) <= self.archived.end_lsn
         idle = covered and int(now["checkpoint_next_xid"]) == int(now["next_xid"]) & 0xFFFFFFFF
         lag = 0.0 if idle else max(0.0, (now["clock"] - last_archived).total_seconds())

@@ -59,7 +59,10 @@ class DamageCandidates(Frozen):
     def rows(self) -> list[tuple[str, str]]:
         """As a card shows it."""
         nothing = [("nothing found", f"between {show_instant(self.since)} and {show_instant(self.until)}")]
-        shown = [(f"XID {item.xid}", f"{show_instant(item.committed_at)}  {item.database}: {item.what}") for item in self.found]
+        shown = [
+            (f"XID {item.xid}", f"{show_instant(item.committed_at)}  {item.database}: {item.what}")
+            for item in self.found
+        ]
         if self.found and self.found[0].weight:
             shown.append((f"without XID {self.found[0].xid}", f'target_time = "{show_instant(self.found[0].before)}"'))
         return (shown or nothing) + ([("not read", self.unread)] if self.unread else [])
@@ -107,8 +110,8 @@ class FindDamage(Step[DamageCandidates]):
     """Search the archived WAL for what deleted rows or dropped relations.
 
     With search_table only what touched that table, and every drop: WAL names a relation by its file, and of a dropped
-    one nobody knows the name any more. A TRUNCATE, VACUUM FULL or REFRESH drops the old file too: the new one tells what
-    was done. After a cut-over every serverName's WAL is searched.
+    one nobody knows the name any more. A TRUNCATE, VACUUM FULL or REFRESH drops the old file too: the new one tells
+    what was done. After a cut-over every serverName's WAL is searched.
     """
 
     cluster: SourceCluster
@@ -119,7 +122,9 @@ class FindDamage(Step[DamageCandidates]):
         files = Files.read(ctx)
         table = str(ctx.parameters.get("search_table", ""))
         changes = changes_between(ctx, self.cluster, since, until)
-        found = sorted(candidates(changes, files, table), key=lambda item: (-item.weight, -item.committed_at.timestamp()))
+        found = sorted(
+            candidates(changes, files, table), key=lambda item: (-item.weight, -item.committed_at.timestamp())
+        )
         result = DamageCandidates(
             found=tuple(found[:SHOWN]), since=since, until=until, archived_until=archived_until(ctx, self.cluster)
         )
@@ -161,7 +166,9 @@ def candidates(changes: Iterable[Changes], files: Files, table: str) -> Iterable
         if not deleted and not dropped and not replaced:
             continue
         rows = sum(deleted.values())
-        words = [f"{count} rows deleted from {files.name(file) or f'file {file[2]}'}" for file, count in deleted.items()]
+        words = [
+            f"{count} rows deleted from {files.name(file) or f'file {file[2]}'}" for file, count in deleted.items()
+        ]
         words += [text for text, _ in replaced]
         indexes, counted = _only_indexes(one, files), "file" if len(dropped) == 1 else "files"
         if dropped and indexes:
@@ -182,8 +189,8 @@ def candidates(changes: Iterable[Changes], files: Files, table: str) -> Iterable
 def _dropped(one: Changes, files: Files) -> list[File]:
     """Files that went without another in their place: not what the transaction itself had made, nor what it replaced.
 
-    An index, a sequence and a TOAST table go with their table: without names only the number can be reported. Which file a
-    new one replaced WAL does not say, so as many of the oldest are left out.
+    An index, a sequence and a TOAST table go with their table: without names only the number can be reported. Which
+    file a new one replaced WAL does not say, so as many of the oldest are left out.
     """
     found = [file for file in one.dropped if file[2] >= _FIRST_USER_ID and file not in one.created]
     known = [files.of(file) for file in one.created if file not in one.dropped]
@@ -201,7 +208,12 @@ def _replaced(one: Changes, files: Files, table: str) -> list[tuple[str, int]]:
     found = []
     for file, content in one.created.items() if one.dropped else ():
         relation = files.of(file)
-        if relation is None or relation.first_file or relation.kind not in ("r", "m") or not _counts(relation.name, file, table):
+        if (
+            relation is None
+            or relation.first_file
+            or relation.kind not in ("r", "m")
+            or not _counts(relation.name, file, table)
+        ):
             continue
         name = relation.name
         if relation.kind == "m":

@@ -48,12 +48,17 @@ class TenantLoss(Frozen):
 
 
 def losses(
-    ctx: Context, cluster: SourceCluster, last: ArchivedCommit | None, first: ArchivedCommit | None, *, server_name: str = ""
+    ctx: Context,
+    cluster: SourceCluster,
+    last: ArchivedCommit | None,
+    first: ArchivedCommit | None,
+    *,
+    server_name: str = "",
 ) -> list[TenantLoss]:
     """The loss of every database if recovery ends between ``last`` and ``first`` (None: at the archive's end).
 
-    ``server_name`` is the folder that recovery reads ("": the one archived to now); what production has in later ones is
-    lost with the rest, and what production itself left behind at an earlier cut-over is no loss of this one.
+    ``server_name`` is the folder that recovery reads ("": the one archived to now); what production has in later ones
+    is lost with the rest, and what production itself left behind at an earlier cut-over is no loss of this one.
     """
     server = server_name or cluster.server_name
     at = first.committed_at if first else last.committed_at if last else None
@@ -97,8 +102,8 @@ def to_tell(site: Site, found: Iterable[TenantLoss]) -> list[TenantLoss]:
 class ShowLosses(CheckStep):
     """What each tenant would lose if this copy took the place of the whole cluster, or of the one database that goes back.
 
-    Its newest commit in production compared with its newest in the copy, by the archived WAL. Recovering one database alone
-    loses nothing of the others.
+    Its newest commit in production compared with its newest in the copy, by the archived WAL. Recovering one database
+    alone loses nothing of the others.
     """
 
     cluster: SourceCluster
@@ -114,7 +119,9 @@ class ShowLosses(CheckStep):
     def _untouched(self, check: Check) -> Check:
         if not self.only or check.name == f"{self.name}: {self.only}":
             return check
-        return self.result(Verdict.NOT_APPLICABLE, name=check.name, required=False, reason=f"not touched: only {self.only} goes back")
+        return self.result(
+            Verdict.NOT_APPLICABLE, name=check.name, required=False, reason=f"not touched: only {self.only} goes back"
+        )
 
 
 def loss_checks(ctx: Context, cluster: SourceCluster, target: ResolvedTarget) -> list[Check]:
@@ -135,7 +142,9 @@ def of_every_tenant(ctx: Context, ref: ClusterRef) -> tuple[tuple[Action, ...], 
     """What a cut of the whole cluster adds to its plan: each database that loses commits, and how many; by the fact ``losses``."""
     seen = [TenantLoss.model_validate(item) for item in ctx.recorder.seen("losses") or []]
     losing = [one for one in to_tell(ctx.site, seen) if one.commits]
-    touches = tuple(Action("lose commits of", "Database", ref.namespace, f"{ref.name}.{one.database}") for one in losing)
+    touches = tuple(
+        Action("lose commits of", "Database", ref.namespace, f"{ref.name}.{one.database}") for one in losing
+    )
     return touches, tuple(f"{one.database}: {one}" for one in losing)
 
 

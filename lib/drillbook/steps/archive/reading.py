@@ -119,11 +119,11 @@ def read_archive(
 ) -> ArchiveReading:
     """List the archive, read its newest commits, and look for damage; changes nothing, asks no SQL.
 
-    ``samples`` WAL segments of each folder are read (``None``: as many as a survey reads), ``read_through`` stored bytes
-    of each newest base backup, and ``checked`` segments of the newest chain with every record's checksum. Raises what
-    the API server and the object store answer; an archive without a usable backup is no error here. NotReady: the
-    Cluster's retentionPolicy can't be read. PreconditionError: nothing says which of several systems or timelines in a
-    folder is the cluster's; both are named.
+    ``samples`` WAL segments of each folder are read (``None``: as many as a survey reads), ``read_through`` stored
+    bytes of each newest base backup, and ``checked`` segments of the newest chain with every record's checksum.
+    Raises what the API server and the object store answer; an archive without a usable backup is no error here.
+    NotReady: the Cluster's retentionPolicy can't be read. PreconditionError: nothing says which of several systems or
+    timelines in a folder is the cluster's; both are named.
     """
     archive, now = ctx.archive, datetime.now(UTC)
     cluster = ctx.kube.get(k8s.CLUSTER, ctx.source_ref.namespace, ctx.source_ref.name) or {}  # it may be lost

@@ -54,7 +54,9 @@ class RecoverabilityVerdict(Step[Recoverable]):
             why = causes(unmet)
             answer = f"NOT AS IT SHOULD BE. {why}"
         elif not window:
-            answer = f"YES, but only to the end of base backup {self.target.backup.backup_id}: nothing was committed since."
+            answer = (
+                f"YES, but only to the end of base backup {self.target.backup.backup_id}: nothing was committed since."
+            )
             ctx.recorder.fact("claim", f"The archive of {ctx.source_ref.name} reaches the end of its base backup")
         else:
             seconds = (ctx.recorder.seen("forecast") or {}).get("seconds")
@@ -66,7 +68,9 @@ class RecoverabilityVerdict(Step[Recoverable]):
                 f"recovered. To the {self.target.target} from base backup {self.target.backup.backup_id} it takes {takes} "
                 f"(objective {goal})."
             )
-            ctx.recorder.fact("claim", f"The archive of {ctx.source_ref.name} reaches {_short(window['last_time'])} UTC")
+            ctx.recorder.fact(
+                "claim", f"The archive of {ctx.source_ref.name} reaches {_short(window['last_time'])} UTC"
+            )
         ctx.recorder.fact("answer", answer)
         return Recoverable(answer=answer)
 

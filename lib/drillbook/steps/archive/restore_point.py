@@ -58,8 +58,9 @@ class ChooseRestorePoint(Step[RestoreStart]):
 class ShowRestoreLosses(CheckStep):
     """What each tenant loses if the whole cluster goes back to the target.
 
-    Each database's newest commit before the target compared with its newest in the archive. To the end of the archive nothing
-    that was archived is lost. A cluster that does not answer can't name its databases: then it is not known here.
+    Each database's newest commit before the target compared with its newest in the archive. To the end of the archive
+    nothing that was archived is lost. A cluster that does not answer can't name its databases: then it is not known
+    here.
     """
 
     old: OldCluster
@@ -88,7 +89,11 @@ class ShowRestoreLosses(CheckStep):
             if error.verdict is None:
                 raise
             reason = f"the old cluster can't be asked for its databases: {error.what}"
-            return [self.result(Verdict.UNPROVEN, required=False, expected="each tenant's commits after the target", reason=reason)]
+            return [
+                self.result(
+                    Verdict.UNPROVEN, required=False, expected="each tenant's commits after the target", reason=reason
+                )
+            ]
 
 
 __all__ = ["ChooseRestorePoint", "RestoreStart", "ShowRestoreLosses"]

@@ -235,9 +235,9 @@ class SalvageWal(Step[SalvagedWal]):
 class ArchiveRemainingWal(Step[SalvagedWal]):
     """Archive what only the old primary's volume still holds.
 
-    A primary that dies takes the transactions with it that it had committed and not yet archived. They are read on its
-    volume, and archived by the instance's own archive_command, in its pod. Where no volume can be read nobody knows what
-    is lost: the run stops before anything is made, unless it was given a reason to go on.
+    A primary that dies takes the transactions with it that it had committed and not yet archived. They are read on
+    its volume, and archived by the instance's own archive_command, in its pod. Where no volume can be read nobody
+    knows what is lost: the run stops before anything is made, unless it was given a reason to go on.
     """
 
     effect: ClassVar[Effect] = Effect.CHANGES
@@ -251,13 +251,20 @@ class ArchiveRemainingWal(Step[SalvagedWal]):
         if self.old.gone:
             return Plan(summary="Nothing: no pod has the old Cluster's volumes mounted", harmless=True)
         ref, because = self.old.ref, given_up(ctx)
-        given = (Action("give up what only the volume holds of", "Cluster", ref.namespace, ref.name),) if because else ()
+        given = (
+            (Action("give up what only the volume holds of", "Cluster", ref.namespace, ref.name),) if because else ()
+        )
         return Plan(
             summary=f"Archive under {self.old.location} what its volume holds and the archive lacks",
             # Not each pod: those of a broken cluster come and go between the confirmation and the step.
-            touches=(Action("archive WAL from the volume of", "Cluster", ref.namespace, ref.name, self.old.uid), *given),
+            touches=(
+                Action("archive WAL from the volume of", "Cluster", ref.namespace, ref.name, self.old.uid),
+                *given,
+            ),
             notes=("by the instance's own archive_command, in its pod, once no server runs",),
-            lost=(f"if the primary's volume can't be read, what was committed and never archived; given up, because: {because}",)
+            lost=(
+                f"if the primary's volume can't be read, what was committed and never archived; given up, because: {because}",
+            )
             if because
             else (),
         )
@@ -292,7 +299,11 @@ def old_volume(old: OldCluster, found: WalOnVolume, parameters: Mapping[str, Any
     elif old.gone:
         reason = f"{found.problem}: what was never archived is lost"
     else:
-        way = "; or give no_salvage_because, and lose what was never archived" if "no_salvage_because" in parameters else ""
+        way = (
+            "; or give no_salvage_because, and lose what was never archived"
+            if "no_salvage_because" in parameters
+            else ""
+        )
         reason = f"{found.problem}. Fix the primary's pod{way}"
     return Check(
         name="old volume",
@@ -306,6 +317,12 @@ def old_volume(old: OldCluster, found: WalOnVolume, parameters: Mapping[str, Any
 
 
 __all__ = [
-    "ArchiveRemainingWal", "ReadWalOnVolume", "SalvageWal", "SalvagedWal", "WalOnVolume", "given_up", "old_volume",
+    "ArchiveRemainingWal",
+    "ReadWalOnVolume",
+    "SalvageWal",
+    "SalvagedWal",
+    "WalOnVolume",
+    "given_up",
+    "old_volume",
     "wal_on_volume",
-]  # fmt: skip
+]

@@ -19,9 +19,9 @@ from drillbook.steps.preflight.readiness import SourceCluster
 class ResolveTarget(Step[ResolvedTarget]):
     """Resolve the target: base backup, timeline, WAL, and the commits on both sides.
 
-    Read from the archived WAL itself. A target that it does not reach would fail only after the base backup was fetched and
-    all WAL replayed; it is refused here, with the nearest that can be reached. After a cut-over a time is under the
-    serverName of its period; anything else is looked for under the newest first.
+    Read from the archived WAL itself. A target that it does not reach would fail only after the base backup was
+    fetched and all WAL replayed; it is refused here, with the nearest that can be reached. After a cut-over a time is
+    under the serverName of its period; anything else is looked for under the newest first.
     """
 
     cluster: SourceCluster
@@ -77,16 +77,20 @@ def _resolve(ctx: Context, cluster: SourceCluster, wanted: RecoveryTarget, backu
     raise first
 
 
-def _pinned(held: archive.ArchiveSnapshot, found: ResolvedTarget, wanted: RecoveryTarget, backup_id: str) -> ResolvedTarget:
+def _pinned(
+    held: archive.ArchiveSnapshot, found: ResolvedTarget, wanted: RecoveryTarget, backup_id: str
+) -> ResolvedTarget:
     """The end of the archive as the LSN of its newest commit now.
 
-    The archive goes on growing while people confirm, and what this run writes itself (the database set read only) must not
-    be recovered with the rest.
+    The archive goes on growing while people confirm, and what this run writes itself (the database set read only)
+    must not be recovered with the rest.
     """
     if wanted != RecoveryTarget() or found.last_before is None:
         return found
     try:
-        return archive.resolve(held, RecoveryTarget(target_lsn=found.last_before.lsn), backup_id=backup_id or found.backup.backup_id)
+        return archive.resolve(
+            held, RecoveryTarget(target_lsn=found.last_before.lsn), backup_id=backup_id or found.backup.backup_id
+        )
     except TargetOutsideWindow:
         return found  # nothing but its base backup: there is no record to stop at
 

@@ -120,8 +120,8 @@ class ReadArchive(Step[ArchiveReading]):
 class CheckBaseBackups(Step[TableCard]):
     """Which base backups there are, and which of them can be used.
 
-    Determined from each backup.info and the objects next to it: a folder may be unfinished, failed, another system's, or left
-    over from a backup that nobody remembers.
+    Determined from each backup.info and the objects next to it: a folder may be unfinished, failed, another system's,
+    or left over from a backup that nobody remembers.
     """
 
     reading: ArchiveReading
@@ -296,7 +296,11 @@ class CheckRecoveryWindow(Step[TableCard]):
                 )[-MOST:],
             )
         )
-        lines = [*(("reachable", item) for item in periods), *_newest_commit(reading), *(("to do", item) for item in reading.todo)]
+        lines = [
+            *(("reachable", item) for item in periods),
+            *_newest_commit(reading),
+            *(("to do", item) for item in reading.todo),
+        ]
         return TableCard(lines=tuple(lines), drawn=reading.drawing)
 
 
@@ -353,7 +357,8 @@ def wal_sample(reading: ArchiveReading) -> Check:
         proves="archived segments hold what PostgreSQL wrote, record by record",
         verdict=Verdict.FAILED if reach.damaged else Verdict.VERIFIED if reach.sampled else Verdict.UNPROVEN,
         expected="page headers, links and checksums right",
-        observed="; ".join(map(str, reach.damaged)) or (f"{len(reach.sampled)} segments, all right" if reach.sampled else ""),
+        observed="; ".join(map(str, reach.damaged))
+        or (f"{len(reach.sampled)} segments, all right" if reach.sampled else ""),
         reason="" if reach.sampled else "no segment was read through",
     )
 

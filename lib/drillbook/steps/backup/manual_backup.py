@@ -41,8 +41,8 @@ _STUCK = ("walArchivingFailing", "invalid backup definition")
 class CheckBackupReadiness(CheckReadiness):
     """The right cluster, and the rights to back it up.
 
-    Cluster, identity pin, rights and the role's grants are checked together, so that all faults are reported together while
-    nothing has been touched.
+    Cluster, identity pin, rights and the role's grants are checked together, so that all faults are reported together
+    while nothing has been touched.
     """
 
     source_rights: ClassVar[Rights] = (
@@ -189,8 +189,8 @@ class FinishedBackup(Frozen):
 class WaitForBackup(Step[FinishedBackup]):
     """Wait for the backup, and show how far it is.
 
-    A plugin backup stays in the phase started until the end; what is in the bucket shows whether it moves. A failed one ends
-    the wait at once, with the tool's own message.
+    A plugin backup stays in the phase started until the end; what is in the bucket shows whether it moves. A failed
+    one ends the wait at once, with the tool's own message.
     """
 
     cluster: SourceCluster
@@ -294,7 +294,11 @@ class VerifyInBucket(CheckStep):
         ctx.recorder.fact("backup", backup.model_dump(mode="json") | {"chosen": "made by this run"})
         listing = archive.wal_names(ctx.store, server, since=backup.begin_wal)
         chain = archive.archive_chain(ctx.store, backup, listing, timeline=self.cluster.timeline)
-        return [self._whole(ctx, backup, entry), self._wal(backup, chain), self._window(ctx, backup, listing, found.usable)]
+        return [
+            self._whole(ctx, backup, entry),
+            self._wal(backup, chain),
+            self._window(ctx, backup, listing, found.usable),
+        ]
 
     def _whole(self, ctx: Context, backup: BaseBackup, entry: archive.Entry) -> Check:
         said, finished = backup, self.finished

@@ -141,8 +141,12 @@ class BackUpOld(BackUpBeforeCutover):
             return Plan(summary=f"No backup: {why}", harmless=True)
         if why:
             touch = Action("go on without a fresh backup of", "Cluster", ref.namespace, ref.name, self.cluster.uid)
-            return Plan(summary=f"No backup: {why}", touches=(touch,), lost=(f"no backup of {ref} as it is now: {why}",))
-        return replace(super().plan(ctx), touches=(Action("back up", "Cluster", ref.namespace, ref.name, self.cluster.uid),))
+            return Plan(
+                summary=f"No backup: {why}", touches=(touch,), lost=(f"no backup of {ref} as it is now: {why}",)
+            )
+        return replace(
+            super().plan(ctx), touches=(Action("back up", "Cluster", ref.namespace, ref.name, self.cluster.uid),)
+        )
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         why = self._none(ctx)
@@ -164,7 +168,11 @@ def not_serving(ctx: Context, ref: ClusterRef) -> str:
     status = found.get("status", {})
     phase, ready = str(status.get("phase") or "without a phase"), int(status.get("readyInstances") or 0)
     # A hibernated cluster stays healthy, without an instance.
-    return "" if phase == HEALTHY and ready and not is_fenced(found) else f"no instance of {ref} serves ({phase}, {ready} ready)"
+    return (
+        ""
+        if phase == HEALTHY and ready and not is_fenced(found)
+        else f"no instance of {ref} serves ({phase}, {ready} ready)"
+    )
 
 
 @dataclass(frozen=True)
@@ -206,7 +214,9 @@ class BackUpReplacement(CheckStep):
     in_service: Any = None
 
     def plan(self, ctx: Context) -> Plan:
-        return Plan(summary="One commit and one WAL switch on the replacement, and a Backup of it, read back from the bucket")
+        return Plan(
+            summary="One commit and one WAL switch on the replacement, and a Backup of it, read back from the bucket"
+        )
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         return BackUpNewTimeline(ReadPromotedCluster(self.old, self.replacement).do(ctx)).observe(ctx)

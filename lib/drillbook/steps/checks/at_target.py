@@ -41,7 +41,11 @@ class ReachedPoint(CheckStep):
             and timeline > int(self.target.target.timeline or 0)
             and str(facts["system_identifier"]) == self.cluster.system_id
         )
-        stopped = f"stopped {self.recovered.stopped} transaction {self.recovered.stopped_xid}, " if self.recovered.stopped else ""  # fmt: skip
+        stopped = (
+            f"stopped {self.recovered.stopped} transaction {self.recovered.stopped_xid}, "
+            if self.recovered.stopped
+            else ""
+        )
         return [
             self.result(
                 Verdict.VERIFIED if holds else Verdict.FAILED,
@@ -81,9 +85,13 @@ class CommitsAroundTarget(CheckStep):
                 Verdict.VERIFIED if holds else Verdict.FAILED,
                 expected="last commit before the target present, first one after it absent",
                 observed=", ".join(words),
-                details=tuple((what, show_instant(commit.committed_at)) for what, commit in (("last before", last), ("first after", first)) if commit),
+                details=tuple(
+                    (what, show_instant(commit.committed_at))
+                    for what, commit in (("last before", last), ("first after", first))
+                    if commit
+                ),
             )
-        ]  # fmt: skip
+        ]
 
     def _is_there(self, db: Database, commit: ArchivedCommit) -> bool:
         known = int(db.ask_one("commit_timestamps")["next_xid"])
@@ -106,7 +114,9 @@ class StructureBeside(CheckStep):
                 source = integrity.structure(db, watch)
             with ctx.copy(self.recovered.ref, tenant.database, read_only=True) as db:
                 found = integrity.structure_equal(source, integrity.structure(db))
-            reason = "the source has changed since the target, or this is the damage: see that nothing else is in the list"
+            reason = (
+                "the source has changed since the target, or this is the damage: see that nothing else is in the list"
+            )
             changed = {} if found.verdict is Verdict.VERIFIED else {"verdict": Verdict.NOT_APPLICABLE, "reason": reason}
             name = f"{self.name}: {tenant.database}"
             checks.append(found.model_copy(update={"name": name, "proves": self.proves, **changed}))
@@ -142,8 +152,9 @@ class NewestInTables(CheckStep):
 class RestoredToTarget(CheckGroup):
     """Is it restored, and to the right point?
 
-    Healthy is not complete. Commits on both sides of the target, structure and newest rows compared with production, catalogue
-    and sequences, the site's own questions, the applications' logins, and the copy's quarantine, asked of the server.
+    Healthy is not complete. Commits on both sides of the target, structure and newest rows compared with production,
+    catalogue and sequences, the site's own questions, the applications' logins, and the copy's quarantine, asked of
+    the server.
     """
 
     cluster: SourceCluster

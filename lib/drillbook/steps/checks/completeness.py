@@ -94,9 +94,7 @@ class CompleteToTheArchive(CheckStep):
         )
 
 
-def reached_lsn(
-    ctx: Context, old: OldCluster, server_name: str, recovered: Recovered
-) -> tuple[Lsn | None, str]:
+def reached_lsn(ctx: Context, old: OldCluster, server_name: str, recovered: Recovered) -> tuple[Lsn | None, str]:
     """Where recovery ended, and by what that is known: the new timeline's history file in the bucket, else the log.
 
     CloudNativePG archives the history file first of all; it is waited for as long as a step may take.

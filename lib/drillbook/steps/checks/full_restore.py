@@ -268,12 +268,19 @@ class ReplacementSound(CheckGroup):
 class ClosedReplacementSound(ReplacementSound):
     """The new cluster is sound, and answers as it should.
 
-    Every instance has joined; heaps, indexes, sequences and catalogue are whole; the site's questions are answered; the
-    events that will be sent a second time are counted. It is shut to its clients: their logins are tried once it is open.
+    Every instance has joined; heaps, indexes, sequences and catalogue are whole; the site's questions are answered;
+    the events that will be sent a second time are counted. It is shut to its clients: their logins are tried once it
+    is open.
     """
 
     def rungs(self) -> Sequence[CheckStep]:
         return [rung for rung in super().rungs() if not isinstance(rung, AppCanLogIn)]
 
 
-__all__ = ["ClosedReplacementSound", "EndAndCompleteness", "InstancesEventsAndQuarantine", "NewestAndStructure", "ReplacementSound"]
+__all__ = [
+    "ClosedReplacementSound",
+    "EndAndCompleteness",
+    "InstancesEventsAndQuarantine",
+    "NewestAndStructure",
+    "ReplacementSound",
+]

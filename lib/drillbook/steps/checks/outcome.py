@@ -15,8 +15,8 @@ from drillbook.steps.recovery.copy import Recovered
 class CompareWithObjectives(CheckStep):
     """The achieved recovery time and point, compared with the objectives.
 
-    Times are technical recovery times on this hardware. An objective missed is reported in the headline; it is a failure
-    where the profile enforces objectives.
+    Times are technical recovery times on this hardware. An objective missed is reported in the headline; it is a
+    failure where the profile enforces objectives.
     """
 
     recovered: Recovered

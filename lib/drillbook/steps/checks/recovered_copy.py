@@ -29,6 +29,7 @@ NO_LOG = "the recovery's log could not be read to its end: where it stopped was 
 def _judge(holds: bool) -> Verdict:
     return Verdict.VERIFIED if holds else Verdict.FAILED
 
+
 @dataclass(frozen=True)
 class ReachedTarget(CheckStep):
     """The copy stopped at the target, was promoted, and is on a new timeline.
@@ -64,7 +65,10 @@ class ReachedTarget(CheckStep):
         holds = server and log.stopped == "before" and log.stopped_xid == expected_xid
         unseen = server and not log.timeline and not absent
         if server and absent:
-            holds, where = True, f"the log was not read to its end; transaction {expected_xid} is not committed in the copy"
+            holds, where = (
+                True,
+                f"the log was not read to its end; transaction {expected_xid} is not committed in the copy",
+            )
         last = show_instant(log.last_completed_at) if log.last_completed_at else "not said"
         return [
             self.result(
@@ -231,7 +235,8 @@ class AmcheckClean(CheckStep):
 class CatalogueSound(CheckStep):
     """Sequences are ahead of their columns; constraints, views, extensions and collations are in order.
 
-    Compared with a source that serves, what is so in production too is no fault of the recovery: it is named and counts for none.
+    Compared with a source that serves, what is so in production too is no fault of the recovery: it is named and
+    counts for none.
     """
 
     recovered: Recovered
@@ -249,7 +254,6 @@ class CatalogueSound(CheckStep):
                 found = [self._beside(ctx, tenant.database, check) for check in found]
             checks += [check.model_copy(update={"name": f"{check.name}: {tenant.database}"}) for check in found]
         return checks
-
 
     def _beside(self, ctx: Context, database: str, check: Check) -> Check:
         look = integrity.CHEAP.get(check.name)

@@ -19,8 +19,8 @@ MOST_TABLES = 40
 class AreMyRowsBack(CheckStep):
     """Are my rows back? Table by table: rows only in the copy, only in production, and changed.
 
-    By primary key, of the table that was searched for and those that the profile names. Rows only in the copy come back;
-    rows only in production go out of service. Only counts are kept; production's reads give way to others.
+    By primary key, of the table that was searched for and those that the profile names. Rows only in the copy come
+    back; rows only in production go out of service. Only counts are kept; production's reads give way to others.
     """
 
     cluster: SourceCluster
@@ -35,7 +35,11 @@ class AreMyRowsBack(CheckStep):
         searched = str(ctx.parameters.get("search_table", ""))
         tables = list(dict.fromkeys([*([searched] if searched else []), *tenant.digest_tables]))[:MOST_TABLES]
         if not tables:
-            return [self.result(Verdict.NOT_APPLICABLE, reason="neither search_table nor the profile's digest_tables names a table")]
+            return [
+                self.result(
+                    Verdict.NOT_APPLICABLE, reason="neither search_table nor the profile's digest_tables names a table"
+                )
+            ]
         found = []
         with (
             checks.Watch(ctx.source()) as watch,
@@ -48,9 +52,21 @@ class AreMyRowsBack(CheckStep):
                 found.append(checks.difference(table, checks.rows_of(copy, table), theirs))
         ctx.recorder.fact("rows_back", [item.model_dump(mode="json") for item in found])
         known = [item for item in found if item.known]
-        total = [sum(getattr(item, name) for item in known) for name in ("only_in_copy", "only_in_production", "changed")]
-        observed = "{:,} come back, {:,} go, {:,} change".format(*total) + f", in {len(known)} of {len(found)} tables compared row by row"
-        return [self.result(Verdict.VERIFIED, expected="known", observed=observed, details=tuple((item.table, str(item)) for item in found))]
+        total = [
+            sum(getattr(item, name) for item in known) for name in ("only_in_copy", "only_in_production", "changed")
+        ]
+        observed = (
+            "{:,} come back, {:,} go, {:,} change".format(*total)
+            + f", in {len(known)} of {len(found)} tables compared row by row"
+        )
+        return [
+            self.result(
+                Verdict.VERIFIED,
+                expected="known",
+                observed=observed,
+                details=tuple((item.table, str(item)) for item in found),
+            )
+        ]
 
 
 __all__ = ["AreMyRowsBack"]

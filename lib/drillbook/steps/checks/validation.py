@@ -155,7 +155,9 @@ class LogIsSilent(CheckStep):
 
     def _errors(self, ctx: Context, app: Application, pod: str) -> int:
         container = (ctx.kube.get(k8s.POD, app.namespace, pod) or {})["spec"]["containers"][0]["name"]
-        return sum(is_error(line) for line in ctx.kube.log(app.namespace, pod, container, since=self.since).splitlines())
+        return sum(
+            is_error(line) for line in ctx.kube.log(app.namespace, pod, container, since=self.since).splitlines()
+        )
 
 
 def is_error(line: str) -> bool:
@@ -265,7 +267,9 @@ class ApplicationsAreBack(CheckGroup):
             )
             since = show_instant(datetime.now(UTC))
             for rung in _of_application(tenant.database, since):
-                named = [item.model_copy(update={"name": f"{item.name}: {tenant.database}"}) for item in rung.do(ctx).checks]
+                named = [
+                    item.model_copy(update={"name": f"{item.name}: {tenant.database}"}) for item in rung.do(ctx).checks
+                ]
                 found += named
         if not found:
             reason = "the profile names no application"

@@ -82,7 +82,9 @@ class OpenToClients(Step[Opened]):
             ctx.kube.patch(k8s.CLUSTER, ref.namespace, ref.name, {"spec": {"postgresql": {"pg_hba": own or None}}})
         limit = ctx.site.limits.step.total_seconds()
         begun = datetime.now(UTC)
-        while (asked := self._asked(ctx))["rejecting"] > own.count(REJECT) or (own != now and asked["loaded"] == before["loaded"]):
+        while (asked := self._asked(ctx))["rejecting"] > own.count(REJECT) or (
+            own != now and asked["loaded"] == before["loaded"]
+        ):
             if (datetime.now(UTC) - begun).total_seconds() > limit:
                 raise StepTimeoutError(
                     f"{ref} still rejects its clients {show_seconds(limit)} after its pg_hba was changed",

@@ -28,7 +28,9 @@ class Addressed:
     deployment: dict[str, Any]
     place: AddressLocation
     namespace: str  # the clusters'
-    held: dict[str, Any] | None = None  # the Secret or ConfigMap that holds the address, where the Deployment doesn't itself
+    held: dict[str, Any] | None = (
+        None  # the Secret or ConfigMap that holds the address, where the Deployment doesn't itself
+    )
 
     @property
     def objects(self) -> list[dict[str, Any]]:
@@ -139,9 +141,13 @@ def rolled_out(ctx: Context, app: Application) -> None:
     limit = ctx.site.limits.step.total_seconds()
     try:
         ctx.kube.wait(
-            k8s.DEPLOYMENT, app.namespace, app.deployment, _is_rolled_out, timeout_seconds=limit,
+            k8s.DEPLOYMENT,
+            app.namespace,
+            app.deployment,
+            _is_rolled_out,
+            timeout_seconds=limit,
             what=f"the pods of Deployment {app.namespace}/{app.deployment} to be recreated",
-        )  # fmt: skip
+        )
     except StepTimeoutError as error:
         raise StepTimeoutError(
             f"{error.what} (waited {show_seconds(limit)})",

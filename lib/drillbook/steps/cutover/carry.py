@@ -54,8 +54,16 @@ def database_obligation(ref: ClusterRef, name: str, what: str) -> Obligation:
 
 def carried_obligation(ref: ClusterRef, name: str) -> Obligation:
     """The promise to drop a carried database that never goes into service; once it is in service it has another name."""
-    undo = {"verb": "sql", "kind": "Cluster", "namespace": ref.namespace, "name": ref.name, "sql": as_text(rename.drop(name))}
-    return replace(database_obligation(ref, name, "carried, not in service yet: dropped unless it is swapped in"), undo=undo)
+    undo = {
+        "verb": "sql",
+        "kind": "Cluster",
+        "namespace": ref.namespace,
+        "name": ref.name,
+        "sql": as_text(rename.drop(name)),
+    }
+    return replace(
+        database_obligation(ref, name, "carried, not in service yet: dropped unless it is swapped in"), undo=undo
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The volumes of the running cluster, watched while a database is carried into it: carrying stops before one is full.
 
-A full volume stops PostgreSQL for every tenant. Back-pressure goes all the way to pg_dump: what is not read is not written.
+A full volume stops PostgreSQL for every tenant. Back-pressure goes all the way to pg_dump: what is not read is not
+written.
 """
 
 from __future__ import annotations
@@ -53,7 +54,11 @@ class TransferWatch:
         if now - self._looked >= self._look_seconds:
             self._look()
             self._looked = time.monotonic()
-        late = f"; longer than predicted ({show_seconds(self._usual)}), and going on" if now - self._began > self._usual else ""
+        late = (
+            f"; longer than predicted ({show_seconds(self._usual)}), and going on"
+            if now - self._began > self._usual
+            else ""
+        )
         self._ctx.recorder.progress(f"{show_bytes(count)} carried{f', held: {self.why}' if self.why else ''}{late}")
         return not self.why
 
@@ -84,13 +89,17 @@ class TransferWatch:
 
     def stop(self, database: str) -> None:
         """End what still fills the database: a command that was begun in a pod outlives who asked for it."""
-        ended = SQL("select pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) from pg_catalog.pg_stat_activity where datname = {}")
+        ended = SQL(
+            "select pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) from pg_catalog.pg_stat_activity where datname = {}"
+        )
         with suppress(RunbookError):  # it is dropped with its sessions, by this run's promise
             self._source.run(MAINTENANCE, ended.format(database), repeatable=True)
 
 
 def _told(room: FreeSpace) -> str:
-    return f"{show_bytes(room.free_bytes)} free on {room.volume} of {room.pod}, {show_bytes(room.reserve_bytes)} must stay"
+    return (
+        f"{show_bytes(room.free_bytes)} free on {room.volume} of {room.pod}, {show_bytes(room.reserve_bytes)} must stay"
+    )
 
 
 __all__ = ["TransferWatch"]

@@ -49,9 +49,9 @@ _HELD: dict[k8s.Kind, dict[str, Any]] = {
 class CheckRecoveryReadiness(CheckReadiness):
     """The right cluster, and the rights to recover it.
 
-    Cluster, identity pin, rights, storage class and the role's grants are checked together, so that all faults are reported
-    at once while nothing has been touched. A recovery needs more rights than a drill (deploy/recover/rbac.yaml).
-    ParameterError if the database is no tenant of the profile.
+    Cluster, identity pin, rights, storage class and the role's grants are checked together, so that all faults are
+    reported at once while nothing has been touched. A recovery needs more rights than a drill
+    (deploy/recover/rbac.yaml). ParameterError if the database is no tenant of the profile.
     """
 
     source_rights: ClassVar[Rights] = (
@@ -115,7 +115,8 @@ class SuspendBackups(Step[SuspendedBackups]):
             return Plan(summary=f"{self.title} (its base backup is {self.unknown})")
         measures = list(self._measures(ctx))
         return Plan(
-            summary="; ".join(one.what for one in measures) or "Nothing: no retention policy and no schedule is in force",
+            summary="; ".join(one.what for one in measures)
+            or "Nothing: no retention policy and no schedule is in force",
             objects=tuple(
                 {"kind": one.kind.kind, "metadata": {"namespace": one.namespace, "name": one.name}, **one.patch}
                 for one in measures
@@ -185,7 +186,15 @@ class SuspendBackups(Step[SuspendedBackups]):
     def _measure(self, kind: k8s.Kind, obj: dict[str, Any], patch: dict[str, Any], verb: str) -> _Measure:
         metadata = obj["metadata"]
         where = kind.where(metadata["namespace"], metadata["name"])
-        return _Measure(kind, metadata["namespace"], metadata["name"], patch, f"{verb} of {where}" if " " in verb else f"{verb} {where}", metadata["uid"], obj)  # fmt: skip
+        return _Measure(
+            kind,
+            metadata["namespace"],
+            metadata["name"],
+            patch,
+            f"{verb} of {where}" if " " in verb else f"{verb} {where}",
+            metadata["uid"],
+            obj,
+        )
 
 
 def _holds(promise: Obligation, kind: k8s.Kind, patch: dict[str, Any]) -> bool:
@@ -239,7 +248,9 @@ class BlockWrites(Step[Blocked]):
     def do(self, ctx: Context) -> Blocked:
         ctx.hold()
         promise = writes_promise(ctx, self.cluster, self.database)
-        if all(kept.id != promise.id for kept in ctx.recorder.promises()):  # done again, the first one knows the old value
+        if all(
+            kept.id != promise.id for kept in ctx.recorder.promises()
+        ):  # done again, the first one knows the old value
             ctx.recorder.obligation(promise)
         rows = superuser_of(ctx, self.cluster.ref).run(MAINTENANCE, *self._statements(), repeatable=True)
         ended = int(rows[-1]["ended"]) if rows else 0
@@ -267,15 +278,24 @@ def put_back_body(oid: int, before: Mapping[str, str]) -> str:
     ``before`` has the old values by role, "" being the database's own; an empty value means that there was none. A role
     that is gone has nothing to be given back.
     """
-    loop = SQL("declare name text; begin for name in select datname from pg_catalog.pg_database where oid = {} loop ").format(Literal(oid))
+    loop = SQL(
+        "declare name text; begin for name in select datname from pg_catalog.pg_database where oid = {} loop "
+    ).format(Literal(oid))
     done = [as_text(loop)]
     for role, value in {"": "", **before}.items():
         change = f"set {_READ_ONLY} = %L" if value else f"reset {_READ_ONLY}"
         who = "alter role %I in database %I" if role else "alter database %I"
-        given = [Literal(f"{who} {change}"), *([Literal(role)] if role else []), SQL("name"), *([Literal(value)] if value else [])]
+        given = [
+            Literal(f"{who} {change}"),
+            *([Literal(role)] if role else []),
+            SQL("name"),
+            *([Literal(value)] if value else []),
+        ]
         one = SQL("execute pg_catalog.format({}); ").format(SQL(", ").join(given))
         if role:
-            one = SQL("if exists (select from pg_catalog.pg_roles where rolname = {}) then {}end if; ").format(Literal(role), one)
+            one = SQL("if exists (select from pg_catalog.pg_roles where rolname = {}) then {}end if; ").format(
+                Literal(role), one
+            )
         done.append(one.as_string(None))
     return f"{' '.join(done)}end loop; end"
 
@@ -305,7 +325,14 @@ def writes_promise(ctx: Context, cluster: SourceCluster, database: str) -> Oblig
         "where datid = {} and backend_type = 'client backend' and pid <> pg_catalog.pg_backend_pid()"
     ).format(Literal(oid))
     statement = f"{as_text(SQL('do {}').format(Literal(body)))};\n{as_text(ended)}"
-    undo = {"verb": "sql", "kind": "Cluster", "namespace": ref.namespace, "name": ref.name, "sql": statement, BEFORE: before}
+    undo = {
+        "verb": "sql",
+        "kind": "Cluster",
+        "namespace": ref.namespace,
+        "name": ref.name,
+        "sql": statement,
+        BEFORE: before,
+    }
     return Obligation("Writes", ref.namespace, f"{ref.name}.{database}", "let it take writes again", undo=undo)
 
 
@@ -321,9 +348,9 @@ class ArchiveNow(ArchiveTheEnd):
 class RestoreSettingsAndRemoveCopy(RemoveRecoveryCluster):
     """Put back what contained the damage, remove the copy, and prove it gone with its volume.
 
-    A value is put back only while it is still the one that this run set: what another controller has changed since is named
-    and left. Paused controllers resume once what is declared is what is there. The copy is found by this run's label and
-    UID. All of it settles what this run promised, so there is no gate.
+    A value is put back only while it is still the one that this run set: what another controller has changed since is
+    named and left. Paused controllers resume once what is declared is what is there. The copy is found by this run's
+    label and UID. All of it settles what this run promised, so there is no gate.
     """
 
     held: SuspendedBackups
@@ -345,4 +372,13 @@ class RestoreSettingsAndRemoveCopy(RemoveRecoveryCluster):
         return found.model_copy(update={"removed": (*done, *found.removed)})
 
 
-__all__ = ["ArchiveNow", "BlockWrites", "Blocked", "CheckRecoveryReadiness", "RestoreSettingsAndRemoveCopy", "SuspendBackups", "SuspendedBackups", "writes_promise"]
+__all__ = [
+    "ArchiveNow",
+    "BlockWrites",
+    "Blocked",
+    "CheckRecoveryReadiness",
+    "RestoreSettingsAndRemoveCopy",
+    "SuspendBackups",
+    "SuspendedBackups",
+    "writes_promise",
+]

@@ -94,8 +94,8 @@ _PATCHES: dict[str, tuple[k8s.Kind, dict[str, Any], str]] = {
 class DrainApplication(Step[Drained]):
     """Scale the application to zero, and wait until its last session has ended.
 
-    A pod that is on its way out may still write: the cut comes only after its pods are gone and its role has no session.
-    Who would scale it up again is paused first.
+    A pod that is on its way out may still write: the cut comes only after its pods are gone and its role has no
+    session. Who would scale it up again is paused first.
     """
 
     effect: ClassVar[Effect] = Effect.CHANGES
@@ -207,8 +207,11 @@ class ScaleUpApplication(Step[InService]):
             if promise.undo and promise.undo.get("set") == mine.get((promise.kind, promise.namespace, promise.name), {})
         ]
         if not promises and not ctx.recorder.seen(DRAIN):
-            # Nothing was drained: there is nothing to bring back, and how the application is now is not this run's doing.
-            return self._in_service(ctx, app, int(workloads.deployment(ctx.kube, app)["spec"].get("replicas", 1)), None, ())
+            # Nothing was drained: there is nothing to bring back, and how the application is now is not this run's
+            # doing.
+            return self._in_service(
+                ctx, app, int(workloads.deployment(ctx.kube, app)["spec"].get("replicas", 1)), None, ()
+            )
         # The last one that was changed comes back first: the Pooler before the application, who acts on it last of all.
         for promise in reversed(promises):
             undo.restore(ctx, promise)
@@ -271,5 +274,11 @@ class ScaleUpAndHold(ScaleUpApplication):
 
 
 __all__ = [
-    "DrainApplication", "Drained", "InService", "ScaleUpAndHold", "ScaleUpApplication", "sessions_of_the_app", "still_there",
-]  # fmt: skip
+    "DrainApplication",
+    "Drained",
+    "InService",
+    "ScaleUpAndHold",
+    "ScaleUpApplication",
+    "sessions_of_the_app",
+    "still_there",
+]

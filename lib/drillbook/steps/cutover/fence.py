@@ -80,9 +80,13 @@ class FenceOldCluster(Step[FencedCluster]):
         if self.old.gone:
             return FencedCluster(name=self.old.ref.name, pods=(), seconds=0.0)
         undo.change(
-            ctx, k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name,
-            {"metadata": {"annotations": {FENCED: '["*"]'}}}, "fenced while it is replaced",
-        )  # fmt: skip
+            ctx,
+            k8s.CLUSTER,
+            self.old.ref.namespace,
+            self.old.ref.name,
+            {"metadata": {"annotations": {FENCED: '["*"]'}}},
+            "fenced while it is replaced",
+        )
         pods = instance_pods(ctx, self.old)
         limit = ctx.site.limits.step.total_seconds()
         word = self.node_is_down_because
@@ -91,8 +95,9 @@ class FenceOldCluster(Step[FencedCluster]):
             if time.monotonic() - begun > limit:
                 raise StepTimeoutError(
                     f"PostgreSQL may still run in {', '.join([*running, *away])} after {show_seconds(limit)} of fencing",
-                    todo=_WAY_ON if away else
-                    "A stuck archive_command holds up the shutdown: look at the pod's log. Lift the fence to go back.",
+                    todo=_WAY_ON
+                    if away
+                    else "A stuck archive_command holds up the shutdown: look at the pod's log. Lift the fence to go back.",
                 )
             ctx.recorder.progress(f"waiting for {', '.join(running)} to stop{': ' if away else ''}{'; '.join(away)}")
             ctx.pause(0.3)
@@ -105,7 +110,9 @@ class FenceOldCluster(Step[FencedCluster]):
         if not result.pods:
             return
         found = ctx.kube.get(k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
-        running = [name for name in result.pods if server_runs(ctx, self.old, name, down_because=self.node_is_down_because)]
+        running = [
+            name for name in result.pods if server_runs(ctx, self.old, name, down_because=self.node_is_down_because)
+        ]
         if running or (found is not None and not is_fenced(found)):
             raise VerificationError(
                 f"Cluster {self.old.ref} is not fenced",
@@ -155,7 +162,12 @@ def _all_serve(ctx: Context, old: OldCluster) -> bool:
 def _accepts(ctx: Context, old: OldCluster, pod: str) -> bool:
     """Whether PostgreSQL takes connections, by pg_isready in the pod."""
     try:
-        return ctx.kube.exec(old.ref.namespace, pod, "postgres", ["pg_isready", "-q"], timeout_seconds=30, repeatable=True).exit_code == 0
+        return (
+            ctx.kube.exec(
+                old.ref.namespace, pod, "postgres", ["pg_isready", "-q"], timeout_seconds=30, repeatable=True
+            ).exit_code
+            == 0
+        )
     except KubernetesError:
         return False  # between two attempts of a container, or the node is away: the wait's limit decides
 

@@ -218,13 +218,16 @@ class CreateUnderOldName(CreateReplacementCluster):
     """Make the cluster again under its old name, by recovery from its archive.
 
     It reads the old serverName and archives under a new one. Connection strings, Services, Poolers and schedules stay
-    as they are; its own pg_hba rejects every client until it is verified. Refused while any volume of the old name is left.
+    as they are; its own pg_hba rejects every client until it is verified. Refused while any volume of the old name is
+    left.
     """
 
     gated: ClassVar[bool] = True
     stays: ClassVar[bool] = True
 
-    def _cluster(self, ctx: Context, names: ReplacementNames, secret: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    def _cluster(
+        self, ctx: Context, names: ReplacementNames, secret: str
+    ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         """Shut to its clients until it is verified: its Services route to it from the first second."""
         cluster, left_out = super()._cluster(ctx, names, secret)
         return access.shut(cluster, ctx.site), left_out
@@ -278,9 +281,7 @@ class FinishRebuild(Step[Rebuilt]):
         found = ctx.cluster_object(self.old.ref)
         phase = found.get("status", {}).get("phase", "")
         if phase != HEALTHY:
-            raise PreconditionError(
-                f"Cluster {self.old.ref} is {phase or 'without a phase'!r}", todo="Wait for it."
-            )
+            raise PreconditionError(f"Cluster {self.old.ref} is {phase or 'without a phase'!r}", todo="Wait for it.")
 
     def plan(self, ctx: Context) -> Plan:
         return Plan(summary="Schedules resumed, superuser access as in the old cluster", harmless=True)

@@ -170,9 +170,13 @@ def recreate(ctx: Context, wanted: dict[str, Any]) -> None:
             k8s.SERVICE,
         ):  # what it owned must be gone before its name is used again
             ctx.kube.wait(
-                kind, namespace, name, lambda item, owner=uid: _not_of(item, owner),  # type: ignore[misc]
-                timeout_seconds=limit, what=f"{kind.kind} {name} of the old Pooler to be gone",
-            )  # fmt: skip
+                kind,
+                namespace,
+                name,
+                lambda item, owner=uid: _not_of(item, owner),  # type: ignore[misc]
+                timeout_seconds=limit,
+                what=f"{kind.kind} {name} of the old Pooler to be gone",
+            )
     try:
         ctx.kube.create(wanted)
     except KubernetesError as error:
@@ -367,6 +371,16 @@ class KeepReplacement(Step[Repointed]):
 
 
 __all__ = [
-    "CheckRepoint", "KeepReplacement", "RepointApplication", "RepointPoolers", "Repointable", "Repointed", "follow_faults",
-    "known_poolers", "over", "recreate", "require_addressed_to", "require_known_address",
-]  # fmt: skip
+    "CheckRepoint",
+    "KeepReplacement",
+    "RepointApplication",
+    "RepointPoolers",
+    "Repointable",
+    "Repointed",
+    "follow_faults",
+    "known_poolers",
+    "over",
+    "recreate",
+    "require_addressed_to",
+    "require_known_address",
+]

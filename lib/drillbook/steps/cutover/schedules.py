@@ -112,9 +112,13 @@ def suspend(ctx: Context, old: OldCluster, found: list[dict[str, Any]], note: st
     for item in found:
         name = item["metadata"]["name"]
         undo.change(
-            ctx, k8s.SCHEDULED_BACKUP, old.ref.namespace, name, {"spec": {"suspend": True}},
+            ctx,
+            k8s.SCHEDULED_BACKUP,
+            old.ref.namespace,
+            name,
+            {"spec": {"suspend": True}},
             "suspended while its cluster is replaced",
-        )  # fmt: skip
+        )
         names.append(name)
     return names
 

@@ -246,9 +246,9 @@ def _fits(found: SwapFits, forecast: Forecast | None) -> Check:
 class CheckTransferable(CheckStep):
     """Everything of the copy's database can be carried, and there is room for it; what stays behind is named.
 
-    Roles aren't carried: those that the database needs have to be on the source. So do tablespaces, and extensions in the
-    same version. How much is carried is measured on the copy: the damaged database may be small. Read from the copy as its
-    superuser, and from the source as Drillbook's own role.
+    Roles aren't carried: those that the database needs have to be on the source. So do tablespaces, and extensions in
+    the same version. How much is carried is measured on the copy: the damaged database may be small. Read from the
+    copy as its superuser, and from the source as Drillbook's own role.
     """
 
     cluster: SourceCluster
@@ -275,8 +275,9 @@ class CheckTransferable(CheckStep):
         declared = tablespaces_of(ctx.cluster_object(self.cluster.ref))
         unfit += [
             (f"tablespace {name}", "the source's Cluster declares none of that name: declare it first")
-            for name, _ in sizes if name not in (*DEFAULT_TABLESPACES, *declared)
-        ]  # fmt: skip
+            for name, _ in sizes
+            if name not in (*DEFAULT_TABLESPACES, *declared)
+        ]
         told = ", ".join(what for what, _ in unfit)
         return [
             self.result(
@@ -325,9 +326,19 @@ def unfit_extensions(found: Sequence[dict[str, Any]], available: Sequence[dict[s
             unfit.append((f"extension {name}", _BOUND[name]))
         elif (name, version) not in there:
             has = ", ".join(known for one, known in there if one == name) or "none"
-            unfit.append((f"extension {name} {version}", f"the source's image has {has}: update it on the copy, or change the image"))
+            unfit.append(
+                (
+                    f"extension {name} {version}",
+                    f"the source's image has {has}: update it on the copy, or change the image",
+                )
+            )
         elif not there[name, version] and row["schema"] not in ("public", "pg_catalog"):
-            unfit.append((f"extension {name} {version}", f"a dump makes it in its default version: ALTER EXTENSION {name} UPDATE on the copy"))
+            unfit.append(
+                (
+                    f"extension {name} {version}",
+                    f"a dump makes it in its default version: ALTER EXTENSION {name} UPDATE on the copy",
+                )
+            )
     return unfit
 
 

@@ -151,9 +151,13 @@ def _opening(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, a
     (row,) = superuser_of(ctx, ref).ask(MAINTENANCE, soon.format(Literal(rename.BEGIN_SECONDS)))
     deadline = str(row["deadline"])
     undo = {
-        "verb": "sql", "kind": "Cluster", "namespace": ref.namespace, "name": ref.name, "tells": True,
+        "verb": "sql",
+        "kind": "Cluster",
+        "namespace": ref.namespace,
+        "name": ref.name,
+        "tells": True,
         "sql": rename.give_up(ctx.run_id, oids, deadline, aside),
-    }  # fmt: skip
+    }
     what = f"{database} and {new} are closed for the cut: let everybody in again"
     return Obligation(restoring.CLOSED, ref.namespace, f"{ref.name}.{database}", what, undo=undo), deadline
 
@@ -174,7 +178,9 @@ def _let_in_again(ctx: Context, fits: AppFits, error: RunbookError, opening: Obl
         error.changed, error.rolled_back = (Changed.DONE, False) if happened else (Changed.NOTHING, True)
     except RunbookError as second:
         error.changed = Changed.UNKNOWN
-        error.todo = f"{error.todo} Both databases may be closed ({second.what}): `drillbook resume` or `abandon` opens them."
+        error.todo = (
+            f"{error.todo} Both databases may be closed ({second.what}): `drillbook resume` or `abandon` opens them."
+        )
 
 
 def _plan(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, aside: str, what: str, lost: str) -> Plan:
@@ -333,7 +339,9 @@ class DropDamaged(Step[Dropped]):
     def verify(self, ctx: Context, result: Dropped) -> None:
         _require_gone(ctx, result.database)
         wanted, proves = f"no {result.database}", "the database is gone"
-        ctx.recorder.check(Check(name="dropped", proves=proves, verdict=Verdict.VERIFIED, expected=wanted, observed=wanted))
+        ctx.recorder.check(
+            Check(name="dropped", proves=proves, verdict=Verdict.VERIFIED, expected=wanted, observed=wanted)
+        )
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,9 @@ class Announcement(CheckStep):
 
     def plan(self, ctx: Context) -> Plan:
         webhook = ctx.site.announce.webhook
-        return Plan(summary=f"Write the text; POST it to the webhook of Secret {webhook}" if webhook else "Write the text")
+        return Plan(
+            summary=f"Write the text; POST it to the webhook of Secret {webhook}" if webhook else "Write the text"
+        )
 
     def publish(self, ctx: Context, lines: Sequence[str], *, claim: str) -> Sequence[Check]:
         """Log the lines, note the first as the answer, and post them. ``claim`` is noted only if every check so far holds."""

@@ -78,7 +78,9 @@ class AnnounceRecovery(Announcement):
         names = ", ".join(item.database for item in others)
         cut = ctx.recorder.seen("cut") or {}
         if not cut:
-            return [f"Nothing was cut: the database is in service as it was, with all {own.commits} commits after the target."]
+            return [
+                f"Nothing was cut: the database is in service as it was, with all {own.commits} commits after the target."
+            ]
         lost = f"{own.commits} commits of it come after the target and are not in service any more."
         return [lost + (f" Not touched: {names}, which would have lost commits too." if others else "")]
 

@@ -60,7 +60,11 @@ class AnnounceRestore(Announcement):
     def _without(self, ctx: Context) -> str:
         """What the claim leaves out, as somebody has decided."""
         read = (ctx.recorder.seen("wal_on_volume") or {}).get("primary")
-        return "" if self.point.resolved or read or self.old.gone or not given_up(ctx) else " without what was never archived"
+        return (
+            ""
+            if self.point.resolved or read or self.old.gone or not given_up(ctx)
+            else " without what was never archived"
+        )
 
     def _lost(self, ctx: Context) -> list[str]:
         if self.point.resolved is not None:

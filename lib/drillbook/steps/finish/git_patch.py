@@ -52,7 +52,11 @@ class PatchForGit(Step[GitPatch]):
         if self.replacement.ref.name != self.old.ref.name:
             profile["cluster"] = {"namespace": self.replacement.ref.namespace, "name": self.replacement.ref.name}
         spec = ctx.cluster_object(self.replacement.ref)["spec"]
-        kept = {key: spec[key] for key in ("description", "bootstrap", "externalClusters", "plugins", "backup") if key in spec}
+        kept = {
+            key: spec[key]
+            for key in ("description", "bootstrap", "externalClusters", "plugins", "backup")
+            if key in spec
+        }
         manifest = {"kind": "Cluster", "metadata": {"name": self.replacement.ref.name}, "spec": kept}
         points: list[str] = []
         if self.replacement.ref.name != self.old.ref.name:

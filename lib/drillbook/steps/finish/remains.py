@@ -36,14 +36,25 @@ def _of_cluster(ctx: Context) -> list[Remain]:
     except RunbookError as error:
         return [Remain(f"Cluster {ref} can't be read: {error.what}", error.todo)]
     if cluster is None:
-        return [Remain(f"Cluster {ref} does not exist", "See drillbook list for a run that stopped midway; else recover-full-restore.")]
+        return [
+            Remain(
+                f"Cluster {ref} does not exist",
+                "See drillbook list for a run that stopped midway; else recover-full-restore.",
+            )
+        ]
     found = []
     if is_fenced(cluster):
         todo = f"If no run needs it any more: kubectl cnpg fencing off {ref.name} '*' -n {ref.namespace}"
         found.append(Remain(f"Cluster {ref} is fenced: PostgreSQL is stopped on every instance", todo))
     if (cluster["metadata"].get("annotations") or {}).get("cnpg.io/hibernation") == "on":
-        found.append(Remain(f"Cluster {ref} is hibernated", f"kubectl cnpg hibernate off {ref.name} -n {ref.namespace}"))
-    asleep = [one["metadata"]["name"] for one in schedules if one["spec"]["cluster"]["name"] == ref.name and one["spec"].get("suspend")]
+        found.append(
+            Remain(f"Cluster {ref} is hibernated", f"kubectl cnpg hibernate off {ref.name} -n {ref.namespace}")
+        )
+    asleep = [
+        one["metadata"]["name"]
+        for one in schedules
+        if one["spec"]["cluster"]["name"] == ref.name and one["spec"].get("suspend")
+    ]
     if asleep:
         todo = "If nobody suspended them on purpose: set spec.suspend to false."
         found.append(Remain(f"ScheduledBackups of {ref} are suspended: {', '.join(asleep)}", todo))
@@ -63,7 +74,12 @@ def _of_server(ctx: Context) -> list[Remain]:
             what = f"database {name} was put aside by run {kept.run} ({kept.what}), for {kept.owner} until {show_instant(kept.expires_at)}"
             found.append(Remain(what, f"When nobody needs the way back any more: DROP DATABASE {name}"))
         elif row["named_by_a_run"]:
-            found.append(Remain(f"database {name} was made by a run and is not in service", f"If its run has ended: DROP DATABASE {name}"))
+            found.append(
+                Remain(
+                    f"database {name} was made by a run and is not in service",
+                    f"If its run has ended: DROP DATABASE {name}",
+                )
+            )
         if row["read_only"]:
             todo = f"ALTER DATABASE {name} RESET default_transaction_read_only, then end its sessions: they keep the setting."
             found.append(Remain(f"database {name} takes no writes: default_transaction_read_only is on", todo))

@@ -36,7 +36,9 @@ def post(url: str, text: str) -> int:
             )
     except urllib3.exceptions.HTTPError as error:
         # Not chained: urllib3's text holds the whole address.
-        raise UpstreamError(f"the webhook at {place.hostname} did not answer ({type(error).__name__})", todo=todo) from None
+        raise UpstreamError(
+            f"the webhook at {place.hostname} did not answer ({type(error).__name__})", todo=todo
+        ) from None
     if not 200 <= answer.status < 300:
         raise UpstreamError(f"the webhook at {place.hostname} answered {answer.status}", todo=todo)
     return int(answer.status)

@@ -14,7 +14,13 @@ _LAST = 5  # completed Backups that are looked at
 
 
 def limit_faults(
-    ctx: Context, cluster: SourceCluster, found: Forecast, *, instances: int = 1, recoveries: int = 1, carry_seconds: float = 0.0
+    ctx: Context,
+    cluster: SourceCluster,
+    found: Forecast,
+    *,
+    instances: int = 1,
+    recoveries: int = 1,
+    carry_seconds: float = 0.0,
 ) -> list[str]:
     """Every limit that what is predicted would outlast, in words; none where nothing is known.
 
@@ -38,7 +44,9 @@ def limit_faults(
     ]
 
 
-def limits_check(ctx: Context, cluster: SourceCluster, found: Forecast, *, instances: int = 1, recoveries: int = 1) -> Check:
+def limits_check(
+    ctx: Context, cluster: SourceCluster, found: Forecast, *, instances: int = 1, recoveries: int = 1
+) -> Check:
     """The same as a check, which nobody passes a gate without."""
     faults = limit_faults(ctx, cluster, found, instances=instances, recoveries=recoveries)
     unknown = found.seconds is None
@@ -62,7 +70,12 @@ def backup_seconds(ctx: Context, cluster: SourceCluster) -> float:
     for item in items:
         status = item.get("status") or {}
         begun, ended = status.get("startedAt"), status.get("stoppedAt")
-        if item["spec"]["cluster"]["name"] == cluster.ref.name and status.get("phase") == "completed" and begun and ended:
+        if (
+            item["spec"]["cluster"]["name"] == cluster.ref.name
+            and status.get("phase") == "completed"
+            and begun
+            and ended
+        ):
             spans.append((parse_instant(ended), (parse_instant(ended) - parse_instant(begun)).total_seconds()))
     return max((seconds for _, seconds in sorted(spans)[-_LAST:]), default=0.0)
 

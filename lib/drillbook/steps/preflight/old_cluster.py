@@ -39,7 +39,11 @@ RIGHTS: Rights = (
     ("create", k8s.POD, "portforward"),
     ("create", k8s.POD, "exec"),
     ("create", k8s.BACKUP, ""),
-    *((verb, kind, "") for kind in (k8s.POOLER, k8s.SCHEDULED_BACKUP) for verb in ("list", "create", "patch", "delete")),
+    *(
+        (verb, kind, "")
+        for kind in (k8s.POOLER, k8s.SCHEDULED_BACKUP)
+        for verb in ("list", "create", "patch", "delete")
+    ),
 )
 
 

@@ -31,7 +31,11 @@ def reconcilers_of(ctx: Context, objects: Objects) -> list[Reconciler]:
 
 def faults(ctx: Context, objects: Objects) -> list[str]:
     """Everybody who would put one of the objects back and can't be paused by a run, in words."""
-    return [f"another controller would revert this change: {hand}" for hand in reconcilers_of(ctx, objects) if hand.in_the_way]
+    return [
+        f"another controller would revert this change: {hand}"
+        for hand in reconcilers_of(ctx, objects)
+        if hand.in_the_way
+    ]
 
 
 def require_free(ctx: Context, objects: Objects) -> None:
@@ -128,4 +132,4 @@ __all__ = [
     "require_free",
     "stay_paused",
     "touches",
-]  # fmt: skip
+]

@@ -202,7 +202,9 @@ class CheckReadiness(Step[SourceCluster]):
         # Waiting does not help here, and no session could be opened: reported by itself, before anything else is asked.
         asleep = replica_faults(cluster) + asleep_faults(cluster)
         if asleep:
-            raise NotReady(asleep, where=f"Cluster {ctx.source_ref}", todo="Choose the cluster that serves, or wake this one.")
+            raise NotReady(
+                asleep, where=f"Cluster {ctx.source_ref}", todo="Choose the cluster that serves, or wake this one."
+            )
         faults: list[str] = []
         unusual: list[tuple[str, str]] = []
         if status.get("phase") != HEALTHY:
@@ -285,7 +287,9 @@ class CheckReadiness(Step[SourceCluster]):
                     found += own.ask("table_grants", tables=list(tenant.digest_tables))
         return found
 
-    def _record(self, ctx: Context, cluster: dict[str, Any], found: SourceCluster, unusual: list[tuple[str, str]]) -> None:
+    def _record(
+        self, ctx: Context, cluster: dict[str, Any], found: SourceCluster, unusual: list[tuple[str, str]]
+    ) -> None:
         pin = ctx.site.identity
         pinned = bool(pin.kube_system_uid and pin.system_identifier)
         ctx.recorder.fact(
@@ -354,7 +358,9 @@ class NothingElseRunning(CheckStep):
                 continue
             begun = parse_instant(status.get("startedAt") or item["metadata"]["creationTimestamp"])
             age = datetime.now(UTC) - begun
-            said = f"Backup {item['metadata']['name']} is {status.get('phase') or 'pending'} since {show_instant(begun)}"
+            said = (
+                f"Backup {item['metadata']['name']} is {status.get('phase') or 'pending'} since {show_instant(begun)}"
+            )
             (stuck if age > limit else busy).append(said)
         busy += [
             f"copy {item['metadata']['name']} of run {item['metadata']['labels'][RUN_LABEL]} is still there"

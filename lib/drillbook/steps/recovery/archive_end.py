@@ -64,9 +64,7 @@ class ReadArchiveEnd(Step[ArchiveEnd]):
     def do(self, ctx: Context) -> ArchiveEnd:
         held = holdings(ctx, self.cluster, self.backup.server_name, [self.backup])
         stretch, xid = held.stretch(self.backup), self.baseline.marker.xid
-        marker = archive.commit_from(
-            stretch, xid, self.baseline.marker.lsn, last_segment=self.switched.segment
-        )
+        marker = archive.commit_from(stretch, xid, self.baseline.marker.lsn, last_segment=self.switched.segment)
         if marker is None:
             raise PreconditionError(
                 f"the marker's commit (XID {xid}) is not in the archived WAL up to {self.switched.segment}",

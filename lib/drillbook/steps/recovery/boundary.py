@@ -45,9 +45,10 @@ class Marker(Frozen):
 class Baseline(Frozen):
     """The source as it was at a moment just after the marker, before the mistake; structures stay in memory only.
 
-    ``in_snapshot``: the tables, by database, whose digests are those of the moment's snapshot and of no other instant.
-    ``unread``: databases whose structure could not be read, and why. ``read_on``: where tables at rest were read; ``instead``:
-    which of them on the primary all the same, and why. ``read_bytes`` and ``read_seconds`` are what digesting took.
+    ``in_snapshot``: the tables, by database, whose digests are those of the moment's snapshot and of no other
+    instant. ``unread``: databases whose structure could not be read, and why. ``read_on``: where tables at rest were
+    read; ``instead``: which of them on the primary all the same, and why. ``read_bytes`` and ``read_seconds`` are
+    what digesting took.
     """
 
     marker: Marker
@@ -97,8 +98,9 @@ class ProvenTarget(Frozen):
 class MarkBefore(Step[Baseline]):
     """Write the marker that must be restored.
 
-    The chosen tables are read before and after it, or where they are written to, in a snapshot just after it. Each table has a transaction
-    of its own, which gives way to any session that waits for its lock. Rows stay in the database: only counts and keyed digests leave it.
+    The chosen tables are read before and after it, or where they are written to, in a snapshot just after it. Each
+    table has a transaction of its own, which gives way to any session that waits for its lock. Rows stay in the
+    database: only counts and keyed digests leave it.
     """
 
     effect: ClassVar[Effect] = Effect.CREATES
@@ -174,8 +176,9 @@ class MarkBefore(Step[Baseline]):
 class SimulateMistake(Step[Mistake]):
     """Simulate the mistake, then write the second marker.
 
-    This run's scratch rows in Drillbook's own database are the damage that the recovery must undo; no tenant's row is ever touched. The marker must not come
-    back: without it a copy that ran on past the target would look as good as one that stopped there.
+    This run's scratch rows in Drillbook's own database are the damage that the recovery must undo; no tenant's row is
+    ever touched. The marker must not come back: without it a copy that ran on past the target would look as good as
+    one that stopped there.
     """
 
     effect: ClassVar[Effect] = Effect.CHANGES
@@ -275,9 +278,9 @@ class SwitchWal(Step[SwitchedWal]):
 class ProveTargetReachable(Step[ProvenTarget]):
     """Prove from the archived WAL itself that the target is reachable.
 
-    The commits on both sides of the target are read from the archive, not guessed from the times of objects. Recovery is to
-    stop before the first commit that the source's snapshot did not see: by time where that names this very commit, else by
-    its transaction.
+    The commits on both sides of the target are read from the archive, not guessed from the times of objects. Recovery
+    is to stop before the first commit that the source's snapshot did not see: by time where that names this very
+    commit, else by its transaction.
     """
 
     cluster: SourceCluster

@@ -84,7 +84,9 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
 
     def plan(self, ctx: Context) -> Plan:
         copy = Copy.named(ctx.site, ctx.run_id, datetime.now(UTC))
-        notes = [f"in namespace {ctx.site.drill_namespace}; expires after {show_seconds(ctx.site.limits.copy_expires.total_seconds())}"]
+        notes = [
+            f"in namespace {ctx.site.drill_namespace}; expires after {show_seconds(ctx.site.limits.copy_expires.total_seconds())}"
+        ]
         if self.unknown is not None:
             return Plan(summary=f"Cluster {copy.ref.name} (its target is {self.unknown})", notes=tuple(notes))
         ways = ways_out(ctx.kube, ctx.site, ctx.archive)
@@ -97,9 +99,15 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
         self, ctx: Context, copy: Copy, ways: Egress, owner_uid: str
     ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
         return copy_objects(
-            ctx, copy, ways, source=source_object(ctx, self.cluster), backup=self.backup, target=self.target.target,
-            owner_uid=owner_uid, instances=self.instances,
-        )  # fmt: skip
+            ctx,
+            copy,
+            ways,
+            source=source_object(ctx, self.cluster),
+            backup=self.backup,
+            target=self.target.target,
+            owner_uid=owner_uid,
+            instances=self.instances,
+        )
 
     def do(self, ctx: Context) -> RecoveryCopy:
         now = datetime.now(UTC)
@@ -186,7 +194,9 @@ class WaitForRecovery(Step[Recovered]):
     copy: RecoveryCopy
 
     def plan(self, ctx: Context) -> Plan:
-        return Plan(summary=f"Wait at most {show_seconds(ctx.site.limits.recovery.total_seconds())} for the copy; keep the job's log")
+        return Plan(
+            summary=f"Wait at most {show_seconds(ctx.site.limits.recovery.total_seconds())} for the copy; keep the job's log"
+        )
 
     def do(self, ctx: Context) -> Recovered:
         job = f"{self.copy.ref.name}-1-full-recovery"
@@ -249,7 +259,9 @@ class WaitForRecovery(Step[Recovered]):
             marks.append(max(mark or marks[-1], marks[-1]))
         seconds = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(marks)]
         how = "PostgreSQL's own log records; ends when the Cluster is healthy"
-        for name, start, length in zip(("provision", "fetch", "replay", "promote", "replicas"), marks, seconds, strict=False):
+        for name, start, length in zip(
+            ("provision", "fetch", "replay", "promote", "replicas"), marks, seconds, strict=False
+        ):
             ctx.recorder.phase(f"{self.about}{name}", start, length, how)
         ctx.recorder.fact(
             f"{self.about}reached",

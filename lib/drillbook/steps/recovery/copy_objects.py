@@ -14,14 +14,27 @@ from drillbook.steps.recovery.egress import Egress
 
 
 def copy_objects(
-    ctx: Context, copy: Copy, ways: Egress, *, source: dict[str, Any], backup: BaseBackup, target: RecoveryTarget,
-    owner_uid: str, instances: int,
-) -> tuple[list[dict[str, Any]], Notes]:  # fmt: skip
+    ctx: Context,
+    copy: Copy,
+    ways: Egress,
+    *,
+    source: dict[str, Any],
+    backup: BaseBackup,
+    target: RecoveryTarget,
+    owner_uid: str,
+    instances: int,
+) -> tuple[list[dict[str, Any]], Notes]:
     """In the order in which they are made, the Cluster last; and what of the fields of ``source``, the Cluster, was left out."""
     cluster, left_out = manifests.recovery_cluster(
-        copy, ctx.site, source, archive=ctx.archive, backup=backup, target=target,
-        owner_uid=owner_uid, instances=instances,
-    )  # fmt: skip
+        copy,
+        ctx.site,
+        source,
+        archive=ctx.archive,
+        backup=backup,
+        target=target,
+        owner_uid=owner_uid,
+        instances=instances,
+    )
     policy = manifests.network_policy(copy, ways.rules, owner_uid=owner_uid, instances=instances)
     if ctx.archive.method == IN_TREE:
         return [policy, cluster], left_out

@@ -23,7 +23,8 @@ Object = dict[str, Any]
 Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAMESPACE = "kubernetes.io/metadata.name"
-# Where resolvers live: kubeadm and its kin, OpenShift (port 5353), and on the node itself (NodeLocal DNSCache, Talos, GKE).
+# Where resolvers live: kubeadm and its kin, OpenShift (port 5353), and on the node itself (NodeLocal DNSCache, Talos,
+# GKE).
 _DNS_NAMESPACES = ("kube-system", "openshift-dns")
 _DNS_PORTS = (53, 5353)
 _LINK_LOCAL = "169.254.0.0/16"
@@ -101,7 +102,12 @@ class _Finder:
         if not found:
             self._rules.append({"ports": _tcp(443, 6443)})
             self._wide.append("API server")
-            self._said.append(("API server", "ports 443 and 6443 anywhere: the EndpointSlice default/kubernetes can't be read (deploy/rbac/)"))
+            self._said.append(
+                (
+                    "API server",
+                    "ports 443 and 6443 anywhere: the EndpointSlice default/kubernetes can't be read (deploy/rbac/)",
+                )
+            )
             return
         ports = sorted({port for _, port in found})
         peers = [_block(_single(address)) for address in sorted({address for address, _ in found})]
@@ -187,7 +193,9 @@ class _Finder:
 
     def _public(self, what: str, host: str, port: int, addresses: Iterable[Ip]) -> None:
         """A public host changes its addresses at any time: its port is let out to everywhere but private networks."""
-        peers: list[Object] = [{"ipBlock": {"cidr": cidr, "except": list(private)}} for cidr, private in _PRIVATE.items()]
+        peers: list[Object] = [
+            {"ipBlock": {"cidr": cidr, "except": list(private)}} for cidr, private in _PRIVATE.items()
+        ]
         self._rules.append(_to(peers, port))
         inside = [address for address in addresses if not address.is_global]
         if inside:

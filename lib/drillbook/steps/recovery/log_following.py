@@ -29,7 +29,9 @@ class Follower:
         """Start following the newest pod once it runs, and take in what has come."""
         if self._thread is None or not self._thread.is_alive():
             pods = self.ctx.kube.list(k8s.POD, self.namespace, labels=f"job-name={self.job}")
-            first = None if pods else self.ctx.kube.get(k8s.POD, self.namespace, self.job.removesuffix("-full-recovery"))
+            first = (
+                None if pods else self.ctx.kube.get(k8s.POD, self.namespace, self.job.removesuffix("-full-recovery"))
+            )
             where = attempt_to_follow(pods, first)
             if where is not None and (where[0] != self._pod or self._thread is not None):
                 self._follow(*where)

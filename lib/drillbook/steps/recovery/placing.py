@@ -33,8 +33,8 @@ def place_of(
 ) -> MomentInWal:
     """The place of the moment after ``marker``, read from the archive up to ``last_segment``.
 
-    Where the databases' snapshots differ, it is the place of those with the most tables that depend on it. PreconditionError:
-    no commit after the marker is archived. Raises what `WalRange.scan` raises.
+    Where the databases' snapshots differ, it is the place of those with the most tables that depend on it.
+    PreconditionError: no commit after the marker is archived. Raises what `WalRange.scan` raises.
     """
     commits = _from_marker(stretch, marker, moment, last_segment)
     stops = {database: checks.first_unseen(sees, commits, moment.lsn) for database, sees in moment.sees.items()}
@@ -73,8 +73,8 @@ def _from_marker(
 def stop_before(held: archive.ArchiveSnapshot, backup: BaseBackup, place: MomentInWal) -> archive.ResolvedTarget:
     """The target that stops before the place's first unseen commit; raises what `resolve` raises.
 
-    A time, which people can read, where it stops there: with thousands of commits a second two may carry the same time, or
-    times in another order than the WAL's. Then the transaction itself is named.
+    A time, which people can read, where it stops there: with thousands of commits a second two may carry the same
+    time, or times in another order than the WAL's. Then the transaction itself is named.
     """
     by_time = archive.resolve(held, RecoveryTarget(target_time=place.last.committed_at), backup_id=backup.backup_id)
     if by_time.first_after is not None and by_time.first_after.lsn == place.first_after.lsn:

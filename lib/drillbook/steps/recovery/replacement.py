@@ -144,7 +144,9 @@ class CreateReplacementCluster(Step[ReplacementCluster]):
             )
         return found
 
-    def _cluster(self, ctx: Context, names: ReplacementNames, secret: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    def _cluster(
+        self, ctx: Context, names: ReplacementNames, secret: str
+    ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         return replacements.replacement_cluster(
             names,
             as_it_was(ctx, self.old),
@@ -228,15 +230,18 @@ def made_by(item: dict[str, Any]) -> str:
 class WaitForReplacement(WaitForRecovery):
     """Wait until the replacement is whole: recovered, promoted, every instance ready.
 
-    CloudNativePG deletes the recovery job, and its log with it, once the cluster is healthy: the log is kept. A pod of it
-    that fails is tried again by Kubernetes, and waited for: a node may have gone, or the object store not answered.
+    CloudNativePG deletes the recovery job, and its log with it, once the cluster is healthy: the log is kept. A pod
+    of it that fails is tried again by Kubernetes, and waited for: a node may have gone, or the object store not
+    answered.
     """
 
     about: ClassVar[str] = "replacement-"
     copy: ReplacementCluster
 
     def plan(self, ctx: Context) -> Plan:
-        return Plan(summary=f"Wait at most {show_seconds(ctx.site.limits.recovery.total_seconds())} for every instance; keep the recovery's log")
+        return Plan(
+            summary=f"Wait at most {show_seconds(ctx.site.limits.recovery.total_seconds())} for every instance; keep the recovery's log"
+        )
 
     def _failed(self, job: dict[str, Any] | None, first: dict[str, Any] | None) -> bool:
         return given_up(job)

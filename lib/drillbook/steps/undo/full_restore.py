@@ -58,15 +58,17 @@ class FindRestore(Step[RestoreFound]):
     """Find the restore that is to be undone.
 
     It is read from the ConfigMap that its run left in the cluster's namespace, so neither the run's folder nor the
-    machine that it ran on is needed. Both clusters, rights, addresses and who else holds what will change are looked at;
-    all faults at once.
+    machine that it ran on is needed. Both clusters, rights, addresses and who else holds what will change are looked
+    at; all faults at once.
     """
 
     of_run: str
 
     def do(self, ctx: Context) -> RestoreFound:
         namespace = ctx.site.cluster.namespace
-        faults = [f"missing right: {right} (deploy/recover/, deploy/replace/)" for right in denied(ctx, RIGHTS, namespace)]
+        faults = [
+            f"missing right: {right} (deploy/recover/, deploy/replace/)" for right in denied(ctx, RIGHTS, namespace)
+        ]
         named = ctx.kube.get(k8s.CLUSTER, namespace, ctx.site.cluster.name)
         faults += pin_faults(ctx, named) if named is not None else []
         note = self._note(ctx, faults)
@@ -76,7 +78,9 @@ class FindRestore(Step[RestoreFound]):
         old_name, new_name = data["source"].rpartition("/")[2], data["replacement"]
         old, new = (ctx.kube.get(k8s.CLUSTER, namespace, name) for name in (old_name, new_name))
         if old is None:
-            faults.append(f"Cluster {namespace}/{old_name} no longer exists: there is nothing to go back to but its archive")
+            faults.append(
+                f"Cluster {namespace}/{old_name} no longer exists: there is nothing to go back to but its archive"
+            )
         elif not is_fenced(old):
             faults.append(f"Cluster {namespace}/{old_name} is not fenced: it may be in service already")
         if new is None:
@@ -101,8 +105,12 @@ class FindRestore(Step[RestoreFound]):
         mine = [item for item in known if self.of_run in ("", item["data"]["run"])]
         if not mine:
             there = ", ".join(f"{item['data']['replacement']} (run {item['data']['run']})" for item in known) or "none"
-            rebuilt = [item for item in notes if item["data"].get("run") == self.of_run and HANDED_OVER not in item["data"]]
-            faults.append(f"of_run: run {self.of_run or '(none given)'} has put no replacement into service that could be gone back from; there are: {there}")  # fmt: skip
+            rebuilt = [
+                item for item in notes if item["data"].get("run") == self.of_run and HANDED_OVER not in item["data"]
+            ]
+            faults.append(
+                f"of_run: run {self.of_run or '(none given)'} has put no replacement into service that could be gone back from; there are: {there}"
+            )
             faults += [
                 f"run {self.of_run} created Cluster {item['data']['replacement']} again under its own name: what was before is in the "
                 "archive under its old serverName, and comes back by recover-full-restore with a target before the cut"
@@ -112,16 +120,30 @@ class FindRestore(Step[RestoreFound]):
         return max(mine, key=lambda item: str(item["metadata"]["creationTimestamp"]))
 
     def _found(self, ctx: Context, note: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> RestoreFound:
-        data, handed = note["data"], recall(ctx, note["metadata"]["namespace"], note["metadata"]["name"], HANDED_OVER) or {}
+        data, handed = (
+            note["data"],
+            recall(ctx, note["metadata"]["namespace"], note["metadata"]["name"], HANDED_OVER) or {},
+        )
         serving = as_cluster(ctx, new)
         replacement = ReplacementCluster(
-            ref=serving.ref, uid=serving.uid, created_at=new["metadata"]["creationTimestamp"], objects=(), left_out=(),
-            server_name=data["server_name"], instances=serving.instances, note=note["metadata"]["name"], secret=serving.secret,
-        )  # fmt: skip
+            ref=serving.ref,
+            uid=serving.uid,
+            created_at=new["metadata"]["creationTimestamp"],
+            objects=(),
+            left_out=(),
+            server_name=data["server_name"],
+            instances=serving.instances,
+            note=note["metadata"]["name"],
+            secret=serving.secret,
+        )
         return RestoreFound(
-            run=data["run"], old=as_cluster(ctx, old), serving=serving, replacement=replacement,
-            handed_over_at=parse_instant(handed["at"]) if handed else None, next_xid=int(handed.get("next_xid", 0)),
-        )  # fmt: skip
+            run=data["run"],
+            old=as_cluster(ctx, old),
+            serving=serving,
+            replacement=replacement,
+            handed_over_at=parse_instant(handed["at"]) if handed else None,
+            next_xid=int(handed.get("next_xid", 0)),
+        )
 
     def _held(self, ctx: Context, found: RestoreFound) -> list[str]:
         applications, _ = addressed(ctx)
@@ -163,8 +185,8 @@ def as_cluster(ctx: Context, item: dict[str, Any]) -> OldCluster:
 class ShowWrittenSinceRestore(CheckStep):
     """What was written to the replacement since it was put into service, table by table.
 
-    By the server's own counters and its transaction ids. None of it is in the cluster that comes back into service; all of
-    it stays in the replacement, which is fenced and kept.
+    By the server's own counters and its transaction ids. None of it is in the cluster that comes back into service;
+    all of it stays in the replacement, which is fenced and kept.
     """
 
     found: RestoreFound
@@ -183,12 +205,17 @@ class ShowWrittenSinceRestore(CheckStep):
         for tenant in ctx.site.tenants:
             with ctx.source(tenant.database, of=ref) as db:
                 rows = db.ask("cutover_writes")
-            tables = [(str(row["name"]), f"{row['inserted']} inserted, {row['updated']} updated, {row['deleted']} deleted") for row in rows]
+            tables = [
+                (str(row["name"]), f"{row['inserted']} inserted, {row['updated']} updated, {row['deleted']} deleted")
+                for row in rows
+            ]
             written[tenant.database] = tables[:50]
             total = sum(int(row["inserted"]) + int(row["updated"]) + int(row["deleted"]) for row in rows)
             said = f"{total:,} rows in {len(tables)} tables" if tables else "nothing"
             name = f"{self.name}: {tenant.database}"
-            checks.append(self.result(Verdict.VERIFIED, name=name, expected="known", observed=said, details=tuple(tables[:12])))
+            checks.append(
+                self.result(Verdict.VERIFIED, name=name, expected="known", observed=said, details=tuple(tables[:12]))
+            )
         ctx.recorder.fact("written_since", written)
         return checks
 
@@ -298,7 +325,13 @@ class AddressesBack(Step[Repointed]):
             notes=(*(one.where for one in applications), *(f"not changed by this run: {text}" for text in others)),
             touches=pausing.touches(ctx, controlled)
             + tuple(
-                Action(f"point at {name}", "Deployment", one.app.namespace, one.app.deployment, one.deployment["metadata"]["uid"])
+                Action(
+                    f"point at {name}",
+                    "Deployment",
+                    one.app.namespace,
+                    one.app.deployment,
+                    one.deployment["metadata"]["uid"],
+                )
                 for one in applications
             ),
         )
@@ -400,4 +433,4 @@ __all__ = [
     "SchedulesBack",
     "ServeOldCluster",
     "ShowWrittenSinceRestore",
-]  # fmt: skip
+]

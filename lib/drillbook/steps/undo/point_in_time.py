@@ -39,7 +39,11 @@ def put_aside(ctx: Context, of_run: str = "") -> list[PutAside]:
     with ctx.source() as db:
         names = [str(row["name"]) for row in db.ask("databases")]
         rows = db.ask("cutover_names", names=names)
-    found = [PutAside(database=row["name"], note=note) for row in rows if (note := RetainedDatabase.read(row["comment"])) is not None]
+    found = [
+        PutAside(database=row["name"], note=note)
+        for row in rows
+        if (note := RetainedDatabase.read(row["comment"])) is not None
+    ]
     return sorted((one for one in found if of_run in ("", one.note.run)), key=lambda one: one.note.at, reverse=True)
 
 
@@ -68,7 +72,11 @@ class FindCut(Step[CutFound]):
             there = ", ".join(f"{one.database} (run {one.note.run})" for one in put_aside(ctx)) or "none"
             faults.append(f"no database was put aside for {self.database} by {whose}; put aside are: {there}")
         hands, uid, more = app_faults(ctx, self.cluster, tenant)
-        if tenant.application is not None and not more and not workloads.deployment(ctx.kube, tenant.application)["spec"].get("replicas", 1):
+        if (
+            tenant.application is not None
+            and not more
+            and not workloads.deployment(ctx.kube, tenant.application)["spec"].get("replicas", 1)
+        ):
             more = [
                 f"Deployment {tenant.application.namespace}/{tenant.application.deployment} is scaled to 0, and how many replicas it had is "
                 f"known only to the run that scaled it: if run {self.of_run or 'of the cut'} stopped midway, resume it first; else scale it up"
@@ -106,10 +114,15 @@ class ShowWrittenSinceSwap(CheckStep):
     def observe(self, ctx: Context) -> Sequence[Check]:
         with ctx.source(self.cut.names.database) as db:
             rows = db.ask("cutover_writes")
-        tables = [(str(row["name"]), f"{row['inserted']} inserted, {row['updated']} updated, {row['deleted']} deleted") for row in rows]
+        tables = [
+            (str(row["name"]), f"{row['inserted']} inserted, {row['updated']} updated, {row['deleted']} deleted")
+            for row in rows
+        ]
         ctx.recorder.fact("written_since", tables[:50])
         total = sum(int(row["inserted"]) + int(row["updated"]) + int(row["deleted"]) for row in rows)
-        observed = f"{total:,} rows in {len(tables)} tables since {show_instant(self.cut.cut_at)}" if tables else "nothing"
+        observed = (
+            f"{total:,} rows in {len(tables)} tables since {show_instant(self.cut.cut_at)}" if tables else "nothing"
+        )
         return [self.result(Verdict.VERIFIED, expected="known", observed=observed, details=tuple(tables[:12]))]
 
 
@@ -131,7 +144,11 @@ class AnnounceUndoneSwap(Announcement):
             f"If run {self.cut.run} stopped midway, end it where its evidence lies: drillbook abandon {self.cut.run} --as-it-stands.",
             f"Run {ctx.run_id}.",
         ]
-        return self.publish(ctx, lines, claim=f"Database {self.database} of {self.cluster.ref.name} is in service as it was before run {self.cut.run}")
+        return self.publish(
+            ctx,
+            lines,
+            claim=f"Database {self.database} of {self.cluster.ref.name} is in service as it was before run {self.cut.run}",
+        )
 
 
 @dataclass(frozen=True)
@@ -148,7 +165,10 @@ class FindPutAside(Step[PutAside]):
         found = put_aside(ctx, self.of_run) if self.of_run else []
         if not found:
             there = ", ".join(f"{one.database} (run {one.note.run})" for one in put_aside(ctx)) or "none"
-            raise NotReady([f"of_run: no database was put aside by run {self.of_run or '(none given)'}; put aside are: {there}"], where=f"{self.cluster.ref}")
+            raise NotReady(
+                [f"of_run: no database was put aside by run {self.of_run or '(none given)'}; put aside are: {there}"],
+                where=f"{self.cluster.ref}",
+            )
         return found[0]
 
 
