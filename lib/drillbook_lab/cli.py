@@ -21,6 +21,7 @@ from rich.table import Table
 from drillbook_lab.agent.procs import tied
 from drillbook_lab.errors import LabError
 from drillbook_lab.faults import catalogue as faults
+from drillbook_lab.faults import cluster as faultcluster
 from drillbook_lab.home import LabHome, default_home
 from drillbook_lab.node import supervise
 from drillbook_lab.node.pinning import write_site
@@ -319,6 +320,23 @@ def writer(action: Annotated[str, typer.Argument(help="start or stop")], home: H
         raise UsageFault("the writer can be started or stopped", repr(action), "lab writer start | lab writer stop")
     faults.control(_home(home), {"op": "writer", "run": action == "start"})
     out.print(f"The writer is {'running' if action == 'start' else 'stopped'}.", markup=False)
+
+
+@app.command()
+def psql(
+    database: Annotated[str, typer.Argument(help="A database of the site's cluster.")],
+    statement: Annotated[str, typer.Argument(help="One SQL statement.")],
+    home: HomeOption = None,
+) -> None:
+    """Run one statement as superuser in the primary's pod, to see or to damage data by hand; psql's status is ours."""
+    lab = _home(home)
+    if not lab.is_running():
+        raise LabError("the lab is not up", str(lab.root), "drillbook lab up")
+    argv = ["psql", "-X", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", statement]
+    done = faultcluster.execute(lab, faultcluster.primary(lab), argv)
+    out.print(str(done["output"]).rstrip(), markup=False, highlight=False)
+    if done["code"]:
+        raise _Ended(int(done["code"]))
 
 
 @app.command(name="reconciler")

@@ -45,7 +45,7 @@ def test_the_drill_is_verified(lab_of_major: DrillLab, major: int) -> None:
     assert int(lab.sql("postgres", "show server_version_num")) // 10000 == major
     drill = lab.drill()
     assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said
-    for rung in ("rows", "structure", "amcheck", "app login"):
-        assert set(drill.verdicts(rung).values()) == {"VERIFIED"}, rung
+    for check in ("rows", "structure", "amcheck", "app login"):
+        assert set(drill.verdicts(check).values()) == {"VERIFIED"}, check
     assert drill.check("boundary")["verdict"] == "VERIFIED"
     assert lab.left() == []

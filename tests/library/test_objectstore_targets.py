@@ -23,7 +23,7 @@ from drillbook.archive import (
     uploading,
     wal_names,
 )
-from drillbook.archive import reachability as reachable
+from drillbook.archive.reachability import reachable
 from drillbook.errors import BaseBackupMissing, ObjectStoreError, TargetOutsideWindow
 from drillbook.model import ArchivedCommit, BaseBackup, Lsn, RecoveryTarget
 from drillbook.postgres.wal import SegmentName, WalReader

@@ -307,7 +307,9 @@ def _terminal_that_was_closed() -> int:
 )
 def test_s18_an_output_that_nobody_reads_changes_no_status(lost: Callable[[], int]) -> None:
     writer = lost()
-    program = "import sys; from drillbook import cli\nfor n in range(3): cli.out.print('told', n)\nsys.exit(3)"
+    program = (
+        "import sys; from drillbook.cli import app as cli\nfor n in range(3): cli.out.print('told', n)\nsys.exit(3)"
+    )
     done = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (3, "")

@@ -1,9 +1,4 @@
-"""The command line: starts a runbook, settles what one left, and shows and verifies its evidence.
-
-Exit status: 0 verified (or planned) · 1 failed · 2 unproven · 3 waiting for approval · 4 bad usage, parameters, site
-or target, nothing touched · 5 evidence can't be written, nothing touched · 6 stopped midway, state in ``list`` ·
-70 internal error.
-"""
+"""The command line: starts a runbook, settles what one left, and shows and verifies its evidence."""
 
 from __future__ import annotations
 
@@ -24,30 +19,41 @@ from rich.table import Table
 from rich.text import Text
 from typer.exceptions import TyperException
 
-from drillbook import conformance as asked
-from drillbook import engine as places
-from drillbook import evidence
+from drillbook import conformance as probes
+from drillbook import engine, evidence
 from drillbook.cli import arguments, headless
-from drillbook.cli import doctor as health
-from drillbook.cli import init as beginning
-from drillbook.cli import plan_recovery as ways
-from drillbook.cli.conformance import interview
+from drillbook.cli import doctor as readiness
+from drillbook.cli import init as site_init
+from drillbook.cli import plan_recovery as recoveries
+from drillbook.cli.conformance import conformance_report
 from drillbook.cli.console import VERDICT_STYLES, ProgressPrinter, gate_lines, show_outcome
-from drillbook.cli.window import SAMPLES, outlook
+from drillbook.cli.window import SAMPLES, show_window
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.kube import Kube
 from drillbook.report.cards import show_instant
 
 BAD_USAGE = 4
 STOPPED_MIDWAY = 6
+INTERNAL_ERROR = 70
 _INTERRUPTED = 130  # what typer answers to Ctrl-C
-OUR_BUG = 70
+
+EXIT_STATUSES = {
+    0: "verified, or planned",
+    1: "failed",
+    2: "unproven",
+    3: "waiting for an approval",
+    BAD_USAGE: "bad usage, parameters, site or target; nothing was touched",
+    5: "the evidence can't be written; nothing was touched (6 if the run had acted before)",
+    STOPPED_MIDWAY: "stopped midway; `drillbook list` shows the state and what the run holds",
+    INTERNAL_ERROR: "internal error",
+}
+
+_STATUSES = ", ".join(f"{status} {meaning.partition(';')[0]}" for status, meaning in EXIT_STATUSES.items())
 
 app = typer.Typer(
     name="drillbook",
     help="Executable runbooks that prove your PostgreSQL can be restored.",
-    epilog="Exit status: 0 verified or planned, 1 failed, 2 unproven, 3 waiting for an approval, 4 bad usage (nothing was touched), "
-    "5 the evidence can't be written, 6 stopped midway, 70 internal error. Evidence goes to $DRILLBOOK_OUTPUTS, else outputs/ of the project.",
+    epilog=f"Exit status: {_STATUSES}. Evidence goes to $DRILLBOOK_OUTPUTS, else to outputs/ of the project.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -127,13 +133,13 @@ def open_runbook(
     runbook: Annotated[Path, typer.Argument(metavar="RUNBOOK", help="A runbook's path, or its name in runbooks/.")],
 ) -> int:
     """Copy a runbook under outputs/open/, to be stepped through in JupyterLab: the tracked one stays as it is."""
-    named = places.project_root() / "runbooks" / f"{runbook.name.removesuffix('.ipynb')}.ipynb"
+    named = engine.project_root() / "runbooks" / f"{runbook.name.removesuffix('.ipynb')}.ipynb"
     notebook = runbook if runbook.is_file() else named
     if not notebook.is_file():
         raise ParameterError(
             [f"there is no runbook {runbook}"], where="drillbook open", todo="`ls runbooks` shows them."
         )
-    path = places.copy_to_work_on(notebook)
+    path = engine.copy_to_work_on(notebook)
     out.print(Text(str(path)))
     out.print(Text(f"jupyter lab {'--allow-root ' if os.geteuid() == 0 else ''}{shlex.quote(str(path))}"))
     return 0
@@ -147,7 +153,7 @@ def finish(
     """Seal a run that was stepped through in JupyterLab or by plain papermill: clean up, keep the notebook, report."""
     if not notebook.is_file():
         raise ParameterError([f"there is no notebook {notebook}"], where="drillbook finish")
-    outcome = headless.finish(places.find_run(run_id), notebook)
+    outcome = headless.finish(engine.find_run(run_id), notebook)
     show_outcome(out, outcome)
     return int(outcome.exit_code)
 
@@ -167,7 +173,7 @@ def resume(
     """Go on with a run that waits at a gate or stopped midway; what it has seen comes from its journal."""
     target = arguments.parameters(parameter or [])
     outcome = headless.resume(
-        places.find_run(run_id), confirm=confirm, notebook=notebook, target=target, progress=ProgressPrinter(out).tell
+        engine.find_run(run_id), confirm=confirm, notebook=notebook, target=target, progress=ProgressPrinter(out).tell
     )
     show_outcome(out, outcome)
     return int(outcome.exit_code)
@@ -183,7 +189,7 @@ def approve(
     context: Annotated[str, typer.Option(help="A context of that kubeconfig.")] = "",
 ) -> int:
     """Show the plan at which a run waits, and approve it as yourself; the run goes on when it is resumed."""
-    folder = places.find_run(run_id)
+    folder = engine.find_run(run_id)
     gate = headless.waits_at(folder)
     out.print(Text(f"{folder.name} waits at: {gate['section']}", style="bold"))
     for line in gate_lines(gate, whole=True):
@@ -213,7 +219,7 @@ def abandon(
 ) -> int:
     """End a run that waits or stopped: undo what can be undone, the newest first, and say what can't be."""
     found = headless.abandon(
-        places.find_run(run_id), notebook=notebook, as_it_stands=as_it_stands, progress=ProgressPrinter(out).tell
+        engine.find_run(run_id), notebook=notebook, as_it_stands=as_it_stands, progress=ProgressPrinter(out).tell
     )
     for line in found.left:
         out.print(Text.assemble(("not undone   ", "bold red"), line))
@@ -270,7 +276,7 @@ def verify(
     run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="One run; without it every run and the ledger.")] = "",
 ) -> int:
     """Compute every digest, record and link again, and name the file, line or link that is wrong."""
-    findings = evidence.verify(places.outputs_dir(), places.find_run(run_id) if run_id else None)
+    findings = evidence.verify(engine.outputs_dir(), engine.find_run(run_id) if run_id else None)
     for finding in findings:
         err.print(Text(str(finding), style="red" if finding.tampered else "yellow"))
     tampered = sum(finding.tampered for finding in findings)
@@ -315,7 +321,7 @@ def window(
     ] = SAMPLES,
 ) -> int:
     """Show what can be recovered now, from the archive alone: base backups, window, gaps, damages, and what to do. Changes nothing."""
-    return outlook(out, site, as_json=as_json, svg=svg, samples=samples)
+    return show_window(out, site, as_json=as_json, svg=svg, samples=samples)
 
 
 @app.command(name="plan-recovery")
@@ -335,7 +341,7 @@ def plan_recovery(
     site: SiteOption = "",
 ) -> int:
     """Show which of the three recoveries fit now, with outage, loss and room, from cluster and archive. Changes nothing."""
-    return ways.plan_recovery(out, site, database, arguments.parameters(parameter or []))
+    return recoveries.plan_recovery(out, site, database, arguments.parameters(parameter or []))
 
 
 @app.command()
@@ -362,15 +368,15 @@ def init(
             ["there is no terminal to ask on"], where="drillbook init", todo="Give --yes to take the defaults."
         )
     with Kube.open(kubeconfig, context) as kube:
-        found = beginning.discover(kube, cluster)
-    choices = beginning.choose(found, (lambda _, usual: usual) if yes else _ask, name)
+        found = site_init.discover(kube, cluster)
+    choices = site_init.choose(found, (lambda _, usual: usual) if yes else _ask, name)
     folder = out_folder or Path(f"drillbook-{choices.name}")
     given = {"--kubeconfig": kubeconfig, "--context": context}
     options = tuple(part for option, value in given.items() if value for part in (option, value))
-    beginning.write(found, choices, folder, root=places.project_root(), kubectl=options)
+    site_init.write(found, choices, folder, root=engine.project_root(), kubectl=options)
     for note in found.notes:
         out.print(Text(f"check: {note}", style="yellow"))
-    out.print(Text(f"{folder}: read {beginning.PROFILE}, then follow {beginning.APPLY}"))
+    out.print(Text(f"{folder}: read {site_init.PROFILE}, then follow {site_init.APPLY}"))
     return 0
 
 
@@ -384,7 +390,7 @@ def doctor(
     conformance: Annotated[
         bool,
         typer.Option(
-            "--conformance", help="Ask the cluster itself for every fact that the runbooks rely on; makes small things."
+            "--conformance", help="Run the conformance probes against this cluster (creates temporary objects)."
         ),
     ] = False,
     namespace: Annotated[str, typer.Option(help="With --conformance: where the probes' things are made.")] = "",
@@ -401,7 +407,7 @@ def doctor(
     ] = "",
     storage_size: Annotated[
         str, typer.Option(help="With --conformance: the size of each of their volumes.")
-    ] = asked.Options.storage_size,
+    ] = probes.Options.storage_size,
     probe: Annotated[
         list[str] | None, typer.Option(help="With --conformance: only this probe; may be repeated.")
     ] = None,
@@ -412,10 +418,10 @@ def doctor(
     With --conformance it asks the cluster in the current kubeconfig context instead, and removes what it made.
     """
     if conformance:
-        options = asked.Options(namespace, object_store, endpoint_url, storage_size, storage_class, image)
-        return interview(out, options, probe or [], write)
+        options = probes.Options(namespace, object_store, endpoint_url, storage_size, storage_class, image)
+        return conformance_report(out, options, probe or [], write)
     ready = True
-    for item in health.examine(site, places.outputs_dir()):
+    for item in readiness.examine(site, engine.outputs_dir()):
         mark, style = {True: ("ok", "green"), False: ("no", "bold red"), None: ("--", "yellow")}[item.ok]
         out.print(Text.assemble((f"{mark}  ", style), (f"{item.what:<18}", "bold"), item.found))
         if item.todo:
@@ -458,7 +464,7 @@ def status(given: Sequence[str]) -> int:
         err.print(
             "This is a bug in Drillbook. drillbook list shows what is open, drillbook cleanup removes what is left."
         )
-        return OUR_BUG
+        return INTERNAL_ERROR
 
 
 def _interrupted() -> int:

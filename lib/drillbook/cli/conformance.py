@@ -17,7 +17,7 @@ from drillbook.model import show_seconds
 _STYLES = {State.AGREES: "green", State.DIFFERS: "bold red", State.CANT_ASK: "yellow"}
 
 
-def interview(console: Console, options: Options, names: Sequence[str], write: Path | None) -> int:
+def conformance_report(console: Console, options: Options, names: Sequence[str], write: Path | None) -> int:
     """Ask the cluster of the current kubeconfig context; 0 all agree, 1 something differs, 2 something can't be asked.
 
     ParameterError: no namespace, one that isn't there, or a probe that doesn't exist; nothing was touched.

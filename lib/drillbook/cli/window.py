@@ -22,7 +22,7 @@ from drillbook.steps.archive.reading import ArchiveReading, read_archive
 MOST_BACKUPS = 12
 
 
-def outlook(console: Console, site: str, *, as_json: bool, svg: Path | None, samples: int) -> int:
+def show_window(console: Console, site: str, *, as_json: bool, svg: Path | None, samples: int) -> int:
     """Tell what can be recovered now; the exit status: 0 all of it, 1 something is broken, 2 something may be on its way."""
     ctx = Context(site=load_site(site), run_id="", mode="plan", recorder=NullRecorder(), mask=lambda secret: None)
     try:
@@ -151,4 +151,4 @@ def _at(at: datetime) -> str:
     return show_instant(at).replace("T", " ")
 
 
-__all__ = ["SAMPLES", "outlook"]
+__all__ = ["SAMPLES", "show_window"]

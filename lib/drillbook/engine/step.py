@@ -375,16 +375,16 @@ class CheckStep(Step[Checks]):
 class CheckGroup(Step[Checks]):
     """Checks that are read together: each observes and judges for itself."""
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         """The checks, in order."""
         raise TypeError(f"{type(self).__name__} has no checks()")
 
     def do(self, ctx: Context) -> Checks:
-        return Checks(checks=tuple(check for rung in self.rungs() for check in rung.do(ctx).checks))
+        return Checks(checks=tuple(result for check in self.checks() for result in check.do(ctx).checks))
 
     def not_run(self, reason: str) -> list[Check]:
         """Every check as not observed."""
-        return [check for rung in self.rungs() for check in rung.not_run(reason)]
+        return [result for check in self.checks() for result in check.not_run(reason)]
 
 
 __all__ = [

@@ -72,16 +72,16 @@ def unsettled(events: Sequence[Event]) -> list[Event]:
     return list(open_ones.values())
 
 
-def belongs(check: Event, rung: str) -> bool:
-    """Whether a check is one of the check's: by its ``rung``, its name, or a name that begins ``<rung>:``."""
-    return rung in (check.get("rung"), check["name"]) or str(check["name"]).startswith(f"{rung}:")
+def belongs(check: Event, required: str) -> bool:
+    """Whether a check's result answers a required check: by its name, or by a name that begins ``<required>:``."""
+    return str(check["name"]) == required or str(check["name"]).startswith(f"{required}:")
 
 
 def not_run(events: Sequence[Event]) -> list[str]:
-    """The required checks of which no check was seen."""
+    """The required checks that have no result."""
     required = (of_type(events, "opened") or [{}])[-1].get("required") or []
     checks = of_type(gates.current(events), "check")
-    return [rung for rung in required if not any(belongs(check, rung) for check in checks)]
+    return [name for name in required if not any(belongs(check, name) for check in checks)]
 
 
 def objectives(events: Sequence[Event]) -> list[dict[str, Any]]:

@@ -189,7 +189,7 @@ def _checks(events: Sequence[Event]) -> list[dict[str, Any]]:
     seen = [_without(event) for event in of_type(gates.current(events), "check")]
     missing = [
         {
-            "name": rung,
+            "name": name,
             "proves": "",
             "verdict": "UNPROVEN",
             "required": True,
@@ -199,7 +199,7 @@ def _checks(events: Sequence[Event]) -> list[dict[str, Any]]:
             "seconds": 0.0,
             "details": [],
         }
-        for rung in not_run(events)
+        for name in not_run(events)
     ]
     return seen + (missing if (of_type(events, "opened") or [{}])[-1].get("mode") != "plan" else [])
 

@@ -117,23 +117,31 @@ def _stores(home: LabHome) -> str:
     return f"{_BARMAN}/namespaces/{home.state()['namespace']}/objectstores"
 
 
+def primary(home: LabHome) -> str:
+    """The pod of the site's current primary."""
+    status = Client(home).get(_cluster_path(home)).get("status") or {}
+    return str(status.get("currentPrimary") or f"{home.state()['cluster']}-1")
+
+
+def execute(home: LabHome, pod: str, argv: list[str]) -> dict[str, Any]:
+    """A command in a pod of the source's namespace, to its end: ``code`` and ``output``."""
+    return control(home, {"op": "exec", "namespace": home.state()["namespace"], "pod": pod, "argv": argv})
+
+
 # -- volumes ---------------------------------------------------------------------------------------------------
 
 
 def fill_disk(home: LabHome) -> Undo:
     """A file as large as the primary's volume is in it; it is sparse, and takes no room on this machine."""
-    client, state = Client(home), home.state()
-    primary = str(
-        (client.get(_cluster_path(home)).get("status") or {}).get("currentPrimary") or f"{state['cluster']}-1"
-    )
-    claim = client.get(f"/api/v1/namespaces/{state['namespace']}/persistentvolumeclaims/{primary}")
+    client, state, pod = Client(home), home.state(), primary(home)
+    claim = client.get(f"/api/v1/namespaces/{state['namespace']}/persistentvolumeclaims/{pod}")
     volume = client.get(f"/api/v1/persistentvolumes/{claim['spec']['volumeName']}")
     folder = Path(volume["spec"]["hostPath"]["path"])
     capacity = int((folder / ".capacity").read_text(encoding="ascii"))
     ballast = folder / _BALLAST
     with ballast.open("wb") as out:
         out.truncate(capacity)
-    return {"did": f"the volume of {primary} is full: {capacity} bytes of ballast", "ballast": str(ballast)}
+    return {"did": f"the volume of {pod} is full: {capacity} bytes of ballast", "ballast": str(ballast)}
 
 
 def empty_disk(home: LabHome, undo: Undo) -> None:
@@ -181,7 +189,6 @@ def _psql(home: LabHome, pod: str, statement: str) -> None:
         "-c",
         "SELECT pg_reload_conf()",
     ]
-    request = {"op": "exec", "namespace": home.state()["namespace"], "pod": pod, "argv": argv}
-    answer = control(home, request)
+    answer = execute(home, pod, argv)
     if answer["code"]:
         raise LabError(f"psql in {pod} failed", str(answer["output"]).strip())

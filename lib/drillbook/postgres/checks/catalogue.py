@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, Verdict
-from drillbook.postgres.checks.common import CheckStep, counted, pinned, said
+from drillbook.postgres.checks.common import CheckFrame, counted, pinned, said
 from drillbook.postgres.checks.parallel import Query, Sessions, ask_each
 from drillbook.postgres.checks.sequences import sequences_ahead
 from drillbook.postgres.client import Database
@@ -27,14 +27,14 @@ def constraints_hold(db: Database, sessions: Sessions | None = None) -> Check:
     Damage can leave rows that no statement could have written. Reads each table, once a constraint; FAILED names the
     constraints that a row breaks, never the row.
     """
-    rung = CheckStep(
+    frame = CheckFrame(
         "constraints", "no row breaks a constraint that it should have met", "every validated constraint holds"
     )
     try:
         with pinned(db):
             constraints = db.ask("integrity_constraints")
     except PostgresError as error:
-        return rung.error(error)
+        return frame.error(error)
     broken: dict[str, str] = {}
     unseen: dict[str, str] = {}
     asked = [Query(constraint["statement"]) for constraint in constraints]
@@ -50,44 +50,44 @@ def constraints_hold(db: Database, sessions: Sessions | None = None) -> Check:
     count = counted(len(constraints), "constraint")
     details = [*broken.items(), *unseen.items()]
     if broken:
-        return rung.verdict(Verdict.FAILED, f"{len(broken)} of {count} broken: {', '.join(broken)}", details=details)
+        return frame.verdict(Verdict.FAILED, f"{len(broken)} of {count} broken: {', '.join(broken)}", details=details)
     if unseen:
         reason = "; ".join(f"{name}: {why}" for name, why in unseen.items())
-        return rung.verdict(Verdict.UNPROVEN, f"{len(unseen)} of {count} not read", reason=reason, details=details)
+        return frame.verdict(Verdict.UNPROVEN, f"{len(unseen)} of {count} not read", reason=reason, details=details)
     if not constraints:
-        return rung.verdict(Verdict.NOT_APPLICABLE, "", reason="no table has a constraint")
-    return rung.verdict(Verdict.VERIFIED, f"{count} hold")
+        return frame.verdict(Verdict.NOT_APPLICABLE, "", reason="no table has a constraint")
+    return frame.verdict(Verdict.VERIFIED, f"{count} hold")
 
 
 def matviews_filled(db: Database) -> Check:
     """Whether every materialised view has been filled; one that isn't answers every query with an error."""
-    rung = CheckStep("materialised views", "every materialised view can be read", "all filled")
+    frame = CheckFrame("materialised views", "every materialised view can be read", "all filled")
     try:
         with pinned(db):
             views = db.ask("integrity_matviews")
     except PostgresError as error:
-        return rung.error(error)
+        return frame.error(error)
     empty = [(view["name"], "not filled") for view in views if not view["filled"]]
     if empty:
         names = ", ".join(name for name, _ in empty)
-        return rung.verdict(
+        return frame.verdict(
             Verdict.FAILED, f"{len(empty)} of {counted(len(views), 'view')} not filled: {names}", details=empty
         )
     if not views:
-        return rung.verdict(Verdict.NOT_APPLICABLE, "", reason="none exists")
-    return rung.verdict(Verdict.VERIFIED, f"{counted(len(views), 'view')} filled")
+        return frame.verdict(Verdict.NOT_APPLICABLE, "", reason="none exists")
+    return frame.verdict(Verdict.VERIFIED, f"{counted(len(views), 'view')} filled")
 
 
 def extensions_fit(db: Database) -> Check:
     """Whether this server has the files of every installed extension in the very version that is installed."""
-    rung = CheckStep(
+    frame = CheckFrame(
         "extensions", "the server has what the installed extensions need", "every installed version available"
     )
     try:
         with pinned(db):
             extensions = db.ask("integrity_extensions")
     except PostgresError as error:
-        return rung.error(error)
+        return frame.error(error)
     lacking = [
         (row["name"], f"{row['version']} is installed; this server has {row['on_this_server'] or 'none'}")
         for row in extensions
@@ -95,10 +95,10 @@ def extensions_fit(db: Database) -> Check:
     ]
     if lacking:
         names = ", ".join(name for name, _ in lacking)
-        return rung.verdict(
+        return frame.verdict(
             Verdict.FAILED, f"{counted(len(lacking), 'extension')} without files: {names}", details=lacking
         )
-    return rung.verdict(
+    return frame.verdict(
         Verdict.VERIFIED,
         f"{counted(len(extensions), 'extension')} available",
         details=[(row["name"], row["version"]) for row in extensions],
@@ -110,7 +110,7 @@ def collations_fit(db: Database) -> Check:
 
     Under other rules the order of text in an index is wrong, and lookups miss rows.
     """
-    rung = CheckStep(
+    frame = CheckFrame(
         "collations", "text sorts here as where the indexes were built", "recorded versions are the server's"
     )
     try:
@@ -119,7 +119,7 @@ def collations_fit(db: Database) -> Check:
             if int(db.ask_one("server_facts")["server_version_num"]) >= DATABASE_COLLATIONS:
                 collations = db.ask("integrity_collations_database") + collations
     except PostgresError as error:
-        return rung.error(error)
+        return frame.error(error)
     versioned = [row for row in collations if row["recorded"] is not None]
     other = [
         (row["name"], f"recorded {row['recorded']}, here {row['actual']}")
@@ -128,18 +128,18 @@ def collations_fit(db: Database) -> Check:
     ]
     if other:
         names = ", ".join(name for name, _ in other)
-        return rung.verdict(
+        return frame.verdict(
             Verdict.FAILED, f"{counted(len(other), 'collation')} of another version: {names}", details=other
         )
     unseen = [str(row["name"]) for row in versioned if row["actual"] is None]
     if unseen:
         reason = f"this server can't say the version of: {', '.join(unseen)}"
-        return rung.verdict(
+        return frame.verdict(
             Verdict.UNPROVEN, f"{counted(len(unseen), 'collation')} without a version here", reason=reason
         )
     if not versioned:
-        return rung.verdict(Verdict.NOT_APPLICABLE, "", reason="the database's collations have no versions")
-    return rung.verdict(Verdict.VERIFIED, f"{counted(len(versioned), 'collation')} of the recorded version")
+        return frame.verdict(Verdict.NOT_APPLICABLE, "", reason="the database's collations have no versions")
+    return frame.verdict(Verdict.VERIFIED, f"{counted(len(versioned), 'collation')} of the recorded version")
 
 
 def so_in_production_too(copy: Check, source: Check) -> Check:

@@ -56,7 +56,7 @@ def counted(number: int, what: str, plural: str = "") -> str:
     return f"{number:,} {what if number == 1 else plural or what + 's'}"
 
 
-class CheckStep:
+class CheckFrame:
     """The frame of one check: its name, what it proves, and the time since it began."""
 
     def __init__(self, name: str, proves: str, expected: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, Frozen, Instant, Verdict, show_instant
-from drillbook.postgres.checks.common import CheckStep, counted, pinned, said
+from drillbook.postgres.checks.common import CheckFrame, counted, pinned, said
 from drillbook.postgres.checks.rows import DigestTable, find_table
 from drillbook.postgres.checks.yielding import Watch, patiently
 from drillbook.postgres.client import Database
@@ -103,7 +103,7 @@ def is_committed(db: Database, xid: int) -> tuple[bool | None, str]:
 
 def changes_arrived(db: Database, expected: Mapping[str, NewestChange], observed: Mapping[str, NewestChange]) -> Check:
     """Each table's newest change on the source must be committed in the copy; FAILED names the tables where it isn't."""
-    rung = CheckStep(
+    frame = CheckFrame(
         "newest changes",
         "what was committed last in each table is in the copy",
         f"the newest change of {counted(len(expected), 'table')} committed in the copy",
@@ -121,7 +121,7 @@ def changes_arrived(db: Database, expected: Mapping[str, NewestChange], observed
         details.append((name, f"source: {source}; copy: {copy}"))
     text = f"{len(expected) - len(wrong) - len(unseen)} of {counted(len(expected), 'table')}"
     if wrong:
-        return rung.verdict(Verdict.FAILED, f"{text}; missing: {', '.join(wrong)}", details=details)
+        return frame.verdict(Verdict.FAILED, f"{text}; missing: {', '.join(wrong)}", details=details)
     if unseen or not expected:
-        return rung.verdict(Verdict.UNPROVEN, text, reason="; ".join(unseen) or "no table was named", details=details)
-    return rung.verdict(Verdict.VERIFIED, text, details=details)
+        return frame.verdict(Verdict.UNPROVEN, text, reason="; ".join(unseen) or "no table was named", details=details)
+    return frame.verdict(Verdict.VERIFIED, text, details=details)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, Verdict
-from drillbook.postgres.checks.common import CheckStep, counted, pinned, said
+from drillbook.postgres.checks.common import CheckFrame, counted, pinned, said
 from drillbook.postgres.checks.parallel import Query, Sessions, ask_each
 from drillbook.postgres.client import Database
 
@@ -22,14 +22,14 @@ def amcheck(db: Database, sessions: Sessions | None = None) -> Check:
     looked at leaves it UNPROVEN; neither hides the others. B-trees are checked against their heaps, and for uniqueness
     where the version can. Indexes of other kinds are counted, not checked.
     """
-    rung = CheckStep("amcheck", "heaps and B-tree indexes are not corrupt", "every heap and B-tree index sound")
+    frame = CheckFrame("amcheck", "heaps and B-tree indexes are not corrupt", "every heap and B-tree index sound")
     try:
         db.run("integrity_amcheck_install")
         with pinned(db):
             relations = db.ask("integrity_amcheck_relations")
             beyond = db.ask("integrity_amcheck_beyond")
     except PostgresError as error:
-        return rung.error(error)
+        return frame.error(error)
     damaged: dict[str, str] = {}
     unseen: dict[str, str] = {}
     checked = {"heap": 0, "index": 0}
@@ -55,11 +55,11 @@ def amcheck(db: Database, sessions: Sessions | None = None) -> Check:
     details = [*damaged.items(), *unseen.items()]
     details += [(f"not checked: {row['why']}", counted(row["indexes"], "index", "indexes")) for row in beyond]
     if damaged:
-        return rung.verdict(Verdict.FAILED, f"{observed}; damaged: {', '.join(damaged)}", details=details)
+        return frame.verdict(Verdict.FAILED, f"{observed}; damaged: {', '.join(damaged)}", details=details)
     if unseen or not checked["heap"]:
         reason = "; ".join(f"{name}: {why}" for name, why in unseen.items()) or "no relation was read"
-        return rung.verdict(Verdict.UNPROVEN, observed, reason=reason, details=details)
-    return rung.verdict(Verdict.VERIFIED, observed, details=details)
+        return frame.verdict(Verdict.UNPROVEN, observed, reason=reason, details=details)
+    return frame.verdict(Verdict.VERIFIED, observed, details=details)
 
 
 def page_checksums(db: Database) -> Check:
@@ -67,15 +67,15 @@ def page_checksums(db: Database) -> Check:
 
     It says nothing of pages that nobody read: ask it after ``amcheck``, which reads every heap and B-tree.
     """
-    rung = CheckStep("page checksums", "no page read so far failed its checksum", "0 failures")
+    frame = CheckFrame("page checksums", "no page read so far failed its checksum", "0 failures")
     try:
         row = db.ask_one("integrity_checksums")
     except PostgresError as error:
-        return rung.error(error)
+        return frame.error(error)
     if row["data_checksums"] != "on":
-        return rung.verdict(
+        return frame.verdict(
             Verdict.NOT_APPLICABLE, "", reason="the source's pages carry no checksums (data_checksums is off)"
         )
     if row["failures"]:
-        return rung.verdict(Verdict.FAILED, f"{counted(row['failures'], 'failure')} in {row['databases']}")
-    return rung.verdict(Verdict.VERIFIED, "0 failures")
+        return frame.verdict(Verdict.FAILED, f"{counted(row['failures'], 'failure')} in {row['databases']}")
+    return frame.verdict(Verdict.VERIFIED, "0 failures")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, ClusterRef, Verdict
-from drillbook.postgres.checks.common import CheckStep, counted
+from drillbook.postgres.checks.common import CheckFrame, counted
 from drillbook.postgres.client import Database, hosts_of
 from drillbook.profile.preloads import LIBRARIES, judged, kept, name_of, names_of, quiet_settings
 
@@ -54,7 +54,7 @@ def quarantined(
     ``pg_read_all_settings``. Foreign servers are counted only: a query opens their connections, and only the network
     can forbid that.
     """
-    rung = CheckStep(
+    frame = CheckFrame(
         "quarantine",
         "the copy does nothing outside by itself",
         "no archiving, no subscription worker, no foreign process",
@@ -62,7 +62,7 @@ def quarantined(
     try:
         row = db.ask_one("integrity_quarantine", own_standbys=list(own_standbys), settings=_QUIET)
     except PostgresError as error:
-        return rung.error(error)
+        return frame.error(error)
     faults: list[tuple[str, str]] = []
     command = row["archive_command"].strip()
     if row["archive_library"]:
@@ -97,14 +97,14 @@ def quarantined(
     ]
     if faults:
         names = ", ".join(name for name, _ in faults)
-        return rung.verdict(Verdict.FAILED, f"{counted(len(faults), 'way')} out: {names}", details=[*faults, *quiet])
+        return frame.verdict(Verdict.FAILED, f"{counted(len(faults), 'way')} out: {names}", details=[*faults, *quiet])
     if unknown:
-        return rung.verdict(
+        return frame.verdict(
             Verdict.UNPROVEN,
             f"what these do is not known: {', '.join(unknown)}; if it is harmless, name it in copy.known_workers",
             details=[("background workers that are not known", ", ".join(unknown)), *quiet],
         )
-    return rung.verdict(Verdict.VERIFIED, "nothing that acts outside", details=quiet)
+    return frame.verdict(Verdict.VERIFIED, "nothing that acts outside", details=quiet)
 
 
 def _awake(libraries: Sequence[str], settings: Mapping[str, str | None]) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, Verdict
-from drillbook.postgres.checks.common import CheckStep
+from drillbook.postgres.checks.common import CheckFrame
 from drillbook.postgres.client import Database
 from drillbook.profile import Question
 
@@ -25,20 +25,20 @@ def questions(db: Database, asked: Iterable[Question]) -> list[Check]:
 
 
 def _ask(db: Database, question: Question) -> Check:
-    rung = CheckStep(f"question: {question.name}", "the data answers as the site expects", str(question.expect))
+    frame = CheckFrame(f"question: {question.name}", "the data answers as the site expects", str(question.expect))
     try:
         rows = db.ask_text(question.sql)
     except PostgresError as error:
-        return rung.error(error)
+        return frame.error(error)
     if len(rows) > 1 or any(len(row) != 1 for row in rows):
         # More than one value might be a row of the database: it isn't shown.
         shape = f"{len(rows)} rows of {len(rows[0])} columns"
-        return rung.verdict(Verdict.UNPROVEN, shape, reason="the answer to a question is one row of one column")
+        return frame.verdict(Verdict.UNPROVEN, shape, reason="the answer to a question is one row of one column")
     if not rows:
-        return rung.verdict(Verdict.FAILED, "no row")
+        return frame.verdict(Verdict.FAILED, "no row")
     answer = _plain(rows[0][0])
     verdict = Verdict.VERIFIED if question.expect.met_by(answer) else Verdict.FAILED
-    return rung.verdict(verdict, _shown(answer))
+    return frame.verdict(verdict, _shown(answer))
 
 
 def _plain(answer: Any) -> Any:

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, Frozen, Verdict
-from drillbook.postgres.checks.common import CheckStep, counted, pinned, said
+from drillbook.postgres.checks.common import CheckFrame, counted, pinned, said
 from drillbook.postgres.checks.parallel import Sessions, side_by_side
 from drillbook.postgres.checks.sampling import TableSample
 from drillbook.postgres.client import SQL, Database
@@ -211,7 +211,7 @@ def rows_equal(expected: Mapping[str, TableDigest], observed: Mapping[str, Table
     read on either side leaves it unproven. A sampled table that agrees is named as such: nothing is said of its other
     rows.
     """
-    rung = CheckStep(
+    frame = CheckFrame(
         "rows",
         "the chosen tables hold exactly the rows of the target",
         f"{counted(len(expected), 'table')} equal to the source",
@@ -234,10 +234,10 @@ def rows_equal(expected: Mapping[str, TableDigest], observed: Mapping[str, Table
     observed_text = f"{len(equal)} of {counted(len(expected), 'table')} equal"
     if sampled := [f"{name} ({expected[name].sampled})" for name in equal if expected[name].sampled]:
         observed_text += f", {len(sampled)} of them sampled: {'; '.join(sampled)}"
-        rung.proves = "the chosen tables hold exactly the rows of the target; of a sampled table, those that were read"
+        frame.proves = "the chosen tables hold exactly the rows of the target; of a sampled table, those that were read"
     if wrong:
-        return rung.verdict(Verdict.FAILED, f"{observed_text}; different: {', '.join(wrong)}", details=details)
+        return frame.verdict(Verdict.FAILED, f"{observed_text}; different: {', '.join(wrong)}", details=details)
     if unseen or not expected:
         reason = "; ".join(f"{name}: {why}" for name, why in unseen.items()) or "no table was named"
-        return rung.verdict(Verdict.UNPROVEN, observed_text, reason=reason, details=details)
-    return rung.verdict(Verdict.VERIFIED, observed_text, details=details)
+        return frame.verdict(Verdict.UNPROVEN, observed_text, reason=reason, details=details)
+    return frame.verdict(Verdict.VERIFIED, observed_text, details=details)

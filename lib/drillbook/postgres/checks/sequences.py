@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drillbook.errors import PostgresError
 from drillbook.model import Check, Verdict
-from drillbook.postgres.checks.common import CheckStep, counted, pinned, said
+from drillbook.postgres.checks.common import CheckFrame, counted, pinned, said
 from drillbook.postgres.checks.parallel import Query, Sessions, ask_each
 from drillbook.postgres.client import Database
 
@@ -15,12 +15,12 @@ def sequences_ahead(db: Database, sessions: Sessions | None = None) -> Check:
     A sequence that lags makes the next insert fail on a unique column. How far it lags is reported, not the values. One
     statement a sequence; without an index on the column that is a pass over its table.
     """
-    rung = CheckStep("sequences", "the next insert gets a new number", "every sequence ahead of its column")
+    frame = CheckFrame("sequences", "the next insert gets a new number", "every sequence ahead of its column")
     try:
         with pinned(db):
             feeds = db.ask("integrity_sequences")
     except PostgresError as error:
-        return rung.error(error)
+        return frame.error(error)
     behind: dict[str, str] = {}
     unseen: dict[str, str] = {}
     damaged = False
@@ -36,19 +36,19 @@ def sequences_ahead(db: Database, sessions: Sessions | None = None) -> Check:
     details = [*behind.items(), *unseen.items()]
     if behind:
         what = "behind or unreadable" if damaged else "behind"
-        return rung.verdict(
+        return frame.verdict(
             Verdict.FAILED,
             f"{len(behind)} of {counted(len(feeds), 'sequence')} {what}: {', '.join(behind)}",
             details=details,
         )
     if unseen:
         reason = "; ".join(f"{name}: {why}" for name, why in unseen.items())
-        return rung.verdict(
+        return frame.verdict(
             Verdict.UNPROVEN,
             f"{len(unseen)} of {counted(len(feeds), 'sequence')} not read",
             reason=reason,
             details=details,
         )
     if not feeds:
-        return rung.verdict(Verdict.NOT_APPLICABLE, "", reason="no sequence feeds a column")
-    return rung.verdict(Verdict.VERIFIED, f"{counted(len(feeds), 'sequence')} ahead")
+        return frame.verdict(Verdict.NOT_APPLICABLE, "", reason="no sequence feeds a column")
+    return frame.verdict(Verdict.VERIFIED, f"{counted(len(feeds), 'sequence')} ahead")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from drillbook.model import Check, Frozen, Verdict
-from drillbook.postgres.checks.common import CheckStep, counted, pinned
+from drillbook.postgres.checks.common import CheckFrame, counted, pinned
 from drillbook.postgres.checks.yielding import Watch, patiently
 from drillbook.postgres.client import Database
 
@@ -110,7 +110,7 @@ def structure_equal(
     copy: str = "the copy",
 ) -> Check:
     """Compare the source's structure with the copy's; FAILED names what is missing, different or not of the source."""
-    rung = CheckStep(
+    frame = CheckFrame(
         name,
         f"no object of {source} is missing, different or new",
         f"{counted(expected.count, 'object')} as on {source}",
@@ -121,15 +121,15 @@ def structure_equal(
     if differences:
         kinds = Counter(what.partition(":")[0] for what, _ in differences)
         summary = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
-        return rung.verdict(
+        return frame.verdict(
             Verdict.FAILED, f"{counted(len(differences), 'difference')}: {summary}", details=differences
         )
     if not expected.count:
-        return rung.verdict(Verdict.UNPROVEN, "nothing to compare", reason=f"the structure of {source} was not read")
+        return frame.verdict(Verdict.UNPROVEN, "nothing to compare", reason=f"the structure of {source} was not read")
     details: list[tuple[str, Any]] = [
         (kind, f"{len(objects)} equal, digest {expected.digests[kind]}") for kind, objects in expected.objects.items()
     ]
-    return rung.verdict(Verdict.VERIFIED, f"{counted(expected.count, 'object')} equal", details=details)
+    return frame.verdict(Verdict.VERIFIED, f"{counted(expected.count, 'object')} equal", details=details)
 
 
 def _place(kind: str) -> tuple[int, str]:

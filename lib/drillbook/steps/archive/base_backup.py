@@ -331,7 +331,7 @@ class ArchivingLive(CheckGroup):
     cluster: SourceCluster
     archived: ArchivedWal
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         return [LastArchivingSucceeded(self.cluster), ArchiveLag(self.cluster, self.archived)]
 
 

@@ -108,7 +108,7 @@ class ArchivingWorks(CheckGroup):
 
     cluster: SourceCluster
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         return [LastArchivingSucceeded(self.cluster)]
 
 

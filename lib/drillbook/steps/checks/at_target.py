@@ -161,7 +161,7 @@ class RestoredToTarget(CheckGroup):
     target: ResolvedTarget
     recovered: Recovered
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         return [
             ReachedPoint(self.cluster, self.target, self.recovered),
             CommitsAroundTarget(self.target, self.recovered),

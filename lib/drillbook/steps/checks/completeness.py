@@ -215,7 +215,7 @@ class ReplacementComplete(CheckGroup):
     replacement: ReplacementCluster
     recovered: Recovered
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         server_name = self.replacement.server_name
         return [
             CompleteToTheArchive(self.old, self.point, self.archived, self.recovered, server_name),
@@ -240,15 +240,15 @@ class CopyVerified(CheckStep):
     proves: ClassVar[str] = "the archive can give everything back, before anything is removed"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        rungs: Sequence[CheckStep] = [
+        checks: Sequence[CheckStep] = [
             CompleteToTheArchive(self.old, self.point, self.archived, self.recovered),
             *at_the_point(self.old, self.point, self.recovered),
-            *IntegrityChecks(self.recovered).rungs(),
-            *SiteQuestionsAndLogins(self.recovered).rungs(),
+            *IntegrityChecks(self.recovered).checks(),
+            *SiteQuestionsAndLogins(self.recovered).checks(),
             CopyQuarantined(self.recovered),
         ]
-        checks = [check for rung in rungs for check in rung.do(ctx).checks]
-        return [check.model_copy(update={"name": f"{self.name}: {check.name}"}) for check in checks]
+        results = [result for check in checks for result in check.do(ctx).checks]
+        return [result.model_copy(update={"name": f"{self.name}: {result.name}"}) for result in results]
 
 
 def at_the_point(old: OldCluster, point: RestoreStart, recovered: Recovered) -> list[CheckStep]:

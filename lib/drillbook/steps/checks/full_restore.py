@@ -201,7 +201,7 @@ class EndAndCompleteness(CheckGroup):
     end: ArchiveEnd
     recovered: Recovered
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         return [
             ReachedEnd(self.cluster, self.end, self.recovered),
             MarkerArrived(self.baseline, self.recovered),
@@ -221,7 +221,7 @@ class NewestAndStructure(CheckGroup):
     noted: NewestOnSource
     recovered: Recovered
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         return [NewestArrived(self.noted, self.recovered), StructureEqual(self.baseline, self.recovered)]
 
 
@@ -236,7 +236,7 @@ class InstancesEventsAndQuarantine(CheckGroup):
     recovered: Recovered
     instances: int
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         return [
             InstancesJoined(self.recovered, self.instances),
             PendingEvents(self.recovered),
@@ -255,11 +255,11 @@ class ReplacementSound(CheckGroup):
     recovered: Recovered
     instances: int
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         return [
             InstancesJoined(self.recovered, self.instances),
-            *IntegrityChecks(self.recovered).rungs(),
-            *SiteQuestionsAndLogins(self.recovered).rungs(),
+            *IntegrityChecks(self.recovered).checks(),
+            *SiteQuestionsAndLogins(self.recovered).checks(),
             PendingEvents(self.recovered),
         ]
 
@@ -273,8 +273,8 @@ class ClosedReplacementSound(ReplacementSound):
     is open.
     """
 
-    def rungs(self) -> Sequence[CheckStep]:
-        return [rung for rung in super().rungs() if not isinstance(rung, AppCanLogIn)]
+    def checks(self) -> Sequence[CheckStep]:
+        return [check for check in super().checks() if not isinstance(check, AppCanLogIn)]
 
 
 __all__ = [

@@ -355,7 +355,7 @@ class TargetAndBoundary(CheckGroup):
     target: ProvenTarget
     recovered: Recovered
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         return [
             ReachedTarget(self.cluster, self.target, self.recovered),
             BoundaryHolds(self.baseline, self.target, self.recovered),
@@ -374,7 +374,7 @@ class SameAsSource(CheckGroup):
     target: ProvenTarget
     recovered: Recovered
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         return [
             RowsEqual(self.baseline, self.target, self.recovered),
             StructureEqual(self.baseline, self.recovered),
@@ -391,7 +391,7 @@ class IntegrityChecks(CheckGroup):
 
     recovered: Recovered
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         return [AmcheckClean(self.recovered), CatalogueSound(self.recovered)]
 
 
@@ -404,7 +404,7 @@ class SiteQuestionsAndLogins(CheckGroup):
 
     recovered: Recovered
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         return [QuestionsAnswered(self.recovered), AppCanLogIn(self.recovered)]
 
 

@@ -218,7 +218,7 @@ class ApplicationIsBack(CheckGroup):
         smoke = f", then POST {app.smoke_path} once and list it" if app.smoke_path else ""
         return Plan(summary=f"Ask every pod of {place} on {app.health_path}{smoke}; count errors in their logs")
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         return [
             PodsAreWell(self.database),
             SmokeTest(self.database),
@@ -230,7 +230,7 @@ class ApplicationIsBack(CheckGroup):
         if ctx.recorder.seen("cut"):
             return super().do(ctx)
         # The database may still be held read only by this run: what the application does now says nothing.
-        return Checks(checks=tuple(rung.result(Verdict.NOT_APPLICABLE, reason=NO_CUT) for rung in self.rungs()))
+        return Checks(checks=tuple(check.result(Verdict.NOT_APPLICABLE, reason=NO_CUT) for check in self.checks()))
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class ApplicationsAreBack(CheckGroup):
         named = [tenant.application.deployment for tenant in ctx.site.tenants if tenant.application]
         return Plan(summary=f"Ask every pod of {', '.join(named) or 'no application'}; make one record by each API")
 
-    def rungs(self) -> Sequence[CheckStep]:
+    def checks(self) -> Sequence[CheckStep]:
         return _of_application("", "")
 
     def do(self, ctx: Context) -> Checks:
@@ -266,14 +266,14 @@ class ApplicationsAreBack(CheckGroup):
                 say=lambda text: ctx.recorder.progress(text),
             )
             since = show_instant(datetime.now(UTC))
-            for rung in _of_application(tenant.database, since):
+            for check in _of_application(tenant.database, since):
                 named = [
-                    item.model_copy(update={"name": f"{item.name}: {tenant.database}"}) for item in rung.do(ctx).checks
+                    item.model_copy(update={"name": f"{item.name}: {tenant.database}"}) for item in check.do(ctx).checks
                 ]
                 found += named
         if not found:
             reason = "the profile names no application"
-            found = [rung.result(Verdict.NOT_APPLICABLE, reason=reason) for rung in self.rungs()]
+            found = [check.result(Verdict.NOT_APPLICABLE, reason=reason) for check in self.checks()]
         return Checks(checks=tuple(found))
 
 
