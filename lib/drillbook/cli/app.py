@@ -32,7 +32,7 @@ from drillbook.cli import doctor as health
 from drillbook.cli import init as beginning
 from drillbook.cli import plan_recovery as ways
 from drillbook.cli.conformance import interview
-from drillbook.cli.console import VERDICT_STYLES, ProgressPrinter, gate_lines, show_outcome
+from drillbook.cli.console import VERDICT_STYLES, ProgressPrinter, ask, gate_lines, show_outcome
 from drillbook.cli.window import SAMPLES, outlook
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.kube import Kube
@@ -238,14 +238,17 @@ def undo(
 @app.command(name="drop-kept")
 def drop_kept(
     run_id: Annotated[
-        str, typer.Argument(metavar="RUN", help="The run that put a database aside; its folder need not be here.")
+        str,
+        typer.Argument(
+            metavar="RUN", help="The run that put a database or a cluster aside; its folder need not be here."
+        ),
     ],
     mode: Annotated[
         Mode, typer.Option(help="plan changes nothing; apply stops at its gate before it changes anything.")
     ] = Mode.APPLY,
     site: SiteOption = "",
 ) -> int:
-    """Drop the database that a recovery, or its undo, has put aside: behind its own gate."""
+    """Drop the database or the cluster that a recovery, or its undo, has put aside: behind its own gate."""
     return _go(headless.drop_kept(run_id, site), mode)
 
 
@@ -297,6 +300,8 @@ def list_runs() -> int:
         table.add_row(*row, Text(item.verdict, style=VERDICT_STYLES.get(item.verdict, "")), item.until)
     out.print(table if summaries else "no run yet: drillbook run runbooks/drill-monthly-verification.ipynb")
     for item in summaries:
+        if item.doing:
+            out.print(Text(f"{item.run_id}: {item.doing}"))
         for what in item.promised:
             holds = "still promised" if item.state == "sealed" else "holds"
             out.print(Text(f"{item.run_id}: {holds}: {what}", style="yellow"))
@@ -361,21 +366,23 @@ def init(
         raise ParameterError(
             ["there is no terminal to ask on"], where="drillbook init", todo="Give --yes to take the defaults."
         )
+    root = places.project_root()
+    beginning.require_room(root, out_folder)  # before anybody has answered nine questions
     with Kube.open(kubeconfig, context) as kube:
         found = beginning.discover(kube, cluster)
-    choices = beginning.choose(found, (lambda _, usual: usual) if yes else _ask, name)
+    if not yes:
+        out.print(Text(f"Found {found}. Enter takes what is in brackets."))
+    choices = beginning.choose(
+        found, beginning.usual if yes else ask, name, lambda site: out_folder or Path(f"drillbook-{site}")
+    )
     folder = out_folder or Path(f"drillbook-{choices.name}")
     given = {"--kubeconfig": kubeconfig, "--context": context}
     options = tuple(part for option, value in given.items() if value for part in (option, value))
-    beginning.write(found, choices, folder, root=places.project_root(), kubectl=options)
+    beginning.write(found, choices, folder, root=root, kubectl=options)
     for note in found.notes:
         out.print(Text(f"check: {note}", style="yellow"))
     out.print(Text(f"{folder}: read {beginning.PROFILE}, then follow {beginning.APPLY}"))
     return 0
-
-
-def _ask(question: str, usual: str) -> str:
-    return str(typer.prompt(question, default=usual, err=True))
 
 
 @app.command()

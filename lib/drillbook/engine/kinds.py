@@ -138,7 +138,7 @@ _OF_ONE = {
         recovers=False,
         resumes=True,
     ),
-    "change-drop-kept": RunbookKind(("dropped",), (), recovers=False, resumes=True),
+    "change-drop-kept": RunbookKind(("backup of the cluster in service", "dropped"), (), recovers=False, resumes=True),
     "drill-quarterly-full-restore": RunbookKind(
         (
             "target and timeline",

@@ -11,7 +11,8 @@ from drillbook.steps.undo.full_restore import (
     ServeOldCluster,
     ShowWrittenSinceRestore,
 )
-from drillbook.steps.undo.point_in_time import AnnounceUndoneSwap, FindCut, FindPutAside, ShowWrittenSinceSwap
+from drillbook.steps.undo.point_in_time import AnnounceUndoneSwap, FindCut, LetItWrite, ShowWrittenSinceSwap
+from drillbook.steps.undo.put_aside import FindPutAside, NewestBackupIsWhole
 
 __all__ = [
     "AddressesBack",
@@ -22,6 +23,8 @@ __all__ = [
     "FindCut",
     "FindPutAside",
     "FindRestore",
+    "LetItWrite",
+    "NewestBackupIsWhole",
     "PoolersBack",
     "SchedulesBack",
     "ServeOldCluster",
