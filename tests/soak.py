@@ -48,12 +48,16 @@ def known(page: Path) -> dict[str, str]:
     return {line.split("`")[1]: line for line in lines if line.startswith("| `")}
 
 
-def commit() -> str:
-    """The commit that was tested, and whether the tree differed from it."""
-    shown = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return shown.stdout.strip()
+def commit(page: Path) -> str:
+    """The commit that was tested, and whether the tree differed from it in anything but the page itself."""
+    described = _git("describe", "--always")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", f":(exclude){page}")
+    return described + ("-dirty" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def main() -> int:
@@ -62,7 +66,7 @@ def main() -> int:
     parser.add_argument("--page", type=Path, required=True)
     parser.add_argument("pytest", nargs="*")
     asked = parser.parse_args()
-    tested, begun = commit(), datetime.now(UTC)
+    tested, begun = commit(asked.page), datetime.now(UTC)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "soak.xml"
         argv = [sys.executable, "-m", "pytest", "-m", "soak", f"--junitxml={report}", *asked.pytest]

@@ -242,6 +242,7 @@ class BaseBackup(Frozen):
     backup_name: str = ""
     objects: int = 0
     tablespaces: tuple[str, ...] = ()
+    stored_bytes_of: tuple[tuple[str, int], ...] = ()  # of the bytes in the bucket, each tablespace's
 
     def age_seconds(self, now: datetime) -> float:
         """Seconds since the backup ended."""

@@ -54,6 +54,11 @@ def test_users_a5_a7_a8_opened_twice_reloaded_restarted_and_resumed_in_the_noteb
         made.locator(".cm-content").click()
         page.keyboard.press("Shift+Enter")  # JupyterLab may pass it over: it does not know yet what the kernel does
         page.wait_for_timeout(2000)
+        # The reloaded page draws nothing of the step that goes on; the terminal next to it says how far it is.
+        listed = " ".join(browser_lab.drillbook("list", env=env).stdout.split())
+        assert (
+            f"{run.name}: step 2 (Make its own thing) since" in listed and "25%, making a thing; name: tiny-" in listed
+        ), listed
         hold.unlink()
         expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=240_000)
         page.wait_for_timeout(2000)

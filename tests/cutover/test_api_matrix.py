@@ -52,7 +52,7 @@ WAITS = {
     "BackUpOld",
     "BackUpReplacement",
     "RemoveRecoveryCluster",
-    "RestoreSettingsAndRemoveCopy",
+    "PutBack",
     "FenceOldCluster",
     "RemoveOldCluster",
     "FinishRebuild",

@@ -99,6 +99,17 @@ def test_g03_g04_s10_clients_follow_to_the_replacement_and_come_back_with_anothe
     left = lab.admin.get(k8s.CLUSTER, lab.namespace, new) or {"metadata": {}}
     assert left["metadata"]["annotations"]["cnpg.io/fencedInstances"] == '["*"]', "the later writes are kept"
 
+    with lab.lab.recovering(), lab.lab.on_another_machine(tmp_path):
+        drop = lab.lab.drillbook("drop-kept", folder.name)
+        assert drop.returncode == 3, drop.stdout + drop.stderr
+        assert lab.admin.get(k8s.CLUSTER, lab.namespace, new) is not None, "nothing has changed yet"
+        (dropping,) = (tmp_path / "change-drop-kept").iterdir()
+        dropped = again(lab, Drill(3, dropping, drop.stdout))
+        assert (dropped.code, dropped.verdict) == (0, "VERIFIED"), dropped.said
+    assert lab.admin.get(k8s.CLUSTER, lab.namespace, new) is None and cluster(lab)["metadata"]["uid"] == uid
+    assert lab.admin.list(k8s.PVC, lab.namespace, labels=f"cnpg.io/cluster={new}") == []
+    assert kept(lab, lab.name) == {"before", "mistake"} and lab.address() == address
+
 
 def test_g01_g13_s23_one_refused_call_after_the_deletion_lets_nobody_in_and_removes_nothing(cut_lab: CutLab) -> None:
     lab = cut_lab
@@ -212,3 +223,42 @@ def test_s10_one_database_comes_back_with_another_machine_and_the_later_one_is_d
         dropped = again(lab, Drill(3, dropping, drop.stdout))
         assert (dropped.code, dropped.verdict) == (0, "VERIFIED"), dropped.said
         assert databases(lab) == {database}
+
+
+def test_s10_a_swap_that_stopped_midway_is_undone_with_another_machine(cut_lab: CutLab, tmp_path: Path) -> None:
+    """The application is at 0 replicas and the old database is read-only: what the cut noted brings both back."""
+    lab, database = cut_lab, cut_lab.site.tenants[0].database
+    app = lab.site.tenants[0].application
+    assert app is not None
+    target = mistake(lab)
+    scaled_up = {
+        "method": "PATCH",
+        "path": f"/deployments/{app.deployment}$",
+        "every": 2,
+        "status": 403,
+    }  # the first one drains it
+
+    def replicas() -> int:
+        return int((lab.admin.get(k8s.DEPLOYMENT, app.namespace, app.deployment) or {})["spec"]["replicas"])
+
+    wanted = replicas()
+    with lab.lab.recovering():
+        run = lab.lab.run(RUNBOOKS / "recover-point-in-time.ipynb", database=database, target_time=target)
+        waits = again(lab, run)
+        assert waits.code == 3, waits.said
+        faults.control(LabHome(lab.lab.home), {"op": "api", "rules": [scaled_up]})
+        halted = again(lab, waits)
+        assert halted.code == 6, halted.said
+        assert replicas() == 0 and kept(lab, lab.name) == {"before"}
+        with lab.lab.on_another_machine(tmp_path):
+            asked = lab.lab.drillbook("undo", run.folder.name)
+            assert asked.returncode == 3, asked.stdout + asked.stderr
+            assert replicas() == 0, "nothing has changed yet"
+            (folder,) = (tmp_path / "undo-point-in-time").iterdir()
+            back = again(lab, Drill(3, folder, asked.stdout))
+            assert (back.code, back.verdict) == (0, "VERIFIED"), back.said
+        assert replicas() == wanted and kept(lab, lab.name) == {"before", "mistake"}
+        lab.sql(lab.name, "insert into kept values ('writable')")
+        ended = lab.lab.drillbook("abandon", run.folder.name, "--as-it-stands")
+        assert ended.returncode in (0, 6), ended.stdout + ended.stderr
+    assert replicas() == wanted, "what the stopped run had promised is not put back a second time"

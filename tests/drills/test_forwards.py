@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import socket
 import struct
@@ -12,6 +13,8 @@ from pathlib import Path
 from fix_drills import DrillLab, until
 
 from drillbook import kube as k8s
+from drillbook.errors import KubernetesError
+from drillbook_lab.addresses import free_port
 
 MANY = 200
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
@@ -59,3 +62,55 @@ def test_two_hundred_forwards_leave_no_descriptor_thread_or_process(drill_lab: D
     until(lambda: descendants(daemon) < MANY, "the servers for them have ended")
     until(lambda: left(daemon)[0] <= before[0] + 2 and left(daemon)[1] <= before[1] + 1, "the daemon is as it was")
     until(lambda: left("self")[0] <= mine and threading.active_count() <= threads, "and so are we")
+
+
+def test_f10_a_server_on_the_pods_localhost_is_reached_by_a_forward_to_its_own_pod_only(drill_lab: DrillLab) -> None:
+    """As the node does it: localhost in the pod. Nobody else reaches it, not at the pod's address and not through another pod."""
+    namespace, port = drill_lab.site.cluster.namespace, free_port()
+    env = {
+        "SERVER_ADDRESS": "127.0.0.1",
+        "SERVER_PORT": str(port),
+        "SPRING_DATASOURCE_URL": "jdbc:postgresql://127.0.0.1:1/none",
+        "SPRING_DATASOURCE_HIKARI_INITIALIZATIONFAILTIMEOUT": "-1",
+    }
+    container = {
+        "name": "app",
+        "image": "drillbook-lab/sample-app",
+        "env": [{"name": key, "value": value} for key, value in env.items()],
+    }
+    drill_lab.admin.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "inward", "namespace": namespace},
+            "spec": {"containers": [container]},
+        }
+    )
+
+    def alive(pod: str) -> int:
+        with (
+            k8s.Kube.open(str(drill_lab.home / "kubeconfig"), "lab-admin") as kube,
+            kube.forward(namespace, pod, port) as forward,
+        ):
+            line = http.client.HTTPConnection(forward.host, forward.port, timeout=10)
+            try:
+                line.request("GET", "/livez")
+                return line.getresponse().status
+            except (OSError, http.client.HTTPException, KubernetesError):
+                return 0
+            finally:
+                line.close()
+
+    try:
+        until(lambda: alive("inward") == 200, "the pod's own server answers")
+        assert alive(f"{drill_lab.site.cluster.name}-1") == 0
+        address = (drill_lab.admin.get(k8s.POD, namespace, "inward") or {})["status"]["podIP"]
+        with socket.socket() as line:
+            assert line.connect_ex((address, port)) != 0
+    finally:
+        drill_lab.admin.delete(
+            k8s.POD,
+            namespace,
+            "inward",
+            uid=(drill_lab.admin.get(k8s.POD, namespace, "inward") or {})["metadata"]["uid"],
+        )

@@ -98,6 +98,7 @@ class MakeThing(Step[Made]):
     def do(self, ctx: Context) -> Made:
         name = f"tiny-{ctx.run_id[-6:]}"
         namespace = ctx.site.drill_namespace
+        ctx.recorder.progress("making a thing", fraction=0.25, rows=(("name", name),))
         perhaps_die("MakeThing")
         ctx.recorder.obligation(Obligation("ConfigMap", namespace, name, "made by this run"))
         found = ctx.kube.get(k8s.CONFIG_MAP, namespace, name)

@@ -141,7 +141,7 @@ class Ended:
     @property
     def error(self) -> str:
         """The reason in the last error line."""
-        return str([line for line in self.lines if line.get("level") == "error"][-1].get("error"))
+        return str([line["error"] for line in self.lines if line.get("level") == "error" and "error" in line][-1])
 
     def said(self, text: str) -> bool:
         return any(text in message for message in self.messages())

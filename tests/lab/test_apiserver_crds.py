@@ -148,8 +148,8 @@ def test_the_real_rules_compile_too(name: str) -> None:
 
 def test_the_shipped_kinds_are_served() -> None:
     served = {resource.kind for resource in cnpg_registry().resources()}
-    assert served >= {"Cluster", "Backup", "ScheduledBackup", "ObjectStore", "Pooler"}
-    assert sorted(_NAMES) == _NAMES and len(_NAMES) == 5
+    assert served >= {"Cluster", "Backup", "ScheduledBackup", "ObjectStore", "Pooler", "Database"}
+    assert sorted(_NAMES) == _NAMES and len(_NAMES) == 6
 
 
 def real_folder() -> str:

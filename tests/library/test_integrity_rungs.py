@@ -260,7 +260,7 @@ def preloading(folder: Path, library: str, as_name: str, **settings: str) -> Ite
         ("pg_cron", {}, Verdict.FAILED, "launchers in shared_preload_libraries"),
     ],
 )
-def test_s3_the_check_asks_of_a_library_what_the_manifest_gave_it(
+def test_s03_the_check_asks_of_a_library_what_the_manifest_gave_it(
     tmp_path: Path, as_name: str, settings: dict[str, str], verdict: Verdict, says: str
 ) -> None:
     with (
@@ -273,7 +273,7 @@ def test_s3_the_check_asks_of_a_library_what_the_manifest_gave_it(
 
 
 @pytest.mark.parametrize(("as_name", "verdict"), [("pg_prewarm", Verdict.VERIFIED), ("mystery", Verdict.UNPROVEN)])
-def test_s3_a_worker_of_a_harmless_library_is_no_fault_and_an_unknown_one_is_named(
+def test_s03_a_worker_of_a_harmless_library_is_no_fault_and_an_unknown_one_is_named(
     tmp_path: Path, as_name: str, verdict: Verdict
 ) -> None:
     with preloading(tmp_path / "q", "pg_prewarm", as_name, max_prepared_transactions="1") as server:
@@ -303,7 +303,7 @@ def test_s3_a_worker_of_a_harmless_library_is_no_fault_and_an_unknown_one_is_nam
     assert vouched.verdict is Verdict.VERIFIED
 
 
-def test_s3_workers_are_known_by_the_library_that_is_preloaded() -> None:
+def test_s03_workers_are_known_by_the_library_that_is_preloaded() -> None:
     preloaded = ["pg_wait_sampling", "timescaledb"]
     workers = ["pg_wait_sampling collector", "TimescaleDB Background Worker Launcher", "shop exporter"]
     assert judged([*workers, "logical replication apply worker"], preloaded) == (

@@ -88,7 +88,7 @@ def breaking(times: int, after: int = 1_500_000) -> Callable[[Odd, int], None]:
 
 @pytest.mark.parametrize(("start", "length"), [(0, None), (1000, None), (1000, 2_500_000)])
 @pytest.mark.parametrize("times", [0, 1, 3])
-def test_g7_a_body_that_breaks_off_is_read_on_from_there(times: int, start: int, length: int | None) -> None:
+def test_g07_a_body_that_breaks_off_is_read_on_from_there(times: int, start: int, length: int | None) -> None:
     end = None if length is None else start + length
     with store(breaking(times)) as (opened, server):
         assert opened.get("object", start=start, length=length) == BODY[start:end]
@@ -98,19 +98,19 @@ def test_g7_a_body_that_breaks_off_is_read_on_from_there(times: int, start: int,
         assert all(headers.get("If-Match") == '"one"' for _, headers in server.asked[1:])
 
 
-def test_g7_a_stream_goes_on_as_well() -> None:
+def test_g07_a_stream_goes_on_as_well() -> None:
     with store(breaking(2)) as (opened, _):
         assert b"".join(opened.stream("object", piece=1 << 20)) == BODY
 
 
-def test_g7_what_breaks_off_for_ever_is_an_error_that_says_so() -> None:
+def test_g07_what_breaks_off_for_ever_is_an_error_that_says_so() -> None:
     with store(breaking(99, after=0)) as (opened, server):
         with pytest.raises(ObjectStoreError, match=r"broke off after 0 of 3,072,000 bytes .*, 4 times") as error:
             opened.get("object")
         assert error.value.reason == "Interrupted" and error.value.todo and len(server.asked) == 4
 
 
-def test_g7_an_object_that_was_replaced_is_not_put_together() -> None:
+def test_g07_an_object_that_was_replaced_is_not_put_together() -> None:
     def answer(self: Odd, number: int) -> None:
         if number == 1:
             self.send(200, BODY[:1_500_000], length=len(BODY), ETag='"one"')
@@ -122,7 +122,7 @@ def test_g7_an_object_that_was_replaced_is_not_put_together() -> None:
     assert error.value.reason == "PreconditionFailed" and "read it again" in error.value.todo
 
 
-def test_g7_a_store_that_knows_no_ranges_is_read_all_the_same() -> None:
+def test_g07_a_store_that_knows_no_ranges_is_read_all_the_same() -> None:
     with store(lambda self, number: self.send(200, BODY)) as (opened, _):
         assert opened.get("object", start=5000, length=100) == BODY[5000:5100]
         assert opened.get("object", start=len(BODY) - 10) == BODY[-10:]

@@ -129,6 +129,10 @@ class ReplayLab:
         """Run a coroutine on the lab's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
 
+    def tasks(self) -> set[asyncio.Task[Any]]:
+        """What is under way on the lab's loop."""
+        return asyncio.all_tasks(self._loop)
+
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """The real client."""
         argv = ["kubectl", "--kubeconfig", str(self.folder / "kubeconfig"), "--cache-dir", str(self.folder / "cache")]
@@ -264,7 +268,6 @@ class Scenario:
     name: str
     replace: dict[str, str] = field(default_factory=dict)
     before: dict[str, Callable[[], None]] = field(default_factory=dict)  # by how the action begins
-    left_out: str = ""  # an action that the lab can't do
     not_awaited: tuple[str, ...] = ()  # objects whose state was chance when the actions were done
     chance: str = "$^"  # facts that depend on it; a regular expression of `track: entry`
 
@@ -301,8 +304,7 @@ def play(lab: ReplayLab, recordings: Path, scenario: Scenario) -> tuple[Story, S
         for beginning, work in scenario.before.items():
             if action.what.startswith(beginning):
                 work()
-        if action.what != scenario.left_out:
-            _do(lab, folder, namespace, action, replace)
+        act(lab, folder, namespace, action, replace)
     if unlike := lab.until(namespace, as_it_was(folder, None, aside), aside):
         otherwise.append(f"at the end: {unlike}")
     lab.settle(namespace)
@@ -314,7 +316,8 @@ def play(lab: ReplayLab, recordings: Path, scenario: Scenario) -> tuple[Story, S
     return real, ours
 
 
-def _do(lab: ReplayLab, folder: Path, namespace: str, action: Action, replace: dict[str, str]) -> None:
+def act(lab: ReplayLab, folder: Path, namespace: str, action: Action, replace: dict[str, str]) -> None:
+    """Do what was done: a manifest applied, a kubectl command, a promotion as the plugin of kubectl sends it."""
     if action.verb == "apply":
         text = (folder / action.words[-1].rpartition("/")[2]).read_text(encoding="utf-8")
         for old, new in replace.items():

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from differences import unexplained
-from fix_replay import RECORDED_ENDPOINT, ReplayLab, Scenario, play
-from story import Story, differences
+from fix_replay import RECORDED_ENDPOINT, ReplayLab, Scenario, act, play
+from recorded import actions, watched
+from story import Story, differences, told
+
+from drillbook.postgres.recovery_log import sidecar_cause
+from drillbook_lab.agent.log import SIDECAR
 
 pytestmark = pytest.mark.long
 
 UNRECOVERABLE = "Cluster is unrecoverable and needs manual intervention"
+RECORDED_NOBODY = "http://10.99.0.2:9999"
 RECORDED_TARGET = "2026-11-28T02:45:00.796199Z"
 SWITCH = "SELECT pg_switch_wal()"
+_PLACES = re.compile(r"s3://\S+|https?://[^\s\"]+")
 
 
 def judge(scenario: str, stories: tuple[Story, Story]) -> None:
@@ -92,8 +99,20 @@ def test_three_instances(replay: ReplayLab, recordings: Path) -> None:
         while replay.sql("rec-09-ha", primary, question) != [(True,)]:
             replay.sql("rec-09-ha", primary, "SELECT pg_sleep(0.1)")
 
-    before = {"$ delete pod": level, "promote": level}
-    judge("09-ha", play(replay, recordings, Scenario("09-ha", before=before, left_out="apply database.yaml")))
+    def applied() -> None:
+        """Wait until both Databases have been tried: their states are not among those that an action waits for."""
+        for name, how in (("ha-extra", "true"), ("ha-noowner", "false")):
+            replay.kubectl(
+                "-n",
+                "rec-09-ha",
+                "wait",
+                f"database/{name}",
+                f"--for=jsonpath={{.status.applied}}={how}",
+                "--timeout=60s",
+            )
+
+    before = {"$ delete pod": level, "promote": level, "$ annotate cluster ha kubectl": applied}
+    judge("09-ha", play(replay, recordings, Scenario("09-ha", before=before)))
 
 
 def test_a_target_that_the_archive_does_not_reach(replay: ReplayLab, recordings: Path, archive: Archive) -> None:
@@ -105,30 +124,131 @@ def test_an_archive_with_a_gap(replay: ReplayLab, recordings: Path, archive: Arc
     judge("06-gap", play(replay, recordings, archive.recovery("06-gap")))
 
 
-def test_broken_sources(replay: ReplayLab, recordings: Path, archive: Archive) -> None:
-    def halved(key: str, body: bytes) -> bytes:
-        return body[: len(body) // 2] if key.endswith("data.tar.gz") else body
+BROKEN = ("nosecret", "wrongkey", "cut", "nobucket", "s3down")  # a sixth, nostore, has no Job
+REPAIRED = "nosecret"
+ATTEMPTS = 7
 
-    replay.copy("rec/orders/", "rec-cut/orders/", change=halved)
-    # The recording stops while the Jobs are at different attempts: only their first ones are compared.
-    broken = ("nosecret", "wrongkey", "cut", "nobucket", "s3down")
-    aside = [name for cluster in broken for name in (f"Cluster {cluster}", f"Job {cluster}-1-full-recovery")]
-    chance = r".*full-recovery#[2-9].*|Job .*: (failed|condition .*): .*|.*(BackoffLimitExceeded|is unrecoverable).*"
-    scenario = replace(archive.recovery("07-broken"), not_awaited=tuple(aside), chance=chance)
-    judge("07-broken", play(replay, recordings, scenario))
-    # What it says of the repairs: a failed Job that is deleted is made again; a store that comes late is found.
-    namespace = ("-n", scenario.namespace)
-    replay.kubectl(
-        *namespace, "wait", "cluster/nosecret", "--for=jsonpath={.status.phase}=" + UNRECOVERABLE, "--timeout=180s"
-    )
-    replay.kubectl(*namespace, "create", "secret", "generic", "absent-creds", *replay.credentials)
-    replay.kubectl(*namespace, "delete", "job", "nosecret-1-full-recovery")
-    store = (
-        (recordings / "07-broken" / "store-absent-later.yaml").read_text().replace(RECORDED_ENDPOINT, replay.endpoint)
-    )
-    replay.kubectl(*namespace, "apply", "-f", "-", stdin=store)
-    replay.kubectl(*namespace, "wait", "cluster/nosecret", "cluster/nostore", "--for=condition=Ready", "--timeout=180s")
-    replay.kubectl(*namespace, "delete", "cluster", "--all")
+
+class Broken:
+    """Scenario 07, whose watch stops at the first attempts; what was done later is in its actions, and seen in its logs."""
+
+    def __init__(self, lab: ReplayLab, recordings: Path, archive: Archive) -> None:
+        def halved(key: str, body: bytes) -> bytes:
+            return body[: len(body) // 2] if key.endswith("data.tar.gz") else body
+
+        lab.copy("rec/orders/", "rec-cut/orders/", change=halved)
+        # The watch stops while the Jobs are at different attempts: until then only their first ones are compared.
+        aside = [name for cluster in BROKEN for name in (f"Cluster {cluster}", f"Job {cluster}-1-full-recovery")]
+        chance = (
+            r".*full-recovery#[2-9].*|Job .*: (failed|condition .*): .*|.*(BackoffLimitExceeded|is unrecoverable).*"
+        )
+        scenario = replace(archive.recovery("07-broken"), not_awaited=tuple(aside), chance=chance)
+        scenario.replace[RECORDED_NOBODY] = "http://127.0.0.1:9"  # nobody listens on the discard port
+        self.stories = play(lab, recordings, scenario)
+        namespace = ("-n", scenario.namespace)
+
+        def wait(for_what: str, *clusters: str) -> None:
+            lab.kubectl(
+                *namespace, "wait", *(f"cluster/{name}" for name in clusters), f"--for={for_what}", "--timeout=180s"
+            )
+
+        wait("jsonpath={.status.phase}=" + UNRECOVERABLE, *BROKEN)
+        pods = json.loads(lab.kubectl(*namespace, "get", "pods", "-o", "json"))["items"]
+        self.attempts: dict[str, list[str]] = {name: [] for name in BROKEN}  # its pods, in their order
+        self.logs: dict[tuple[str, str], str] = {}  # by pod and container
+        for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
+            name = pod["metadata"]["name"]
+            self.attempts[pod["metadata"]["labels"]["cnpg.io/cluster"]].append(name)
+            for container in ("full-recovery", SIDECAR):
+                self.logs[name, container] = lab.kubectl(*namespace, "logs", name, "-c", container)
+        for action in actions(recordings / "07-broken"):
+            if action.at <= max(entry.at for entry in watched(recordings / "07-broken")):
+                continue
+            if action.verb == "$" and action.words[:2] == ("create", "secret"):
+                # The recorded store took any key; the lab's wants its own.
+                lab.kubectl(*namespace, "create", "secret", "generic", "absent-creds", *lab.credentials)
+            elif action.what == "$ delete cluster nosecret --wait=false":
+                wait("condition=Ready", REPAIRED, "nostore")
+                self.repaired = told(lab.of(scenario.namespace))
+                act(lab, recordings / "07-broken", scenario.namespace, action, {RECORDED_ENDPOINT: lab.endpoint})
+            else:
+                act(lab, recordings / "07-broken", scenario.namespace, action, {RECORDED_ENDPOINT: lab.endpoint})
+        lab.settle(scenario.namespace)
+        self.whole = told(lab.of(scenario.namespace))
+
+
+@pytest.fixture(scope="module")
+def broken(replay: ReplayLab, recordings: Path, archive: Archive) -> Broken:
+    """The broken sources from their beginning to their deletion."""
+    return Broken(replay, recordings, archive)
+
+
+def test_broken_sources(broken: Broken) -> None:
+    judge("07-broken", broken.stories)
+
+
+def about(story: Story, cluster: str) -> Story:
+    """What a story says of one Cluster and all that was made for it, whatever its name."""
+    own = re.compile(rf"\b{cluster}\b")
+    mine = {
+        track: entries
+        for track, entries in story.tracks.items()
+        if own.search(track) and not track.startswith("ObjectStore")
+    }
+    tracks = {own.sub("it", track): entries for track, entries in mine.items()}
+    return Story({track: [own.sub("it", entry) for entry in entries] for track, entries in tracks.items()})
+
+
+@pytest.mark.parametrize("cluster", [name for name in BROKEN if name != REPAIRED])
+def test_a_source_that_stays_broken_ends_as_the_unreachable_target_did(
+    broken: Broken, recordings: Path, cluster: str
+) -> None:
+    """Scenario 05 was watched to the end: seven attempts, the Job's failure, the phase, and what its deletion takes along."""
+    real, ours = about(told(watched(recordings / "05-unreachable")), "late"), about(broken.whole, cluster)
+    left = [
+        how
+        for how in unexplained("05-unreachable", differences(real, ours))
+        if not how.startswith("no longer different")
+    ]
+    assert not left, f"{len(left)} differences in {real.facts} facts:\n" + "\n".join(left)
+
+
+def reasons(log: str) -> list[tuple[str, str]]:
+    """The errors that a recovery's container tells, without addresses."""
+    entries = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    return [(entry["msg"], entry.get("error", "")) for entry in entries if entry.get("level") == "error"]
+
+
+@pytest.mark.parametrize("attempt", [0, -1])
+@pytest.mark.parametrize("cluster", BROKEN)
+def test_each_attempt_says_the_recorded_reason(broken: Broken, recordings: Path, cluster: str, attempt: int) -> None:
+    """Of the real attempts the first and the last are kept: the operator's container and the sidecar say the same in both."""
+    pod = broken.attempts[cluster][attempt]
+    assert len(broken.attempts[cluster]) == ATTEMPTS
+    recorded = sorted((recordings / "07-broken" / "logs").glob(f"{cluster}-1-full-recovery-*.full-recovery.log"))
+    failed = [path for path in recorded if reasons(path.read_text(encoding="utf-8"))]
+    assert failed
+    for path in failed:
+        assert reasons(broken.logs[pod, "full-recovery"]) == reasons(path.read_text(encoding="utf-8")), path.name
+        theirs = sidecar_cause(
+            path.with_name(path.name.replace(".full-recovery.log", f".{SIDECAR}.log")).read_text(encoding="utf-8")
+        )
+        ours = sidecar_cause(broken.logs[pod, SIDECAR])
+        assert _PLACES.sub("<place>", ours) == _PLACES.sub("<place>", theirs)
+
+
+def test_a_failed_job_that_is_deleted_is_made_again_and_a_late_store_is_found(broken: Broken) -> None:
+    """The repairs: one more attempt, which succeeds; without an ObjectStore there was no Job, so there is one only."""
+    for cluster, attempts in ((REPAIRED, ATTEMPTS + 1), ("nostore", 1)):
+        pods = [
+            track
+            for track in broken.repaired.tracks
+            if track.startswith(f"Pod {cluster}-1-full-recovery#") and track.endswith(": phase")
+        ]
+        assert len(pods) == attempts
+        assert broken.repaired.tracks[f"Pod {cluster}-1-full-recovery#{attempts}: phase"] == ["Succeeded"]
+        assert broken.repaired.tracks[f"Cluster {cluster}: phase"][-1] == "Cluster in healthy state"
+    assert UNRECOVERABLE in " ".join(broken.repaired.tracks[f"Cluster {REPAIRED}: phase"])
 
 
 def test_an_archive_folder_that_is_in_use(replay: ReplayLab, recordings: Path, archive: Archive) -> None:

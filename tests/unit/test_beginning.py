@@ -72,7 +72,7 @@ def found(
 
 
 def defaults(of: Found, name: str = "") -> Choices:
-    return init.choose(of, lambda _, usual: usual, name)
+    return init.choose(of, init.usual, name)
 
 
 def written(of: Found, folder: Path) -> Path:
@@ -314,9 +314,9 @@ def test_a_folder_that_is_there_is_not_overwritten_and_bad_answers_write_nothing
         written(found(), tmp_path)
     assert (out / "site.yaml").read_text() == before
     with pytest.raises(ParameterError) as refused:
-        init.choose(found(), lambda question, usual: "soon" if "promised" in question else usual, "Not A Name")
-    assert len(refused.value.faults) == 4
-    same = init.choose(found(), lambda question, usual: "dbs" if "for copies, of" in question else usual)
+        init.choose(found(), lambda question, usual, _: "soon" if "promised" in question else usual, "Not A Name")
+    assert len(refused.value.faults) == 7, "the name and what is named after it, and three durations"
+    same = init.choose(found(), lambda question, usual, _: "dbs" if "for copies, of" in question else usual)
     with pytest.raises(ParameterError, match="a copy needs one of its own"):
         init.write(found(), same, tmp_path / "other", root=ROOT)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["site"]

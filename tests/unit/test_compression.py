@@ -70,7 +70,7 @@ def test_b20_a_cut_object_is_damaged(compression: str) -> None:
 
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 @pytest.mark.parametrize("compression", DATA)
-def test_s5_a_tar_of_any_size_is_judged_by_its_end(compression: str, content: bytes) -> None:
+def test_s05_a_tar_of_any_size_is_judged_by_its_end(compression: str, content: bytes) -> None:
     """So that a large snappy tar blocks no recovery; what is cut, or is not the last part, is seen there too."""
     store, name = Memory(), NAMES.get(compression, compression)
 

@@ -138,8 +138,13 @@ ASKS = {"no_salvage_because": ""}
     ("found", "parameters", "verdict", "says"),
     [
         (WalOnVolume(pod="shop-db-1", primary=True), ASKS, Verdict.VERIFIED, ""),
-        (STANDBY, ASKS, Verdict.UNPROVEN, "shop-db-1 does not run. Fix the primary's pod; or give no_salvage_because"),
-        (STANDBY, {}, Verdict.UNPROVEN, "shop-db-1 does not run. Fix the primary's pod"),
+        (
+            STANDBY,
+            ASKS,
+            Verdict.UNPROVEN,
+            "shop-db-1 does not run. Repair the primary's pod; or give no_salvage_because",
+        ),
+        (STANDBY, {}, Verdict.UNPROVEN, "shop-db-1 does not run. Repair the primary's pod"),
         (
             STANDBY,
             {"no_salvage_because": "its node burnt"},

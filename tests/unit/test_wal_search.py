@@ -54,7 +54,7 @@ def test_s12_a_damaged_segment_on_the_way_is_said(offset: int) -> None:
         )
 
 
-def test_g9_a_target_in_a_thousand_segments_is_found_by_halving() -> None:
+def test_g09_a_target_in_a_thousand_segments_is_found_by_halving() -> None:
     """Twenty-odd segments are read of a thousand, and no list of commits is kept."""
     store, held = busy(1000, 4)
     store.reads.clear()

@@ -195,7 +195,13 @@ def _base_backup(store: ObjectStore, entry: Entry, info: BackupInfo, prefix: str
         backup_name=info.backup_name,
         objects=len(entry.tars),
         tablespaces=tuple(name for name, _ in info.tablespaces),
+        stored_bytes_of=tuple((name, _stored_bytes(entry, f"{prefix}{oid}")) for name, oid in info.tablespaces),
     )
+
+
+def _stored_bytes(entry: Entry, stem: str) -> int:
+    """What the parts of one tar take: ``<stem>.tar``, ``<stem>_0001.tar``, compressed or not."""
+    return sum(item.size for item, _ in entry.tars if item.key.startswith((f"{stem}.", f"{stem}_")))
 
 
 def _cold(store: ObjectStore, tars: Sequence[tuple[ObjectInfo, str]]) -> ObjectInfo | None:

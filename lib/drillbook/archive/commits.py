@@ -1,13 +1,16 @@
-"""A commit in the archive whose place is about known, and whether a segment is there."""
+"""A commit in the archive whose place is about known, and whether a segment is there with those before it."""
 
 from __future__ import annotations
 
-from drillbook.archive.layout import wal_prefix
+from drillbook.archive.layout import wal_names, wal_prefix
 from drillbook.archive.protocol import ObjectStore
 from drillbook.archive.snapshot import WalRange
 from drillbook.model import ArchivedCommit, Lsn
+from drillbook.postgres.wal import SegmentName
 
 _XID_MASK = 0xFFFFFFFF
+_SIDE_BY_SIDE = 128
+"""More segments than any archiver sends at once."""
 
 
 def commit_from(stretch: WalRange, xid: int, lsn: Lsn, *, last_segment: str = "") -> ArchivedCommit | None:
@@ -24,9 +27,19 @@ def commit_from(stretch: WalRange, xid: int, lsn: Lsn, *, last_segment: str = ""
     return None
 
 
-def is_archived(store: ObjectStore, server_name: str, segment: str) -> bool:
-    """Whether the segment is in the archive, whatever its compression."""
+def is_archived(store: ObjectStore, server_name: str, segment: str, segment_bytes: int) -> bool:
+    """Whether the segment is in the archive, whatever its compression, and none is missing just before it.
+
+    Archivers send several segments side by side (CloudNativePG's ``wal.maxParallel``): the last may be there first.
+    """
     prefix = f"{wal_prefix(server_name)}{segment[:16]}/{segment}"
-    return any(
+    if not any(
         item.size and not item.key.endswith(".partial") and ".backup" not in item.key for item in store.list(prefix)
-    )
+    ):
+        return False
+    name = SegmentName.parse(segment, segment_bytes)
+    since = SegmentName(name.timeline, max(name.number - _SIDE_BY_SIDE, 0)).text(segment_bytes)
+    numbers = wal_names(store, server_name, since=since).numbers(segment_bytes).get(name.timeline, ())
+    near = [number for number in numbers if name.number - _SIDE_BY_SIDE <= number <= name.number]
+    # An archive may begin anywhere: what is older than its first segment is not missing.
+    return bool(near) and near == list(range(near[0], name.number + 1))

@@ -26,7 +26,7 @@ from drillbook.cli import doctor as readiness
 from drillbook.cli import init as site_init
 from drillbook.cli import plan_recovery as recoveries
 from drillbook.cli.conformance import conformance_report
-from drillbook.cli.console import VERDICT_STYLES, ProgressPrinter, gate_lines, show_outcome
+from drillbook.cli.console import VERDICT_STYLES, ProgressPrinter, ask, gate_lines, show_outcome
 from drillbook.cli.window import SAMPLES, show_window
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.kube import Kube
@@ -244,14 +244,17 @@ def undo(
 @app.command(name="drop-kept")
 def drop_kept(
     run_id: Annotated[
-        str, typer.Argument(metavar="RUN", help="The run that put a database aside; its folder need not be here.")
+        str,
+        typer.Argument(
+            metavar="RUN", help="The run that put a database or a cluster aside; its folder need not be here."
+        ),
     ],
     mode: Annotated[
         Mode, typer.Option(help="plan changes nothing; apply stops at its gate before it changes anything.")
     ] = Mode.APPLY,
     site: SiteOption = "",
 ) -> int:
-    """Drop the database that a recovery, or its undo, has put aside: behind its own gate."""
+    """Drop the database or the cluster that a recovery, or its undo, has put aside: behind its own gate."""
     return _go(headless.drop_kept(run_id, site), mode)
 
 
@@ -303,6 +306,8 @@ def list_runs() -> int:
         table.add_row(*row, Text(item.verdict, style=VERDICT_STYLES.get(item.verdict, "")), item.until)
     out.print(table if summaries else "no run yet: drillbook run runbooks/drill-monthly-verification.ipynb")
     for item in summaries:
+        if item.doing:
+            out.print(Text(f"{item.run_id}: {item.doing}"))
         for what in item.promised:
             holds = "still promised" if item.state == "sealed" else "holds"
             out.print(Text(f"{item.run_id}: {holds}: {what}", style="yellow"))
@@ -367,21 +372,23 @@ def init(
         raise ParameterError(
             ["there is no terminal to ask on"], where="drillbook init", todo="Give --yes to take the defaults."
         )
+    root = engine.project_root()
+    site_init.require_room(root, out_folder)  # before anybody has answered nine questions
     with Kube.open(kubeconfig, context) as kube:
         found = site_init.discover(kube, cluster)
-    choices = site_init.choose(found, (lambda _, usual: usual) if yes else _ask, name)
+    if not yes:
+        out.print(Text(f"Found {found}. Enter takes what is in brackets."))
+    choices = site_init.choose(
+        found, site_init.usual if yes else ask, name, lambda site: out_folder or Path(f"drillbook-{site}")
+    )
     folder = out_folder or Path(f"drillbook-{choices.name}")
     given = {"--kubeconfig": kubeconfig, "--context": context}
     options = tuple(part for option, value in given.items() if value for part in (option, value))
-    site_init.write(found, choices, folder, root=engine.project_root(), kubectl=options)
+    site_init.write(found, choices, folder, root=root, kubectl=options)
     for note in found.notes:
         out.print(Text(f"check: {note}", style="yellow"))
     out.print(Text(f"{folder}: read {site_init.PROFILE}, then follow {site_init.APPLY}"))
     return 0
-
-
-def _ask(question: str, usual: str) -> str:
-    return str(typer.prompt(question, default=usual, err=True))
 
 
 @app.command()

@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from drillbook.cli.headless import RunOutcome
+from drillbook.cli.init import Check
 from drillbook.model import show_seconds
 from drillbook.report.cards import show_instant
 
@@ -153,3 +155,16 @@ def figures(measured: list[dict[str, Any]]) -> Table:
         met = {True: "met", False: "missed", None: nothing}[item["met"]]
         table.add_row(item["name"], *("–" if value is None else show_seconds(value) for value in pair), met)
     return table
+
+
+def ask(question: str, usual: str, check: Check) -> str:
+    """A question on the terminal, asked again until ``check`` takes the answer; Enter takes ``usual``."""
+
+    def checked(answer: str) -> str:
+        try:
+            check(answer)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None  # which has it asked again
+        return answer
+
+    return str(typer.prompt(question, default=usual, err=True, value_proc=checked))

@@ -13,11 +13,12 @@ from rich.text import Text
 from drillbook.engine import outputs_dir
 from drillbook.engine.step import Context, NullRecorder, Step
 from drillbook.errors import NotReady, RunbookError
-from drillbook.model import show_instant, show_seconds
+from drillbook.model import Verdict, show_instant, show_seconds
 from drillbook.profile import load_site
-from drillbook.steps.archive.forecast import ForecastRecovery, shown
+from drillbook.steps.archive.forecast import forecast_recovery, shown
 from drillbook.steps.archive.losses import TenantLoss, losses, to_tell
 from drillbook.steps.archive.restore_point import ChooseRestorePoint, RestoreStart
+from drillbook.steps.archive.room import RoomForReplacement, RoomInPlace
 from drillbook.steps.archive.targets import resolve_target
 from drillbook.steps.backup.safety_backup import not_serving
 from drillbook.steps.cutover.rebuild_check import CheckRebuild
@@ -84,16 +85,20 @@ def ways_of(ctx: Context, old: OldCluster, point: RestoreStart, database: str) -
             f"every tenant: {once}",
             every,
             f"{old.instances} × {size}",
-            _faults(ctx, CheckRepoint(old)),
+            [*_faults(ctx, CheckRepoint(old)), *_too_small(ctx, RoomForReplacement(old, point))],
         ),
         Way(
             "recover-full-restore-in-place",
             f"every tenant: {twice}",
             every,
             f"a copy of {size}",
-            _faults(ctx, CheckRebuild(old)),
+            [*_faults(ctx, CheckRebuild(old)), *_too_small(ctx, RoomInPlace(old, point))],
         ),
     ]
+
+
+def _too_small(ctx: Context, room: RoomForReplacement) -> list[str]:
+    return [f"{check.name}: {check.observed}" for check in room.do(ctx).checks if check.verdict is Verdict.FAILED]
 
 
 def _faults(ctx: Context, step: Step[Any]) -> list[str]:
@@ -110,7 +115,7 @@ def _forecast(ctx: Context, old: OldCluster, point: RestoreStart) -> tuple[str, 
     """One recovery and two, each with its interval."""
     try:
         wal = (point.resolved or resolve_target(ctx, old)).wal
-        found = ForecastRecovery(old, point.backup, wal).do(ctx)
+        found = forecast_recovery(ctx, old, point.backup, wal)
     except RunbookError as error:
         return f"unknown ({error.what})", "unknown"
     if found.seconds is None or found.low is None or found.high is None:

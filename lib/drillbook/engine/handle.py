@@ -197,6 +197,7 @@ class Handle:
         """Give back the Lease, close the clients; safe to call twice."""
         self._hold.give_back()
         self.context.close()
+        self.told.doing.forget()
         self.lock.release()
 
     def _show(self, bundle: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drillbook.engine.previous_attempts import PreviousAttempts, PreviousStep
+from drillbook.engine.progress import Progress
 from drillbook.engine.show import Display
 from drillbook.engine.step import Obligation
 from drillbook.errors import PreconditionError
@@ -28,6 +29,7 @@ class Observations:
         self.n = 0
         self.title = ""
         self.display: Display | None = None
+        self.doing = Progress(folder, masker.mask)
         self.step_checks: list[Check] = []
         self.asking_again: list[Check] | None = None
         """While a resumed run asks again what it knows already: checks go here, and nothing is written."""
@@ -41,6 +43,7 @@ class Observations:
         """A step begins: what is reported from now on is its own. One that undoes goes on though the journal can't be written."""
         self.write = self.journal.note if undoing else self.journal.append
         self.n, self.title, self.display, self.step_checks = n, title, display, []
+        self.doing.begin()
 
     def remember(self, past: PreviousAttempts, step: PreviousStep | None = None) -> None:
         """Take in what an earlier attempt noted: its facts, and the checks of a complete step."""
@@ -122,6 +125,7 @@ class Observations:
 
     def progress(self, text: str, *, fraction: float | None = None, rows: Sequence[tuple[str, str]] = ()) -> None:
         if self.display is not None:
+            self.doing.say(self.n, self.title, text, fraction, rows)
             bundle = cards.progress_card(self.title, text, fraction=fraction, rows=list(rows))
             self.display.draw(bundle, at_most_every_seconds=0.4)
 

@@ -41,7 +41,11 @@ class Midway:
         """
         if step is self._first and error is not None and error.changed is Changed.NOTHING:
             self._passed, self._first = "", None
-        counts = step.gated if skipped else not isinstance(step, CheckStep | CheckGroup) and not step.settles
+        counts = (
+            step.gated
+            if skipped
+            else not isinstance(step, CheckStep | CheckGroup) and (step.serves or not step.settles)
+        )
         late = isinstance(error, StillRunning) and gates.resumable(self._journal.events())
         if ((self._passed and counts) or late) and not self.halted:
             self.halted = f"stopped midway: {why}"

@@ -206,14 +206,20 @@ class Context:
         )
 
     def _session(self, address: Address, **how: Any) -> Database:
-        """A session; while the API server, through which it goes, is away, it is waited for as with any request."""
-        try:
-            return Database.connect(address, **how)
-        except PostgresError:
-            if address.why is None or k8s.NO_ANSWER not in address.why():
-                raise
-        self.kube.server_version()
-        return Database.connect(address, **how)
+        """A session; while the API server, through which it goes, is away, it is waited for as with any request.
+
+        Connections that were open before may still be served while new ones are refused: so an answer to a request is
+        no sign that a session will be let through.
+        """
+        deadline = time.monotonic() + k8s.PATIENCE_SECONDS
+        while True:
+            try:
+                return Database.connect(address, **how)
+            except PostgresError:
+                if address.why is None or k8s.NO_ANSWER not in address.why() or time.monotonic() > deadline:
+                    raise
+            self.kube.server_version()
+            self.pause(1)
 
     def forget_pod(self, namespace: str, pod: str) -> None:
         """Close the forward to a pod that is about to go."""
@@ -272,6 +278,8 @@ class Step(Generic[T]):
     effect: ClassVar[Effect] = Effect.READS
     settles: ClassVar[bool] = False
     """Whether the step only removes what this run made, so that it also runs after a failure."""
+    serves: ClassVar[bool] = False
+    """Whether it brings service back, although it settles: behind the point of no return its failure halts the run."""
     gated: ClassVar[bool] = False
     """Whether the step is in a destructive section and is done only after that section was confirmed."""
     point_of_no_return: ClassVar[bool] = False
@@ -373,18 +381,32 @@ class CheckStep(Step[Checks]):
 
 @dataclass(frozen=True)
 class CheckGroup(Step[Checks]):
-    """Checks that are read together: each observes and judges for itself."""
+    """Checks that are read together: each observes and judges for itself. ``under`` is put before each one's name."""
+
+    under: ClassVar[str] = ""
 
     def checks(self) -> Sequence[CheckStep]:
         """The checks, in order."""
         raise TypeError(f"{type(self).__name__} has no checks()")
 
     def do(self, ctx: Context) -> Checks:
-        return Checks(checks=tuple(result for check in self.checks() for result in check.do(ctx).checks))
+        return Checks(checks=tuple(self._named(read(ctx, self.checks()))))
 
     def not_run(self, reason: str) -> list[Check]:
         """Every check as not observed."""
-        return [result for check in self.checks() for result in check.not_run(reason)]
+        return self._named([result for check in self.checks() for result in check.not_run(reason)])
+
+    def _named(self, checks: list[Check]) -> list[Check]:
+        return (
+            [check.model_copy(update={"name": f"{self.under}: {check.name}"}) for check in checks]
+            if self.under
+            else checks
+        )
+
+
+def read(ctx: Context, checks: Sequence[CheckStep]) -> list[Check]:
+    """What each check says, in order; one that fails doesn't stop the next."""
+    return [result for check in checks for result in check.do(ctx).checks]
 
 
 __all__ = [
@@ -400,4 +422,5 @@ __all__ = [
     "Recorder",
     "Step",
     "pod_of",
+    "read",
 ]

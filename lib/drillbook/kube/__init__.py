@@ -5,6 +5,7 @@ forward; one event loop on one thread does both instead.
 """
 
 from drillbook.kube.client import Kube
+from drillbook.kube.endurance import PATIENCE_SECONDS
 from drillbook.kube.execution import ExecResult
 from drillbook.kube.forwarding import Forward
 from drillbook.kube.kinds import (
@@ -32,6 +33,7 @@ from drillbook.kube.kinds import (
     SERVICE,
     SERVICE_ACCOUNT,
     STORAGE_CLASS,
+    VOLUME_SNAPSHOT,
     Kind,
     kind_of,
 )
@@ -60,6 +62,7 @@ __all__ = [
     "NODE",
     "NO_ANSWER",
     "OBJECT_STORE",
+    "PATIENCE_SECONDS",
     "POD",
     "POOLER",
     "PVC",
@@ -68,6 +71,7 @@ __all__ = [
     "SERVICE",
     "SERVICE_ACCOUNT",
     "STORAGE_CLASS",
+    "VOLUME_SNAPSHOT",
     "Actor",
     "Command",
     "ExecResult",

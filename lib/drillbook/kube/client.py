@@ -212,18 +212,27 @@ class Kube:
         return answer if _has(answer.json(), _content(kind, wanted)) else None
 
     def delete(
-        self, kind: Kind, namespace: str, name: str, *, uid: str, propagation: str = "Background", dry_run: bool = False
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        *,
+        uid: str,
+        propagation: str = "Background",
+        dry_run: bool = False,
+        resource_version: str = "",
     ) -> None:
         """Delete the object with this UID; gone already is fine, another object of the name is a 409.
 
-        ``propagation``: Background, Foreground or Orphan.
+        ``propagation``: Background, Foreground or Orphan. ``resource_version``: and only as it was read then; changed
+        since is a 409.
         """
         if not uid:
             raise ValueError("delete needs the UID of the object that is meant")
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
-            "preconditions": {"uid": uid},
+            "preconditions": {"uid": uid} | ({"resourceVersion": resource_version} if resource_version else {}),
             "propagationPolicy": propagation,
         }
         try:

@@ -299,8 +299,8 @@ def volumes(site: Site, spec: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _storage(site: Site, spec: dict[str, Any]) -> None:
-    """The profile's class and size. CloudNativePG applies both after a ``pvcTemplate``."""
+def apply_storage(site: Site, spec: dict[str, Any]) -> None:
+    """Set the copy's class and size as the profile wants them. CloudNativePG applies both after a ``pvcTemplate``."""
     wanted = site.copy_
     sections = [spec.setdefault("storage", {})]
     sections += [spec["walStorage"]] if "walStorage" in spec else []
@@ -362,7 +362,7 @@ def recovery_cluster(
     spec["instances"] = instances
     _quieten(spec.setdefault("postgresql", {}), left_out)
     _images(site, source, spec, left_out)
-    _storage(site, spec)
+    apply_storage(site, spec)
     left_out += store_settings(spec.pop("env", []), "env")[1]
     if archive.method == IN_TREE and (settings := as_env(_environment(site, archive))):
         spec["env"] = settings

@@ -255,7 +255,7 @@ def _unique(values: list[str], what: str) -> None:
 class Application(Frozen):
     """The application on a tenant's database, as the recover runbooks drain, repoint and test it.
 
-    ``address_variable`` is the variable of its first container that holds the database's address (a URL, or a host);
+    ``address_variable`` is the variable of its containers that holds the database's address (a URL, or a host);
     ``pooler`` the CNPG Pooler in the cluster's namespace that it connects through, "" for none. ``smoke_path`` is where
     its API makes a record when ``smoke_body`` is posted, and lists the newest ones; "" for none.
     """

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
 
 from drillbook.model import Frozen, Instant
 
 _LONGEST = 63  # bytes of a PostgreSQL identifier
+_BOOLEAN = r"(?i)^(|on|off?|t|tr|tru|true|f|fa|fal|fals|false|y|ye|yes|n|no|1|0)$"  # as PostgreSQL reads one
 
 
 class Names(Frozen):
@@ -34,6 +37,27 @@ class Names(Frozen):
         return [self.database, self.carried, self.kept, self.later]
 
 
+class Synced(Frozen):
+    """An Argo CD Application and its automated sync before a run paused it."""
+
+    namespace: str
+    name: str
+    automated: dict[str, bool]
+
+
+class Before(Frozen):
+    """How service was before the cut, as far as the run had changed it for the cut: what an undo puts back.
+
+    Values only, and no statement or patch: who owns the database can change its comment, and an undo acts as superuser.
+    """
+
+    replicas: Annotated[int, Field(ge=0, le=10_000)]
+    pooler_paused: bool = False
+    synced: tuple[Synced, ...] = ()
+    # default_transaction_read_only by role, "" being the database's own; an empty value: there was none.
+    writes: dict[str, Annotated[str, StringConstraints(pattern=_BOOLEAN)]] = Field(default_factory=dict)
+
+
 class RetainedDatabase(Frozen):
     """What is in the comment of a database that a cut has put aside: whose, since when, how long, and its own comment."""
 
@@ -44,6 +68,7 @@ class RetainedDatabase(Frozen):
     lsn: str
     at: Instant
     comment: str | None = None
+    before: Before | None = None  # None: the cut did not note it
 
     @classmethod
     def read(cls, comment: str | None) -> RetainedDatabase | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from drillbook.model import show_instant
 from drillbook.postgres.client import SQL, Composed, Identifier, Literal, as_text
-from drillbook.swap.names import RetainedDatabase
+from drillbook.swap.names import Before, RetainedDatabase
 
 Statement = SQL | Composed
 BEGIN_SECONDS = 30
@@ -128,9 +128,10 @@ def drop(name: str) -> Statement:
     return SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name))
 
 
-def note(run: str, what: str, owner: str, expires_at: Any) -> dict[str, Any]:
+def note(run: str, what: str, owner: str, expires_at: Any, before: Before) -> dict[str, Any]:
     """What is said of a database that is put aside; the server adds LSN, instant and the comment that was there."""
-    return {"run": run, "what": what, "owner": owner, "expires_at": show_instant(expires_at)}
+    said = {"run": run, "what": what, "owner": owner, "expires_at": show_instant(expires_at)}
+    return said | {"before": before.model_dump(mode="json")}
 
 
 __all__ = [

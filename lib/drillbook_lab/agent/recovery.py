@@ -26,8 +26,20 @@ POLL_SECONDS = 0.2
 READY = "database system is ready to accept connections"
 
 
+async def job(spec: PodSpec, spec_file: Path, log: Log) -> int:
+    """The recovery, and the lines that end it: why it failed, twice, and the sidecar's, which says nothing of success or failure."""
+    try:
+        return await recover(spec, spec_file, log)
+    except JobFailed as error:
+        log.error("Error while restoring a backup", error)
+        raise JobFailed(f"while restoring cluster: {error}") from error
+    finally:
+        if spec.source is not None and spec.source.by_plugin:
+            log.beside(spec.run_dir).error("While terminating server")
+
+
 async def recover(spec: PodSpec, spec_file: Path, log: Log) -> int:
-    """The whole job; JobFailed says why not, in CNPG's words."""
+    """The whole recovery; JobFailed says why not, in CNPG's words."""
     if spec.source is None:
         raise JobFailed("recovery source not specified")
     log.info("Starting full recovery", serverName=spec.source.server_name, pgdata=spec.pgdata)
@@ -54,7 +66,7 @@ def _through_sidecar(source: StoreSpec, error: JobFailed, log: Log) -> JobFailed
     """The sidecar says why, and the job gets to know it by a remote call."""
     if not source.by_plugin:
         return error
-    log.named("barman-cloud").error("Error while restoring", error)
+    log.error("Error while handling GRPC request", error)
     return JobFailed(f"rpc error: code = Unknown desc = {error}")
 
 
@@ -89,11 +101,15 @@ async def check_destination(spec: PodSpec, log: Log) -> None:
 async def find_backup(spec: PodSpec, source: StoreSpec, log: Log) -> Backup:
     """The base backup that serves the target, from barman's own catalogue."""
     log.info("Recovering from external cluster", serverName=source.server_name)
-    argv = [barman.program("barman-cloud-backup-list"), "--format", "json", *barman.store_arguments(source)]
+    command, options = "barman-cloud-backup-list", ["--format", "json", *barman.store_arguments(source)]
     env = barman.environment(source, home=spec.run_dir)
-    done = await procs.run(identity.wrap(argv), env=env, log=log.named("barman-cloud-backup-list"))
+    done = await procs.run(identity.wrap([barman.program(command), *options]), env=env)
     if done.returncode:
-        raise JobFailed(f"while getting the backup list: {barman.exit_text(done.returncode)}: {done.last_words}")
+        # barman's words are a field of this line; who asked hears of the exit status only.
+        why = f"exit status {done.returncode}"
+        said = {"command": command, "options": options, "stdout": done.stdout, "stderr": done.stderr}
+        log.named("barman").error("Can't extract backup id", why, **said)
+        raise JobFailed(why)
     try:
         backup = choose(catalogue(json.loads(done.stdout)), spec.target)
     except NoBackup as error:
@@ -130,7 +146,7 @@ async def restore_data_dir(spec: PodSpec, source: StoreSpec, backup: Backup, log
         raise JobFailed(str(error)) from error
     if done.returncode:
         reason = barman.exit_text(done.returncode)
-        log.error("Can't restore backup", f"{reason}: {done.last_words}")
+        log.error("Can't restore backup", reason)
         raise JobFailed(reason)
     Path(spec.pgdata).chmod(0o700)
     log.info("Restore completed", backupID=backup.backup_id)
@@ -227,4 +243,4 @@ def _timeline(spec: PodSpec) -> int:
 
 if __name__ == "__main__":
     chosen = main.parser("Recover a cluster from an object store.").parse_args()
-    sys.exit(main.run(recover, chosen.spec, "Error while restoring a backup"))
+    sys.exit(main.run(job, chosen.spec, "restore error"))

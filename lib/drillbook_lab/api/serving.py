@@ -11,6 +11,7 @@ from aiohttp import web
 from drillbook_lab.api.tls import ServerTls, make_server_tls
 
 _FAREWELL = 0.5
+_PASSES = 10
 
 
 @dataclass
@@ -25,12 +26,19 @@ class Serving:
     _listener: asyncio.Server
     _host: str
 
-    async def go_away(self) -> None:
-        """Listen no more and break every connection, as a control plane that is down: who comes is refused."""
+    async def go_away(self, *, draining: bool = False) -> None:
+        """Listen no more and break every connection, as a control plane that is down: who comes is refused.
+
+        ``draining``: as behind a load balancer that lets nobody new in, open connections are served on.
+        """
         self._listener.close()
-        for connection in list(self._runner.server.connections if self._runner.server else ()):
-            if connection.transport is not None:
-                connection.transport.abort()
+        if draining:
+            return
+        for _ in range(_PASSES):
+            for connection in list(self._runner.server.connections if self._runner.server else ()):
+                if connection.transport is not None:
+                    connection.transport.abort()
+            await asyncio.sleep(0.05)  # whose handshake was under way is known only after it
 
     async def come_back(self) -> None:
         """Listen again, on the same port."""

@@ -24,7 +24,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def shipped_crds() -> list[Object]:
-    """CloudNativePG's kinds, in our own writing: Backup, Cluster, ObjectStore, Pooler, ScheduledBackup."""
+    """CloudNativePG's kinds, in our own writing: Backup, Cluster, Database, ObjectStore, Pooler, ScheduledBackup."""
     found: list[Object] = copy(_shipped())
     return found
 

@@ -150,10 +150,11 @@ class Kubelet:
             worker = self.worker(namespace, pod)
         except KeyError as fault:
             raise ConnectionError(f"pod {namespace}/{pod} is not running") from fault
+        host = worker.reached_at(port)
         try:
-            return await asyncio.open_connection(worker.places.address, port, limit=2**20)
+            return await asyncio.open_connection(host, port, limit=2**20)
         except OSError as fault:
-            raise ConnectionError(f"dial tcp {worker.places.address}:{port}: connect: connection refused") from fault
+            raise ConnectionError(f"dial tcp {host}:{port}: connect: connection refused") from fault
 
 
 def _no_prepare(pod: Object, places: PodPlaces) -> None:

@@ -18,8 +18,8 @@ from drillbook_lab import names
 from drillbook_lab.api.errors import ApiError, Object
 from drillbook_lab.api.registry import Registry
 from drillbook_lab.identity import wrap
-from drillbook_lab.node import pod_env, pod_probes, pod_programs, pod_sidecars
-from drillbook_lab.node.processes import end_processes_under, signal_group, spawn, stop
+from drillbook_lab.node import listeners, pod_env, pod_probes, pod_programs, pod_sidecars
+from drillbook_lab.node.processes import end_processes_under, processes_under, signal_group, spawn, stop
 from drillbook_lab.operator import events
 from drillbook_lab.operator.places import Attend, NotReadyYet, PodPlaces, Prepare, pod_role
 
@@ -86,6 +86,12 @@ class PodWorker:
     def pid(self) -> int | None:
         """The container's process, while it lives."""
         return self._process.pid if self._process is not None and self.running else None
+
+    def reached_at(self, port: int) -> str:
+        """Where a port-forward finds that port: on the pod's localhost, if one of its processes listens there, else at its address."""
+        sockets = listeners.sockets_on(port)
+        mine = bool(sockets) and listeners.owned_by(sockets, processes_under(self._own_directories()))
+        return listeners.LOCALHOST if mine else self._places.address
 
     @property
     def container(self) -> str:

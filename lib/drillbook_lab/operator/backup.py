@@ -257,7 +257,7 @@ class Backups:
                 log.warning("%s: retention: %s", cluster["metadata"]["name"], fault)
                 return
         intree.record_window(self._operator, cluster, seen)
-        retention.prune(self._operator, backups, seen["backupIds"])
+        retention.prune(self._operator, worker, backups, seen["backupIds"])
 
     def _failed(self, backup: Object, cluster: Object | None, fault: BackupFailed) -> None:
         """A backup that had begun has failed: told on the Backup and on its Cluster."""

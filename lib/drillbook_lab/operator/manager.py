@@ -13,6 +13,7 @@ from drillbook_lab.operator.autoscaling import Autoscalers
 from drillbook_lab.operator.backup import Backups
 from drillbook_lab.operator.cluster import Clusters
 from drillbook_lab.operator.context import Operator, Settings
+from drillbook_lab.operator.databases import Databases
 from drillbook_lab.operator.deployments import Deployments
 from drillbook_lab.operator.jobs import Jobs
 from drillbook_lab.operator.metrics import Metrics
@@ -27,7 +28,7 @@ from drillbook_lab.operator.services import Services
 # What a Cluster is made from, besides itself: any change of these in its namespace has it looked at.
 _WAKES_CLUSTERS = ("Secret", "ObjectStore", "Backup")
 # What nobody does while the operator is gone. Jobs, Deployments, Services and pods are Kubernetes' own.
-_OPERATORS_OWN = ("Cluster", "Backup", "ScheduledBackup", "Pooler")
+_OPERATORS_OWN = ("Cluster", "Backup", "ScheduledBackup", "Pooler", "Database")
 _WAKES_POOLERS = ("Cluster", "Secret")
 
 
@@ -55,6 +56,7 @@ class Manager:
             "Cluster": Clusters(self.operator, preparation).reconcile,
             "Backup": self._backups.reconcile,
             "ScheduledBackup": ScheduledBackups(self.operator).reconcile,
+            "Database": Databases(self.operator).reconcile,
             "ReplicaSet": ReplicaSets(self.operator).reconcile,
             "Deployment": Deployments(self.operator).reconcile,
             "HorizontalPodAutoscaler": Autoscalers(self.operator).reconcile,
@@ -116,6 +118,9 @@ class Manager:
         if kind in _WAKES_POOLERS:
             for pooler in self._registry.peek("Pooler", namespace):
                 self._queue.add("Pooler", namespace, pooler["metadata"]["name"])
+        if kind == "Cluster" and (event == "DELETED" or meta.get("deletionTimestamp")):
+            for declared in self._registry.peek("Database", namespace):
+                self._queue.add("Database", namespace, declared["metadata"]["name"])
         if kind == "PersistentVolumeClaim" and event != "ADDED":
             name = (meta.get("labels") or {}).get("cnpg.io/cluster")
             if name:

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from drillbook_lab.agent.log import SIDECAR, Log
 from drillbook_lab.api.errors import ApiError, Object
 from drillbook_lab.node.pod_worker import PodWorker
 from drillbook_lab.operator import object_store
@@ -22,7 +23,8 @@ from drillbook_lab.operator.context import Operator, holds
 log = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 1800.0
-_AFTER_ERROR_SECONDS = 300.0
+AFTER_ERROR_SECONDS = 300.0
+"""The wait after a cycle that failed, whatever the interval."""
 # A sidecar's first cycle comes at once; here it leaves the machine to the cluster's start.
 _FIRST_AFTER_SECONDS = 20.0
 
@@ -31,13 +33,13 @@ class UpkeepFailed(Exception):
     """The policy was not applied, or the catalogue not read: why."""
 
 
-async def upkeep(worker: PodWorker, policy: str | None) -> dict[str, Any]:
-    """Apply the policy in the instance's pod, and read the catalogue there."""
+async def upkeep(worker: PodWorker, policy: str | None, container: str | None = None) -> dict[str, Any]:
+    """Apply the policy in the instance's pod, and read the catalogue there; its log lines go to the container's log."""
     process = await worker.run_agent("retention", ["--policy", policy] if policy else [])
     output, errors = await process.communicate()
     lines = output.decode(errors="replace").splitlines()
     result = lines.pop() if process.returncode == 0 and lines else ""
-    with worker.log_path(None).open("a", encoding="utf-8") as out:
+    with worker.log_path(container).open("a", encoding="utf-8") as out:
         out.writelines(line + "\n" for line in lines)
     if process.returncode != 0:
         raise UpkeepFailed(lines[-1] if lines else errors.decode(errors="replace").strip()[-300:])
@@ -63,13 +65,16 @@ def completed(operator: Operator, cluster: Object, use: object_store.StoreUse) -
     return found
 
 
-def prune(operator: Operator, backups: list[Object], ids: list[str]) -> None:
-    """Delete the Backup objects whose backup the catalogue no longer has."""
+def prune(
+    operator: Operator, worker: PodWorker, backups: list[Object], ids: list[str], container: str | None = None
+) -> None:
+    """Delete the Backup objects whose backup the catalogue no longer has, and say so in the container's log."""
     for backup in backups:
         if backup["status"].get("backupId") in ids:
             continue
         meta = backup["metadata"]
-        log.info("%s/%s: its backup is not in the catalogue any more", meta["namespace"], meta["name"])
+        with worker.log_path(container).open("ab", buffering=0) as out:
+            Log(worker.name, fd=out.fileno()).info("Deleting backup not in the catalog", backup=meta["name"])
         try:
             operator.registry.delete("Backup", meta["namespace"], meta["name"])
         except ApiError as fault:
@@ -138,13 +143,14 @@ class Maintenance:
         namespace = cluster["metadata"]["namespace"]
         try:
             backups = completed(self._operator, cluster, use)
-            seen = await upkeep(worker, policy)
+            seen = await upkeep(worker, policy, SIDECAR)
+            # In the recorded order: anyone who waits for the window finds the Backup objects gone.
+            prune(self._operator, worker, backups, seen["backupIds"], SIDECAR)
             object_store.refresh_window(self._operator, namespace, use, seen)
-            prune(self._operator, backups, seen["backupIds"])
             sidecar.interval = None
         except (UpkeepFailed, ConnectionError, KeyError, ApiError) as fault:
             log.warning("%s/%s: retention: %s", namespace, worker.name, fault)
-            sidecar.interval = _AFTER_ERROR_SECONDS
+            sidecar.interval = AFTER_ERROR_SECONDS
         finally:
             sidecar.cycles += 1
             sidecar.since = time.monotonic()

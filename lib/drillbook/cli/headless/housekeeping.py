@@ -14,6 +14,7 @@ from drillbook.cli.headless.runner import partial_notebook
 from drillbook.cli.headless.settling import events_of, notebook_name, open_again, settle
 from drillbook.engine import acts_elsewhere, lease_name, run_folders
 from drillbook.engine.alive import alive
+from drillbook.engine.progress import doing
 from drillbook.engine.step import Context, NullRecorder
 from drillbook.errors import RunbookError
 from drillbook.evidence import Masker, gates
@@ -39,6 +40,7 @@ class RunSummary:
     folder: Path
     promised: tuple[str, ...] = ()  # what the run promised to undo and has not undone yet
     until: str = ""  # waiting and stopped runs: what they made is kept until then
+    doing: str = ""  # a running run: its step, and what that said last
 
 
 def cleanup(site: str, *, now: datetime | None = None, say: Callable[[str], None] = lambda _: None) -> list[str]:
@@ -170,6 +172,7 @@ def runs(outputs: Path | None = None) -> list[RunSummary]:
                 folder,
                 tuple(_promised(events)) if opened["mode"] == "apply" else (),
                 f"{until:%Y-%m-%d %H:%M} UTC" if until and state in ("waiting", "stopped") else "",
+                doing(folder, events) if state == "running" else "",
             )
         )
     return found

@@ -13,6 +13,7 @@ from drillbook.errors import ParameterError, RunbookError
 from drillbook.evidence import Masker
 from drillbook.manifests.replacement import MADE_BY
 from drillbook.profile import Site, load_site
+from drillbook.steps.undo.drop_cluster import runs_of
 from drillbook.steps.undo.point_in_time import PutAside, put_aside
 from drillbook.swap.names import Names
 
@@ -45,16 +46,16 @@ def way_back(run_id: str, site: str) -> WayBack:
 
 
 def drop_kept(run_id: str, site: str) -> WayBack:
-    """The runbook that drops what ``run_id`` has put aside. Raises ParameterError if nothing was."""
+    """The runbook that drops the database or the cluster that ``run_id`` has put aside. Raises ParameterError if nothing was."""
     run_id, site = _known_here(run_id, site)
     profile = load_site(site)
-    aside, _ = _look(profile, run_id)
-    if not aside:
+    aside, restored = _look(profile, run_id)
+    if not aside and not restored:
         todo = "`drillbook cleanup` lists what recoveries have left."
         raise ParameterError(
-            [f"RUN: run {run_id} has put no database of {profile.source} aside"], where="drillbook drop-kept", todo=todo
+            [f"RUN: run {run_id} has put nothing of {profile.source} aside"], where="drillbook drop-kept", todo=todo
         )
-    name = aside[0].database
+    name = aside[0].database if aside else ""
     database = next((t.database for t in profile.tenants if name.startswith(t.database)), profile.tenants[0].database)
     return WayBack(_runbook("change-drop-kept"), {"database": database, "of_run": run_id}, site)
 
@@ -73,7 +74,8 @@ def _look(site: Site, run_id: str) -> tuple[list[PutAside], bool]:
     masker = Masker()
     ctx = Context(site=site, run_id="", mode="plan", recorder=NullRecorder(), mask=masker.learn)
     try:
-        notes = ctx.kube.list(k8s.CONFIG_MAP, site.cluster.namespace, labels=f"{MADE_BY}={run_id}")
+        known = ctx.kube.list(k8s.CONFIG_MAP, site.cluster.namespace, labels=MADE_BY)
+        notes = [item for item in known if run_id in runs_of(item)]
         try:
             aside = put_aside(ctx, run_id)
         except RunbookError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from drillbook.cli.init.discovery import Found
 from drillbook.errors import ParameterError
@@ -12,10 +13,34 @@ from drillbook.profile import parse_duration
 
 # CronJobs and what is named after a site must fit into Kubernetes' limits (52 characters for a CronJob).
 LONGEST_NAME = 34
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
 
-Ask = Callable[[str, str], str]
-"""A question and its default; the answer."""
+Check = Callable[[str], object]
+"""Raises ValueError with what is wrong with an answer."""
+
+Ask = Callable[[str, str, Check], str]
+"""A question, its default, and the check of an answer, which anyone who can ask again does at once; the answer."""
+
+
+def usual(_question: str, default: str, _check: Check) -> str:
+    """The ``Ask`` of who asks nobody: every default."""
+    return default
+
+
+def _namespace(answer: str) -> None:
+    if not _LABEL.fullmatch(answer):
+        raise ValueError(f"{answer!r} is no name of a namespace: at most 63 lower-case letters, digits and '-'")
+
+
+def _secret(answer: str) -> None:
+    if not _SUBDOMAIN.fullmatch(answer) or len(answer) > 253:
+        raise ValueError(f"{answer!r} is no name of a Secret: lower-case letters, digits, '-' and '.'")
+
+
+def _text(answer: str) -> None:
+    if not answer.strip():
+        raise ValueError("it is empty")
 
 
 @dataclass(frozen=True)
@@ -40,31 +65,44 @@ class Choices:
         return f"app-login-{self.name}-{plain or 'x'}{mark}"
 
 
-def choose(found: Found, ask: Ask, name: str = "") -> Choices:
-    """Ask what can't be found out. ParameterError with every answer that can't be used; nothing is written yet."""
-    usual = f"{found.namespace}-{found.name}" if found.same_name else found.name
-    site = ask("The site's name", name or usual[:LONGEST_NAME].strip("-"))
+def choose(found: Found, ask: Ask, name: str = "", folder: Callable[[str], Path] | None = None) -> Choices:
+    """Ask what can't be found out. ParameterError with every answer that can't be used; nothing is written yet.
+
+    ``folder``: what will be written for a site of that name; a name whose folder is there already is refused.
+    """
+    faults: list[str] = []
+
+    def asked(question: str, default: str, check: Check) -> str:
+        answer = ask(question, default, check)
+        try:
+            check(answer)
+        except ValueError as error:
+            faults.append(f"{question}: {error}")
+        return answer
+
+    def new_site(answer: str) -> None:
+        if not _LABEL.fullmatch(answer) or len(answer) > LONGEST_NAME:
+            raise ValueError(f"{answer!r} is not at most {LONGEST_NAME} lower-case letters, digits and '-'")
+        if folder is not None and folder(answer).exists():
+            raise ValueError(f"{folder(answer)} is there already: answer another name, or start again with --out")
+
+    plain = f"{found.namespace}-{found.name}" if found.same_name else found.name
+    site = asked("The site's name", name or plain[:LONGEST_NAME].strip("-"), new_site)
     chosen = Choices(
         name=site,
-        environment=ask("What it is (production, staging, …)", "production"),
-        drillbook_namespace=ask("Drillbook's own namespace", "drillbook"),
-        drill_namespace=ask("The namespace for copies, of this site alone", f"drillbook-drills-{site}"),
-        recovery_time=ask("Recovery time that was promised", "1h"),
-        recovery_point=ask("Recovery point that was promised", "1h"),
-        point_in_time_recovery=ask("Time for a point-in-time recovery that was promised", "45m"),
-        sql_secret=ask("Secret for the password of the role drillbook", f"drillbook-sql-{site}"),
-        reader_secret=ask(
-            "Secret for the read-only key to the archive, in the namespace for copies", f"drillbook-archive-{site}"
+        environment=asked("What it is (production, staging, …)", "production", _text),
+        drillbook_namespace=asked("Drillbook's own namespace", "drillbook", _namespace),
+        drill_namespace=asked("The namespace for copies, of this site alone", f"drillbook-drills-{site}", _namespace),
+        recovery_time=asked("Recovery time that was promised", "1h", parse_duration),
+        recovery_point=asked("Recovery point that was promised", "1h", parse_duration),
+        point_in_time_recovery=asked("Time for a point-in-time recovery that was promised", "45m", parse_duration),
+        sql_secret=asked("Secret for the password of the role drillbook", f"drillbook-sql-{site}", _secret),
+        reader_secret=asked(
+            "Secret for the read-only key to the archive, in the namespace for copies",
+            f"drillbook-archive-{site}",
+            _secret,
         ),
     )
-    faults = []
-    if not _NAME.fullmatch(site) or len(site) > LONGEST_NAME:
-        faults.append(f"the site's name {site!r} is not at most {LONGEST_NAME} lower-case letters, digits and '-'")
-    for what in ("recovery_time", "recovery_point", "point_in_time_recovery"):
-        try:
-            parse_duration(getattr(chosen, what))
-        except ValueError as error:
-            faults.append(f"{what}: {error}")
     if faults:
         raise ParameterError(
             faults, where="drillbook init", todo="Start again with other answers; nothing was written."

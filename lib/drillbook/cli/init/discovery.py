@@ -96,6 +96,10 @@ class Found:
     same_name: bool = False  # another namespace has a Cluster of this name
     notes: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        databases = ", ".join(one.name for one in self.databases) or "none"
+        return f"Cluster {self.namespace}/{self.name} with databases: {databases}"
+
     @property
     def namespace(self) -> str:
         """The source's namespace."""
@@ -185,9 +189,10 @@ def _choose(kube: k8s.Kube, wanted: str) -> tuple[Object, bool]:
             raise
         if not wanted:
             said = "these credentials may not list the Clusters of all namespaces"
-            raise ParameterError(
-                [said], where="drillbook init", todo="Name the Cluster with --cluster NAMESPACE/NAME."
-            ) from error
+            todo = (
+                "Name the Cluster with --cluster NAMESPACE/NAME, or use your own credentials: --context, --kubeconfig."
+            )
+            raise ParameterError([said], where="drillbook init", todo=todo) from error
         found = kube.get(k8s.CLUSTER, namespace, name)
         listed = [found] if found else []
     # A drill's own copy is no source.

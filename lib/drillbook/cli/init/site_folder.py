@@ -30,18 +30,23 @@ class ApplyStep:
     command: str
 
 
-def write(found: Found, choices: Choices, out: Path, *, root: Path, kubectl: tuple[str, ...] = ()) -> None:
-    """Write the folder ``out``, whole or not at all. ``kubectl`` are the options that reach the same cluster by kubectl.
-
-    ParameterError: it is there already, it can't be written, or the answers make no valid profile.
-    """
-    if out.exists():
+def require_room(root: Path, out: Path | None) -> Path:
+    """``deploy/`` of the checkout at ``root``. ParameterError: it isn't there, or the folder ``out`` is there already."""
+    if out is not None and out.exists():
         raise ParameterError(
             [f"{out} is there already"],
             where="drillbook init",
             todo="Name another folder with --out, or remove it yourself.",
         )
-    deploy = rendering.deploy_folder(root)
+    return rendering.deploy_folder(root)
+
+
+def write(found: Found, choices: Choices, out: Path, *, root: Path, kubectl: tuple[str, ...] = ()) -> None:
+    """Write the folder ``out``, whole or not at all. ``kubectl`` are the options that reach the same cluster by kubectl.
+
+    ParameterError: it is there already, it can't be written, or the answers make no valid profile.
+    """
+    deploy = require_room(root, out)
     files, steps = _files_and_steps(found, choices, deploy, out, " ".join(["kubectl", *map(shlex.quote, kubectl)]))
     partial = out.with_name(f".{out.name}.partial")
     try:

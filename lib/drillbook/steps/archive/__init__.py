@@ -6,6 +6,7 @@ from drillbook.steps.archive.forecast import ForecastRecovery
 from drillbook.steps.archive.losses import ShowLosses
 from drillbook.steps.archive.recoverability import RecoverabilityVerdict, WouldReach
 from drillbook.steps.archive.restore_point import ChooseRestorePoint, ShowRestoreLosses
+from drillbook.steps.archive.room import RoomForReplacement, RoomInPlace
 from drillbook.steps.archive.salvage import ArchiveRemainingWal
 from drillbook.steps.archive.targets import ResolveTarget
 from drillbook.steps.archive.window import (
@@ -32,6 +33,8 @@ __all__ = [
     "ReadArchive",
     "RecoverabilityVerdict",
     "ResolveTarget",
+    "RoomForReplacement",
+    "RoomInPlace",
     "ShowLosses",
     "ShowRestoreLosses",
     "WalChainUnbroken",

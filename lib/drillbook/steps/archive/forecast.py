@@ -34,70 +34,81 @@ class ForecastRecovery(Step[Forecast]):
     archived: ArchivedWal | ExpectedWal
 
     def do(self, ctx: Context) -> Forecast:
-        now = datetime.now(UTC)
-        work = self._work(ctx)
-        history = forecast.samples(ctx.outputs, ctx.site.name, self.cluster.system_id)
-        found = forecast.predict(work, history.samples, None, now=now, left_out=history.left_out)
-        if found.seconds is None:
-            ctx.recorder.progress("no earlier run to go by: reading a little of the archive")
-            calibration = forecast.calibrate(ctx.store, self.backup, self._segments(ctx), self._pods(ctx))
-            found = forecast.predict(work, history.samples, calibration, now=now, left_out=history.left_out)
-        by_plugin = ctx.archive.method == PLUGIN
-        advice = forecast.advise(found, history.samples, by_plugin=by_plugin, now=now)
-        found = found.model_copy(update={"advice": advice})
-        ctx.recorder.fact(NAME, found.model_dump(mode="json"))
-        ctx.recorder.check(self._judge(ctx, found))
-        return found
+        return forecast_recovery(ctx, self.cluster, self.backup, self.archived)
 
-    def _work(self, ctx: Context) -> Work:
-        wal: dict[str, Any] = ctx.archive.configuration.get("wal") or {}
-        # CloudNativePG's in-tree recovery ignores wal.maxParallel.
-        parallel = int(wal.get("maxParallel") or 1) if ctx.archive.method == PLUGIN else 1
-        return Work(
-            stored_bytes=self.backup.size_bytes,
-            data_bytes=self.backup.cluster_size_bytes,
-            compression=self.backup.compression,
-            segments=self.archived.segments + OURS,
-            segment_bytes=self.backup.segment_bytes,
-            wal_parallel=parallel,
-            storage_class=self.cluster.storage_class,
-        )
 
-    def _segments(self, ctx: Context) -> list[archive.ArchivedSegment]:
-        try:
-            listing = archive.wal_names(ctx.store, self.backup.server_name, since=self.backup.begin_wal)
-        except ObjectStoreError:
-            return []  # the chain's own step judges the archive; here only the forecast becomes unknown
-        return [segment for segment in listing.segments() if segment.name >= self.backup.begin_wal]
+def forecast_recovery(
+    ctx: Context, cluster: SourceCluster, backup: BaseBackup, archived: ArchivedWal | ExpectedWal
+) -> Forecast:
+    """How long a recovery from this backup will take; noted as a fact, and judged against the objective."""
+    now = datetime.now(UTC)
+    work = _work(ctx, cluster, backup, archived)
+    history = forecast.samples(ctx.outputs, ctx.site.name, cluster.system_id)
+    found = forecast.predict(work, history.samples, None, now=now, left_out=history.left_out)
+    if found.seconds is None:
+        ctx.recorder.progress("no earlier run to go by: reading a little of the archive")
+        calibration = forecast.calibrate(ctx.store, backup, _segments(ctx, backup), _pods(ctx, cluster))
+        found = forecast.predict(work, history.samples, calibration, now=now, left_out=history.left_out)
+    by_plugin = ctx.archive.method == PLUGIN
+    advice = forecast.advise(found, history.samples, by_plugin=by_plugin, now=now)
+    found = found.model_copy(update={"advice": advice})
+    ctx.recorder.fact(NAME, found.model_dump(mode="json"))
+    ctx.recorder.check(_judge(ctx, found))
+    return found
 
-    def _pods(self, ctx: Context) -> list[dict[str, Any]]:
-        try:
-            return ctx.kube.list(k8s.POD, self.cluster.ref.namespace, labels=f"cnpg.io/cluster={self.cluster.ref.name}")
-        except KubernetesError:
-            return []  # the role may be without it: then a pod's start is an assumption, and the forecast says so
 
-    def _judge(self, ctx: Context, found: Forecast) -> Check:
-        goals = ctx.site.objectives
-        limit = min(goals.recovery_time, goals.point_in_time_recovery).total_seconds()
-        fields: dict[str, Any] = {
-            "name": NAME,
-            "proves": "the recovery can be expected within its objective, before it is begun",
-            "required": False,
-            "expected": f"at most {show_seconds(limit)}",
-            "details": tuple((phase.name, shown(phase.seconds, phase.low, phase.high)) for phase in found.phases),
-        }
-        if found.seconds is None:
-            return Check(verdict=Verdict.UNPROVEN, reason=f"unknown: {found.unknown}", **fields)
-        observed = shown(found.seconds, found.low, found.high)
-        if found.seconds > limit:
-            return Check(verdict=Verdict.FAILED, observed=f"{observed}: OVER THE OBJECTIVE", **fields)
-        late = found.high is not None and found.high > limit
-        return Check(
-            verdict=Verdict.VERIFIED,
-            observed=observed,
-            reason="the upper end of the interval is over the objective" if late else "",
-            **fields,
-        )
+def _work(ctx: Context, cluster: SourceCluster, backup: BaseBackup, archived: ArchivedWal | ExpectedWal) -> Work:
+    wal: dict[str, Any] = ctx.archive.configuration.get("wal") or {}
+    # CloudNativePG's in-tree recovery ignores wal.maxParallel.
+    parallel = int(wal.get("maxParallel") or 1) if ctx.archive.method == PLUGIN else 1
+    return Work(
+        stored_bytes=backup.size_bytes,
+        data_bytes=backup.cluster_size_bytes,
+        compression=backup.compression,
+        segments=archived.segments + OURS,
+        segment_bytes=backup.segment_bytes,
+        wal_parallel=parallel,
+        storage_class=cluster.storage_class,
+    )
+
+
+def _segments(ctx: Context, backup: BaseBackup) -> list[archive.ArchivedSegment]:
+    try:
+        listing = archive.wal_names(ctx.store, backup.server_name, since=backup.begin_wal)
+    except ObjectStoreError:
+        return []  # the chain's own step judges the archive; here only the forecast becomes unknown
+    return [segment for segment in listing.segments() if segment.name >= backup.begin_wal]
+
+
+def _pods(ctx: Context, cluster: SourceCluster) -> list[dict[str, Any]]:
+    try:
+        return ctx.kube.list(k8s.POD, cluster.ref.namespace, labels=f"cnpg.io/cluster={cluster.ref.name}")
+    except KubernetesError:
+        return []  # the role may be without it: then a pod's start is an assumption, and the forecast says so
+
+
+def _judge(ctx: Context, found: Forecast) -> Check:
+    goals = ctx.site.objectives
+    limit = min(goals.recovery_time, goals.point_in_time_recovery).total_seconds()
+    fields: dict[str, Any] = {
+        "name": NAME,
+        "proves": "the recovery can be expected within its objective, before it is begun",
+        "required": False,
+        "expected": f"at most {show_seconds(limit)}",
+        "details": tuple((phase.name, shown(phase.seconds, phase.low, phase.high)) for phase in found.phases),
+    }
+    if found.seconds is None:
+        return Check(verdict=Verdict.UNPROVEN, reason=f"unknown: {found.unknown}", **fields)
+    observed = shown(found.seconds, found.low, found.high)
+    if found.seconds > limit:
+        return Check(verdict=Verdict.FAILED, observed=f"{observed}: OVER THE OBJECTIVE", **fields)
+    late = found.high is not None and found.high > limit
+    return Check(
+        verdict=Verdict.VERIFIED,
+        observed=observed,
+        reason="the upper end of the interval is over the objective" if late else "",
+        **fields,
+    )
 
 
 def shown(seconds: float | None, low: float | None, high: float | None) -> str:
@@ -107,4 +118,4 @@ def shown(seconds: float | None, low: float | None, high: float | None) -> str:
     return f"{show_seconds(seconds)} ({show_seconds(low)} to {show_seconds(high)})"
 
 
-__all__ = ["ForecastRecovery", "shown"]
+__all__ = ["ForecastRecovery", "forecast_recovery", "shown"]

@@ -11,7 +11,7 @@ from drillbook.engine.step import CheckStep, Context, Step
 from drillbook.errors import RunbookError
 from drillbook.model import BaseBackup, Check, Frozen, RecoveryTarget, Verdict
 from drillbook.steps.archive.base_backup import choose_base_backup
-from drillbook.steps.archive.forecast import ForecastRecovery
+from drillbook.steps.archive.forecast import forecast_recovery
 from drillbook.steps.archive.losses import loss_checks
 from drillbook.steps.archive.targets import resolve_target
 from drillbook.steps.preflight.limits import limits_check
@@ -75,7 +75,7 @@ class ShowRestoreLosses(CheckStep):
         """The time limits against what is predicted, while nothing has been stopped yet."""
         try:
             wal = (self.point.resolved or resolve_target(ctx, self.old)).wal
-            found = ForecastRecovery(self.old, self.point.backup, wal).do(ctx)
+            found = forecast_recovery(ctx, self.old, self.point.backup, wal)
         except RunbookError:
             return []  # an archive that can't be read so far is judged by its own step
         return [limits_check(ctx, self.old, found, instances=self.old.instances)]

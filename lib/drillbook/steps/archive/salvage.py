@@ -180,11 +180,7 @@ class SalvageWal(Step[SalvagedWal]):
     found: WalOnVolume
 
     def check(self, ctx: Context) -> None:
-        if self.found.pod and server_runs(ctx, self.old, self.found.pod):
-            raise PreconditionError(
-                f"PostgreSQL runs in {self.found.pod}: its current segment is still being written",
-                todo="Fence the old cluster first (FenceOldCluster). A running server archives for itself.",
-            )
+        require_stopped(ctx, self.old, self.found)
 
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
@@ -201,34 +197,53 @@ class SalvageWal(Step[SalvagedWal]):
         )
 
     def do(self, ctx: Context) -> SalvagedWal:
-        files = (*self.found.histories, *self.found.unarchived)
-        if files:
-            volume = _Volume(ctx, self.old, self.backup, self.found.pod)
-            command = volume.archive_command()
-            if not command:
-                raise PreconditionError(
-                    f"{self.found.pod} has no archive_command",
-                    todo="Give the Cluster its archive back (spec.plugins or spec.backup) while it is fenced.",
-                )
-            for done, name in enumerate(files):
-                ctx.recorder.progress(f"archiving {name}", fraction=done / len(files))
-                volume.archive(command, name)
-        result = SalvagedWal(pod=self.found.pod, segments=self.found.unarchived, histories=self.found.histories)
-        ctx.recorder.fact("salvaged", result.model_dump(mode="json"))
-        return result
+        return salvage_wal(ctx, self.old, self.backup, self.found)
 
     def verify(self, ctx: Context, result: SalvagedWal) -> None:
-        listing = objectstore.wal_names(ctx.store, self.old.server_name)
-        absent = [name for name in result.segments if listing.segment(name) is None]
-        absent += [name for name in result.histories if int(name[:8], 16) not in listing.histories]
-        if absent:
-            raise VerificationError(
-                "salvaged WAL is not in the archive",
-                expected=f"{len(result.segments) + len(result.histories)} files under {self.old.location}",
-                observed=f"without {', '.join(absent[:4])}",
-                todo="Look at the pod's log: an archive_command can end well and do nothing (on a standby, or without "
-                "an archive). Do not remove the volume.",
+        require_salvaged(ctx, self.old, result)
+
+
+def require_stopped(ctx: Context, old: OldCluster, found: WalOnVolume) -> None:
+    """Raise if a server runs on the volume: it is still writing, and archives for itself."""
+    if found.pod and server_runs(ctx, old, found.pod):
+        raise PreconditionError(
+            f"PostgreSQL runs in {found.pod}: its current segment is still being written",
+            todo="Fence the old cluster first (FenceOldCluster). A running server archives for itself.",
+        )
+
+
+def salvage_wal(ctx: Context, old: OldCluster, backup: BaseBackup, found: WalOnVolume) -> SalvagedWal:
+    """Archive the volume's files that the archive lacks, by the instance's own archive_command."""
+    files = (*found.histories, *found.unarchived)
+    if files:
+        volume = _Volume(ctx, old, backup, found.pod)
+        command = volume.archive_command()
+        if not command:
+            raise PreconditionError(
+                f"{found.pod} has no archive_command",
+                todo="Give the Cluster its archive back (spec.plugins or spec.backup) while it is fenced.",
             )
+        for done, name in enumerate(files):
+            ctx.recorder.progress(f"archiving {name}", fraction=done / len(files))
+            volume.archive(command, name)
+    result = SalvagedWal(pod=found.pod, segments=found.unarchived, histories=found.histories)
+    ctx.recorder.fact("salvaged", result.model_dump(mode="json"))
+    return result
+
+
+def require_salvaged(ctx: Context, old: OldCluster, result: SalvagedWal) -> None:
+    """Raise unless every file is in the archive now."""
+    listing = objectstore.wal_names(ctx.store, old.server_name)
+    absent = [name for name in result.segments if listing.segment(name) is None]
+    absent += [name for name in result.histories if int(name[:8], 16) not in listing.histories]
+    if absent:
+        raise VerificationError(
+            "salvaged WAL is not in the archive",
+            expected=f"{len(result.segments) + len(result.histories)} files under {old.location}",
+            observed=f"without {', '.join(absent[:4])}",
+            todo="Look at the pod's log: an archive_command can end well and do nothing (on a standby, or without "
+            "an archive). Do not remove the volume.",
+        )
 
 
 @dataclass(frozen=True)
@@ -274,16 +289,16 @@ class ArchiveRemainingWal(Step[SalvagedWal]):
         ctx.recorder.fact("wal_on_volume", found.model_dump(mode="json"))
         nothing = not found.primary and bool(given_up(ctx))
         # By a standby's own archive_command nothing is archived.
-        salvage = SalvageWal(self.old, self.backup, WalOnVolume(pod="") if nothing else found)
-        salvage.check(ctx)
-        result = salvage.do(ctx)
+        archived = WalOnVolume(pod="") if nothing else found
+        require_stopped(ctx, self.old, archived)
+        result = salvage_wal(ctx, self.old, self.backup, archived)
         ctx.recorder.check(old_volume(self.old, found, ctx.parameters))
         if found.primary:  # all that was ever committed is in the archive now
             ctx.recorder.fact("archive_lag", {"seconds": 0.0, "how": "what the old volume held was archived"})
         return result
 
     def verify(self, ctx: Context, result: SalvagedWal) -> None:
-        SalvageWal(self.old, self.backup, WalOnVolume(pod=result.pod)).verify(ctx, result)
+        require_salvaged(ctx, self.old, result)
 
 
 def old_volume(old: OldCluster, found: WalOnVolume, parameters: Mapping[str, Any]) -> Check:
@@ -304,7 +319,7 @@ def old_volume(old: OldCluster, found: WalOnVolume, parameters: Mapping[str, Any
             if "no_salvage_because" in parameters
             else ""
         )
-        reason = f"{found.problem}. Fix the primary's pod{way}"
+        reason = f"{found.problem}. Repair the primary's pod{way}"
     return Check(
         name="old volume",
         proves="nothing that was committed is lost with the old volume",

@@ -80,22 +80,27 @@ class ReadArchiveBefore(Step[ArchiveBefore]):
     cluster: SourceCluster
 
     def do(self, ctx: Context) -> ArchiveBefore:
-        server = self.cluster.server_name
-        found = archive.catalogue(ctx.store, server, system_id=self.cluster.system_id)
-        newest = found.newest.backup_id if found.newest else ""
-        try:
-            listing = archive.wal_names(ctx.store, server, since=min((b.begin_wal for b in found.usable), default=""))
-            window = archive.window(ctx.store, listing, found.usable, timeline=self.cluster.timeline)
-        except RunbookError as error:
-            if error.verdict is None:
-                raise
-            return ArchiveBefore(backups=len(found.usable), newest_backup=newest, problem=error.what)
-        return ArchiveBefore(
-            backups=len(found.usable),
-            newest_backup=newest,
-            first_time=window.first_time,
-            last_time=window.last_time,
-        )
+        return archive_before(ctx, self.cluster)
+
+
+def archive_before(ctx: Context, cluster: SourceCluster) -> ArchiveBefore:
+    """What the archive can recover now; that it is broken is a result, not an error."""
+    server = cluster.server_name
+    found = archive.catalogue(ctx.store, server, system_id=cluster.system_id)
+    newest = found.newest.backup_id if found.newest else ""
+    try:
+        listing = archive.wal_names(ctx.store, server, since=min((b.begin_wal for b in found.usable), default=""))
+        window = archive.window(ctx.store, listing, found.usable, timeline=cluster.timeline)
+    except RunbookError as error:
+        if error.verdict is None:
+            raise
+        return ArchiveBefore(backups=len(found.usable), newest_backup=newest, problem=error.what)
+    return ArchiveBefore(
+        backups=len(found.usable),
+        newest_backup=newest,
+        first_time=window.first_time,
+        last_time=window.last_time,
+    )
 
 
 @dataclass(frozen=True)
@@ -200,65 +205,69 @@ class WaitForBackup(Step[FinishedBackup]):
         return Plan(summary=f"Wait at most {show_seconds(ctx.site.limits.recovery.total_seconds())} for the backup")
 
     def do(self, ctx: Context) -> FinishedBackup:
-        begun = time.monotonic()
-        limit = ctx.site.limits.recovery.total_seconds()
-        looked_at, seen = 0.0, "nothing yet"
-        while True:
-            found = ctx.kube.get(k8s.BACKUP, self.requested.ref.namespace, self.requested.ref.name) or {}
-            status: dict[str, Any] = found.get("status", {})
-            phase = status.get("phase", "")
-            waited = time.monotonic() - begun
-            if phase == "completed":
-                return self._finished(ctx, status, waited)
-            if not found or phase == "failed" or phase in _STUCK:
-                told = status.get("error") or status.get("commandError") or "no message"
-                raise BackupFailed(
-                    f"Backup {self.requested.ref} is {phase or 'gone'}: {told}",
-                    changed=Changed.DONE,
-                    todo="Fix what the message names. What it left in the archive is unfinished and never used.",
-                )
-            if waited > limit:
-                raise StillRunning(
-                    f"Backup {self.requested.ref} was not completed within {show_seconds(limit)}; its phase is "
-                    f"{phase or 'pending'}",
-                    todo="See whether it moves (the archive's base/ folder grows): then raise limits.recovery, and a run that is "
-                    "resumed waits on. A Backup that never ends blocks those after it: delete the object.",
-                )
-            if waited - looked_at > 2:
-                looked_at, seen = waited, self._in_bucket(ctx)
-            rows = (("phase", phase or "pending"), ("in the bucket", seen), ("waited", show_seconds(waited)))
-            ctx.recorder.progress("backing up", rows=rows)
-            ctx.pause(0.5)
+        return wait_for_backup(ctx, self.cluster, self.requested)
 
-    def _in_bucket(self, ctx: Context) -> str:
-        """What the newest folder holds so far: multipart uploads show when a part of the backup is whole."""
-        prefix = f"{self.cluster.server_name}/base/"
-        folders = [name for name in ctx.store.level(prefix).folders if name > f"{prefix}{self._stamp}"]
-        if not folders:
-            return "nothing yet"
-        objects = list(ctx.store.list(folders[-1]))
-        return f"{len(objects)} objects, {show_bytes(sum(item.size for item in objects))}"
 
-    @property
-    def _stamp(self) -> str:
-        # A backup's id is its begin in UTC; clocks may differ by some seconds.
-        return (self.requested.requested_at - timedelta(minutes=1)).strftime("%Y%m%dT%H%M%S")
+def wait_for_backup(ctx: Context, cluster: SourceCluster, requested: RequestedBackup) -> FinishedBackup:
+    """Wait until the Backup is complete; BackupFailed with the tool's message, StillRunning past limits.recovery."""
+    begun = time.monotonic()
+    limit = ctx.site.limits.recovery.total_seconds()
+    looked_at, seen = 0.0, "nothing yet"
+    while True:
+        found = ctx.kube.get(k8s.BACKUP, requested.ref.namespace, requested.ref.name) or {}
+        status: dict[str, Any] = found.get("status", {})
+        phase = status.get("phase", "")
+        waited = time.monotonic() - begun
+        if phase == "completed":
+            return _finished(ctx, requested, status, waited)
+        if not found or phase == "failed" or phase in _STUCK:
+            told = status.get("error") or status.get("commandError") or "no message"
+            raise BackupFailed(
+                f"Backup {requested.ref} is {phase or 'gone'}: {told}",
+                changed=Changed.DONE,
+                todo="Fix what the message names. What it left in the archive is unfinished and never used.",
+            )
+        if waited > limit:
+            raise StillRunning(
+                f"Backup {requested.ref} was not completed within {show_seconds(limit)}; its phase is "
+                f"{phase or 'pending'}",
+                todo="See whether it moves (the archive's base/ folder grows): then raise limits.recovery, and a run that is "
+                "resumed waits on. A Backup that never ends blocks those after it: delete the object.",
+            )
+        if waited - looked_at > 2:
+            looked_at, seen = waited, _in_bucket(ctx, cluster, requested)
+        rows = (("phase", phase or "pending"), ("in the bucket", seen), ("waited", show_seconds(waited)))
+        ctx.recorder.progress("backing up", rows=rows)
+        ctx.pause(0.5)
 
-    def _finished(self, ctx: Context, status: dict[str, Any], waited: float) -> FinishedBackup:
-        ctx.recorder.phase("backup", self.requested.requested_at, waited, "from the request until it was completed")
-        ctx.recorder.log("backup-status.json", _readable(status))
-        return FinishedBackup(
-            ref=self.requested.ref,
-            backup_id=status["backupId"],
-            begin_wal=status["beginWal"],
-            end_wal=status["endWal"],
-            begin_lsn=status["beginLSN"],
-            end_lsn=status["endLSN"],
-            pod=status.get("instanceID", {}).get("podName", ""),
-            started_at=status["startedAt"],
-            stopped_at=status["stoppedAt"],
-            seconds=waited,
-        )
+
+def _in_bucket(ctx: Context, cluster: SourceCluster, requested: RequestedBackup) -> str:
+    """What the newest folder holds so far: multipart uploads show when a part of the backup is whole."""
+    prefix = f"{cluster.server_name}/base/"
+    # A backup's id is its begin in UTC; clocks may differ by some seconds.
+    stamp = (requested.requested_at - timedelta(minutes=1)).strftime("%Y%m%dT%H%M%S")
+    folders = [name for name in ctx.store.level(prefix).folders if name > f"{prefix}{stamp}"]
+    if not folders:
+        return "nothing yet"
+    objects = list(ctx.store.list(folders[-1]))
+    return f"{len(objects)} objects, {show_bytes(sum(item.size for item in objects))}"
+
+
+def _finished(ctx: Context, requested: RequestedBackup, status: dict[str, Any], waited: float) -> FinishedBackup:
+    ctx.recorder.phase("backup", requested.requested_at, waited, "from the request until it was completed")
+    ctx.recorder.log("backup-status.json", _readable(status))
+    return FinishedBackup(
+        ref=requested.ref,
+        backup_id=status["backupId"],
+        begin_wal=status["beginWal"],
+        end_wal=status["endWal"],
+        begin_lsn=status["beginLSN"],
+        end_lsn=status["endLSN"],
+        pod=status.get("instanceID", {}).get("podName", ""),
+        started_at=status["startedAt"],
+        stopped_at=status["stoppedAt"],
+        seconds=waited,
+    )
 
 
 @dataclass(frozen=True)
@@ -272,7 +281,7 @@ class VerifyInBucket(CheckStep):
     cluster: SourceCluster
     before: ArchiveBefore
     finished: FinishedBackup
-    end: ArchivedEnd
+    end: ArchivedEnd | None = None  # it only comes before
     name: ClassVar[str] = "backup in the bucket"
     proves: ClassVar[str] = "every object of the backup is there, and none is cut"
 
@@ -281,75 +290,84 @@ class VerifyInBucket(CheckStep):
         return [self.result(Verdict.UNPROVEN, name=name, reason=f"not run: {reason}") for name in names]
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        server = self.cluster.server_name
-        found = archive.catalogue(ctx.store, server, system_id=self.cluster.system_id)
-        entry = found.entry(self.finished.backup_id)
-        if entry is None or entry.backup is None:
-            why = entry.reason if entry else "the bucket has no such backup"
-            return [
-                self.result(Verdict.FAILED, expected=f"{self.finished.backup_id} whole", observed=why),
-                *self.not_run("there is no whole backup")[1:],
-            ]
-        backup = entry.backup
-        ctx.recorder.fact("backup", backup.model_dump(mode="json") | {"chosen": "made by this run"})
-        listing = archive.wal_names(ctx.store, server, since=backup.begin_wal)
-        chain = archive.archive_chain(ctx.store, backup, listing, timeline=self.cluster.timeline)
+        return bucket_checks(ctx, self.cluster, self.before, self.finished)
+
+
+def bucket_checks(ctx: Context, cluster: SourceCluster, before: ArchiveBefore, finished: FinishedBackup) -> list[Check]:
+    """Whether the backup is whole in the bucket, its WAL archived, and the recovery window longer than before."""
+    look = VerifyInBucket(cluster, before, finished)
+    server = look.cluster.server_name
+    found = archive.catalogue(ctx.store, server, system_id=look.cluster.system_id)
+    entry = found.entry(look.finished.backup_id)
+    if entry is None or entry.backup is None:
+        why = entry.reason if entry else "the bucket has no such backup"
         return [
-            self._whole(ctx, backup, entry),
-            self._wal(backup, chain),
-            self._window(ctx, backup, listing, found.usable),
+            look.result(Verdict.FAILED, expected=f"{look.finished.backup_id} whole", observed=why),
+            *look.not_run("there is no whole backup")[1:],
         ]
+    backup = entry.backup
+    ctx.recorder.fact("backup", backup.model_dump(mode="json") | {"chosen": "made by this run"})
+    listing = archive.wal_names(ctx.store, server, since=backup.begin_wal)
+    chain = archive.archive_chain(ctx.store, backup, listing, timeline=look.cluster.timeline)
+    return [
+        _whole(look, ctx, backup, entry),
+        _wal(look, backup, chain),
+        _window(look, ctx, backup, listing, found.usable),
+    ]
 
-    def _whole(self, ctx: Context, backup: BaseBackup, entry: archive.Entry) -> Check:
-        said, finished = backup, self.finished
-        same = (said.begin_wal, said.end_wal, said.begin_lsn, said.end_lsn) == (
-            finished.begin_wal,
-            finished.end_wal,
-            finished.begin_lsn,
-            finished.end_lsn,
-        )
-        faults = [] if same else ["backup.info and the Backup object name different WAL"]
-        tars = archive.check_tars(ctx.store, entry.tars)
-        faults += [f"{_file(tar.key)} is {tar.state}: {tar.found}" for tar in tars if tar.state.broken]
-        unread = [tar for tar in tars if tar.state is archive.TarState.UNREAD]
-        verdict = Verdict.FAILED if faults else Verdict.UNPROVEN if unread else Verdict.VERIFIED
-        size = f"{backup.backup_id}: backup.info and {len(tars)} tars, {show_bytes(backup.size_bytes)}"
-        return self.result(
-            verdict,
-            expected="backup.info is DONE and agrees with the Backup object; every object is there, and none is cut",
-            observed="; ".join([size, *faults]),
-            reason="" if faults or not unread else f"{_file(unread[0].key)}: {unread[0].found}",
-            details=tuple((_file(tar.key), f"{show_bytes(tar.size)}, {tar.found}") for tar in tars[:12]),
-        )
 
-    def _wal(self, backup: BaseBackup, chain: Any) -> Check:
-        reached = chain.end_lsn >= backup.end_lsn
-        there = chain.unbroken and reached
-        return self.result(
-            Verdict.VERIFIED if there else Verdict.FAILED,
-            name="backup's WAL archived",
-            proves="the WAL written while the backup ran is in the archive: without it the backup can't be restored",
-            expected=f"every segment from {backup.begin_wal} to {backup.end_wal}",
-            observed=f"{chain.segments} segments to {chain.last_segment}"
-            if there
-            else chain.problem or f"archived only to {chain.last_segment or 'nothing'}",
-        )
+def _whole(look: VerifyInBucket, ctx: Context, backup: BaseBackup, entry: archive.Entry) -> Check:
+    said, finished = backup, look.finished
+    same = (said.begin_wal, said.end_wal, said.begin_lsn, said.end_lsn) == (
+        finished.begin_wal,
+        finished.end_wal,
+        finished.begin_lsn,
+        finished.end_lsn,
+    )
+    faults = [] if same else ["backup.info and the Backup object name different WAL"]
+    tars = archive.check_tars(ctx.store, entry.tars)
+    faults += [f"{_file(tar.key)} is {tar.state}: {tar.found}" for tar in tars if tar.state.broken]
+    unread = [tar for tar in tars if tar.state is archive.TarState.UNREAD]
+    verdict = Verdict.FAILED if faults else Verdict.UNPROVEN if unread else Verdict.VERIFIED
+    size = f"{backup.backup_id}: backup.info and {len(tars)} tars, {show_bytes(backup.size_bytes)}"
+    return look.result(
+        verdict,
+        expected="backup.info is DONE and agrees with the Backup object; every object is there, and none is cut",
+        observed="; ".join([size, *faults]),
+        reason="" if faults or not unread else f"{_file(unread[0].key)}: {unread[0].found}",
+        details=tuple((_file(tar.key), f"{show_bytes(tar.size)}, {tar.found}") for tar in tars[:12]),
+    )
 
-    def _window(self, ctx: Context, backup: BaseBackup, listing: Any, usable: list[BaseBackup]) -> Check:
-        window = archive.window(ctx.store, listing, [backup], timeline=self.cluster.timeline)
-        extended = window.last_time >= backup.end_time and (
-            self.before.last_time is None or window.last_time > self.before.last_time
-        )
-        shown = {"first_time": show_instant(window.first_time), "last_time": show_instant(window.last_time)}
-        ctx.recorder.fact("window", shown | {"backups": len(usable)})
-        was = show_instant(self.before.last_time) if self.before.last_time else self.before.problem or "none"
-        return self.result(
-            Verdict.VERIFIED if extended else Verdict.FAILED,
-            name="recovery window extended",
-            proves="recovery can reach instants after this backup",
-            expected=f"later than before ({was})",
-            observed=f"from {shown['first_time']} to {shown['last_time']} by this backup alone",
-        )
+
+def _wal(look: VerifyInBucket, backup: BaseBackup, chain: Any) -> Check:
+    reached = chain.end_lsn >= backup.end_lsn
+    there = chain.unbroken and reached
+    return look.result(
+        Verdict.VERIFIED if there else Verdict.FAILED,
+        name="backup's WAL archived",
+        proves="the WAL written while the backup ran is in the archive: without it the backup can't be restored",
+        expected=f"every segment from {backup.begin_wal} to {backup.end_wal}",
+        observed=f"{chain.segments} segments to {chain.last_segment}"
+        if there
+        else chain.problem or f"archived only to {chain.last_segment or 'nothing'}",
+    )
+
+
+def _window(look: VerifyInBucket, ctx: Context, backup: BaseBackup, listing: Any, usable: list[BaseBackup]) -> Check:
+    window = archive.window(ctx.store, listing, [backup], timeline=look.cluster.timeline)
+    extended = window.last_time >= backup.end_time and (
+        look.before.last_time is None or window.last_time > look.before.last_time
+    )
+    shown = {"first_time": show_instant(window.first_time), "last_time": show_instant(window.last_time)}
+    ctx.recorder.fact("window", shown | {"backups": len(usable)})
+    was = show_instant(look.before.last_time) if look.before.last_time else look.before.problem or "none"
+    return look.result(
+        Verdict.VERIFIED if extended else Verdict.FAILED,
+        name="recovery window extended",
+        proves="recovery can reach instants after this backup",
+        expected=f"later than before ({was})",
+        observed=f"from {shown['first_time']} to {shown['last_time']} by this backup alone",
+    )
 
 
 def _file(key: str) -> str:
@@ -373,4 +391,7 @@ __all__ = [
     "RequestBackup",
     "VerifyInBucket",
     "WaitForBackup",
+    "archive_before",
+    "bucket_checks",
+    "wait_for_backup",
 ]

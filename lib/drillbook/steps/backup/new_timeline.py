@@ -27,20 +27,25 @@ class ReadPromotedCluster(Step[SourceCluster]):
     replacement: ReplacementCluster
 
     def do(self, ctx: Context) -> SourceCluster:
-        status = ctx.cluster_object(self.replacement.ref).get("status", {})
-        location = self.old.location.removesuffix(self.old.server_name) + self.replacement.server_name
-        return SourceCluster(
-            ref=self.replacement.ref,
-            uid=self.replacement.uid,
-            system_id=str(status.get("systemID") or self.old.system_id),
-            timeline=int(status.get("timelineID") or self.old.timeline + 1),
-            primary=str(status.get("currentPrimary", "")),
-            server_name=self.replacement.server_name,
-            location=location,
-            server_version=self.old.server_version,
-            image=str(status.get("image") or self.old.image),
-            storage_class=self.old.storage_class,
-        )
+        return new_line(ctx, self.old, self.replacement)
+
+
+def new_line(ctx: Context, old: OldCluster, replacement: ReplacementCluster) -> SourceCluster:
+    """The replacement as a source whose backups are asked for and verified."""
+    status = ctx.cluster_object(replacement.ref).get("status", {})
+    location = old.location.removesuffix(old.server_name) + replacement.server_name
+    return SourceCluster(
+        ref=replacement.ref,
+        uid=replacement.uid,
+        system_id=str(status.get("systemID") or old.system_id),
+        timeline=int(status.get("timelineID") or old.timeline + 1),
+        primary=str(status.get("currentPrimary", "")),
+        server_name=replacement.server_name,
+        location=location,
+        server_version=old.server_version,
+        image=str(status.get("image") or old.image),
+        storage_class=old.storage_class,
+    )
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,15 @@ class FirstBackupOfNewTimeline(CheckStep):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         server, deadline = self.line.server_name, time.monotonic() + ctx.site.limits.step.total_seconds()
-        while not archive.is_archived(ctx.store, server, self.finished.end_wal) and time.monotonic() < deadline:
-            ctx.recorder.progress(f"waiting for {self.finished.end_wal} in the archive")
-            ctx.pause(0.5)
         found = archive.catalogue(ctx.store, server, system_id=self.line.system_id)
-        backup = found.find(self.finished.backup_id)
+        backup, end = found.find(self.finished.backup_id), self.finished.end_wal
+        while (
+            backup
+            and not archive.is_archived(ctx.store, server, end, backup.segment_bytes)
+            and time.monotonic() < deadline
+        ):
+            ctx.recorder.progress(f"waiting for {end} in the archive")
+            ctx.pause(0.5)
         listing = archive.wal_names(ctx.store, server)
         history = f"{self.line.timeline:08X}.history"
         details = (
@@ -82,4 +91,4 @@ class FirstBackupOfNewTimeline(CheckStep):
         return self.result(verdict, expected=expected, observed=observed, details=details)
 
 
-__all__ = ["FirstBackupOfNewTimeline", "ReadPromotedCluster"]
+__all__ = ["FirstBackupOfNewTimeline", "ReadPromotedCluster", "new_line"]

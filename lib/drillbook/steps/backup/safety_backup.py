@@ -12,15 +12,8 @@ from drillbook.engine.step import Action, CheckStep, Context, Plan
 from drillbook.manifests import recovery as manifests
 from drillbook.manifests.recovery import RUN_LABEL
 from drillbook.model import Check, ClusterRef, Effect, Verdict
-from drillbook.steps.backup.manual_backup import (
-    ArchiveTheEnd,
-    FinishedBackup,
-    ReadArchiveBefore,
-    RequestedBackup,
-    VerifyInBucket,
-    WaitForBackup,
-)
-from drillbook.steps.backup.new_timeline import ReadPromotedCluster
+from drillbook.steps.backup.manual_backup import RequestedBackup, archive_before, bucket_checks, wait_for_backup
+from drillbook.steps.backup.new_timeline import new_line
 from drillbook.steps.backup.switch_wal import archive_the_end
 from drillbook.steps.instances import is_fenced
 from drillbook.steps.preflight.old_cluster import OldCluster
@@ -36,7 +29,7 @@ _PATIENCE_SECONDS = 60.0
 class _BackUp(CheckStep):
     """A base backup, and read back from the bucket: every object, its WAL, and the window that it extends.
 
-    Asked for again only if this run hasn't yet: a run that is resumed waits for the one that it asked for before.
+    Asked for only if this run hasn't yet: a run that is resumed waits for the one that it asked for before.
     """
 
     effect: ClassVar[Effect] = Effect.CREATES
@@ -47,51 +40,48 @@ class _BackUp(CheckStep):
         return Plan(summary=f"Backup of Cluster {self.cluster.ref}", notes=(f"below {self.cluster.location}/base/",))
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        known = {name: ctx.recorder.seen(name) for name in ("backup", "window")}
-        before = ReadArchiveBefore(self.cluster).do(ctx)
-        requested = self._requested(ctx) or self._request(ctx)
-        finished = WaitForBackup(self.cluster, requested).do(ctx)
-        end = ArchiveTheEnd(self.cluster, finished).do(ctx)
-        checks = VerifyInBucket(self.cluster, before, finished, end).observe(ctx)
-        self._note(ctx, finished)
-        for name, value in known.items():  # the record's backup is the one that the recovery relies on
-            if value is not None:
-                ctx.recorder.fact(name, value)
-        return [check.model_copy(update={"name": f"{self.name}: {check.name}"}) for check in checks]
+        return backed_up(ctx, self.cluster, self.name)
 
-    def _note(self, ctx: Context, finished: FinishedBackup) -> None:
-        ctx.recorder.fact(self.name.replace(" ", "_"), {"backup_id": finished.backup_id, "seconds": finished.seconds})
 
-    def _requested(self, ctx: Context) -> RequestedBackup | None:
-        for item in ctx.kube.list(k8s.BACKUP, self.cluster.ref.namespace, labels=f"{RUN_LABEL}={ctx.run_id}"):
-            ours = (item["metadata"].get("annotations") or {}).get(_REASON) == self._reason
-            if ours and item.get("status", {}).get("phase") != "failed":
-                return self._as_requested(item)
-        return None
+def backed_up(ctx: Context, cluster: SourceCluster, name: str) -> list[Check]:
+    """A base backup of the cluster, and its checks under ``name``, by which a resumed run finds the one that it asked for."""
+    known = {fact: ctx.recorder.seen(fact) for fact in ("backup", "window")}
+    before = archive_before(ctx, cluster)
+    requested = _requested(ctx, cluster, name) or _request(ctx, cluster, name)
+    finished = wait_for_backup(ctx, cluster, requested)
+    archive_the_end(ctx, cluster, ctx.site.limits.step.total_seconds())
+    checks = bucket_checks(ctx, cluster, before, finished)
+    ctx.recorder.fact(name.replace(" ", "_"), {"backup_id": finished.backup_id, "seconds": finished.seconds})
+    for fact, value in known.items():  # the record's backup is the one that the recovery relies on
+        if value is not None:
+            ctx.recorder.fact(fact, value)
+    return [check.model_copy(update={"name": f"{name}: {check.name}"}) for check in checks]
 
-    def _request(self, ctx: Context) -> RequestedBackup:
-        item = manifests.backup(
-            self.cluster.ref,
-            ctx.run_id,
-            method=ctx.archive.method,
-            reason=self._reason,
-            requested_at=datetime.now(UTC),
-        )
-        ctx.kube.create(item, dry_run=True)
-        return self._as_requested(ctx.kube.create(item))
 
-    @property
-    def _reason(self) -> str:
-        return self.name
+def _requested(ctx: Context, cluster: SourceCluster, reason: str) -> RequestedBackup | None:
+    for item in ctx.kube.list(k8s.BACKUP, cluster.ref.namespace, labels=f"{RUN_LABEL}={ctx.run_id}"):
+        ours = (item["metadata"].get("annotations") or {}).get(_REASON) == reason
+        if ours and item.get("status", {}).get("phase") != "failed":
+            return _as_requested(item)
+    return None
 
-    def _as_requested(self, item: dict[str, Any]) -> RequestedBackup:
-        metadata = item["metadata"]
-        return RequestedBackup(
-            ref=ClusterRef(namespace=metadata["namespace"], name=metadata["name"]),
-            uid=metadata["uid"],
-            method=item["spec"]["method"],
-            requested_at=metadata["creationTimestamp"],
-        )
+
+def _request(ctx: Context, cluster: SourceCluster, reason: str) -> RequestedBackup:
+    item = manifests.backup(
+        cluster.ref, ctx.run_id, method=ctx.archive.method, reason=reason, requested_at=datetime.now(UTC)
+    )
+    ctx.kube.create(item, dry_run=True)
+    return _as_requested(ctx.kube.create(item))
+
+
+def _as_requested(item: dict[str, Any]) -> RequestedBackup:
+    metadata = item["metadata"]
+    return RequestedBackup(
+        ref=ClusterRef(namespace=metadata["namespace"], name=metadata["name"]),
+        uid=metadata["uid"],
+        method=item["spec"]["method"],
+        requested_at=metadata["creationTimestamp"],
+    )
 
 
 @dataclass(frozen=True)
@@ -219,7 +209,7 @@ class BackUpReplacement(CheckStep):
         )
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        return BackUpNewTimeline(ReadPromotedCluster(self.old, self.replacement).do(ctx)).observe(ctx)
+        return backed_up(ctx, new_line(ctx, self.old, self.replacement), self.name)
 
 
 @dataclass(frozen=True)
@@ -237,7 +227,15 @@ class BackUpNewTimeline(_BackUp):
         line = getattr(self.in_service, "line", None)
         if self.in_service is not None and line is None and not ctx.recorder.seen("cut"):
             return [self.result(Verdict.NOT_APPLICABLE, reason="nothing was cut: no new line of WAL began")]
-        return super().observe(ctx) if line is None else BackUpNewTimeline(line).observe(ctx)
+        return backed_up(ctx, line or self.cluster, self.name)
 
 
-__all__ = ["ArchiveServingWal", "BackUpBeforeCutover", "BackUpNewTimeline", "BackUpOld", "BackUpReplacement", "unsaved"]
+__all__ = [
+    "ArchiveServingWal",
+    "BackUpBeforeCutover",
+    "BackUpNewTimeline",
+    "BackUpOld",
+    "BackUpReplacement",
+    "backed_up",
+    "unsaved",
+]

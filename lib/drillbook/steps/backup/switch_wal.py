@@ -54,7 +54,7 @@ def archive_the_end(ctx: Context, cluster: SourceCluster, limit: float) -> Archi
         segment_bytes = int(own.ask_one("archiver")["segment_bytes"])
         timeline = int(own.ask_one("server_facts")["timeline"])
     segment = segment_name(timeline, Lsn(Lsn(str(switched["lsn"])).value - 1), segment_bytes)
-    while not archive.is_archived(ctx.store, cluster.server_name, segment):
+    while not archive.is_archived(ctx.store, cluster.server_name, segment, segment_bytes):
         waited = time.monotonic() - begun
         if waited > limit:
             raise StepTimeoutError(

@@ -37,7 +37,7 @@ class CompleteToTheArchive(CheckStep):
     archived: ArchivedWal
     recovered: Recovered
     server_name: str = ""
-    """Where what was recovered archives to; "": nowhere, so that only the recovery's log says where it ended."""
+    """Where what was recovered archives to; "": nowhere, so that only its log or its own history file says where it ended."""
     name: ClassVar[str] = "complete"
     proves: ClassVar[str] = (
         "recovery replayed every archived commit up to the target, not only to the first missing segment"
@@ -48,11 +48,11 @@ class CompleteToTheArchive(CheckStep):
         if reached is None:
             return [
                 self.result(
-                    Verdict.UNPROVEN, reason="neither the new history file nor the recovery's log says where it ended"
+                    Verdict.UNPROVEN, reason="neither a history file nor the recovery's log says where it ended"
                 )
             ]
         if self.point.resolved is not None:
-            return [self._at_target(reached, how)]
+            return [self._at_target(ctx, reached, how)]
         backup = self.point.backup
         listing = archive.wal_names(ctx.store, backup.server_name, since=backup.begin_wal)
         chain = archive.archive_chain(ctx.store, backup, listing, timeline=self.old.timeline)
@@ -81,11 +81,17 @@ class CompleteToTheArchive(CheckStep):
         observed = f"recovery ended at {reached}: the first segment that it did not have is {missing}{lost}"
         return [self.result(Verdict.FAILED, expected=expected, observed=observed, details=details)]
 
-    def _at_target(self, reached: Lsn, how: str) -> Check:
-        """PostgreSQL does not promote before a target that it hasn't reached; that it stopped there is in its log."""
+    def _at_target(self, ctx: Context, reached: Lsn, how: str) -> Check:
+        """PostgreSQL does not promote before a target that it hasn't reached; that it stopped there is in its log.
+
+        Where the log was lost, the commits on both sides of the target say it.
+        """
         target = self.point.target
         exact = target.target_time is None and target.target_xid is None
         there = bool(self.recovered.stopped) or (exact and reached >= (target.target_lsn or self.point.backup.end_lsn))
+        if not there and not self.recovered.timeline and self.point.resolved is not None:
+            (sides,) = CommitsAroundTarget(self.point.resolved, self.recovered).observe(ctx)
+            there = sides.verdict is Verdict.VERIFIED
         return self.result(
             Verdict.VERIFIED if there else Verdict.UNPROVEN,
             expected=f"stopped at the target ({target})",
@@ -95,12 +101,13 @@ class CompleteToTheArchive(CheckStep):
 
 
 def reached_lsn(ctx: Context, old: OldCluster, server_name: str, recovered: Recovered) -> tuple[Lsn | None, str]:
-    """Where recovery ended, and by what that is known: the new timeline's history file in the bucket, else the log.
+    """Where recovery ended, and by what that is known: the new timeline's history file in the bucket, else the log or its own.
 
     CloudNativePG archives the history file first of all; it is waited for as long as a step may take.
     """
+    how = "the recovery's log" if recovered.timeline else "its own history file"
     if not server_name:
-        return (Lsn(recovered.redo_end), "the recovery's log") if recovered.redo_end else (None, "")
+        return (Lsn(recovered.redo_end), how) if recovered.redo_end else (None, "")
     deadline = time.monotonic() + ctx.site.limits.step.total_seconds()
     while True:
         listing = archive.wal_names(ctx.store, server_name)
@@ -109,7 +116,7 @@ def reached_lsn(ctx: Context, old: OldCluster, server_name: str, recovered: Reco
             switches = archive.histories(ctx.store, listing)[max(own)]
             return switches[-1].lsn, f"{max(own):08X}.history"
         if recovered.redo_end and time.monotonic() > deadline - ctx.site.limits.step.total_seconds() / 2:
-            return Lsn(recovered.redo_end), "the recovery's log"
+            return Lsn(recovered.redo_end), how
         if time.monotonic() > deadline:
             return None, ""
         ctx.recorder.progress("waiting for the new line's history file in the archive")
@@ -225,7 +232,7 @@ class ReplacementComplete(CheckGroup):
 
 
 @dataclass(frozen=True)
-class CopyVerified(CheckStep):
+class CopyVerified(CheckGroup):
     """The copy is what the archive can give: complete, sound, and answering as it should.
 
     What is going to be removed can't be had back but from this archive: so a copy of it is recovered first, in
@@ -236,19 +243,16 @@ class CopyVerified(CheckStep):
     point: RestoreStart
     archived: ArchivedWal
     recovered: Recovered
-    name: ClassVar[str] = "copy"
-    proves: ClassVar[str] = "the archive can give everything back, before anything is removed"
+    under: ClassVar[str] = "copy"
 
-    def observe(self, ctx: Context) -> Sequence[Check]:
-        checks: Sequence[CheckStep] = [
+    def checks(self) -> Sequence[CheckStep]:
+        return [
             CompleteToTheArchive(self.old, self.point, self.archived, self.recovered),
             *at_the_point(self.old, self.point, self.recovered),
             *IntegrityChecks(self.recovered).checks(),
             *SiteQuestionsAndLogins(self.recovered).checks(),
             CopyQuarantined(self.recovered),
         ]
-        results = [result for check in checks for result in check.do(ctx).checks]
-        return [result.model_copy(update={"name": f"{self.name}: {result.name}"}) for result in results]
 
 
 def at_the_point(old: OldCluster, point: RestoreStart, recovered: Recovered) -> list[CheckStep]:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from drillbook.engine.step import CheckGroup, CheckStep, Context
 from drillbook.errors import PostgresError
-from drillbook.model import Check, Verdict, show_instant
+from drillbook.model import Check, Lsn, Verdict, show_instant
 from drillbook.postgres import checks as integrity
 from drillbook.postgres.client import SQL
 from drillbook.steps.checks.recovered_copy import (
@@ -51,13 +51,19 @@ class ReachedEnd(CheckStep):
             and str(facts["system_identifier"]) == self.cluster.system_id
         )
         holds = server and not log.stopped and last is not None and last >= newest
-        unseen = server and not log.timeline
+        unseen = server and not log.timeline and not log.redo_end
+        where = f"replayed to {show_instant(last) if last else 'no commit'}"
+        if server and not log.timeline and log.redo_end:
+            # Without the log's end its own history file says how far it went, which may be compared as well.
+            end = self.end.newest.end_lsn
+            holds = not log.stopped and Lsn(log.redo_end) >= end
+            where = f"the log was not read to its end; replayed to {log.redo_end} by its own history file, the newest commit ends at {end}"
         return [
             self.result(
                 Verdict.UNPROVEN if unseen else Verdict.VERIFIED if holds else Verdict.FAILED,
                 reason=NO_LOG if unseen else "",
                 expected=f"replayed to {show_instant(newest)} or later, a timeline after {self.cluster.timeline}, promoted",
-                observed=f"replayed to {show_instant(last) if last else 'no commit'}"
+                observed=f"{where}"
                 f"{f', stopped {log.stopped} transaction {log.stopped_xid}' if log.stopped else ''}, "
                 f"timeline {facts['timeline']}, {promoted}",
                 details=(("system identifier", str(facts["system_identifier"])), ("segments", str(log.segments))),

@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from drillbook import kube as k8s
-from drillbook.engine.step import CheckGroup, Checks, CheckStep, Context, Plan
+from drillbook.engine.step import CheckGroup, Checks, CheckStep, Context, Plan, read
 from drillbook.errors import KubernetesError
 from drillbook.kube import workloads
 from drillbook.model import Check, Effect, Verdict, show_instant
-from drillbook.postgres import checks
+from drillbook.postgres import checks as integrity
 from drillbook.profile.schema import Application
 
 NO_CUT = "nothing was cut: the application is on the database that it was on"
@@ -188,13 +188,13 @@ class EventsPending(CheckStep):
             return [self.result(Verdict.NOT_APPLICABLE, reason="the profile names no pending_events")]
         line = getattr(self.served, "line", None)
         of = line.ref if line else None
-        with checks.Watch(ctx.source(self.database, of=of)) as watch, ctx.source(self.database, of=of) as db:
+        with integrity.Watch(ctx.source(self.database, of=of)) as watch, ctx.source(self.database, of=of) as db:
 
             def count() -> Any:
                 with watch.reading(db):
                     return db.ask_text(tenant.pending_events)
 
-            ((pending,),) = checks.patiently(count)
+            ((pending,),) = integrity.patiently(count)
         return [self.result(Verdict.VERIFIED, observed=f"{pending} pending: their receivers may get them twice")]
 
 
@@ -266,11 +266,8 @@ class ApplicationsAreBack(CheckGroup):
                 say=lambda text: ctx.recorder.progress(text),
             )
             since = show_instant(datetime.now(UTC))
-            for check in _of_application(tenant.database, since):
-                named = [
-                    item.model_copy(update={"name": f"{item.name}: {tenant.database}"}) for item in check.do(ctx).checks
-                ]
-                found += named
+            checks = read(ctx, _of_application(tenant.database, since))
+            found += [item.model_copy(update={"name": f"{item.name}: {tenant.database}"}) for item in checks]
         if not found:
             reason = "the profile names no application"
             found = [check.result(Verdict.NOT_APPLICABLE, reason=reason) for check in self.checks()]

@@ -2,13 +2,7 @@
 
 from drillbook.steps.cutover.access import OpenToClients
 from drillbook.steps.cutover.carry import CompareTransferred, TransferDatabase
-from drillbook.steps.cutover.containment import (
-    ArchiveNow,
-    BlockWrites,
-    CheckRecoveryReadiness,
-    RestoreSettingsAndRemoveCopy,
-    SuspendBackups,
-)
+from drillbook.steps.cutover.containment import ArchiveNow, BlockWrites, CheckRecoveryReadiness, PutBack, SuspendBackups
 from drillbook.steps.cutover.drain import DrainApplication, ScaleUpApplication
 from drillbook.steps.cutover.fence import FenceOldCluster
 from drillbook.steps.cutover.rebuild import CreateUnderOldName, FinishRebuild, RemoveOldCluster
@@ -16,7 +10,7 @@ from drillbook.steps.cutover.rebuild_check import CheckRebuild
 from drillbook.steps.cutover.repoint import CheckRepoint, KeepReplacement, RepointApplication, RepointPoolers
 from drillbook.steps.cutover.schedules import MoveSchedules
 from drillbook.steps.cutover.swap_check import CheckSwapFits, CheckTransferable
-from drillbook.steps.cutover.swap_database import DropDamaged, SwapBack, SwapDatabase
+from drillbook.steps.cutover.swap_database import SwapBack, SwapDatabase
 
 __all__ = [
     "ArchiveNow",
@@ -29,16 +23,15 @@ __all__ = [
     "CompareTransferred",
     "CreateUnderOldName",
     "DrainApplication",
-    "DropDamaged",
     "FenceOldCluster",
     "FinishRebuild",
     "KeepReplacement",
     "MoveSchedules",
     "OpenToClients",
+    "PutBack",
     "RemoveOldCluster",
     "RepointApplication",
     "RepointPoolers",
-    "RestoreSettingsAndRemoveCopy",
     "ScaleUpApplication",
     "SuspendBackups",
     "SwapBack",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from drillbook import kube as k8s
 from drillbook.engine import undo
 from drillbook.engine.step import Context, Obligation
-from drillbook.errors import KubernetesError, PreconditionError, StepTimeoutError
+from drillbook.errors import KubernetesError, ParameterError, PreconditionError, StepTimeoutError
 from drillbook.kube import connection_env
 from drillbook.kube.connection_env import AddressLocation
 from drillbook.model import show_seconds
@@ -21,36 +20,56 @@ REPOINTED = "drillbook.io/repointed-by"
 
 @dataclass(frozen=True)
 class Addressed:
-    """An application and where its address stands."""
+    """An application, and every place where one of its containers is given an address.
+
+    ``places`` are those of the profile's variable, and of every other one that names a service of the clusters that
+    were asked for.
+    """
 
     tenant: Tenant
     app: Application
     deployment: dict[str, Any]
-    place: AddressLocation
+    places: tuple[AddressLocation, ...]
     namespace: str  # the clusters'
-    held: dict[str, Any] | None = (
-        None  # the Secret or ConfigMap that holds the address, where the Deployment doesn't itself
-    )
+    held: tuple[dict[str, Any], ...] = ()  # the Secrets and ConfigMaps that hold an address
+    by_hand: tuple[str, ...] = ()  # what names a cluster and is no variable, or can't be read: in words
 
     @property
     def objects(self) -> list[dict[str, Any]]:
         """What is changed when it is pointed elsewhere: anyone who controls one of them would put it back."""
-        return [self.deployment, *([self.held] if self.held else [])]
+        return [self.deployment, *self.held]
 
     def services_of(self, cluster: str) -> list[str]:
-        """The services of this Cluster that the address names; one of the same name in another namespace is none."""
-        return connection_env.services_in(self.place.value, cluster, self.namespace, self.app.namespace)
+        """The services of this Cluster that the addresses name; one of the same name in another namespace is none."""
+        return [name for place in self.places for name in self._services_in(place, cluster)]
+
+    def _services_in(self, place: AddressLocation, cluster: str) -> list[str]:
+        return connection_env.services_in(place.value, cluster, self.namespace, self.app.namespace)
 
     @property
     def where(self) -> str:
-        """In words, without the value."""
-        return f"{self.app.address_variable} of {self.app.namespace}/{self.app.deployment}, in {self.place}"
+        """In words, without a value."""
+        return f"{self.app.namespace}/{self.app.deployment}: " + "; ".join(
+            f"{place.variable} in {place}" for place in self.places
+        )
+
+    def listed(self, *clusters: str) -> list[str]:
+        """Each place with the services that it names, and what is left to change by hand; for the gate."""
+        about = f"{self.app.namespace}/{self.app.deployment}"
+        found = []
+        for place in self.places:
+            services = [name for cluster in clusters for name in self._services_in(place, cluster)]
+            found.append(
+                f"{about}: {place.variable} in {place}: {', '.join(services) or f'Pooler {self.app.pooler}, as it is'}"
+            )
+        return found + [f"{about}: {text}" for text in self.by_hand]
 
 
-def addressed(ctx: Context) -> tuple[list[Addressed], list[str]]:
-    """The tenants' applications whose address is known; and, in words, the tenants whose address is theirs to change.
+def addressed(ctx: Context, *clusters: str) -> tuple[list[Addressed], list[str]]:
+    """The tenants' applications whose addresses are known; and, in words, the tenants whose address is theirs to change.
 
-    PreconditionError: the profile names a Deployment or a variable that isn't there.
+    ``clusters`` are the names whose services count. PreconditionError: the profile names a Deployment or a variable
+    that isn't there.
     """
     found: list[Addressed] = []
     others: list[str] = []
@@ -65,16 +84,57 @@ def addressed(ctx: Context) -> tuple[list[Addressed], list[str]]:
                 f"Deployment {app.namespace}/{app.deployment} of tenant {tenant.database} does not exist",
                 todo="Check tenants[].application in the profile.",
             )
-        place = connection_env.find(deployment, app.address_variable, partial(_entries, ctx, app))
-        if place is None:
-            raise PreconditionError(
-                f"Deployment {app.namespace}/{app.deployment} has no variable {app.address_variable} with a text in it",
-                todo="Check address_variable in the profile: it is looked for in the first container.",
-            )
-        kind = {"Secret": k8s.SECRET, "ConfigMap": k8s.CONFIG_MAP}.get(place.kind)
-        held = ctx.kube.get(kind, app.namespace, place.name) if kind else None
-        found.append(Addressed(tenant, app, deployment, place, ctx.site.cluster.namespace, held))
+        found.append(_addressed(ctx, tenant, app, deployment, clusters))
     return found, others
+
+
+def _addressed(
+    ctx: Context, tenant: Tenant, app: Application, deployment: dict[str, Any], clusters: tuple[str, ...]
+) -> Addressed:
+    home, namespace = app.namespace, ctx.site.cluster.namespace
+    read: dict[tuple[str, str], dict[str, str]] = {}
+    refused: list[str] = []
+
+    def lookup(kind: str, name: str) -> dict[str, str]:
+        if (kind, name) not in read:
+            try:
+                read[kind, name] = _entries(ctx, app, kind, name)
+            except (KubernetesError, ParameterError) as error:
+                if isinstance(error, KubernetesError) and error.status != 403:
+                    raise
+                read[kind, name] = {}
+                why = "; ".join(error.faults) if isinstance(error, ParameterError) else error.what
+                refused.append(f"{kind} {name} can't be read, and may hold an address: {why}")
+        return read[kind, name]
+
+    def names_one(place: AddressLocation) -> bool:
+        return any(connection_env.services_in(place.value, cluster, namespace, home) for cluster in clusters)
+
+    known = connection_env.every(deployment, lookup)
+    places = tuple(place for place in known if place.variable == app.address_variable or names_one(place))
+    if not any(place.variable == app.address_variable for place in places):
+        raise PreconditionError(
+            f"Deployment {home}/{app.deployment} has no variable {app.address_variable} with a text in it"
+            + "".join(f"; {text}" for text in refused),
+            todo="Check address_variable in the profile: it is looked for in all containers, init containers too.",
+        )
+    kinds = {"Secret": k8s.SECRET, "ConfigMap": k8s.CONFIG_MAP}
+    held = dict.fromkeys((place.kind, place.name) for place in places if place.kind in kinds)
+    objects = (ctx.kube.get(kinds[kind], home, name) for kind, name in held)
+    arguments = [
+        f"{text}: change it by hand"
+        for cluster in clusters
+        for text in connection_env.in_arguments(deployment, cluster, namespace, home)
+    ]
+    return Addressed(
+        tenant,
+        app,
+        deployment,
+        places,
+        namespace,
+        tuple(item for item in objects if item),
+        (*refused, *dict.fromkeys(arguments)),
+    )
 
 
 def _entries(ctx: Context, app: Application, kind: str, name: str) -> dict[str, str]:
@@ -90,34 +150,68 @@ def _entries(ctx: Context, app: Application, kind: str, name: str) -> dict[str, 
 
 
 def readdress(ctx: Context, one: Addressed, old: str, new: str, *, wait: bool = True) -> bool:
-    """Put Cluster ``new``'s services in place of ``old``'s; whether anything had to be changed. Waits for the rollout,
-    unless asked not to (``new`` doesn't serve yet).
+    """Put Cluster ``new``'s services in place of ``old``'s in every place; whether anything had to be changed. Waits for
+    the rollout, unless ``wait`` is False (``new`` doesn't serve yet).
 
     What it changes is promised to be put back. A Secret's old value is not kept: the way back is this, the other way.
     """
-    value = connection_env.readdressed(one.place.value, old, new, one.namespace, one.app.namespace)
-    changed, app = value != one.place.value, one.app
-    what = f"{app.address_variable} points at {new}"
-    if changed and one.place.kind == "Secret":
-        ctx.hold()
-        ctx.recorder.obligation(secret_promise(one))
-        ctx.kube.patch(k8s.SECRET, app.namespace, one.place.name, {"stringData": {one.place.key: value}})
-    elif changed and one.place.kind == "ConfigMap":
-        undo.change(ctx, k8s.CONFIG_MAP, app.namespace, one.place.name, {"data": {one.place.key: value}}, what)
-    # Pods read their variables when they start: the mark has them recreated wherever the value is.
+    app, what = one.app, f"{one.app.deployment} points at {new}"
+    moved = [
+        (place, value)
+        for place in one.places
+        if (value := connection_env.readdressed(place.value, old, new, one.namespace, app.namespace)) != place.value
+    ]
+    for kind, name in dict.fromkeys((place.kind, place.name) for place, _ in moved):
+        entries = {place.key: value for place, value in moved if (place.kind, place.name) == (kind, name)}
+        if kind == "Secret":
+            ctx.hold()
+            ctx.recorder.obligation(_secret_promise(one, name))
+            ctx.kube.patch(k8s.SECRET, app.namespace, name, {"stringData": entries})
+        elif kind == "ConfigMap":
+            undo.change(ctx, k8s.CONFIG_MAP, app.namespace, name, {"data": entries}, what)
+    # Pods read their variables when they start: the mark replaces them wherever the value is.
     template: dict[str, Any] = {"metadata": {"annotations": {REPOINTED: f"{ctx.run_id} {new}"}}}
-    if changed and one.place.kind == "Deployment":
-        template["spec"] = {"containers": _containers(one, value)}
+    inside = {(place.container, place.key): value for place, value in moved if place.kind == "Deployment"}
+    if inside:
+        template["spec"] = _with_values(one.deployment, inside)
     undo.change(ctx, k8s.DEPLOYMENT, app.namespace, app.deployment, {"spec": {"template": template}}, what)
     if wait:
         rolled_out(ctx, app)
-    return changed
+    return bool(moved)
 
 
-def secret_promise(one: Addressed) -> Obligation:
-    """What changing a Secret promises: only this procedure can put it back, as no journal keeps its value."""
+def _with_values(deployment: dict[str, Any], values: dict[tuple[str, str], str]) -> dict[str, Any]:
+    """The lists of containers with other values in their variables, as a merge patch wants them: whole."""
+    spec, found = deployment["spec"]["template"]["spec"], {}
+    for word, name in (("container", "containers"), ("init container", "initContainers")):
+        changed = [
+            container
+            | {
+                "env": [
+                    entry | {"value": values[place]}
+                    if "valueFrom" not in entry and (place := (f"{word} {container['name']}", entry["name"])) in values
+                    else entry
+                    for entry in container["env"]
+                ]
+            }
+            if container.get("env")
+            else container
+            for container in spec.get(name) or ()
+        ]
+        if changed and changed != spec.get(name):
+            found[name] = changed
+    return found
+
+
+def secret_promises(one: Addressed) -> list[Obligation]:
+    """What changing the application's Secrets promises: only this procedure can put them back, as no journal keeps their values."""
+    names = dict.fromkeys(place.name for place in one.places if place.kind == "Secret")
+    return [_secret_promise(one, name) for name in names]
+
+
+def _secret_promise(one: Addressed, name: str) -> Obligation:
     return Obligation(
-        "Secret", one.app.namespace, one.place.name, f"{one.app.address_variable} as it was (by undo-full-restore)"
+        "Secret", one.app.namespace, name, "the application's addresses as they were (by undo-full-restore)"
     )
 
 
@@ -127,13 +221,12 @@ def promises(ctx: Context, one: Addressed) -> list[Obligation]:
     found = [
         item for item in found if any("template" in key for key in (item.undo or {}).get("set", {}).get("spec", {}))
     ]
-    return found + promises_on(ctx, k8s.CONFIG_MAP, one.app.namespace, one.place.name)
-
-
-def _containers(one: Addressed, value: str) -> list[dict[str, Any]]:
-    first, *others = one.deployment["spec"]["template"]["spec"]["containers"]
-    env = [entry | {"value": value} if entry["name"] == one.app.address_variable else entry for entry in first["env"]]
-    return [first | {"env": env}, *others]
+    maps = dict.fromkeys(place.name for place in one.places if place.kind == "ConfigMap")
+    return (
+        found
+        + [item for name in maps for item in promises_on(ctx, k8s.CONFIG_MAP, one.app.namespace, name)]
+        + secret_promises(one)
+    )
 
 
 def rolled_out(ctx: Context, app: Application) -> None:
@@ -146,7 +239,7 @@ def rolled_out(ctx: Context, app: Application) -> None:
             app.deployment,
             _is_rolled_out,
             timeout_seconds=limit,
-            what=f"the pods of Deployment {app.namespace}/{app.deployment} to be recreated",
+            what=f"the pods of Deployment {app.namespace}/{app.deployment} to be replaced",
         )
     except StepTimeoutError as error:
         raise StepTimeoutError(

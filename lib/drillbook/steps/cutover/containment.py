@@ -19,16 +19,13 @@ from drillbook.model import BaseBackup, Effect, Frozen
 from drillbook.postgres.client import SQL, Composed, Identifier, Literal, as_text
 from drillbook.steps.backup.manual_backup import ArchiveTheEnd
 from drillbook.steps.cutover.carry import superuser_of
+from drillbook.steps.cutover.drain import BLOCKED
 from drillbook.steps.cutover.swap_check import tenant_of
 from drillbook.steps.preflight import pausing
-from drillbook.steps.preflight.pausing import DeclaredStateAgrees
 from drillbook.steps.preflight.readiness import CheckReadiness, Rights, SourceCluster
-from drillbook.steps.recovery.copy import Removal, RemoveRecoveryCluster
 from drillbook.swap.superuser import MAINTENANCE
 
 _READ_ONLY = "default_transaction_read_only"
-BEFORE = "before"
-"""In the promise to let a database take writes again: the setting's old values by role, "" being the database's own."""
 _ROLES_TOO = (
     "declare role name; begin for role in select distinct pg_catalog.pg_get_userbyid(s.setrole) from pg_catalog.pg_db_role_setting s, "
     "pg_catalog.unnest(s.setconfig) setting where s.setrole <> 0 and pg_catalog.starts_with(setting, 'default_transaction_read_only=') "
@@ -300,6 +297,15 @@ def put_back_body(oid: int, before: Mapping[str, str]) -> str:
     return f"{' '.join(done)}end loop; end"
 
 
+def writes_again(oid: int, before: Mapping[str, str]) -> list[Composed]:
+    """The statements that let the database (by its id) take writes again, and end the sessions that can't yet."""
+    ended = SQL(
+        "select pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) from pg_catalog.pg_stat_activity "
+        "where datid = {} and backend_type = 'client backend' and pid <> pg_catalog.pg_backend_pid()"
+    ).format(Literal(oid))
+    return [SQL("do {}").format(Literal(put_back_body(oid, before))), ended]
+
+
 def oid_of(ctx: Context, database: str) -> int:
     """The database's id, 0 if there is no such name."""
     with ctx.source() as db:
@@ -319,19 +325,14 @@ def writes_promise(ctx: Context, cluster: SourceCluster, database: str) -> Oblig
     before = {"": str(own[0]["value"]) if own else ""}
     before |= {str(row["role"]): "" for row in roles}
     before |= {str(row["role"]): str(row["value"]) for row in roles if row["in_database"]}
-    body = put_back_body(oid, before)
-    ended = SQL(
-        "select pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) from pg_catalog.pg_stat_activity "
-        "where datid = {} and backend_type = 'client backend' and pid <> pg_catalog.pg_backend_pid()"
-    ).format(Literal(oid))
-    statement = f"{as_text(SQL('do {}').format(Literal(body)))};\n{as_text(ended)}"
+    statement = ";\n".join(as_text(one) for one in writes_again(oid, before))
     undo = {
         "verb": "sql",
         "kind": "Cluster",
         "namespace": ref.namespace,
         "name": ref.name,
         "sql": statement,
-        BEFORE: before,
+        BLOCKED: before,
     }
     return Obligation("Writes", ref.namespace, f"{ref.name}.{database}", "let it take writes again", undo=undo)
 
@@ -344,32 +345,35 @@ class ArchiveNow(ArchiveTheEnd):
     """
 
 
+class PutBackValues(Frozen):
+    """What was put back, as (promise, how and the proof)."""
+
+    values: tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True)
-class RestoreSettingsAndRemoveCopy(RemoveRecoveryCluster):
-    """Put back what contained the damage, remove the copy, and prove it gone with its volume.
+class PutBack(Step[PutBackValues]):
+    """Put back what contained the damage: retention, schedules, and the block of writes.
 
     A value is put back only while it is still the one that this run set: what another controller has changed since is
-    named and left. Paused controllers resume once what is declared is what is there. The copy is found by this run's
-    label and UID. All of it settles what this run promised, so there is no gate.
+    named and left. It settles what this run promised, so there is no gate. Paused controllers resume in its own step.
     """
 
+    effect: ClassVar[Effect] = Effect.CHANGES
+    settles: ClassVar[bool] = True
     held: SuspendedBackups
     blocked: Blocked
 
     def plan(self, ctx: Context) -> Plan:
-        known = super().plan(ctx)
-        return Plan(summary=f"Put back every value that this run has noted. {known.summary}", notes=known.notes)
+        return Plan(summary="Put back every value that this run has noted")
 
-    def do(self, ctx: Context) -> Removal:
+    def do(self, ctx: Context) -> PutBackValues:
         done = []
         for promise in reversed(ctx.recorder.promises()):
             if promise.undo is not None and promise.kind != k8s.APPLICATION.kind:
                 how, proof = restoring.restore(ctx, promise)
                 done.append((promise.id, f"{how}: {proof}"))
-        for check in DeclaredStateAgrees().do(ctx).checks:  # who was paused goes on only where Git would undo nothing
-            ctx.recorder.check(check)
-        found = super().do(ctx)
-        return found.model_copy(update={"removed": (*done, *found.removed)})
+        return PutBackValues(values=tuple(done))
 
 
 __all__ = [
@@ -377,8 +381,10 @@ __all__ = [
     "BlockWrites",
     "Blocked",
     "CheckRecoveryReadiness",
-    "RestoreSettingsAndRemoveCopy",
+    "PutBack",
+    "PutBackValues",
     "SuspendBackups",
     "SuspendedBackups",
+    "writes_again",
     "writes_promise",
 ]

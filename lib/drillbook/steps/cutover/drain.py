@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from drillbook import kube as k8s
-from drillbook.engine import undo
+from drillbook.engine import undo as restoring
 from drillbook.engine.plan import Action
-from drillbook.engine.step import Context, Plan, Step
+from drillbook.engine.step import Context, Obligation, Plan, Step
 from drillbook.errors import Changed, ParameterError, StepTimeoutError, VerificationError
 from drillbook.kube import reconcilers, workloads
 from drillbook.model import Effect, Frozen, Instant, parse_instant, show_instant
 from drillbook.profile.schema import Application
 from drillbook.steps.cutover.swap_check import AppFits, tenant_of
 from drillbook.steps.preflight.readiness import SourceCluster
+from drillbook.swap.names import Before, Synced
 
 DRAIN = "drain"  # the fact that tells when it began
+BLOCKED = "before"
+"""In the promise to let a database take writes again: the setting's old values by role, "" being the database's own."""
 
 
 class Drained(Frozen):
@@ -83,6 +87,81 @@ def _changed(fits: AppFits, app: Application, cluster: SourceCluster) -> list[Ac
     return changed
 
 
+def before_the_cut(ctx: Context, fits: AppFits, cluster: SourceCluster) -> Before:
+    """How service was before this run drained it, from what it has promised to put back."""
+    app, promises = application_of(ctx, fits), ctx.recorder.promises()
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for touch in _changed(fits, app, cluster):
+        place = (touch.kind, touch.namespace, touch.name)
+        undone = [item.undo or {} for item in promises if (item.kind, item.namespace, item.name) == place]
+        found |= dict.fromkeys(
+            [place], next((undo for undo in undone if undo.get("set") == _PATCHES[touch.kind][1]), {})
+        )
+    found = {place: undo for place, undo in found.items() if undo}
+    deployment = found.get((k8s.DEPLOYMENT.kind, app.namespace, app.deployment))
+    blocked = f"{cluster.ref.name}.{fits.names.database}"
+    writes = next((item.undo for item in promises if item.name == blocked and item.undo and BLOCKED in item.undo), None)
+    return Before(
+        replicas=_replicas(deployment["patch"])
+        if deployment
+        else int((ctx.recorder.seen(DRAIN) or {}).get("replicas_before", 0)),
+        pooler_paused=any(kind == k8s.POOLER.kind for kind, _, _ in found),
+        synced=tuple(
+            Synced(namespace=namespace, name=name, automated=_flags(undo["patch"]["spec"]["syncPolicy"]["automated"]))
+            for (kind, namespace, name), undo in found.items()
+            if kind == k8s.APPLICATION.kind
+        ),
+        writes=writes[BLOCKED] if writes else {},
+    )
+
+
+def _flags(automated: Mapping[str, Any] | None) -> dict[str, bool]:
+    return {name: value for name, value in (automated or {}).items() if isinstance(value, bool)}
+
+
+def _replicas(item: Mapping[str, Any]) -> int:
+    found = item["spec"].get("replicas")
+    return 1 if found is None else int(found)
+
+
+def promises_of_the_cut(ctx: Context, fits: AppFits, cluster: SourceCluster) -> list[Obligation]:
+    """What another run drained and did not put back, by its note on the cluster: promises of this run's own, to put it back.
+
+    Only of objects that still stand as that run left them, and of none that this run has changed itself.
+    """
+    if fits.before is None:
+        return []
+    app, found = application_of(ctx, fits), []
+    values: dict[tuple[str, str, str], dict[str, Any]] = {}
+    if fits.before.replicas:
+        values[k8s.DEPLOYMENT.kind, app.namespace, app.deployment] = {"spec": {"replicas": fits.before.replicas}}
+    if fits.before.pooler_paused and app.pooler:
+        values[k8s.POOLER.kind, cluster.ref.namespace, app.pooler] = {"spec": {"pgbouncer": {"paused": False}}}
+    known = {(hand.namespace, hand.name) for hand in fits.hands if hand.pausable}
+    for one in fits.before.synced:
+        if (one.namespace, one.name) in known:
+            values[k8s.APPLICATION.kind, one.namespace, one.name] = {
+                "spec": {"syncPolicy": {"automated": one.automated}}
+            }
+    mine = {(item.kind, item.namespace, item.name) for item in ctx.recorder.promises()}
+    for place, patch in reversed(values.items()):
+        kind, set_, what = _PATCHES[place[0]]
+        obj = ctx.kube.get(kind, place[1], place[2])
+        if place in mine or obj is None or not restoring.matches(obj, set_):
+            continue
+        undo = {
+            "verb": "patch",
+            "kind": place[0],
+            "namespace": place[1],
+            "name": place[2],
+            "uid": obj["metadata"]["uid"],
+            "patch": patch,
+            "set": set_,
+        }
+        found.append(Obligation(*place, what, undo=undo))
+    return found
+
+
 _PATCHES: dict[str, tuple[k8s.Kind, dict[str, Any], str]] = {
     "Application": (k8s.APPLICATION, reconcilers.UNSYNCED, "doesn't sync by itself during the cut"),
     "Deployment": (k8s.DEPLOYMENT, {"spec": {"replicas": 0}}, "scaled to zero for the cut"),
@@ -142,7 +221,7 @@ class DrainApplication(Step[Drained]):
 
     def _change(self, ctx: Context, touch: Action) -> None:
         kind, patch, what = _PATCHES[touch.kind]
-        undo.change(ctx, kind, touch.namespace, touch.name, patch, what)
+        restoring.change(ctx, kind, touch.namespace, touch.name, patch, what)
 
     def _wait(self, ctx: Context, app: Application, replicas: int, *, pods_only: bool) -> None:
         limit = ctx.site.limits.step.total_seconds()
@@ -185,6 +264,7 @@ class ScaleUpApplication(Step[InService]):
     effect: ClassVar[Effect] = Effect.CHANGES
     gated: ClassVar[bool] = True
     settles: ClassVar[bool] = True
+    serves: ClassVar[bool] = True
     cluster: SourceCluster
     fits: AppFits
 
@@ -193,12 +273,17 @@ class ScaleUpApplication(Step[InService]):
         return Plan(
             summary=f"Scale Deployment {app.namespace}/{app.deployment} to its replicas before the drain; {app.health_path} "
             "must answer that it is well",
+            notes=(
+                f"the run that made the cut noted {self.fits.before.replicas} replicas: they count where it is at 0 now",
+            )
+            if self.fits.before
+            else (),
             touches=(Action("scale back", "Deployment", app.namespace, app.deployment, self.fits.deployment_uid),),
         )
 
     def do(self, ctx: Context) -> InService:
         app = application_of(ctx, self.fits)
-        changed = [touch for touch in _changed(self.fits, app, self.cluster) if self._puts_back(touch.kind)]
+        changed = _changed(self.fits, app, self.cluster)
         mine = {(touch.kind, touch.namespace, touch.name): _PATCHES[touch.kind][1] for touch in changed}
         promises = [
             promise
@@ -206,6 +291,9 @@ class ScaleUpApplication(Step[InService]):
             # What a cut has changed on the same object is not the drain's to put back.
             if promise.undo and promise.undo.get("set") == mine.get((promise.kind, promise.namespace, promise.name), {})
         ]
+        for promise in promises_of_the_cut(ctx, self.fits, self.cluster):
+            ctx.recorder.obligation(promise)
+            promises.append(promise)
         if not promises and not ctx.recorder.seen(DRAIN):
             # Nothing was drained: there is nothing to bring back, and how the application is now is not this run's
             # doing.
@@ -214,7 +302,7 @@ class ScaleUpApplication(Step[InService]):
             )
         # The last one that was changed comes back first: the Pooler before the application, who acts on it last of all.
         for promise in reversed(promises):
-            undo.restore(ctx, promise)
+            restoring.restore(ctx, promise)
         replicas = int(workloads.deployment(ctx.kube, app)["spec"].get("replicas", 1))
         healthy_at, wrong = workloads.wait_until_well(
             ctx.kube,
@@ -228,15 +316,9 @@ class ScaleUpApplication(Step[InService]):
                 f"Deployment {app.namespace}/{app.deployment} is not well after it was scaled up",
                 expected=f"{replicas} pods ready, {app.health_path} healthy",
                 observed=wrong,
-                todo=f"Read its log; if the recovered data is the cause: {self._way_back()}.",
+                todo=f"Read its log; if the recovered data is the cause: swap back, {self.fits.names.kept} is kept.",
             )
         return self._in_service(ctx, app, replicas, healthy_at, tuple(str(promise.id) for promise in promises))
-
-    def _puts_back(self, kind: str) -> bool:
-        return True
-
-    def _way_back(self) -> str:
-        return f"swap back: {self.fits.names.kept} is kept"
 
     def _in_service(
         self, ctx: Context, app: Application, replicas: int, healthy_at: datetime | None, back: tuple[str, ...]
@@ -257,28 +339,14 @@ class ScaleUpApplication(Step[InService]):
         )
 
 
-@dataclass(frozen=True)
-class ScaleUpAndHold(ScaleUpApplication):
-    """Bring the application back as it was, while paused controllers stay paused.
-
-    Its declared state is the one before the cut: anyone who applied it now would undo the cut.
-    """
-
-    settles: ClassVar[bool] = False
-
-    def _puts_back(self, kind: str) -> bool:
-        return kind != k8s.APPLICATION.kind
-
-    def _way_back(self) -> str:
-        return "the run's announcement says how to go back"
-
-
 __all__ = [
+    "BLOCKED",
     "DrainApplication",
     "Drained",
     "InService",
-    "ScaleUpAndHold",
     "ScaleUpApplication",
+    "before_the_cut",
+    "promises_of_the_cut",
     "sessions_of_the_app",
     "still_there",
 ]

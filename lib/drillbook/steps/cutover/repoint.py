@@ -22,7 +22,6 @@ from drillbook.steps.cutover.application import (
     addressed,
     promises,
     readdress,
-    secret_promise,
 )
 from drillbook.steps.cutover.service import bare, hand_over, of_cluster, recall, remember
 from drillbook.steps.instances import promises_on
@@ -58,7 +57,7 @@ class CheckRepoint(Step[Repointable]):
         names = ReplacementNames.beside(self.old.ref, ctx.run_id)
         if faults := follow_faults(ctx, self.old, names):
             raise NotReady(faults, where=f"a replacement of {self.old.ref}")
-        found, others = addressed(ctx)
+        found, others = addressed(ctx, self.old.ref.name, names.ref.name)
         return Repointable(
             server_name=names.server_name, applications=tuple(one.where for one in found), others=tuple(others)
         )
@@ -225,7 +224,7 @@ class RepointApplication(Step[Repointed]):
     replacement: ReplacementCluster
 
     def check(self, ctx: Context) -> None:
-        found, _ = addressed(ctx)
+        found, _ = addressed(ctx, self.old.ref.name, self.replacement.ref.name)
         for one in found:
             require_known_address(one, self.old.ref.name, self.replacement.ref.name)
         pausing.require_free(ctx, [item for one in found for item in one.objects])
@@ -233,12 +232,9 @@ class RepointApplication(Step[Repointed]):
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
             return Plan(summary=self.title)
-        found, others = addressed(ctx)
         old, new = self.old.ref.name, self.replacement.ref.name
-        notes = []
-        for one in found:
-            services = one.services_of(old) or one.services_of(new)
-            notes.append(f"{one.where}: {', '.join(services) or f'Pooler {one.app.pooler}, as it is'}")
+        found, others = addressed(ctx, old, new)
+        notes = [line for one in found for line in one.listed(old, new)]
         return Plan(
             summary=f"{len(found)} applications pointed at {new}",
             notes=(*notes, *(f"not ours to change: {text}" for text in others)),
@@ -260,11 +256,11 @@ class RepointApplication(Step[Repointed]):
     def do(self, ctx: Context) -> Repointed:
         hand_over(ctx, self.replacement)
         old, new = self.old.ref.name, self.replacement.ref.name
-        found, others = addressed(ctx)
+        found, others = addressed(ctx, old, new)
         changed = []
         for one in found:
             if not one.services_of(old) and not one.services_of(new):
-                continue  # through its Pooler, which has been recreated under its name
+                continue  # through its Pooler, which was created again under its name
             pausing.pause(ctx, one.objects)
             readdress(ctx, one, old, new)
             changed.append(one.where)
@@ -276,10 +272,9 @@ class RepointApplication(Step[Repointed]):
 
 def require_known_address(one: Addressed, old: str, new: str) -> None:
     """Raise unless the address names a service of one of the clusters, or the profile's Pooler."""
-    value = one.place.value
     if one.services_of(old) or one.services_of(new):
         return
-    if one.app.pooler and one.app.pooler in value:
+    if one.app.pooler and any(one.app.pooler in place.value for place in one.places):
         return
     raise PreconditionError(
         f"{one.where} names no service of Cluster {old} ({', '.join(f'{old}-{kind}' for kind in connection_env.SERVICES)})"
@@ -291,7 +286,7 @@ def require_known_address(one: Addressed, old: str, new: str) -> None:
 def follow_faults(ctx: Context, old: OldCluster, names: ReplacementNames) -> list[str]:
     """What keeps the applications from following to a replacement of these names, all of it at once. Changes nothing."""
     faults: list[str] = []
-    found, _ = addressed(ctx)
+    found, _ = addressed(ctx, old.ref.name, names.ref.name)
     for check in (
         partial(require_new_server_name, ctx, names.server_name),
         *(partial(require_known_address, one, old.ref.name, names.ref.name) for one in found),
@@ -305,7 +300,8 @@ def follow_faults(ctx: Context, old: OldCluster, names: ReplacementNames) -> lis
         f"Deployment {one.app.namespace}/{one.app.deployment} itself holds a secret, in {', '.join(held)}: move it to a "
         "Secret that the Deployment refers to, or take recover-full-restore-in-place, which changes no address"
         for one in found
-        if one.place.kind == "Deployment" and (held := connection_env.literal_secrets(one.deployment))
+        if any(place.kind == "Deployment" for place in one.places)
+        and (held := connection_env.literal_secrets(one.deployment))
     ]
     others = [item for kind in (k8s.POOLER, k8s.SCHEDULED_BACKUP) for item in of_cluster(ctx, kind, old, old.ref.name)]
     return faults + pausing.faults(ctx, [*(item for one in found for item in one.objects), *others])
@@ -313,7 +309,7 @@ def follow_faults(ctx: Context, old: OldCluster, names: ReplacementNames) -> lis
 
 def require_addressed_to(ctx: Context, other: str, cluster: str) -> None:
     """Raise if an application still has an address of Cluster ``other``."""
-    found, _ = addressed(ctx)
+    found, _ = addressed(ctx, other)
     wrong = [one.where for one in found if one.services_of(other)]
     if wrong:
         raise VerificationError(
@@ -351,14 +347,14 @@ class KeepReplacement(Step[Repointed]):
         fence = promises_on(ctx, k8s.CLUSTER, self.old.ref.namespace, self.old.ref.name)
         remember(ctx, ref.namespace, self.replacement.note, FENCE, [promise.undo for promise in fence])
         ctx.kube.patch(k8s.CLUSTER, ref.namespace, ref.name, {"spec": {"enableSuperuserAccess": bool(before)}})
-        found, others = addressed(ctx)
+        found, others = addressed(ctx, self.old.ref.name, ref.name)
         kept: Sequence[Obligation] = [
             *fence,
             *(
                 pooler_promise(self.old, item["metadata"]["name"])
                 for item in known_poolers(ctx, self.old, self.replacement)
             ),
-            *(promise for one in found for promise in (*promises(ctx, one), secret_promise(one))),
+            *(promise for one in found for promise in promises(ctx, one)),
             *schedules.promises(ctx, self.old, self.replacement),
         ]
         still_open = {promise.id for promise in ctx.recorder.promises()}

@@ -15,12 +15,12 @@ from drillbook.kube import workloads
 from drillbook.kube.reconcilers import Reconciler, reconcilers_on
 from drillbook.model import Check, Frozen, Verdict, show_seconds
 from drillbook.profile.schema import Tenant
-from drillbook.steps.archive.forecast import ForecastRecovery
+from drillbook.steps.archive.forecast import forecast_recovery
 from drillbook.steps.preflight.limits import limit_faults
 from drillbook.steps.preflight.readiness import SourceCluster
 from drillbook.steps.recovery.copy import Recovered
 from drillbook.swap.disk_space import DEFAULT_TABLESPACES, FACTOR, FreeSpace, Needs, rooms_on, tablespaces_of
-from drillbook.swap.names import Names
+from drillbook.swap.names import Before, Names
 
 # What carrying takes is not known before it was done here: dump, transfer and indexes at this rate are an assumption.
 ASSUMED_BYTES_A_SECOND = 20 * 2**20
@@ -34,6 +34,7 @@ class AppFits(Frozen):
     hands: tuple[Reconciler, ...]
     deployment_uid: str = ""
     oid: int = 0  # of the database that is in service before the cut; 0: not needed
+    before: Before | None = None  # an undo: how service was before the cut, as that noted it
 
 
 class SwapFits(AppFits):
@@ -130,7 +131,7 @@ class CheckSwapFits(Step[SwapFits]):
     def _foretold(self, ctx: Context) -> Forecast | None:
         if self.target is None:
             return None
-        return ForecastRecovery(self.cluster, self.target.backup, self.target.wal).do(ctx)
+        return forecast_recovery(ctx, self.cluster, self.target.backup, self.target.wal)
 
     def _forecast_faults(self, ctx: Context, foretold: Forecast | None, carry_seconds: float) -> list[str]:
         if foretold is None or foretold.seconds is None:

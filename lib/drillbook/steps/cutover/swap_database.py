@@ -13,7 +13,7 @@ from drillbook.model import Check, Effect, Frozen, Instant, Lsn, Verdict, show_i
 from drillbook.postgres.client import SQL, Literal, as_text
 from drillbook.steps.backup.safety_backup import unsaved
 from drillbook.steps.cutover.carry import database_obligation, superuser_of
-from drillbook.steps.cutover.drain import still_there
+from drillbook.steps.cutover.drain import before_the_cut, still_there
 from drillbook.steps.cutover.swap_check import AppFits
 from drillbook.steps.preflight.readiness import SourceCluster
 from drillbook.swap import rename
@@ -106,7 +106,8 @@ def _cut(
     ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, aside: str, what: str
 ) -> tuple[tuple[str, int], ...]:
     database = fits.names.database
-    note = rename.note(ctx.run_id, what, ctx.kube.whoami().username, datetime.now(UTC) + KEPT_FOR)
+    owner, before = ctx.kube.whoami().username, before_the_cut(ctx, fits, cluster)
+    note = rename.note(ctx.run_id, what, owner, datetime.now(UTC) + KEPT_FOR, before)
     back = _kept(_there(ctx, fits), new)
     also = [rename.forget(database, back.comment)] if back is not None else []
     with ctx.source() as db:

@@ -60,7 +60,7 @@ class PatchForGit(Step[GitPatch]):
         manifest = {"kind": "Cluster", "metadata": {"name": self.replacement.ref.name}, "spec": kept}
         points: list[str] = []
         if self.replacement.ref.name != self.old.ref.name:
-            found, others = addressed(ctx)
+            found, others = addressed(ctx, self.old.ref.name, self.replacement.ref.name)
             points = [f"{one.where}: {self.old.ref.name}-rw becomes {self.replacement.ref.name}-rw" for one in found]
             points += [f"not changed by this run: {text}" for text in others]
         result = GitPatch(profile=_yaml(profile), manifests=_yaml(manifest), addresses=tuple(points))

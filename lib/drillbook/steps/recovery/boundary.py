@@ -249,7 +249,7 @@ class SwitchWal(Step[SwitchedWal]):
         deadline = started + timedelta(seconds=ctx.site.limits.step.total_seconds())
         while True:
             waited = (datetime.now(UTC) - started).total_seconds()
-            if archive.is_archived(ctx.store, self.cluster.server_name, segment):
+            if archive.is_archived(ctx.store, self.cluster.server_name, segment, self.backup.segment_bytes):
                 return SwitchedWal(segment=segment, waited_seconds=waited)
             ctx.recorder.progress(
                 f"waiting for {segment} in the archive", fraction=None, rows=(("waited", f"{waited:.0f} s"),)

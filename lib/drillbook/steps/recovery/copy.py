@@ -25,6 +25,7 @@ from drillbook.steps.recovery.boundary import ProvenTarget
 from drillbook.steps.recovery.copy_objects import copy_objects
 from drillbook.steps.recovery.egress import Egress, ways_out
 from drillbook.steps.recovery.log_following import Follower
+from drillbook.steps.recovery.own_history import own_end
 
 UNRECOVERABLE = "Cluster is unrecoverable and needs manual intervention"
 
@@ -56,7 +57,9 @@ class Recovered(Frozen):
     recovery_seconds: float
     log: str
     replicas_seconds: float = 0.0  # until the other instances had joined; 0 for a copy of one
-    redo_end: str = ""  # the LSN of the last record replayed, as the log says it
+    redo_end: str = (
+        ""  # the LSN of the last record replayed: as the log says it, else (timeline 0) by the own history file
+    )
     last_segment: str = ""
 
 
@@ -258,6 +261,9 @@ class WaitForRecovery(Step[Recovered]):
         for mark in (log.server_started_at, log.redo_ended_at or log.ready_at, *ends):
             marks.append(max(mark or marks[-1], marks[-1]))
         seconds = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(marks)]
+        redo_end, last_segment = log.redo_end, log.last_segment
+        if not log.timeline and (own := own_end(ctx, self.copy.ref)):  # the log was not read to its end
+            redo_end, last_segment = str(own[0]), max(last_segment, own[1])
         how = "PostgreSQL's own log records; ends when the Cluster is healthy"
         for name, start, length in zip(
             ("provision", "fetch", "replay", "promote", "replicas"), marks, seconds, strict=False
@@ -272,7 +278,7 @@ class WaitForRecovery(Step[Recovered]):
                 "stopped_at": show_instant(log.stopped_at) if log.stopped_at else None,
                 "last_completed_at": show_instant(log.last_completed_at) if log.last_completed_at else None,
                 "segments": log.segments,
-                "last_segment": log.last_segment,
+                "last_segment": last_segment,
             },
         )
         return Recovered(
@@ -290,8 +296,8 @@ class WaitForRecovery(Step[Recovered]):
             recovery_seconds=(healthy_at - created).total_seconds(),
             log=log_name,
             replicas_seconds=seconds[4] if several else 0.0,
-            redo_end=log.redo_end,
-            last_segment=log.last_segment,
+            redo_end=redo_end,
+            last_segment=last_segment,
         )
 
     def verify(self, ctx: Context, result: Recovered) -> None:

@@ -11,7 +11,8 @@ from drillbook.steps.undo.full_restore import (
     ServeOldCluster,
     ShowWrittenSinceRestore,
 )
-from drillbook.steps.undo.point_in_time import AnnounceUndoneSwap, FindCut, FindPutAside, ShowWrittenSinceSwap
+from drillbook.steps.undo.point_in_time import AnnounceUndoneSwap, FindCut, LetItWrite, ShowWrittenSinceSwap
+from drillbook.steps.undo.put_aside import FindPutAside, NewestBackupIsWhole, dropping
 
 __all__ = [
     "AddressesBack",
@@ -22,9 +23,12 @@ __all__ = [
     "FindCut",
     "FindPutAside",
     "FindRestore",
+    "LetItWrite",
+    "NewestBackupIsWhole",
     "PoolersBack",
     "SchedulesBack",
     "ServeOldCluster",
     "ShowWrittenSinceRestore",
     "ShowWrittenSinceSwap",
+    "dropping",
 ]

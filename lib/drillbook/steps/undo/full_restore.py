@@ -19,7 +19,7 @@ from drillbook.manifests.replacement import MADE_BY
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Instant, Verdict, parse_instant, show_instant
 from drillbook.steps.backup.safety_backup import BackUpNewTimeline
 from drillbook.steps.cutover import schedules
-from drillbook.steps.cutover.application import addressed, promises, readdress, rolled_out, secret_promise
+from drillbook.steps.cutover.application import addressed, promises, readdress, rolled_out
 from drillbook.steps.cutover.fence import FenceOldCluster, lift_fence
 from drillbook.steps.cutover.repoint import (
     FENCE,
@@ -146,8 +146,8 @@ class FindRestore(Step[RestoreFound]):
         )
 
     def _held(self, ctx: Context, found: RestoreFound) -> list[str]:
-        applications, _ = addressed(ctx)
         names = {found.old.ref.name, found.serving.ref.name}
+        applications, _ = addressed(ctx, *sorted(names))
         others = [
             item
             for kind in (k8s.POOLER, k8s.SCHEDULED_BACKUP)
@@ -309,7 +309,7 @@ class AddressesBack(Step[Repointed]):
     found: RestoreFound
 
     def check(self, ctx: Context) -> None:
-        applications, _ = addressed(ctx)
+        applications, _ = addressed(ctx, self.found.old.ref.name, self.found.serving.ref.name)
         for one in applications:
             require_known_address(one, self.found.old.ref.name, self.found.serving.ref.name)
         pausing.require_free(ctx, [item for one in applications for item in one.objects])
@@ -317,12 +317,15 @@ class AddressesBack(Step[Repointed]):
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
             return Plan(summary=self.title)
-        applications, others = addressed(ctx)
-        name = self.found.old.ref.name
+        name, serving = self.found.old.ref.name, self.found.serving.ref.name
+        applications, others = addressed(ctx, name, serving)
         controlled = [item for one in applications for item in one.objects]
         return Plan(
             summary=f"{len(applications)} applications pointed at {name}",
-            notes=(*(one.where for one in applications), *(f"not changed by this run: {text}" for text in others)),
+            notes=(
+                *(line for one in applications for line in one.listed(name, serving)),
+                *(f"not changed by this run: {text}" for text in others),
+            ),
             touches=pausing.touches(ctx, controlled)
             + tuple(
                 Action(
@@ -338,14 +341,14 @@ class AddressesBack(Step[Repointed]):
 
     def do(self, ctx: Context) -> Repointed:
         old, new = self.found.old.ref.name, self.found.serving.ref.name
-        applications, others = addressed(ctx)
+        applications, others = addressed(ctx, old, new)
         serves, changed = bool(ctx.recorder.seen("old_cluster_serves")), []
         for one in applications:
             pausing.pause(ctx, one.objects)
             if one.services_of(new):
                 readdress(ctx, one, new, old, wait=False)
                 changed.append(one.where)
-            for promise in (*promises(ctx, one), secret_promise(one)):
+            for promise in promises(ctx, one):
                 if any(kept.id == promise.id for kept in ctx.recorder.promises()):
                     ctx.recorder.settled(promise, "not undone", f"it points at {old} again")
             if serves:

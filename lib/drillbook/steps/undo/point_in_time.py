@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drillbook.engine.step import CheckStep, Context, Step
-from drillbook.errors import NotReady
+from drillbook.engine.step import Action, CheckStep, Context, Plan, Step
+from drillbook.errors import NotReady, VerificationError
 from drillbook.kube import workloads
-from drillbook.model import Check, Frozen, Instant, Verdict, show_instant
+from drillbook.model import Check, Effect, Frozen, Instant, Verdict, show_instant
+from drillbook.steps.cutover.carry import superuser_of
+from drillbook.steps.cutover.containment import oid_of, writes_again
 from drillbook.steps.cutover.swap_check import AppFits, app_faults, tenant_of
 from drillbook.steps.cutover.swap_database import DAMAGED
 from drillbook.steps.finish.announce import Announcement
 from drillbook.steps.preflight.readiness import SourceCluster
 from drillbook.swap.names import Names, RetainedDatabase
+from drillbook.swap.superuser import MAINTENANCE
+
+_ON = ("on", "true", "yes", "1")
 
 
 class CutFound(AppFits):
@@ -72,15 +77,13 @@ class FindCut(Step[CutFound]):
             there = ", ".join(f"{one.database} (run {one.note.run})" for one in put_aside(ctx)) or "none"
             faults.append(f"no database was put aside for {self.database} by {whose}; put aside are: {there}")
         hands, uid, more = app_faults(ctx, self.cluster, tenant)
-        if (
-            tenant.application is not None
-            and not more
-            and not workloads.deployment(ctx.kube, tenant.application)["spec"].get("replicas", 1)
-        ):
-            more = [
-                f"Deployment {tenant.application.namespace}/{tenant.application.deployment} is scaled to 0, and how many replicas it had is "
-                f"known only to the run that scaled it: if run {self.of_run or 'of the cut'} stopped midway, resume it first; else scale it up"
-            ]
+        if tenant.application is not None and not more and found and found[0].note.before is None:
+            app = tenant.application
+            if not workloads.deployment(ctx.kube, app)["spec"].get("replicas", 1):
+                more = [
+                    f"Deployment {app.namespace}/{app.deployment} is scaled to 0, and run {found[0].note.run} noted no number of replicas: "
+                    "scale it up by as many as it should have, or resume that run first"
+                ]
         if faults or more:
             raise NotReady([*faults, *more], where=f"the way back of {self.database} on {self.cluster.ref}")
         cut = found[0]
@@ -90,12 +93,66 @@ class FindCut(Step[CutFound]):
             app_role=tenant.app_role,
             hands=tuple(hands),
             deployment_uid=uid,
+            before=cut.note.before,
             run=cut.note.run,
             kept=cut.database,
             cut_at=cut.note.at,
             owner=cut.note.owner,
             expires_at=cut.note.expires_at,
         )
+
+
+class Writable(Frozen):
+    """Whether the database that is back in service had to be given its writes back."""
+
+    database: str
+    was_blocked: bool
+
+
+@dataclass(frozen=True)
+class LetItWrite(Step[Writable]):
+    """Let the database that is back take writes again, if the run that stopped had blocked them.
+
+    The setting's old values, its own and each role's, are those that the cut noted on the cluster.
+    """
+
+    effect: ClassVar[Effect] = Effect.CHANGES
+    gated: ClassVar[bool] = True
+    cluster: SourceCluster
+    cut: CutFound
+
+    def plan(self, ctx: Context) -> Plan:
+        ref, name = self.cluster.ref, self.cut.names.database
+        return Plan(
+            summary=f"{name} takes writes again, where run {self.cut.run} left it read-only",
+            touches=(Action("let write to", "Database", ref.namespace, f"{ref.name}.{name}"),),
+        )
+
+    def do(self, ctx: Context) -> Writable:
+        name, noted = self.cut.names.database, self.cut.before
+        before = noted.writes if noted else {}
+        blocked = _is_read_only(ctx, name) and before.get("", "").lower() not in _ON
+        if blocked and noted is not None and noted.writes:
+            ctx.hold()
+            superuser_of(ctx, self.cluster.ref).run(
+                MAINTENANCE, *writes_again(oid_of(ctx, name), before), repeatable=True
+            )
+        return Writable(database=name, was_blocked=blocked)
+
+    def verify(self, ctx: Context, result: Writable) -> None:
+        if result.was_blocked and _is_read_only(ctx, result.database):
+            raise VerificationError(
+                f"{result.database} is back in service and takes no writes",
+                expected="default_transaction_read_only as before the recovery",
+                observed="on",
+                todo=f"Nothing on the cluster says how it was: ALTER DATABASE {result.database} RESET default_transaction_read_only, then resume.",
+            )
+
+
+def _is_read_only(ctx: Context, database: str) -> bool:
+    with ctx.source() as db:
+        found = db.ask("database_setting", database=database, name="default_transaction_read_only")
+    return any(str(row["value"]).lower() in _ON for row in found)
 
 
 @dataclass(frozen=True)
@@ -151,25 +208,13 @@ class AnnounceUndoneSwap(Announcement):
         )
 
 
-@dataclass(frozen=True)
-class FindPutAside(Step[PutAside]):
-    """Find the database that the run has put aside.
-
-    By the note in its comment. Only such a database is ever dropped.
-    """
-
-    cluster: SourceCluster
-    of_run: str
-
-    def do(self, ctx: Context) -> PutAside:
-        found = put_aside(ctx, self.of_run) if self.of_run else []
-        if not found:
-            there = ", ".join(f"{one.database} (run {one.note.run})" for one in put_aside(ctx)) or "none"
-            raise NotReady(
-                [f"of_run: no database was put aside by run {self.of_run or '(none given)'}; put aside are: {there}"],
-                where=f"{self.cluster.ref}",
-            )
-        return found[0]
-
-
-__all__ = ["AnnounceUndoneSwap", "CutFound", "FindCut", "FindPutAside", "PutAside", "ShowWrittenSinceSwap", "put_aside"]
+__all__ = [
+    "AnnounceUndoneSwap",
+    "CutFound",
+    "FindCut",
+    "LetItWrite",
+    "PutAside",
+    "ShowWrittenSinceSwap",
+    "Writable",
+    "put_aside",
+]
