@@ -74,7 +74,7 @@ def test_the_version_ends_with_0_and_without_a_command_the_help_is_all(capsys) -
     assert capsys.readouterr().out.startswith("drillbook 0.")
     assert cli.status([]) == 4
     said = capsys.readouterr()
-    assert "Exit status: 0 verified or planned" in said.out and not said.err.strip()
+    assert "Exit status: 0 verified, or planned" in said.out and not said.err.strip()
 
 
 def test_no_runs_is_not_an_error(capsys) -> None:

@@ -17,9 +17,9 @@ ASKED = """
 import sys
 sys.path[:0] = {path!r}
 from test_beginning import found
-from drillbook import beginning, terminal
+from drillbook.cli import console, init
 from pathlib import Path
-chosen = beginning.choose(found(), terminal.ask, "", lambda site: Path({folder!r}) / site)
+chosen = init.choose(found(), console.ask, "", lambda site: Path({folder!r}) / site)
 print(chosen.name, chosen.drill_namespace, chosen.recovery_time, chosen.sql_secret)
 """
 WRONG = {

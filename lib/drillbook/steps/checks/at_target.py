@@ -70,9 +70,7 @@ class CommitsAroundTarget(CheckStep):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         last, first = self.target.last_before, self.target.first_after
-        with ctx.copy(self.recovered.ref, "postgres", read_only=True) as db:
-            before = self._is_there(db, last) if last else None
-            after = self._is_there(db, first) if first else None
+        before, after = commits_around(ctx, self.target, self.recovered)
         words = [
             f"XID {last.xid} {'committed' if before else 'not committed'}" if last else "no commit before it was read",
             f"XID {first.xid} {'committed' if after else 'not committed'}" if first else "no commit after it exists",
@@ -93,10 +91,19 @@ class CommitsAroundTarget(CheckStep):
             )
         ]
 
-    def _is_there(self, db: Database, commit: ArchivedCommit) -> bool:
+
+def commits_around(ctx: Context, target: ResolvedTarget, recovered: Recovered) -> tuple[bool | None, bool | None]:
+    """Whether the copy has the last commit before the target, and the first one after it; None where there is none."""
+    with ctx.copy(recovered.ref, "postgres", read_only=True) as db:
         known = int(db.ask_one("commit_timestamps")["next_xid"])
-        committed, _ = integrity.is_committed(db, integrity.near_xid(commit.xid, known))
-        return committed is not False  # too old to tell is long committed: recovery has gone on
+        return _is_there(db, target.last_before, known), _is_there(db, target.first_after, known)
+
+
+def _is_there(db: Database, commit: ArchivedCommit | None, known: int) -> bool | None:
+    if commit is None:
+        return None
+    committed, _ = integrity.is_committed(db, integrity.near_xid(commit.xid, known))
+    return committed is not False  # too old to tell is long committed: recovery has gone on
 
 
 @dataclass(frozen=True)

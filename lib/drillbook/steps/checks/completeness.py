@@ -21,7 +21,7 @@ from drillbook.postgres.wal import Chain
 from drillbook.steps.archive.base_backup import ArchivedWal, newest_in
 from drillbook.steps.archive.restore_point import RestoreStart
 from drillbook.steps.archive.salvage import given_up, wal_on_volume
-from drillbook.steps.checks.at_target import CommitsAroundTarget, ReachedPoint
+from drillbook.steps.checks.at_target import CommitsAroundTarget, ReachedPoint, commits_around
 from drillbook.steps.checks.recovered_copy import CopyQuarantined, IntegrityChecks, SiteQuestionsAndLogins
 from drillbook.steps.preflight.old_cluster import OldCluster
 from drillbook.steps.recovery.copy import Recovered
@@ -90,8 +90,8 @@ class CompleteToTheArchive(CheckStep):
         exact = target.target_time is None and target.target_xid is None
         there = bool(self.recovered.stopped) or (exact and reached >= (target.target_lsn or self.point.backup.end_lsn))
         if not there and not self.recovered.timeline and self.point.resolved is not None:
-            (sides,) = CommitsAroundTarget(self.point.resolved, self.recovered).observe(ctx)
-            there = sides.verdict is Verdict.VERIFIED
+            before, after = commits_around(ctx, self.point.resolved, self.recovered)
+            there = (before, after) != (None, None) and before is not False and not after
         return self.result(
             Verdict.VERIFIED if there else Verdict.UNPROVEN,
             expected=f"stopped at the target ({target})",
