@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,12 +14,23 @@ from drillbook import kube as k8s
 from drillbook.engine import Run, open_run
 from drillbook.engine.step import Step
 from drillbook.errors import ConfirmationRequired
+from drillbook.manifests.replacement import MADE_BY
+from drillbook.model import parse_instant, show_instant
 from drillbook.postgres.client import Address, Database
+from drillbook.steps.cutover.fence import FENCED
+from drillbook.steps.cutover.repoint import HANDED_OVER
+from drillbook.swap.names import RetainedDatabase
+from drillbook_lab.faults.store import bucket
+from drillbook_lab.home import LabHome
 
 if TYPE_CHECKING:
     from fix_drills import DrillLab
 
 T = TypeVar("T")
+
+
+def _week_before(at: datetime) -> datetime:
+    return at - timedelta(days=7)
 
 
 class CutLab:
@@ -57,6 +70,62 @@ class CutLab:
         done = self.admin.exec(self.namespace, f"{cluster}-1", "postgres", argv, timeout_seconds=60)
         assert done.exit_code == 0, done.error_text
         return done.text.strip()
+
+    def a_week_passes(self) -> None:
+        """All that is on the cluster and in the bucket with a date is a week old now, and what a week removes is gone.
+
+        Nobody waits a week: instead of the clock, the past is moved. The Lease has a holder that is gone, notes and
+        comments bear older dates, retention has left the newest base backup of each server only.
+        """
+        name, namespace = f"drillbook-{self.name}", self.site.drillbook_namespace
+        stale = {
+            "holderIdentity": "a run that is gone",
+            "renewTime": f"{_week_before(datetime.now(UTC)):%Y-%m-%dT%H:%M:%S.%fZ}",
+        }
+        self.admin.patch(k8s.LEASE, namespace, name, {"spec": stale})
+        for note in self.admin.list(k8s.CONFIG_MAP, self.namespace, labels=MADE_BY):
+            if HANDED_OVER in (note.get("data") or {}):
+                handed = json.loads(note["data"][HANDED_OVER])
+                handed["at"] = show_instant(_week_before(parse_instant(handed["at"])))
+                self.admin.patch(
+                    k8s.CONFIG_MAP,
+                    self.namespace,
+                    note["metadata"]["name"],
+                    {"data": {HANDED_OVER: json.dumps(handed)}},
+                )
+        for cluster in self.admin.list(k8s.CLUSTER, self.namespace):
+            if FENCED not in (cluster["metadata"].get("annotations") or {}):
+                self._age_comments(cluster["metadata"]["name"])
+        store = bucket(LabHome(self.lab.home))
+        found: dict[str, set[str]] = {}
+        pages = store.client.get_paginator("list_objects_v2").paginate(Bucket=store.name)
+        keys = [item["Key"] for page in pages for item in page.get("Contents") or ()]
+        for server, _, rest in (key.partition("/base/") for key in keys if "/base/" in key):
+            found.setdefault(server, set()).add(rest.partition("/")[0])
+        removed = [f"{server}/base/{backup}/" for server, backups in found.items() for backup in sorted(backups)[:-1]]
+        assert removed, "there was no older base backup that retention could have removed"
+        for key in [key for key in keys if key.startswith(tuple(removed))]:
+            store.client.delete_object(Bucket=store.name, Key=key)
+
+    def refresh_credentials(self) -> None:
+        """Drillbook's own role has another password, as after a rotation: the Secret says so."""
+        secret, password = self.site.sql.secret, "of-the-next-rotation"
+        self.sql(self.name, f"alter role \"{self.site.sql.role}\" password '{password}'", "postgres")
+        self.admin.patch(k8s.SECRET, secret.namespace, secret.name, {"stringData": {"password": password}})
+
+    def _age_comments(self, cluster: str) -> None:
+        rows = self.sql(
+            cluster, "select datname, shobj_description(oid, 'pg_database') from pg_database", "postgres"
+        ).splitlines()
+        for database, _, comment in (row.partition("|") for row in rows):
+            if RetainedDatabase.read(comment) is not None:
+                said = json.loads(comment)
+                said["drillbook"] |= {
+                    key: show_instant(_week_before(parse_instant(said["drillbook"][key])))
+                    for key in ("at", "expires_at")
+                }
+                quoted = json.dumps(said).replace("'", "''")
+                self.sql(cluster, f"comment on database \"{database}\" is '{quoted}'", "postgres")
 
     def address(self) -> str:
         """What the application is given its database."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fix_drills import ROOT, Drill
 
 from drillbook import kube as k8s
 from drillbook.errors import PostgresError
+from drillbook.model import parse_instant, show_instant
 from drillbook_lab.faults import catalogue as faults
 from drillbook_lab.home import LabHome
 
@@ -58,7 +60,7 @@ def owes_nothing(lab: CutLab, run: Drill) -> None:
     assert lab.lab.drillbook("verify", run.folder.name).returncode == 0
 
 
-def test_g03_g04_s10_clients_follow_to_the_replacement_and_come_back_with_another_machine(
+def test_g03_g04_s10_clients_follow_to_the_replacement_and_come_back_a_week_later_with_another_machine(
     cut_lab: CutLab, tmp_path: Path
 ) -> None:
     lab = cut_lab
@@ -83,6 +85,7 @@ def test_g03_g04_s10_clients_follow_to_the_replacement_and_come_back_with_anothe
     owes_nothing(lab, done)
 
     lab.sql(new, "insert into kept values ('since')")
+    lab.a_week_passes()
     with lab.lab.recovering(), lab.lab.on_another_machine(tmp_path):
         asked = lab.lab.drillbook("undo", done.folder.name)
         assert asked.returncode == 3, asked.stdout + asked.stderr
@@ -90,6 +93,10 @@ def test_g03_g04_s10_clients_follow_to_the_replacement_and_come_back_with_anothe
         waits = Drill(3, folder, asked.stdout)
         written = waits.check("written since: invoices")
         assert "public.kept" in str(written["details"]), written
+        assert (
+            f"since {show_instant(parse_instant(cut['cut_at']) - timedelta(days=7))[:10]}"
+            in waits.check("written since")["observed"]
+        )
         assert cluster(lab)["metadata"]["uid"] == uid and f"{new}-rw" in lab.address(), "nothing has changed yet"
         away = again(lab, waits)
         assert (away.code, away.verdict) == (0, "VERIFIED"), away.said
@@ -98,6 +105,7 @@ def test_g03_g04_s10_clients_follow_to_the_replacement_and_come_back_with_anothe
     assert kept(lab, lab.name) == {"before", "mistake"}, "the old cluster serves"
     left = lab.admin.get(k8s.CLUSTER, lab.namespace, new) or {"metadata": {}}
     assert left["metadata"]["annotations"]["cnpg.io/fencedInstances"] == '["*"]', "the later writes are kept"
+    assert kept(lab, lab.name) == {"before", "mistake"}
 
     with lab.lab.recovering(), lab.lab.on_another_machine(tmp_path):
         drop = lab.lab.drillbook("drop-kept", folder.name)
@@ -190,7 +198,7 @@ def databases(lab: CutLab) -> set[str]:
     return set(lab.sql(lab.name, "select datname from pg_database where datname like 'invoices%'", "postgres").split())
 
 
-def test_s10_one_database_comes_back_with_another_machine_and_the_later_one_is_dropped(
+def test_s10_one_database_comes_back_a_week_later_with_another_machine_and_the_later_one_is_dropped(
     cut_lab: CutLab, tmp_path: Path
 ) -> None:
     lab, database = cut_lab, cut_lab.site.tenants[0].database
@@ -204,6 +212,8 @@ def test_s10_one_database_comes_back_with_another_machine_and_the_later_one_is_d
     assert f"drillbook undo {done.folder.name}" in (done.folder / "logs" / "announcement.txt").read_text()
 
     lab.sql(lab.name, "insert into kept values ('since')")
+    lab.a_week_passes()
+    lab.refresh_credentials()
     with lab.lab.recovering(), lab.lab.on_another_machine(tmp_path):
         asked = lab.lab.drillbook("undo", done.folder.name)
         assert asked.returncode == 3, asked.stdout + asked.stderr

@@ -25,15 +25,16 @@ class Follower:
         self._thread: threading.Thread | None = None
         self._fed = 0
 
-    def step(self) -> None:
-        """Start following the newest pod once it runs, and take in what has come."""
+    def step(self, *, others: bool = True) -> None:
+        """Start following the newest pod once it runs (not ``others``: only the one that was followed), and take in what has come."""
         if self._thread is None or not self._thread.is_alive():
             pods = self.ctx.kube.list(k8s.POD, self.namespace, labels=f"job-name={self.job}")
             first = (
                 None if pods else self.ctx.kube.get(k8s.POD, self.namespace, self.job.removesuffix("-full-recovery"))
             )
             where = attempt_to_follow(pods, first)
-            if where is not None and (where[0] != self._pod or self._thread is not None):
+            known = where is not None and where[0] == self._pod
+            if where is not None and (self._thread is not None if known else others):
                 self._follow(*where)
         with self._lock:
             fresh = self.lines[self._fed :]
@@ -59,12 +60,15 @@ class Follower:
         self._thread.start()
 
     def finish(self) -> None:
-        """Wait a moment for the end of the stream and take in the rest."""
+        """Wait a moment for the end of the stream and take in the rest.
+
+        The Job's next attempt may run by now: it says nothing of why this one failed.
+        """
         if self._thread is None:
             self.step()
         if self._thread is not None:
             self._thread.join(timeout=10)
-        self.step()
+        self.step(others=False)
 
     def cause(self) -> str:
         """Why the attempt failed: what the plugin's sidecar says of it, which knows the reason, and what the recovery itself says."""
