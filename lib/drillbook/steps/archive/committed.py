@@ -91,7 +91,8 @@ def archived_until(ctx: Context, cluster: SourceCluster) -> datetime | None:
 
     What was committed later is not in the archive; of what was committed shortly before, the last may not be either.
     """
-    newest = with_histories(ctx, cluster, cluster.server_name, []).newest_segment
+    usable = archive.catalogue(ctx.store, cluster.server_name, system_id=cluster.system_id).usable
+    newest = holdings(ctx, cluster, cluster.server_name, usable[-1:]).newest_segment
     return newest.modified if newest is not None else None
 
 

@@ -16,7 +16,8 @@ from drillbook.postgres.wal import Changes, File
 from drillbook.steps.archive.committed import archived_until, changes_between
 from drillbook.steps.preflight.readiness import SourceCluster
 
-SHOWN = 11
+SHOWN = 8
+TARGETS = 3  # as many transactions get a target time on the card, to be pasted
 _FIRST_USER_ID = 16384  # PostgreSQL gives smaller numbers to its own catalogue only
 _CATALOGUE = {1247: "pg_type", 2610: "pg_index"}  # their files, until VACUUM FULL gives them others
 _GONE = 1_000_000  # the weight of a drop and of a truncation
@@ -39,7 +40,7 @@ class Candidate(Frozen):
 
 
 class DamageCandidates(Frozen):
-    """The transactions found, the heaviest first, of equal ones the newest."""
+    """The transactions found, in the order of `ranked`."""
 
     found: tuple[Candidate, ...]
     since: Instant
@@ -63,8 +64,11 @@ class DamageCandidates(Frozen):
             (f"XID {item.xid}", f"{show_instant(item.committed_at)}  {item.database}: {item.what}")
             for item in self.found
         ]
-        if self.found and self.found[0].weight:
-            shown.append((f"without XID {self.found[0].xid}", f'target_time = "{show_instant(self.found[0].before)}"'))
+        shown += [
+            (f"without XID {item.xid}", f'target_time = "{show_instant(item.before)}"')
+            for item in self.found[:TARGETS]
+            if item.weight
+        ]
         return (shown or nothing) + ([("not read", self.unread)] if self.unread else [])
 
 
@@ -111,7 +115,8 @@ class FindDamage(Step[DamageCandidates]):
 
     With search_table only what touched that table, and every drop: WAL names a relation by its file, and of a dropped
     one nobody knows the name any more. A TRUNCATE, VACUUM FULL or REFRESH drops the old file too: the new one tells
-    what was done. After a cut-over every serverName's WAL is searched.
+    what was done. After a cut-over every serverName's WAL is searched. Drills delete rows of Drillbook's own database
+    on purpose: these are left out.
     """
 
     cluster: SourceCluster
@@ -122,8 +127,11 @@ class FindDamage(Step[DamageCandidates]):
         files = Files.read(ctx)
         table = str(ctx.parameters.get("search_table", ""))
         changes = changes_between(ctx, self.cluster, since, until)
-        found = sorted(
-            candidates(changes, files, table), key=lambda item: (-item.weight, -item.committed_at.timestamp())
+        found = ranked(
+            candidates(changes, files, table),
+            files,
+            database=str(ctx.parameters.get("database", "")),
+            leave_out=ctx.site.sql.database,
         )
         result = DamageCandidates(
             found=tuple(found[:SHOWN]), since=since, until=until, archived_until=archived_until(ctx, self.cluster)
@@ -133,22 +141,35 @@ class FindDamage(Step[DamageCandidates]):
         return result
 
 
+def ranked(found: Iterable[Candidate], files: Files, *, database: str, leave_out: str) -> list[Candidate]:
+    """The heaviest first, of equal ones the newest; before them all those of ``database``, if one is to be recovered.
+
+    What no database that exists can be named for may be of a dropped one, so it counts as ``database``'s own. Nothing
+    of the database ``leave_out`` is among them.
+    """
+    others = set(files.databases.values()) - {database} if database else set()
+    return sorted(
+        (item for item in found if item.database != leave_out),
+        key=lambda item: (item.database in others, -item.weight, -item.committed_at.timestamp()),
+    )
+
+
 def judged(result: DamageCandidates, count: int, table: str) -> Check:
     """What ``count`` transactions in all say, of ``table`` alone if it is named; what could not be read is not called nothing."""
     between = f"between {show_instant(result.since)} and {show_instant(result.until)}"
-    heaviest = next((item for item in result.found if item.weight), None)
+    likeliest = next((item for item in result.found if item.weight), None)
     return Check(
         name="damage",
         proves="which transactions deleted or dropped something, so that a target just before one can be given",
-        verdict=Verdict.VERIFIED if heaviest else Verdict.UNPROVEN if result.unread else Verdict.NOT_APPLICABLE,
+        verdict=Verdict.VERIFIED if likeliest else Verdict.UNPROVEN if result.unread else Verdict.NOT_APPLICABLE,
         required=False,
-        observed=f"{count} transactions {between}; the heaviest: XID {heaviest.xid}, "
-        f'target_time = "{show_instant(heaviest.before)}" is just before it'
+        observed=f"{count} transactions {between}; the likeliest: XID {likeliest.xid}, "
+        f'target_time = "{show_instant(likeliest.before)}" is just before it'
         f"{f'; {result.unread}' if result.unread else ''}"
-        if heaviest
+        if likeliest
         else "",
         reason=""
-        if heaviest
+        if likeliest
         else f"nothing {f'of {table} ' if table else ''}was deleted or dropped in what is archived {between}"
         + (f"; {result.unread}" if result.unread else ""),
         details=tuple(
@@ -241,4 +262,4 @@ def _instant(ctx: Context, name: str) -> datetime | None:
     return parse_instant(text) if text else None
 
 
-__all__ = ["Candidate", "DamageCandidates", "Files", "FindDamage", "Relation", "judged"]
+__all__ = ["Candidate", "DamageCandidates", "Files", "FindDamage", "Relation", "judged", "ranked"]

@@ -35,7 +35,7 @@ class ResolveTarget(Step[ResolvedTarget]):
 
 
 def damage_left_out(worst: Candidate, target: ResolvedTarget) -> Check:
-    """Whether the heaviest transaction that was found is left out at this target: a warning if it is recovered too."""
+    """Whether the likeliest transaction that was found is left out at this target: a warning if it is recovered too."""
     first = target.first_after
     out = first is not None and worst.lsn >= first.lsn
     what = f"XID {worst.xid} ({worst.database}: {worst.what})"
