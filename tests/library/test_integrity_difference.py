@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.library.fix_integrity import Server
 
-from drillbook.postgres.checks import difference, rows_of
+from drillbook.postgres.checks import Difference, difference, rows_of
+from drillbook.steps.checks.rows_back import NAMED_TABLES, summary
 
 ODD = '"Odd %s"."tab.le %"'
 
@@ -48,3 +49,18 @@ def test_users_without_a_key_rows_are_counted(server: Server) -> None:
     production = server.new_database(*statements, "delete from keyless")
     said = asked(server, copy, production, "public.keyless")
     assert said == "2 rows in the copy, 0 in production (it has no primary key: counted only)"
+
+
+def test_d04_the_card_names_the_tables_that_differ_or_could_not_be_compared() -> None:
+    def table(name: str, *counts: int) -> Difference:
+        return Difference(
+            table=name, **dict(zip(("only_in_copy", "only_in_production", "changed"), counts, strict=True))
+        )
+
+    many = [table(f"s.t{n}", 0, n, 0) for n in range(1, NAMED_TABLES)]
+    unknown = Difference(table="s.u", said="it has no primary key")
+    said = summary([table("s.same", 0, 0, 0), *many, unknown, table("s.back", 301, 0, 0)])
+    assert said.startswith(f"301 come back, 15 go, 0 change, in {NAMED_TABLES + 1} of {NAMED_TABLES + 2} tables")
+    assert said.index("s.back: 301 only in the copy") < said.index("s.t1"), "what comes back is named first"
+    assert "s.same" not in said and said.endswith("; and 1 more")
+    assert "s.u: it has no primary key" in summary([unknown])

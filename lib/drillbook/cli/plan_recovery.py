@@ -145,7 +145,7 @@ def _said(one: TenantLoss) -> str:
 
 
 def _show(console: Console, old: OldCluster, point: RestoreStart, ways: list[Way]) -> None:
-    console.print(Text.assemble(("recoveries of ", "bold"), f"{old.ref} to {point.target}"))
+    console.print(Text.assemble(("recoveries of ", "bold"), f"{old.ref}, target: {point.target}"))
     backup = point.backup
     console.print(
         Text(

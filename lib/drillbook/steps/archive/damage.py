@@ -163,7 +163,7 @@ def judged(result: DamageCandidates, count: int, table: str) -> Check:
         proves="which transactions deleted or dropped something, so that a target just before one can be given",
         verdict=Verdict.VERIFIED if likeliest else Verdict.UNPROVEN if result.unread else Verdict.NOT_APPLICABLE,
         required=False,
-        observed=f"{count} transactions {between}; the likeliest: XID {likeliest.xid}, "
+        observed=f"{count} transaction{'' if count == 1 else 's'} {between}; the likeliest: XID {likeliest.xid}, "
         f'target_time = "{show_instant(likeliest.before)}" is just before it'
         f"{f'; {result.unread}' if result.unread else ''}"
         if likeliest

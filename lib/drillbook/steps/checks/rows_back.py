@@ -9,10 +9,12 @@ from typing import ClassVar
 from drillbook.engine.step import CheckStep, Context
 from drillbook.model import Check, Verdict
 from drillbook.postgres import checks
+from drillbook.postgres.checks.difference import Difference
 from drillbook.steps.preflight.readiness import SourceCluster
 from drillbook.steps.recovery.copy import Recovered
 
 MOST_TABLES = 40
+NAMED_TABLES = 6  # on the card
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,26 @@ class AreMyRowsBack(CheckStep):
                 theirs = checks.rows_of(production, table, watch)
                 found.append(checks.difference(table, checks.rows_of(copy, table), theirs))
         ctx.recorder.fact("rows_back", [item.model_dump(mode="json") for item in found])
-        known = [item for item in found if item.known]
-        total = [
-            sum(getattr(item, name) for item in known) for name in ("only_in_copy", "only_in_production", "changed")
-        ]
-        observed = (
-            "{:,} come back, {:,} go, {:,} change".format(*total)
-            + f", in {len(known)} of {len(found)} tables compared row by row"
-        )
         return [
             self.result(
                 Verdict.VERIFIED,
                 expected="known",
-                observed=observed,
+                observed=summary(found),
                 details=tuple((item.table, str(item)) for item in found),
             )
         ]
 
 
-__all__ = ["AreMyRowsBack"]
+def summary(found: Sequence[Difference]) -> str:
+    """The sums, and each table that differs or could not be compared; of more than `NAMED_TABLES` the record has the rest."""
+    known = [item for item in found if item.known]
+    total = [sum(getattr(item, name) for item in known) for name in ("only_in_copy", "only_in_production", "changed")]
+    said = "{:,} come back, {:,} go, {:,} change".format(*total)
+    said += f", in {len(known)} of {len(found)} tables compared row by row"
+    named = [item for item in found if not item.known or item.only_in_copy or item.only_in_production or item.changed]
+    named.sort(key=lambda item: -(item.only_in_copy or 0))  # what comes back is looked for first
+    said += "".join(f"; {item.table}: {item}" for item in named[:NAMED_TABLES])
+    return said + (f"; and {len(named) - NAMED_TABLES} more" if len(named) > NAMED_TABLES else "")
+
+
+__all__ = ["AreMyRowsBack", "summary"]

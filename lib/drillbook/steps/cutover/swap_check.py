@@ -15,6 +15,7 @@ from drillbook.kube import workloads
 from drillbook.kube.reconcilers import Reconciler, reconcilers_on
 from drillbook.model import Check, Frozen, Verdict, show_seconds
 from drillbook.profile.schema import Tenant
+from drillbook.report.cards import show_bytes
 from drillbook.steps.archive.forecast import forecast_recovery
 from drillbook.steps.preflight.limits import limit_faults
 from drillbook.steps.preflight.readiness import SourceCluster
@@ -43,7 +44,7 @@ class SwapFits(AppFits):
     size_bytes: int
     unarchived_bytes: int
     needed_bytes: int
-    carry_seconds_assumed: float
+    assumed_carry_seconds: float
     room: tuple[FreeSpace, ...]
     sessions: tuple[tuple[str, int], ...]  # of the application's role, by application name
     ended: tuple[tuple[str, int], ...] = ()  # of others, who are ended by the cut
@@ -117,7 +118,7 @@ class CheckSwapFits(Step[SwapFits]):
             size_bytes=size,
             unarchived_bytes=unarchived,
             needed_bytes=int(size * FACTOR) + needs.wal_bytes,
-            carry_seconds_assumed=round(seconds, 1),
+            assumed_carry_seconds=round(seconds, 1),
             room=tuple(rooms),
             hands=tuple(hands),
             sessions=tuple(expected),
@@ -232,8 +233,8 @@ def _fits(found: SwapFits, forecast: Forecast | None) -> Check:
         name="swap fits",
         proves="the database can be carried and swapped, and nothing would undo it",
         verdict=Verdict.VERIFIED,
-        expected=f"{found.needed_bytes:,} bytes free on every instance, nothing in the way",
-        observed=f"{least.free_bytes:,} bytes free on {least.pod}",
+        expected=f"{show_bytes(found.needed_bytes)} free on every instance, nothing in the way",
+        observed=f"{show_bytes(least.free_bytes)} free on {least.pod}",
         details=(
             ("forecast", "within the objective" if known else "not known: the objective was not compared"),
             *((hand.who, hand.how) for hand in found.hands),
@@ -302,7 +303,8 @@ class CheckTransferable(CheckStep):
             name="room to carry",
             proves="what was recovered fits on every volume of every instance, with the WAL that carrying it writes",
             expected=f"room for {total:,} bytes, measured on the copy, and {needs.wal_bytes:,} of WAL",
-            observed="; ".join(faults) or "; ".join(f"{room.volume}: {room.free_bytes:,} bytes free" for room in rooms),
+            observed="; ".join(faults)
+            or "; ".join(f"{room.volume}: {show_bytes(room.free_bytes)} free" for room in rooms),
             details=tuple((name, f"{size:,} bytes") for name, size in sizes[:12]),
         )
 
