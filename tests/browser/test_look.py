@@ -50,6 +50,28 @@ BROKEN = """
 })"""
 
 
+PREDICTED: dict[str, Any] = {
+    "samples": 0,
+    "seconds": 240.0,
+    "low": 200.0,
+    "high": 300.0,
+    "unknown": "",
+    "advice": [],
+    "phases": [{"name": "fetch", "seconds": 200.0, "low": 170.0, "high": 250.0, "how": "read at 80 MB/s"}],
+}
+
+
+def with_forecast() -> dict[str, Any]:
+    """A sealed drill that was predicted: the first figure's note then needs a second line."""
+    found = record(verified())
+    first, *others = found["objectives"]["measured"]
+    measured = [first | {"forecast_seconds": 240.0}, *others]
+    return found | {
+        "objectives": found["objectives"] | {"measured": measured},
+        "forecast": {"predicted": PREDICTED, "compared": []},
+    }
+
+
 def bundles() -> list[dict[str, str]]:
     """A card of each kind that an engineer meets."""
     found = record(verified())
@@ -94,6 +116,7 @@ def bundles() -> list[dict[str, str]]:
         cards.verdict_card(record(unproven())),
         cards.phase_chart(found["when"]["phases"]),
         cards.time_line(report.boundary(found)),
+        cards.forecast_card(PREDICTED),
     ]
 
 
@@ -109,7 +132,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     codes[0].source += '\nlong = "' + "a line of code that is longer than a page is wide, " * 4 + '"  # and a comment'
     nbformat.write(notebook, folder / "executed.ipynb")
     write_page(folder / "executed.ipynb")
-    (folder / "report.html").write_text(report.html(record(verified())), encoding="utf-8")
+    (folder / "report.html").write_text(report.html(with_forecast()), encoding="utf-8")
     return folder
 
 
@@ -144,3 +167,15 @@ def test_users_a12_no_line_of_code_is_cut_on_the_page(pages: Path, browser_page:
     assert browser_page.evaluate(wide) == 0
     browser_page.emulate_media(media="screen")
     assert browser_page.evaluate(wide) == 0
+
+
+@pytest.mark.parametrize("width", [1280, 900])
+def test_d05_the_figures_of_one_row_stand_on_one_line(pages: Path, browser_page: Page, width: int) -> None:
+    """However many lines a figure's label or note takes; the headings' contrast is in the test of the whole page."""
+    browser_page.set_viewport_size({"width": width, "height": 900})
+    browser_page.goto((pages / "report.html").as_uri())
+    boxes = browser_page.evaluate(
+        "() => [...document.querySelectorAll('.figures .big')].map(e => e.getBoundingClientRect()).map(r => [r.left, r.top])"
+    )
+    rows = [top for n, (left, top) in enumerate(boxes) if n == 0 or left <= boxes[n - 1][0]]
+    assert len(boxes) >= 3 and {top for _, top in boxes} == set(rows), boxes
