@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUNBOOK ?= runbooks/drill-monthly-verification.ipynb
 STAMP := $(VENV)/.installed
+DOCS := .venv-docs
 
 # PgBouncer runs behind the lab's Poolers, and no wheel has it. Missing, it costs the Poolers, never the setup.
 # RUNLEVEL=1: the package's own service is not started.
@@ -72,7 +73,7 @@ test-long: setup majors ## whole recoveries, kills, the browser
 	$(BIN)/python -m pytest -m "long and not soak" --durations=25 $(TWO) $(LONG)
 
 test-soak: setup majors ## repetitions, full matrices of kills and faults; writes docs/soak.md; not part of CI
-	$(BIN)/python tests/soak.py --page docs/soak.md -- $(TWO) $(LONG) $(SOAK)
+	$(BIN)/python tests/soak.py --page docs/soak.md -- $(TWO) $(or $(SOAK),$(LONG))
 
 lint: style types ## ruff, mypy, import contracts, notebooks without outputs
 
@@ -95,8 +96,14 @@ bench: setup ## the figures of the README, measured on this machine
 conformance: setup ## ask the lab every fact about CloudNativePG that the runbooks rely on, and write docs/conformance.md
 	$(BIN)/python tests/conformance/on_lab.py --page docs/conformance.md --real docs/conformance-real.json
 
-docs: setup ## prove that README, index and records of decisions say what is there
-	$(BIN)/pytest tests/unit/test_docs.py tests/unit/test_frame.py tests/unit/test_deploy.py
+docs: setup $(DOCS)/.installed ## write the reference pages from the code, and build the site in docs-site/, strictly
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+
+$(DOCS)/.installed: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r docs/requirements.txt
+	@touch $@
 
 clean: ## remove the environment and the caches; evidence stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(DOCS) docs-site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

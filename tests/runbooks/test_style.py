@@ -13,6 +13,8 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
+from drillbook.engine.kinds import kind_of
+
 RUNBOOKS = sorted((Path(__file__).parents[2] / "runbooks").glob("*.ipynb"))
 
 FORBIDDEN = {
@@ -65,6 +67,12 @@ def step_cells(runbook: NotebookNode) -> list[NotebookNode]:
 
 def test_there_is_a_runbook() -> None:
     assert RUNBOOKS
+
+
+def test_each_says_in_a_file_of_its_own_what_it_requires() -> None:
+    for path in RUNBOOKS:
+        kind_of(path.stem)
+        assert path.with_suffix(".toml").is_file(), f"{path.stem} has no .toml"
 
 
 def test_a_code_cell_is_an_assignment_and_a_call(runbook: NotebookNode) -> None:
