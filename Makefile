@@ -25,7 +25,7 @@ LONG := tests/library/ $(filter-out tests/library/,$(sort $(wildcard tests/*/)))
 
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: help setup majors drill test test-notebooks test-long test-soak lint style types lab bench conformance docs clean
+.PHONY: help setup majors drill test test-notebooks test-long test-soak test-times lint style types lab bench conformance docs clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -59,7 +59,7 @@ drill: setup ## the monthly verification, on the running lab or on one of its ow
 test: setup majors ## lint, every test that is not long, and the runbooks in plan mode
 	@begun=$$(date +%s); \
 	$(MAKE) --no-print-directory -j 2 --output-sync=line test-notebooks types style && \
-	$(BIN)/python -m pytest -m "not long and not soak" $(TWO) || exit 1; \
+	$(BIN)/python -m pytest -m "not long and not soak" --junitxml outputs/bench/test.xml $(TWO) || exit 1; \
 	mkdir -p outputs/bench && echo "{\"seconds\": $$(( $$(date +%s) - begun ))}" > outputs/bench/last-test.json
 
 # What goes back from a recovery, or clears up after one, has nothing to find where there was none.
@@ -70,10 +70,13 @@ test-notebooks: setup ## every runbook as it is, in plan mode, against its own l
 	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider $(PLANNED)
 
 test-long: setup majors ## whole recoveries, kills, the browser
-	$(BIN)/python -m pytest -m "long and not soak" --durations=25 $(TWO) $(LONG)
+	$(BIN)/python -m pytest -m "long and not soak" --junitxml outputs/bench/test-long.xml --durations=25 $(TWO) $(LONG)
 
 test-soak: setup majors ## repetitions, full matrices of kills and faults; writes docs/soak.md; not part of CI
 	$(BIN)/python tests/soak.py --page docs/soak.md -- $(TWO) $(or $(SOAK),$(LONG))
+
+test-times: setup ## where the time of the last `make test` and `make test-long` went
+	$(BIN)/python tests/times.py outputs/bench/test.xml outputs/bench/test-long.xml
 
 lint: style types ## ruff, mypy, import contracts, notebooks without outputs
 
