@@ -82,6 +82,7 @@ lint: style types ## ruff, mypy, import contracts, notebooks without outputs
 
 types: setup
 	$(BIN)/mypy
+	$(BIN)/python tests/cells.py
 
 style: setup
 	$(BIN)/ruff check .

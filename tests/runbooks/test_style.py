@@ -40,6 +40,18 @@ def runbook(request: pytest.FixtureRequest) -> NotebookNode:
     return nbformat.read(request.param, as_version=4)
 
 
+def test_a_name_that_a_result_does_not_have_is_found(tmp_path: Path) -> None:
+    """``make types`` reads every cell; here one of them is wrong."""
+    notebook = tmp_path / "drill-monthly-verification.ipynb"
+    text = (RUNBOOKS[0].parent / notebook.name).read_text(encoding="utf-8")
+    notebook.write_text(text.replace("CompareWithObjectives(recovered)", "CompareWithObjectives(recovered.copi)"))
+    found = subprocess.run(
+        [sys.executable, RUNBOOKS[0].parents[1] / "tests" / "cells.py", notebook], capture_output=True, text=True
+    )
+    assert found.returncode == 1
+    assert 'has no attribute "copi"' in found.stdout
+
+
 def code_cells(runbook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in runbook.cells if cell.cell_type == "code"]
 
