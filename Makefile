@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUNBOOK ?= runbooks/drill-monthly-verification.ipynb
 STAMP := $(VENV)/.installed
+DOCS := .venv-docs
 
 # PgBouncer runs behind the lab's Poolers, and no wheel has it. Missing, it costs the Poolers, never the setup.
 # RUNLEVEL=1: the package's own service is not started.
@@ -24,7 +25,7 @@ LONG := tests/library/ $(filter-out tests/library/,$(sort $(wildcard tests/*/)))
 
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: help setup majors drill test test-notebooks test-long test-soak lint style types lab bench conformance docs clean
+.PHONY: help setup majors drill test test-notebooks test-long test-soak test-times lint style types lab bench conformance docs clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -58,7 +59,7 @@ drill: setup ## the monthly verification, on the running lab or on one of its ow
 test: setup majors ## lint, every test that is not long, and the runbooks in plan mode
 	@begun=$$(date +%s); \
 	$(MAKE) --no-print-directory -j 2 --output-sync=line test-notebooks types style && \
-	$(BIN)/python -m pytest -m "not long and not soak" $(TWO) || exit 1; \
+	$(BIN)/python -m pytest -m "not long and not soak" --junitxml outputs/bench/test.xml $(TWO) || exit 1; \
 	mkdir -p outputs/bench && echo "{\"seconds\": $$(( $$(date +%s) - begun ))}" > outputs/bench/last-test.json
 
 # What goes back from a recovery, or clears up after one, has nothing to find where there was none.
@@ -69,15 +70,19 @@ test-notebooks: setup ## every runbook as it is, in plan mode, against its own l
 	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider $(PLANNED)
 
 test-long: setup majors ## whole recoveries, kills, the browser
-	$(BIN)/python -m pytest -m "long and not soak" --durations=25 $(TWO) $(LONG)
+	$(BIN)/python -m pytest -m "long and not soak" --junitxml outputs/bench/test-long.xml --durations=25 $(TWO) $(LONG)
 
 test-soak: setup majors ## repetitions, full matrices of kills and faults; writes docs/soak.md; not part of CI
-	$(BIN)/python tests/soak.py --page docs/soak.md -- $(TWO) $(LONG) $(SOAK)
+	$(BIN)/python tests/soak.py --page docs/soak.md -- $(TWO) $(or $(SOAK),$(LONG))
+
+test-times: setup ## where the time of the last `make test` and `make test-long` went
+	$(BIN)/python tests/times.py outputs/bench/test.xml outputs/bench/test-long.xml
 
 lint: style types ## ruff, mypy, import contracts, notebooks without outputs
 
 types: setup
 	$(BIN)/mypy
+	$(BIN)/python tests/cells.py
 
 style: setup
 	$(BIN)/ruff check .
@@ -95,8 +100,14 @@ bench: setup ## the figures of the README, measured on this machine
 conformance: setup ## ask the lab every fact about CloudNativePG that the runbooks rely on, and write docs/conformance.md
 	$(BIN)/python tests/conformance/on_lab.py --page docs/conformance.md --real docs/conformance-real.json
 
-docs: setup ## prove that README, index and records of decisions say what is there
-	$(BIN)/pytest tests/unit/test_docs.py tests/unit/test_frame.py tests/unit/test_deploy.py
+docs: setup $(DOCS)/.installed ## write the reference pages from the code, and build the site in docs-site/, strictly
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+
+$(DOCS)/.installed: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r docs/requirements.txt
+	@touch $@
 
 clean: ## remove the environment and the caches; evidence stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(DOCS) docs-site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

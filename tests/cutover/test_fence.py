@@ -11,7 +11,7 @@ from drillbook import kube as k8s
 from drillbook.engine import Run
 from drillbook.errors import VerificationError
 from drillbook.steps.cutover.fence import FenceOldCluster, lift_fence
-from drillbook.steps.instances import FENCED
+from drillbook.steps.preflight.instances import FENCED
 from drillbook.steps.preflight.old_cluster import ReadOldCluster
 
 pytestmark = pytest.mark.long

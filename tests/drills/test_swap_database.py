@@ -30,7 +30,7 @@ from drillbook.steps.archive import base_backup, targets
 from drillbook.steps.archive.losses import TenantLoss
 from drillbook.steps.backup import safety_backup
 from drillbook.steps.checks import validation
-from drillbook.steps.cutover import carry, containment, drain, swap_check, swap_database
+from drillbook.steps.cutover import containment, drain, swap_check, swap_database, transfer
 from drillbook.steps.finish import closing
 from drillbook.steps.finish.remains import remains
 from drillbook.steps.preflight import readiness
@@ -194,7 +194,7 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
         carriable = run.do(swap_check.CheckTransferable(cluster, fits, recovered))
         assert "rows of unlogged table everything.scratch" in dict(carriable.checks[0].details)
         carrying, comparing = (
-            step(cluster, fits, recovered) for step in (carry.TransferDatabase, carry.CompareTransferred)
+            step(cluster, fits, recovered) for step in (transfer.TransferDatabase, transfer.CompareTransferred)
         )
         with pytest.raises(NotConfirmed):
             run.do(carrying)
@@ -262,7 +262,7 @@ def test_one_tenant_is_swapped_and_swapped_back_while_the_others_write(
 def assert_a_difference_is_named(lab: DrillLab, run: Run, fits: swap_check.SwapFits, restored: Restored) -> None:
     """Whatever is changed in the carried database is named; put back, both are equal again."""
     name = fits.names.carried
-    compare = carry.CompareTransferred(restored.cluster, fits, restored.recovered)
+    compare = transfer.CompareTransferred(restored.cluster, fits, restored.recovered)
     lab.sql(name, "revoke usage on schema everything from gitlab_app")
     lab.sql(name, "comment on schema everything is 'another'")
     lab.sql(name, "select nextval('everything.odd')")
@@ -278,7 +278,7 @@ def assert_a_difference_is_named(lab: DrillLab, run: Run, fits: swap_check.SwapF
         "database's own: connection_limit",
     }
     assert {what for what, why in rows.details if "copy:" in why} == {"everything.item", "large objects"}
-    carry.TransferDatabase(restored.cluster, fits, restored.recovered).do(run.context)  # done twice it is recreated
+    transfer.TransferDatabase(restored.cluster, fits, restored.recovered).do(run.context)  # done twice it is recreated
     assert all(check.verdict is Verdict.VERIFIED for check in compare.observe(run.context))
 
 
@@ -351,7 +351,7 @@ def test_a_plan_shows_the_exact_statements_and_changes_nothing(
     with opened(drill_lab, monkeypatch, mode="plan") as run:
         fits = run.do(swap_check.CheckSwapFits(restored.cluster, TENANT))
         for step in (
-            carry.TransferDatabase(restored.cluster, fits, restored.recovered),
+            transfer.TransferDatabase(restored.cluster, fits, restored.recovered),
             drain.DrainApplication(restored.cluster, fits),
             swap_database.SwapDatabase(restored.cluster, fits),
             drain.ScaleUpApplication(restored.cluster, fits),
@@ -390,7 +390,7 @@ def test_an_app_that_does_not_drain_stops_before_any_database_is_touched(
         run = stack.enter_context(opened(lab, monkeypatch, site=str(site)))
         fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
         carrying, off, swap, on = (
-            carry.TransferDatabase(cluster, fits, restored.recovered),
+            transfer.TransferDatabase(cluster, fits, restored.recovered),
             drain.DrainApplication(cluster, fits),
             swap_database.SwapDatabase(cluster, fits),
             drain.ScaleUpApplication(cluster, fits),
@@ -541,10 +541,10 @@ def test_f06_f07_f08_f09_after_a_comparison_that_failed_production_is_as_it_was(
         fits = run.do(swap_check.CheckSwapFits(cluster, TENANT))
         block, carrying = (
             containment.BlockWrites(cluster, TENANT),
-            carry.TransferDatabase(cluster, fits, restored.recovered),
+            transfer.TransferDatabase(cluster, fits, restored.recovered),
         )
         compare, off = (
-            carry.CompareTransferred(cluster, fits, restored.recovered),
+            transfer.CompareTransferred(cluster, fits, restored.recovered),
             drain.DrainApplication(cluster, fits),
         )
         swap, on = swap_database.SwapDatabase(cluster, fits), drain.ScaleUpApplication(cluster, fits)

@@ -1,4 +1,4 @@
-"""A database with one of everything, carried and swapped on every PostgreSQL at hand: a dump before and after is equal."""
+"""A database with one of everything, transferred and swapped on every PostgreSQL at hand: a dump before and after is equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a database can be carried: room on every volume, measured on what is carried, and watched; versions; whose sessions."""
+"""Whether a database can be transferred: room on every volume, measured on what is transferred, and watched; versions; whose sessions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from drillbook.kube import Kube, workloads
 from drillbook.postgres.client import Database
 from drillbook.profile import load_site
 from drillbook.profile.schema import Tenant
-from drillbook.steps.cutover.carry_watch import TransferWatch
 from drillbook.steps.cutover.swap_check import unfit_extensions
+from drillbook.steps.cutover.transfer_watch import TransferWatch
 from drillbook.swap.disk_space import DATA, WAL, FreeSpace, Needs
 from drillbook.swap.superuser import Superuser
 

@@ -14,7 +14,7 @@ from tests.library.fix_integrity import PASSWORD, SUPERUSER, Server
 from drillbook.errors import PostgresError
 from drillbook.model import ClusterRef
 from drillbook.postgres.client import SQL, Identifier, Literal
-from drillbook.steps.cutover.carry import carried_obligation
+from drillbook.steps.cutover.transfer import carried_obligation
 from drillbook.swap import rename
 from drillbook.swap.superuser import Superuser
 

@@ -20,7 +20,7 @@ from drillbook.kube import Kube
 from drillbook.manifests.replacement import MADE_BY
 from drillbook.profile import load_site
 from drillbook.steps.cutover.repoint import FENCE, HANDED_OVER
-from drillbook.steps.instances import FENCED
+from drillbook.steps.preflight.instances import FENCED
 from drillbook.steps.undo.drop_cluster import DropKeptCluster, KeptCluster, kept_cluster, note_of
 from drillbook.steps.undo.full_restore import UNDONE_BY
 

@@ -20,8 +20,8 @@ from drillbook.kube.reconcilers import TRACKING, UNSYNCED, reconcilers_on
 from drillbook.model import ClusterRef
 from drillbook.profile import load_site
 from drillbook.steps.cutover.fence import FenceOldCluster
-from drillbook.steps.instances import away_words, server_runs
 from drillbook.steps.preflight import pausing
+from drillbook.steps.preflight.instances import away_words, server_runs
 from drillbook.steps.preflight.old_cluster import OldCluster
 
 PROFILE = """\

@@ -15,6 +15,7 @@ from drillbook.postgres.checks import (
     extensions_fit,
     matviews_filled,
 )
+from drillbook.postgres.checks.catalogue import indexes_valid
 from drillbook.postgres.client import Database
 
 TABLES = (
@@ -76,7 +77,13 @@ def observe(server: Server, database: str, check: Callable[[Database], Check]) -
 def test_a_healthy_database_is_verified(server: Server, healthy: str) -> None:
     with server.superuser(healthy, read_only=True) as db:
         checks = catalogue_checks(db)
-    assert [check.name for check in checks] == ["constraints", "materialised views", "extensions", "collations"]
+    assert [check.name for check in checks] == [
+        "constraints",
+        "materialised views",
+        "extensions",
+        "collations",
+        "indexes",
+    ]
     assert [check.verdict for check in checks] == [Verdict.VERIFIED] * 4, checks
 
 
@@ -224,3 +231,13 @@ def test_a_lost_connection_is_unproven(server: Server, healthy: str) -> None:
     with server.superuser(healthy, read_only=True) as db:
         db.close()
         assert {check.verdict for check in catalogue_checks(db)} == {Verdict.UNPROVEN}
+
+
+def test_an_index_that_was_left_half_built_is_named(server: Server, healthy: str) -> None:
+    assert observe(server, healthy, indexes_valid).verdict is Verdict.VERIFIED
+    database = server.new_database("create table t (a int)", "insert into t values (1), (1)")
+    with pytest.raises(Exception, match="could not create unique index"):
+        server.sql(database, "create unique index concurrently twice on t (a)")
+    check = observe(server, database, indexes_valid)
+    assert (check.verdict, check.required) == (Verdict.FAILED, False)
+    assert dict(check.details) == {"public.twice": "not valid"}

@@ -13,6 +13,8 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
+from drillbook.engine.kinds import kind_of
+
 RUNBOOKS = sorted((Path(__file__).parents[2] / "runbooks").glob("*.ipynb"))
 
 FORBIDDEN = {
@@ -36,6 +38,18 @@ FORBIDDEN = {
 @pytest.fixture(params=RUNBOOKS, ids=lambda path: path.stem)
 def runbook(request: pytest.FixtureRequest) -> NotebookNode:
     return nbformat.read(request.param, as_version=4)
+
+
+def test_a_name_that_a_result_does_not_have_is_found(tmp_path: Path) -> None:
+    """``make types`` reads every cell; here one of them is wrong."""
+    notebook = tmp_path / "drill-monthly-verification.ipynb"
+    text = (RUNBOOKS[0].parent / notebook.name).read_text(encoding="utf-8")
+    notebook.write_text(text.replace("CompareWithObjectives(recovered)", "CompareWithObjectives(recovered.copi)"))
+    found = subprocess.run(
+        [sys.executable, RUNBOOKS[0].parents[1] / "tests" / "cells.py", notebook], capture_output=True, text=True
+    )
+    assert found.returncode == 1
+    assert 'has no attribute "copi"' in found.stdout
 
 
 def code_cells(runbook: NotebookNode) -> list[NotebookNode]:
@@ -65,6 +79,12 @@ def step_cells(runbook: NotebookNode) -> list[NotebookNode]:
 
 def test_there_is_a_runbook() -> None:
     assert RUNBOOKS
+
+
+def test_each_says_in_a_file_of_its_own_what_it_requires() -> None:
+    for path in RUNBOOKS:
+        kind_of(path.stem)
+        assert path.with_suffix(".toml").is_file(), f"{path.stem} has no .toml"
 
 
 def test_a_code_cell_is_an_assignment_and_a_call(runbook: NotebookNode) -> None:

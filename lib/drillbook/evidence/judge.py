@@ -258,11 +258,13 @@ def _headline(causes: Sequence[Cause]) -> str:
 def _verified(events: Sequence[Event], opened: Event, checks: int) -> str:
     noted = facts(events)
     cluster = (noted.get("cluster") or opened.get("cluster") or {}).get("name") or "The cluster"
-    restored = str(noted.get("claim") or "") or _restored(cluster, noted)
+    only_read = opened.get("objectives") == {}  # as a runbook that recovers nothing is opened
+    usual = f"{cluster} was checked" if only_read else _restored(cluster, noted)
+    claim = str(noted.get("claim") or "") or usual
     missed = [item["name"] for item in objectives(events) if item["met"] is False]
     but = f", but missed its objective: {', '.join(missed)}" if missed else ""
     hold = "the one required check holds" if checks == 1 else f"all {checks} required checks hold"
-    return f"{restored}; {hold}{but}"
+    return f"{claim}; {hold}{but}"
 
 
 def _restored(cluster: str, noted: Mapping[str, Any]) -> str:

@@ -27,6 +27,14 @@ class Seal:
     sums_sha256: str
 
 
+def sealed_runs(outputs: Path | None, runbooks: str = "*") -> list[Path]:
+    """The folders of sealed runs below ``outputs``, the newest first; ``runbooks`` is a pattern of their names."""
+    if outputs is None:
+        return []
+    found = (path.parent for path in outputs.glob(f"{runbooks}/*/{SUMS}"))
+    return sorted(found, key=lambda folder: folder.name, reverse=True)
+
+
 def seal(run_dir: Path, ledger: Ledger | None) -> Seal:
     """Write ``record.json`` and ``SHA256SUMS`` and note the run in the ledger (``None`` for a plan, which isn't in it).
 

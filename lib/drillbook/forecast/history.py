@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drillbook.evidence import verify
+from drillbook.evidence import sealed_runs, verify
 from drillbook.evidence.forecast_vs_actual import achieved_seconds
 from drillbook.forecast.types import RECOVERY, RunSample, Work
 from drillbook.model import parse_instant
@@ -32,7 +32,7 @@ def samples(outputs: Path | None, site: str, system_id: str) -> History:
     """
     found: list[RunSample] = []
     left_out: list[str] = []
-    for folder in _newest_first(outputs):
+    for folder in sealed_runs(outputs):
         if len(found) == MOST:
             break
         try:
@@ -49,12 +49,6 @@ def samples(outputs: Path | None, site: str, system_id: str) -> History:
         else:
             found.append(sample)
     return History(tuple(found), tuple(left_out[:MOST]))
-
-
-def _newest_first(outputs: Path | None) -> Iterator[Path]:
-    if outputs is not None:
-        sealed = (path.parent for path in outputs.glob("*/*/SHA256SUMS"))
-        yield from sorted(sealed, key=lambda folder: folder.name, reverse=True)
 
 
 def _sample(record: Mapping[str, Any], site: str, system_id: str) -> RunSample | None:

@@ -130,7 +130,7 @@ class Kube:
         return any(item.get("name") == group for item in found)
 
     def api_time_offset_seconds(self) -> float | None:
-        """By how many seconds the API server's clock is ahead of ours, to about one; None if it tells no time."""
+        """By how many seconds the API server's clock is ahead of this machine's, to about one; None if it says no time."""
         if self._transport.offset_seconds is None:
             self.server_version()
         return self._transport.offset_seconds

@@ -82,7 +82,7 @@ class Transport:
 
     @property
     def offset_seconds(self) -> float | None:
-        """By how much the API server's clock is ahead of ours, to half a second or better; None before any answer."""
+        """By how much the API server's clock is ahead of this machine's, to half a second or better; None before any answer."""
         with self._clock:
             return None if self._ahead is None else sum(self._ahead) / 2
 

@@ -1,4 +1,4 @@
-"""The carried database compared with the one it came from: structure, comments, labels, large objects, sequences, every row."""
+"""The transferred database compared with the one it came from: structure, comments, labels, large objects, sequences, every row."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ class Side:
 
 def compare(expected: Side, observed: Side, key: bytes) -> list[Check]:
     """Structure and rows of both; FAILED names what differs. Nobody may write to either in the meantime."""
-    source, copy = "the copy", "the carried database"
+    source, copy = "the copy", "the transferred database"
     structure = structure_equal(
-        expected.structure(), observed.structure(), name="carried structure", source=source, copy=copy
+        expected.structure(), observed.structure(), name="transferred structure", source=source, copy=copy
     )
     tables = expected.tables()
     there = set(observed.tables())
@@ -108,4 +108,7 @@ def compare(expected: Side, observed: Side, key: bytes) -> list[Check]:
         observed.digests([name for name in tables if name in there], key)
         | {name: TableDigest(exists=False, reason="there is no such table") for name in tables if name not in there},
     )
-    return [structure, rows.model_copy(update={"name": "carried rows", "proves": "every row came along, and no other"})]
+    return [
+        structure,
+        rows.model_copy(update={"name": "transferred rows", "proves": "every row came along, and no other"}),
+    ]

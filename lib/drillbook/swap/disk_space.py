@@ -12,7 +12,7 @@ from drillbook.profile import size_bytes
 from drillbook.swap.superuser import CONTAINER
 
 DATA, WAL = "data", "WAL"
-FACTOR = 1.3  # of what is carried: tables and indexes while they are built
+FACTOR = 1.3  # of what is transferred: tables and indexes while they are built
 DEFAULT_TABLESPACES = ("", "pg_default")
 _RESERVE = 0.05  # of a volume: CloudNativePG stops PostgreSQL, for every tenant, before the last byte is gone
 _LEAST_RESERVE = 16 * 2**20
@@ -35,10 +35,10 @@ class FreeSpace(Frozen):
 
 
 class Needs(Frozen):
-    """What carrying a database takes: bytes by tablespace, and the WAL that may be there at once.
+    """What transferring a database takes: bytes by tablespace, and the WAL that may be there at once.
 
     WAL is archived and removed as it is written. What may pile up is what waits now, and as much as is between two
-    checkpoints (max_wal_size); more is watched for while the database is carried.
+    checkpoints (max_wal_size); more is watched for while the database is transferred.
     """
 
     tablespaces: tuple[tuple[str, int], ...]

@@ -1,4 +1,4 @@
-"""What carries a database: the statements that make the new one as the old one is, and the two commands between them.
+"""What transfers a database: the statements that make the new one as the old one is, and the two commands between them.
 
 A dump holds what is inside of a database; its owner, locale, limits, privileges, settings and comment are the
 cluster's, and are made here from what the copy says of itself. Pure: nothing is sent.
@@ -64,7 +64,7 @@ def empty(found: Mapping[str, Any]) -> list[Statement]:
 
 
 def extensions(rows: Iterable[Mapping[str, Any]]) -> list[Statement]:
-    """In the new database: extensions in their own version and by their own owner, which a dump doesn't carry."""
+    """In the new database: extensions in their own version and by their own owner, which a dump doesn't transfer."""
     made: list[Statement] = []
     for row in rows:
         create = SQL("CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA {} VERSION {}").format(

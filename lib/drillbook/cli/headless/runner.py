@@ -156,7 +156,7 @@ def _papermill(
         ) as child,
     ):
         threading.Thread(target=prepare, name="prepare the page", daemon=True).start()
-        seen = len(events_of(folder)) if (folder / "journal.jsonl").exists() else 0
+        seen = (-1, len(events_of(folder)) if (folder / "journal.jsonl").exists() else 0)
         try:
             while child.poll() is None:
                 seen = _tell(folder, seen, progress)
@@ -239,11 +239,12 @@ def _kill(child: subprocess.Popen[bytes], folder: Path) -> None:
         time.sleep(0.1)
 
 
-def _tell(folder: Path, seen: int, progress: Progress) -> int:
+def _tell(folder: Path, seen: tuple[int, int], progress: Progress) -> tuple[int, int]:
+    """Report the events that are new; ``seen`` is the journal's size in bytes and its number of events. Read only if it grew."""
     path = folder / "journal.jsonl"
-    if not path.exists():
+    if not path.exists() or (size := path.stat().st_size) == seen[0]:
         return seen
     events = Journal(path).events()
-    for event in events[seen:]:
+    for event in events[seen[1] :]:
         progress(event)
-    return len(events)
+    return size, len(events)

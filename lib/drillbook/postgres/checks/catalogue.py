@@ -142,6 +142,19 @@ def collations_fit(db: Database) -> Check:
     return frame.verdict(Verdict.VERIFIED, f"{counted(len(versioned), 'collation')} of the recorded version")
 
 
+def indexes_valid(db: Database) -> Check:
+    """Whether every index is valid and maintained. Not required: a half-built index is production's, and no row is lost."""
+    frame = CheckFrame("indexes", "no index was left half-built", "every index valid and ready")
+    try:
+        with pinned(db):
+            broken = [(row["name"], row["state"]) for row in db.ask("integrity_invalid_indexes")]
+    except PostgresError as error:
+        return frame.error(error)
+    verdict = Verdict.FAILED if broken else Verdict.VERIFIED
+    observed = ", ".join(name for name, _ in broken) or "all valid"
+    return frame.verdict(verdict, observed, details=broken).model_copy(update={"required": False})
+
+
 def so_in_production_too(copy: Check, source: Check) -> Check:
     """The copy's check, VERIFIED if each of its faults is the source's as well, in the same words where versions are compared.
 
@@ -162,7 +175,8 @@ CHEAP: dict[str, Callable[[Database], Check]] = {
     "materialised views": matviews_filled,
     "extensions": extensions_fit,
     "collations": collations_fit,
+    "indexes": indexes_valid,
     "sequences": sequences_ahead,
 }
 """What may be asked of a source in production as well, by the check's name: catalogues, and one value a sequence."""
-_OTHERS: tuple[Callable[[Database], Check], ...] = (matviews_filled, extensions_fit, collations_fit)
+_OTHERS: tuple[Callable[[Database], Check], ...] = (matviews_filled, extensions_fit, collations_fit, indexes_valid)

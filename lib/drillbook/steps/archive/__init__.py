@@ -8,6 +8,7 @@ from drillbook.steps.archive.recoverability import RecoverabilityVerdict, WouldR
 from drillbook.steps.archive.restore_point import ChooseRestorePoint, ShowRestoreLosses
 from drillbook.steps.archive.room import RoomForReplacement, RoomInPlace
 from drillbook.steps.archive.salvage import ArchiveRemainingWal
+from drillbook.steps.archive.status import ClusterHealthy, LastVerifiedDrill
 from drillbook.steps.archive.targets import ResolveTarget
 from drillbook.steps.archive.window import (
     CheckArchiveDamage,
@@ -27,9 +28,11 @@ __all__ = [
     "CheckWalChains",
     "ChooseBaseBackup",
     "ChooseRestorePoint",
+    "ClusterHealthy",
     "FindArchive",
     "FindDamage",
     "ForecastRecovery",
+    "LastVerifiedDrill",
     "ReadArchive",
     "RecoverabilityVerdict",
     "ResolveTarget",

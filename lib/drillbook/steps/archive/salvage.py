@@ -18,7 +18,7 @@ from drillbook.engine.step import Action, Context, Plan, Step
 from drillbook.errors import Changed, KubernetesError, PreconditionError, VerificationError
 from drillbook.model import BaseBackup, Check, Effect, Frozen, Verdict
 from drillbook.postgres.wal import SegmentName, WalFormatError, first_lsn, segment_header
-from drillbook.steps.instances import data_directory, instance_pods, server_runs
+from drillbook.steps.preflight.instances import data_directory, instance_pods, server_runs
 from drillbook.steps.preflight.old_cluster import OldCluster
 
 _SEGMENT = re.compile(r"[0-9A-F]{24}")

@@ -15,7 +15,7 @@ from drillbook.model import Check, ClusterRef, Effect, Verdict
 from drillbook.steps.backup.manual_backup import RequestedBackup, archive_before, bucket_checks, wait_for_backup
 from drillbook.steps.backup.new_timeline import new_line
 from drillbook.steps.backup.switch_wal import archive_the_end
-from drillbook.steps.instances import is_fenced
+from drillbook.steps.preflight.instances import is_fenced
 from drillbook.steps.preflight.old_cluster import OldCluster
 from drillbook.steps.preflight.readiness import HEALTHY, SourceCluster
 from drillbook.steps.recovery.replacement import ReplacementCluster

@@ -1,7 +1,6 @@
 """Steps that put what was restored into service."""
 
 from drillbook.steps.cutover.access import OpenToClients
-from drillbook.steps.cutover.carry import CompareTransferred, TransferDatabase
 from drillbook.steps.cutover.containment import ArchiveNow, BlockWrites, CheckRecoveryReadiness, PutBack, SuspendBackups
 from drillbook.steps.cutover.drain import DrainApplication, ScaleUpApplication
 from drillbook.steps.cutover.fence import FenceOldCluster
@@ -11,6 +10,7 @@ from drillbook.steps.cutover.repoint import CheckRepoint, KeepReplacement, Repoi
 from drillbook.steps.cutover.schedules import MoveSchedules
 from drillbook.steps.cutover.swap_check import CheckSwapFits, CheckTransferable
 from drillbook.steps.cutover.swap_database import SwapBack, SwapDatabase
+from drillbook.steps.cutover.transfer import CompareTransferred, TransferDatabase
 
 __all__ = [
     "ArchiveNow",

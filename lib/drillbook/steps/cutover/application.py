@@ -13,7 +13,7 @@ from drillbook.kube import connection_env
 from drillbook.kube.connection_env import AddressLocation
 from drillbook.model import show_seconds
 from drillbook.profile.schema import Application, Tenant
-from drillbook.steps.instances import promises_on
+from drillbook.steps.preflight.instances import promises_on
 
 REPOINTED = "drillbook.io/repointed-by"
 

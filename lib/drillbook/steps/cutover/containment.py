@@ -18,9 +18,9 @@ from drillbook.errors import VerificationError
 from drillbook.model import BaseBackup, Effect, Frozen
 from drillbook.postgres.client import SQL, Composed, Identifier, Literal, as_text
 from drillbook.steps.backup.manual_backup import ArchiveTheEnd
-from drillbook.steps.cutover.carry import superuser_of
 from drillbook.steps.cutover.drain import BLOCKED
 from drillbook.steps.cutover.swap_check import tenant_of
+from drillbook.steps.cutover.transfer import superuser_of
 from drillbook.steps.preflight import pausing
 from drillbook.steps.preflight.readiness import CheckReadiness, Rights, SourceCluster
 from drillbook.swap.superuser import MAINTENANCE
@@ -339,7 +339,7 @@ def writes_promise(ctx: Context, cluster: SourceCluster, database: str) -> Oblig
 
 @dataclass(frozen=True)
 class ArchiveNow(ArchiveTheEnd):
-    """Archive what was written until now: one row of ours, one WAL switch.
+    """Archive what was written until now: one marker row, one WAL switch.
 
     What is in the archive can't be lost with the cluster any more, and a target of a moment ago can be reached.
     """

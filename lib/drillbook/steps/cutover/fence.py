@@ -11,7 +11,7 @@ from drillbook.engine import undo
 from drillbook.engine.step import Action, Context, Plan, Step
 from drillbook.errors import KubernetesError, StepTimeoutError, VerificationError
 from drillbook.model import Effect, Frozen, show_seconds
-from drillbook.steps.instances import (
+from drillbook.steps.preflight.instances import (
     FENCED,
     NODE_IS_DOWN,
     away_words,

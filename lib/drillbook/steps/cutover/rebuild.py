@@ -24,8 +24,8 @@ from drillbook.steps.archive.restore_point import RestoreStart
 from drillbook.steps.cutover import access, schedules
 from drillbook.steps.cutover.rebuild_check import Rebuildable, claims_of, held, orphan_fault, require_recoverable
 from drillbook.steps.cutover.service import of_cluster, recall, remember
-from drillbook.steps.instances import promises_on
 from drillbook.steps.preflight import pausing
+from drillbook.steps.preflight.instances import promises_on
 from drillbook.steps.preflight.old_cluster import OldCluster, as_it_was
 from drillbook.steps.preflight.readiness import HEALTHY
 from drillbook.steps.recovery.replacement import (

@@ -24,8 +24,8 @@ from drillbook.steps.cutover.application import (
     readdress,
 )
 from drillbook.steps.cutover.service import bare, hand_over, of_cluster, recall, remember
-from drillbook.steps.instances import promises_on
 from drillbook.steps.preflight import pausing
+from drillbook.steps.preflight.instances import promises_on
 from drillbook.steps.preflight.old_cluster import OldCluster
 from drillbook.steps.recovery.replacement import ReplacementCluster, require_new_server_name
 

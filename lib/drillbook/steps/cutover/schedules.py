@@ -12,8 +12,8 @@ from drillbook.errors import KubernetesError, VerificationError
 from drillbook.manifests import replacement as replacements
 from drillbook.model import Effect, Frozen
 from drillbook.steps.cutover.service import bare, hand_over, of_cluster, recall, remember
-from drillbook.steps.instances import promises_on
 from drillbook.steps.preflight import pausing
+from drillbook.steps.preflight.instances import promises_on
 from drillbook.steps.preflight.old_cluster import OldCluster
 from drillbook.steps.recovery.replacement import ReplacementCluster, made_by, to_delete
 

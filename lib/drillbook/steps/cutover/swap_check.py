@@ -23,7 +23,7 @@ from drillbook.steps.recovery.copy import Recovered
 from drillbook.swap.disk_space import DEFAULT_TABLESPACES, FACTOR, FreeSpace, Needs, rooms_on, tablespaces_of
 from drillbook.swap.names import Before, Names
 
-# What carrying takes is not known before it was done here: dump, transfer and indexes at this rate are an assumption.
+# What transferring takes is not known before it was done here: dump, transfer and indexes at this rate are an assumption.
 ASSUMED_BYTES_A_SECOND = 20 * 2**20
 
 
@@ -142,7 +142,7 @@ class CheckSwapFits(Step[SwapFits]):
         if seconds <= limit:
             return []
         return [
-            f"the forecast is {show_seconds(seconds)} with {show_seconds(carry_seconds)} to carry the database (assumed at "
+            f"the forecast is {show_seconds(seconds)} with {show_seconds(carry_seconds)} to transfer the database (assumed at "
             f"{ASSUMED_BYTES_A_SECOND // 2**20} MiB/s): over the recovery time objective of {show_seconds(limit)}"
         ]
 
@@ -231,7 +231,7 @@ def _fits(found: SwapFits, forecast: Forecast | None) -> Check:
     known = forecast is not None and forecast.seconds is not None
     return Check(
         name="swap fits",
-        proves="the database can be carried and swapped, and nothing would undo it",
+        proves="the database can be transferred and swapped, and nothing would undo it",
         verdict=Verdict.VERIFIED,
         expected=f"{show_bytes(found.needed_bytes)} free on every instance, nothing in the way",
         observed=f"{show_bytes(least.free_bytes)} free on {least.pod}",
@@ -246,17 +246,17 @@ def _fits(found: SwapFits, forecast: Forecast | None) -> Check:
 
 @dataclass(frozen=True)
 class CheckTransferable(CheckStep):
-    """Everything of the copy's database can be carried, and there is room for it; what stays behind is named.
+    """Everything of the copy's database can be transferred, and there is room for it; what stays behind is named.
 
-    Roles aren't carried: those that the database needs have to be on the source. So do tablespaces, and extensions in
-    the same version. How much is carried is measured on the copy: the damaged database may be small. Read from the
+    Roles aren't transferred: those that the database needs have to be on the source. So do tablespaces, and extensions in
+    the same version. How much is transferred is measured on the copy: the damaged database may be small. Read from the
     copy as its superuser, and from the source as Drillbook's own role.
     """
 
     cluster: SourceCluster
     fits: SwapFits
     recovered: Recovered
-    name: ClassVar[str] = "can be carried"
+    name: ClassVar[str] = "can be transferred"
     proves: ClassVar[str] = "no object of the database would fail on the source"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
@@ -300,8 +300,8 @@ class CheckTransferable(CheckStep):
         ctx.recorder.fact("to_carry", needs.model_dump(mode="json"))
         return self.result(
             Verdict.FAILED if faults else Verdict.VERIFIED,
-            name="room to carry",
-            proves="what was recovered fits on every volume of every instance, with the WAL that carrying it writes",
+            name="room to transfer",
+            proves="what was recovered fits on every volume of every instance, with the WAL that transferring it writes",
             expected=f"room for {total:,} bytes, measured on the copy, and {needs.wal_bytes:,} of WAL",
             observed="; ".join(faults)
             or "; ".join(f"{room.volume}: {show_bytes(room.free_bytes)} free" for room in rooms),

@@ -12,9 +12,9 @@ from drillbook.errors import Changed, PreconditionError, RunbookError, Verificat
 from drillbook.model import Check, Effect, Frozen, Instant, Lsn, Verdict, show_instant
 from drillbook.postgres.client import SQL, Literal, as_text
 from drillbook.steps.backup.safety_backup import unsaved
-from drillbook.steps.cutover.carry import database_obligation, superuser_of
 from drillbook.steps.cutover.drain import before_the_cut, still_there
 from drillbook.steps.cutover.swap_check import AppFits
+from drillbook.steps.cutover.transfer import database_obligation, superuser_of
 from drillbook.steps.preflight.readiness import SourceCluster
 from drillbook.swap import rename
 from drillbook.swap.names import RetainedDatabase
@@ -347,7 +347,7 @@ class DropDamaged(Step[Dropped]):
 
 @dataclass(frozen=True)
 class RemoveTransferred(Step[Dropped]):
-    """Drop the carried database that never went into service.
+    """Drop the transferred database that never went into service.
 
     This run has made it, and nobody but a superuser was ever in it: so it needs no gate. After a cut none exists.
     """

@@ -52,7 +52,7 @@ class AnnounceRecovery(Announcement):
 
     def _cut(self, ctx: Context) -> list[str]:
         """How to go back, and what keeps the way open; nothing in Git has to change."""
-        ctx.recorder.log("patch-for-git.yaml", NOTHING_IN_GIT)
+        ctx.recorder.log("git.patch.yaml", NOTHING_IN_GIT)
         cut = ctx.recorder.seen("cut") or {}
         if not cut:
             return []

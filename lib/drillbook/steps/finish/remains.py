@@ -8,7 +8,7 @@ from drillbook import kube as k8s
 from drillbook.engine.step import Context
 from drillbook.errors import RunbookError
 from drillbook.model import show_instant
-from drillbook.steps.instances import is_fenced
+from drillbook.steps.preflight.instances import is_fenced
 from drillbook.swap.names import RetainedDatabase
 
 
@@ -21,7 +21,7 @@ class Remain:
 
 
 def remains(ctx: Context) -> list[Remain]:
-    """Databases put aside or carried, writes held, instances fenced or hibernated, schedules suspended. Reads only.
+    """Databases put aside or transferred, writes held, instances fenced or hibernated, schedules suspended. Reads only.
 
     What can't be read is its own item: silence would say that nothing is there.
     """

@@ -10,7 +10,7 @@ from typing import Any
 from drillbook import kube as k8s
 from drillbook.engine.step import Context, pod_of
 from drillbook.postgres import checks
-from drillbook.steps.instances import FENCED
+from drillbook.steps.preflight.instances import FENCED
 
 
 def replica_of(cluster: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

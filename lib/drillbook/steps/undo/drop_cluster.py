@@ -21,8 +21,8 @@ from drillbook.steps.cutover.application import addressed
 from drillbook.steps.cutover.rebuild_check import claims_of
 from drillbook.steps.cutover.repoint import FENCE, HANDED_OVER
 from drillbook.steps.cutover.service import of_cluster
-from drillbook.steps.instances import is_fenced
 from drillbook.steps.preflight import pausing
+from drillbook.steps.preflight.instances import is_fenced
 from drillbook.steps.preflight.old_cluster import OldCluster
 from drillbook.steps.preflight.readiness import HEALTHY, Rights, denied
 from drillbook.steps.recovery.replacement import made_by

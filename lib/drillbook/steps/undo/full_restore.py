@@ -33,8 +33,8 @@ from drillbook.steps.cutover.repoint import (
 )
 from drillbook.steps.cutover.service import of_cluster, recall, remember
 from drillbook.steps.finish.announce import Announcement
-from drillbook.steps.instances import is_fenced
 from drillbook.steps.preflight import pausing
+from drillbook.steps.preflight.instances import is_fenced
 from drillbook.steps.preflight.old_cluster import RIGHTS, OldCluster, application
 from drillbook.steps.preflight.readiness import denied, pin_faults
 from drillbook.steps.recovery.replacement import ReplacementCluster

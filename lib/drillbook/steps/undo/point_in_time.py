@@ -10,10 +10,10 @@ from drillbook.engine.step import Action, CheckStep, Context, Plan, Step
 from drillbook.errors import NotReady, VerificationError
 from drillbook.kube import workloads
 from drillbook.model import Check, Effect, Frozen, Instant, Verdict, show_instant
-from drillbook.steps.cutover.carry import superuser_of
 from drillbook.steps.cutover.containment import oid_of, writes_again
 from drillbook.steps.cutover.swap_check import AppFits, app_faults, tenant_of
 from drillbook.steps.cutover.swap_database import DAMAGED
+from drillbook.steps.cutover.transfer import superuser_of
 from drillbook.steps.finish.announce import Announcement
 from drillbook.steps.preflight.readiness import SourceCluster
 from drillbook.swap.names import Names, RetainedDatabase

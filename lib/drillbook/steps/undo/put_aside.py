@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from drillbook import archive
 from drillbook.engine.step import CheckStep, Context, Pending, Step
@@ -50,7 +50,7 @@ class FindPutAside(Step[Aside]):
         )
 
 
-def dropping(cluster: SourceCluster, aside: Aside) -> DropDamaged | DropKeptCluster:
+def dropping(cluster: SourceCluster, aside: Aside) -> Step[Any]:
     """The step that drops what was put aside."""
     if not isinstance(aside, Pending) and aside.cluster is not None:
         return DropKeptCluster(aside.cluster)

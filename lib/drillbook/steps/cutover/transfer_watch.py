@@ -1,4 +1,4 @@
-"""The volumes of the running cluster, watched while a database is carried into it: carrying stops before one is full.
+"""The volumes of the running cluster, watched while a database is transferred into it: transferring stops before one is full.
 
 A full volume stops PostgreSQL for every tenant. Back-pressure goes all the way to pg_dump: what is not read is not
 written.
@@ -49,7 +49,7 @@ class TransferWatch:
         self.why = ""
 
     def __call__(self, count: int) -> bool:
-        """``count`` bytes have been carried: may more come?"""
+        """``count`` bytes have been transferred: may more come?"""
         now = time.monotonic()
         if now - self._looked >= self._look_seconds:
             self._look()
@@ -59,7 +59,7 @@ class TransferWatch:
             if now - self._began > self._usual
             else ""
         )
-        self._ctx.recorder.progress(f"{show_bytes(count)} carried{f', held: {self.why}' if self.why else ''}{late}")
+        self._ctx.recorder.progress(f"{show_bytes(count)} transferred{f', held: {self.why}' if self.why else ''}{late}")
         return not self.why
 
     def _look(self) -> None:
@@ -82,9 +82,9 @@ class TransferWatch:
         if hopeless or failing or now - self._held_since > self._patience:
             waited = show_seconds(now - self._held_since)
             raise UpstreamError(
-                f"carrying was ended before a volume is full: {'; '.join([self.why, *failing])} (held for {waited})",
+                f"transferring was ended before a volume is full: {'; '.join([self.why, *failing])} (held for {waited})",
                 changed=Changed.DONE,
-                todo="Give the volumes more room or the archive more speed, and carry again: what was carried so far is dropped.",
+                todo="Give the volumes more room or the archive more speed, and transfer again: what was transferred so far is dropped.",
             )
 
     def stop(self, database: str) -> None:

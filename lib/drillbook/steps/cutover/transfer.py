@@ -1,4 +1,4 @@
-"""One database is carried from the copy into the running cluster, under its own name, and compared."""
+"""One database is transferred from the copy into the running cluster, under its own name, and compared."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from drillbook.errors import Changed, PreconditionError, UpstreamError, Verifica
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Instant
 from drillbook.postgres.client import SQL, as_text
 from drillbook.report.cards import show_bytes
-from drillbook.steps.cutover.carry_watch import TransferWatch
 from drillbook.steps.cutover.swap_check import ASSUMED_BYTES_A_SECOND, SwapFits
+from drillbook.steps.cutover.transfer_watch import TransferWatch
 from drillbook.steps.preflight.readiness import SourceCluster
 from drillbook.steps.recovery.copy import Recovered
 from drillbook.swap import compare, dump_restore, rename
@@ -27,7 +27,7 @@ _FOR_EVER = 30 * 86_400.0  # seconds
 
 
 class TransferredDatabase(Frozen):
-    """The carried database, whole. ``bytes`` is the dump's size, all of which went through this machine."""
+    """The transferred database, whole. ``bytes`` is the dump's size, all of which went through this machine."""
 
     database: str
     bytes: int
@@ -53,7 +53,7 @@ def database_obligation(ref: ClusterRef, name: str, what: str) -> Obligation:
 
 
 def carried_obligation(ref: ClusterRef, name: str) -> Obligation:
-    """The promise to drop a carried database that never goes into service; once it is in service it has another name."""
+    """The promise to drop a transferred database that never goes into service; once it is in service it has another name."""
     undo = {
         "verb": "sql",
         "kind": "Cluster",
@@ -62,13 +62,13 @@ def carried_obligation(ref: ClusterRef, name: str) -> Obligation:
         "sql": as_text(rename.drop(name)),
     }
     return replace(
-        database_obligation(ref, name, "carried, not in service yet: dropped unless it is swapped in"), undo=undo
+        database_obligation(ref, name, "transferred, not in service yet: dropped unless it is swapped in"), undo=undo
     )
 
 
 @dataclass(frozen=True)
 class TransferDatabase(Step[TransferredDatabase]):
-    """Carry the recovered database from the copy into the running cluster, under a new name.
+    """Transfer the recovered database from the copy into the running cluster, under a new name.
 
     Dump and restore run in the pods themselves and are joined here, so the bytes pass through this machine. Nobody is
     let into the new database until it is whole. Tenants are not touched; done twice, it is recreated.
@@ -86,7 +86,7 @@ class TransferDatabase(Step[TransferredDatabase]):
     def plan(self, ctx: Context) -> Plan:
         name = self.fits.names.carried
         return Plan(
-            summary=f"Carry {self.fits.names.database} of the copy into {self.cluster.ref} as {name}",
+            summary=f"Transfer {self.fits.names.database} of the copy into {self.cluster.ref} as {name}",
             sql=(f"CREATE DATABASE {name}", f"pg_dump -Fc in the copy | pg_restore into {name}", "ANALYZE"),
             touches=(Action("create", "Database", self.cluster.ref.namespace, f"{self.cluster.ref.name}.{name}"),),
             notes=(
@@ -129,7 +129,7 @@ class TransferDatabase(Step[TransferredDatabase]):
         reader = k8s.Command(source.namespace, source.pod, CONTAINER, dump_restore.restore(names.carried))
         watch = TransferWatch(ctx, self.cluster, source, usual_seconds=self._usual_seconds(ctx))
         try:
-            # No limit ends it: what is carried so far would be lost, and the next attempt would need as long.
+            # No limit ends it: what is transferred so far would be lost, and the next attempt would need as long.
             piped = ctx.kube.pipe(writer, reader, timeout_seconds=_FOR_EVER, on_bytes=watch)
         except BaseException:
             watch.stop(names.carried)
@@ -139,14 +139,14 @@ class TransferDatabase(Step[TransferredDatabase]):
                 piped.reader_error, piped.reader_exit_code
             )
             raise UpstreamError(
-                f"{names.database} could not be carried: {said or 'the connection was lost'}",
+                f"{names.database} could not be transferred: {said or 'the connection was lost'}",
                 changed=Changed.DONE,
-                todo=f"{names.carried} is unfinished and nobody is let in; fix the cause and carry again, which recreates it.",
+                todo=f"{names.carried} is unfinished and nobody is let in; fix the cause and transfer again, which recreates it.",
             )
         return piped.bytes
 
     def _usual_seconds(self, ctx: Context) -> float:
-        """How long carrying was predicted to take, by what was measured on the copy."""
+        """How long transferring was predicted to take, by what was measured on the copy."""
         return max(60.0, self._size(ctx) / ASSUMED_BYTES_A_SECOND)
 
     def _size(self, ctx: Context) -> int:
@@ -158,10 +158,10 @@ class TransferDatabase(Step[TransferredDatabase]):
             found = db.ask("cutover_names", names=[result.database])
         if not found or not found[0]["allows_connections"]:
             raise VerificationError(
-                "the carried database is not there",
+                "the transferred database is not there",
                 expected=result.database,
                 observed="none" if not found else "one that allows no connection",
-                todo="Carry it again.",
+                todo="Transfer it again.",
             )
 
 
@@ -176,7 +176,7 @@ def _first(stderr: str, code: int | None) -> str:
 
 @dataclass(frozen=True)
 class CompareTransferred(CheckStep):
-    """The carried database is the copy's, object by object and row by row.
+    """The transferred database is the copy's, object by object and row by row.
 
     Structure, grants, settings, comments, large objects, sequences' positions, and a keyed digest of every table; rows
     stay in their servers. A difference ends the way to the cut.
@@ -186,12 +186,12 @@ class CompareTransferred(CheckStep):
     cluster: SourceCluster
     fits: SwapFits
     recovered: Recovered
-    name: ClassVar[str] = "carried as recovered"
+    name: ClassVar[str] = "transferred as recovered"
     proves: ClassVar[str] = "what goes into service is what was recovered and checked"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         names = self.fits.names
-        # As with the carry, no limit ends what passes over every row: it would have to begin again.
+        # As with the transfer, no limit ends what passes over every row: it would have to begin again.
         expected = Side(replace(superuser_of(ctx, self.recovered.ref), timeout_seconds=_FOR_EVER), names.database)
         observed = Side(replace(superuser_of(ctx, self.cluster.ref), timeout_seconds=_FOR_EVER), names.carried)
         ctx.recorder.progress("comparing structure and rows of both")
