@@ -41,7 +41,7 @@ PROGRAMS: dict[tuple[str, ...], Program] = {
 
 # An image's name, without registry, tag and digest, for containers that leave the command to the image.
 IMAGES: dict[str, Program] = {
-    "drillbook-lab/sample-app": program("sampleapp"),
+    "drillbook-lab/sample-app": program("sample_app"),
 }
 
 
