@@ -31,7 +31,7 @@ from typing import ClassVar
 from drillbook.model import Check, Effect, Frozen, Verdict
 from drillbook.engine import open_run
 from drillbook.engine.kinds import kind_of
-from drillbook.engine.step import Context, Check, Step
+from drillbook.engine.step import CheckStep, Context, Step
 
 
 class Nothing(Frozen):
@@ -53,7 +53,7 @@ class ReadNothing(Step[Nothing]):
 
 
 @dataclass(frozen=True)
-class Floor(Check):
+class Floor(CheckStep):
     \"\"\"Say that the floor holds.\"\"\"
 
     name: ClassVar[str] = "floor"

@@ -1,12 +1,13 @@
 """The object store, read only: S3 behind a small protocol, and the layout that barman-cloud leaves in a bucket.
 
-`protocol`: what the rest needs of a store. `s3`: the only user of boto3. `destinations`: what is not S3. `layout`:
-keys, listing of the WAL. `backupinfo`, `catalogue`: base backups; `tarwalk`, `tarcheck`: whether their tars are
-whole. `compression`, `archive`, `scan`: segments and history files, the chain, what a segment holds. `holdings`: all
-of one server, listed once. `timelines`: which one is the cluster's. `gaps`: what is broken, and why. `window`,
-`targets`, `reachable`: what recovery can reach. `retention`: what is deleted when. `sampling`, `survey`: what is
-wrong with an archive. `reading`: all of one server, read once. Everything is read by listing and getting; nothing is
-ever written.
+`protocol`: what the rest needs of a store. `s3`: the only user of boto3. `destinations`: what is not S3. `location`,
+`lost_cluster`: where a cluster archives, by its object or without it. `layout`: keys, listing of the WAL.
+`backup_info`, `catalogue`: base backups; `tar_walk`, `tar_check`: whether their tars are whole. `compression`,
+`wal_files`, `scan`, `search`, `commits`: segments and history files, the chain, what a segment holds. `snapshot`: all
+of one server, listed once. `timelines`, `systems`: which one is the cluster's. `gaps`: what is broken, and why.
+`window`, `targets`, `reachability`: what recovery can reach. `retention`: what is deleted when. `sampling`, `survey`:
+what is wrong with an archive. `folder`: all of one server, read once. Everything is read by listing and getting;
+nothing is ever written.
 """
 
 from drillbook.archive.catalogue import BackupState, Catalogue, Entry, catalogue, server_names

@@ -25,7 +25,7 @@ _KEPT = 4
 
 
 class WalFeed:
-    """Answers `walrestore`; at most one batch is being fetched at any time."""
+    """Answers `wal_restore`; at most one batch is being fetched at any time."""
 
     def __init__(self, spec: PodSpec, store: StoreSpec, log: Log) -> None:
         self._store = store

@@ -1,6 +1,6 @@
 """restore_command: `wal_restore --spec FILE %f %p`. Exit 0 with the file in place, 1 if it can't be had.
 
-Started once a segment, often `python -I -S`: it only asks the recovery job, which fetches ahead (`walfeed`).
+Started once a segment, often `python -I -S`: it only asks the recovery job, which fetches ahead (`wal_feed`).
 Without a job that listens it fetches the one file itself.
 """
 

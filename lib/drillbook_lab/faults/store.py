@@ -1,4 +1,4 @@
-"""Faults of the object store itself: a gate that refuses, waits or is down. What is in it: `faultarchive`."""
+"""Faults of the object store itself: a gate that refuses, waits or is down. What is in it: `faults.archive`."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class ArchivedWal(Frozen):
     newest_commit: ArchivedCommit | None = None
     asked: Instant | None = None  # the target that was asked for; None for this drill's own marker
     server_name: str = ""  # the folder that was read
-    drawn: dict[str, Any] = Field(default_factory=dict)  # as `picture` draws it
+    drawn: dict[str, Any] = Field(default_factory=dict)  # as `report.timeline` draws it
 
 
 def newest_in(ctx: Context, cluster: SourceCluster, listing: archive.WalListing, chain: Chain) -> ArchivedCommit | None:
