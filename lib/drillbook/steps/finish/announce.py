@@ -84,7 +84,13 @@ class Announcement(CheckStep):
         """Post the text to the site's webhook."""
         place = ctx.site.announce.webhook
         if place is None:
-            return [self.result(Verdict.NOT_APPLICABLE, reason="the profile names no webhook: paste the text")]
+            return [
+                self.result(
+                    Verdict.NOT_APPLICABLE,
+                    observed=text,
+                    reason="the profile names no webhook: paste this text (logs/announcement.txt)",
+                )
+            ]
         secret = ctx.kube.secret(place.namespace, place.name)
         try:
             status = notify.post(secret.get(ctx.site.announce.key, ""), text)
