@@ -67,6 +67,11 @@ class PostgresLog:
         self._rest: dict[int, bytes] = {}
         self._entry = b""  # of the CSV log, begun and not whole yet
 
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """The FIFOs' read ends. The server inherits them: if we die while it opens one, it must not wait for a reader."""
+        return tuple(self._fds)
+
     def open(self) -> None:
         """Make and open the FIFOs before the server starts: its collector blocks on one that nobody reads."""
         identity.prepare_dir(self.directory)

@@ -49,6 +49,7 @@ class Postmaster:
             stdin=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             preexec_fn=tied(signal.SIGQUIT),
+            pass_fds=self._postgres_log.fds,
             env=self._environment(),
             cwd=self.spec.pgdata,
         )
