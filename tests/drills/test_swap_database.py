@@ -425,7 +425,7 @@ def test_health_that_stays_red_names_the_way_back(
         try:
             assert isinstance(run.do(on), Pending)
             assert "is not well after it was scaled up" in last_error(run)["what"]
-            assert f"swap back: {fits.names.kept} is kept" in last_error(run)["todo"]
+            assert f"swap back, {fits.names.kept} is kept" in last_error(run)["todo"]
         finally:
             lab.sql("postgres", f'alter role "{role}" login')
         until(lambda: not on.do(run.context).put_back, "the application is well again")

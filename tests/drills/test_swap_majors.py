@@ -116,7 +116,7 @@ def test_what_is_swapped_in_is_what_was_there(lab: DrillLab) -> None:
     while run.code == 3:
         run = lab.go_on(run)
     assert (run.code, run.verdict) == (0, "VERIFIED"), run.said[-6000:]
-    assert set(run.verdicts("carried").values()) == {"VERIFIED"}, run.verdicts("carried")
+    assert set(run.verdicts("transferred").values()) == {"VERIFIED"}, run.verdicts("transferred")
     after = dump(lab)
     counters, now = sequences(before), sequences(after)
     # What a sequence had written ahead in WAL, 32 values, no recovery gives back.
