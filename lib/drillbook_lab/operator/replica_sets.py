@@ -54,7 +54,7 @@ class ReplicaSets:
             }
             try:
                 made = self._operator.registry.create(pod)
-            except ApiError as fault:  # a quota, say: it is tried again, and told in the meantime
+            except ApiError as fault:  # a quota, say: it is tried again, and reported in the meantime
                 self._operator.event(owner, "FailedCreate", f"Error creating: {fault}", kind="Warning")
                 return str(fault)
             self._operator.event(owner, "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
