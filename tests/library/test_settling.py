@@ -269,7 +269,8 @@ def _until(reader: Any, word: str) -> None:
     assert word in reader.readline()
 
 
-@pytest.mark.parametrize(("before", "ends"), [([], True), (["nohup"], False)])
+# Without --default-signal a suite that is run under nohup would pass its own ignored SIGHUP on to the child.
+@pytest.mark.parametrize(("before", "ends"), [(["env", "--default-signal=HUP"], True), (["nohup"], False)])
 def test_s18_a_closed_terminal_ends_the_notebook_and_settles(before: list[str], ends: bool) -> None:
     child = subprocess.Popen(
         [*before, sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
