@@ -267,19 +267,6 @@ class RecoveryTarget(Frozen):
             raise ValueError("give one of target_time, target_lsn, target_xid, target_name, target_immediate")
         return self
 
-    @classmethod
-    def asked(cls, parameters: Mapping[str, Any]) -> tuple[Self, str]:
-        """The target that a runbook's parameters ask for, and the id of the base backup that an immediate one names.
-
-        No target parameter, or all of them "", is the end of the archive. ValueError: one can't be read, or two are
-        given.
-        """
-        given = {
-            name: parse(parameters[name]) for name, parse in TARGET_PARAMETERS.items() if parameters.get(name, "") != ""
-        }
-        backup_id = given.pop("target_immediate", "")
-        return cls(**given, target_immediate=bool(backup_id)), backup_id
-
     def __str__(self) -> str:
         if self.target_time is not None:
             return f"time {show_instant(self.target_time)}"
@@ -290,6 +277,33 @@ class RecoveryTarget(Frozen):
         if self.target_name is not None:
             return f"restore point {self.target_name!r}"
         return "end of the base backup" if self.target_immediate else "end of the archive"
+
+
+class AskedTarget(Frozen):
+    """Where recovery is to stop, as somebody asks; ``backup_id`` where it is the end of one base backup."""
+
+    target: RecoveryTarget = RecoveryTarget()
+    backup_id: str = ""
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Self:
+        """By a runbook's parameters; none of them, or all of them "", is the end of the archive.
+
+        ValueError: one can't be read, or two are given.
+        """
+        given = {
+            name: parse(parameters[name]) for name, parse in TARGET_PARAMETERS.items() if parameters.get(name, "") != ""
+        }
+        backup_id = given.pop("target_immediate", "")
+        return cls(target=RecoveryTarget(**given, target_immediate=bool(backup_id)), backup_id=backup_id)
+
+    @property
+    def end_of_archive(self) -> bool:
+        """Whether nothing was asked for: everything that is archived is replayed."""
+        return self == AskedTarget()
+
+    def __str__(self) -> str:
+        return f"{self.target}{f' {self.backup_id}' if self.backup_id else ''}"
 
 
 class ArchivedCommit(Frozen):

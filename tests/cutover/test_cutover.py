@@ -13,12 +13,12 @@ from fix_drills import ROOT, until
 from drillbook import kube as k8s
 from drillbook.engine import Run, open_run
 from drillbook.engine import undo as restoring
-from drillbook.model import RecoveryTarget, Verdict, parse_instant
+from drillbook.model import AskedTarget, RecoveryTarget, Verdict, parse_instant
 from drillbook.steps.archive.base_backup import WalChainUnbroken
 from drillbook.steps.archive.damage import FindDamage
 from drillbook.steps.archive.losses import losses
 from drillbook.steps.archive.restore_point import ChooseRestorePoint
-from drillbook.steps.archive.salvage import ReadWalOnVolume, SalvageWal
+from drillbook.steps.archive.salvage import ArchiveRemainingWal
 from drillbook.steps.archive.targets import ResolveTarget
 from drillbook.steps.backup.manual_backup import RequestBackup, WaitForBackup
 from drillbook.steps.backup.new_timeline import FirstBackupOfNewTimeline, ReadPromotedCluster
@@ -100,10 +100,9 @@ def test_the_last_commits_are_salvaged_and_the_application_follows_and_comes_bac
 
     def procedure(run: Run) -> dict[str, Any]:
         old = run.do(ReadOldCluster())
-        point = run.do(ChooseRestorePoint(old))
+        point = run.do(ChooseRestorePoint(old, run.target))
         confirmed(run, "Stop the old cluster", FenceOldCluster(old))
-        found = run.do(ReadWalOnVolume(old, point.backup))
-        (salvaged,) = confirmed(run, "Archive what is left", SalvageWal(old, point.backup, found))
+        (salvaged,) = confirmed(run, "Archive what is left", ArchiveRemainingWal(old, point.backup))
         archived = run.do(WalChainUnbroken(old, point.backup))
         made = run.do(CreateReplacementCluster(old, point.backup, point.target))
         recovered = run.do(WaitForReplacement(old, made))
@@ -188,10 +187,9 @@ def test_healthy_is_not_complete_when_a_segment_is_gone(cut_lab: CutLab) -> None
 
     def procedure(run: Run) -> tuple[str, Any]:
         old = run.do(ReadOldCluster())
-        point = run.do(ChooseRestorePoint(old))
+        point = run.do(ChooseRestorePoint(old, run.target))
         confirmed(run, "Stop the old cluster", FenceOldCluster(old))
-        found = run.do(ReadWalOnVolume(old, point.backup))
-        confirmed(run, "Archive what is left", SalvageWal(old, point.backup, found))
+        confirmed(run, "Archive what is left", ArchiveRemainingWal(old, point.backup))
         archived = run.do(WalChainUnbroken(old, point.backup))
         lost = archived.last_segment[:-1] + format(int(archived.last_segment[-1], 16) - 1, "X")
         (key,) = [key for key in store.keys("wals/") if lost in key]
@@ -224,11 +222,10 @@ def test_the_name_stays_and_what_was_before_the_cut_can_still_be_had(cut_lab: Cu
     def procedure(run: Run) -> dict[str, Any]:
         # As if CloudNativePG had drawn the owner's password: its Secret dies with the Cluster, and no profile knows it.
         old = run.do(ReadOldCluster()).model_copy(update={"secret": ""})
-        point = run.do(ChooseRestorePoint(old))
+        point = run.do(ChooseRestorePoint(old, run.target))
         checked = run.do(CheckRebuild(old))
         confirmed(run, "Stop the old cluster", FenceOldCluster(old))
-        found = run.do(ReadWalOnVolume(old, point.backup))
-        confirmed(run, "Archive what is left", SalvageWal(old, point.backup, found))
+        confirmed(run, "Archive what is left", ArchiveRemainingWal(old, point.backup))
         archived = run.do(WalChainUnbroken(old, point.backup))
         removed, made = confirmed(
             run, "Rebuild", RemoveOldCluster(old, point, checked), CreateUnderOldName(old, point.backup, point.target)
@@ -296,12 +293,11 @@ def after_the_cut(lab: CutLab, before: str, changes: dict[str, Any]) -> None:
     run = open_run("recover-point-in-time", site=str(site), mode="apply", target_time=at)
     try:
         cluster = run.do(CheckReadiness())
-        target = run.do(ResolveTarget(cluster))
-        by_xid = ResolveTarget(cluster)
-        run.context.parameters = {"target_xid": str(target.first_after.xid if target.first_after else 0)}
-        assert run.do(by_xid).backup.server_name == old_name, "a commit that only the older name has"
-        run.context.parameters = {"search_from": at, "search_to": ""}
-        damage = run.do(FindDamage(cluster))
+        target = run.do(ResolveTarget(cluster, run.target))
+        asked = AskedTarget.of({"target_xid": str(target.first_after.xid if target.first_after else 0)})
+        by_xid = run.do(ResolveTarget(cluster, asked))
+        assert by_xid.backup.server_name == old_name, "a commit that only the older name has"
+        damage = run.do(FindDamage(cluster, search_from=at))
         assert damage.since < damage.until
         lost = {
             item.database: item

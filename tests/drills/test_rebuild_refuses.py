@@ -11,7 +11,7 @@ from drillbook import kube as k8s
 from drillbook.engine import open_run
 from drillbook.errors import NotReady, PreconditionError
 from drillbook.steps.archive.restore_point import ChooseRestorePoint
-from drillbook.steps.archive.salvage import ReadWalOnVolume
+from drillbook.steps.archive.salvage import wal_on_volume
 from drillbook.steps.cutover.rebuild import RemoveOldCluster
 from drillbook.steps.cutover.rebuild_check import CheckRebuild
 from drillbook.steps.preflight.old_cluster import ReadOldCluster
@@ -41,7 +41,7 @@ def test_an_orphaned_volume_and_a_used_server_name_are_named_with_their_fix(
     run = open_run("recover-x", site=str(drill_lab.profile_with("rebuild", kubernetes=kubernetes)), mode="apply")
     try:
         old = run.do(ReadOldCluster())
-        point = run.do(ChooseRestorePoint(old))
+        point = run.do(ChooseRestorePoint(old, run.target))
         checked = run.do(CheckRebuild(old))
         assert checked.volumes[0][0] == f"{name}-1"
         held_by_flux(drill_lab, "databases")
@@ -52,7 +52,7 @@ def test_an_orphaned_volume_and_a_used_server_name_are_named_with_their_fix(
                 CheckRebuild(old).do(run.context)
         finally:
             held_by_flux(drill_lab, None)
-        found = run.do(ReadWalOnVolume(old, point.backup))
+        found = wal_on_volume(run.context, old, point.backup)
         assert found.runs and found.newest and found.unarchived[-1] == found.newest
         # A Cluster that is looked after takes such a volume over at once: this is the moment before.
         unattended(drill_lab, "disabled")

@@ -23,11 +23,11 @@ from drillbook.engine.gate import Section
 from drillbook.engine.step import Pending, Step
 from drillbook.errors import ConfirmationRequired, NotConfirmed, NotReady, PreconditionError
 from drillbook.evidence import Masker
+from drillbook.evidence.facts import Facts, TenantLoss
 from drillbook.evidence.judge import unsettled
 from drillbook.kube import reconcilers, workloads
 from drillbook.model import Verdict
 from drillbook.steps.archive import base_backup, targets
-from drillbook.steps.archive.losses import TenantLoss
 from drillbook.steps.backup import safety_backup
 from drillbook.steps.checks import validation
 from drillbook.steps.cutover import containment, drain, swap_check, swap_database, transfer
@@ -329,7 +329,7 @@ def test_a_swap_that_does_not_fit_is_refused_with_every_reason_at_once(
         site = lab.profile_with("hasty", objectives={"recovery_time": "1s", "point_in_time_recovery": "1s"})
         with opened(lab, monkeypatch, site=str(site)) as run:
             cluster = run.do(readiness.CheckReadiness())
-            target = run.do(targets.ResolveTarget(cluster))
+            target = run.do(targets.ResolveTarget(cluster, run.target))
             with pytest.raises(NotReady) as caught:
                 run.do(swap_check.CheckSwapFits(cluster, TENANT, target))
     told = "\n".join(caught.value.faults)
@@ -578,7 +578,7 @@ def test_f06_f07_f08_f09_after_a_comparison_that_failed_production_is_as_it_was(
         after_the_cut += run.do(safety_backup.BackUpNewTimeline(cluster, served)).checks
         assert {check.verdict for check in after_the_cut} == {Verdict.NOT_APPLICABLE}
         loss = TenantLoss(database=TENANT, commits=168)
-        run.context.recorder.fact("losses", [loss.model_dump(mode="json")])
+        run.context.recorder.note(Facts(losses=(loss,)))
         told = closing.AnnounceRecovery(cluster, swap, restored.recovered, TENANT)._losses(run.context)  # type: ignore[arg-type]
         assert told == ["Nothing was cut: the database is in service as it was, with all 168 commits after the target."]
         run.release()

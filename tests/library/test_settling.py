@@ -35,6 +35,7 @@ from drillbook.engine.show import Display
 from drillbook.engine.step import Obligation
 from drillbook.errors import EvidenceUnwritable, NotResumable, ParameterError, RunInProgress
 from drillbook.evidence import Journal, Ledger, Masker, verify
+from drillbook.evidence.facts import Cut, Facts
 from drillbook.kube import Kube
 from drillbook.manifests.recovery import EXPIRES, RUN_LABEL
 from drillbook.model import Check, Verdict
@@ -157,7 +158,7 @@ def test_s01_a_step_that_undoes_goes_on_in_the_notebook_as_well(
         told.check(Check(name="declared state", proves="", verdict=Verdict.VERIFIED))
         told.begin(8, "Cut over", Display(told.masker.mask))
         with pytest.raises(EvidenceUnwritable):  # nothing new is begun without evidence
-            told.fact("cut", "x" * 1000)
+            told.note(Facts(cut=Cut(kept="x" * 1000)))
     assert "put back" in told.journal.second_place.read_text() and "put back" in capsys.readouterr().err
 
 

@@ -12,8 +12,9 @@ from drillbook.engine import undo
 from drillbook.engine.observations import Observations
 from drillbook.engine.step import Context
 from drillbook.evidence import Masker
+from drillbook.evidence.facts import TenantLoss
 from drillbook.profile import load_site
-from drillbook.steps.archive.losses import TenantLoss, to_tell
+from drillbook.steps.archive.losses import to_tell
 
 PROFILE = """\
 name: shop

@@ -11,6 +11,7 @@ from drillbook.engine.gate import plan_json
 from drillbook.engine.gate_card import section_card, who_confirmed
 from drillbook.engine.plan import Action, Plan
 from drillbook.engine.stakes import stakes
+from drillbook.evidence.facts import Facts
 
 OPENED = {"run_id": "20261128T021044Z-1a2b3c", "cluster": {"namespace": "cnpg-system", "name": "shared-postgres"}}
 GIVEN = {"database": "synergyflow", "target_time": "2026-11-28T02:10:44.793001Z", "target_xid": ""}
@@ -31,7 +32,7 @@ def rows(found: list[dict[str, Any]], first_after: str | None, **given: str) -> 
     commit = {"committed_at": "2026-11-28T02:10:40Z", "xid": 1720, "lsn": "0/5000000"}
     target = {"last_before": commit, "first_after": first_after and commit | {"xid": 1721, "lsn": first_after}}
     seen = {"damage": {"found": found}, "target": target}
-    return dict(stakes(OPENED, GIVEN | given, seen.get))
+    return dict(stakes(OPENED, GIVEN | given, Facts.read(seen)))
 
 
 def test_users_a3_the_gate_says_what_this_target_undoes() -> None:
@@ -60,7 +61,7 @@ def test_users_a3_another_tenants_damage_counts_only_where_the_whole_cluster_goe
 
 
 def test_a_gate_without_target_or_tenant_shows_no_such_row() -> None:
-    assert [name for name, _ in stakes(OPENED, {"value": "new"}, {}.get)] == ["run", "cluster"]
+    assert [name for name, _ in stakes(OPENED, {"value": "new"}, Facts())] == ["run", "cluster"]
 
 
 def card(**more: Any) -> dict[str, str]:

@@ -131,33 +131,31 @@ OLD = OldCluster(
     secret="",
 )
 STANDBY = WalOnVolume(pod="shop-db-2", newest="000000010000000000000007", problem="pod shop-db-1 does not run")
-ASKS = {"no_salvage_because": ""}
 
 
 @pytest.mark.parametrize(
-    ("found", "parameters", "verdict", "says"),
+    ("found", "because", "verdict", "says"),
     [
-        (WalOnVolume(pod="shop-db-1", primary=True), ASKS, Verdict.VERIFIED, ""),
+        (WalOnVolume(pod="shop-db-1", primary=True), "", Verdict.VERIFIED, ""),
         (
             STANDBY,
-            ASKS,
+            "",
             Verdict.UNPROVEN,
             "shop-db-1 does not run. Repair the primary's pod; or give no_salvage_because",
         ),
-        (STANDBY, {}, Verdict.UNPROVEN, "shop-db-1 does not run. Repair the primary's pod"),
         (
             STANDBY,
-            {"no_salvage_because": "its node burnt"},
+            "its node burnt",
             Verdict.NOT_APPLICABLE,
             "given up, because: its node burnt",
         ),
-        (WalOnVolume(pod="", problem="the Cluster has no pod"), ASKS, Verdict.UNPROVEN, "the Cluster has no pod"),
+        (WalOnVolume(pod="", problem="the Cluster has no pod"), "", Verdict.UNPROVEN, "the Cluster has no pod"),
     ],
 )
 def test_only_the_primarys_volume_proves_that_nothing_is_lost(
-    found: WalOnVolume, parameters: dict[str, Any], verdict: Verdict, says: str
+    found: WalOnVolume, because: str, verdict: Verdict, says: str
 ) -> None:
-    check = old_volume(OLD, found, parameters)
+    check = old_volume(OLD, found, because)
     assert (check.verdict, check.required) == (verdict, True)
     assert says in check.reason and bool(says) == bool(check.reason)
     assert "standby" in check.observed or found.primary or not found.pod

@@ -10,7 +10,7 @@ import pytest
 
 from drillbook.engine.parameters import faults_of
 from drillbook.manifests.recovery import recovery_target
-from drillbook.model import BaseBackup, Lsn, RecoveryTarget, parse_instant
+from drillbook.model import AskedTarget, BaseBackup, Lsn, RecoveryTarget, parse_instant
 
 UNSET = dict.fromkeys(("target_time", "target_lsn", "target_xid", "target_name", "target_immediate"), "")
 NOON = datetime(2026, 11, 1, 12, 0, 0, 5, tzinfo=UTC)
@@ -58,9 +58,9 @@ def test_each_kind_is_read_and_sent_by_cloudnativepgs_names(
     given: dict[str, Any], target: RecoveryTarget, sent: dict[str, Any]
 ) -> None:
     assert faults_of(UNSET | given) == []
-    asked, backup_id = RecoveryTarget.asked(UNSET | given)
-    assert (asked, backup_id) == (target, given.get("target_immediate", ""))
-    resolved = asked.model_copy(update={"timeline": 2, "exclusive": True})
+    asked = AskedTarget.of(UNSET | given)
+    assert asked == AskedTarget(target=target, backup_id=given.get("target_immediate", ""))
+    resolved = asked.target.model_copy(update={"timeline": 2, "exclusive": True})
     assert recovery_target(resolved, BACKUP) == {
         "backupID": BACKUP.backup_id,
         "targetTLI": "2",

@@ -13,10 +13,11 @@ from rich.text import Text
 from drillbook.engine import outputs_dir
 from drillbook.engine.step import Context, NullRecorder, Step
 from drillbook.errors import NotReady, RunbookError
-from drillbook.model import Verdict, show_instant, show_seconds
+from drillbook.evidence.facts import TenantLoss
+from drillbook.model import AskedTarget, Verdict, show_instant, show_seconds
 from drillbook.profile import load_site
 from drillbook.steps.archive.forecast import forecast_recovery, shown
-from drillbook.steps.archive.losses import TenantLoss, losses, to_tell
+from drillbook.steps.archive.losses import losses, to_tell
 from drillbook.steps.archive.restore_point import ChooseRestorePoint, RestoreStart
 from drillbook.steps.archive.room import RoomForReplacement, RoomInPlace
 from drillbook.steps.archive.targets import resolve_target
@@ -50,13 +51,12 @@ def plan_recovery(console: Console, site: str, database: str, target: Mapping[st
         mode="plan",
         recorder=NullRecorder(),
         mask=lambda secret: None,
-        parameters=dict(target),
         outputs=outputs_dir(),
     )
     try:
         with console.status("reading cluster and archive"):
             old = ReadOldCluster().do(ctx)
-            point = ChooseRestorePoint(old).do(ctx)
+            point = ChooseRestorePoint(old, AskedTarget.of(target)).do(ctx)
             ways = ways_of(ctx, old, point, database)
     finally:
         ctx.close()
@@ -114,7 +114,7 @@ def _faults(ctx: Context, step: Step[Any]) -> list[str]:
 def _forecast(ctx: Context, old: OldCluster, point: RestoreStart) -> tuple[str, str]:
     """One recovery and two, each with its interval."""
     try:
-        wal = (point.resolved or resolve_target(ctx, old)).wal
+        wal = (point.resolved or resolve_target(ctx, old, AskedTarget())).wal
         found = forecast_recovery(ctx, old, point.backup, wal)
     except RunbookError as error:
         return f"unknown ({error.what})", "unknown"

@@ -24,7 +24,7 @@ from drillbook.engine.step import CheckGroup, Checks, CheckStep, Pending, Plan, 
 from drillbook.errors import Changed, NotVerified, RunbookError
 from drillbook.evidence import judge, record
 from drillbook.evidence.judge import unsettled
-from drillbook.model import Effect, Verdict
+from drillbook.model import AskedTarget, Effect, Verdict
 from drillbook.profile import Site
 from drillbook.report import cards
 
@@ -76,6 +76,11 @@ class Run(Handle):
             self.context.parameters = {**known, **entry["parameters"]}
             self._n = entry["n"] - 1
             self._repeats.forget(entry["n"])
+
+    @property
+    def target(self) -> AskedTarget:
+        """Where recovery is to stop: as the run was opened with, or as was chosen since."""
+        return AskedTarget.of(self.context.parameters)
 
     # -- a destructive section -------------------------------------------------------------------
 

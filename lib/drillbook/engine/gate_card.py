@@ -85,7 +85,7 @@ class GateCards:
     def top(self) -> list[tuple[str, str]]:
         """What the card says first, and the journal and the terminal with it."""
         events = self._told.journal.events()
-        return stakes(events[0], gates.parameters(events), self._told.seen)
+        return stakes(events[0], gates.parameters(events), self._told.facts)
 
     def show(self, section: Section, *, asks: str = "", confirmed: str = "") -> None:
         """Draw the section's card, in its place if this cell has drawn it already."""

@@ -14,6 +14,7 @@ from drillbook.engine.show import Display
 from drillbook.engine.step import Obligation
 from drillbook.errors import PreconditionError
 from drillbook.evidence import Journal, Masker, gates, plain
+from drillbook.evidence.facts import Facts
 from drillbook.evidence.judge import unsettled
 from drillbook.model import Check, show_instant
 from drillbook.report import cards
@@ -37,7 +38,7 @@ class Observations:
         """Checks that the profile accepts, with the reason; and those that this run has met, with their verdict."""
         self.accepted: dict[str, str] = {}
         self._checks: list[Check] = []
-        self._facts: dict[str, Any] = {}
+        self.facts = Facts()
 
     def begin(self, n: int, title: str, display: Display, *, undoing: bool = False) -> None:
         """A step begins: what is reported from now on is its own. One that undoes goes on though the journal can't be written."""
@@ -47,7 +48,7 @@ class Observations:
 
     def remember(self, past: PreviousAttempts, step: PreviousStep | None = None) -> None:
         """Take in what an earlier attempt noted: its facts, and the checks of a complete step."""
-        self._facts |= past.facts
+        self.facts = self.facts.and_(past.facts)
         if step is not None:
             self._checks += step.checks
             self.accepted |= {
@@ -70,13 +71,11 @@ class Observations:
         self.step_checks.append(check)
         self.write("check", n=self.n, **check.model_dump(mode="json"))
 
-    def fact(self, name: str, value: Any) -> None:
+    def note(self, learned: Facts) -> None:
         if self.asking_again is None:
-            self._facts[name] = value
-            self.write("fact", name=name, value=value)
-
-    def seen(self, name: str) -> Any:
-        return self._facts.get(name)
+            self.facts = self.facts.and_(learned)
+            for name, value in learned.json_values().items():
+                self.write("fact", name=name, value=value)
 
     def phase(self, name: str, started_at: datetime, seconds: float, how: str) -> None:
         if self.asking_again is None:

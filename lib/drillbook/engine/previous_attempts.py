@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 from drillbook.engine.alive import alive
 from drillbook.errors import NotResumable
 from drillbook.evidence import Journal, gates, plain
-from drillbook.evidence.judge import facts, of_type, unsettled
+from drillbook.evidence.facts import facts
+from drillbook.evidence.judge import of_type, unsettled
 from drillbook.model import Check
 from drillbook.profile import Site
 

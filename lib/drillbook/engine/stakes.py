@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drillbook.model import TARGET_PARAMETERS, Lsn, RecoveryTarget
+from drillbook.evidence.facts import Damage, DamagingCommit, Facts, RequestedTarget
+from drillbook.model import TARGET_PARAMETERS, AskedTarget, Lsn
 from drillbook.report.cards import readable
 
 Rows = list[tuple[str, str]]
 _SHOWN = 3
 
 
-def stakes(opened: Mapping[str, Any], parameters: Mapping[str, Any], seen: Callable[[str], Any]) -> Rows:
+def stakes(opened: Mapping[str, Any], parameters: Mapping[str, Any], learned: Facts) -> Rows:
     """The rows that are above a plan, from the run's opening, its parameters and the facts that its steps noted.
 
     They are for the reader: a phrase confirms the run, its parameters and the plan, and no count that may change.
@@ -23,30 +24,29 @@ def stakes(opened: Mapping[str, Any], parameters: Mapping[str, Any], seen: Calla
         ("cluster", "/".join(str(cluster.get(key, "")) for key in ("namespace", "name"))),
         ("tenant", str(parameters.get("database", ""))),
         ("runbook", str(opened.get("runbook", ""))),
-        *_target(parameters, seen("target") or {}),
-        *_damage(parameters, seen("damage") or {}, seen("target") or {}),
+        *_target(parameters, learned.target),
+        *_damage(parameters, learned.damage, learned.target),
     ]
     return [(name, readable(value)) for name, value in rows if value]
 
 
-def _target(parameters: Mapping[str, Any], resolved: Mapping[str, Any]) -> Rows:
+def _target(parameters: Mapping[str, Any], resolved: RequestedTarget | None) -> Rows:
     if not TARGET_PARAMETERS.keys() & parameters.keys():
         return []
-    wanted, backup_id = RecoveryTarget.asked(parameters)
-    rows = [("target", f"{wanted}{f' {backup_id}' if backup_id else ''}")]
-    last = resolved.get("last_before")
-    return rows + ([("last commit kept", f"XID {last['xid']} at {last['committed_at']}")] if last else [])
+    rows = [("target", str(AskedTarget.of(parameters)))]
+    last = resolved.last_before if resolved else None
+    return rows + ([("last commit kept", f"XID {last.xid} at {last.committed_at}")] if last else [])
 
 
-def _damage(parameters: Mapping[str, Any], damage: Mapping[str, Any], target: Mapping[str, Any]) -> Rows:
+def _damage(parameters: Mapping[str, Any], damage: Damage | None, target: RequestedTarget | None) -> Rows:
     """The transactions that did damage, by whether this target leaves them out: after a target nothing is replayed."""
-    found = [one for one in damage.get("found") or () if one["weight"]]
-    if not target or not damage:
+    if target is None or damage is None:
         return []
+    found = [one for one in damage.found if one.weight]
     if database := parameters.get("database"):  # the other databases stay as they are
-        found = [one for one in found if one["database"] == database]
-    first = target.get("first_after")
-    undone = [one for one in found if first and Lsn(one["lsn"]) >= Lsn(first["lsn"])]
+        found = [one for one in found if one.database == database]
+    first = target.first_after
+    undone = [one for one in found if first and Lsn(one.lsn) >= Lsn(first.lsn)]
     kept = [one for one in found if one not in undone]
     rows = [("undone", _words(undone))] if undone else []
     if kept:
@@ -54,8 +54,8 @@ def _damage(parameters: Mapping[str, Any], damage: Mapping[str, Any], target: Ma
     return rows or [("undone", "no damage was found in the time that was searched")]
 
 
-def _words(found: Sequence[Mapping[str, Any]]) -> str:
-    words = [f"XID {one['xid']} at {one['committed_at']} ({one['database']}: {one['what']})" for one in found[:_SHOWN]]
+def _words(found: Sequence[DamagingCommit]) -> str:
+    words = [f"XID {one.xid} at {one.committed_at} ({one.database}: {one.what})" for one in found[:_SHOWN]]
     return "; ".join(words) + (f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
 
 

@@ -21,6 +21,7 @@ from drillbook.archive import ObjectStore, lost_cluster
 from drillbook.archive.location import SourceArchive, open_store
 from drillbook.engine.plan import Action, Obligation, Plan
 from drillbook.errors import Changed, KubernetesError, PostgresError, PreconditionError, RunbookError, StillRunning
+from drillbook.evidence.facts import Facts
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Verdict, causes
 from drillbook.postgres.client import Address, Database
 from drillbook.profile import Site
@@ -62,7 +63,7 @@ class Recorder(Protocol):
     """Where a step's observations go; the run implements it on its journal."""
 
     def check(self, check: Check) -> None: ...
-    def fact(self, name: str, value: Any) -> None: ...
+    def note(self, learned: Facts) -> None: ...
     def phase(self, name: str, started_at: datetime, seconds: float, how: str) -> None: ...
     def obligation(self, obligation: Obligation) -> None: ...
     def settled(self, obligation: Obligation, how: str, proof: str) -> None: ...
@@ -70,14 +71,15 @@ class Recorder(Protocol):
     def log(self, name: str, text: str) -> None: ...
     def progress(self, text: str, *, fraction: float | None = None, rows: Sequence[tuple[str, str]] = ()) -> None: ...
     def unmet(self) -> list[Check]: ...
-    def seen(self, name: str) -> Any: ...
+    @property
+    def facts(self) -> Facts: ...
 
 
 class NullRecorder:
     """A recorder that keeps nothing: a look at a cluster is not a run."""
 
     def check(self, check: Check) -> None: ...
-    def fact(self, name: str, value: Any) -> None: ...
+    def note(self, learned: Facts) -> None: ...
     def phase(self, name: str, started_at: datetime, seconds: float, how: str) -> None: ...
     def obligation(self, obligation: Obligation) -> None: ...
     def settled(self, obligation: Obligation, how: str, proof: str) -> None: ...
@@ -89,8 +91,9 @@ class NullRecorder:
     def unmet(self) -> list[Check]:
         return []
 
-    def seen(self, name: str) -> Any:
-        return None
+    @property
+    def facts(self) -> Facts:
+        return Facts()
 
 
 def pod_of(cluster: dict[str, Any]) -> str:
@@ -114,11 +117,6 @@ class Context:
     results: dict[str, Any] = field(default_factory=dict)
     _open: list[Any] = field(default_factory=list)
     _forwards: dict[tuple[str, str], k8s.Forward] = field(default_factory=dict)
-
-    @property
-    def target_time(self) -> str:
-        """The instant that was asked for, as it was written; "" for none."""
-        return str(self.parameters.get("target_time", ""))
 
     @cached_property
     def kube(self) -> k8s.Kube:

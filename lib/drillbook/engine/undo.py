@@ -16,8 +16,6 @@ from drillbook.errors import Changed, ConflictError, KubernetesError, Preconditi
 from drillbook.postgres.client import by_parameters_only
 
 Object = Mapping[str, Any]
-REPLACED = "replaced"
-"""The fact that something else is in the place of what is declared: why, "" if not (any more)."""
 SYNCED = "Synced"
 CLOSED = "Connections"
 """The kind of the promise to let everybody into a database again."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drillbook.evidence import gates
+from drillbook.evidence.facts import Achieved, Facts, facts
 from drillbook.model import Verdict, show_seconds
 
 Event = Mapping[str, Any]
@@ -56,11 +57,6 @@ def of_type(events: Iterable[Event], type: str) -> list[Event]:
     return [event for event in events if event["type"] == type]
 
 
-def facts(events: Iterable[Event]) -> dict[str, Any]:
-    """The facts that were noted; of a name noted twice the later one."""
-    return {event["name"]: event["value"] for event in of_type(events, "fact")}
-
-
 def unsettled(events: Sequence[Event]) -> list[Event]:
     """The obligations that no later event settles, in order."""
     open_ones: dict[str, Event] = {}
@@ -87,18 +83,24 @@ def not_run(events: Sequence[Event]) -> list[str]:
 def objectives(events: Sequence[Event]) -> list[dict[str, Any]]:
     """Each objective compared with what was achieved, in seconds; ``met`` is None if there is nothing to compare."""
     goals = (of_type(events, "opened") or [{}])[-1].get("objectives") or {}
-    achieved = facts(events).get("achieved") or {}
+    learned = facts(events)
+    achieved, lag = learned.achieved or Achieved(), learned.archive_lag
     # What a loss would have cost is known as soon as the archive lag is, even if nothing was recovered.
-    lag = facts(events).get("archive_lag") or {}
-    recovery = achieved.get("recovery_seconds")
+    point = (
+        achieved.recovery_point_seconds
+        if "recovery_point_seconds" in achieved.model_fields_set
+        else lag and lag.seconds
+    )
+    recovery = achieved.recovery_seconds
+    in_time = achieved.pitr_seconds if "pitr_seconds" in achieved.model_fields_set else recovery
     pairs = [
         ("recovery time", goals.get("rto_seconds"), recovery),
-        ("recovery point", goals.get("rpo_seconds"), achieved.get("recovery_point_seconds", lag.get("seconds"))),
-        ("point-in-time recovery", goals.get("pitr_seconds"), achieved.get("pitr_seconds", recovery)),
+        ("recovery point", goals.get("rpo_seconds"), point),
+        ("point-in-time recovery", goals.get("pitr_seconds"), in_time),
     ]
     # A journal without a forecast gives no such key: older records stay what they are.
-    foretold = (facts(events).get("forecast") or {}).get("seconds")
-    told = {"recovery time": {"forecast_seconds": foretold}} if foretold is not None else {}
+    predicted = learned.forecast.seconds if learned.forecast else None
+    forecasts = {"recovery time": {"forecast_seconds": predicted}} if predicted is not None else {}
     return [
         {
             "name": name,
@@ -106,7 +108,7 @@ def objectives(events: Sequence[Event]) -> list[dict[str, Any]]:
             "achieved_seconds": seconds,
             "met": None if goal is None or seconds is None else seconds <= goal,
         }
-        | told.get(name, {})
+        | forecasts.get(name, {})
         for name, goal, seconds in pairs
         if goal is not None or seconds is not None
     ]
@@ -256,20 +258,20 @@ def _headline(causes: Sequence[Cause]) -> str:
 
 
 def _verified(events: Sequence[Event], opened: Event, checks: int) -> str:
-    noted = facts(events)
-    cluster = (noted.get("cluster") or opened.get("cluster") or {}).get("name") or "The cluster"
+    learned = facts(events)
+    cluster = (learned.cluster.name if learned.cluster else (opened.get("cluster") or {}).get("name")) or "The cluster"
     only_read = opened.get("objectives") == {}  # as a runbook that recovers nothing is opened
-    usual = f"{cluster} was checked" if only_read else _restored(cluster, noted)
-    claim = str(noted.get("claim") or "") or usual
+    usual = f"{cluster} was checked" if only_read else _restored(cluster, learned)
+    claim = learned.claim or usual
     missed = [item["name"] for item in objectives(events) if item["met"] is False]
     but = f", but missed its objective: {', '.join(missed)}" if missed else ""
     hold = "the one required check holds" if checks == 1 else f"all {checks} required checks hold"
     return f"{claim}; {hold}{but}"
 
 
-def _restored(cluster: str, noted: Mapping[str, Any]) -> str:
+def _restored(cluster: str, learned: Facts) -> str:
     """What a run that says nothing else has shown: a restore."""
-    time = ((noted.get("target") or {}).get("target") or {}).get("target_time")
-    seconds = (noted.get("achieved") or {}).get("recovery_seconds")
-    restored = f"{cluster} was restored" + (f" to {str(time)[:19].replace('T', ' ')} UTC" if time else "")
+    time = learned.target.target.target_time if learned.target else None
+    seconds = learned.achieved.recovery_seconds if learned.achieved else None
+    restored = f"{cluster} was restored" + (f" to {time[:19].replace('T', ' ')} UTC" if time else "")
     return restored + (f" in {show_seconds(seconds)}" if seconds is not None else "")

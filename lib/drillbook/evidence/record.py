@@ -12,7 +12,8 @@ from typing import Any
 
 from drillbook.evidence import forecast_vs_actual, gates
 from drillbook.evidence.canonical import SCHEMA, canonical, sha256
-from drillbook.evidence.judge import Cause, Event, Judgement, facts, judge, not_run, objectives, of_type, unsettled
+from drillbook.evidence.facts import noted as facts_noted
+from drillbook.evidence.judge import Cause, Event, Judgement, judge, not_run, objectives, of_type, unsettled
 from drillbook.model import Verdict
 
 _GROUPED = {
@@ -64,7 +65,7 @@ def record(events: Sequence[Event]) -> dict[str, Any]:
     opened = (of_type(events, "opened") or [{}])[-1]
     closed = next(reversed(of_type(events, "closed")), None)
     judgement = judge(events) if closed else _not_closed(judge(events))
-    noted = facts(events)
+    noted = facts_noted(events)
     found: dict[str, Any] = {
         "record": {
             "id": opened.get("run_id"),

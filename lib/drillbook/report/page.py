@@ -13,6 +13,7 @@ from typing import Any
 
 from drillbook.errors import Changed, EvidenceError, EvidenceUnwritable
 from drillbook.evidence import Journal, Ledger, record
+from drillbook.evidence.facts import Facts
 from drillbook.model import show_seconds
 from drillbook.report import cards, timeline
 from drillbook.report.cards import show_bytes, show_instant
@@ -65,7 +66,7 @@ def render(run_dir: Path) -> Path:
 
 def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | None = None) -> str:
     """The page of a record; pure. ``ledger`` is the entry that opened the run with its line's digest, if there is one."""
-    said = found["verdict"]
+    said, learned = found["verdict"], Facts.read(found["facts"])
     outcome = said["outcome"]
     word = said["verdict"] or _WORDS[outcome]
     closed = said["closed_by"] is not None
@@ -77,7 +78,7 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
             sign=said["verdict"] or _SIGNS[outcome],
             headline=(said["reasons"] or [said["headline"]])[0],
             meaning=_MEANING[outcome] if closed else "This run is not closed: what follows is what was seen so far.",
-            answer=found["facts"].get("answer") or "",
+            answer=learned.answer or "",
             causes=said["reasons"][1:],
             record=found,
             title=_title(found, word),
@@ -88,7 +89,7 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
             bars=cards.phase_bars(found["when"]["phases"]),
             foretold=foretold(found),
             marks=cards.marks(boundary(found)),
-            recovery=(found["facts"].get("achieved") or {}).get("recovery_seconds"),
+            recovery=learned.achieved.recovery_seconds if learned.achieved else None,
             reach=_reach(found),
             sections=sections(found),
             ledger=ledger[0] if ledger else None,
@@ -152,7 +153,7 @@ def boundary(found: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _reach(found: Mapping[str, Any]) -> str:
     """The archive as it was read, with the target; "" where it was not."""
-    drawn = found["facts"].get("reach")
+    drawn = Facts.read(found["facts"]).reach
     if not drawn:
         return ""
     target = ((found["target"]["requested"] or {}).get("target") or {}).get("target_time") or ""

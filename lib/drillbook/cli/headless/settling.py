@@ -21,7 +21,8 @@ from drillbook.engine.alive import alive
 from drillbook.engine.cluster_lock import note_waiting
 from drillbook.errors import Changed, EvidenceUnwritable, ParameterError, RunbookError, RunInProgress
 from drillbook.evidence import Journal, Ledger, Masker, gates, judge, notebook_digest, seal, sha256_file
-from drillbook.evidence.judge import facts, unsettled
+from drillbook.evidence.facts import facts
+from drillbook.evidence.judge import unsettled
 from drillbook.manifests import cleanup as removal
 from drillbook.model import Verdict
 from drillbook.profile import Site, load_site
@@ -232,7 +233,7 @@ def _put_back(
     except RunInProgress as error:
         return [f"not put back, because another run acts: {error.what}"]
     trouble: list[str] = []
-    replaced = str(facts(journal.events()).get(restoring.REPLACED) or "")
+    replaced = facts(journal.events()).replaced or ""
     with lease:
         for promise in promises:
             try:

@@ -12,6 +12,7 @@ from pydantic import Field
 from drillbook import archive
 from drillbook.engine.step import CheckGroup, CheckStep, Context, Step
 from drillbook.errors import PreconditionError, TargetOutsideWindow, WalGap
+from drillbook.evidence.facts import Facts, MeasuredLag, NotedBackup
 from drillbook.model import (
     ArchivedCommit,
     BaseBackup,
@@ -41,18 +42,21 @@ class ChooseBaseBackup(Step[BaseBackup]):
     """
 
     cluster: SourceCluster
+    target_time: str = ""
 
     def do(self, ctx: Context) -> BaseBackup:
-        return choose_base_backup(ctx, self.cluster)
+        return choose_base_backup(ctx, self.cluster, target_time=self.target_time)
 
 
-def choose_base_backup(ctx: Context, cluster: SourceCluster, *, age_required: bool = True) -> BaseBackup:
+def choose_base_backup(
+    ctx: Context, cluster: SourceCluster, *, target_time: str = "", age_required: bool = True
+) -> BaseBackup:
     """The newest usable base backup, at a target_time the newest that ends before it; its age is recorded as a check.
 
     With the cluster lost an old backup and all WAL after it are what there is: its age is then not required. Raises
     BaseBackupMissing, TargetOutsideWindow.
     """
-    asked = parse_instant(ctx.target_time) if ctx.target_time else None
+    asked = parse_instant(target_time) if target_time else None
     found = candidates(ctx, cluster, asked)
     usable = found.usable
     if asked is not None:
@@ -66,7 +70,7 @@ def choose_base_backup(ctx: Context, cluster: SourceCluster, *, age_required: bo
             )
     backup = usable[-1]
     age = backup.age_seconds(datetime.now(UTC))
-    ctx.recorder.fact("backup", backup.model_dump(mode="json") | {"age_seconds": age, "chosen": "newest usable"})
+    ctx.recorder.note(Facts(backup=NotedBackup.of(backup, age_seconds=age, chosen="newest usable")))
     # The schedule is judged by the folder that is archived to now, whichever holds the target.
     current = found if found.server_name == cluster.server_name else candidates(ctx, cluster, None)
     ctx.recorder.check(_backup_age(ctx, current, age_required))
@@ -166,6 +170,7 @@ class WalChainUnbroken(Step[ArchivedWal]):
     backup: BaseBackup
     until: str = ""
     """The last segment that is needed; "": all of them. A gap behind it is reported, and stops nobody."""
+    target_time: str = ""
 
     def do(self, ctx: Context) -> ArchivedWal:
         held, broken = self._settled(ctx)
@@ -206,9 +211,9 @@ class WalChainUnbroken(Step[ArchivedWal]):
             server_name=self.backup.server_name,
             drawn=archive.reachable(held, now=datetime.now(UTC), samples=0).drawn if chain.segments else {},
         )
-        ctx.recorder.fact("chain", result.model_dump(mode="json", exclude={"drawn"}))
+        ctx.recorder.note(Facts(chain=result.model_dump(mode="json", exclude={"drawn"})))
         if result.drawn:
-            ctx.recorder.fact("reach", result.drawn)
+            ctx.recorder.note(Facts(reach=result.drawn))
         return result
 
     def _settled(self, ctx: Context) -> tuple[archive.ArchiveSnapshot, tuple[archive.BrokenWal, ...]]:
@@ -229,9 +234,9 @@ class WalChainUnbroken(Step[ArchivedWal]):
         return held, broken
 
     def _asked(self, ctx: Context, newest: ArchivedCommit | None) -> datetime | None:
-        if not ctx.target_time:
+        if not self.target_time:
             return None
-        asked = parse_instant(ctx.target_time)
+        asked = parse_instant(self.target_time)
         if newest is not None and asked < newest.committed_at:
             return asked
         nearest = show_instant(newest.committed_at - timedelta(microseconds=1)) if newest else "not known"
@@ -273,9 +278,8 @@ class ArchiveLag(CheckStep):
         idle = int(now["next_xid"]) & 0xFFFFFFFF == newest.xid + 1
         lag = 0.0 if idle else max(0.0, (now["clock"] - newest.committed_at).total_seconds())
         limit = ctx.site.freshness.archive_lag.total_seconds()
-        ctx.recorder.fact(
-            "archive_lag", {"seconds": lag, "newest_commit": newest.model_dump(mode="json"), "idle": idle}
-        )
+        found = {"seconds": lag, "newest_commit": newest.model_dump(mode="json"), "idle": idle}
+        ctx.recorder.note(Facts(archive_lag=MeasuredLag.model_validate(found)))
         return [
             self.result(
                 Verdict.VERIFIED if lag <= limit else Verdict.FAILED,
@@ -303,7 +307,9 @@ class ArchiveLag(CheckStep):
         idle = covered and int(now["checkpoint_next_xid"]) == int(now["next_xid"]) & 0xFFFFFFFF
         lag = 0.0 if idle else max(0.0, (now["clock"] - last_archived).total_seconds())
         limit = ctx.site.freshness.archive_lag.total_seconds()
-        ctx.recorder.fact("archive_lag", {"seconds": lag, "newest_commit": None, "idle": idle})
+        ctx.recorder.note(
+            Facts(archive_lag=MeasuredLag.model_validate({"seconds": lag, "newest_commit": None, "idle": idle}))
+        )
         return self.result(
             Verdict.VERIFIED if lag <= limit else Verdict.FAILED,
             expected=f"at most {limit:g} s",

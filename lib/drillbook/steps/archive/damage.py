@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from drillbook.engine.step import Context, Step
+from drillbook.evidence.facts import Damage, Facts
 from drillbook.model import Check, Frozen, Instant, Lsn, Verdict, parse_instant, show_instant, show_seconds
 from drillbook.postgres.wal import Changes, File
 from drillbook.steps.archive.committed import archived_until, changes_between
@@ -120,23 +121,26 @@ class FindDamage(Step[DamageCandidates]):
     """
 
     cluster: SourceCluster
+    database: str = ""
+    search_table: str = ""
+    search_from: str = ""
+    search_to: str = ""
 
     def do(self, ctx: Context) -> DamageCandidates:
-        until = _instant(ctx, "search_to") or datetime.now(UTC)
-        since = _instant(ctx, "search_from") or until - _HOUR
-        files = Files.read(ctx)
-        table = str(ctx.parameters.get("search_table", ""))
+        until = parse_instant(self.search_to) if self.search_to else datetime.now(UTC)
+        since = parse_instant(self.search_from) if self.search_from else until - _HOUR
+        files, table = Files.read(ctx), self.search_table
         changes = changes_between(ctx, self.cluster, since, until)
         found = ranked(
             candidates(changes, files, table),
             files,
-            database=str(ctx.parameters.get("database", "")),
+            database=self.database,
             leave_out=ctx.site.sql.database,
         )
         result = DamageCandidates(
             found=tuple(found[:SHOWN]), since=since, until=until, archived_until=archived_until(ctx, self.cluster)
         )
-        ctx.recorder.fact("damage", result.model_dump(mode="json"))
+        ctx.recorder.note(Facts(damage=Damage.of(result)))
         ctx.recorder.check(judged(result, len(found), table))
         return result
 
@@ -255,11 +259,6 @@ def _counts(name: str, file: File, table: str) -> bool:
     if table:
         return name.replace('"', "") == table.replace('"', "")
     return file[2] >= _FIRST_USER_ID and not name.startswith("pg_catalog.")
-
-
-def _instant(ctx: Context, name: str) -> datetime | None:
-    text: Any = ctx.parameters.get(name, "")
-    return parse_instant(text) if text else None
 
 
 __all__ = ["Candidate", "DamageCandidates", "Files", "FindDamage", "Relation", "judged", "ranked"]

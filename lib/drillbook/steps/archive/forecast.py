@@ -12,6 +12,7 @@ from drillbook.archive import ExpectedWal
 from drillbook.archive.location import PLUGIN
 from drillbook.engine.step import Context, Step
 from drillbook.errors import KubernetesError, ObjectStoreError
+from drillbook.evidence.facts import Facts, NotedForecast
 from drillbook.forecast import Forecast, Work
 from drillbook.model import BaseBackup, Check, Verdict, show_seconds
 from drillbook.steps.archive.base_backup import ArchivedWal
@@ -52,7 +53,7 @@ def forecast_recovery(
     by_plugin = ctx.archive.method == PLUGIN
     advice = forecast.advise(found, history.samples, by_plugin=by_plugin, now=now)
     found = found.model_copy(update={"advice": advice})
-    ctx.recorder.fact(NAME, found.model_dump(mode="json"))
+    ctx.recorder.note(Facts(forecast=NotedForecast.of(found)))
     ctx.recorder.check(_judge(ctx, found))
     return found
 

@@ -14,7 +14,8 @@ from typing import ClassVar
 
 from drillbook.archive import ResolvedTarget
 from drillbook.engine.step import Action, CheckStep, Context
-from drillbook.model import ArchivedCommit, Check, ClusterRef, Frozen, Instant, Verdict, show_instant, show_seconds
+from drillbook.evidence.facts import Facts, TenantLoss
+from drillbook.model import ArchivedCommit, Check, ClusterRef, Verdict, show_seconds
 from drillbook.profile import Site
 from drillbook.steps.archive.committed import committed_between
 from drillbook.steps.archive.damage import Files
@@ -22,29 +23,6 @@ from drillbook.steps.preflight.readiness import SourceCluster
 from drillbook.swap.superuser import MAINTENANCE
 
 LOOK_BACK = timedelta(hours=1)
-
-
-class TenantLoss(Frozen):
-    """One database: its newest commit on each side of the target, and how many commits come after it."""
-
-    database: str
-    in_copy: Instant | None = None
-    in_production: Instant | None = None
-    commits: int = 0
-
-    @property
-    def seconds(self) -> float:
-        """How much time of this tenant's work is after the target."""
-        if not self.commits or self.in_production is None:
-            return 0.0
-        return (self.in_production - self.in_copy).total_seconds() if self.in_copy else 0.0
-
-    def __str__(self) -> str:
-        copy = show_instant(self.in_copy) if self.in_copy else "older than what was read"
-        if not self.commits:
-            return f"nothing: newest commit {copy}, on both sides"
-        production = show_instant(self.in_production) if self.in_production else "unknown"
-        return f"{self.commits} commits: newest in the copy {copy}, in production {production}"
 
 
 def losses(
@@ -127,7 +105,7 @@ class ShowLosses(CheckStep):
 def loss_checks(ctx: Context, cluster: SourceCluster, target: ResolvedTarget) -> list[Check]:
     """What each tenant loses at this target, as checks named ``loss: DATABASE``; recorded as the fact ``losses``."""
     found = losses(ctx, cluster, target.last_before, target.first_after, server_name=target.backup.server_name)
-    ctx.recorder.fact("losses", [item.model_dump(mode="json") for item in found])
+    ctx.recorder.note(Facts(losses=tuple(found)))
     checks = []
     for item in to_tell(ctx.site, found):
         work = f" ({show_seconds(item.seconds)} of work)" if item.seconds else ""
@@ -140,12 +118,11 @@ def loss_checks(ctx: Context, cluster: SourceCluster, target: ResolvedTarget) ->
 
 def of_every_tenant(ctx: Context, ref: ClusterRef) -> tuple[tuple[Action, ...], tuple[str, ...]]:
     """What a cut of the whole cluster adds to its plan: each database that loses commits, and how many; by the fact ``losses``."""
-    seen = [TenantLoss.model_validate(item) for item in ctx.recorder.seen("losses") or []]
-    losing = [one for one in to_tell(ctx.site, seen) if one.commits]
+    losing = [one for one in to_tell(ctx.site, ctx.recorder.facts.losses or ()) if one.commits]
     touches = tuple(
         Action("lose commits of", "Database", ref.namespace, f"{ref.name}.{one.database}") for one in losing
     )
     return touches, tuple(f"{one.database}: {one}" for one in losing)
 
 
-__all__ = ["ShowLosses", "TenantLoss", "loss_checks", "losses", "of_every_tenant", "to_tell"]
+__all__ = ["ShowLosses", "loss_checks", "losses", "of_every_tenant", "to_tell"]

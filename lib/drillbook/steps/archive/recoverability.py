@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from drillbook.archive import ResolvedTarget
 from drillbook.engine.step import Context, Step
 from drillbook.errors import TargetOutsideWindow
-from drillbook.model import Frozen, RecoveryTarget, causes, show_seconds
+from drillbook.evidence.facts import Facts
+from drillbook.model import Frozen, causes, show_seconds
 from drillbook.steps.archive.reading import ArchiveReading
 from drillbook.steps.archive.targets import ResolveTarget
 
@@ -24,7 +25,7 @@ class WouldReach(ResolveTarget):
         try:
             return super().do(ctx)
         except TargetOutsideWindow:
-            if RecoveryTarget.asked(ctx.parameters)[0] == RecoveryTarget():
+            if self.asked.end_of_archive:
                 ctx.require_preconditions()
             raise
 
@@ -49,7 +50,8 @@ class RecoverabilityVerdict(Step[Recoverable]):
     target: ResolvedTarget
 
     def do(self, ctx: Context) -> Recoverable:
-        unmet, window = ctx.recorder.unmet(), ctx.recorder.seen("window")
+        unmet, learned = ctx.recorder.unmet(), ctx.recorder.facts
+        window = learned.window
         if unmet:
             why = causes(unmet)
             answer = f"NOT AS IT SHOULD BE. {why}"
@@ -57,21 +59,21 @@ class RecoverabilityVerdict(Step[Recoverable]):
             answer = (
                 f"YES, but only to the end of base backup {self.target.backup.backup_id}: nothing was committed since."
             )
-            ctx.recorder.fact("claim", f"The archive of {ctx.source_ref.name} reaches the end of its base backup")
+            ctx.recorder.note(Facts(claim=f"The archive of {ctx.source_ref.name} reaches the end of its base backup"))
         else:
-            seconds = (ctx.recorder.seen("forecast") or {}).get("seconds")
+            seconds = learned.forecast.seconds if learned.forecast else None
             goal = show_seconds(ctx.site.objectives.recovery_time.total_seconds())
             takes = f"about {show_seconds(seconds)}" if seconds is not None else "a time that is not known"
             holes = " (with holes)" if len(self.reading.periods) > 1 else ""
             answer = (
-                f"YES. Any instant from {_short(window['first_time'])} to {_short(window['last_time'])} UTC{holes} can be "
+                f"YES. Any instant from {_short(window.first_time)} to {_short(window.last_time)} UTC{holes} can be "
                 f"recovered. To the {self.target.target} from base backup {self.target.backup.backup_id} it takes {takes} "
                 f"(objective {goal})."
             )
-            ctx.recorder.fact(
-                "claim", f"The archive of {ctx.source_ref.name} reaches {_short(window['last_time'])} UTC"
+            ctx.recorder.note(
+                Facts(claim=f"The archive of {ctx.source_ref.name} reaches {_short(window.last_time)} UTC")
             )
-        ctx.recorder.fact("answer", answer)
+        ctx.recorder.note(Facts(answer=answer))
         return Recoverable(answer=answer)
 
 

@@ -9,7 +9,8 @@ from typing import ClassVar
 from drillbook.archive import ResolvedTarget
 from drillbook.engine.step import CheckStep, Context, Step
 from drillbook.errors import RunbookError
-from drillbook.model import BaseBackup, Check, Frozen, RecoveryTarget, Verdict
+from drillbook.evidence.facts import Facts, NotedBackup
+from drillbook.model import AskedTarget, BaseBackup, Check, Frozen, RecoveryTarget, Verdict
 from drillbook.steps.archive.base_backup import choose_base_backup
 from drillbook.steps.archive.forecast import forecast_recovery
 from drillbook.steps.archive.losses import loss_checks
@@ -44,13 +45,13 @@ class ChooseRestorePoint(Step[RestoreStart]):
     """
 
     old: OldCluster
+    asked: AskedTarget
 
     def do(self, ctx: Context) -> RestoreStart:
-        wanted, backup_id = RecoveryTarget.asked(ctx.parameters)
-        if wanted == RecoveryTarget() and not backup_id:
+        if self.asked.end_of_archive:
             return RestoreStart(backup=choose_base_backup(ctx, self.old, age_required=False), target=RecoveryTarget())
-        found = resolve_target(ctx, self.old)
-        ctx.recorder.fact("backup", found.backup.model_dump(mode="json") | {"chosen": "for the target"})
+        found = resolve_target(ctx, self.old, self.asked)
+        ctx.recorder.note(Facts(backup=NotedBackup.of(found.backup, chosen="for the target")))
         return RestoreStart(backup=found.backup, target=found.target, resolved=found)
 
 
@@ -74,7 +75,7 @@ class ShowRestoreLosses(CheckStep):
     def _limits(self, ctx: Context) -> Sequence[Check]:
         """The time limits against what is predicted, while nothing has been stopped yet."""
         try:
-            wal = (self.point.resolved or resolve_target(ctx, self.old)).wal
+            wal = (self.point.resolved or resolve_target(ctx, self.old, AskedTarget())).wal
             found = forecast_recovery(ctx, self.old, self.point.backup, wal)
         except RunbookError:
             return []  # an archive that can't be read so far is judged by its own step

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from drillbook.engine.step import CheckStep, Context
 from drillbook.errors import RunbookError
 from drillbook.manifests import recovery as manifests
-from drillbook.model import BaseBackup, Check, Verdict
+from drillbook.model import AskedTarget, BaseBackup, Check, Verdict
 from drillbook.profile import size_bytes
 from drillbook.profile.fields import COPY, REPLACEMENT, carried
 from drillbook.report.cards import show_bytes
@@ -168,7 +168,7 @@ class RoomForReplacement(CheckStep):
     def _wal_bytes(self, ctx: Context) -> int | None:
         """How much WAL is replayed; None if the archive doesn't say: its own step judges it."""
         try:
-            wal = (self.point.resolved or resolve_target(ctx, self.old)).wal
+            wal = (self.point.resolved or resolve_target(ctx, self.old, AskedTarget())).wal
         except RunbookError:
             return None
         return wal.segments * self.point.backup.segment_bytes

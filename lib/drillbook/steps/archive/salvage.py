@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from drillbook import archive as objectstore
 from drillbook import kube as k8s
 from drillbook.engine.step import Action, Context, Plan, Step
 from drillbook.errors import Changed, KubernetesError, PreconditionError, VerificationError
+from drillbook.evidence.facts import Facts, MeasuredLag, SalvagedSegments, VolumeWal
 from drillbook.model import BaseBackup, Check, Effect, Frozen, Verdict
 from drillbook.postgres.wal import SegmentName, WalFormatError, first_lsn, segment_header
 from drillbook.steps.preflight.instances import data_directory, instance_pods, server_runs
@@ -43,26 +43,9 @@ class WalOnVolume(Frozen):
     problem: str = ""
 
 
-@dataclass(frozen=True)
-class ReadWalOnVolume(Step[WalOnVolume]):
-    """Look for WAL on the old primary's volume that the archive does not have.
-
-    A primary that dies takes the transactions with it that it had committed and not yet archived. They are still on its
-    volume, and can be read as long as one of its pods can run a command.
-    """
-
-    old: OldCluster
-    backup: BaseBackup
-
-    def do(self, ctx: Context) -> WalOnVolume:
-        found = wal_on_volume(ctx, self.old, self.backup)
-        ctx.recorder.fact("wal_on_volume", found.model_dump(mode="json"))
-        return found
-
-
 def given_up(ctx: Context) -> str:
-    """Why what a volume may hold is given up where it can't be read; "" if the runbook was given no reason."""
-    return str(ctx.parameters.get("no_salvage_because", ""))
+    """Why what a volume holds was given up where it can't be read; "" if nobody has given a reason."""
+    return ctx.recorder.facts.no_salvage_because or ""
 
 
 def wal_on_volume(ctx: Context, old: OldCluster, backup: BaseBackup) -> WalOnVolume:
@@ -165,44 +148,6 @@ class SalvagedWal(Frozen):
     histories: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class SalvageWal(Step[SalvagedWal]):
-    """Archive what only the old volume still holds.
-
-    By the instance's own archive_command, run in its pod: with the cluster's own credentials, into the folder from
-    which the recovery reads. The last segment may be partly filled; its records are read as far as they go.
-    """
-
-    effect: ClassVar[Effect] = Effect.CHANGES
-    gated: ClassVar[bool] = True
-    old: OldCluster
-    backup: BaseBackup
-    found: WalOnVolume
-
-    def check(self, ctx: Context) -> None:
-        require_stopped(ctx, self.old, self.found)
-
-    def plan(self, ctx: Context) -> Plan:
-        if self.unknown is not None:
-            return Plan(summary=f"{self.title} ({self.unknown})")
-        files = (*self.found.histories, *self.found.unarchived)
-        if not files:
-            return Plan(summary=f"Nothing: {self.found.problem or 'the archive has all that is on the volume'}")
-        shown = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
-        ref = self.old.ref
-        return Plan(
-            summary=f"Archive {len(files)} files from the volume of {self.found.pod} under {self.old.location}",
-            notes=(shown, "by the instance's own archive_command, in its pod"),
-            touches=(Action("archive WAL from", "Pod", ref.namespace, self.found.pod),),
-        )
-
-    def do(self, ctx: Context) -> SalvagedWal:
-        return salvage_wal(ctx, self.old, self.backup, self.found)
-
-    def verify(self, ctx: Context, result: SalvagedWal) -> None:
-        require_salvaged(ctx, self.old, result)
-
-
 def require_stopped(ctx: Context, old: OldCluster, found: WalOnVolume) -> None:
     """Raise if a server runs on the volume: it is still writing, and archives for itself."""
     if found.pod and server_runs(ctx, old, found.pod):
@@ -227,7 +172,7 @@ def salvage_wal(ctx: Context, old: OldCluster, backup: BaseBackup, found: WalOnV
             ctx.recorder.progress(f"archiving {name}", fraction=done / len(files))
             volume.archive(command, name)
     result = SalvagedWal(pod=found.pod, segments=found.unarchived, histories=found.histories)
-    ctx.recorder.fact("salvaged", result.model_dump(mode="json"))
+    ctx.recorder.note(Facts(salvaged=SalvagedSegments.of(result)))
     return result
 
 
@@ -259,13 +204,14 @@ class ArchiveRemainingWal(Step[SalvagedWal]):
     gated: ClassVar[bool] = True
     old: OldCluster
     backup: BaseBackup
+    no_salvage_because: str = ""
 
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
             return Plan(summary=self.title)
         if self.old.gone:
             return Plan(summary="Nothing: no pod has the old Cluster's volumes mounted", harmless=True)
-        ref, because = self.old.ref, given_up(ctx)
+        ref, because = self.old.ref, self.no_salvage_because
         given = (
             (Action("give up what only the volume holds of", "Cluster", ref.namespace, ref.name),) if because else ()
         )
@@ -286,24 +232,24 @@ class ArchiveRemainingWal(Step[SalvagedWal]):
 
     def do(self, ctx: Context) -> SalvagedWal:
         found = wal_on_volume(ctx, self.old, self.backup)
-        ctx.recorder.fact("wal_on_volume", found.model_dump(mode="json"))
-        nothing = not found.primary and bool(given_up(ctx))
+        ctx.recorder.note(Facts(wal_on_volume=VolumeWal.of(found), no_salvage_because=self.no_salvage_because))
+        nothing = not found.primary and bool(self.no_salvage_because)
         # By a standby's own archive_command nothing is archived.
         archived = WalOnVolume(pod="") if nothing else found
         require_stopped(ctx, self.old, archived)
         result = salvage_wal(ctx, self.old, self.backup, archived)
-        ctx.recorder.check(old_volume(self.old, found, ctx.parameters))
+        ctx.recorder.check(old_volume(self.old, found, self.no_salvage_because))
         if found.primary:  # all that was ever committed is in the archive now
-            ctx.recorder.fact("archive_lag", {"seconds": 0.0, "how": "what the old volume held was archived"})
+            how = "what the old volume held was archived"
+            ctx.recorder.note(Facts(archive_lag=MeasuredLag.model_validate({"seconds": 0.0, "how": how})))
         return result
 
     def verify(self, ctx: Context, result: SalvagedWal) -> None:
         require_salvaged(ctx, self.old, result)
 
 
-def old_volume(old: OldCluster, found: WalOnVolume, parameters: Mapping[str, Any]) -> Check:
-    """Whether nothing that was committed is lost with the old volume; ``parameters`` may hold why that is not asked."""
-    because = str(parameters.get("no_salvage_because", ""))
+def old_volume(old: OldCluster, found: WalOnVolume, because: str) -> Check:
+    """Whether nothing that was committed is lost with the old volume; ``because``: why that is not asked."""
     excused = old.gone or bool(because)
     archived = f"{len(found.unarchived)} segments archived from it" if found.unarchived else "the archive had all of it"
     whose = "" if found.primary else "standby "
@@ -314,12 +260,8 @@ def old_volume(old: OldCluster, found: WalOnVolume, parameters: Mapping[str, Any
     elif old.gone:
         reason = f"{found.problem}: what was never archived is lost"
     else:
-        way = (
-            "; or give no_salvage_because, and lose what was never archived"
-            if "no_salvage_because" in parameters
-            else ""
-        )
-        reason = f"{found.problem}. Repair the primary's pod{way}"
+        way = "or give no_salvage_because, and lose what was never archived"
+        reason = f"{found.problem}. Repair the primary's pod; {way}"
     return Check(
         name="old volume",
         proves="nothing that was committed is lost with the old volume",
@@ -333,8 +275,6 @@ def old_volume(old: OldCluster, found: WalOnVolume, parameters: Mapping[str, Any
 
 __all__ = [
     "ArchiveRemainingWal",
-    "ReadWalOnVolume",
-    "SalvageWal",
     "SalvagedWal",
     "WalOnVolume",
     "given_up",

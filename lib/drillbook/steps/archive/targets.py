@@ -9,7 +9,8 @@ from drillbook import archive
 from drillbook.archive import ResolvedTarget
 from drillbook.engine.step import Context, Step
 from drillbook.errors import BaseBackupMissing, TargetOutsideWindow
-from drillbook.model import Check, RecoveryTarget, Verdict
+from drillbook.evidence.facts import Facts, RequestedTarget
+from drillbook.model import AskedTarget, Check, RecoveryTarget, Verdict
 from drillbook.steps.archive.candidates import candidates_of, holdings
 from drillbook.steps.archive.damage import Candidate, DamageCandidates
 from drillbook.steps.preflight.readiness import SourceCluster
@@ -25,10 +26,11 @@ class ResolveTarget(Step[ResolvedTarget]):
     """
 
     cluster: SourceCluster
+    asked: AskedTarget
     damage: DamageCandidates | None = None  # what was found before: whether this target leaves it out is said
 
     def do(self, ctx: Context) -> ResolvedTarget:
-        found = resolve_target(ctx, self.cluster)
+        found = resolve_target(ctx, self.cluster, self.asked)
         if self.damage is not None and self.damage.found and self.damage.found[0].weight:
             ctx.recorder.check(damage_left_out(self.damage.found[0], found))
         return found
@@ -50,12 +52,11 @@ def damage_left_out(worst: Candidate, target: ResolvedTarget) -> Check:
     )
 
 
-def resolve_target(ctx: Context, cluster: SourceCluster) -> ResolvedTarget:
-    """The runbook's target parameters, resolved and recorded. Raises TargetOutsideWindow, BaseBackupMissing."""
-    wanted, backup_id = RecoveryTarget.asked(ctx.parameters)
-    ctx.recorder.progress(f"looking for {wanted} in the archive")
-    found = _resolve(ctx, cluster, wanted, backup_id)
-    ctx.recorder.fact("target", found.model_dump(mode="json"))
+def resolve_target(ctx: Context, cluster: SourceCluster, asked: AskedTarget) -> ResolvedTarget:
+    """The target, resolved in the archive and recorded. Raises TargetOutsideWindow, BaseBackupMissing."""
+    ctx.recorder.progress(f"looking for {asked.target} in the archive")
+    found = _resolve(ctx, cluster, asked.target, asked.backup_id)
+    ctx.recorder.note(Facts(target=RequestedTarget.of(found)))
     return found
 
 

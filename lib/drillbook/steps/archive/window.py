@@ -12,6 +12,7 @@ from drillbook import kube as k8s
 from drillbook.archive import BackupReach, BackupStatus, Reading
 from drillbook.engine.step import Context, Step
 from drillbook.errors import BaseBackupMissing, NotReady
+from drillbook.evidence.facts import ArchivedBy, Facts, NotedCluster, TestKind, Window
 from drillbook.model import Check, Frozen, Verdict, show_instant, show_seconds
 from drillbook.report.cards import show_bytes
 from drillbook.steps.archive.base_backup import ArchivedWal
@@ -74,10 +75,15 @@ class FindArchive(Step[SourceCluster]):
 
     def _record(self, ctx: Context, found: SourceCluster, there: bool) -> None:
         archive, pin = ctx.archive, ctx.site.identity
-        ctx.recorder.fact("test", {"type": "reading of the archive; nothing was restored"})
-        named = {"namespace": found.ref.namespace, "name": found.ref.name, "uid": found.uid}
-        ctx.recorder.fact("cluster", named | {"system_id": found.system_id})
-        ctx.recorder.fact("archived_by", {"method": archive.method, "location": archive.location})
+        ctx.recorder.note(Facts(test=TestKind(type="reading of the archive; nothing was restored")))
+        ctx.recorder.note(
+            Facts(
+                cluster=NotedCluster(
+                    namespace=found.ref.namespace, name=found.ref.name, uid=found.uid, system_id=found.system_id
+                ),
+                archived_by=ArchivedBy(method=archive.method, location=archive.location),
+            )
+        )
         folders = [f"{item.name}{_period(item.since, item.until)}" for item in archive.folders]
         ctx.recorder.check(
             Check(
@@ -220,7 +226,7 @@ class CheckWalChains(Step[ArchivedWal]):
             newest_commit=current.newest_commit,
             server_name=current.server_name,
         )
-        ctx.recorder.fact("chain", result.model_dump(mode="json", exclude={"drawn"}))
+        ctx.recorder.note(Facts(chain=result.model_dump(mode="json", exclude={"drawn"})))
         return result
 
     def _newest(self, newest: BackupReach, current: Reading) -> Check:
@@ -278,10 +284,10 @@ class CheckRecoveryWindow(Step[TableCard]):
         if only and newest is not None:
             periods = [f"only the end of base backup {newest.backup_id}: nothing was committed and archived since"]
         reached = bool(current.periods or only) and not problem
-        ctx.recorder.fact("reach", reading.drawing)
+        ctx.recorder.note(Facts(reach=reading.drawing))
         if reading.periods:
             first, last = reading.periods[0].first, reading.periods[-1].last
-            ctx.recorder.fact("window", {"first_time": show_instant(first), "last_time": show_instant(last)})
+            ctx.recorder.note(Facts(window=Window(first_time=show_instant(first), last_time=show_instant(last))))
         ctx.recorder.check(
             Check(
                 name="recovery window",

@@ -16,6 +16,7 @@ from drillbook import archive
 from drillbook import kube as k8s
 from drillbook.engine.step import CheckGroup, CheckStep, Context, Plan, Step
 from drillbook.errors import BackupFailed, Changed, RunbookError, StillRunning, VerificationError
+from drillbook.evidence.facts import Facts, NotedBackup, TestKind, Window
 from drillbook.manifests import recovery as manifests
 from drillbook.model import (
     BaseBackup,
@@ -55,7 +56,7 @@ class CheckBackupReadiness(CheckReadiness):
     compares_rows: ClassVar[bool] = False
 
     def do(self, ctx: Context) -> SourceCluster:
-        ctx.recorder.fact("test", {"type": "base backup by hand, read back from the archive"})
+        ctx.recorder.note(Facts(test=TestKind(type="base backup by hand, read back from the archive")))
         return super().do(ctx)
 
 
@@ -136,6 +137,8 @@ class RequestBackup(Step[RequestedBackup]):
 
     effect: ClassVar[Effect] = Effect.CREATES
     cluster: SourceCluster
+    reason: str = ""
+    reference: str = ""
 
     def check(self, ctx: Context) -> None:
         ctx.require_preconditions()
@@ -144,12 +147,16 @@ class RequestBackup(Step[RequestedBackup]):
         return Plan(
             summary=f"Backup of Cluster {self.cluster.ref}",
             objects=(self._object(ctx, datetime.now(UTC)),),
-            notes=(f"archived below {self.cluster.location}/base/", f"reason: {_reason(ctx)}"),
+            notes=(f"archived below {self.cluster.location}/base/", f"reason: {self._why}"),
         )
+
+    @property
+    def _why(self) -> str:
+        return self.reason + (f" ({self.reference})" if self.reference else "")
 
     def _object(self, ctx: Context, now: datetime) -> dict[str, Any]:
         return manifests.backup(
-            self.cluster.ref, ctx.run_id, method=ctx.archive.method, reason=_reason(ctx), requested_at=now
+            self.cluster.ref, ctx.run_id, method=ctx.archive.method, reason=self._why, requested_at=now
         )
 
     def do(self, ctx: Context) -> RequestedBackup:
@@ -306,7 +313,7 @@ def bucket_checks(ctx: Context, cluster: SourceCluster, before: ArchiveBefore, f
             *look.not_run("there is no whole backup")[1:],
         ]
     backup = entry.backup
-    ctx.recorder.fact("backup", backup.model_dump(mode="json") | {"chosen": "made by this run"})
+    ctx.recorder.note(Facts(backup=NotedBackup.of(backup, chosen="made by this run")))
     listing = archive.wal_names(ctx.store, server, since=backup.begin_wal)
     chain = archive.archive_chain(ctx.store, backup, listing, timeline=look.cluster.timeline)
     return [
@@ -359,7 +366,7 @@ def _window(look: VerifyInBucket, ctx: Context, backup: BaseBackup, listing: Any
         look.before.last_time is None or window.last_time > look.before.last_time
     )
     shown = {"first_time": show_instant(window.first_time), "last_time": show_instant(window.last_time)}
-    ctx.recorder.fact("window", shown | {"backups": len(usable)})
+    ctx.recorder.note(Facts(window=Window.model_validate(shown | {"backups": len(usable)})))
     was = show_instant(look.before.last_time) if look.before.last_time else look.before.problem or "none"
     return look.result(
         Verdict.VERIFIED if extended else Verdict.FAILED,
@@ -372,11 +379,6 @@ def _window(look: VerifyInBucket, ctx: Context, backup: BaseBackup, listing: Any
 
 def _file(key: str) -> str:
     return key.rpartition("/")[2]
-
-
-def _reason(ctx: Context) -> str:
-    reference = str(ctx.parameters.get("reference", ""))
-    return str(ctx.parameters.get("reason", "")) + (f" ({reference})" if reference else "")
 
 
 def _readable(status: dict[str, Any]) -> str:

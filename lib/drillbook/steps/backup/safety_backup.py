@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.engine.step import Action, CheckStep, Context, Plan
+from drillbook.evidence.facts import Facts, NotedBackup
 from drillbook.manifests import recovery as manifests
 from drillbook.manifests.recovery import RUN_LABEL
 from drillbook.model import Check, ClusterRef, Effect, Verdict
@@ -45,16 +46,20 @@ class _BackUp(CheckStep):
 
 def backed_up(ctx: Context, cluster: SourceCluster, name: str) -> list[Check]:
     """A base backup of the cluster, and its checks under ``name``, by which a resumed run finds the one that it asked for."""
-    known = {fact: ctx.recorder.seen(fact) for fact in ("backup", "window")}
+    before_it = ctx.recorder.facts
     before = archive_before(ctx, cluster)
     requested = _requested(ctx, cluster, name) or _request(ctx, cluster, name)
     finished = wait_for_backup(ctx, cluster, requested)
     archive_the_end(ctx, cluster, ctx.site.limits.step.total_seconds())
     checks = bucket_checks(ctx, cluster, before, finished)
-    ctx.recorder.fact(name.replace(" ", "_"), {"backup_id": finished.backup_id, "seconds": finished.seconds})
-    for fact, value in known.items():  # the record's backup is the one that the recovery relies on
-        if value is not None:
-            ctx.recorder.fact(fact, value)
+    made = NotedBackup.model_validate({"backup_id": finished.backup_id, "seconds": finished.seconds})
+    before_the_cut = name == BackUpBeforeCutover.name
+    ctx.recorder.note(Facts(backup_before_the_cut=made) if before_the_cut else Facts(backup_after_the_cut=made))
+    # The record's backup is the one that the recovery relies on.
+    if before_it.backup is not None:
+        ctx.recorder.note(Facts(backup=before_it.backup))
+    if before_it.window is not None:
+        ctx.recorder.note(Facts(window=before_it.window))
     return [check.model_copy(update={"name": f"{name}: {check.name}"}) for check in checks]
 
 
@@ -92,24 +97,23 @@ class BackUpBeforeCutover(_BackUp):
     is recorded, shown at the gate and confirmed with it.
     """
 
+    no_backup_because: str = ""
     name: ClassVar[str] = "backup before the cut"
     proves: ClassVar[str] = "what is replaced can be restored as it is now"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        reason = str(ctx.parameters.get("no_backup_because", ""))
-        if reason:
-            ctx.recorder.fact("no_backup_before_the_cut", reason)
+        if reason := self.no_backup_because:
+            ctx.recorder.note(Facts(no_backup_before_the_cut=reason))
             return [self.result(Verdict.NOT_APPLICABLE, reason=f"not taken, because: {reason}")]
         return super().observe(ctx)
 
 
-def unsaved(ctx: Context, ref: ClusterRef) -> tuple[tuple[Action, ...], tuple[str, ...]]:
-    """What a cut's plan adds where the runbook was given a reason to back nothing up first: it is confirmed with the cut."""
-    reason = str(ctx.parameters.get("no_backup_because", ""))
-    if not reason:
+def unsaved(ref: ClusterRef, because: str) -> tuple[tuple[Action, ...], tuple[str, ...]]:
+    """What a cut's plan adds where there is a reason to back nothing up first: it is confirmed with the cut."""
+    if not because:
         return (), ()
     touch = Action("cut over without a fresh backup of", "Cluster", ref.namespace, ref.name)
-    return (touch,), (f"no backup was taken before the cut, because: {reason}",)
+    return (touch,), (f"no backup was taken before the cut, because: {because}",)
 
 
 @dataclass(frozen=True)
@@ -140,14 +144,14 @@ class BackUpOld(BackUpBeforeCutover):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         why = self._none(ctx)
-        if not why or ctx.parameters.get("no_backup_because"):
+        if not why or self.no_backup_because:
             return super().observe(ctx)
-        ctx.recorder.fact("no_backup_before_the_cut", why)
+        ctx.recorder.note(Facts(no_backup_before_the_cut=why))
         return [self.result(Verdict.NOT_APPLICABLE, reason=f"it can't be had: {why}")]
 
     def _none(self, ctx: Context) -> str:
         """Why there isn't one; "" if it can be had."""
-        return str(ctx.parameters.get("no_backup_because", "")) or not_serving(ctx, self.cluster.ref)
+        return self.no_backup_because or not_serving(ctx, self.cluster.ref)
 
 
 def not_serving(ctx: Context, ref: ClusterRef) -> str:
@@ -225,7 +229,7 @@ class BackUpNewTimeline(_BackUp):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         line = getattr(self.in_service, "line", None)
-        if self.in_service is not None and line is None and not ctx.recorder.seen("cut"):
+        if self.in_service is not None and line is None and not ctx.recorder.facts.cut:
             return [self.result(Verdict.NOT_APPLICABLE, reason="nothing was cut: no new line of WAL began")]
         return backed_up(ctx, line or self.cluster, self.name)
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from drillbook.archive import ResolvedTarget
 from drillbook.engine.step import CheckGroup, CheckStep, Context
+from drillbook.evidence.facts import Facts, NotedBackup
 from drillbook.model import ArchivedCommit, Check, Verdict, show_instant
 from drillbook.postgres import checks as integrity
 from drillbook.postgres.client import Database
@@ -32,7 +33,7 @@ class ReachedPoint(CheckStep):
     proves: ClassVar[str] = "recovery ended on the source's history, and promoted"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        ctx.recorder.fact("backup", self.target.backup.model_dump(mode="json") | {"chosen": "for the target"})
+        ctx.recorder.note(Facts(backup=NotedBackup.of(self.target.backup, chosen="for the target")))
         with ctx.copy(self.recovered.ref, "postgres", read_only=True) as db:
             facts = db.ask_one("server_facts")
         timeline, last = int(facts["timeline"]), self.recovered.last_completed_at

@@ -175,21 +175,21 @@ class CompleteToTheSource(CheckStep):
 
     def _before_it_was_removed(self, ctx: Context) -> Check:
         """The volume is gone: what counts is what was read on it, with no server running, and archived from it."""
-        seen, salvaged = ctx.recorder.seen("wal_on_volume"), ctx.recorder.seen("salvaged") or {}
+        seen, salvaged = ctx.recorder.facts.wal_on_volume, ctx.recorder.facts.salvaged
         because = given_up(ctx)
-        if because and not (seen or {}).get("primary"):
+        if because and not (seen and seen.primary):
             return self.result(Verdict.NOT_APPLICABLE, reason=f"the old volume was given up, because: {because}")
-        if not seen or not seen["primary"] or seen["runs"]:
+        if not seen or not seen.primary or seen.runs:
             return self.result(
                 Verdict.UNPROVEN,
                 expected="the old primary's volume, read before it was removed",
                 reason="the old cluster is gone, and its volume was not read with no server running",
             )
-        left = sorted(set(seen["unarchived"]) - set(salvaged.get("segments", ())))
+        left = sorted(set(seen.unarchived) - set(salvaged.segments if salvaged else ()))
         return self.result(
             Verdict.FAILED if left else Verdict.VERIFIED,
-            expected=f"every segment that was on the volume of {seen['pod']} was archived before it was removed",
-            observed=f"{left[0]} was not" if left else f"all of them, to {seen['newest'] or 'none'}",
+            expected=f"every segment that was on the volume of {seen.pod} was archived before it was removed",
+            observed=f"{left[0]} was not" if left else f"all of them, to {seen.newest or 'none'}",
         )
 
     def _running(self, ctx: Context) -> Check:

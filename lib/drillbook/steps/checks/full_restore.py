@@ -112,8 +112,8 @@ class ArchiveIsInTheCopy(CheckStep):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         newest = self.end.newest
-        reached = ctx.recorder.seen("reached") or {}
-        last = str(reached.get("last_segment") or "none")
+        reached = ctx.recorder.facts.reached
+        last = (reached.last_segment if reached else "") or "none"
         with ctx.copy(self.recovered.ref, "postgres", read_only=True) as db:
             committed, status = integrity.is_committed(db, self.end.newest_xid)
         # The timeline is the first part of a segment's name; a later one counts as later WAL.

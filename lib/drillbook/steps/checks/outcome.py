@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from drillbook.engine.step import CheckStep, Context
+from drillbook.evidence.facts import Achieved, Facts
 from drillbook.model import Check, Verdict
 from drillbook.steps.recovery.copy import Recovered
 
@@ -26,10 +27,11 @@ class CompareWithObjectives(CheckStep):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         goals = ctx.site.objectives
-        lag = ctx.recorder.seen("archive_lag")
-        achieved = {
+        noted = ctx.recorder.facts.archive_lag
+        lag = noted.seconds if noted else None
+        achieved: dict[str, float | None] = {
             "recovery_seconds": self.recovered.recovery_seconds,
-            "recovery_point_seconds": lag["seconds"] if lag else None,
+            "recovery_point_seconds": lag,
         }
         seconds = self.recovered.recovery_seconds
         rows = [("recovery time", seconds, goals.recovery_time.total_seconds())]
@@ -37,9 +39,9 @@ class CompareWithObjectives(CheckStep):
             rows.insert(0, ("point-in-time recovery", seconds, goals.point_in_time_recovery.total_seconds()))
         else:
             achieved["pitr_seconds"] = None
-        ctx.recorder.fact("achieved", achieved)
-        if lag:
-            rows.append(("recovery point", lag["seconds"], goals.recovery_point.total_seconds()))
+        ctx.recorder.note(Facts(achieved=Achieved(**achieved)))
+        if lag is not None:
+            rows.append(("recovery point", lag, goals.recovery_point.total_seconds()))
         checks = []
         for what, seconds, limit in rows:
             checks.append(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from drillbook.engine.step import CheckStep, Context
+from drillbook.evidence.facts import Facts
 from drillbook.model import Check, Verdict
 from drillbook.postgres import checks
 from drillbook.postgres.checks.difference import Difference
@@ -28,14 +29,16 @@ class AreMyRowsBack(CheckStep):
     cluster: SourceCluster
     recovered: Recovered
     database: str
+    search_table: str = ""
     name: ClassVar[str] = "rows back"
     proves: ClassVar[str] = "what comes back and what goes is known, row by row"
     required: ClassVar[bool] = False
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         tenant = ctx.site.tenant(self.database)
-        searched = str(ctx.parameters.get("search_table", ""))
-        tables = list(dict.fromkeys([*([searched] if searched else []), *tenant.digest_tables]))[:MOST_TABLES]
+        tables = list(dict.fromkeys([*([self.search_table] if self.search_table else []), *tenant.digest_tables]))[
+            :MOST_TABLES
+        ]
         if not tables:
             return [
                 self.result(
@@ -52,7 +55,7 @@ class AreMyRowsBack(CheckStep):
                 ctx.recorder.progress(f"comparing {table} with production")
                 theirs = checks.rows_of(production, table, watch)
                 found.append(checks.difference(table, checks.rows_of(copy, table), theirs))
-        ctx.recorder.fact("rows_back", [item.model_dump(mode="json") for item in found])
+        ctx.recorder.note(Facts(rows_back=tuple(item.model_dump(mode="json") for item in found)))
         return [
             self.result(
                 Verdict.VERIFIED,

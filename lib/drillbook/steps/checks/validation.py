@@ -227,7 +227,7 @@ class ApplicationIsBack(CheckGroup):
         ]
 
     def do(self, ctx: Context) -> Checks:
-        if ctx.recorder.seen("cut"):
+        if ctx.recorder.facts.cut:
             return super().do(ctx)
         # The database may still be held read only by this run: what the application does now says nothing.
         return Checks(checks=tuple(check.result(Verdict.NOT_APPLICABLE, reason=NO_CUT) for check in self.checks()))

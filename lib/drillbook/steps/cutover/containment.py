@@ -15,6 +15,7 @@ from drillbook.archive.location import IN_TREE
 from drillbook.engine import undo as restoring
 from drillbook.engine.step import Action, Context, Obligation, Plan, Step
 from drillbook.errors import VerificationError
+from drillbook.evidence.facts import Facts, TestKind
 from drillbook.model import BaseBackup, Effect, Frozen
 from drillbook.postgres.client import SQL, Composed, Identifier, Literal, as_text
 from drillbook.steps.backup.manual_backup import ArchiveTheEnd
@@ -67,7 +68,7 @@ class CheckRecoveryReadiness(CheckReadiness):
 
     def do(self, ctx: Context) -> SourceCluster:
         tenant_of(ctx, self.database)
-        ctx.recorder.fact("test", {"type": "recovery to a point in time, put into service"})
+        ctx.recorder.note(Facts(test=TestKind(type="recovery to a point in time, put into service")))
         return super().do(ctx)
 
 

@@ -13,14 +13,14 @@ from drillbook.engine import undo as restoring
 from drillbook.engine.plan import Action
 from drillbook.engine.step import Context, Obligation, Plan, Step
 from drillbook.errors import Changed, ParameterError, StepTimeoutError, VerificationError
+from drillbook.evidence.facts import Drain, Facts, Outage
 from drillbook.kube import reconcilers, workloads
-from drillbook.model import Effect, Frozen, Instant, parse_instant, show_instant
+from drillbook.model import Effect, Frozen, Instant
 from drillbook.profile.schema import Application
 from drillbook.steps.cutover.swap_check import AppFits, tenant_of
 from drillbook.steps.preflight.readiness import SourceCluster
 from drillbook.swap.names import Before, Synced
 
-DRAIN = "drain"  # the fact that tells when it began
 BLOCKED = "before"
 """In the promise to let a database take writes again: the setting's old values by role, "" being the database's own."""
 
@@ -104,7 +104,7 @@ def before_the_cut(ctx: Context, fits: AppFits, cluster: SourceCluster) -> Befor
     return Before(
         replicas=_replicas(deployment["patch"])
         if deployment
-        else int((ctx.recorder.seen(DRAIN) or {}).get("replicas_before", 0)),
+        else (drain.replicas_before if (drain := ctx.recorder.facts.drain) else 0),
         pooler_paused=any(kind == k8s.POOLER.kind for kind, _, _ in found),
         synced=tuple(
             Synced(namespace=namespace, name=name, automated=_flags(undo["patch"]["spec"]["syncPolicy"]["automated"]))
@@ -197,23 +197,23 @@ class DrainApplication(Step[Drained]):
     def do(self, ctx: Context) -> Drained:
         app = application_of(ctx, self.fits)
         before = int(workloads.deployment(ctx.kube, app)["spec"].get("replicas", 1))
-        noted = ctx.recorder.seen(DRAIN) or {}
-        if before or not noted:
-            noted = {"began_at": show_instant(datetime.now(UTC)), "replicas_before": before}
-            ctx.recorder.fact(DRAIN, noted)
+        drain = ctx.recorder.facts.drain
+        if before or drain is None:
+            drain = Drain(began_at=datetime.now(UTC), replicas_before=before)
+            ctx.recorder.note(Facts(drain=drain))
         changed = _changed(self.fits, app, self.cluster)
         for touch in [touch for touch in changed if touch.kind != k8s.POOLER.kind]:
             self._change(ctx, touch)
-        self._wait(ctx, app, int(noted["replicas_before"]), pods_only=True)
+        self._wait(ctx, app, drain.replicas_before, pods_only=True)
         # The Pooler's own sessions end with it, once nobody asks through it any more.
         for touch in [touch for touch in changed if touch.kind == k8s.POOLER.kind]:
             self._change(ctx, touch)
-        self._wait(ctx, app, int(noted["replicas_before"]), pods_only=False)
-        began, now = parse_instant(noted["began_at"]), datetime.now(UTC)
+        self._wait(ctx, app, drain.replicas_before, pods_only=False)
+        began, now = drain.began_at, datetime.now(UTC)
         ctx.recorder.phase("drain", began, (now - began).total_seconds(), "until the app's last session ended")
         return Drained(
             deployment=f"{app.namespace}/{app.deployment}",
-            replicas_before=int(noted["replicas_before"]),
+            replicas_before=drain.replicas_before,
             began_at=began,
             drained_at=now,
             paused=tuple(hand.who for hand in self.fits.hands if hand.pausable and hand.acts),
@@ -294,7 +294,7 @@ class ScaleUpApplication(Step[InService]):
         for promise in promises_of_the_cut(ctx, self.fits, self.cluster):
             ctx.recorder.obligation(promise)
             promises.append(promise)
-        if not promises and not ctx.recorder.seen(DRAIN):
+        if not promises and not ctx.recorder.facts.drain:
             # Nothing was drained: there is nothing to bring back, and how the application is now is not this run's
             # doing.
             return self._in_service(
@@ -323,12 +323,12 @@ class ScaleUpApplication(Step[InService]):
     def _in_service(
         self, ctx: Context, app: Application, replicas: int, healthy_at: datetime | None, back: tuple[str, ...]
     ) -> InService:
-        noted = ctx.recorder.seen(DRAIN)
-        began = parse_instant(noted["began_at"]) if noted else None
+        drain = ctx.recorder.facts.drain
+        began = drain.began_at if drain else None
         outage = (healthy_at - began).total_seconds() if began and healthy_at else None
         if began and outage is not None:
             ctx.recorder.phase("cut over", began, outage, "from the drain's begin to the first healthy answer")
-            ctx.recorder.fact("outage", {"deployment": app.deployment, "seconds": round(outage, 3)})
+            ctx.recorder.note(Facts(outage=Outage(deployment=app.deployment, seconds=round(outage, 3))))
         return InService(
             deployment=f"{app.namespace}/{app.deployment}",
             replicas=replicas,

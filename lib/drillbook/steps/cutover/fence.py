@@ -10,6 +10,7 @@ from drillbook import kube as k8s
 from drillbook.engine import undo
 from drillbook.engine.step import Action, Context, Plan, Step
 from drillbook.errors import KubernetesError, StepTimeoutError, VerificationError
+from drillbook.evidence.facts import Facts
 from drillbook.model import Effect, Frozen, show_seconds
 from drillbook.steps.preflight.instances import (
     FENCED,
@@ -48,7 +49,7 @@ class FenceOldCluster(Step[FencedCluster]):
     effect: ClassVar[Effect] = Effect.CHANGES
     gated: ClassVar[bool] = True
     old: OldCluster
-    node_is_down_because: str = ""  # a person's word for machines that can't be asked; else the parameter of that name
+    node_is_down_because: str = ""  # a person's word for machines that can't be asked
 
     def check(self, ctx: Context) -> None:
         ctx.require_preconditions()
@@ -61,7 +62,7 @@ class FenceOldCluster(Step[FencedCluster]):
         ref = self.old.ref
         found = ctx.kube.get(k8s.CLUSTER, ref.namespace, ref.name) or {}
         away = [words for name in instance_pods(ctx, self.old) if (words := away_words(ctx, self.old, name))]
-        word = self.node_is_down_because or str(ctx.parameters.get(NODE_IS_DOWN) or "")
+        word = self.node_is_down_because
         healthy = found.get("status", {}).get("phase") == HEALTHY and not is_fenced(found)
         return Plan(
             summary=f'Annotation {FENCED}: ["*"] on Cluster {ref}; PostgreSQL stops on each of its instances',
@@ -89,7 +90,8 @@ class FenceOldCluster(Step[FencedCluster]):
         )
         pods = instance_pods(ctx, self.old)
         limit = ctx.site.limits.step.total_seconds()
-        word = self.node_is_down_because
+        if word := self.node_is_down_because:
+            ctx.recorder.note(Facts(node_is_down_because=word))
         while running := [name for name in pods if server_runs(ctx, self.old, name, down_because=word)]:
             away = [words for name in running if (words := away_words(ctx, self.old, name))]
             if time.monotonic() - begun > limit:

@@ -16,6 +16,7 @@ from drillbook import kube as k8s
 from drillbook.archive.lost_cluster import KEPT_CLUSTER, MADE_AGAIN
 from drillbook.engine.step import Action, Context, Obligation, Plan, Step
 from drillbook.errors import Changed, KubernetesError, PreconditionError, StepTimeoutError, VerificationError
+from drillbook.evidence.facts import Cut, Facts
 from drillbook.manifests import replacement
 from drillbook.manifests.replacement import ReplacementNames
 from drillbook.model import Effect, Frozen, Instant, show_instant, show_seconds
@@ -136,7 +137,7 @@ class RemoveOldCluster(Step[RemovedCluster]):
             note=names.made_by,
             seconds=seconds,
         )
-        ctx.recorder.fact("removed", result.model_dump(mode="json"))
+        ctx.recorder.note(Facts(removed=result.model_dump(mode="json")))
         return result
 
     def _keep(self, ctx: Context, names: ReplacementNames) -> None:
@@ -293,7 +294,7 @@ class FinishRebuild(Step[Rebuilt]):
         ctx.kube.patch(k8s.CLUSTER, ref.namespace, ref.name, {"spec": {"enableSuperuserAccess": bool(before)}})
         remember(ctx, ref.namespace, names.made_by, MADE_AGAIN, True)
         cut = {"now": ref.name, "server_name": names.server_name, "cut_at": show_instant(datetime.now(UTC))}
-        ctx.recorder.fact("cut", cut)
+        ctx.recorder.note(Facts(cut=Cut.model_validate(cut)))
         resumed = schedules.resume(ctx, self.old, names.made_by)
         ctx.recorder.settled(rebuild_promise(self.old), "made again", f"Cluster {ref} is healthy")
         return Rebuilt(

@@ -12,6 +12,7 @@ from drillbook import kube as k8s
 from drillbook.engine import undo as restoring
 from drillbook.engine.step import Action, Context, Obligation, Plan, Step
 from drillbook.errors import KubernetesError, NotReady, PreconditionError, VerificationError
+from drillbook.evidence.facts import Cut, Facts
 from drillbook.kube import connection_env
 from drillbook.manifests.replacement import ReplacementNames
 from drillbook.model import Effect, Frozen, show_instant
@@ -362,7 +363,7 @@ class KeepReplacement(Step[Repointed]):
             if promise.id in still_open:
                 ctx.recorder.settled(promise, "not undone", proof)
         cut = {"now": ref.name, "server_name": self.replacement.server_name, "cut_at": show_instant(datetime.now(UTC))}
-        ctx.recorder.fact("cut", cut)
+        ctx.recorder.note(Facts(cut=Cut.model_validate(cut)))
         return Repointed(now=ref.name, changed=tuple(one.where for one in found), others=tuple(others))
 
 

@@ -10,6 +10,7 @@ from drillbook import kube as k8s
 from drillbook.archive import ResolvedTarget
 from drillbook.engine.step import CheckStep, Context, Step
 from drillbook.errors import NotReady, ParameterError, RunbookError
+from drillbook.evidence.facts import Facts
 from drillbook.forecast import Forecast
 from drillbook.kube import workloads
 from drillbook.kube.reconcilers import Reconciler, reconcilers_on
@@ -125,7 +126,7 @@ class CheckSwapFits(Step[SwapFits]):
             ended=tuple(others),
             deployment_uid=uid,
         )
-        ctx.recorder.fact("swap_fits", found.model_dump(mode="json"))
+        ctx.recorder.note(Facts(swap_fits=found.model_dump(mode="json")))
         ctx.recorder.check(_fits(found, foretold))
         return found
 
@@ -271,7 +272,7 @@ class CheckTransferable(CheckStep):
             archiver = db.ask_one("archiver")
             between = int(db.ask_one("cutover_wal")["max_wal_bytes"])
         missing = sorted(needed - there)
-        ctx.recorder.fact("not_carried", left)
+        ctx.recorder.note(Facts(not_transferred=tuple(left)))
         unfit = [(f"role {name}", "is on the copy, not on the source: make it first") for name in missing]
         unfit += unfit_extensions(versions, available)
         declared = tablespaces_of(ctx.cluster_object(self.cluster.ref))
@@ -297,7 +298,7 @@ class CheckTransferable(CheckStep):
         needs = Needs(tablespaces=sizes, wal_bytes=unarchived + min(between, total))
         rooms, faults = rooms_of(ctx, self.cluster)
         faults += archiver_faults(ctx, archiver) + needs.faults(rooms)
-        ctx.recorder.fact("to_carry", needs.model_dump(mode="json"))
+        ctx.recorder.note(Facts(to_transfer=needs.model_dump(mode="json")))
         return self.result(
             Verdict.FAILED if faults else Verdict.VERIFIED,
             name="room to transfer",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from drillbook.engine import undo as restoring
 from drillbook.engine.step import Action, Context, Obligation, Plan, Step
 from drillbook.errors import Changed, PreconditionError, RunbookError, VerificationError
+from drillbook.evidence.facts import Cut, Facts
 from drillbook.model import Check, Effect, Frozen, Instant, Lsn, Verdict, show_instant
 from drillbook.postgres.client import SQL, Literal, as_text
 from drillbook.steps.backup.safety_backup import unsaved
@@ -90,7 +91,8 @@ def _exchange(ctx: Context, fits: AppFits, cluster: SourceCluster, *, new: str, 
         "kept on purpose",
         f"for {done.owner} until {show_instant(done.expires_at)}; dropped only behind its own gate",
     )
-    ctx.recorder.fact("cut", {"database": database, "lsn": done.lsn, "at": show_instant(done.at), "kept": aside})
+    cut = {"database": database, "lsn": done.lsn, "at": show_instant(done.at), "kept": aside}
+    ctx.recorder.note(Facts(cut=Cut.model_validate(cut)))
     return Swapped(
         database=database,
         kept=aside,
@@ -226,6 +228,7 @@ class SwapDatabase(Step[Swapped]):
     point_of_no_return: ClassVar[bool] = True
     cluster: SourceCluster
     fits: AppFits
+    no_backup_because: str = ""
 
     def check(self, ctx: Context) -> None:
         ctx.require_preconditions()
@@ -236,7 +239,7 @@ class SwapDatabase(Step[Swapped]):
         names = self.fits.names
         lost = f"what {names.database} took in since the recovery target: kept in {names.kept}, not in service any more"
         found = _plan(ctx, self.fits, self.cluster, new=names.carried, aside=names.kept, what=DAMAGED, lost=lost)
-        touches, more = unsaved(ctx, self.cluster.ref)
+        touches, more = unsaved(self.cluster.ref, self.no_backup_because)
         return replace(found, touches=(*found.touches, *touches), lost=(*found.lost, *more))
 
     def do(self, ctx: Context) -> Swapped:
@@ -279,9 +282,7 @@ class SwapBack(Step[Swapped]):
         found = _exchange(ctx, self.fits, self.cluster, new=names.kept, aside=names.later, what=LATER)
         rows = superuser_of(ctx, self.cluster.ref).ask(names.later, "cutover_writes")
         written = tuple((row["name"], row["inserted"], row["updated"], row["deleted"]) for row in rows)
-        ctx.recorder.fact(
-            "written_after_the_cut", {"database": names.later, "tables": [list(row) for row in written[:50]]}
-        )
+        ctx.recorder.note(Facts(written_after_the_cut={"database": names.later, "tables": written[:50]}))
         return found.model_copy(update={"written": written[:50]})
 
     def verify(self, ctx: Context, result: Swapped) -> None:

@@ -11,6 +11,7 @@ from typing import ClassVar
 from drillbook import kube as k8s
 from drillbook.engine.step import Action, CheckStep, Context, Obligation, Plan, Step, pod_of
 from drillbook.errors import Changed, PreconditionError, UpstreamError, VerificationError
+from drillbook.evidence.facts import Facts
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Instant
 from drillbook.postgres.client import SQL, as_text
 from drillbook.report.cards import show_bytes
@@ -42,7 +43,7 @@ def superuser_of(ctx: Context, ref: ClusterRef) -> Superuser:
     if not pod:
         raise PreconditionError(f"Cluster {ref} has no primary", todo="Wait until it is healthy.")
     if ref == ctx.source_ref:
-        ctx.recorder.fact("superuser_on_source", {"how": "psql by pods/exec, behind the gate", "pod": pod})
+        ctx.recorder.note(Facts(superuser_on_source={"how": "psql by pods/exec, behind the gate", "pod": pod}))
     # ANALYZE and the digests pass over every row: bounded as the recovery is.
     return Superuser(ctx.kube, ref.namespace, pod, ctx.site.limits.recovery.total_seconds())
 
@@ -114,7 +115,7 @@ class TransferDatabase(Step[TransferredDatabase]):
         source.run(MAINTENANCE, *dump_restore.attributes(names.carried, found), repeatable=True)
         seconds = time.monotonic() - started
         ctx.recorder.phase("carry", at, seconds, f"dump and restore of {moved:,} bytes through this machine, ANALYZE")
-        ctx.recorder.fact("carried", {"database": names.carried, "bytes": moved, "through_this_machine": True})
+        ctx.recorder.note(Facts(transferred={"database": names.carried, "bytes": moved, "through_this_machine": True}))
         return TransferredDatabase(
             database=names.carried,
             bytes=moved,
@@ -150,7 +151,7 @@ class TransferDatabase(Step[TransferredDatabase]):
         return max(60.0, self._size(ctx) / ASSUMED_BYTES_A_SECOND)
 
     def _size(self, ctx: Context) -> int:
-        needs = ctx.recorder.seen("to_carry")
+        needs = ctx.recorder.facts.to_transfer
         return Needs.model_validate(needs).database_bytes if needs else self.fits.size_bytes
 
     def verify(self, ctx: Context, result: TransferredDatabase) -> None:

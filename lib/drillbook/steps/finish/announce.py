@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from drillbook.engine.step import CheckStep, Context, Plan, Step
 from drillbook.errors import RunbookError
+from drillbook.evidence.facts import Facts
 from drillbook.model import Check, Effect, Frozen, Verdict, causes, show_seconds
 from drillbook.report.cards import show_bytes
 from drillbook.steps.backup.manual_backup import FinishedBackup
@@ -32,25 +33,27 @@ class DeployDecision(Step[DecisionText]):
 
     cluster: SourceCluster
     finished: FinishedBackup
+    reason: str = ""
+    reference: str = ""
 
     def do(self, ctx: Context) -> DecisionText:
         unmet = ctx.recorder.unmet()
-        backup, window = ctx.recorder.seen("backup"), ctx.recorder.seen("window")
+        backup, window = ctx.recorder.facts.backup, ctx.recorder.facts.window
         if unmet or not backup or not window:
             why = causes(unmet)
             answer = f"NO. {why or 'the backup was not seen in the bucket'}"
         else:
             answer = (
-                f"YES. Backup {backup['backup_id']} of {self.cluster.ref} is whole in the archive; every instant from "
-                f"{window['first_time'][:19]} to now can be recovered from it, as far as its WAL is archived."
+                f"YES. Backup {backup.backup_id} of {self.cluster.ref} is whole in the archive; every instant from "
+                f"{window.first_time[:19]} to now can be recovered from it, as far as its WAL is archived."
             )
-            size, seconds = show_bytes(backup["size_bytes"]), show_seconds(self.finished.seconds)
-            ctx.recorder.fact(
-                "claim", f"Backup {backup['backup_id']} of {self.cluster.ref.name} ({size}) was made in {seconds}"
+            size, seconds = show_bytes(backup.size_bytes or 0), show_seconds(self.finished.seconds)
+            ctx.recorder.note(
+                Facts(claim=f"Backup {backup.backup_id} of {self.cluster.ref.name} ({size}) was made in {seconds}")
             )
-        reason = " ".join(str(ctx.parameters.get(name, "")) for name in ("reason", "reference")).strip()
+        reason = f"{self.reason} {self.reference}".strip()
         text = f"{self.cluster.ref}: backup for {reason or 'no reason given'}. {answer} Run {ctx.run_id}."
-        ctx.recorder.fact("answer", answer)
+        ctx.recorder.note(Facts(answer=answer))
         ctx.recorder.log("announcement.txt", text + "\n")
         return DecisionText(answer=answer, text=text)
 
@@ -75,9 +78,9 @@ class Announcement(CheckStep):
     def publish(self, ctx: Context, lines: Sequence[str], *, claim: str) -> Sequence[Check]:
         """Log the lines, note the first as the answer, and post them. ``claim`` is noted only if every check so far holds."""
         ctx.recorder.log("announcement.txt", "\n".join(lines) + "\n")
-        ctx.recorder.fact("answer", lines[0])
+        ctx.recorder.note(Facts(answer=lines[0]))
         if not ctx.recorder.unmet():
-            ctx.recorder.fact("claim", claim)
+            ctx.recorder.note(Facts(claim=claim))
         return self.post(ctx, " ".join(lines))
 
     def post(self, ctx: Context, text: str) -> Sequence[Check]:

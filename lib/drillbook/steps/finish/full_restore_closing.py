@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drillbook.engine.step import Context
+from drillbook.evidence.facts import Achieved, Facts
 from drillbook.model import ArchivedCommit, Check, causes, show_instant, show_seconds
 from drillbook.steps.archive.base_backup import ArchivedWal
-from drillbook.steps.archive.losses import TenantLoss, to_tell
+from drillbook.steps.archive.losses import to_tell
 from drillbook.steps.archive.restore_point import RestoreStart
 from drillbook.steps.archive.salvage import given_up
 from drillbook.steps.finish.announce import Announcement
@@ -47,9 +48,13 @@ class AnnounceRestore(Announcement):
             *(f"To do: {line}." for line in self.patch.addresses),
             f"Commit to Git what logs/git.patch.yaml says, before anything syncs. Run {ctx.run_id}.",
         ]
-        lag = ctx.recorder.seen("archive_lag") or {}
-        achieved = {"recovery_seconds": self.recovered.recovery_seconds, "recovery_point_seconds": lag.get("seconds")}
-        ctx.recorder.fact("achieved", achieved | {"pitr_seconds": None})
+        lag = ctx.recorder.facts.archive_lag
+        achieved = Achieved(
+            recovery_seconds=self.recovered.recovery_seconds,
+            recovery_point_seconds=lag.seconds if lag else None,
+            pitr_seconds=None,
+        )
+        ctx.recorder.note(Facts(achieved=achieved))
         claim = f"{self.old.ref.name} was restored{to}{self._without(ctx)}, and is in service as {new.name}"
         return self.publish(ctx, lines, claim=claim)
 
@@ -59,7 +64,8 @@ class AnnounceRestore(Announcement):
 
     def _without(self, ctx: Context) -> str:
         """What the claim leaves out, as somebody has decided."""
-        read = (ctx.recorder.seen("wal_on_volume") or {}).get("primary")
+        volume = ctx.recorder.facts.wal_on_volume
+        read = volume is not None and volume.primary
         return (
             ""
             if self.point.resolved or read or self.old.gone or not given_up(ctx)
@@ -68,12 +74,12 @@ class AnnounceRestore(Announcement):
 
     def _lost(self, ctx: Context) -> list[str]:
         if self.point.resolved is not None:
-            found = to_tell(ctx.site, [TenantLoss.model_validate(item) for item in ctx.recorder.seen("losses") or []])
+            found = to_tell(ctx.site, ctx.recorder.facts.losses or ())
             lost = [f"{one.database} has lost {one.commits} commits." for one in found if one.commits]
             kept = f"What comes after the target is in the archive under serverName {self.old.server_name}, which must be kept: a recovery from there has it."
             return [*lost, kept] if found else [f"What each tenant has lost after the target is not known. {kept}"]
-        seen = ctx.recorder.seen("wal_on_volume") or {}
-        if seen.get("primary"):
+        volume = ctx.recorder.facts.wal_on_volume
+        if volume and volume.primary:
             return ["Nothing that was committed is lost: the old volume was read, and what it alone held was archived."]
         why = f" It was given up, because: {given_up(ctx)}." if given_up(ctx) and not self.old.gone else ""
         return [f"What was committed after that and not archived is lost: the old volume could not be read.{why}"]

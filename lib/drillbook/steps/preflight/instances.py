@@ -43,7 +43,7 @@ def server_runs(ctx: Context, old: OldCluster, pod: str, *, down_because: str = 
     """Whether PostgreSQL runs in the pod, by what pg_ctl says there; a pod that runs nothing at all has no server.
 
     Where its node can't be asked it counts as running: a machine that is only cut off may still write. Unless somebody
-    says that the machine is down, by the node's out-of-service taint or by ``down_because``, which is noted.
+    says that the machine is down: by the node's out-of-service taint, by ``down_because``, or as the run has noted.
     """
     found = ctx.kube.get(k8s.POD, old.ref.namespace, pod)
     if found is None or found.get("status", {}).get("phase") != "Running":
@@ -52,10 +52,7 @@ def server_runs(ctx: Context, old: OldCluster, pod: str, *, down_because: str = 
     if _is_away(node):
         if any(taint.get("key") == _OUT_OF_SERVICE for taint in (node or {}).get("spec", {}).get("taints") or ()):
             return False
-        word = down_because or str(ctx.parameters.get(NODE_IS_DOWN) or "")
-        if word and ctx.recorder.seen(NODE_IS_DOWN) != word:
-            ctx.recorder.fact(NODE_IS_DOWN, word)
-        return not word
+        return not (down_because or ctx.recorder.facts.node_is_down_because)
     try:
         done = ctx.kube.exec(
             old.ref.namespace,

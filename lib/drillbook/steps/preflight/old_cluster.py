@@ -11,6 +11,7 @@ from drillbook.archive import lost_cluster
 from drillbook.engine import undo
 from drillbook.engine.step import Context, Step
 from drillbook.errors import BaseBackupMissing, NotReady
+from drillbook.evidence.facts import ArchivedBy, Facts, NotedCluster, TestKind
 from drillbook.manifests import replacement
 from drillbook.model import Check, Verdict
 from drillbook.steps.preflight.readiness import (
@@ -124,13 +125,10 @@ class ReadOldCluster(Step[OldCluster]):
         return old
 
     def _record(self, ctx: Context, old: OldCluster, phase: str) -> None:
-        ctx.recorder.fact(
-            "cluster",
-            {"namespace": old.ref.namespace, "name": old.ref.name, "uid": old.uid, "system_id": old.system_id},
-        )
-        ctx.recorder.fact("archived_by", {"method": old.method, "location": old.location})
+        cluster = NotedCluster(namespace=old.ref.namespace, name=old.ref.name, uid=old.uid, system_id=old.system_id)
+        ctx.recorder.note(Facts(cluster=cluster, archived_by=ArchivedBy(method=old.method, location=old.location)))
         if self.instead:
-            ctx.recorder.fact("test", {"type": "full restore, put into service"})
+            ctx.recorder.note(Facts(test=TestKind(type="full restore, put into service")))
         if self.instead and phase == HEALTHY:
             ctx.recorder.check(
                 Check(

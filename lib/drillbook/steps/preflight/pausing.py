@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 from drillbook import kube as k8s
 from drillbook.engine import undo
 from drillbook.engine.step import Action, CheckStep, Context, Obligation, Plan
-from drillbook.engine.undo import REPLACED, SYNCED, synced
+from drillbook.engine.undo import SYNCED, synced
 from drillbook.errors import PreconditionError
+from drillbook.evidence.facts import Facts
 from drillbook.kube.reconcilers import UNSYNCED, Reconciler, reconcilers_on
 from drillbook.model import Check, Effect, Verdict
 
@@ -72,13 +73,13 @@ def paused(ctx: Context) -> list[Obligation]:
 def stay_paused(ctx: Context, why: str) -> None:
     """From here on what is declared is not what is there, and is not to come back: however this run ends, what it has
     paused goes on only once Git agrees."""
-    ctx.recorder.fact(REPLACED, why)
+    ctx.recorder.note(Facts(replaced=why))
 
 
 def let_go_on(ctx: Context) -> None:
     """Let everybody go on who was paused: what is declared is what is there again."""
-    if ctx.recorder.seen(REPLACED):
-        ctx.recorder.fact(REPLACED, "")
+    if ctx.recorder.facts.replaced:
+        ctx.recorder.note(Facts(replaced=""))
     for promise in paused(ctx):
         undo.restore(ctx, promise)
 

@@ -12,6 +12,7 @@ from drillbook import kube as k8s
 from drillbook.archive.location import IN_TREE, PLUGIN
 from drillbook.engine.step import CheckStep, Context, Step
 from drillbook.errors import NotReady, PreconditionError, RunbookError
+from drillbook.evidence.facts import ArchivedBy, Facts, NotedCluster
 from drillbook.manifests import recovery as manifests
 from drillbook.manifests.recovery import RUN_LABEL
 from drillbook.model import (
@@ -292,29 +293,23 @@ class CheckReadiness(Step[SourceCluster]):
     ) -> None:
         pin = ctx.site.identity
         pinned = bool(pin.kube_system_uid and pin.system_identifier)
-        ctx.recorder.fact(
-            "cluster",
-            {
-                "namespace": found.ref.namespace,
-                "name": found.ref.name,
-                "uid": found.uid,
-                "system_id": found.system_id,
-            },
+        cluster_noted = NotedCluster(
+            namespace=found.ref.namespace, name=found.ref.name, uid=found.uid, system_id=found.system_id
         )
+        archived_by = ArchivedBy(method=ctx.archive.method, location=found.location)
         versions = {
             "postgresql": str(found.server_version),
             "image": found.image,
             "kubernetes": ctx.kube.server_version(),
         }
         versions |= {p["name"]: p.get("version", "") for p in cluster.get("status", {}).get("pluginStatus", [])}
-        ctx.recorder.fact("versions", versions)
-        ctx.recorder.fact("archived_by", {"method": ctx.archive.method, "location": found.location})
+        ctx.recorder.note(Facts(cluster=cluster_noted, versions=versions, archived_by=archived_by))
         allowed = [
             f"{verb} {kind.plural}{'/' + sub if sub else ''}"
             for verb, kind, sub in EXCESS_RIGHTS
             if ctx.kube.can_i(verb, kind, subresource=sub, namespace=ctx.site.cluster.namespace)
         ]
-        ctx.recorder.fact("rights", {"missing": [], "more_than_needed": allowed})
+        ctx.recorder.note(Facts(rights={"missing": [], "more_than_needed": allowed}))
         ctx.recorder.check(
             Check(
                 name="right cluster",

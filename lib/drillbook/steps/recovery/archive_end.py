@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from drillbook import archive
 from drillbook.engine.step import Context, Step
 from drillbook.errors import Changed, PreconditionError
+from drillbook.evidence.facts import Facts, RequestedTarget, TestKind
 from drillbook.model import ArchivedCommit, BaseBackup, Frozen, RecoveryTarget
 from drillbook.postgres import checks
 from drillbook.steps.archive.candidates import holdings
@@ -40,7 +41,7 @@ class NoteNewestChanges(Step[NewestOnSource]):
     baseline: Baseline
 
     def do(self, ctx: Context) -> NewestOnSource:
-        ctx.recorder.fact("test", {"type": "full restore on a throwaway copy"})
+        ctx.recorder.note(Facts(test=TestKind(type="full restore on a throwaway copy")))
         found = {}
         for tenant in ctx.site.tenants:
             if tenant.digest_tables:
@@ -79,8 +80,8 @@ class ReadArchiveEnd(Step[ArchiveEnd]):
             newest_xid=checks.near_xid(newest.xid, xid),
             last_segment=stretch.reach.last_segment,
         )
-        ctx.recorder.fact("target", end.model_dump(mode="json"))
-        ctx.recorder.fact("claim", f"{self.cluster.ref.name} was restored to the end of its archive")
+        claim = f"{self.cluster.ref.name} was restored to the end of its archive"
+        ctx.recorder.note(Facts(target=RequestedTarget.of(end), claim=claim))
         return end
 
 

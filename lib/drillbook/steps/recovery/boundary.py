@@ -15,6 +15,7 @@ from pydantic import Field
 from drillbook import archive
 from drillbook.engine.step import Context, Plan, Step
 from drillbook.errors import Changed, PreconditionError, StepTimeoutError, VerificationError
+from drillbook.evidence.facts import Facts, RequestedTarget
 from drillbook.model import ArchivedCommit, BaseBackup, Effect, Frozen, Instant, Lsn, RecoveryTarget, show_instant
 from drillbook.postgres import checks
 from drillbook.postgres.wal import segment_name
@@ -292,7 +293,7 @@ class ProveTargetReachable(Step[ProvenTarget]):
 
     def do(self, ctx: Context) -> ProvenTarget:
         held = holdings(ctx, self.cluster, self.backup.server_name, [self.backup])
-        ctx.recorder.fact("reach", archive.reachable(held, now=datetime.now(UTC), samples=0).drawn)
+        ctx.recorder.note(Facts(reach=archive.reachable(held, now=datetime.now(UTC), samples=0).drawn))
         stretch = held.stretch(self.backup)
         # After a cut-over a target may be under an older serverName: the markers are not there, nor in its past.
         older = self.backup.server_name != self.cluster.server_name
@@ -328,7 +329,7 @@ class ProveTargetReachable(Step[ProvenTarget]):
             own_marker=self.archived.asked is None,
             unsettled=unsettled,
         )
-        ctx.recorder.fact("target", found.model_dump(mode="json"))
+        ctx.recorder.note(Facts(target=RequestedTarget.of(found)))
         return found
 
     def _marker(self, stretch: archive.WalRange, marker: Marker) -> ArchivedCommit | None:

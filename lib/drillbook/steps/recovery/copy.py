@@ -12,6 +12,7 @@ from drillbook import kube as k8s
 from drillbook.archive import ResolvedTarget
 from drillbook.engine.step import Context, Obligation, Plan, Step
 from drillbook.errors import Changed, RecoveryFailed, StillRunning, VerificationError
+from drillbook.evidence.facts import Facts, Reached
 from drillbook.manifests import cleanup
 from drillbook.manifests import recovery as manifests
 from drillbook.manifests.recovery import Copy
@@ -143,7 +144,7 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
             "left_out": left_out,
             "reaches": [f"{what}: {where}" for what, where in ways.said],
         }
-        ctx.recorder.fact("quarantine", quarantine)
+        ctx.recorder.note(Facts(quarantine=quarantine))
         found = RecoveryCopy(
             ref=copy.ref,
             uid=created["metadata"]["uid"],
@@ -151,15 +152,12 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
             objects=tuple(names),
             left_out=tuple(left_out),
         )
-        ctx.recorder.fact(
-            "copy",
-            found.model_dump(mode="json")
-            | {
-                "image": spec.get("imageName", ""),
-                "storage": spec.get("storage", {}),
-                "resources": spec.get("resources", {}),
-            },
-        )
+        seen = {
+            "image": spec.get("imageName", ""),
+            "storage": spec.get("storage", {}),
+            "resources": spec.get("resources", {}),
+        }
+        ctx.recorder.note(Facts(copy_=found.model_dump(mode="json") | seen))
         return found
 
     def _remove_earlier(self, ctx: Context) -> None:
@@ -192,9 +190,13 @@ class WaitForRecovery(Step[Recovered]):
     """
 
     about: ClassVar[str] = ""
-    """Set before the names of phases, facts and the log, where a run recovers more than one cluster."""
+    """Set before the names of phases and of the log, where a run recovers more than one cluster."""
     cluster: SourceCluster
     copy: RecoveryCopy
+
+    def noted(self, reached: Reached) -> Facts:
+        """What the run has learned by it."""
+        return Facts(reached=reached)
 
     def plan(self, ctx: Context) -> Plan:
         return Plan(
@@ -269,8 +271,7 @@ class WaitForRecovery(Step[Recovered]):
             ("provision", "fetch", "replay", "promote", "replicas"), marks, seconds, strict=False
         ):
             ctx.recorder.phase(f"{self.about}{name}", start, length, how)
-        ctx.recorder.fact(
-            f"{self.about}reached",
+        reached = Reached.model_validate(
             {
                 "timeline": log.timeline,
                 "stopped": log.stopped,
@@ -279,8 +280,9 @@ class WaitForRecovery(Step[Recovered]):
                 "last_completed_at": show_instant(log.last_completed_at) if log.last_completed_at else None,
                 "segments": log.segments,
                 "last_segment": last_segment,
-            },
+            }
         )
+        ctx.recorder.note(self.noted(reached))
         return Recovered(
             ref=self.copy.ref,
             timeline=log.timeline,

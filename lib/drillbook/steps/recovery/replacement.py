@@ -13,6 +13,7 @@ from drillbook.archive.layout import wal_prefix
 from drillbook.archive.location import IN_TREE, PLUGIN
 from drillbook.engine.step import Action, Context, Obligation, Plan, Step
 from drillbook.errors import Changed, KubernetesError, PreconditionError, VerificationError
+from drillbook.evidence.facts import Facts, Reached
 from drillbook.manifests import cleanup
 from drillbook.manifests import replacement as replacements
 from drillbook.manifests.recovery import RUN_LABEL
@@ -103,7 +104,8 @@ class CreateReplacementCluster(Step[ReplacementCluster]):
             secret=secret,
             in_service=self.stays,
         )
-        ctx.recorder.fact("replacement", result.model_dump(mode="json") | {"image": found["spec"].get("imageName", "")})
+        shown = result.model_dump(mode="json") | {"image": found["spec"].get("imageName", "")}
+        ctx.recorder.note(Facts(replacement=shown))
         return result
 
     def verify(self, ctx: Context, result: ReplacementCluster) -> None:
@@ -237,6 +239,9 @@ class WaitForReplacement(WaitForRecovery):
 
     about: ClassVar[str] = "replacement-"
     copy: ReplacementCluster
+
+    def noted(self, reached: Reached) -> Facts:
+        return Facts(replacement_reached=reached)
 
     def plan(self, ctx: Context) -> Plan:
         return Plan(

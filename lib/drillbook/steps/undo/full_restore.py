@@ -15,6 +15,7 @@ from drillbook.archive.location import source_archive
 from drillbook.engine import undo as restoring
 from drillbook.engine.step import Action, CheckStep, Context, Plan, Step
 from drillbook.errors import KubernetesError, NotReady
+from drillbook.evidence.facts import Facts
 from drillbook.manifests.replacement import MADE_BY
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Instant, Verdict, parse_instant, show_instant
 from drillbook.steps.backup.safety_backup import BackUpNewTimeline
@@ -91,7 +92,7 @@ class FindRestore(Step[RestoreFound]):
         faults += self._held(ctx, found)
         if faults:
             raise NotReady(faults, where="the way back")
-        ctx.recorder.fact("undoes", {"run": found.run, "from": new_name, "to": old_name})
+        ctx.recorder.note(Facts(undoes={"run": found.run, "from": new_name, "to": old_name}))
         return found
 
     def _note(self, ctx: Context, faults: list[str]) -> dict[str, Any] | None:
@@ -216,7 +217,7 @@ class ShowWrittenSinceRestore(CheckStep):
             checks.append(
                 self.result(Verdict.VERIFIED, name=name, expected="known", observed=said, details=tuple(tables[:12]))
             )
-        ctx.recorder.fact("written_since", written)
+        ctx.recorder.note(Facts(written_since=written))
         return checks
 
 
@@ -259,7 +260,7 @@ class ServeOldCluster(Step[Repointed]):
         for undo in recall(ctx, old.ref.namespace, replacement.note, FENCE) or []:
             restoring.put_back(ctx.kube, undo)
         serves = lift_fence(ctx, old)
-        ctx.recorder.fact("old_cluster_serves", serves)
+        ctx.recorder.note(Facts(old_cluster_serves=serves))
         return Repointed(now=old.ref.name, changed=(f"Cluster {old.ref.name}",) if serves else ())
 
 
@@ -342,7 +343,7 @@ class AddressesBack(Step[Repointed]):
     def do(self, ctx: Context) -> Repointed:
         old, new = self.found.old.ref.name, self.found.serving.ref.name
         applications, others = addressed(ctx, old, new)
-        serves, changed = bool(ctx.recorder.seen("old_cluster_serves")), []
+        serves, changed = bool(ctx.recorder.facts.old_cluster_serves), []
         for one in applications:
             pausing.pause(ctx, one.objects)
             if one.services_of(new):
@@ -413,7 +414,7 @@ class AnnounceUndoneRestore(Announcement):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         old, new, unmet = self.found.old.ref, self.found.serving.ref, ctx.recorder.unmet()
-        serves = ctx.recorder.seen("old_cluster_serves")
+        serves = ctx.recorder.facts.old_cluster_serves
         state = "is in service again" if serves and not unmet else "is NOT PROVEN to be in service again"
         lines = [
             f"{old}: {state}; run {self.found.run} is undone.",

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from drillbook.engine.step import Action, CheckStep, Context, Plan, Step
 from drillbook.errors import NotReady, VerificationError
+from drillbook.evidence.facts import Facts
 from drillbook.kube import workloads
 from drillbook.model import Check, Effect, Frozen, Instant, Verdict, show_instant
 from drillbook.steps.cutover.containment import oid_of, writes_again
@@ -87,7 +88,8 @@ class FindCut(Step[CutFound]):
         if faults or more:
             raise NotReady([*faults, *more], where=f"the way back of {self.database} on {self.cluster.ref}")
         cut = found[0]
-        ctx.recorder.fact("undoes", {"run": cut.note.run, "kept": cut.database, "at": show_instant(cut.note.at)})
+        undoes = {"run": cut.note.run, "kept": cut.database, "at": show_instant(cut.note.at)}
+        ctx.recorder.note(Facts(undoes=undoes))
         return CutFound(
             names=Names.of(self.database, cut.note.run),
             app_role=tenant.app_role,
@@ -175,7 +177,7 @@ class ShowWrittenSinceSwap(CheckStep):
             (str(row["name"]), f"{row['inserted']} inserted, {row['updated']} updated, {row['deleted']} deleted")
             for row in rows
         ]
-        ctx.recorder.fact("written_since", tables[:50])
+        ctx.recorder.note(Facts(written_since=tuple(tables[:50])))
         total = sum(int(row["inserted"]) + int(row["updated"]) + int(row["deleted"]) for row in rows)
         observed = (
             f"{total:,} rows in {len(tables)} tables since {show_instant(self.cut.cut_at)}" if tables else "nothing"
@@ -192,7 +194,7 @@ class AnnounceUndoneSwap(Announcement):
     database: str
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        done = ctx.recorder.seen("cut") or {}
+        done = ctx.recorder.facts.cut
         state = "is in service again" if done and not ctx.recorder.unmet() else "is NOT PROVEN to be in service again"
         lines = [
             f"{self.cluster.ref}, database {self.database}: what run {self.cut.run} had put aside {state}.",
