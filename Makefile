@@ -24,6 +24,8 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 LONG := tests/library/ $(filter-out tests/library/,$(sort $(wildcard tests/*/)))
 
 export JUPYTER_PLATFORM_DIRS := 1
+# Where the tests' labs come from prepared images: the first of a kind builds one, the others start from it.
+test test-notebooks test-long test-soak: export DRILLBOOK_LAB_IMAGES := $(abspath $(VENV))/lab-images
 
 .PHONY: help setup majors drill test test-notebooks test-long test-soak test-times lint style types lab bench conformance docs clean
 .DEFAULT_GOAL := help

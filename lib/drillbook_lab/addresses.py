@@ -46,6 +46,11 @@ class AddressBook:
         self._next: int = known.get("next", 2)
         self._given: dict[str, str] = known.get("given", {})
 
+    @property
+    def net(self) -> str:
+        """The first three parts of its addresses."""
+        return self._net
+
     def of_pod(self, namespace: str, name: str) -> str:
         """A pod's address. One that is recreated under the same name keeps it: forwards and clients find it again."""
         if not re.search(r"-\d+$", name):  # a Job's pod is never met again

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from drillbook_lab import pgbin
+from drillbook_lab import image, pgbin
 from drillbook_lab.addresses import AddressBook, free_port
 from drillbook_lab.agent.procs import die_with_parent
 from drillbook_lab.api.errors import ApiError
@@ -64,6 +64,7 @@ class Options:
     instances: int = 1
     backup_method: str = "plugin"
     recover: bool = False
+    image: bool = False
 
 
 class Lab:
@@ -164,7 +165,9 @@ class Lab:
             await self._writer.start()
         async with self._progress.stage("First base backup") as note:
             note(await seeding.first_backup())
-        seeding.deploy_app()
+        write_json(self.home.application, seeding.application())
+        if not self.options.image:
+            self._deploy_application()
         if self.options.instances > 1:
             async with self._progress.stage("Replicas") as note:
                 note(await seeding.replicas(self.options.instances))
@@ -185,14 +188,22 @@ class Lab:
             note(self._endpoint)
         async with self._progress.stage("Kubernetes API") as note:
             await self._open()
-            moved = "" if self._state["url"] == self._before["url"] else f", no longer {self._before['url']}"
-            note(self._state["url"] + moved)
+            before = self._before.get("url", self._state["url"])
+            note(self._state["url"] + ("" if self._state["url"] == before else f", no longer {before}"))
         async with self._progress.stage("PostgreSQL cluster") as note:
             note(await pods_are_back(self.registry, self.site.source_namespace, self.site.cluster))
         if self._before.get("writer", True):
             async with self._progress.stage("Writer"):
                 await self._writer.start()
+        self._deploy_application()
         self._tell(ready=True)
+
+    def _deploy_application(self) -> None:
+        """Make the application's objects, once: an image is kept without it, since it starts after its database."""
+        if self.home.application.exists():
+            for item in json.loads(self.home.application.read_text(encoding="utf-8")):
+                self.registry.create(item)
+            self.home.application.unlink()
 
     async def _open(self) -> None:
         """Answer, and act on what is there."""
@@ -382,6 +393,13 @@ def _is_the_same(home: LabHome, options: Options) -> None:
     home.remove_sockets()
 
 
+def _built_by(options: Options) -> list[str]:
+    """The arguments that a lab is built by."""
+    more = ["--backup-method", options.backup_method, "--instances", str(options.instances)]
+    more += ["--recover"] if options.recover else []
+    return ["--profile", options.profile, "--data-mb", str(options.data_mb), *more]
+
+
 def main() -> int:
     """Take the home, run the lab in it, leave it empty if that was asked."""
     parser = argparse.ArgumentParser(description="The lab's daemon.")
@@ -393,10 +411,11 @@ def main() -> int:
     parser.add_argument("--instances", type=int, default=1)
     parser.add_argument("--recover", action="store_true", help="apply deploy/recover/ and deploy/replace/ as well")
     parser.add_argument("--foreground", action="store_true", help="accepted for clarity: labd never forks")
+    parser.add_argument("--image", action="store_true", help="leave out the application; end with the parent")
     parser.add_argument("--throwaway", action="store_true", help="end with the parent, and leave nothing")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if chosen.throwaway:
+    if chosen.throwaway or chosen.image:
         die_with_parent(signal.SIGTERM)
     home = LabHome(chosen.home)
     try:
@@ -408,11 +427,13 @@ def main() -> int:
             instances=chosen.instances,
             backup_method=chosen.backup_method,
             recover=chosen.recover,
+            image=chosen.image,
         )
         if home.is_resumable:
             _is_the_same(home, options)
         else:
             home.clear(keep=("lock", "labd.log"))
+            image.place(home, _built_by(options))
         code = asyncio.run(run(home, options))
     except LabError as fault:
         log.error("%s", fault)

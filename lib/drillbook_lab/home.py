@@ -40,6 +40,7 @@ _OURS = (
     "volumes",
     "faults",
     "declared",
+    "application.json",
     "lock",
 )
 
@@ -93,6 +94,11 @@ class LabHome:
     def s3(self) -> Path:
         """The object store's state: keys.json, faults.json, access.jsonl."""
         return self.root / "s3"
+
+    @property
+    def application(self) -> Path:
+        """The application's objects, while they are not made yet."""
+        return self.path("application.json")
 
     @property
     def declared(self) -> Path:

@@ -22,7 +22,7 @@ from drillbook.model import ClusterRef
 from drillbook.profile import load_site
 from drillbook.steps.cutover.fence import FenceOldCluster
 from drillbook.steps.preflight import pausing
-from drillbook.steps.preflight.instances import away_words, server_runs
+from drillbook.steps.preflight.instances import away_words, between_attempts, server_runs
 from drillbook.steps.preflight.old_cluster import OldCluster
 
 PROFILE = """\
@@ -203,6 +203,23 @@ def test_g12_the_taint_of_kubernetes_says_it_as_well(ctx: Context, lost: OldClus
     taint = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}
     ctx.kube.patch(k8s.NODE, "", "node-b", {"spec": {"taints": [taint]}})
     assert not server_runs(ctx, lost, "shop-db-1")
+
+
+@pytest.mark.parametrize(
+    ("state", "down"),
+    [
+        ({"waiting": {"reason": "CrashLoopBackOff"}}, True),
+        ({"terminated": {"exitCode": 1}}, True),
+        ({"running": {"startedAt": "2026-11-28T00:00:00Z"}}, False),
+        ({}, False),
+    ],
+)
+def test_bug_16_the_containers_state_says_that_no_server_runs_not_the_words_of_an_error(
+    state: dict[str, Any], down: bool
+) -> None:
+    others = {"name": "bootstrap-controller", "state": {"terminated": {"exitCode": 0}}}
+    assert between_attempts({"status": {"containerStatuses": [others, {"name": "postgres", "state": state}]}}) is down
+    assert not between_attempts(None)
 
 
 def test_g12_a_word_is_of_no_use_where_the_node_answers(ctx: Context, lost: OldCluster) -> None:

@@ -87,14 +87,10 @@ class Seeding:
         ]:
             registry.create(obj)
 
-    def deploy_app(self) -> None:
-        """The first tenant's application. Nobody waits for it: it is ready soon after."""
+    def application(self) -> list[Object]:
+        """The objects of the first tenant's application. Nobody waits for it: it is ready soon after they are made."""
         owner = self.site.tenants[0].owner
-        for obj in [
-            app_manifests.secret(self.site, self.credentials.tenants[owner]),
-            *app_manifests.declared(self.site),
-        ]:
-            self.operator.registry.create(obj)
+        return [app_manifests.secret(self.site, self.credentials.tenants[owner]), *app_manifests.declared(self.site)]
 
     async def cluster_is_healthy(self) -> Object:
         """Wait for the cluster's own word."""

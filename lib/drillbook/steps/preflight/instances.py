@@ -62,11 +62,18 @@ def server_runs(ctx: Context, old: OldCluster, pod: str, *, down_because: str = 
             timeout_seconds=30,
             repeatable=True,
         )
-    except KubernetesError as error:
-        if "not running" in error.what:  # between two attempts of a container that crashes
+    except KubernetesError:
+        if between_attempts(ctx.kube.get(k8s.POD, old.ref.namespace, pod)):
             return False
         raise
     return done.exit_code == 0
+
+
+def between_attempts(pod: dict[str, Any] | None) -> bool:
+    """Whether the kubelet reports that nothing runs in PostgreSQL's container now: it has ended, or waits to start again."""
+    statuses = ((pod or {}).get("status") or {}).get("containerStatuses") or ()
+    state = next((one.get("state") or {} for one in statuses if one.get("name") == "postgres"), {})
+    return "waiting" in state or "terminated" in state
 
 
 def away_words(ctx: Context, old: OldCluster, pod: str) -> str:

@@ -221,6 +221,10 @@ class SimulateMistake(Step[Mistake]):
             )
 
 
+ASK_ARCHIVER_SECONDS = 2.0
+"""How often a wait for a segment asks production whether its upload has failed: each time is a session of its own."""
+
+
 @dataclass(frozen=True)
 class SwitchWal(Step[SwitchedWal]):
     """Switch one WAL segment and see it in the archive.
@@ -248,6 +252,7 @@ class SwitchWal(Step[SwitchedWal]):
         inside = Lsn(Lsn(str(switched["lsn"])).value - 1)
         segment = segment_name(self.cluster.timeline, inside, self.backup.segment_bytes)
         deadline = started + timedelta(seconds=ctx.site.limits.step.total_seconds())
+        asked_after = 0.0
         while True:
             waited = (datetime.now(UTC) - started).total_seconds()
             if archive.is_archived(ctx.store, self.cluster.server_name, segment, self.backup.segment_bytes):
@@ -255,7 +260,9 @@ class SwitchWal(Step[SwitchedWal]):
             ctx.recorder.progress(
                 f"waiting for {segment} in the archive", fraction=None, rows=(("waited", f"{waited:.0f} s"),)
             )
-            self._stop_on_failure(ctx, started, segment)
+            if waited >= asked_after + ASK_ARCHIVER_SECONDS:
+                self._stop_on_failure(ctx, started, segment)
+                asked_after = waited
             if datetime.now(UTC) > deadline:
                 raise StepTimeoutError(
                     f"segment {segment} was not seen in the archive within {waited:.0f} s",
