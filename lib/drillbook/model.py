@@ -374,7 +374,3 @@ class Actor(Frozen):
     uid: str = ""
     groups: tuple[str, ...] = ()
     strength: str = "api"
-
-    def as_dict(self) -> dict[str, Any]:
-        """As evidence keeps it."""
-        return self.model_dump(mode="json")

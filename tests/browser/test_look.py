@@ -114,8 +114,6 @@ def bundles() -> list[dict[str, str]]:
             seal_with="drillbook finish 20261101T101500Z-1a2b3c --notebook /a/path/that/is/rather/long/to/a/notebook.ipynb",
         ),
         cards.verdict_card(record(unproven())),
-        cards.phase_chart(found["when"]["phases"]),
-        cards.time_line(report.boundary(found)),
         cards.forecast_card(PREDICTED),
     ]
 

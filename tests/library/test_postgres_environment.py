@@ -105,7 +105,7 @@ def as_given(db: Database, server: Server) -> None:
     assert (port, user, database, name, encoding) == (server.address.port, SUPERUSER, "postgres", "drillbook", "UTF8")
     assert (read_only, work_mem, geqo) == ("on", "4MB", "on") and zone != "Asia/Tokyo" and style == "ISO, MDY"
     ((tls,),) = db.ask_text("select current_setting('ssl')")
-    assert db.encrypted is (tls == "on")
+    assert db._connection.pgconn.ssl_in_use is (tls == "on")
 
 
 @pytest.mark.parametrize("name", LIBPQ_VARIABLES)

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from struct import pack
 
+import google_crc32c
+
 from drillbook.archive import Level, ObjectInfo
 from drillbook.model import Lsn
 from drillbook.postgres.wal import SegmentName
-from drillbook.postgres.wal.crc32c import crc32c
 
 MIB = 1 << 20
 PAGE = 8192
@@ -61,7 +62,7 @@ class Wal:
         at = self.lsn
         body = (bytes((255, len(data))) + data) if data else b""
         head = pack("<IIQBBxx", 24 + len(body), xid, self.previous, info, manager)
-        self.page += head + pack("<I", crc32c(body, head)) + body
+        self.page += head + pack("<I", google_crc32c.value(body + head)) + body
         self.page += bytes(-len(self.page) % 8)
         assert len(self.page) <= PAGE, "one page of records is all that a segment of these tests holds"
         self.previous = at.value

@@ -283,17 +283,9 @@ def test_a_planted_secret_never_survives(tmp_path: Path, secret: str) -> None:
     (tmp_path / "logs" / "cell.log").write_text(masker.mask("\n".join(forms)))
     stored = journal.path.read_text() + (tmp_path / "logs" / "cell.log").read_text()
     cores = {base64.b64encode(raw)[:-4].decode(), raw.hex(), quote(secret, safe="")}
-    assert masker.leaks(tmp_path) == []
     assert not [core for core in {*cores, secret, json.dumps(secret)[1:-1]} if core in stored]
     assert "[masked]" in stored and "host/db" in stored
     assert masker.mask(secret.encode()) == b"[masked]"
-
-
-def test_a_leak_is_named_by_file_and_not_shown(tmp_path: Path) -> None:
-    masker = Masker()
-    masker.add("hunter2!")
-    (tmp_path / "cell.log").write_text("password: hunter2!")
-    assert masker.leaks(tmp_path) == ["cell.log"]
 
 
 def test_public_names_stay_readable_and_a_short_secret_is_refused() -> None:

@@ -8,7 +8,6 @@ import json
 import re
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
@@ -78,18 +77,6 @@ class Masker:
         """``value`` (text, bytes, or JSON with its keys) with every secret replaced."""
         pattern = self._compiled()
         return value if pattern is None else self._mask(value, pattern)
-
-    def leaks(self, folder: Path) -> list[str]:
-        """The files below ``folder`` that hold a secret, by their relative path; never the secret."""
-        pattern = self._compiled()
-        if pattern is None:
-            return []
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return [
-            str(path.relative_to(folder))
-            for path in files
-            if pattern.search(path.read_bytes().decode("utf-8", errors="replace"))
-        ]
 
     def _compiled(self) -> re.Pattern[str] | None:
         with self._lock:

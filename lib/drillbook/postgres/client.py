@@ -332,11 +332,6 @@ class Database:
         """Whether the connection has ended, from either side."""
         return self._connection.closed
 
-    @property
-    def encrypted(self) -> bool:
-        """Whether the connection uses TLS."""
-        return bool(self._connection.pgconn.ssl_in_use)
-
     def cancel(self) -> None:
         """Ask the server to end the running statement (57014); to be called from another thread."""
         with self._errors("cancel"):

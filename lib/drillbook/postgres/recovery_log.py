@@ -113,7 +113,6 @@ class RecoveryLog:
     redo_end: str = ""  # the LSN of the last record that was replayed
     promoted_at: datetime | None = None
     ready_at: datetime | None = None
-    last_at: datetime | None = None
     segments: int = 0
     last_segment: str = ""
     timeline: int = 0
@@ -135,7 +134,6 @@ class RecoveryLog:
         at = self._when(entry)
         if at is not None:
             self.first_at = self.first_at or at
-            self.last_at = at
         record = entry.get("record")
         if entry.get("logger") == "postgres" and isinstance(record, dict):
             self._record(str(record.get("message", "")), str(record.get("error_severity", "")), at)

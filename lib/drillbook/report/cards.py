@@ -206,28 +206,6 @@ def step_card(
     )
 
 
-def plan_card(
-    *,
-    title: str,
-    summary: str,
-    objects: Sequence[Mapping[str, Any]] = (),
-    sql: Sequence[str] = (),
-    notes: Sequence[str] = (),
-) -> Bundle:
-    """What would be done: each object as YAML, each statement as SQL."""
-    plan = {"summary": summary, "objects": list(objects), "sql": list(sql), "notes": list(notes)}
-    text = [f"{title}: {summary}", *(f"  - {note}" for note in notes), *(f"  {line}" for line in sql)]
-    text += [line for item in objects for line in ("---", show_yaml(item))]
-    return draw("plan", text, title=title, plan=plan)
-
-
-def check_card(checks: Sequence[Mapping[str, Any]]) -> Bundle:
-    """Checks with what was expected and observed, the worst first."""
-    ordered = sorted(checks, key=lambda check: _RANK.get(check["verdict"], 2))
-    shown, left_out = _cut(ordered)
-    return draw("checks", [line for check in shown for line in _plain_check(check)], checks=shown, left_out=left_out)
-
-
 def progress_card(title: str, text: str, *, fraction: float | None = None, rows: Rows = ()) -> Bundle:
     """What is going on now; ``fraction`` is from 0 to 1, None while the end isn't known."""
     share = None if fraction is None else min(1.0, max(0.0, fraction))
@@ -349,12 +327,6 @@ def phase_bars(phases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def phase_chart(phases: Sequence[Mapping[str, Any]]) -> Bundle:
-    """How long each phase took, on one time axis; those that make up the recovery time are filled."""
-    text = plain_rows([(str(item["name"]), show_seconds(item["seconds"])) for item in phases])
-    return draw("phases", text, bars=phase_bars(phases))
-
-
 def marks(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Points in time in their order, each with the time since the one before."""
     found: list[dict[str, Any]] = []
@@ -366,15 +338,6 @@ def marks(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         found.append({"detail": "", **point, "gap": _show_gap(gap) if gap else ""})
         before = at
     return found
-
-
-def time_line(points: Sequence[Mapping[str, Any]]) -> Bundle:
-    """The boundary: points with ``label``, ``at``, ``kind`` (kept, target, mistake or left) and perhaps ``detail``.
-
-    Everything up to the target is kept; what comes after it must not be in the copy.
-    """
-    text = plain_rows([(str(point["label"]), show_instant(point["at"])) for point in points])
-    return draw("time line", text, marks=marks(points))
 
 
 def _show_gap(seconds: float) -> str:
