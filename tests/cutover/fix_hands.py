@@ -14,7 +14,7 @@ from fix_drills import ROOT, Drill, until
 from drillbook import kube as k8s
 from drillbook.engine import open_run
 from drillbook.kube.reconcilers import TRACKING
-from drillbook.steps.preflight.pausing import DeclaredStateAgrees, let_go_on, pause
+from drillbook.steps.preflight.pausing import DeclaredStateAgrees, pause, resume_reconcilers
 from drillbook_lab.home import LabHome
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Hands:
             until(lambda: self.status("sync", "status") == "OutOfSync", "they differ")
             (check,) = run.do(DeclaredStateAgrees()).checks
             assert "automated" not in self.application["spec"]["syncPolicy"]
-            let_go_on(run.context)
+            resume_reconcilers(run.context)
         finally:
             run.release()
         return str(check.verdict)

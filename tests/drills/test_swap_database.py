@@ -485,7 +485,7 @@ def test_argo_cd_is_paused_for_the_cut_and_goes_on_afterwards(
             confirmed(run, "rest", off, on)
             drained = run.do(off)
             assert not isinstance(drained, Pending), last_error(run)
-            assert any("HorizontalPodAutoscaler" in hand.who and not hand.acts for hand in fits.hands)
+            assert any("HorizontalPodAutoscaler" in hand.who and not hand.acts for hand in fits.reconcilers)
             assert drained.paused == (f"Argo CD Application argocd/{app.deployment}",)
             paused = lab.admin.get(k8s.APPLICATION, "argocd", app.deployment)
             assert paused is not None and "automated" not in paused["spec"].get("syncPolicy", {})

@@ -171,7 +171,7 @@ class Replace(Step[Replaced]):
         found = subject(ctx)
         history = found["data"]["history"].split()
         if ctx.run_id not in history:  # it may have happened already
-            ctx.hold()
+            ctx.require_lease()
             history.append(ctx.run_id)
             merge = {
                 "metadata": {"resourceVersion": found["metadata"]["resourceVersion"]},

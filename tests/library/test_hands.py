@@ -48,7 +48,7 @@ def ctx(api: Api, tmp_path: Path) -> Iterator[Context]:
     path.write_text(PROFILE.format(kubeconfig=api.kubeconfig), encoding="utf-8")
     told = Observations(tmp_path, Masker())
     made = Context(
-        site=load_site(path), run_id="20261101T101500Z-1a2b3c", mode="apply", recorder=told, mask=told.masker.learn
+        site=load_site(path), run_id="20261101T101500Z-1a2b3c", mode="apply", recorder=told, mask=told.masker.register
     )
     yield made
     made.close()

@@ -116,8 +116,8 @@ class Service:
         return made
 
     def fits(self, before: Before | None = None) -> AppFits:
-        hands = reconcilers_on(self.kube, self.kube.get(k8s.DEPLOYMENT, "default", self.name) or {})
-        return AppFits(names=Names.of("shop", RUN), app_role="shop_app", hands=tuple(hands), before=before)
+        reconcilers = reconcilers_on(self.kube, self.kube.get(k8s.DEPLOYMENT, "default", self.name) or {})
+        return AppFits(names=Names.of("shop", RUN), app_role="shop_app", reconcilers=tuple(reconcilers), before=before)
 
     def spec(self, kind: k8s.Kind) -> Any:
         return (self.kube.get(kind, "argocd" if kind is k8s.APPLICATION else "default", self.name) or {})["spec"]

@@ -32,7 +32,7 @@ def ctx(tmp_path: Path) -> Context:
     path.write_text(PROFILE, encoding="utf-8")
     told = Observations(tmp_path, Masker())
     return Context(
-        site=load_site(path), run_id="20261101T101500Z-1a2b3c", mode="apply", recorder=told, mask=told.masker.learn
+        site=load_site(path), run_id="20261101T101500Z-1a2b3c", mode="apply", recorder=told, mask=told.masker.register
     )
 
 

@@ -202,7 +202,9 @@ def test_a_manifest_seen_in_the_wild(tmp_path: Path, case: Wild) -> None:
 def test_its_replacement_passes_as_well(tmp_path: Path, case: Wild) -> None:
     source = source_of(case.spec, case.status)
     archive = archive_of(source, case.store)
-    name = ReplacementNames.beside(ClusterRef(namespace="databases", name="shop-db"), "20261101T101500Z-1a2b3c")
+    name = ReplacementNames.for_new_cluster(
+        ClusterRef(namespace="databases", name="shop-db"), "20261101T101500Z-1a2b3c"
+    )
     cluster, left_out = replacement_cluster(
         name,
         source,

@@ -48,7 +48,7 @@ def test_users_a5_between_two_steps_nothing_is_said(told: Observations, events: 
 
 
 def test_users_a5_no_secret_is_said_and_nothing_of_it_lies_in_the_evidence(told: Observations) -> None:
-    told.masker.learn("very-secret")
+    told.masker.register("very-secret")
     begin(told)
     told.progress("very-secret", rows=(("password", "very-secret"),))
     assert "very-secret" not in doing(told.folder, [STARTED])

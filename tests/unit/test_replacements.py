@@ -70,7 +70,7 @@ def made(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     archive = SourceArchive(method, ARCHIVE, "shop-db", object_store="" if method == IN_TREE else "shop-store")
     cluster, left_out = replacement.replacement_cluster(
-        names or ReplacementNames.beside(REF, RUN),
+        names or ReplacementNames.for_new_cluster(REF, RUN),
         old,
         site=site,
         archive=archive,
@@ -84,11 +84,11 @@ def made(
 
 
 def test_names_follow_from_the_run_and_nothing_else() -> None:
-    assert ReplacementNames.beside(REF, RUN) == ReplacementNames.beside(REF, RUN)
-    assert ReplacementNames.beside(REF, RUN).ref.name == "shop-db-20261101101500"
+    assert ReplacementNames.for_new_cluster(REF, RUN) == ReplacementNames.for_new_cluster(REF, RUN)
+    assert ReplacementNames.for_new_cluster(REF, RUN).ref.name == "shop-db-20261101101500"
     assert ReplacementNames.under_the_old_name(REF, RUN).ref == REF
     assert ReplacementNames.under_the_old_name(REF, RUN).server_name == "shop-db-20261101101500"
-    long = ReplacementNames.beside(ClusterRef(namespace="n", name="a" * 50), RUN)
+    long = ReplacementNames.for_new_cluster(ClusterRef(namespace="n", name="a" * 50), RUN)
     assert len(long.ref.name) == 50
 
 
@@ -154,7 +154,7 @@ def test_made_again_it_keeps_what_it_is_known_by_and_not_how_it_stood(site: Site
 
 def test_nothing_that_can_be_deleted_owns_it(site: Site, backup: BaseBackup) -> None:
     cluster, _ = made(site, backup, source())
-    note = replacement.note(ReplacementNames.beside(REF, RUN), source=REF, expires_at=datetime.now(UTC))
+    note = replacement.note(ReplacementNames.for_new_cluster(REF, RUN), source=REF, expires_at=datetime.now(UTC))
     for item in (cluster, note):
         assert item["metadata"]["labels"]["drillbook.io/run"] == RUN
         assert "ownerReferences" not in item["metadata"]

@@ -34,7 +34,7 @@ from drillbook.profile.secrecy import secrets_of
 )
 def test_s06_what_names_or_places_something_stays_readable(key: str, value: str) -> None:
     masker = Masker()
-    Redactor(masker.learn).add_entries({key: value})
+    Redactor(masker.register).add_entries({key: value})
     assert masker.mask(f"location {value}") == f"location {value}"
     assert not masker.add(value, key=key)
 
@@ -64,6 +64,6 @@ def test_s06_what_names_or_places_something_stays_readable(key: str, value: str)
 )
 def test_s06_what_opens_something_is_masked_wherever_it_stands(key: str, value: str, secret: str) -> None:
     masker = Masker()
-    Redactor(masker.learn).add_entries({key: value})
+    Redactor(masker.register).add_entries({key: value})
     assert secret not in masker.mask(f"said {secret} and {value}")
     assert secret in secrets_of(key, value)

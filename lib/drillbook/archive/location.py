@@ -91,7 +91,7 @@ def source_archive(kube: k8s.Kube, site: Site, cluster: dict[str, Any]) -> Sourc
             store = _object_store(kube, site, parameters.get("barmanObjectName", ""))
             policy = str(store["spec"].get("retentionPolicy", ""))
             found = _archive(site, PLUGIN, store["spec"]["configuration"], parameters, policy)
-            return replace(found, object_store=store["metadata"]["name"], **_beside(store["spec"]))
+            return replace(found, object_store=store["metadata"]["name"], **_identity(store["spec"]))
     section = spec.get("backup", {}).get("barmanObjectStore")
     if section:
         found = _archive(site, IN_TREE, section, section, str(spec["backup"].get("retentionPolicy", "")))
@@ -103,7 +103,7 @@ def source_archive(kube: k8s.Kube, site: Site, cluster: dict[str, Any]) -> Sourc
     )
 
 
-def _beside(spec: dict[str, Any]) -> dict[str, Any]:
+def _identity(spec: dict[str, Any]) -> dict[str, Any]:
     """What an ObjectStore says besides its configuration."""
     rest = {name: value for name, value in spec.items() if name != "configuration"}
     return {"store_spec": rest, "env": tuple((rest.get("instanceSidecarConfiguration") or {}).get("env") or ())}
@@ -114,7 +114,7 @@ def of_store(store: dict[str, Any], folder: str, periods: tuple[ServerPeriod, ..
     spec = store["spec"]
     policy = str(spec.get("retentionPolicy", ""))
     return SourceArchive(
-        PLUGIN, spec["configuration"], folder, policy, periods, timeline, store["metadata"]["name"], **_beside(spec)
+        PLUGIN, spec["configuration"], folder, policy, periods, timeline, store["metadata"]["name"], **_identity(spec)
     )
 
 

@@ -49,7 +49,7 @@ class Run(Handle):
         super().__init__(folder, runbook, run_id, site, given=given, note=note, past=past)
         self._gates = Gatekeeper(
             self.context,
-            self.told,
+            self.observations,
             past=past,
             phrase=phrase,
             make_plan=self._plan,
@@ -141,8 +141,8 @@ class Run(Handle):
             return self._do(step) if done is None else cast(T, self._shown_again(done))
 
     def _shown_again(self, done: Done) -> Any:
-        self.told.begin(done.n, done.step.title, Display(self.masker.mask))
-        self.told.step_checks = list(done.checks)
+        self.observations.begin(done.n, done.step.title, Display(self.masker.mask))
+        self.observations.step_checks = list(done.checks)
         self._draw(done.step, "done", result=done.result, plan=done.plan, seconds=done.seconds, reason=done.says)
         return done.result
 
@@ -168,8 +168,8 @@ class Run(Handle):
             section = self._gates.admit(step, plan, past)
             trouble = None
         self._n = n
-        self.told.begin(n, step.title, Display(self.masker.mask), undoing=step.settles)
-        self.told.write(
+        self.observations.begin(n, step.title, Display(self.masker.mask), undoing=step.settles)
+        self.observations.write(
             "step_started",
             n=n,
             step=type(step).__name__,
@@ -194,8 +194,8 @@ class Run(Handle):
     def _restored(self, replay: Replay, step: Step[T], past: PreviousStep) -> T:
         result = cast(T, replay.restore(step, past))
         self._n = past.n
-        self.told.begin(past.n, step.title, Display(self.masker.mask))
-        self.told.remember(replay.past, past)
+        self.observations.begin(past.n, step.title, Display(self.masker.mask))
+        self.observations.remember(replay.past, past)
         seen_at = datetime.fromisoformat(past.seen_at)
         self._repeats.note(step, past.n, result, past.checks, at=seen_at, section=self._gates.section_of(step))
         self._draw(
@@ -217,7 +217,7 @@ class Run(Handle):
     def _skip(self, step: Step[T], why: str) -> T:
         if isinstance(step, CheckStep | CheckGroup):
             for check in step.not_run(why):
-                self.told.check(check)
+                self.observations.check(check)
         self._finish("not run", 0.0, None, None)
         self._midway.failed(step, f"step {self._n} ({step.title}) was not run: {why}", skipped=True)
         self._draw(step, "not run", reason=why)
@@ -242,14 +242,14 @@ class Run(Handle):
             raise
         if isinstance(result, Checks):
             for check in result.checks:
-                self.told.check(check)
+                self.observations.check(check)
         seconds = _seconds_since(started)
         self._finish("done", seconds, results.dump(step, result), None, lost=self._lost(step, result))
         self._repeats.note(
             step,
             self._n,
             result,
-            self.told.step_checks,
+            self.observations.step_checks,
             plan=plan,
             seconds=seconds,
             section=self._gates.section_of(step),
@@ -294,7 +294,7 @@ class Run(Handle):
         self, status: str, seconds: float, result: Any, error: dict[str, Any] | None, *, lost: str = ""
     ) -> None:
         more = {"not_restorable": lost} if lost else {}
-        self.told.write(
+        self.observations.write(
             "step_finished", n=self._n, status=status, seconds=round(seconds, 3), result=result, error=error, **more
         )
 
@@ -346,9 +346,11 @@ class Run(Handle):
         seconds: float = 0.0,
     ) -> None:
         try:
-            bundle = draw_step(self.told.n, step, status, result, plan, error, reason, seconds, self.told.step_checks)
-            if self.told.display is not None:
-                self.told.display.draw(bundle)
+            bundle = draw_step(
+                self.observations.n, step, status, result, plan, error, reason, seconds, self.observations.step_checks
+            )
+            if self.observations.display is not None:
+                self.observations.display.draw(bundle)
         except Exception as failure:  # a card is only a view: the step is journalled, and its result must be returned
             self._log_traceback(failure)
 

@@ -77,15 +77,15 @@ def section_card(
 class GateCards:
     """The cards of a run's gates."""
 
-    def __init__(self, context: Context, told: Observations) -> None:
-        self._context, self._told = context, told
+    def __init__(self, context: Context, observations: Observations) -> None:
+        self._context, self._observations = context, observations
         self._shown: dict[str, tuple[int, Display]] = {}
         self._boxes: dict[str, widgets.PhraseBox] = {}
 
     def top(self) -> list[tuple[str, str]]:
         """What the card says first, and the journal and the terminal with it."""
-        events = self._told.journal.events()
-        return stakes(events[0], gates.parameters(events), self._told.facts)
+        events = self._observations.journal.events()
+        return stakes(events[0], gates.parameters(events), self._observations.facts)
 
     def show(self, section: Section, *, asks: str = "", confirmed: str = "") -> None:
         """Draw the section's card, in its place if this cell has drawn it already."""
@@ -94,7 +94,7 @@ class GateCards:
     def ask(self, section: Section, asks: str, answer: Callable[[str], tuple[str, bool]]) -> None:
         """Draw the card with a text box in it: what is typed goes to ``answer``."""
         bundle: dict[str, Any] = dict(self._card(section, asks=asks))
-        bare = self._told.masker.mask(self._card(section, asks=asks, framed=False)["text/html"])
+        bare = self._observations.masker.mask(self._card(section, asks=asks, framed=False)["text/html"])
         first = section.steps[0].title if section.steps else section.title
         self._boxes[section.title] = box = widgets.PhraseBox(
             bare, f"Then run this cell again (Shift+Enter); the first step behind it: {first}.", answer
@@ -106,7 +106,7 @@ class GateCards:
         """After the phrase was typed: the card says who confirmed it, and there is nothing more to type in."""
         bare = self._card(section, confirmed=confirmed, framed=False)["text/html"]
         if section.title in self._boxes:
-            self._boxes[section.title].settle(self._told.masker.mask(bare))
+            self._boxes[section.title].settle(self._observations.masker.mask(bare))
         if section.title in self._shown:
             self._shown[section.title][1].draw(self._card(section, confirmed=confirmed))
 
@@ -114,7 +114,7 @@ class GateCards:
         now = execution()
         known = self._shown.get(section.title)
         if known is None or known[0] != now:
-            self._shown[section.title] = known = (now, Display(self._told.masker.mask))
+            self._shown[section.title] = known = (now, Display(self._observations.masker.mask))
         return known[1]
 
     def _card(self, section: Section, *, asks: str = "", confirmed: str = "", framed: bool = True) -> dict[str, str]:
@@ -133,7 +133,7 @@ class GateCards:
             ],
             lost=section.lost,
             outage=section.outage,
-            asked_by=str((self._told.journal.events()[0].get("actor") or {}).get("username", "")),
+            asked_by=str((self._observations.journal.events()[0].get("actor") or {}).get("username", "")),
             blocked=section.blocked,
             phrase=section.phrase if asks else "",
             asks=asks,

@@ -31,7 +31,7 @@ class Gatekeeper:
     def __init__(
         self,
         context: Context,
-        told: Observations,
+        observations: Observations,
         *,
         past: PreviousAttempts | None,
         phrase: str,
@@ -39,9 +39,9 @@ class Gatekeeper:
         go_on: Callable[[], None],
         give_back: Callable[[str], None],
     ) -> None:
-        self._context, self._told, self._past, self._phrase = context, told, past, phrase
+        self._context, self._observations, self._past, self._phrase = context, observations, past, phrase
         self._make_plan, self._go_on, self._give_back = make_plan, go_on, give_back
-        self._cards = GateCards(context, told)
+        self._cards = GateCards(context, observations)
         self._confirmed: list[Section] = []
         self._blocked: list[Section] = []
         self._broken: dict[str, str] = {}  # a section's digest, and the step of it that failed
@@ -73,14 +73,14 @@ class Gatekeeper:
             self._context.site.cluster.name,
             tuple(parts),
             subject(self._context.run_id, self._context.parameters)
-            | {f"accepted: {name}": why for name, why in self._told.accepted.items()},
+            | {f"accepted: {name}": why for name, why in self._observations.accepted.items()},
             blocked,
             begun=str(before["digest"]) if before and same else "",
         )
 
     def _stands(self, title: str, steps: tuple[Step[Any], ...]) -> Section | None:
         """The section that was confirmed and has begun in this process: its done steps would make another plan now."""
-        events = self._told.journal.events()
+        events = self._observations.journal.events()
         return next(
             (one for one in self._confirmed if (one.title, one.steps) == (title, steps) and _has_begun(one, events)),
             None,
@@ -88,7 +88,9 @@ class Gatekeeper:
 
     def show(self, section: Section) -> None:
         """The section's card: what it is about, what is lost, the exact plan; who confirmed it, if it was."""
-        passed = [one for one in gates.confirmed(self._told.journal.events()) if one["digest"] == section.digest]
+        passed = [
+            one for one in gates.confirmed(self._observations.journal.events()) if one["digest"] == section.digest
+        ]
         self._cards.show(section, confirmed=who_confirmed(passed[-1]["approvals"]) if passed else "")
 
     # -- confirming ----------------------------------------------------------------------------
@@ -101,10 +103,10 @@ class Gatekeeper:
             self._admit(section)
             self.show(section)
             return
-        unmet = causes(self._told.unmet())
+        unmet = causes(self._observations.unmet())
         if section.blocked or unmet:
             self._blocked.append(section)
-            names = ", ".join(check.name for check in self._told.unmet())
+            names = ", ".join(check.name for check in self._observations.unmet())
             reason = (
                 section.blocked
                 or f"{unmet}. Where that is known and bearable, the profile accepts it by name: waivers ({names})"
@@ -120,7 +122,7 @@ class Gatekeeper:
             self._admit(section)  # the cell is run again: the same plan needs no second passage
             self.show(section)
             return
-        events = self._told.journal.events()
+        events = self._observations.journal.events()
         if section.harmless:  # nobody is asked about nothing; said once, also in a run that is resumed
             said = any(
                 (one["section"], one["digest"]) == (section.title, section.digest) for one in gates.confirmed(events)
@@ -139,7 +141,7 @@ class Gatekeeper:
 
     def _not_yet(self, section: Section, before: gates.Event | None) -> str:
         """Why the section isn't confirmed yet; "" if it is. The parameter ``confirm`` counts as this person's word."""
-        journal, people = self._told.journal, self._context.site.approvals.people
+        journal, people = self._observations.journal, self._context.site.approvals.people
         given = gates.approvals(journal.events(), section.digest)
         if not gates.missing(given, people):
             return ""
@@ -163,7 +165,7 @@ class Gatekeeper:
             return None
 
     def _wait(self, section: Section, reason: str) -> NoReturn:
-        site, journal = self._context.site, self._told.journal
+        site, journal = self._context.site, self._observations.journal
         run_id = self._context.run_id
         reason = "; ".join(filter(None, (reason, gates.not_restorable(journal.events()))))
         deadline = datetime.now(UTC) + site.approvals.deadline
@@ -194,7 +196,7 @@ class Gatekeeper:
                 keep_until(kube, namespace, run_id, deadline)
         kept = f"What was made is kept until {deadline:%Y-%m-%d %H:%M} UTC." if made else "Nothing was made so far."
         error = self._waits_here if attended() else self._waits_anywhere
-        stands = waiting_runs.of(self._told.folder, journal.events())
+        stands = waiting_runs.of(self._observations.folder, journal.events())
         self._give_back(f"Run {str(stands).removeprefix('run ')}; on {socket.gethostname()}" if made else "")
         raise error(section, reason, kept)
 
@@ -221,7 +223,7 @@ class Gatekeeper:
         )
 
     def _error(self, what: str, todo: str) -> ConfirmationRequired:
-        made = [event["id"] for event in unsettled(self._told.journal.events())]
+        made = [event["id"] for event in unsettled(self._observations.journal.events())]
         changed = Changed.DONE if self._confirmed or made else Changed.NOTHING
         more = f" and {len(made) - 3} more (`drillbook list` names them)" if len(made) > 3 else ""
         said = f"made or changed, and not undone yet: {', '.join(made[:3])}{more}" if made else ""
@@ -229,7 +231,7 @@ class Gatekeeper:
 
     def _typed(self, section: Section, phrase: str) -> tuple[str, bool]:
         """The text box's answer: noted like any other approval; what came of it, and whether nothing more is to be typed."""
-        journal = self._told.journal
+        journal = self._observations.journal
         try:
             approve(journal, phrase, self._kube(), how="widget")
         except ParameterError as error:
@@ -244,14 +246,14 @@ class Gatekeeper:
         return "", True
 
     def _pass(self, section: Section, before: gates.Event | None, given: Sequence[gates.Event] = ()) -> None:
-        events = self._told.journal.events()
+        events = self._observations.journal.events()
         waited = 0.0
         first = next((e for e in events if e["type"] == "waiting" and e["section"] == section.title), before)
         if first is not None:
             since = parse_instant(first["at"])
             waited = (datetime.now(UTC) - since).total_seconds()
-            self._told.phase("waiting at gates", since, waited, f"until {section.title!r} was confirmed")
-        self._told.journal.append(
+            self._observations.phase("waiting at gates", since, waited, f"until {section.title!r} was confirmed")
+        self._observations.journal.append(
             "confirmed",
             section=section.title,
             digest=section.digest,
@@ -270,7 +272,7 @@ class Gatekeeper:
     def bind(self) -> None:
         """Note in the ledger how far the journal has come: what is before a gate or the close can't be rewritten unseen."""
         if self._context.mode == "apply" and self._context.outputs is not None:
-            Ledger.of(self._context.outputs, self._context.site.name).bind(self._told.journal)
+            Ledger.of(self._context.outputs, self._context.site.name).bind(self._observations.journal)
 
     def _admit(self, section: Section) -> None:
         self._confirmed = [known for known in self._confirmed if known.title != section.title] + [section]
@@ -295,7 +297,7 @@ class Gatekeeper:
         section = next((one for one in self._blocked if one.part_of(step)), None)
         if section is None:
             return ""
-        unmet = "; ".join(check.name for check in self._told.unmet())
+        unmet = "; ".join(check.name for check in self._observations.unmet())
         return f"{section.title!r} was not asked for: {section.blocked or unmet}"
 
     def admit(self, step: Step[Any], plan: Plan | None, half_done: PreviousStep | None) -> Mapping[str, Any]:
@@ -313,7 +315,7 @@ class Gatekeeper:
                 return place
             if plan is not None and part_digest(step, plan) == part.digest:
                 return place
-            if not _has_begun(section, self._told.journal.events()):
+            if not _has_begun(section, self._observations.journal.events()):
                 self._confirmed.remove(section)
                 self._wait(self.plan(section.title, section.steps), "the plan has changed since it was confirmed")
             raise NotConfirmed(

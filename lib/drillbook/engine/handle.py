@@ -47,20 +47,20 @@ class Handle:
         self.mode, self._given = given["mode"], given
         self.masker = Masker(keep=public_names(site))
         self.lock = RunLock(folder)
-        self.told = Observations(folder, self.masker)
-        self.told.waived = waivers(site, runbook)
-        self.journal = self.told.journal
+        self.observations = Observations(folder, self.masker)
+        self.observations.waived = waivers(site, runbook)
+        self.journal = self.observations.journal
         self.context = Context(
             site=site,
             run_id=run_id,
             mode=self.mode,
-            recorder=self.told,
-            mask=self.masker.learn,
+            recorder=self.observations,
+            mask=self.masker.register,
             parameters={name: value for name, value in given.items() if name not in ("site", "mode")},
             # Drawn for this run and kept in memory only: a digest of a small number can't be guessed from the record.
             digest_key=secrets.token_bytes(32),
             outputs=folder.parent.parent,
-            hold=lambda: self._hold.require(),
+            require_lease=lambda: self._hold.require(),
         )
         self._note = note
         self._n = 0
@@ -71,7 +71,7 @@ class Handle:
         self._seen = 0  # how many events there were when it was let go
         self._repeats = Repeats()
         self._acting = threading.RLock()  # a second thread (a subshell) waits for the step that runs
-        self._replay = Replay(past, self.context, self.told) if past is not None else None
+        self._replay = Replay(past, self.context, self.observations) if past is not None else None
         self._midway = Midway(self.journal, past.events if past is not None else ())
 
     # -- opening -------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ class Handle:
         """Give back the Lease, close the clients; safe to call twice."""
         self._hold.give_back()
         self.context.close()
-        self.told.doing.forget()
+        self.observations.doing.forget()
         self.lock.release()
 
     def _show(self, bundle: dict[str, str]) -> None:

@@ -15,12 +15,12 @@ from drillbook.model import Effect, causes
 class Replay:
     """Gives back complete steps in their order, up to the first that isn't; from there on it is silent."""
 
-    def __init__(self, past: PreviousAttempts, context: Context, told: Observations) -> None:
+    def __init__(self, past: PreviousAttempts, context: Context, observations: Observations) -> None:
         self.past = past
-        self._context, self._told = context, told
+        self._context, self._observations = context, observations
         self._over = False
         self._restored: list[tuple[Step[Any], PreviousStep, Any]] = []
-        told.remember(past)
+        observations.remember(past)
 
     def step(self, n: int, step: Step[Any]) -> PreviousStep | None:
         """What an earlier attempt did as its step ``n``; NotResumable if that was another step."""
@@ -51,18 +51,18 @@ class Replay:
         if self._over:
             return
         self._over = True
-        self._told.asking_again = []
+        self._observations.asking_again = []
         asked: list[int] = []
         try:
             for step, past, result in self._restored:
                 if self._ask(step, past, result, undoing):
                     asked.append(past.n)
         finally:
-            checks, self._told.asking_again = self._told.asking_again, None
+            checks, self._observations.asking_again = self._observations.asking_again, None
         unmet = [check for check in checks if check.unmet]
         if unmet:
             self._refuse(f"what was seen no longer holds: {causes(unmet)}")
-        self._told.journal.append("asked_again", steps=asked)
+        self._observations.journal.append("asked_again", steps=asked)
 
     def _ask(self, step: Step[Any], past: PreviousStep, result: Any, undoing: bool) -> bool:
         interrupted = self.past.interrupted_section()
@@ -71,7 +71,7 @@ class Replay:
                 found = step.do(self._context)
                 if isinstance(found, Checks):
                     for check in found.checks:
-                        self._told.check(check)
+                        self._observations.check(check)
                 return True
             # What was undone since by the run itself, or is being changed by the step that was interrupted, is not
             # asked.

@@ -113,7 +113,7 @@ class Context:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     digest_key: bytes = b""
     outputs: Path | None = None  # where this site's earlier runs lie; None: nothing is known of them
-    hold: Callable[[], None] = lambda: None  # raises LeaseLost unless this run may still change the cluster
+    require_lease: Callable[[], None] = lambda: None  # raises LeaseLost unless this run may still change the cluster
     results: dict[str, Any] = field(default_factory=dict)
     _open: list[Any] = field(default_factory=list)
     _forwards: dict[tuple[str, str], k8s.Forward] = field(default_factory=dict)

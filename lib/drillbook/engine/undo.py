@@ -47,7 +47,7 @@ def change(
     kept = next((item for item in ctx.recorder.promises() if item.id == promise.id), None)
     if matches(obj, patch):
         return kept
-    ctx.hold()
+    ctx.require_lease()
     if kept is None:
         ctx.recorder.obligation(promise)
     _apply(ctx.kube, kind, obj, patch, verb)
@@ -56,7 +56,7 @@ def change(
 
 def restore(ctx: Context, promise: Obligation) -> tuple[str, str]:
     """Put back what was promised and note it as settled; returns how, and the proof. Safe to repeat."""
-    ctx.hold()
+    ctx.require_lease()
     how, proof = put_back(ctx.kube, promise.undo or {})
     ctx.recorder.settled(promise, how, proof)
     return how, proof

@@ -69,7 +69,7 @@ class Masker:
                 self._pattern = None
         return True
 
-    def learn(self, secret: str) -> None:
+    def register(self, secret: str) -> None:
         """``add`` as a plain call, for a client that tells each secret that it reads."""
         self.add(secret)
 

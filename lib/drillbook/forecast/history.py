@@ -61,8 +61,8 @@ def _sample(record: Mapping[str, Any], site: str, system_id: str) -> RunSample |
     phases = achieved_seconds(record)
     if any(name not in phases for name in RECOVERY):
         return None
-    foretold = (record.get("forecast") or {}).get("predicted") or {}
-    parallel = (foretold.get("work") or {}).get("wal_parallel")
+    predicted = (record.get("forecast") or {}).get("predicted") or {}
+    parallel = (predicted.get("work") or {}).get("wal_parallel")
     work = Work(
         stored_bytes=backup["size_bytes"],
         data_bytes=backup["cluster_size_bytes"],

@@ -35,7 +35,7 @@ class ReplacementNames:
     password_secret: str
 
     @classmethod
-    def beside(cls, source: ClusterRef, run_id: str, server_name: str = "") -> ReplacementNames:
+    def for_new_cluster(cls, source: ClusterRef, run_id: str, server_name: str = "") -> ReplacementNames:
         """``<source>-<run stamp>``: a new name, compared with the source."""
         name = stamped(source.name, run_id)
         return cls._named(ClusterRef(namespace=source.namespace, name=name), name, run_id, server_name or name)

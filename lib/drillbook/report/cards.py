@@ -295,7 +295,7 @@ def forecast_card(forecast: Mapping[str, Any]) -> Bundle:
 
 def figure(item: Mapping[str, Any]) -> dict[str, Any]:
     """One objective as a figure: achieved, objective, met, forecast, and which share of the objective was used."""
-    goal, achieved, foretold = item["objective_seconds"], item["achieved_seconds"], item.get("forecast_seconds")
+    goal, achieved, forecast = item["objective_seconds"], item["achieved_seconds"], item.get("forecast_seconds")
     return {
         "name": item["name"],
         "value": "not measured" if achieved is None else show_seconds(achieved),
@@ -303,7 +303,7 @@ def figure(item: Mapping[str, Any]) -> dict[str, Any]:
         "met": item["met"],
         "share": None if not goal or achieved is None else achieved / goal,
         "says": "",
-        "forecast": None if foretold is None else show_seconds(foretold),
+        "forecast": None if forecast is None else show_seconds(forecast),
     }
 
 

@@ -87,7 +87,7 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
             tally=_tally(found),
             figures=[cards.figure(item) for item in found["objectives"]["measured"]],
             bars=cards.phase_bars(found["when"]["phases"]),
-            foretold=foretold(found),
+            forecast=compared_forecast(found),
             marks=cards.marks(boundary(found)),
             recovery=learned.achieved.recovery_seconds if learned.achieved else None,
             reach=_reach(found),
@@ -98,7 +98,7 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
     )
 
 
-def foretold(found: Mapping[str, Any]) -> dict[str, Any] | None:
+def compared_forecast(found: Mapping[str, Any]) -> dict[str, Any] | None:
     """The forecast compared with what was achieved, as texts; None for a run that made no forecast."""
     group = found.get("forecast")
     if not group:

@@ -51,9 +51,9 @@ def cleanup(site: str, *, now: datetime | None = None, say: Callable[[str], None
     """
     profile = load_site(site)
     masker = Masker()
-    with k8s.Kube.open(profile.kubernetes.kubeconfig, profile.kubernetes.context, mask=masker.learn) as kube:
+    with k8s.Kube.open(profile.kubernetes.kubeconfig, profile.kubernetes.context, mask=masker.register) as kube:
         lines = _settled(kube, profile, now or _server_time(kube), say)
-    ctx = Context(site=profile, run_id="", mode="plan", recorder=NullRecorder(), mask=masker.learn)
+    ctx = Context(site=profile, run_id="", mode="plan", recorder=NullRecorder(), mask=masker.register)
     try:
         return lines + [f"left on production: {one.what}. {one.todo}" for one in remains(ctx)]
     finally:

@@ -199,7 +199,7 @@ def undo(
     run_id = opened["run_id"]
     try:
         site = load_site(opened["parameters"]["site"])
-        with k8s.Kube.open(site.kubernetes.kubeconfig, site.kubernetes.context, mask=masker.learn) as kube:
+        with k8s.Kube.open(site.kubernetes.kubeconfig, site.kubernetes.context, mask=masker.register) as kube:
             require_ended(kube, site, journal.events())
             trouble = _put_back(kube, site, journal, run_id, by, progress, only)
             if not only:

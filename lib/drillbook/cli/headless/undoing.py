@@ -72,7 +72,7 @@ def _known_here(run_id: str, site: str) -> tuple[str, str]:
 def _look(site: Site, run_id: str) -> tuple[list[PutAside], bool]:
     """What the run put aside on the server, and whether it left the note of a restore. What can't be read is not there."""
     masker = Masker()
-    ctx = Context(site=site, run_id="", mode="plan", recorder=NullRecorder(), mask=masker.learn)
+    ctx = Context(site=site, run_id="", mode="plan", recorder=NullRecorder(), mask=masker.register)
     try:
         known = ctx.kube.list(k8s.CONFIG_MAP, site.cluster.namespace, labels=MADE_BY)
         notes = [item for item in known if run_id in runs_of(item)]

@@ -112,7 +112,7 @@ def _of(table: DigestTable, rows: int, totals: Iterable[Any], key: bytes) -> Tab
     found = digest_of(table.quoted, rows, totals, key)
     if table.sample is None:
         return found
-    return found.model_copy(update={"sample": table.sample, "sampled": table.sample.told(rows)})
+    return found.model_copy(update={"sample": table.sample, "sampled": table.sample.describe(rows)})
 
 
 def _long_enough(key: bytes) -> bytes:
@@ -124,7 +124,7 @@ def _long_enough(key: bytes) -> bytes:
 def digest_and_versions(db: Database, table: DigestTable, key: bytes, seed: int) -> tuple[TableDigest, tuple[int, int]]:
     """``digest_table`` and ``versions`` in one pass; raises ``PostgresError``."""
     _by_its_ranges(db, table)
-    statement = digest_statement(table.source, "%s", beside=_VERSION)
+    statement = digest_statement(table.source, "%s", extra=_VERSION)
     ((rows, *totals, seen),) = db.ask_text(statement, (_long_enough(key), seed))
     return _of(table, rows, totals, key), (int(rows), int(seen))
 
@@ -144,10 +144,10 @@ def versions(db: Database, table: DigestTable, seed: int) -> tuple[int, int]:
     return int(rows), int(total)
 
 
-def digest_statement(source: str, key: str, row: str = "t::pg_catalog.text", beside: str = "") -> str:
+def digest_statement(source: str, key: str, row: str = "t::pg_catalog.text", extra: str = "") -> str:
     """The SELECT of ``rows`` and the four sums ``s1`` to ``s4`` over ``source``, a table ``t`` as SQL has it after FROM.
 
-    ``key`` is SQL for a bytea; ``row`` is SQL for the text that stands for a row ``t``; ``beside`` is SQL for a
+    ``key`` is SQL for a bytea; ``row`` is SQL for the text that stands for a row ``t``; ``extra`` is SQL for a
     number of each row, which is added up as a last column.
     """
     # The row as text is the same for equal rows only: record output quotes what could be mistaken, and NULL is not ''.
@@ -157,7 +157,7 @@ def digest_statement(source: str, key: str, row: str = "t::pg_catalog.text", bes
         f"coalesce(pg_catalog.sum(('x' || pg_catalog.substr(h, {at}, 16))::bit(64)::bigint), 0) as s{number}"
         for number, at in enumerate((1, 17, 33, 49), 1)
     )
-    each, total = (f", {beside} as n", ", coalesce(pg_catalog.sum(n), 0) as beside") if beside else ("", "")
+    each, total = (f", {extra} as n", ", coalesce(pg_catalog.sum(n), 0) as extra") if extra else ("", "")
     return (
         f"select pg_catalog.count(*) as rows, {sums}{total} from (select pg_catalog.encode(pg_catalog.sha256({key}::pg_catalog.bytea || "  # noqa: S608 - the server quoted the name
         f"pg_catalog.convert_to({row}, pg_catalog.getdatabaseencoding())), 'hex') as h{each} from {source}) digests"

@@ -51,7 +51,7 @@ class TableSample(Frozen):
     of_bytes: int
     where: str
 
-    def told(self, rows: int) -> str:
+    def describe(self, rows: int) -> str:
         """``16 ranges of id, 1,200 of about 400,000 rows (0.3 %)``."""
         total = max(self.of_rows, rows)
         share = f" ({100 * rows / total:.2g} %)" if total else ""

@@ -65,7 +65,7 @@ def choose_base_backup(
             first = show_instant(found.usable[0].end_time)
             raise TargetOutsideWindow(
                 f"{show_instant(asked)} is before the end of the first usable base backup; the nearest "
-                f"reachable instant is {first}{found.told}",
+                f"reachable instant is {first}{found.refusals}",
                 todo=f"Give target_time {first} or later.",
             )
     backup = usable[-1]

@@ -19,7 +19,7 @@ class UsableBackups(NamedTuple):
     server_name: str
     usable: Sequence[BaseBackup]
     refused: Mapping[str, str]
-    told: str  # the refused ones in a parenthesis, "" for none
+    refusals: str  # the refused ones in a parenthesis, "" for none
 
 
 def candidates(ctx: Context, cluster: SourceCluster, asked: datetime | None) -> UsableBackups:

@@ -175,7 +175,7 @@ class RestoredToTarget(CheckGroup):
             CommitsAroundTarget(self.target, self.recovered),
             StructureBeside(self.recovered),
             NewestInTables(self.recovered),
-            CatalogueSound(self.recovered, beside_source=True),
+            CatalogueSound(self.recovered, compare_with_source=True),
             QuestionsAnswered(self.recovered),
             AppCanLogIn(self.recovered),
             PendingEvents(self.recovered),

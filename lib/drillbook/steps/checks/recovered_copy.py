@@ -240,7 +240,7 @@ class CatalogueSound(CheckStep):
     """
 
     recovered: Recovered
-    beside_source: bool = False
+    compare_with_source: bool = False
     name: ClassVar[str] = "sequences and catalogue"
     proves: ClassVar[str] = "the next insert works and nothing is left half-made"
 
@@ -250,12 +250,12 @@ class CatalogueSound(CheckStep):
             with ctx.copy(self.recovered.ref, tenant.database, read_only=True) as db:
                 more = sessions(ctx, self.recovered.ref, tenant.database)
                 found = [integrity.sequences_ahead(db, more), *integrity.catalogue_checks(db, more)]
-            if self.beside_source:
-                found = [self._beside(ctx, tenant.database, check) for check in found]
+            if self.compare_with_source:
+                found = [self._compared(ctx, tenant.database, check) for check in found]
             checks += [check.model_copy(update={"name": f"{check.name}: {tenant.database}"}) for check in found]
         return checks
 
-    def _beside(self, ctx: Context, database: str, check: Check) -> Check:
+    def _compared(self, ctx: Context, database: str, check: Check) -> Check:
         look = integrity.CHEAP.get(check.name)
         if check.verdict is not Verdict.FAILED or look is None:
             return check

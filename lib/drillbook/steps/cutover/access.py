@@ -78,7 +78,7 @@ class OpenToClients(Step[Opened]):
         own = [line for line in now if line not in rules(ctx.site)]
         before = self._asked(ctx)
         if own != now:
-            ctx.hold()
+            ctx.require_lease()
             ctx.kube.patch(k8s.CLUSTER, ref.namespace, ref.name, {"spec": {"postgresql": {"pg_hba": own or None}}})
         limit = ctx.site.limits.step.total_seconds()
         begun = datetime.now(UTC)

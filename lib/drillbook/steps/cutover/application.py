@@ -164,7 +164,7 @@ def readdress(ctx: Context, one: Addressed, old: str, new: str, *, wait: bool = 
     for kind, name in dict.fromkeys((place.kind, place.name) for place, _ in moved):
         entries = {place.key: value for place, value in moved if (place.kind, place.name) == (kind, name)}
         if kind == "Secret":
-            ctx.hold()
+            ctx.require_lease()
             ctx.recorder.obligation(_secret_promise(one, name))
             ctx.kube.patch(k8s.SECRET, app.namespace, name, {"stringData": entries})
         elif kind == "ConfigMap":

@@ -244,7 +244,7 @@ class BlockWrites(Step[Blocked]):
         )
 
     def do(self, ctx: Context) -> Blocked:
-        ctx.hold()
+        ctx.require_lease()
         promise = writes_promise(ctx, self.cluster, self.database)
         if all(
             kept.id != promise.id for kept in ctx.recorder.promises()

@@ -78,7 +78,7 @@ def _changed(fits: AppFits, app: Application, cluster: SourceCluster) -> list[Ac
     """What a drain changes, in its order: who would undo it, the application, what it connects through."""
     changed = [
         Action("pause automated sync of", k8s.APPLICATION.kind, hand.namespace, hand.name)
-        for hand in fits.hands
+        for hand in fits.reconcilers
         if hand.pausable and hand.acts
     ]
     changed.append(Action("scale to 0", k8s.DEPLOYMENT.kind, app.namespace, app.deployment, fits.deployment_uid))
@@ -137,7 +137,7 @@ def promises_of_the_cut(ctx: Context, fits: AppFits, cluster: SourceCluster) -> 
         values[k8s.DEPLOYMENT.kind, app.namespace, app.deployment] = {"spec": {"replicas": fits.before.replicas}}
     if fits.before.pooler_paused and app.pooler:
         values[k8s.POOLER.kind, cluster.ref.namespace, app.pooler] = {"spec": {"pgbouncer": {"paused": False}}}
-    known = {(hand.namespace, hand.name) for hand in fits.hands if hand.pausable}
+    known = {(hand.namespace, hand.name) for hand in fits.reconcilers if hand.pausable}
     for one in fits.before.synced:
         if (one.namespace, one.name) in known:
             values[k8s.APPLICATION.kind, one.namespace, one.name] = {
@@ -190,7 +190,7 @@ class DrainApplication(Step[Drained]):
         return Plan(
             summary=f"Scale Deployment {app.namespace}/{app.deployment} to 0 and wait for the end of its sessions",
             touches=tuple(_changed(self.fits, app, self.cluster)),
-            notes=tuple(str(hand) for hand in self.fits.hands),
+            notes=tuple(str(hand) for hand in self.fits.reconcilers),
             outage=(f"{app.deployment}, from here until it is scaled up again",),
         )
 
@@ -216,7 +216,7 @@ class DrainApplication(Step[Drained]):
             replicas_before=drain.replicas_before,
             began_at=began,
             drained_at=now,
-            paused=tuple(hand.who for hand in self.fits.hands if hand.pausable and hand.acts),
+            paused=tuple(hand.who for hand in self.fits.reconcilers if hand.pausable and hand.acts),
         )
 
     def _change(self, ctx: Context, touch: Action) -> None:

@@ -123,7 +123,7 @@ class RemoveOldCluster(Step[RemovedCluster]):
                 self._keep_generated(ctx)
                 for number in range(1, self.old.instances + 4):
                     ctx.forget_pod(ref.namespace, f"{ref.name}-{number}")
-                ctx.hold()
+                ctx.require_lease()
                 ctx.kube.delete(k8s.CLUSTER, ref.namespace, ref.name, uid=self.old.uid, propagation="Background")
             self._wait_gone(ctx, begun)
             for promise in promises_on(ctx, k8s.CLUSTER, ref.namespace, ref.name):
@@ -170,7 +170,7 @@ class RemoveOldCluster(Step[RemovedCluster]):
             found = ctx.kube.get(k8s.SECRET, ref.namespace, name)
             owners = (found or {"metadata": {}})["metadata"].get("ownerReferences") or []
             if any(owner["uid"] == self.old.uid for owner in owners):
-                ctx.hold()
+                ctx.require_lease()
                 ctx.kube.patch(k8s.SECRET, ref.namespace, name, {"metadata": {"ownerReferences": None}})
 
     def _wait_gone(self, ctx: Context, begun: float) -> None:

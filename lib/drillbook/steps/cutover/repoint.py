@@ -24,7 +24,7 @@ from drillbook.steps.cutover.application import (
     promises,
     readdress,
 )
-from drillbook.steps.cutover.service import bare, hand_over, of_cluster, recall, remember
+from drillbook.steps.cutover.service import adopt, bare, of_cluster, recall, remember
 from drillbook.steps.preflight import pausing
 from drillbook.steps.preflight.instances import promises_on
 from drillbook.steps.preflight.old_cluster import OldCluster
@@ -55,7 +55,7 @@ class CheckRepoint(Step[Repointable]):
     old: OldCluster
 
     def do(self, ctx: Context) -> Repointable:
-        names = ReplacementNames.beside(self.old.ref, ctx.run_id)
+        names = ReplacementNames.for_new_cluster(self.old.ref, ctx.run_id)
         if faults := follow_faults(ctx, self.old, names):
             raise NotReady(faults, where=f"a replacement of {self.old.ref}")
         found, others = addressed(ctx, self.old.ref.name, names.ref.name)
@@ -105,7 +105,7 @@ class RepointPoolers(Step[Repointed]):
         )
 
     def do(self, ctx: Context) -> Repointed:
-        hand_over(ctx, self.replacement)
+        adopt(ctx, self.replacement)
         self._note_for_the_way_back(ctx)
         known = known_poolers(ctx, self.old, self.replacement)
         pausing.pause(ctx, of_cluster(ctx, k8s.POOLER, self.old, self.old.ref.name))
@@ -162,7 +162,7 @@ def recreate(ctx: Context, wanted: dict[str, Any]) -> None:
     found = ctx.kube.get(k8s.POOLER, namespace, name)
     if found is not None and found["spec"]["cluster"] != wanted["spec"]["cluster"]:
         uid = found["metadata"]["uid"]
-        ctx.hold()
+        ctx.require_lease()
         ctx.kube.delete(k8s.POOLER, namespace, name, uid=uid, propagation="Foreground")
         for kind in (
             k8s.POOLER,
@@ -255,7 +255,7 @@ class RepointApplication(Step[Repointed]):
         )
 
     def do(self, ctx: Context) -> Repointed:
-        hand_over(ctx, self.replacement)
+        adopt(ctx, self.replacement)
         old, new = self.old.ref.name, self.replacement.ref.name
         found, others = addressed(ctx, old, new)
         changed = []
@@ -341,7 +341,7 @@ class KeepReplacement(Step[Repointed]):
         return Plan(summary="Superuser access as in the old cluster; the promises to go back are settled")
 
     def do(self, ctx: Context) -> Repointed:
-        hand_over(ctx, self.replacement)
+        adopt(ctx, self.replacement)
         pausing.stay_paused(ctx, f"Cluster {self.replacement.ref} is in service in place of {self.old.ref.name}")
         ref, proof = self.replacement.ref, f"Cluster {self.replacement.ref} is in service"
         before = recall(ctx, ref.namespace, self.replacement.note, "superuser")

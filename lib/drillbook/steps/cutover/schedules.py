@@ -11,7 +11,7 @@ from drillbook.engine.step import Action, Context, Obligation, Plan, Step
 from drillbook.errors import KubernetesError, VerificationError
 from drillbook.manifests import replacement as replacements
 from drillbook.model import Effect, Frozen
-from drillbook.steps.cutover.service import bare, hand_over, of_cluster, recall, remember
+from drillbook.steps.cutover.service import adopt, bare, of_cluster, recall, remember
 from drillbook.steps.preflight import pausing
 from drillbook.steps.preflight.instances import promises_on
 from drillbook.steps.preflight.old_cluster import OldCluster
@@ -72,7 +72,7 @@ class MoveSchedules(Step[Schedules]):
         return made
 
     def do(self, ctx: Context) -> Schedules:
-        hand_over(ctx, self.replacement)
+        adopt(ctx, self.replacement)
         found = of_cluster(ctx, k8s.SCHEDULED_BACKUP, self.old, self.old.ref.name)
         suspended = suspend(ctx, self.old, found, self.replacement.note)
         created = []
@@ -129,7 +129,7 @@ def move_back(ctx: Context, old: OldCluster, replacement: ReplacementCluster, *,
     for item in of_cluster(ctx, k8s.SCHEDULED_BACKUP, old, replacement.ref.name):
         name = item["metadata"]["name"]
         if made_by(item) == made_by_run:
-            ctx.hold()
+            ctx.require_lease()
             ctx.kube.delete(k8s.SCHEDULED_BACKUP, old.ref.namespace, name, uid=item["metadata"]["uid"])
     resume(ctx, old, replacement.note)
 

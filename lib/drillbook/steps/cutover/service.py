@@ -38,7 +38,7 @@ def recall(ctx: Context, namespace: str, note: str, key: str) -> Any:
     return None if text is None else json.loads(text)
 
 
-def hand_over(ctx: Context, replacement: ReplacementCluster) -> None:
+def adopt(ctx: Context, replacement: ReplacementCluster) -> None:
     """Take the replacement out of what is cleaned up with its run: from here on somebody relies on it. Safe to repeat."""
     _relabel(ctx, replacement, {RUN_LABEL: None, MADE_BY: ctx.run_id}, {EXPIRES: None})
     for kind, name in _parts(replacement):

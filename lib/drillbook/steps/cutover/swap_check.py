@@ -33,7 +33,7 @@ class AppFits(Frozen):
 
     names: Names
     app_role: str
-    hands: tuple[Reconciler, ...]
+    reconcilers: tuple[Reconciler, ...]
     deployment_uid: str = ""
     oid: int = 0  # of the database that is in service before the cut; 0: not needed
     before: Before | None = None  # an undo: how service was before the cut, as that noted it
@@ -103,12 +103,12 @@ class CheckSwapFits(Step[SwapFits]):
         rooms, faults_of_rooms = rooms_of(ctx, self.cluster)
         faults += faults_of_rooms + needs.faults(rooms)
         seconds = size / ASSUMED_BYTES_A_SECOND
-        foretold = self._foretold(ctx)
-        faults += self._forecast_faults(ctx, foretold, seconds)
-        faults += limit_faults(ctx, self.cluster, foretold, carry_seconds=seconds) if foretold is not None else []
+        forecast = self._forecast(ctx)
+        faults += self._forecast_faults(ctx, forecast, seconds)
+        faults += limit_faults(ctx, self.cluster, forecast, carry_seconds=seconds) if forecast is not None else []
         expected, others = self._sessions(ctx, tenant, sessions)
         faults += workloads.workers(ctx.kube, tenant, self.cluster.ref.namespace, sessions)
-        hands, uid, more = app_faults(ctx, self.cluster, tenant)
+        reconcilers, uid, more = app_faults(ctx, self.cluster, tenant)
         faults += more
         if faults:
             raise NotReady(faults, where=f"a swap of {self.database} on {self.cluster.ref}")
@@ -121,25 +121,25 @@ class CheckSwapFits(Step[SwapFits]):
             needed_bytes=int(size * FACTOR) + needs.wal_bytes,
             assumed_carry_seconds=round(seconds, 1),
             room=tuple(rooms),
-            hands=tuple(hands),
+            reconcilers=tuple(reconcilers),
             sessions=tuple(expected),
             ended=tuple(others),
             deployment_uid=uid,
         )
         ctx.recorder.note(Facts(swap_fits=found.model_dump(mode="json")))
-        ctx.recorder.check(_fits(found, foretold))
+        ctx.recorder.check(_fits(found, forecast))
         return found
 
-    def _foretold(self, ctx: Context) -> Forecast | None:
+    def _forecast(self, ctx: Context) -> Forecast | None:
         if self.target is None:
             return None
         return forecast_recovery(ctx, self.cluster, self.target.backup, self.target.wal)
 
-    def _forecast_faults(self, ctx: Context, foretold: Forecast | None, carry_seconds: float) -> list[str]:
-        if foretold is None or foretold.seconds is None:
+    def _forecast_faults(self, ctx: Context, forecast: Forecast | None, carry_seconds: float) -> list[str]:
+        if forecast is None or forecast.seconds is None:
             return []
         limit = ctx.site.objectives.recovery_time.total_seconds()
-        seconds = foretold.seconds + carry_seconds
+        seconds = forecast.seconds + carry_seconds
         if seconds <= limit:
             return []
         return [
@@ -202,16 +202,20 @@ def app_faults(ctx: Context, cluster: SourceCluster, tenant: Tenant) -> tuple[li
         found = workloads.deployment(ctx.kube, tenant.application)
     except RunbookError as error:
         return [], "", [error.what, *missing]
-    hands = reconcilers_on(ctx.kube, found)
+    reconcilers = reconcilers_on(ctx.kube, found)
     if tenant.application.pooler:
         pooler = ctx.kube.get(k8s.POOLER, cluster.ref.namespace, tenant.application.pooler)
         if pooler is None:
-            return hands, "", [f"Pooler {cluster.ref.namespace}/{tenant.application.pooler} does not exist", *missing]
-        hands += reconcilers_on(ctx.kube, pooler)
-    faults = [f"another controller would revert this change: {hand}" for hand in hands if hand.in_the_way]
+            return (
+                reconcilers,
+                "",
+                [f"Pooler {cluster.ref.namespace}/{tenant.application.pooler} does not exist", *missing],
+            )
+        reconcilers += reconcilers_on(ctx.kube, pooler)
+    faults = [f"another controller would revert this change: {hand}" for hand in reconcilers if hand.in_the_way]
     if not missing:
         faults += workloads.unreachable(ctx.kube, tenant.application)
-    return hands, found["metadata"]["uid"], faults + missing
+    return reconcilers, found["metadata"]["uid"], faults + missing
 
 
 def _rights_missing(ctx: Context, cluster: SourceCluster, tenant: Tenant) -> list[str]:
@@ -238,7 +242,7 @@ def _fits(found: SwapFits, forecast: Forecast | None) -> Check:
         observed=f"{show_bytes(least.free_bytes)} free on {least.pod}",
         details=(
             ("forecast", "within the objective" if known else "not known: the objective was not compared"),
-            *((hand.who, hand.how) for hand in found.hands),
+            *((hand.who, hand.how) for hand in found.reconcilers),
             *((f"sessions of {name}", str(count)) for name, count in found.sessions),
             *((f"sessions of {name}", f"{count}: ended by the cut") for name, count in found.ended),
         )[:12],

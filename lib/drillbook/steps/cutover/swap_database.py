@@ -122,7 +122,7 @@ def _cut(
             return ()
     opening, deadline = _opening(ctx, fits, cluster, new=new, aside=aside)
     ctx.recorder.obligation(opening)
-    ctx.hold()
+    ctx.require_lease()
     try:
         source.run(
             MAINTENANCE,

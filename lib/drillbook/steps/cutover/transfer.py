@@ -104,7 +104,7 @@ class TransferDatabase(Step[TransferredDatabase]):
         (found,) = copy.ask(names.database, "cutover_database")
         extensions = copy.ask(names.database, "cutover_extensions")
         # One that an earlier attempt of this run has begun is of no use.
-        ctx.hold()
+        ctx.require_lease()
         source.run(MAINTENANCE, rename.drop(names.carried), *dump_restore.create(names.carried, found), repeatable=True)
         source.run(names.carried, *dump_restore.empty(found), *dump_restore.extensions(extensions), repeatable=True)
         moved = self._move(ctx, copy, source)

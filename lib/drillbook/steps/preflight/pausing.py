@@ -76,7 +76,7 @@ def stay_paused(ctx: Context, why: str) -> None:
     ctx.recorder.note(Facts(replaced=why))
 
 
-def let_go_on(ctx: Context) -> None:
+def resume_reconcilers(ctx: Context) -> None:
     """Let everybody go on who was paused: what is declared is what is there again."""
     if ctx.recorder.facts.replaced:
         ctx.recorder.note(Facts(replaced=""))
@@ -126,11 +126,11 @@ class DeclaredStateAgrees(CheckStep):
 __all__ = [
     "DeclaredStateAgrees",
     "faults",
-    "let_go_on",
     "pause",
     "paused",
     "reconcilers_of",
     "require_free",
+    "resume_reconcilers",
     "stay_paused",
     "touches",
 ]

@@ -72,18 +72,18 @@ class Follower:
 
     def cause(self) -> str:
         """Why the attempt failed: what the plugin's sidecar says of it, which knows the reason, and what the recovery itself says."""
-        said = [words for words in (sidecar_cause(self._beside()), self.log.cause) if words]
+        said = [words for words in (sidecar_cause(self._plugin_log()), self.log.cause) if words]
         return "; ".join(dict.fromkeys(said))
 
     def keep(self, ctx: Context, name: str) -> str:
         """Write the log to the run's folder; returns its place there."""
         self.finish()
         ctx.recorder.log(name, "\n".join(self.lines) + "\n")
-        if beside := self._beside():
-            ctx.recorder.log(f"{name.removesuffix('.log')}-plugin.log", beside)
+        if plugin_log := self._plugin_log():
+            ctx.recorder.log(f"{name.removesuffix('.log')}-plugin.log", plugin_log)
         return f"logs/{name}"
 
-    def _beside(self) -> str:
+    def _plugin_log(self) -> str:
         """What the plugin's own container says of a restore that failed: barman's words are there, not in the job's log."""
         try:
             return self.ctx.kube.log(self.namespace, self._pod, "plugin-barman-cloud") if self._pod else ""

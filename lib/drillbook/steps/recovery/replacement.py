@@ -55,7 +55,7 @@ class CreateReplacementCluster(Step[ReplacementCluster]):
 
     def names(self, ctx: Context) -> ReplacementNames:
         """What this run calls the replacement; the same whenever it is asked."""
-        return ReplacementNames.beside(self.old.ref, ctx.run_id, self.server_name)
+        return ReplacementNames.for_new_cluster(self.old.ref, ctx.run_id, self.server_name)
 
     def check(self, ctx: Context) -> None:
         ctx.require_preconditions()

@@ -290,7 +290,7 @@ class DropKeptCluster(Step[DroppedCluster]):
                     f"Cluster {ref} is not fenced any more: somebody has put it into service",
                     todo="Nothing was deleted. Find out who.",
                 )
-            ctx.hold()
+            ctx.require_lease()
             try:
                 ctx.kube.delete(
                     k8s.CLUSTER, ref.namespace, ref.name, uid=uid, resource_version=now["metadata"]["resourceVersion"]

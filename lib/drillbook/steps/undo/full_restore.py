@@ -256,7 +256,7 @@ class ServeOldCluster(Step[Repointed]):
 
     def do(self, ctx: Context) -> Repointed:
         old, replacement = self.found.old, self.found.replacement
-        ctx.hold()
+        ctx.require_lease()
         for undo in recall(ctx, old.ref.namespace, replacement.note, FENCE) or []:
             restoring.put_back(ctx.kube, undo)
         serves = lift_fence(ctx, old)

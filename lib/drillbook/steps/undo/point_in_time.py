@@ -77,7 +77,7 @@ class FindCut(Step[CutFound]):
             whose = f"run {self.of_run}" if self.of_run else "any run"
             there = ", ".join(f"{one.database} (run {one.note.run})" for one in put_aside(ctx)) or "none"
             faults.append(f"no database was put aside for {self.database} by {whose}; put aside are: {there}")
-        hands, uid, more = app_faults(ctx, self.cluster, tenant)
+        reconcilers, uid, more = app_faults(ctx, self.cluster, tenant)
         if tenant.application is not None and not more and found and found[0].note.before is None:
             app = tenant.application
             if not workloads.deployment(ctx.kube, app)["spec"].get("replicas", 1):
@@ -93,7 +93,7 @@ class FindCut(Step[CutFound]):
         return CutFound(
             names=Names.of(self.database, cut.note.run),
             app_role=tenant.app_role,
-            hands=tuple(hands),
+            reconcilers=tuple(reconcilers),
             deployment_uid=uid,
             before=cut.note.before,
             run=cut.note.run,
@@ -135,7 +135,7 @@ class LetItWrite(Step[Writable]):
         before = noted.writes if noted else {}
         blocked = _is_read_only(ctx, name) and before.get("", "").lower() not in _ON
         if blocked and noted is not None and noted.writes:
-            ctx.hold()
+            ctx.require_lease()
             superuser_of(ctx, self.cluster.ref).run(
                 MAINTENANCE, *writes_again(oid_of(ctx, name), before), repeatable=True
             )
