@@ -298,7 +298,7 @@ def fault(
         lifted = faults.mend_all(lab)
         out.print(f"undone: {', '.join(lifted)}" if lifted else "No fault is in force.", markup=False)
     elif undo:
-        faults.mend(lab, name)
+        faults.restore(lab, name)
         out.print(f"{name}: undone", markup=False)
     else:
         out.print(f"{name}: {faults.inject(lab, name)}", markup=False)

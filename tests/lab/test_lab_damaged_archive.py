@@ -103,7 +103,7 @@ def test_each_damage_is_named_alone_and_gone_when_it_is_undone(
         key = json.loads((archive.home.faults / f"{fault}.json").read_text())["key"]
         found = findings(archive, samples=samples, read_through=0)
     finally:
-        faults.mend(archive.home, fault)
+        faults.restore(archive.home, fault)
     (finding,) = found
     assert finding.state == state, did
     if fault.startswith("wal-"):
@@ -158,7 +158,7 @@ def test_of_two_names_that_begin_alike_each_has_its_own_archive(archive: Running
             assert [item.state for item in survey(store, server, samples=0).findings] == ["delayed"]
             assert survey(store, f"{server}-v2", samples=0).findings == ()
         finally:
-            faults.mend(archive.home, "wal-removed")
+            faults.restore(archive.home, "wal-removed")
     finally:
         for _, copy in copied:
             bucket.remove(copy)
@@ -211,7 +211,7 @@ def test_a_lost_way_to_the_newest_timeline_is_named(two_timelines: RunningLab, f
     try:
         found = findings(two_timelines, samples=0, read_through=0)
     finally:
-        faults.mend(two_timelines.home, fault)
+        faults.restore(two_timelines.home, fault)
     assert state in {item.state for item in found}
     assert all("00000002.history" in item.what and "00000002.history" in item.key for item in found), found
     assert findings(two_timelines, samples=0, read_through=0) == ()

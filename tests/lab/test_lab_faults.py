@@ -25,7 +25,7 @@ def broken(lab: RunningLab, name: str) -> Iterator[str]:
     try:
         yield did
     finally:
-        faults.mend(lab.home, name)
+        faults.restore(lab.home, name)
     assert name not in faults.in_force(lab.home)
 
 
@@ -266,4 +266,4 @@ def test_a_fault_is_injected_once_and_undone_once(lab: RunningLab) -> None:
     with broken(lab, "store-slow"), pytest.raises(LabError, match="in force already"):
         faults.inject(lab.home, "store-slow")
     with pytest.raises(LabError, match="not in force"):
-        faults.mend(lab.home, "store-slow")
+        faults.restore(lab.home, "store-slow")

@@ -318,7 +318,7 @@ def test_in_the_middle_of_what_people_do(killable: Killable) -> None:
     lab = killable.up()
     until(lambda: lab.find(leaving.path) is None and not of_cluster(lab, here, "leaving"))
     assert faults.in_force(killable.home) == ["store-slow"]
-    faults.mend(killable.home, "store-slow")
+    faults.restore(killable.home, "store-slow")
     until(lambda: phase(lab.get(never)) == "Cluster is unrecoverable and needs manual intervention")
     assert lab.get(job)["status"]["failed"] == 7, "no attempt was forgotten"
     until(lambda: phase(fenced.pod() or {}) == "Running")

@@ -418,12 +418,12 @@ def _sampled(held: ArchiveSnapshot, samples: int, read: list[str]) -> list[Archi
     names = [name for name in held.listing.names() if name[8:] >= begin and name[:8] in on and (name <= end or not end)]
     chosen = [segment for name in sample_names(names, samples, first=first) if (segment := held.listing.segment(name))]
     ends = {held.chain(backup).last_segment for backup in held.backups} | set(names[-1:])
-    spoilt, looked = read_sample(held.store, chosen, system_id=held.system_id, ends=ends)
+    corrupt, looked = read_sample(held.store, chosen, system_id=held.system_id, ends=ends)
     rest = f", {looked / len(names):.0%}; the rest is known by name and size only" if looked < len(names) else ""
     read.append(f"WAL: {looked:,} of {len(names):,} segments since the oldest usable base backup read through{rest}")
     return [
         ArchiveFinding(state=item.state, what=item.found, key=item.segment.key, segment=item.segment.name)
-        for item in spoilt
+        for item in corrupt
     ]
 
 

@@ -76,7 +76,7 @@ def _parallel(found: Forecast, by_plugin: bool) -> list[Advice]:
     if work.segments <= max(1, work.wal_parallel):
         return []
     if not by_plugin:
-        what = "ignored by the in-tree method, which fetches one segment at a time; the Barman Cloud Plugin heeds it"
+        what = "ignored by the in-tree method, which fetches one segment at a time; the Barman Cloud Plugin honours it"
         return [Advice(setting="wal.maxParallel", what=what)]
     what = f"{work.segments} segments are fetched {work.wal_parallel} at a time while others are replayed"
     return [Advice(setting="wal.maxParallel", what=what)]

@@ -28,7 +28,7 @@ class Log:
         """The same log under another logger's name."""
         return Log(self.pod, logger, fd=self.fd)
 
-    def beside(self, run_dir: str) -> Log:
+    def sidecar(self, run_dir: str) -> Log:
         """The log of the plugin's container in the same pod."""
         path = os.path.join(run_dir, "logs", f"{SIDECAR}.log")  # noqa: PTH118 - walarchive starts once a segment
         os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120

@@ -31,9 +31,9 @@ def prepare(spec: PodSpec, spec_file: Path) -> None:
     """Directories and files that PostgreSQL's identity must be able to use."""
     identity.prepare_dir(spec.run_dir)
     identity.prepare_dir(Path(spec.pgdata).parent)
-    beside = Path(spec.run_dir, "logs", f"{SIDECAR}.log")
-    if beside.exists():  # what archives as PostgreSQL writes there
-        identity.share(beside)
+    sidecar = Path(spec.run_dir, "logs", f"{SIDECAR}.log")
+    if sidecar.exists():  # what archives as PostgreSQL writes there
+        identity.share(sidecar)
     stores: list[StoreSpec] = [store for store in (spec.archive, spec.source) if store is not None]
     identity.share(spec_file, *(store.credentials_file for store in stores))
 

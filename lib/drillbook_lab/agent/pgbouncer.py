@@ -100,18 +100,18 @@ class Pooler:
             preexec_fn=tied(),
             cwd=self._folder,
         )
-        beside = [loop.create_task(work()) for work in (self._tell, self._follow, self._hold)]
+        tasks = [loop.create_task(work()) for work in (self._tell, self._follow, self._hold)]
         if not self.spec.auth_in_postgres:
-            beside.append(loop.create_task(self._keep_logins()))
+            tasks.append(loop.create_task(self._keep_logins()))
         metrics = Metrics(self.console)
         await metrics.start(self.spec.listen_address, self.spec.metrics_port)
         stop = loop.create_task(self._stop_when_asked(asked))
         code = await self._process.wait()
         stop.cancel()
         await metrics.close()
-        for task in beside:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if asked.is_set():
             self._log.info("pgbouncer has ended", exit_status=code)
             return 0

@@ -35,7 +35,7 @@ async def job(spec: PodSpec, spec_file: Path, log: Log) -> int:
         raise JobFailed(f"while restoring cluster: {error}") from error
     finally:
         if spec.source is not None and spec.source.by_plugin:
-            log.beside(spec.run_dir).error("While terminating server")
+            log.sidecar(spec.run_dir).error("While terminating server")
 
 
 async def recover(spec: PodSpec, spec_file: Path, log: Log) -> int:
@@ -45,7 +45,7 @@ async def recover(spec: PodSpec, spec_file: Path, log: Log) -> int:
     log.info("Starting full recovery", serverName=spec.source.server_name, pgdata=spec.pgdata)
     if done := conf.clear_target(Path(spec.pgdata)):
         log.info(done)
-    restoring = log.beside(spec.run_dir) if spec.source.by_plugin else log
+    restoring = log.sidecar(spec.run_dir) if spec.source.by_plugin else log
     if spec.source.fault:
         raise _through_sidecar(spec.source, JobFailed(spec.source.fault), restoring)
     async with WalFeed(spec, spec.source, restoring) as feed:

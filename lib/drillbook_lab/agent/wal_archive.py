@@ -96,7 +96,7 @@ def report(spec: PodSpec, wal: str, returncode: int, program: str, said: str) ->
         outcome["program"] = program
         outcome["detail"] = barman.last_words(said)
         if spec.archive is not None and spec.archive.by_plugin:
-            sidecar = Log(spec.pod).beside(spec.run_dir).named(program)
+            sidecar = Log(spec.pod).sidecar(spec.run_dir).named(program)
             sidecar.error(f"Error invoking {program}", said, walName=wal, exitCode=returncode)
         else:
             sys.stderr.write(said + "\n")

@@ -17,7 +17,7 @@ from drillbook_lab.faults.cluster import control
 from drillbook_lab.home import LabHome, write_json
 from drillbook_lab.usage import UsageFault
 
-__all__ = ["Fault", "catalogue", "control", "did", "in_force", "inject", "mend"]
+__all__ = ["Fault", "catalogue", "control", "did", "in_force", "inject", "restore"]
 
 Undo = dict[str, Any]
 
@@ -29,7 +29,7 @@ class Fault:
     name: str
     about: str
     inject: Callable[[LabHome], Undo]
-    mend: Callable[[LabHome, Undo], None]
+    restore: Callable[[LabHome, Undo], None]
 
     @property
     def lift(self) -> str:
@@ -65,13 +65,13 @@ def inject(home: LabHome, name: str) -> str:
     return str(undo.get("did", fault.about))
 
 
-def mend(home: LabHome, name: str) -> None:
+def restore(home: LabHome, name: str) -> None:
     """Put it back as it was."""
     fault = _named(name)
     record = home.faults / f"{name}.json"
     if not record.exists():
         raise UsageFault("this fault is not in force", name, "drillbook lab fault --list")
-    fault.mend(home, json.loads(record.read_text(encoding="utf-8")))
+    fault.restore(home, json.loads(record.read_text(encoding="utf-8")))
     record.unlink()
 
 
@@ -80,7 +80,7 @@ def mend_all(home: LabHome) -> list[str]:
     order = [fault.name for fault in _FAULTS]
     lifted = sorted(in_force(home), key=order.index)
     for name in lifted:
-        mend(home, name)
+        restore(home, name)
     return lifted
 
 

@@ -43,10 +43,10 @@ def interfere(did: str, **asked: Any) -> tuple[Callable[[LabHome], Undo], Callab
         control(home, {"op": "api", **asked})
         return {"did": did}
 
-    def mend(home: LabHome, undo: Undo) -> None:
+    def restore(home: LabHome, undo: Undo) -> None:
         control(home, {"op": "api", "away": False} if "away" in asked else {"op": "api", "rules": []})
 
-    return inject, mend
+    return inject, restore
 
 
 def switch(op: str, did: str) -> tuple[Callable[[LabHome], Undo], Callable[[LabHome, Undo], None]]:
@@ -56,10 +56,10 @@ def switch(op: str, did: str) -> tuple[Callable[[LabHome], Undo], Callable[[LabH
         control(home, {"op": op, "run": False})
         return {"did": did}
 
-    def mend(home: LabHome, undo: Undo) -> None:
+    def restore(home: LabHome, undo: Undo) -> None:
         control(home, {"op": op, "run": True})
 
-    return inject, mend
+    return inject, restore
 
 
 def _cluster_path(home: LabHome) -> str:

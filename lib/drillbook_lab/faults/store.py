@@ -86,13 +86,13 @@ def deny(which: str) -> tuple[Inject, Mend]:
         _gate(home, lambda state: state.setdefault("deny_keys", []).append(key))
         return {"did": f"the object store refuses key {key}", "denied": key}
 
-    def mend(home: LabHome, undo: Undo) -> None:
+    def restore(home: LabHome, undo: Undo) -> None:
         def allow(state: dict[str, Any]) -> None:
             state["deny_keys"] = [key for key in state.get("deny_keys", []) if key != undo["denied"]]
 
         _gate(home, allow)
 
-    return inject, mend
+    return inject, restore
 
 
 def flag(name: str, value: Any, did: str) -> tuple[Inject, Mend]:
@@ -103,10 +103,10 @@ def flag(name: str, value: Any, did: str) -> tuple[Inject, Mend]:
         _gate(home, lambda state: state.update({name: value}))
         return {"did": did}
 
-    def mend(home: LabHome, undo: Undo) -> None:
+    def restore(home: LabHome, undo: Undo) -> None:
         _gate(home, lambda state: state.pop(name, None))
 
-    return inject, mend
+    return inject, restore
 
 
 def hold_wal(home: LabHome) -> Undo:

@@ -77,9 +77,9 @@ def _statuses(pod: Object) -> list[Object]:
 def _pod_ready(pod: Object) -> str:
     """Sidecars count: init containers that stay."""
     stay = {one["name"] for one in _get(pod, "spec.initContainers", ()) if one.get("restartPolicy") == "Always"}
-    beside = [status for status in _get(pod, "status.initContainerStatuses", ()) if status["name"] in stay]
+    sidecars = [status for status in _get(pod, "status.initContainerStatuses", ()) if status["name"] in stay]
     total = len(_get(pod, "spec.containers", ())) + len(stay)
-    return f"{sum(1 for status in (*_statuses(pod), *beside) if status.get('ready'))}/{total}"
+    return f"{sum(1 for status in (*_statuses(pod), *sidecars) if status.get('ready'))}/{total}"
 
 
 def _pod_status(pod: Object) -> str:
