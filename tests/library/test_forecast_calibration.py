@@ -60,7 +60,7 @@ def test_a_plain_backup_is_read_and_a_forecast_comes_of_it(archive: tuple[S3Stor
     assert found.base_read is not None and found.base_read.bytes > 1 << 20
     assert found.base_unpacked is None
     assert found.wal_objects >= 1 and found.wal_read is not None and found.wal_unpack_seconds > 0
-    forecast = predict(work(plain), [], found, now=NOW)
+    forecast = predict(work(plain), [], found)
     assert (forecast.source, forecast.seconds is None) == (CALIBRATED, False)
 
 
@@ -71,7 +71,7 @@ def test_a_packed_backup_is_unpacked_in_memory_and_its_ratio_is_seen(
     found = calibrate(store, packed, segments(store, packed))
     assert found.base_unpacked is not None and found.base_unpacked.per_second > 0
     assert found.base_ratio is not None and found.base_ratio > 2
-    assert predict(work(packed), [], found, now=NOW).seconds is not None
+    assert predict(work(packed), [], found).seconds is not None
 
 
 def test_it_reads_no_more_than_it_may(archive: tuple[S3Store, BaseBackup, BaseBackup]) -> None:
@@ -90,7 +90,7 @@ def test_what_is_not_there_gives_a_note_and_an_unknown_forecast_and_no_error(
     found = calibrate(store, gone, [segment._replace(key="nobody/wals/x") for segment in segments(store, plain)])
     assert len(found.notes) == 2
     assert "NoSuchKey" in found.notes[1]
-    forecast = predict(work(plain), [], found, now=NOW)
+    forecast = predict(work(plain), [], found)
     assert forecast.seconds is None
     assert "nothing of the base backup could be read" in forecast.unknown
 

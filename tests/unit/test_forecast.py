@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drillbook.forecast import ASSUMED, CALIBRATED, FROM_RUNS, Calibration, Rate, RunSample, Work, advise, predict
-from drillbook.forecast.predict import fit
+from drillbook.forecast.predict import scaled
 
 NOW = datetime(2026, 11, 1, 10, tzinfo=UTC)
 GB = 1_000_000_000
@@ -51,8 +51,8 @@ def calibration(**changes: object) -> Calibration:
     return Calibration.model_validate(values | changes)
 
 
-def test_two_equal_runs_are_what_is_foretold() -> None:
-    found = predict(work(), [sample(1), sample(2, days=60)], None, now=NOW)
+def test_two_equal_runs_are_what_is_predicted() -> None:
+    found = predict(work(), [sample(1), sample(2, days=60)], None)
     assert found.seconds == pytest.approx(16.0)
     assert (found.source, found.samples) == (FROM_RUNS, 2)
     assert found.low is not None and found.high is not None
@@ -60,33 +60,33 @@ def test_two_equal_runs_are_what_is_foretold() -> None:
     assert found.phase("verify") is not None
 
 
-def test_a_newer_run_weighs_more() -> None:
-    found = predict(work(), [sample(1, days=300, times=3.0), sample(2, days=1)], None, now=NOW)
-    assert found.seconds is not None
-    assert 16.0 < found.seconds < (16.0 + 48.0) / 2 - 8
+def test_the_median_of_the_runs_is_likely_and_all_of_them_are_in_the_interval() -> None:
+    found = predict(work(), [sample(n, times=times) for n, times in enumerate((1.0, 1.5, 6.0))], None)
+    assert found.seconds == pytest.approx(16.0 * 1.5)
+    assert found.low is not None and found.high is not None
+    fetch = found.phase("fetch")
+    assert fetch is not None and fetch.low is not None and fetch.high is not None
+    assert fetch.low <= 10.0 and fetch.high >= 60.0
 
 
 def test_more_agreeing_runs_narrow_the_interval() -> None:
-    one = predict(work(), [sample(1)], None, now=NOW)
-    five = predict(work(), [sample(n) for n in range(5)], None, now=NOW)
+    one = predict(work(), [sample(1)], None)
+    five = predict(work(), [sample(n) for n in range(5)], None)
     assert one.high is not None and five.high is not None
     assert five.high < one.high
 
 
 def test_five_times_the_data_widens_the_interval_and_scales_the_fetch() -> None:
     runs = [sample(1), sample(2, days=60)]
-    small, large = (
-        predict(work(stored_bytes=n * GB, data_bytes=n * GB), runs, None, now=NOW).phase("fetch") for n in (1, 5)
-    )
+    small, large = (predict(work(stored_bytes=n * GB, data_bytes=n * GB), runs, None).phase("fetch") for n in (1, 5))
     assert small is not None and large is not None and small.seconds and large.seconds
     assert 4.0 < large.seconds / small.seconds <= 5.0
     assert small.high is not None and large.high is not None
     assert large.high / large.seconds > small.high / small.seconds
 
 
-def test_runs_of_two_sizes_tell_the_fixed_part_from_the_rate() -> None:
-    fixed, each = fit([(1e9, 7.0), (3e9, 17.0)], [1.0, 1.0], assumed=0.0)
-    assert (fixed, each) == (pytest.approx(2.0), pytest.approx(5e-9))
+def test_a_run_of_another_size_is_scaled_and_keeps_its_fixed_part() -> None:
+    assert scaled([(1e9, 7.0), (3e9, 17.0), (0.0, 4.0)], 2e9) == [pytest.approx(12.0), pytest.approx(12.0), 4.0]
 
 
 @pytest.mark.parametrize(
@@ -98,21 +98,21 @@ def test_runs_of_two_sizes_tell_the_fixed_part_from_the_rate() -> None:
     ],
 )
 def test_a_run_under_other_circumstances_is_left_out_and_named(changes: dict[str, object], says: str) -> None:
-    found = predict(work(), [sample(7, **changes)], None, now=NOW)
+    found = predict(work(), [sample(7, **changes)], None)
     assert found.samples == 0
     assert found.left_out == (f"run-7: {says}",)
 
 
 def test_from_nothing_comes_no_figure() -> None:
-    found = predict(work(), [], None, now=NOW)
+    found = predict(work(), [], None)
     assert (found.seconds, found.low, found.high, found.source) == (None, None, None, "unknown")
     assert "no earlier run of this site" in found.unknown
     assert all(phase.seconds is None and phase.how for phase in found.phases)
-    assert advise(found, (), by_plugin=True, now=NOW) == ()
+    assert advise(found, (), by_plugin=True) == ()
 
 
-def test_a_first_run_is_foretold_from_the_calibration() -> None:
-    found = predict(work(), [], calibration(), now=NOW)
+def test_a_first_run_is_predicted_from_the_calibration() -> None:
+    found = predict(work(), [], calibration())
     assert (found.source, found.samples) == (CALIBRATED, 0)
     fetch, verify = found.phase("fetch"), found.phase("verify")
     assert fetch is not None and fetch.seconds is not None and fetch.seconds > GB / (10**8 / 0.5)
@@ -121,7 +121,7 @@ def test_a_first_run_is_foretold_from_the_calibration() -> None:
 
 
 def test_what_no_read_can_show_is_named_an_assumption_and_is_wide() -> None:
-    found = predict(work(), [], calibration(pod_started_seconds=None, pod_ready_seconds=None), now=NOW)
+    found = predict(work(), [], calibration(pod_started_seconds=None, pod_ready_seconds=None))
     provision = found.phase("provision")
     assert provision is not None and provision.source == ASSUMED
     assert provision.high is not None and provision.seconds is not None and provision.high > 5 * provision.seconds
@@ -132,14 +132,14 @@ def test_what_no_read_can_show_is_named_an_assumption_and_is_wide() -> None:
     [({"base_read": None}, "fetch"), ({"wal_read": None, "wal_objects": 0}, "replay")],
 )
 def test_what_could_not_be_read_makes_the_whole_unknown(changes: dict[str, object], phase: str) -> None:
-    found = predict(work(), [], calibration(notes=("AccessDenied (403)",), **changes), now=NOW)
+    found = predict(work(), [], calibration(notes=("AccessDenied (403)",), **changes))
     assert found.seconds is None
     assert found.unknown.startswith(f"{phase}: ")
     assert "AccessDenied" in found.unknown
 
 
 def test_a_compression_that_could_not_be_unpacked_is_no_guess() -> None:
-    found = predict(work(compression="snappy"), [], calibration(), now=NOW)
+    found = predict(work(compression="snappy"), [], calibration())
     assert found.seconds is None
     assert "snappy" in found.unknown
 
@@ -163,7 +163,7 @@ def test_more_bytes_never_take_less_time(
     found = calibration(base_unpacked=Rate(bytes=10**8, seconds=1.0))
     (a, b), (few, many) = sorted((a, b)), sorted((few, many))
     less, more = (
-        predict(work(stored_bytes=size, data_bytes=size, segments=n, compression=kind), runs, found, now=NOW)
+        predict(work(stored_bytes=size, data_bytes=size, segments=n, compression=kind), runs, found)
         for size, n in ((a, few), (b, many))
     )
     assert less.seconds is not None and more.seconds is not None
@@ -178,8 +178,8 @@ def test_more_bytes_never_take_less_time(
 @given(st.permutations(range(4)))
 def test_the_order_in_which_runs_are_found_does_not_matter(order: list[int]) -> None:
     runs = [sample(n, scale=1 + n, days=10 * n + 1) for n in range(4)]
-    expected = predict(work(), runs, None, now=NOW)
-    assert predict(work(), [runs[n] for n in order], None, now=NOW) == expected
+    expected = predict(work(), runs, None)
+    assert predict(work(), [runs[n] for n in order], None) == expected
 
 
 # -- what would shorten it ----------------------------------------------------------------------------------
@@ -188,8 +188,8 @@ def test_the_order_in_which_runs_are_found_does_not_matter(order: list[int]) -> 
 def advice(
     found_work: Work, runs: list[RunSample], found: Calibration | None, by_plugin: bool = True
 ) -> dict[str, float | None]:
-    forecast = predict(found_work, runs, found, now=NOW)
-    return {item.setting: item.saves_seconds for item in advise(forecast, tuple(runs), by_plugin=by_plugin, now=NOW)}
+    forecast = predict(found_work, runs, found)
+    return {item.setting: item.saves_seconds for item in advise(forecast, tuple(runs), by_plugin=by_plugin)}
 
 
 def test_a_newer_base_backup_is_worth_what_its_replay_saves() -> None:
@@ -211,8 +211,8 @@ def test_compression_is_worth_what_was_measured_and_nothing_otherwise() -> None:
 def test_max_parallel_is_named_without_a_figure_and_in_tree_as_ignored() -> None:
     assert advice(work(segments=100), [sample(1, segments=100)], None)["wal.maxParallel"] is None
     runs = [sample(1, segments=100, wal_parallel=1)]
-    found = predict(work(segments=100, wal_parallel=1), runs, None, now=NOW)
-    (item,) = (i for i in advise(found, tuple(runs), by_plugin=False, now=NOW) if i.setting == "wal.maxParallel")
+    found = predict(work(segments=100, wal_parallel=1), runs, None)
+    (item,) = (i for i in advise(found, tuple(runs), by_plugin=False) if i.setting == "wal.maxParallel")
     assert "in-tree" in item.what and item.saves_seconds is None
 
 

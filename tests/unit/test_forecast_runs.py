@@ -49,7 +49,7 @@ def foretold(seconds: float = 300.0) -> Forecast:
         samples=2,
         sample_runs=("a", "b"),
     )
-    return found.model_copy(update={"advice": advise(found, (), by_plugin=True, now=NOW)})
+    return found.model_copy(update={"advice": advise(found, (), by_plugin=True)})
 
 
 def with_forecast(seconds: float = 300.0) -> list[Event]:
@@ -78,7 +78,7 @@ def test_sealed_runs_are_samples_newest_first(tmp_path: Path) -> None:
         "verify": 25.1,
         "remove": 4.9,
     }
-    forecast = predict(WORK, found.samples, None, now=NOW)
+    forecast = predict(WORK, found.samples, None)
     assert forecast.samples == 2
     assert forecast.seconds == pytest.approx(253.6)
 
@@ -163,7 +163,7 @@ def test_the_verdict_card_and_the_forecasts_own_card_tell_it() -> None:
 
 
 def test_an_unknown_forecast_says_why_and_shows_no_figure() -> None:
-    nothing = predict(WORK, [], None, now=NOW)
+    nothing = predict(WORK, [], None)
     card = nothing.card()
     assert card["text/plain"].startswith("Unknown: provision: no earlier run of this site")
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from drillbook.forecast.predict import comparable, predict
 from drillbook.forecast.types import Advice, Forecast, RunSample, Work
 from drillbook.model import show_seconds
@@ -16,13 +14,13 @@ WORTH_SHARE = 0.02
 FRESH_SEGMENTS = 2  # what a recovery from a backup that has just ended replays
 
 
-def advise(found: Forecast, samples: tuple[RunSample, ...], *, by_plugin: bool, now: datetime) -> tuple[Advice, ...]:
+def advise(found: Forecast, samples: tuple[RunSample, ...], *, by_plugin: bool) -> tuple[Advice, ...]:
     """Settings that would shorten the recovery, those with a computed gain first; empty if nothing is known."""
     if found.seconds is None:
         return ()
     advice = [
-        *_newer_backup(found, samples, now),
-        *_compression(found, samples, now),
+        *_newer_backup(found, samples),
+        *_compression(found, samples),
         *_parallel(found, by_plugin),
         *_snapshots(found),
     ]
@@ -36,22 +34,22 @@ def _time(found: Forecast, name: str) -> float:
     return (phase.seconds or 0.0) if phase else 0.0
 
 
-def _again(found: Forecast, samples: tuple[RunSample, ...], now: datetime, name: str, **changes: object) -> float:
+def _again(found: Forecast, samples: tuple[RunSample, ...], name: str, **changes: object) -> float:
     """The same phase if the work were another; as the forecast itself computes it."""
     work = Work.model_validate(found.work.model_dump() | changes)
-    return _time(predict(work, samples, found.calibration, now=now), name)
+    return _time(predict(work, samples, found.calibration), name)
 
 
-def _newer_backup(found: Forecast, samples: tuple[RunSample, ...], now: datetime) -> list[Advice]:
+def _newer_backup(found: Forecast, samples: tuple[RunSample, ...]) -> list[Advice]:
     segments = found.work.segments
     if segments <= FRESH_SEGMENTS:
         return []
-    saves = _time(found, "replay") - _again(found, samples, now, "replay", segments=FRESH_SEGMENTS)
+    saves = _time(found, "replay") - _again(found, samples, "replay", segments=FRESH_SEGMENTS)
     what = f"{segments} segments are between the base backup and the target; a fresh one leaves about {FRESH_SEGMENTS}"
     return [Advice(setting="a newer base backup", what=what, saves_seconds=max(0.0, saves))]
 
 
-def _compression(found: Forecast, samples: tuple[RunSample, ...], now: datetime) -> list[Advice]:
+def _compression(found: Forecast, samples: tuple[RunSample, ...]) -> list[Advice]:
     work, read = found.work, found.calibration and found.calibration.base_read
     if not work.compression:
         what = "the base backup is stored plain; lz4 or snappy move fewer bytes, which pays where the network is slow"
@@ -60,7 +58,7 @@ def _compression(found: Forecast, samples: tuple[RunSample, ...], now: datetime)
     plain = work.model_copy(update={"compression": "", "stored_bytes": data})
     slow = "gzip, bzip2 and xz are unpacked by one core"
     if any(comparable(sample.work, plain) for sample in samples):
-        saves = _time(found, "fetch") - _again(found, samples, now, "fetch", compression="", stored_bytes=data)
+        saves = _time(found, "fetch") - _again(found, samples, "fetch", compression="", stored_bytes=data)
         what = f"by earlier runs that fetched it plain; {slow}"
     elif found.calibration and found.calibration.base_unpacked and read:
         unpacking = data * found.calibration.base_unpacked.seconds / found.calibration.base_unpacked.bytes

@@ -1,9 +1,9 @@
 """From work, earlier runs and a calibration to phases with intervals. Pure; more bytes never give less time.
 
-A phase's time is `fixed + bytes ÷ rate`. Earlier runs of this site give both where their sizes differ enough; where
-they don't, the fixed part is the assumption's, cut to what was seen, and the rate is theirs. Newer runs weigh more.
-Without runs the rates are the calibration's, and what no read can show is an assumption with a wide interval, named
-as one.
+A phase's time is a fixed part and the rest in proportion to its bytes. Earlier runs of this site are scaled to this
+size: their median is the likely time, their shortest and longest the interval, wider the fewer they are and the further
+their sizes. Without runs the rates are the calibration's, and what no read can show is an assumption with a wide
+interval, named as one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from statistics import median
 
 from drillbook.forecast.types import (
     ASSUMED,
@@ -28,10 +28,8 @@ from drillbook.forecast.types import (
     spread,
 )
 
-HALF_LIFE_DAYS = 90.0
-NEWER = 0.7  # the weight of a run, compared with the next newer one
 LEAST_SPREAD = 0.10  # two runs that happen to agree prove less than that
-WIDE = 1.5  # sizes of earlier runs that differ by this factor tell the fixed part from the rate
+FIXED_SECONDS = 2.0  # of a phase that grows with its bytes: what does not
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,6 @@ READ_DOUBT = 0.35  # a read of some seconds against one of the whole
 FETCH_PROGRAMS = 3  # backup list, probe of the first segment, restore
 REPLAY_PROGRAMS = 1  # the next timeline's history file
 PROMOTE_PROGRAMS = 2  # the history files again, to find a free timeline
-FIXED = {"provision": math.inf, "fetch": 2.0, "replay": 2.0, "promote": math.inf, "verify": 2.0, "cut over": math.inf}
-"""The fixed part where one size alone is known; inf: the phase does not grow with the data."""
-
 _SIZES: dict[str, Callable[[Work], float]] = {
     "provision": lambda work: 0.0,
     "fetch": lambda work: float(work.moved_bytes),
@@ -78,14 +73,13 @@ def predict(
     samples: Sequence[RunSample],
     calibration: Calibration | None,
     *,
-    now: datetime,
     left_out: Sequence[str] = (),
 ) -> Forecast:
     """The forecast of each phase and of the recovery time; a phase that nothing is known of is unknown."""
     newest_first = sorted(samples, key=lambda sample: sample.ended_at, reverse=True)
     fitting = [sample for sample in newest_first if comparable(sample.work, work)]
     names = [*RECOVERY, "verify"] + (["cut over"] if any("cut over" in sample.phases for sample in fitting) else [])
-    phases = [_phase(name, work, fitting, calibration, now) for name in names]
+    phases = [_phase(name, work, fitting, calibration) for name in names]
     unknown = "; ".join(f"{phase.name}: {phase.how}" for phase in phases if phase.name in RECOVERY and not phase.known)
     counted = [phase for phase in phases if phase.name in RECOVERY]
     seconds, low, high = spread(counted)
@@ -121,12 +115,10 @@ def _unlike(sample: Work, work: Work) -> str:
     return ", ".join(f"{name} was {then}, is {now}" for name, then, now in pairs if then != now)
 
 
-def _phase(
-    name: str, work: Work, samples: Sequence[RunSample], calibration: Calibration | None, now: datetime
-) -> PhaseForecast:
+def _phase(name: str, work: Work, samples: Sequence[RunSample], calibration: Calibration | None) -> PhaseForecast:
     seen = [sample for sample in samples if name in sample.phases]
     if seen:
-        return _from_runs(name, work, seen, now)
+        return _from_runs(name, work, seen)
     if name == "verify":
         return _unknown(name, "no earlier run has verified a copy of this site; its own queries set the time")
     if calibration is None:
@@ -145,52 +137,32 @@ def _unknown(name: str, why: str) -> PhaseForecast:
 # -- from earlier runs -----------------------------------------------------------------------------------
 
 
-def _from_runs(name: str, work: Work, samples: Sequence[RunSample], now: datetime) -> PhaseForecast:
+def _from_runs(name: str, work: Work, samples: Sequence[RunSample]) -> PhaseForecast:
     size = _SIZES[name]
     points = [(size(sample.work), sample.phases[name]) for sample in samples]
-    weights = [_weight(rank, sample, now) for rank, sample in enumerate(samples)]
-    fixed, each = fit(points, weights, FIXED[name])
     wanted = size(work)
-    seconds = fixed + each * wanted
-    # How far the runs lie from the line, and how far this size lies from theirs.
-    off = max((abs(math.log(max(time, 0.01) / max(fixed + each * x, 0.01))) for x, time in points), default=0.0)
-    doubt = max(LEAST_SPREAD, off) * (1 + 2 / len(points)) + 0.1 * _reach(wanted, [x for x, _ in points])
+    times = scaled(points, wanted)
+    seconds = median(times)
+    doubt = math.exp(LEAST_SPREAD * (1 + 2 / len(points)) + 0.1 * _reach(wanted, [x for x, _ in points]))
     runs = "run" if len(points) == 1 else "runs"
-    how = f"{len(points)} earlier {runs}" + (f", {1e-6 / each:,.0f} MB/s and {fixed:.1f} s" if each else "")
+    rate = f", {1e-6 * wanted / seconds:,.0f} MB/s" if wanted and seconds else ""
     return PhaseForecast(
         name=name,
         seconds=seconds,
-        low=seconds * math.exp(-doubt),
-        high=seconds * math.exp(doubt),
+        low=min(times) / doubt,
+        high=max(times) * doubt,
         source=FROM_RUNS,
-        how=how,
+        how=f"{len(points)} earlier {runs}{rate}",
     )
 
 
-def fit(points: Sequence[tuple[float, float]], weights: Sequence[float], assumed: float) -> tuple[float, float]:
-    """Fixed seconds and seconds a byte, neither negative, of (bytes, seconds) points.
+def scaled(points: Sequence[tuple[float, float]], wanted: float) -> list[float]:
+    """The seconds of each of the (bytes, seconds) points as they would be for ``wanted`` bytes.
 
-    By least squares where the sizes differ by more than a factor of `WIDE`; else the fixed part is the assumed one, cut
-    to nine tenths of the shortest time, and the rest is the weighted mean.
+    The fixed part is cut to nine tenths of the shortest time; a phase without bytes does not grow.
     """
-    total = sum(weights)
-    mean = sum(weight * time for weight, (_, time) in zip(weights, points, strict=True)) / total
-    sizes = [x for x, _ in points]
-    if math.isinf(assumed) or max(sizes) <= 0:
-        return mean, 0.0
-    middle = sum(weight * x for weight, x in zip(weights, sizes, strict=True)) / total
-    if min(sizes) > 0 and max(sizes) / min(sizes) > WIDE:
-        across = sum(weight * (x - middle) ** 2 for weight, x in zip(weights, sizes, strict=True))
-        slope = sum(w * (x - middle) * (time - mean) for w, (x, time) in zip(weights, points, strict=True)) / across
-        slope = min(max(slope, 0.0), mean / middle)
-        return mean - slope * middle, slope
-    fixed = min(assumed, 0.9 * min(time for _, time in points))
-    return fixed, (mean - fixed) / middle
-
-
-def _weight(rank: int, sample: RunSample, now: datetime) -> float:
-    age = max(0.0, (now - sample.ended_at).total_seconds()) / 86400
-    return float(max(NEWER**rank * 0.5 ** (age / HALF_LIFE_DAYS), 1e-9))
+    fixed = min(FIXED_SECONDS, 0.9 * min(time for _, time in points))
+    return [fixed + (time - fixed) * wanted / size if size > 0 else time for size, time in points]
 
 
 def _reach(wanted: float, sizes: Sequence[float]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from drillbook import archive, forecast
@@ -42,16 +41,15 @@ def forecast_recovery(
     ctx: Context, cluster: SourceCluster, backup: BaseBackup, archived: ArchivedWal | ExpectedWal
 ) -> Forecast:
     """How long a recovery from this backup will take; noted as a fact, and judged against the objective."""
-    now = datetime.now(UTC)
     work = _work(ctx, cluster, backup, archived)
     history = forecast.samples(ctx.outputs, ctx.site.name, cluster.system_id)
-    found = forecast.predict(work, history.samples, None, now=now, left_out=history.left_out)
+    found = forecast.predict(work, history.samples, None, left_out=history.left_out)
     if found.seconds is None:
         ctx.recorder.progress("no earlier run to go by: reading a little of the archive")
         calibration = forecast.calibrate(ctx.store, backup, _segments(ctx, backup), _pods(ctx, cluster))
-        found = forecast.predict(work, history.samples, calibration, now=now, left_out=history.left_out)
+        found = forecast.predict(work, history.samples, calibration, left_out=history.left_out)
     by_plugin = ctx.archive.method == PLUGIN
-    advice = forecast.advise(found, history.samples, by_plugin=by_plugin, now=now)
+    advice = forecast.advise(found, history.samples, by_plugin=by_plugin)
     found = found.model_copy(update={"advice": advice})
     ctx.recorder.note(Facts(forecast=NotedForecast.of(found)))
     ctx.recorder.check(_judge(ctx, found))
