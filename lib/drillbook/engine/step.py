@@ -235,6 +235,23 @@ class Context:
         """Wait before looking again."""
         time.sleep(seconds)
 
+    def wait_while(
+        self,
+        look: Callable[[], T],
+        limit: float,
+        say: Callable[[T], str],
+        late: Callable[[T], RunbookError],
+        *,
+        every: float = 0.3,
+    ) -> None:
+        """Look until nothing is left, and show what is waited for; after ``limit`` seconds raises what ``late`` makes."""
+        deadline = time.monotonic() + limit
+        while found := look():
+            if time.monotonic() > deadline:
+                raise late(found)
+            self.recorder.progress(say(found))
+            self.pause(every)
+
     def close(self) -> None:
         """Close what was opened; safe to call twice. What is used afterwards is opened again."""
         for namespace, pod in list(self._forwards):

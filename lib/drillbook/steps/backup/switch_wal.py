@@ -54,16 +54,17 @@ def archive_the_end(ctx: Context, cluster: SourceCluster, limit: float) -> Archi
         segment_bytes = int(own.ask_one("archiver")["segment_bytes"])
         timeline = int(own.ask_one("server_facts")["timeline"])
     segment = segment_name(timeline, Lsn(Lsn(str(switched["lsn"])).value - 1), segment_bytes)
-    while not archive.is_archived(ctx.store, cluster.server_name, segment, segment_bytes):
-        waited = time.monotonic() - begun
-        if waited > limit:
-            raise StepTimeoutError(
-                f"segment {segment} was not seen in the archive within {show_seconds(limit)}",
-                todo="Look at pg_stat_archiver and the Cluster's ContinuousArchiving condition. The backup can't "
-                "be relied on before its WAL is archived.",
-            )
-        ctx.recorder.progress(f"waiting for {segment} in the archive", rows=(("waited", show_seconds(waited)),))
-        ctx.pause(0.25)
+    late = StepTimeoutError(
+        f"segment {segment} was not seen in the archive within {show_seconds(limit)}",
+        todo="Look at pg_stat_archiver and the Cluster's ContinuousArchiving condition. The backup can't be relied on "
+        "before its WAL is archived.",
+    )
+    ctx.wait_while(
+        lambda: not archive.is_archived(ctx.store, cluster.server_name, segment, segment_bytes),
+        limit,
+        lambda _: f"waiting for {segment} in the archive",
+        lambda _: late,
+    )
     return ArchivedEnd(segment=segment, waited_seconds=time.monotonic() - begun)
 
 

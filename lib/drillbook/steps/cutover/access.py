@@ -81,17 +81,16 @@ class OpenToClients(Step[Opened]):
             ctx.require_lease()
             ctx.kube.patch(k8s.CLUSTER, ref.namespace, ref.name, {"spec": {"postgresql": {"pg_hba": own or None}}})
         limit = ctx.site.limits.step.total_seconds()
-        begun = datetime.now(UTC)
-        while (asked := self._asked(ctx))["rejecting"] > own.count(REJECT) or (
-            own != now and asked["loaded"] == before["loaded"]
-        ):
-            if (datetime.now(UTC) - begun).total_seconds() > limit:
-                raise StepTimeoutError(
-                    f"{ref} still rejects its clients {show_seconds(limit)} after its pg_hba was changed",
-                    todo="Look at the operator's log: it writes pg_hba.conf and reloads. Then resume this run.",
-                )
-            ctx.recorder.progress("waiting for the server to read its new pg_hba")
-            ctx.pause(0.5)
+
+        def rejects() -> bool:
+            asked = self._asked(ctx)
+            return asked["rejecting"] > own.count(REJECT) or (own != now and asked["loaded"] == before["loaded"])
+
+        late = StepTimeoutError(
+            f"{ref} still rejects its clients {show_seconds(limit)} after its pg_hba was changed",
+            todo="Look at the operator's log: it writes pg_hba.conf and reloads. Then resume this run.",
+        )
+        ctx.wait_while(rejects, limit, lambda _: "waiting for the server to read its new pg_hba", lambda _: late)
         return Opened(at=datetime.now(UTC), rules=tuple(own))
 
     def _asked(self, ctx: Context) -> dict[str, Any]:

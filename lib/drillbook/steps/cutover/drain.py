@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -225,22 +224,22 @@ class DrainApplication(Step[Drained]):
 
     def _wait(self, ctx: Context, app: Application, replicas: int, *, pods_only: bool) -> None:
         limit = ctx.site.limits.step.total_seconds()
-        deadline = time.monotonic() + limit
-        while True:
+
+        def left() -> str:
             pods, sessions = still_there(ctx, self.fits)
-            told = ", ".join([*pods, *(f"{count} sessions of {name}" for name, count in sessions)])
-            if not pods and (pods_only or not sessions):
-                return
-            if time.monotonic() > deadline:
-                raise StepTimeoutError(
-                    f"the application did not drain within {limit:.0f} s; still there: {told} (role {self.fits.app_role})",
-                    changed=Changed.DONE,
-                    todo="No database was touched. End what is named, then start again; the way back: the step that scales "
-                    f"the application up, or kubectl -n {app.namespace} scale deployment/{app.deployment} "
-                    f"--replicas={replicas}.",
-                )
-            ctx.recorder.progress(f"waiting for the end of {told}")
-            ctx.pause(0.3)
+            counts = [] if pods_only and not pods else [f"{count} sessions of {name}" for name, count in sessions]
+            return ", ".join([*pods, *counts])
+
+        def late(names: str) -> StepTimeoutError:
+            back = f"kubectl -n {app.namespace} scale deployment/{app.deployment} --replicas={replicas}"
+            return StepTimeoutError(
+                f"the application did not drain within {limit:.0f} s; still there: {names} (role {self.fits.app_role})",
+                changed=Changed.DONE,
+                todo="No database was touched. End what is named, then start again; the way back: the step that scales "
+                f"the application up, or {back}.",
+            )
+
+        ctx.wait_while(left, limit, lambda names: f"waiting for the end of {names}", late)
 
     def verify(self, ctx: Context, result: Drained) -> None:
         pods, sessions = still_there(ctx, self.fits)

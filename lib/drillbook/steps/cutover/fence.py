@@ -92,17 +92,24 @@ class FenceOldCluster(Step[FencedCluster]):
         limit = ctx.site.limits.step.total_seconds()
         if word := self.node_is_down_because:
             ctx.recorder.note(Facts(node_is_down_because=word))
-        while running := [name for name in pods if server_runs(ctx, self.old, name, down_because=word)]:
-            away = [words for name in running if (words := away_words(ctx, self.old, name))]
-            if time.monotonic() - begun > limit:
-                raise StepTimeoutError(
-                    f"PostgreSQL may still run in {', '.join([*running, *away])} after {show_seconds(limit)} of fencing",
-                    todo=_WAY_ON
-                    if away
-                    else "A stuck archive_command holds up the shutdown: look at the pod's log. Lift the fence to go back.",
-                )
-            ctx.recorder.progress(f"waiting for {', '.join(running)} to stop{': ' if away else ''}{'; '.join(away)}")
-            ctx.pause(0.3)
+
+        def running() -> list[str]:
+            return [name for name in pods if server_runs(ctx, self.old, name, down_because=word)]
+
+        def away(names: list[str]) -> list[str]:
+            return [words for name in names if (words := away_words(ctx, self.old, name))]
+
+        def late(names: list[str]) -> StepTimeoutError:
+            where = away(names)
+            stuck = "A stuck archive_command holds up the shutdown: look at the pod's log. Lift the fence to go back."
+            return StepTimeoutError(
+                f"PostgreSQL may still run in {', '.join([*names, *where])} after {show_seconds(limit)} of fencing",
+                todo=_WAY_ON if where else stuck,
+            )
+
+        ctx.wait_while(
+            running, limit, lambda names: f"waiting for these to stop: {'; '.join([*names, *away(names)])}", late
+        )
         for name in pods:
             ctx.forget_pod(self.old.ref.namespace, name)
         return FencedCluster(name=self.old.ref.name, pods=tuple(pods), seconds=time.monotonic() - begun)

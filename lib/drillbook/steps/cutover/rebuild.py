@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from drillbook.errors import Changed, KubernetesError, PreconditionError, StepTi
 from drillbook.evidence.facts import Cut, Facts
 from drillbook.manifests import replacement
 from drillbook.manifests.replacement import ReplacementNames
-from drillbook.model import Effect, Frozen, Instant, show_instant, show_seconds
+from drillbook.model import ClusterRef, Effect, Frozen, Instant, show_instant, show_seconds
 from drillbook.steps.archive.losses import of_every_tenant
 from drillbook.steps.archive.restore_point import RestoreStart
 from drillbook.steps.cutover import access, schedules
@@ -49,6 +50,18 @@ class RemovedCluster(Frozen):
     volumes: tuple[tuple[str, str], ...]
     note: str
     seconds: float
+
+
+def wait_gone(ctx: Context, left: Callable[[], list[str]], limit: float, ref: ClusterRef) -> None:
+    """Wait until nothing of the deleted Cluster is left; StepTimeoutError after ``limit`` seconds names what is."""
+
+    def late(names: list[str]) -> StepTimeoutError:
+        return StepTimeoutError(
+            f"still there {show_seconds(limit)} after Cluster {ref} was deleted: {', '.join(names)}",
+            todo="Look for finalizers and for pods that still use the volumes. Resume the run when they are gone.",
+        )
+
+    ctx.wait_while(left, limit, lambda names: f"waiting for {len(names)} to be gone: {', '.join(names[:4])}", late)
 
 
 @dataclass(frozen=True)
@@ -125,7 +138,7 @@ class RemoveOldCluster(Step[RemovedCluster]):
                     ctx.forget_pod(ref.namespace, f"{ref.name}-{number}")
                 ctx.require_lease()
                 ctx.kube.delete(k8s.CLUSTER, ref.namespace, ref.name, uid=self.old.uid, propagation="Background")
-            self._wait_gone(ctx, begun)
+            wait_gone(ctx, lambda: self._left(ctx), ctx.site.limits.recovery.total_seconds(), ref)
             for promise in promises_on(ctx, k8s.CLUSTER, ref.namespace, ref.name):
                 ctx.recorder.settled(promise, "no longer needed", f"Cluster {ref} is gone")
         seconds = time.monotonic() - begun
@@ -172,17 +185,6 @@ class RemoveOldCluster(Step[RemovedCluster]):
             if any(owner["uid"] == self.old.uid for owner in owners):
                 ctx.require_lease()
                 ctx.kube.patch(k8s.SECRET, ref.namespace, name, {"metadata": {"ownerReferences": None}})
-
-    def _wait_gone(self, ctx: Context, begun: float) -> None:
-        limit = ctx.site.limits.recovery.total_seconds()
-        while left := self._left(ctx):
-            if time.monotonic() - begun > limit:
-                raise StepTimeoutError(
-                    f"still there {show_seconds(limit)} after Cluster {self.old.ref} was deleted: {', '.join(left)}",
-                    todo="Look for finalizers and for pods that still use the volumes. Resume the run when they are gone.",
-                )
-            ctx.recorder.progress(f"waiting for {len(left)} to be gone: {', '.join(left[:4])}")
-            ctx.pause(0.3)
 
     def _left(self, ctx: Context) -> list[str]:
         """What is still there of the old cluster, by UID: the Cluster, its volumes, and whatever it owns of pods and jobs."""

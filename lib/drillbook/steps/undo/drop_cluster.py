@@ -6,7 +6,6 @@ Which one it is follows from what the run noted on the cluster. After this there
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,10 +13,11 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.engine.step import Action, Context, Plan, Step
-from drillbook.errors import KubernetesError, NotReady, PreconditionError, StepTimeoutError, VerificationError
+from drillbook.errors import KubernetesError, NotReady, PreconditionError, VerificationError
 from drillbook.manifests.replacement import MADE_BY
-from drillbook.model import Check, ClusterRef, Effect, Frozen, Instant, Verdict, show_seconds
+from drillbook.model import Check, ClusterRef, Effect, Frozen, Instant, Verdict
 from drillbook.steps.cutover.application import addressed
+from drillbook.steps.cutover.rebuild import wait_gone
 from drillbook.steps.cutover.rebuild_check import claims_of
 from drillbook.steps.cutover.repoint import FENCE, HANDED_OVER
 from drillbook.steps.cutover.service import of_cluster
@@ -265,15 +265,7 @@ class DropKeptCluster(Step[DroppedCluster]):
         for number in range(1, self.found.kept.instances + 4):
             ctx.forget_pod(ref.namespace, f"{ref.name}-{number}")
         self._delete(ctx)
-        begun, limit = time.monotonic(), ctx.site.limits.step.total_seconds()
-        while left := self._left(ctx):
-            if time.monotonic() - begun > limit:
-                raise StepTimeoutError(
-                    f"still there {show_seconds(limit)} after Cluster {ref} was deleted: {', '.join(left)}",
-                    todo="Look for finalizers and for pods that still use the volumes. Resume the run when they are gone.",
-                )
-            ctx.recorder.progress(f"waiting for {len(left)} to be gone: {', '.join(left[:4])}")
-            ctx.pause(0.3)
+        wait_gone(ctx, lambda: self._left(ctx), ctx.site.limits.step.total_seconds(), ref)
         return DroppedCluster(
             cluster=str(ref), volumes=tuple(name for name, _ in self.found.volumes), gone_at=datetime.now(UTC)
         )
