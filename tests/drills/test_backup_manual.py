@@ -95,6 +95,7 @@ def test_a_backup_is_read_back_from_the_bucket_and_announced(drill_lab: DrillLab
     assert not [path for path in run.folder.rglob("*") if path.is_file() and SECRET_PATH.encode() in path.read_bytes()]
 
 
+@pytest.mark.long
 def test_a_plan_asks_for_no_backup(drill_lab: DrillLab) -> None:
     known = backups(drill_lab)
     run = drill_lab.run(NOTEBOOK, mode="plan")

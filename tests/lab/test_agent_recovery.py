@@ -143,6 +143,7 @@ def test_the_restore_point_of_a_backup(site: Site, copies: Any) -> None:
         ("source", TargetSpec(backup_id="20200101T000000"), "no backup found with ID 20200101T000000"),
     ],
 )
+@pytest.mark.long
 def test_no_backup_for_the_target(site: Site, copies: Any, server: str, target: TargetSpec | None, reason: str) -> None:
     """Time before the first backup, wrong serverName, a timeline without one, an unknown ID."""
     copy = copies(source=site.side(server), target=target)

@@ -16,6 +16,7 @@ def home(lab: RunningLab) -> str:
     return namespace(lab, "adoption")
 
 
+@pytest.mark.long
 def test_a_new_cluster_of_the_name_returns_the_old_data(lab: RunningLab, home: str) -> None:
     cluster = SmallCluster(lab, home, "heir").create(storage={"size": "1Gi", "storageClass": "lab-directory-retain"})
     cluster.app("CREATE TABLE legacy AS SELECT 42 AS answer")

@@ -49,6 +49,7 @@ def pool(value: str) -> Object:
     return {"type": "Pods", "pods": {"metric": {"name": "hikaricp_connections"}, "target": target}}
 
 
+@pytest.mark.soak
 def test_kubectl_autoscale_and_its_bounds(backend: Workload) -> None:
     scaler = Autoscaler(backend)
     said = backend.kubectl("autoscale", "deployment", backend.name, "--min=4", "--max=5", "--cpu-percent=1000")

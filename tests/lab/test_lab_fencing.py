@@ -18,6 +18,7 @@ def fenced(small: SmallCluster) -> Iterator[SmallCluster]:
     until(lambda: small.is_healthy() and small.answers())
 
 
+@pytest.mark.soak
 def test_the_pod_of_a_fenced_instance_stays_without_a_server(fenced: SmallCluster) -> None:
     pod = fenced.pod()
     assert pod is not None and pod["status"]["phase"] == "Running"
@@ -35,6 +36,7 @@ def test_the_pod_of_a_fenced_instance_stays_without_a_server(fenced: SmallCluste
     assert metrics['cnpg_collector_up{cluster="small"}'] == 0
 
 
+@pytest.mark.long
 def test_lifting_brings_the_same_data_back(small: SmallCluster) -> None:
     uid = (small.pod() or {})["metadata"]["uid"]
     small.annotate(fencedInstances='["*"]')
@@ -48,6 +50,7 @@ def test_lifting_brings_the_same_data_back(small: SmallCluster) -> None:
     assert condition(small.object, "Ready") == "True"
 
 
+@pytest.mark.soak
 def test_a_fenced_instance_is_still_fenced_in_a_new_pod(fenced: SmallCluster) -> None:
     pod = fenced.pod()
     assert pod is not None

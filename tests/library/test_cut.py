@@ -127,6 +127,7 @@ def test_g11_a_cut_whose_caller_has_gone_is_ended_and_can_not_begin_later(two: T
     assert two.there() == {two.old: True, two.new: True}
 
 
+@pytest.mark.long
 def test_g11_behind_another_ones_lock_the_cut_gives_up_by_itself(two: Two) -> None:
     blocker = two.session("postgres")
     blocker.execute(f"alter database {two.old} connection limit 7")

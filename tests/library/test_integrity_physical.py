@@ -126,6 +126,7 @@ def test_a_lost_file_is_failed(unsummed: Server) -> None:
     assert "58P01" in dict(check.details)["heap public.u"]
 
 
+@pytest.mark.long
 def test_what_could_not_be_looked_at_is_unproven(server: Server) -> None:
     """A table that someone holds locked runs into the statement time limit; all the others are checked."""
     database = server.new_database(*TABLES)

@@ -82,6 +82,7 @@ def digests_asked(server: Server) -> int:
     return server.log.count("sha256(")
 
 
+@pytest.mark.long
 def test_g08_tables_at_rest_cost_the_primary_nothing(primary: Server, standby: Server) -> None:
     """The replica has the same rows, and the primary digests none of them."""
     source = Source(primary, standby)
@@ -186,6 +187,7 @@ def test_g08_a_read_that_replay_cancels_is_made_on_the_primary(primary: Server, 
     assert found.digests[source.database] == source.expected()
 
 
+@pytest.mark.long
 def test_g08_replay_that_waits_for_our_lock_goes_first(primary: Server, standby: Server) -> None:
     """The replica would let replay wait for a minute: the read gives way at once, and succeeds later."""
     source = Source(primary, standby)

@@ -118,6 +118,7 @@ def test_g02_what_may_not_be_done_twice_is_not(kube: Kube, spoilt: Any) -> None:
 
 
 @pytest.mark.parametrize("what", ["read", "list", "change", "exec", "wait"])
+@pytest.mark.long
 def test_g02_a_control_plane_that_is_away_is_waited_for(api: Api, pod: str, what: str) -> None:
     """Refused connections for a while, in the middle of each kind of call; the person who waits is informed."""
     said: list[float] = []

@@ -373,6 +373,7 @@ def test_a_slow_reader_slows_the_writer(kube: Kube, pod: str, tmp_path: Path) ->
     assert 0 < moved < 100_000_000
 
 
+@pytest.mark.long
 def test_g05_what_is_held_is_not_read_and_goes_on_where_it_stood(kube: Kube, pod: str, tmp_path: Path) -> None:
     """Anyone who watches a volume fill says no: the writer waits, and not a byte is lost afterwards."""
     (tmp_path / "sent").write_bytes(os.urandom(60_000_000))

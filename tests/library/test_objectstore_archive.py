@@ -131,6 +131,7 @@ def lived(server: Server, s3: S3) -> Site:
 
 
 @pytest.mark.parametrize("timeline", [1, 2])
+@pytest.mark.long
 def test_the_commits_are_those_that_pg_waldump_sees(site: Site, tmp_path: Path, timeline: int) -> None:
     names = [name for name in wal_names(site.store, NAME).names() if name.startswith(f"{timeline:08X}")]
     for name, data in site.read(names):

@@ -49,6 +49,7 @@ def s3() -> Iterator[S3]:
         yield running
 
 
+@pytest.mark.long
 def test_a_listing_goes_over_all_pages(s3: S3) -> None:
     listing = wal_names(opened(s3), "many")
     assert list(listing.names()) == NAMES and len(listing) == len(NAMES)

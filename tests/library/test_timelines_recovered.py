@@ -31,6 +31,7 @@ def archived() -> Iterator[tuple[S3, Server]]:
             server.remove()
 
 
+@pytest.mark.long
 def test_b01_b03_postgresql_recovers_on_the_clusters_own_timeline(archived: tuple[S3, Server]) -> None:
     """A stranger's timeline 2, then an own timeline 2 whose history is not in the archive."""
     s3, server = archived
