@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from drillbook.engine.gate import plan_json
 from drillbook.engine.step import Checks, Pending, Plan, Step
 from drillbook.errors import RunbookError
 from drillbook.model import Check, Frozen, show_instant, show_seconds
-from drillbook.report import cards, timeline
+from drillbook.report import cards
+
+
+@runtime_checkable
+class HasCard(Protocol):
+    """A result that draws a part of its step's card itself, such as a picture; empty for nothing."""
+
+    def card(self) -> dict[str, str]: ...
+
+
+@runtime_checkable
+class HasRows(Protocol):
+    """A result that says in rows what its step's card shows of it."""
+
+    def rows(self) -> list[tuple[str, str]]: ...
 
 
 def draw_step(
@@ -24,8 +38,7 @@ def draw_step(
     seconds: float,
     checks: Sequence[Check],
 ) -> dict[str, str]:
-    """The step and how it ended, as a mime bundle; with a picture, where its result can be drawn (``drawn``), or with the
-    result's own part (``card()``)."""
+    """The step and how it ended, as a mime bundle, with its result's own part (:class:`HasCard`)."""
     card = cards.step_card(
         n=n,
         title=step.title,
@@ -39,12 +52,8 @@ def draw_step(
         error=error_json(error) if error else None,
         reason=reason,
     )
-    if hasattr(result, "card"):
-        return {kind: f"{text}\n{result.card()[kind]}" for kind, text in card.items()}
-    drawn = getattr(result, "drawn", None)
-    if not isinstance(drawn, dict) or not drawn:
-        return card
-    return {kind: f"{text}\n{timeline.bundle(drawn)[kind]}" for kind, text in card.items()}
+    own = result.card() if isinstance(result, HasCard) else {}
+    return {kind: f"{text}\n{own[kind]}" if own else text for kind, text in card.items()}
 
 
 def error_json(error: RunbookError) -> dict[str, Any]:
@@ -68,7 +77,7 @@ def _rows(result: Any) -> list[tuple[str, str]]:
     """What a card shows of a result, at most a dozen: what it tells of itself (``rows``), else its plain fields."""
     if not isinstance(result, Frozen) or isinstance(result, Checks):
         return []
-    if hasattr(result, "rows"):
+    if isinstance(result, HasRows):
         return list(result.rows())[:12]
     rows: list[tuple[str, str]] = []
     for name in type(result).model_fields:

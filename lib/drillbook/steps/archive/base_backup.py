@@ -26,6 +26,7 @@ from drillbook.model import (
     show_seconds,
 )
 from drillbook.postgres.wal import Chain
+from drillbook.report import timeline
 from drillbook.steps.archive.candidates import UsableBackups, candidates, candidates_of, holdings
 from drillbook.steps.preflight.readiness import SourceCluster
 
@@ -138,6 +139,9 @@ class ArchivedWal(Frozen):
     asked: Instant | None = None  # the target that was asked for; None for this drill's own marker
     server_name: str = ""  # the folder that was read
     drawn: dict[str, Any] = Field(default_factory=dict)  # as `report.timeline` draws it
+
+    def card(self) -> dict[str, str]:
+        return timeline.bundle(self.drawn) if self.drawn else {}
 
 
 def newest_in(ctx: Context, cluster: SourceCluster, listing: archive.WalListing, chain: Chain) -> ArchivedCommit | None:

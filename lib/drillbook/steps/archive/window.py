@@ -14,6 +14,7 @@ from drillbook.engine.step import Context, Step
 from drillbook.errors import BaseBackupMissing, NotReady
 from drillbook.evidence.facts import ArchivedBy, Facts, NotedCluster, TestKind, Window
 from drillbook.model import Check, Frozen, Verdict, show_instant, show_seconds
+from drillbook.report import timeline
 from drillbook.report.cards import show_bytes
 from drillbook.steps.archive.base_backup import ArchivedWal
 from drillbook.steps.archive.reading import ArchiveReading, read_archive
@@ -30,6 +31,9 @@ class TableCard(Frozen):
 
     lines: Rows
     drawn: dict[str, Any] = Field(default_factory=dict)
+
+    def card(self) -> dict[str, str]:
+        return timeline.bundle(self.drawn) if self.drawn else {}
 
     def rows(self) -> list[tuple[str, str]]:
         """As a card shows it."""
