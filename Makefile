@@ -69,7 +69,7 @@ PLANNED := $(filter-out runbooks/undo-% runbooks/change-drop-kept.ipynb,$(wildca
 
 test-notebooks: setup ## every runbook as it is, in plan mode, against its own lab
 	@outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
-	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider $(PLANNED)
+	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover --data-mb 2 -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider $(PLANNED)
 
 test-long: setup majors ## whole recoveries, kills, the browser
 	$(BIN)/python -m pytest -m "long and not soak" --junitxml outputs/bench/test-long.xml --durations=25 $(TWO) $(LONG)

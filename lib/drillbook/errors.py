@@ -141,7 +141,7 @@ class RunInProgress(PreconditionError):
 
 
 class NotResumable(PreconditionError):
-    """The run can't go on where it stopped: what was begun is not what is here now, or can't be had back."""
+    """The run can't go on where it stopped: what was begun is not what is here now, or can't be restored."""
 
     verdict = None
     exit_code = 4

@@ -168,7 +168,7 @@ def free(tiny: Tiny) -> None:
 def test_it_goes_on_only_as_it_was_begun(tiny: Tiny, site: str) -> None:
     run = begin(site)
     confirmed(run)
-    with pytest.raises(NotResumable, match="living kernel"):
+    with pytest.raises(NotResumable, match="running kernel"):
         begin(site, resume=run.run_id)
     dies(run)
     with pytest.raises(NotResumable, match=r"other parameters \(value\)"):
@@ -220,7 +220,7 @@ def test_a_result_that_the_journal_does_not_hold_is_not_guessed(tiny: Tiny, site
     run = begin(site)
     run.do(Remember())
     dies(run)
-    with pytest.raises(NotResumable, match=r"step 1 \(Remember something\) can't be had back"):
+    with pytest.raises(NotResumable, match=r"step 1 \(Remember something\) can't be restored"):
         begin(site, resume=run.run_id)
     headless.abandon(run.folder)
 

@@ -217,7 +217,7 @@ def checks() -> list[Event]:
         check(
             15,
             "boundary",
-            "nothing before the target is lost and nothing after it came along",
+            "nothing before the target is lost and nothing after the target is present",
             "marker before, no marker after, 1000 scratch rows",
             "marker before, no marker after, 1000 scratch rows",
         ),

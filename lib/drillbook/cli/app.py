@@ -267,7 +267,7 @@ def _go(way: headless.WayBack, mode: Mode) -> int:
 
 @app.command()
 def cleanup(site: SiteOption = "") -> int:
-    """Settle what killed runs left: remove their copies in an order that works, prove them gone, seal the record."""
+    """Clean up after killed runs: remove their copies, prove them gone, seal the record."""
     lines = headless.cleanup(site, say=lambda text: out.print(Text(text, style="dim")))
     for line in lines or ["nothing was left behind"]:
         out.print(Text(line))

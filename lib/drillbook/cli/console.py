@@ -108,7 +108,7 @@ def gate_lines(waiting: Mapping[str, Any], *, whole: bool = False) -> list[Text]
         Text(f"{name:<{width}}  {value}", style="bold red" if name.startswith("NOT ") else "") for name, value in rows
     ]
     lines += [Text(f"lost: {line}", style="red") for line in waiting["lost"]] or [
-        Text("lost: nothing that can't be had back")
+        Text("lost: nothing that can't be restored")
     ]
     lines += [Text(f"out of service: {line}", style="red") for line in waiting.get("outage") or ()]
     for part in waiting["steps"]:

@@ -87,7 +87,7 @@ class Section:
 
     @property
     def lost(self) -> list[str]:
-        """What can't be had back."""
+        """What can't be restored."""
         return [line for part in self.parts for line in (part.shown.get("lost") or ())]
 
     @property

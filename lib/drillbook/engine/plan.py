@@ -26,7 +26,7 @@ class Action:
 class Plan:
     """What a step would do: in a sentence, as objects for the API server, as SQL, and what else is worth knowing.
 
-    A confirmation covers ``touches``, ``objects`` and ``sql``; ``notes`` and ``lost`` (what can't be had back) are
+    A confirmation covers ``touches``, ``objects`` and ``sql``; ``notes`` and ``lost`` (what can't be restored) are
     for the reader and may hold times and counts. ``outage``: what does not serve while the section is done, and for
     how long if that is known. ``harmless``: there is nothing in it that anybody would have to confirm.
     """

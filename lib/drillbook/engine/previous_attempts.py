@@ -69,13 +69,13 @@ class PreviousAttempts:
         self.require_not_alive()
         lost = next((step for step in self.steps.values() if step.complete and step.lost), None)
         if lost is not None:
-            self.refuse(f"the result of step {lost.n} ({lost.title}) can't be had back: {lost.lost}")
+            self.refuse(f"the result of step {lost.n} ({lost.title}) can't be restored: {lost.lost}")
 
     def require_not_alive(self, what: str = "resumed") -> None:
         """Raise NotResumable while a kernel has the run open."""
         if alive(self.folder):
             raise NotResumable(
-                f"run {self.run_id} can't be {what} while its kernel runs: it is still open in a living kernel",
+                f"run {self.run_id} can't be {what} while its kernel runs: it is still open in a running kernel",
                 todo="Go on there, or shut that kernel down.",
             )
 

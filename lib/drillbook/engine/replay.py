@@ -34,7 +34,7 @@ class Replay:
     def restore(self, step: Step[Any], past: PreviousStep) -> Any:
         """The result of a complete step."""
         if past.lost:
-            self.past.refuse(f"the result of step {past.n} ({past.title}) can't be had back: {past.lost}")
+            self.past.refuse(f"the result of step {past.n} ({past.title}) can't be restored: {past.lost}")
         try:
             result = results.rebuild(step, past.result)
         except ValueError as error:

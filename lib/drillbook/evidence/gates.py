@@ -81,7 +81,7 @@ def not_restorable(events: Sequence[Event]) -> str:
     for event in current(events):
         if event["type"] == "step_finished" and event.get("not_restorable"):
             return (
-                f"no other process can go on from here, because the result of step {event['n']} can't be had back "
+                f"no other process can go on from here, because the result of step {event['n']} can't be restored "
                 f"({event['not_restorable']}): confirm in this kernel, or remove the cause and begin again"
             )
     return ""

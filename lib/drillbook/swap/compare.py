@@ -110,5 +110,5 @@ def compare(expected: Side, observed: Side, key: bytes) -> list[Check]:
     )
     return [
         structure,
-        rows.model_copy(update={"name": "transferred rows", "proves": "every row came along, and no other"}),
+        rows.model_copy(update={"name": "transferred rows", "proves": "every row was transferred, and no other"}),
     ]

@@ -44,7 +44,7 @@ class RunSummary:
 
 
 def cleanup(site: str, *, now: datetime | None = None, say: Callable[[str], None] = lambda _: None) -> list[str]:
-    """Settle what dead runs left: runs known here whose process is gone, and copies of others that have expired.
+    """Clean up after dead runs: runs known here whose process is gone, and copies of others that have expired.
 
     Returns a line for each run that was settled, or that was left alone and why. A run that holds its Lease lives,
     wherever that is. What has expired is given by the API server's clock, not by this machine's.

@@ -231,7 +231,7 @@ def _put_back(
     try:
         lease = kube.lease(site.drillbook_namespace, lease_name(site), run_id, ttl_seconds=LEASE_SECONDS)
     except RunInProgress as error:
-        return [f"not put back, because another run acts: {error.what}"]
+        return [f"not put back, because another run holds the lock: {error.what}"]
     trouble: list[str] = []
     replaced = facts(journal.events()).replaced or ""
     with lease:
@@ -312,7 +312,7 @@ def finish(folder: Path, notebook: Path) -> RunOutcome:
     """Close a run that plain papermill or JupyterLab executed: take in its notebook, settle, add pages, seal."""
     if alive(folder):
         raise ParameterError(
-            [f"run {folder.name} is still open in a living kernel"],
+            [f"run {folder.name} is still open in a running kernel"],
             where="finish",
             todo="Run its last cell, or shut its kernel down.",
         )

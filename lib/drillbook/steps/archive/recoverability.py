@@ -54,7 +54,7 @@ class RecoverabilityVerdict(Step[Recoverable]):
         window = learned.window
         if unmet:
             why = causes(unmet)
-            answer = f"NOT AS IT SHOULD BE. {why}"
+            answer = f"NO, OR ONLY PARTLY. {why}"
         elif not window:
             answer = (
                 f"YES, but only to the end of base backup {self.target.backup.backup_id}: nothing was committed since."

@@ -93,7 +93,7 @@ def _as_requested(item: dict[str, Any]) -> RequestedBackup:
 class BackUpBeforeCutover(_BackUp):
     """Back up what is about to be replaced.
 
-    Damaged or not, it is the way back behind the way back. Where it can't be had, the reason that the runbook was given
+    Damaged or not, it is the fallback if the undo fails. Where it can't be had, the reason that the runbook was given
     is recorded, shown at the gate and confirmed with it.
     """
 
@@ -120,7 +120,7 @@ def unsaved(ref: ClusterRef, because: str) -> tuple[tuple[Action, ...], tuple[st
 class BackUpOld(BackUpBeforeCutover):
     """Back up the old cluster, if it still can be.
 
-    Damaged or not, it is the way back behind the way back. A cluster that is gone, or that no instance of serves, can't
+    Damaged or not, it is the fallback if the undo fails. A cluster that is gone, or that no instance of serves, can't
     be backed up: that is the reason, shown at the gate, confirmed with it, and kept in the record.
     """
 

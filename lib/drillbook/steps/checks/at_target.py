@@ -67,7 +67,7 @@ class CommitsAroundTarget(CheckStep):
     target: ResolvedTarget
     recovered: Recovered
     name: ClassVar[str] = "boundary"
-    proves: ClassVar[str] = "nothing before the target is lost and nothing after it came along"
+    proves: ClassVar[str] = "nothing before the target is lost and nothing after the target is present"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         last, first = self.target.last_before, self.target.first_after

@@ -235,7 +235,7 @@ class ReplacementComplete(CheckGroup):
 class CopyVerified(CheckGroup):
     """The copy is what the archive can give: complete, sound, and answering as it should.
 
-    What is going to be removed can't be had back but from this archive: so a copy of it is recovered first, in
+    What is going to be removed can be restored from this archive only: so a copy of it is recovered first, in
     quarantine, and looked at. It stays until what replaces the old cluster is verified.
     """
 

@@ -96,7 +96,7 @@ class BoundaryHolds(CheckStep):
     target: ProvenTarget
     recovered: Recovered
     name: ClassVar[str] = "boundary"
-    proves: ClassVar[str] = "nothing before the target is lost and nothing after it came along"
+    proves: ClassVar[str] = "nothing before the target is lost and nothing after the target is present"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         with ctx.copy(self.recovered.ref, ctx.site.sql.database, read_only=True) as db:
