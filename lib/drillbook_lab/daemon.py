@@ -42,6 +42,7 @@ from drillbook_lab.operator.context import Settings
 from drillbook_lab.operator.manager import Manager
 from drillbook_lab.resume import pods_are_back, settle
 from drillbook_lab.site import reconciler
+from drillbook_lab.site import seed as seeded
 from drillbook_lab.site.manifests import Credentials
 from drillbook_lab.site.seed import Progress, Seeding
 from drillbook_lab.site.site import LabSite, load
@@ -195,15 +196,17 @@ class Lab:
         if self._before.get("writer", True):
             async with self._progress.stage("Writer"):
                 await self._writer.start()
-        self._deploy_application()
+        if self.home.application.exists():
+            async with self._progress.stage("WAL archiving") as note:
+                note(await seeded.archive_now(self.manager.operator, self.site))
+            self._deploy_application()
         self._tell(ready=True)
 
     def _deploy_application(self) -> None:
         """Make the application's objects, once: an image is kept without it, since it starts after its database."""
-        if self.home.application.exists():
-            for item in json.loads(self.home.application.read_text(encoding="utf-8")):
-                self.registry.create(item)
-            self.home.application.unlink()
+        for item in json.loads(self.home.application.read_text(encoding="utf-8")):
+            self.registry.create(item)
+        self.home.application.unlink()
 
     async def _open(self) -> None:
         """Answer, and act on what is there."""

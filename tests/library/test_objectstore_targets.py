@@ -141,7 +141,6 @@ def segment_of(lsn: Lsn, found: ResolvedTarget) -> int:
     return SegmentName.parse(found.wal.last_segment, 1 << 20).number - lsn.value // (1 << 20)
 
 
-@pytest.mark.long
 def test_a_time_is_resolved_as_a_look_at_every_commit_says(site: Site) -> None:
     for commit in site.commits:
         for at in (commit.committed_at - MICROSECOND, commit.committed_at):

@@ -207,11 +207,28 @@ class Seeding:
             await asyncio.sleep(_GLANCE_SECONDS)
 
     async def _psql(self, database: str, text: str) -> str:
-        worker = self.operator.kubelet.worker(self.site.source_namespace, f"{self.site.cluster}-1")
-        argv = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database]
-        process = await worker.exec(argv, stdin=True)
-        output, errors = await process.communicate(text.encode())
-        if process.returncode != 0:
-            said = errors.decode(errors="replace").strip()[-600:] or f"psql: exit status {process.returncode}"
-            raise LabError(f"the site's SQL failed in database {database}", said)
-        return output.decode().strip()
+        return await psql(self.operator, self.site, database, text)
+
+
+async def archive_now(operator: Operator, site: LabSite) -> str:
+    """Have a commit of this moment in the archive: a lab that comes from an image has been idle for as long as that is old."""
+    switch = "SELECT txid_current(); SELECT pg_walfile_name(pg_switch_wal());"
+    segment = (await psql(operator, site, "postgres", switch)).splitlines()[-1]
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while await psql(operator, site, "postgres", "SELECT last_archived_wal FROM pg_stat_archiver;") < segment:
+        if time.monotonic() > deadline:
+            raise LabError("the lab's cluster does not archive", f"{segment} is not archived")
+        await asyncio.sleep(_GLANCE_SECONDS)
+    return segment
+
+
+async def psql(operator: Operator, site: LabSite, database: str, text: str) -> str:
+    """What psql in the primary's pod answers to the statements. LabError: what it says."""
+    worker = operator.kubelet.worker(site.source_namespace, f"{site.cluster}-1")
+    argv = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database]
+    process = await worker.exec(argv, stdin=True)
+    output, errors = await process.communicate(text.encode())
+    if process.returncode != 0:
+        said = errors.decode(errors="replace").strip()[-600:] or f"psql: exit status {process.returncode}"
+        raise LabError(f"the site's SQL failed in database {database}", said)
+    return output.decode().strip()

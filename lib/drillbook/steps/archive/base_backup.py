@@ -174,7 +174,8 @@ class WalChainUnbroken(Step[ArchivedWal]):
     backup: BaseBackup
     until: str = ""
     """The last segment that is needed; "": all of them. A gap behind it is reported, and stops nobody."""
-    target_time: str = ""
+    asked: str = ""
+    """The target that was asked for; "" for none."""
 
     def do(self, ctx: Context) -> ArchivedWal:
         held, broken = self._settled(ctx)
@@ -238,9 +239,9 @@ class WalChainUnbroken(Step[ArchivedWal]):
         return held, broken
 
     def _asked(self, ctx: Context, newest: ArchivedCommit | None) -> datetime | None:
-        if not self.target_time:
+        if not self.asked:
             return None
-        asked = parse_instant(self.target_time)
+        asked = parse_instant(self.asked)
         if newest is not None and asked < newest.committed_at:
             return asked
         nearest = show_instant(newest.committed_at - timedelta(microseconds=1)) if newest else "not known"
