@@ -231,14 +231,17 @@ def abandon(
 @app.command()
 def undo(
     run_id: Annotated[
-        str, typer.Argument(metavar="RUN", help="The recovery to go back from; its folder need not be here.")
+        str,
+        typer.Argument(
+            metavar="RUN", help="The recovery, or the change of indexes, to go back from; its folder need not be here."
+        ),
     ],
     mode: Annotated[
         Mode, typer.Option(help="plan changes nothing; apply stops at its gate before it changes anything.")
     ] = Mode.APPLY,
     site: SiteOption = "",
 ) -> int:
-    """Go back from a recovery that was put into service: show what was written since, and wait at a gate."""
+    """Go back from a recovery that was put into service, or from changed indexes: show what it means, and wait at a gate."""
     return _go(headless.way_back(run_id, site), mode)
 
 

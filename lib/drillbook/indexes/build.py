@@ -93,7 +93,7 @@ Report = Callable[[str, float | None], None]
 
 
 def judge(wanted: WantedIndex, rows: Sequence[dict[str, Any]]) -> Found:
-    """What the rows of ``sql/index_state.sql`` say. Raises VerificationError if the wanted index was not made for comparison."""
+    """What the rows of ``sql/index_by_name.sql`` say. Raises VerificationError if the wanted index was not made for comparison."""
     shape = next((row for row in rows if row["wanted"]), None)
     there = next((row for row in rows if not row["wanted"]), None)
     if shape is None:
@@ -127,7 +127,7 @@ def look(server: Sessions, database: str, wanted: WantedIndex) -> Found:
         SQL("begin"),
         *session_settings(wanted, Limits()),
         *wanted.making_shape(),
-        _as_json(as_text("index_state", schema=wanted.schema_name, name=wanted.name)),
+        _as_json(as_text("index_by_name", schema=wanted.schema_name, name=wanted.name)),
         SQL("rollback"),
     )
     return judge(wanted, rows)

@@ -83,7 +83,9 @@ def _assertion(migration: Migration) -> str:
         temporary = SQL("{}").format(Identifier("pg_temp", one(index.sql).table[-1])).as_string(None)
         rows.append(_row([table, temporary, index.name, on_empty_copy(index.sql)]))
     gone = SQL(", ").join(Literal(name) for name in migration.drop).as_string(None)
-    state = question("index_state").replace("%(name)s", "wanted.name").replace("%(schema)s", "place").replace("%%", "%")
+    state = (
+        question("index_by_name").replace("%(name)s", "wanted.name").replace("%(schema)s", "place").replace("%%", "%")
+    )
     values = {"rows": ",\n            ".join(rows), "gone": f"array[{gone}]::text[]", "state": _indented(state)}
     body = _fill(_BODY, values)
     tag = next(tag for tag in ("$drillbook$", "$drillbook_1$", "$drillbook_2$") if tag not in body)

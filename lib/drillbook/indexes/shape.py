@@ -18,7 +18,8 @@ from drillbook.postgres.client import SQL, Composed, Identifier
 class WantedIndex(Frozen):
     """One index that is to be there: its name, its table, and the statements that make it.
 
-    ``sql`` is CREATE INDEX CONCURRENTLY on the table, ``shape`` the same index on the empty copy.
+    ``sql`` is CREATE INDEX CONCURRENTLY on the table, ``shape`` the same index on the empty copy. ``columns`` are those of a
+    B-tree without expressions, INCLUDE's too; None for any other index.
     """
 
     schema_name: str
@@ -26,6 +27,12 @@ class WantedIndex(Frozen):
     name: str
     sql: str
     shape: str
+    columns: tuple[str, ...] | None = None
+
+    @property
+    def quoted_table(self) -> str:
+        """Schema and name of the table, as SQL needs them."""
+        return SQL("{}").format(Identifier(self.schema_name, self.table)).as_string(None)
 
     @property
     def place(self) -> str:
@@ -53,6 +60,7 @@ class WantedIndex(Frozen):
             name=found.name,
             sql=as_concurrent(sql),
             shape=on_empty_copy(sql),
+            columns=_columns(sql),
         )
 
     def making_shape(self) -> Sequence[Composed | SQL]:
@@ -73,6 +81,14 @@ def on_empty_copy(sql: str) -> str:
     index.concurrent = index.if_not_exists = False
     index.table_space = ""  # a tablespace is where an index lies, not what it is
     return str(postgast.deparse(tree))
+
+
+def _columns(sql: str) -> tuple[str, ...] | None:
+    index = postgast.parse(sql).stmts[0].stmt.index_stmt
+    elements = [item.index_elem for item in (*index.index_params, *index.index_including_params)]
+    if index.access_method not in ("", "btree") or any(not element.name for element in elements):
+        return None
+    return tuple(element.name for element in elements)
 
 
 def raw(sql: str) -> SQL:
