@@ -112,8 +112,8 @@ def invalid_check(step: CheckStep, change: IndexChange, rows: Sequence[dict[str,
 class RoomForIndexes(_Precondition):
     """Every volume of every instance has room for the indexes, the sorting on the primary, and the WAL of both.
 
-    How large an index will be is an estimate from rows and the width of its columns; where that can't be known, the table's
-    own size. A predicate is not counted: as if every row were in it.
+    How large an index will be is an estimate from rows and the width of its columns; where that can't be known, twice the
+    table's size. A predicate is not counted: as if every row were in it.
     """
 
     name: ClassVar[str] = "room for the indexes"
@@ -144,7 +144,7 @@ class RoomForIndexes(_Precondition):
 
 
 def index_bytes(db: Database, wanted: Sequence[WantedIndex]) -> dict[str, int]:
-    """About how large each index will be, by its place: an upper bound for B-trees of columns, the table's size for others."""
+    """About how large each index will be, by its place: a B-tree of columns by their widths, any other twice the table's size."""
     if not wanted:
         return {}
     tables = sorted({f"{one.schema_name}.{one.table}" for one in wanted})
@@ -162,7 +162,7 @@ def _estimate(one: WantedIndex, size: dict[str, Any] | None, widths: dict[str, d
     known = widths.get(f"{one.schema_name}.{one.table}", {})
     columns = one.columns
     if columns is None or not size["rows"] or any(column not in known for column in columns):
-        return int(size["bytes"])
+        return 2 * int(size["bytes"])
     return int(size["rows"] * (_ROW_BYTES + sum(known[column] for column in columns)) * _FILL) + 2**14
 
 
