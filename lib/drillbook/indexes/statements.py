@@ -1,4 +1,4 @@
-"""SQL text into statements, and CREATE INDEX rewritten: the only user of the parser.
+"""SQL text into statements, and CREATE INDEX rewritten. Only this module and ``rewriting`` use the parser.
 
 The parser is PostgreSQL's own grammar (libpg_query, of PostgreSQL 18), so comments, quotes and dollar quotes are read as a
 server reads them. It says where a statement stands and what kind it is; what an index *is* only a catalogue can say.
@@ -16,7 +16,7 @@ import postgast
 from postgast import pg_query_pb2 as grammar
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
-Kind = Literal["create index", "drop index", "select", "update", "other"]
+Kind = Literal["create index", "drop index", "select", "update", "transaction", "other"]
 
 
 class NotSql(ValueError):
@@ -102,6 +102,13 @@ def as_plain(sql: str) -> str:
     return _create_index(sql, "")
 
 
+def without_concurrently(sql: str) -> str:
+    """A DROP INDEX without CONCURRENTLY, so that it fits into a transaction."""
+    tree = postgast.parse(sql)
+    tree.stmts[0].stmt.drop_stmt.concurrent = False
+    return str(postgast.deparse(tree))
+
+
 def _create_index(sql: str, words: str) -> str:
     if one(sql).kind != "create index":
         raise NotSql([(1, "expected a CREATE INDEX")])
@@ -157,6 +164,8 @@ def _statement(sql: str, line: int, node: Any) -> Statement:
             return Statement(
                 sql=sql, line=line, kind="update", table=_named(node.update_stmt.relation), parameters=parameters
             )
+        case "transaction_stmt":
+            return Statement(sql=sql, line=line, kind="transaction")
         case _:
             return Statement(sql=sql, line=line, parameters=parameters)
 
