@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.library.fix_integrity import Server
 from tests.library.fix_psql import Psql
 
-from drillbook.indexes.build import Limits, build, drop
+from drillbook.indexes.build import Limits, build, drop, look
 from drillbook.indexes.shape import WantedIndex
 from drillbook.postgres.client import Address
 from drillbook.swap.superuser import Superuser
@@ -23,7 +23,8 @@ def main(what: str, host: str, port: str, programs: str, database: str, sql: str
     superuser = Superuser(Psql(server), "db", "pg-1")  # type: ignore[arg-type]
     index = WantedIndex.of(sql, schema="app")
     if what == "build":
-        build(superuser, database, index, PATIENT, lambda *_: None)
+        with server.superuser(database) as db:
+            build(superuser, database, index, PATIENT, lambda *_: None, lambda wanted: look(db, wanted))
     else:
         drop(superuser, database, "app", index.name, PATIENT, lambda *_: None)
 

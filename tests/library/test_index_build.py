@@ -9,19 +9,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from tests.library.fix_integrity import PASSWORD, SUPERUSER, Server
+from tests.library.fix_integrity import PASSWORD, READER, SUPERUSER, Server
 
 from drillbook.errors import Changed, ConflictError, PostgresError
-from drillbook.indexes.build import Limits, State, advisory_key, build, drop, look
+from drillbook.indexes.build import Found, Limits, Look, State, advisory_key, build, drop, look
 from drillbook.indexes.shape import WantedIndex
-from drillbook.postgres.client import SQL
+from drillbook.postgres.client import SQL, Database
 from drillbook.swap.superuser import Superuser
 
 QUICK = Limits(lock_seconds=1.0, statement_seconds=60.0, attempts=3, look_seconds=0.1)
@@ -30,6 +30,7 @@ TABLES = (
     'create table app.incidents (id int primary key, status text, "Opened At" timestamptz, assigned text)',
     "insert into app.incidents select n, case n % 50 when 0 then 'NEW' else 'CLOSED' end, now() - n * interval '1 min', "
     "'agent ' || n % 7 from generate_series(1, 20000) n",
+    "create function app.slow(int) returns int immutable language plpgsql as 'begin perform pg_sleep(0.003); return $1; end'",
 )
 
 
@@ -40,6 +41,16 @@ def database(server: Server) -> str:
 
 def quiet(text: str, fraction: float | None) -> None:
     assert text
+
+
+def looking(server: Server, database: str) -> Look:
+    """Looks by the least-privileged role, as Drillbook's own role does on the source."""
+
+    def look_once(index: WantedIndex) -> Found:
+        with Database.connect(server.address, user=READER, password=PASSWORD, dbname=database, read_only=False) as db:
+            return look(db, index)
+
+    return look_once
 
 
 def wanted(sql: str) -> WantedIndex:
@@ -57,23 +68,24 @@ DEFINITIONS = {
     "unique": 'create unique index by_status on app.incidents (id, "Opened At") nulls not distinct',
     "if not exists": "create index concurrently if not exists by_status on only app.incidents (status text_pattern_ops)",
     "odd name": 'create index "By Status; drop" on app.incidents (status collate "C")',
+    "slow": "create index by_status on app.incidents (app.slow(id)) where id % 50 = 0",
     "percent": "create index by_status on app.incidents (status) where status like '%W' or id % 2 = 0",
 }
 
 
 @pytest.mark.parametrize("sql", DEFINITIONS.values(), ids=DEFINITIONS)
 def test_an_index_is_built_and_known_again_by_what_the_server_says_of_it(
-    superuser: Superuser, database: str, sql: str
+    superuser: Superuser, server: Server, database: str, sql: str
 ) -> None:
     index = wanted(sql)
-    assert look(superuser, database, index).state is State.ABSENT
-    first = build(superuser, database, index, QUICK, quiet)
+    assert looking(server, database)(index).state is State.ABSENT
+    first = build(superuser, database, index, QUICK, quiet, looking(server, database))
     assert (first.how, first.attempts) == ("built", 1)
-    assert look(superuser, database, index).state is State.VALID
-    assert build(superuser, database, index, QUICK, quiet).how == "adopted"
+    assert looking(server, database)(index).state is State.VALID
+    assert build(superuser, database, index, QUICK, quiet, looking(server, database)).how == "adopted"
     assert drop(superuser, database, "app", index.name, QUICK, quiet).how == "dropped"
     assert drop(superuser, database, "app", index.name, QUICK, quiet).how == "gone before"
-    assert look(superuser, database, index).state is State.ABSENT
+    assert looking(server, database)(index).state is State.ABSENT
 
 
 OTHERS = {
@@ -97,11 +109,11 @@ def test_a_name_that_is_something_elses_is_left_alone(
 ) -> None:
     server.sql(database, *there.split("; "))
     index = wanted(DEFINITIONS["plain"])
-    before = look(superuser, database, index)
+    before = looking(server, database)(index)
     assert before.state is State.DIFFERENT
     with pytest.raises(ConflictError, match=r"the name is taken: app\.by_status is"):
-        build(superuser, database, index, QUICK, quiet)
-    assert look(superuser, database, index) == before
+        build(superuser, database, index, QUICK, quiet, looking(server, database))
+    assert looking(server, database)(index) == before
 
 
 @contextmanager
@@ -128,77 +140,119 @@ def held(server: Server, database: str, *statements: str) -> Iterator[Callable[[
         release()
 
 
+@dataclass(frozen=True)
+class Wait:
+    """Where a build or drop is interrupted: who is in its way, in which phase, and what there was before."""
+
+    statements: tuple[str, ...] = ()
+    phase: str = ""
+    what: str = "build"
+    sql: str = "partial"
+    held_since: str = ""  # the phase in which the other transaction begins; "": before all
+    before: tuple[str, ...] = ()
+
+
+OLDER_WRITER = "update app.incidents set assigned = assigned where id = 1"
+OLDER_READER = "select count(*) from app.incidents where status = 'NEW'"
+SPOIL = "update pg_index set indisvalid = false where indexrelid = 'app.by_status'::regclass"
 WAITS = {
-    "for an older writer": (
-        "build",
-        ["update app.incidents set assigned = assigned where id = 1"],
-        "writers before build",
+    "for its lock": Wait(("lock table app.incidents in share update exclusive mode",)),
+    "for an older writer": Wait((OLDER_WRITER,), "writers before build"),
+    "while it scans": Wait((), "building index", sql="slow"),
+    "for a writer since": Wait((OLDER_WRITER,), "writers before validation", sql="slow", held_since="building index"),
+    "for an old snapshot": Wait(
+        ("set transaction isolation level repeatable read", "select count(*) from pg_class"), "old snapshots"
     ),
-    "for an old snapshot": (
-        "build",
-        ["set transaction isolation level repeatable read", "select count(*) from pg_class"],
-        "old snapshots",
-    ),
-    "for its lock": ("build", ["lock table app.incidents in share update exclusive mode"], ""),
-    "to drop": ("drop", ["select count(*) from app.incidents where status = 'NEW'"], ""),
+    "to remove a leftover": Wait((OLDER_READER,), before=(DEFINITIONS["partial"], SPOIL)),
+    "to drop": Wait((OLDER_READER,), what="drop", before=(DEFINITIONS["partial"],)),
 }
 KILLED = {"the process": (False, False), "the process and its psql": (True, False), "the backend as well": (True, True)}
 
 
-@pytest.mark.parametrize("killed", KILLED.values(), ids=KILLED)
-@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
-def test_killed_while_it_waits_and_done_again_it_ends_right(
-    superuser: Superuser, server: Server, database: str, wait: tuple[str, list[str], str], killed: tuple[bool, bool]
+# Each place once with nothing left alive, the hardest for what comes after; the other two ways there belong to the long tests.
+MATRIX = [
+    pytest.param(
+        wait,
+        how,
+        id=f"{place}-{name}",
+        marks=[] if how[1] or place in ("for an older writer", "to drop") else pytest.mark.long,
+    )
+    for place, wait in WAITS.items()
+    for name, how in KILLED.items()
+]
+
+
+@pytest.mark.parametrize(("wait", "killed"), MATRIX)
+def test_i14_killed_at_every_statement_and_done_again_it_ends_right(
+    superuser: Superuser, server: Server, database: str, wait: Wait, killed: tuple[bool, bool]
 ) -> None:
-    what, statements, phase = wait
-    index = wanted(DEFINITIONS["partial"])
-    if what == "drop":
-        build(superuser, database, index, QUICK, quiet)
-    with held(server, database, *statements) as release:
-        waits = _killed_while_waiting(superuser, server, database, index, what, phase, killed)
+    index = wanted(DEFINITIONS[wait.sql])
+    server.sql(database, *wait.before)
+    with ExitStack() as stack:
+        release = _killed(superuser, server, database, index, wait, killed, stack)
         threading.Timer(1.0, release).start()
         patient = Limits(lock_seconds=1.0, attempts=10, look_seconds=0.1)
-        if what == "drop":
+        if wait.what == "drop":
             drop(superuser, database, "app", index.name, patient, quiet)
         else:
-            done = build(superuser, database, index, patient, quiet)
-            assert done.how == ("built" if killed[1] else "adopted"), (done, waits)
-    assert look(superuser, database, index).state is (State.VALID if what == "build" else State.ABSENT)
+            done = build(superuser, database, index, patient, quiet, looking(server, database))
+            assert done.how == ("built" if killed[1] or wait.before else "adopted"), done
+    assert looking(server, database)(index).state is (State.VALID if wait.what == "build" else State.ABSENT)
     assert superuser.ask(database, "integrity_invalid_indexes") == []
 
 
-def _killed_while_waiting(
+def _killed(
     superuser: Superuser,
     server: Server,
     database: str,
     index: WantedIndex,
-    what: str,
-    phase: str,
+    wait: Wait,
     killed: tuple[bool, bool],
-) -> dict[str, Any]:
-    """Begin in a process of its own, wait until its statement waits, kill it; the row of who built."""
+    stack: ExitStack,
+) -> Callable[[], None]:
+    """Begin in a process of its own, kill it where it is to be killed; what lets go of what it waited for."""
+    release: Callable[[], None] = lambda: None  # noqa: E731 - nobody is in its way
+    if wait.statements and not wait.held_since:
+        release = stack.enter_context(held(server, database, *wait.statements))
     at = server.address
-    argv = [sys.executable, "-m", "tests.library.index_builder", what, at.host, str(at.port), str(server.programs)]
+    argv = [sys.executable, "-m", "tests.library.index_builder", wait.what, at.host, str(at.port), str(server.programs)]
     child = subprocess.Popen(
-        [*argv, database, DEFINITIONS["partial"]], cwd=Path(__file__).parents[2], start_new_session=True
+        [*argv, database, DEFINITIONS[wait.sql]], cwd=Path(__file__).parents[2], start_new_session=True
     )
-    group, deadline = os.getpgid(child.pid), time.monotonic() + 60
-    while True:
-        rows = [row for row in superuser.ask(database, "index_builders", **_key(index)) if row["held_by"]]
-        if rows and phase in rows[0]["phase"]:
-            break
-        assert child.poll() is None, "it ended without waiting"
-        assert time.monotonic() < deadline, rows
-        time.sleep(0.1)
-    assert "nightly report" in rows[0]["held_by"]
+    group = os.getpgid(child.pid)
+    if wait.held_since:
+        _reached(superuser, database, index, child, wait.held_since, waiting=False)
+        release = stack.enter_context(held(server, database, *wait.statements))
+    row = _reached(superuser, database, index, child, wait.phase, waiting=bool(wait.statements))
+    assert "nightly report" in row["held_by"] or not wait.statements
     if killed[0]:
         os.killpg(group, signal.SIGKILL)
     else:
         child.kill()
     child.wait()
     if killed[1]:
-        superuser.ask(database, SQL("select pg_terminate_backend({}, 5000)").format(rows[0]["pid"]))
-    return rows[0]
+        superuser.ask(database, SQL("select pg_terminate_backend({}, 5000)").format(row["pid"]))
+    return release
+
+
+def _reached(
+    superuser: Superuser,
+    database: str,
+    index: WantedIndex,
+    child: subprocess.Popen[bytes],
+    phase: str,
+    *,
+    waiting: bool,
+) -> dict[str, Any]:
+    """Who works on the index, as soon as that is in this phase, and waits if it is to."""
+    deadline = time.monotonic() + 60
+    while True:
+        for row in superuser.ask(database, "index_builders", **_key(index)):
+            if phase in row["phase"] and (row["held_by"] or not waiting):
+                return row
+        assert child.poll() is None, "it ended before"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def _key(index: WantedIndex) -> dict[str, Any]:
@@ -219,8 +273,8 @@ def test_a_backend_that_is_ended_midway_costs_an_attempt_and_no_invalid_index(
             superuser.ask(database, SQL("select pg_terminate_backend({}, 5000)").format(row["pid"]))
             release()
 
-    with held(server, database, *WAITS["for an older writer"][1]) as release:
-        done = build(superuser, database, index, replace(QUICK, lock_seconds=60), end_it)
+    with held(server, database, *WAITS["for an older writer"].statements) as release:
+        done = build(superuser, database, index, replace(QUICK, lock_seconds=60), end_it, looking(server, database))
     assert ended
     assert done.how == "built"
     assert any("57P01" in wait or "terminating" in wait for wait in done.waits), done.waits
@@ -233,12 +287,19 @@ def test_who_holds_the_lock_is_named_when_it_is_tried_in_vain(
     superuser: Superuser, server: Server, database: str, how: str
 ) -> None:
     index = wanted(DEFINITIONS["plain"])
-    with held(server, database, *WAITS[how][1]) as release:
+    with held(server, database, *WAITS[how].statements) as release:
         with pytest.raises(PostgresError, match=r"failed 2 times.*in the way: pid \d+ .*nightly report") as caught:
-            build(superuser, database, index, replace(QUICK, attempts=2, lock_seconds=0.8), quiet)
+            build(
+                superuser,
+                database,
+                index,
+                replace(QUICK, attempts=2, lock_seconds=0.8),
+                quiet,
+                looking(server, database),
+            )
         release()
     assert "resume" in caught.value.todo
-    build(superuser, database, index, QUICK, quiet)
+    build(superuser, database, index, QUICK, quiet, looking(server, database))
     assert superuser.ask(database, "integrity_invalid_indexes") == []
 
 
@@ -262,13 +323,9 @@ def test_what_the_server_refuses_leaves_no_invalid_index(
     superuser: Superuser, server: Server, database: str, refused: tuple[str, Limits, str]
 ) -> None:
     sql, limits, state = refused
-    server.sql(
-        database,
-        "create function app.slow(int) returns int immutable language plpgsql as 'begin perform pg_sleep(0.01); return $1; end'",
-    )
     with pytest.raises(PostgresError) as caught:
-        build(superuser, database, wanted(sql), limits, quiet)
+        build(superuser, database, wanted(sql), limits, quiet, looking(server, database))
     assert caught.value.sqlstate == state
     assert caught.value.changed is Changed.NOTHING
     assert superuser.ask(database, "integrity_invalid_indexes") == []
-    assert look(superuser, database, wanted(sql)).state is State.ABSENT
+    assert looking(server, database)(wanted(sql)).state is State.ABSENT

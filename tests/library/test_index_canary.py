@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from tests.library.fix_integrity import PASSWORD, SUPERUSER, Server
 
-from drillbook.indexes.build import Limits, build
+from drillbook.indexes.build import Limits, build, look
 from drillbook.indexes.canary import APPLICATION, Canary
 from drillbook.indexes.shape import WantedIndex
 from drillbook.postgres.client import SQL
@@ -73,6 +73,7 @@ class Writer(threading.Thread):
             self.join()
 
 
+@pytest.mark.long
 def test_i14_a_concurrent_build_stalls_a_writer_for_less_than_a_tenth_of_one_transaction(
     superuser: Superuser, server: Server, database: str
 ) -> None:
@@ -88,7 +89,14 @@ def test_i14_a_concurrent_build_stalls_a_writer_for_less_than_a_tenth_of_one_tra
             Canary(superuser, database, [INCIDENTS], control, KEY) as canary,
             Writer(server, database, 200_000).writing() as writer,
         ):
-            built = build(superuser, database, WantedIndex.of(SQL_TEXT, schema="app"), Limits(), lambda *_: None)
+            built = build(
+                superuser,
+                database,
+                WantedIndex.of(SQL_TEXT, schema="app"),
+                Limits(),
+                lambda *_: None,
+                lambda index: look(control, index),
+            )
         stalls["concurrently"] = (canary.stall, writer)
     assert built.how == "built"
     for stall, writer in stalls.values():

@@ -14,12 +14,12 @@ from tests.library.fix_psql import Psql
 
 from drillbook.engine import undo as restoring
 from drillbook.errors import PostgresError
-from drillbook.indexes.build import Limits, State, build
+from drillbook.indexes.build import Limits, State, build, look
 from drillbook.indexes.migration import MigrationQuery
 from drillbook.indexes.shape import WantedIndex
 from drillbook.model import ClusterRef, Verdict
 from drillbook.postgres.client import Database
-from drillbook.steps.indexes.change import IndexChange, PlannedDrop, PlannedIndex, compared, planned_drops
+from drillbook.steps.indexes.change import IndexChange, PlannedDrop, PlannedIndex, planned_drops
 from drillbook.steps.indexes.change_apply import leftover
 from drillbook.steps.indexes.change_checks import (
     NoOtherInvalid,
@@ -176,7 +176,9 @@ def test_i14_the_room_that_is_asked_for_is_not_less_than_the_index_takes(
     server: Server, superuser: Superuser, database: str, nobody: Database, sql: str
 ) -> None:
     estimate = index_bytes(nobody, [wanted(sql)])["app.by_status"]
-    built = build(superuser, database, wanted(sql), Limits(look_seconds=0.1), lambda *_: None)
+    built = build(
+        superuser, database, wanted(sql), Limits(look_seconds=0.1), lambda *_: None, lambda index: look(nobody, index)
+    )
     assert estimate >= built.bytes > 0
 
 
@@ -224,14 +226,11 @@ def test_i14_an_ordinary_index_is_dropped_and_its_statement_kept(
 def test_i14_drillbooks_own_role_compares_what_is_there_and_is_told_what_can_not_be_made(
     server: Server, database: str, nobody: Database
 ) -> None:
-    faults: list[str] = []
-    assert compared(nobody, wanted("create index by_note on app.t (note)"), faults) is State.VALID
-    assert compared(nobody, wanted("create index by_odd on app.t (note) where note like '%5'"), faults) is State.ABSENT
-    assert faults == []
-    assert compared(nobody, wanted("create index by_note on app.t (status)"), faults) is State.DIFFERENT
-    assert len(faults) == 1 and "the name is taken: app.by_note" in faults[0]
+    assert look(nobody, wanted("create index by_note on app.t (note)")).state is State.VALID
+    assert look(nobody, wanted("create index by_odd on app.t (note) where note like '%5'")).state is State.ABSENT
+    assert look(nobody, wanted("create index by_note on app.t (status)")).state is State.DIFFERENT
     with pytest.raises(PostgresError) as caught:
-        compared(nobody, wanted("create index by_time on app.t (id) where now() > '2026-01-01'"), faults)
+        look(nobody, wanted("create index by_time on app.t (id) where now() > '2026-01-01'"))
     assert caught.value.sqlstate == "42P17"
 
 
@@ -253,7 +252,7 @@ def test_i14_plans_before_and_after_are_productions_own_and_nothing_is_executed(
     before = table_state(nobody, this)
     step = CompareWithBefore(CLUSTER, this, before, None, None)  # type: ignore[arg-type]
     assert compared_check(step, this, before, before).verdict is Verdict.FAILED
-    build(superuser, database, wanted(), Limits(look_seconds=0.1), lambda *_: None)
+    build(superuser, database, wanted(), Limits(look_seconds=0.1), lambda *_: None, lambda index: look(nobody, index))
     half = compared_check(step, this, before, table_state(nobody, this))
     assert half.verdict is Verdict.FAILED and "app.by_note is still there" in half.observed
     server.sql(database, "drop index app.by_note", "analyze app.t")

@@ -29,7 +29,7 @@ from drillbook.errors import (
 )
 from drillbook.indexes.shape import WantedIndex, raw
 from drillbook.model import Frozen, show_seconds
-from drillbook.postgres.client import SQL, Composed, Identifier, Literal, as_text
+from drillbook.postgres.client import SQL, Composed, Database, Identifier, Literal, as_text
 
 APPLICATION = "drillbook_index"
 """The application name of a session that builds or drops."""
@@ -37,6 +37,7 @@ _TAKEN = "55006"  # another session works on this index
 _EXISTS = "42P07"  # another session has ended its work between the look and the attempt
 _NOT_INVALID = "55000"  # what was to be removed as a leftover is valid
 _LOCK, _CANCELLED, _DEADLOCK = "55P03", "57014", "40P01"
+_LOOK_SECONDS = 5.0
 Statement = str | SQL | Composed
 
 
@@ -92,6 +93,10 @@ Report = Callable[[str, float | None], None]
 """Told in words, and as a fraction where it is known, how far it is."""
 
 
+Look = Callable[[WantedIndex], Found]
+"""Says what there is under an index's name now."""
+
+
 def judge(wanted: WantedIndex, rows: Sequence[dict[str, Any]]) -> Found:
     """What the rows of ``sql/index_by_name.sql`` say. Raises VerificationError if the wanted index was not made for comparison."""
     shape = next((row for row in rows if row["wanted"]), None)
@@ -120,21 +125,22 @@ def judge(wanted: WantedIndex, rows: Sequence[dict[str, Any]]) -> Found:
     return Found(state=State.VALID if there["valid"] else State.INVALID, **kept)
 
 
-def look(server: Sessions, database: str, wanted: WantedIndex) -> Found:
-    """What there is under the index's name; the comparison is rolled back."""
-    rows = server.run(
-        database,
-        SQL("begin"),
-        *session_settings(wanted, Limits()),
-        *wanted.making_shape(),
-        _as_json(as_text("index_by_name", schema=wanted.schema_name, name=wanted.name)),
-        SQL("rollback"),
-    )
-    return judge(wanted, rows)
+def look(db: Database, wanted: WantedIndex) -> Found:
+    """What there is under the index's name, seen in a session of a role that may read the table; nothing of it remains.
+
+    Not by a superuser's session: making the index on the copy may call functions of the table's owner. Raises PostgresError,
+    whose SQLSTATE says why the index can't be made at all.
+    """
+    with db.rolled_back():
+        for setting in session_settings(wanted, Limits(lock_seconds=_LOOK_SECONDS, statement_seconds=60.0)):
+            db.ask(setting)
+        for statement in wanted.making_shape():
+            db.run_text(statement.as_string(None))
+        return judge(wanted, db.ask("index_by_name", schema=wanted.schema_name, name=wanted.name))
 
 
-def build(server: Sessions, database: str, wanted: WantedIndex, limits: Limits, report: Report) -> Finished:
-    """Have the index valid and exactly as wanted; safe to repeat, after a kill too.
+def build(server: Sessions, database: str, wanted: WantedIndex, limits: Limits, report: Report, look: Look) -> Finished:
+    """Have the index valid and exactly as wanted; safe to repeat, after a kill too. ``look`` says what there is.
 
     Raises ConflictError if the name is something else's, StillRunning if another backend builds it for longer than
     ``limits`` allow, PostgresError if the server refuses it: no INVALID index of this name is left then.
@@ -142,7 +148,7 @@ def build(server: Sessions, database: str, wanted: WantedIndex, limits: Limits, 
     work = _Work(server, database, wanted.schema_name, wanted.name, limits, report)
     how = ""
     while True:
-        found = look(server, database, wanted)
+        found = look(wanted)
         match found.state:
             case State.VALID:
                 return work.finished(how or "adopted", found)
@@ -153,7 +159,7 @@ def build(server: Sessions, database: str, wanted: WantedIndex, limits: Limits, 
                 _remove_leftover(work, wanted)
             case State.ABSENT if not work.is_worked_on():
                 how = "built"
-                _create(work, wanted)
+                _create(work, wanted, look)
             case _:
                 how = ""
                 work.wait_for_others()
@@ -196,12 +202,12 @@ def advisory_key(schema: str, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"drillbook index {schema}.{name}".encode()).digest()[:8], signed=True)
 
 
-def _create(work: _Work, wanted: WantedIndex) -> None:
+def _create(work: _Work, wanted: WantedIndex, look: Look) -> None:
     try:
         work.attempt(raw(wanted.sql), "building", settings=session_settings(wanted, work.limits))
     except RunbookError as error:
         # Refused for good: what it has left would cost every write and serve no read.
-        if look(work.server, work.database, wanted).state is State.INVALID and not work.is_worked_on():
+        if look(wanted).state is State.INVALID and not work.is_worked_on():
             _remove_leftover(work, wanted)
             error.changed = Changed.NOTHING
         raise
@@ -236,10 +242,6 @@ def _taken(found: Found) -> ConflictError:
         f"the name is taken: {found.what}",
         todo="Nothing was changed under this name. Give the index another name in the migration, or drop what is there by hand.",
     )
-
-
-def _as_json(select: str) -> SQL:
-    return raw(f"select pg_catalog.row_to_json(answer)::text from (\n{select}\n) answer")  # noqa: S608 - composed by as_text
 
 
 class _Work:
@@ -397,4 +399,4 @@ def _exclusively(schema: str, name: str) -> Composed:
     return SQL("do {}").format(Literal(as_text(body)))
 
 
-__all__ = ["Finished", "Found", "Limits", "Sessions", "State", "advisory_key", "build", "drop", "judge", "look"]
+__all__ = ["Finished", "Found", "Limits", "Look", "Sessions", "State", "advisory_key", "build", "drop", "judge", "look"]

@@ -11,9 +11,9 @@ from drillbook import kube as k8s
 from drillbook.engine import run_folders
 from drillbook.engine.step import Context, Step
 from drillbook.errors import NotReady, PostgresError, RunbookError
-from drillbook.indexes.build import Limits, State, judge, session_settings
+from drillbook.indexes.build import State, look
 from drillbook.indexes.migration import Migration, MigrationQuery, ProposedIndex, load_migration
-from drillbook.indexes.shape import WantedIndex, raw
+from drillbook.indexes.shape import WantedIndex
 from drillbook.indexes.statements import as_sql_name
 from drillbook.model import Frozen
 from drillbook.postgres.client import Database
@@ -171,7 +171,7 @@ def _planned(db: Database, proposed: Sequence[ProposedIndex], faults: list[str])
         wanted = WantedIndex.of(one.sql, schema=str(row["schema"]))
         state = State.ABSENT
         try:
-            state = compared(db, wanted, faults)
+            state = _compared(db, wanted, faults)
         except PostgresError as error:
             faults.append(f"{one.label} can't be made: {error.what} (SQLSTATE {error.sqlstate})")
         found.append(PlannedIndex(wanted=wanted, state=state))
@@ -190,14 +190,10 @@ def _table_fault(one: ProposedIndex, table: str, row: dict[str, Any] | None) -> 
     return ""
 
 
-def compared(db: Database, wanted: WantedIndex, faults: list[str] | None = None) -> State:
-    """What there is under the name, seen by the session's own role; something else there is a fault. Raises PostgresError."""
-    for setting in session_settings(wanted, Limits(lock_seconds=5.0)):
-        db.ask(setting)
-    for statement in wanted.making_shape():
-        db.run(raw(statement.as_string(None).replace("%", "%%")))
-    found = judge(wanted, db.ask("index_by_name", schema=wanted.schema_name, name=wanted.name))
-    if found.state is State.DIFFERENT and faults is not None:
+def _compared(db: Database, wanted: WantedIndex, faults: list[str]) -> State:
+    """What there is under the name; something else there is a fault. Raises PostgresError if the index can't be made."""
+    found = look(db, wanted)
+    if found.state is State.DIFFERENT:
         faults.append(f"the name is taken: {found.what}")
     return found.state
 
@@ -262,7 +258,7 @@ class FindIndexChange(Step[IndexChange]):
             for row in changed:
                 wanted = WantedIndex.of(row["statement"], schema=str(row["schema_name"]))
                 try:
-                    state = compared(db, wanted, faults)
+                    state = _compared(db, wanted, faults)
                 except PostgresError as error:
                     faults.append(f"{wanted.place} can't be compared: {error.what}")
                     continue
@@ -311,7 +307,6 @@ __all__ = [
     "PlannedDrop",
     "PlannedIndex",
     "ReadIndexChange",
-    "compared",
     "noted_by",
     "noted_changes",
     "planned_drops",

@@ -59,6 +59,15 @@ class _ChangeIndexes(Step[ChangedIndexes]):
     def limits(self) -> Limits:
         return Limits(lock_seconds=self.lock_timeout_seconds, statement_seconds=self.statement_timeout_seconds)
 
+    def _looking(self, ctx: Context) -> building.Look:
+        """A look by Drillbook's own role, in a session of its own."""
+
+        def look(wanted: WantedIndex) -> building.Found:
+            with ctx.source(self.change.database, read_only=False) as db:
+                return building.look(db, wanted)
+
+        return look
+
     def _server(self, ctx: Context) -> Superuser:
         most = max(self.limits.statement_seconds + _MORE_SECONDS, ctx.site.limits.step.total_seconds())
         return replace(superuser_of(ctx, self.cluster.ref), timeout_seconds=most)
@@ -106,7 +115,7 @@ class _ChangeIndexes(Step[ChangedIndexes]):
         ctx.recorder.obligation(promise)
         report = lambda text, fraction: ctx.recorder.progress(text, fraction=fraction)  # noqa: E731 - two words
         if item.wanted is not None:
-            done = building.build(server, self.change.database, item.wanted, self.limits, report)
+            done = building.build(server, self.change.database, item.wanted, self.limits, report, self._looking(ctx))
         else:
             done = building.drop(server, self.change.database, item.schema_name, item.name, self.limits, report)
         ctx.recorder.settled(promise, done.how, f"{done.name} is {'valid' if item.wanted else 'gone'}")
@@ -146,10 +155,12 @@ class BuildIndexes(_ChangeIndexes):
             sql += [f"DROP INDEX CONCURRENTLY {wanted.quoted}"] if wanted.place in left else []
             sql.append(wanted.sql)
         there = [one.wanted.place for one in change.indexes if one.state is State.VALID]
+        touches, lost = _unsaved(ctx, self.cluster)
         return Plan(
             summary=f"{len(change.to_build)} indexes built concurrently in {change.database} of {ref}",
             sql=tuple(sql),
-            touches=tuple(_touch("build", self.cluster, change.database, one.place) for one in change.to_build),
+            touches=(*(_touch("build", self.cluster, change.database, one.place) for one in change.to_build), *touches),
+            lost=lost,
             notes=(
                 "as superuser on the source, by pods/exec: the record says so",
                 f"a lock is waited for {self.lock_timeout_seconds} s, a build for {self.statement_timeout_seconds} s at the most",
@@ -163,10 +174,9 @@ class BuildIndexes(_ChangeIndexes):
         return self._changed(ctx, BUILT, [_of_wanted(one) for one in self.change.to_build])
 
     def verify(self, ctx: Context, result: ChangedIndexes) -> None:
-        server = self._server(ctx)
-        wrong = []
+        look, wrong = self._looking(ctx), []
         for one in self.change.to_build:
-            found = building.look(server, self.change.database, one)
+            found = look(one)
             if found.state is not State.VALID:
                 wrong.append(f"{one.place} is {found.state}{f': {found.what}' if found.what else ''}")
         if wrong:
@@ -245,6 +255,15 @@ def _quoted(one: PlannedDrop) -> str:
 
 def _dropping(one: PlannedDrop) -> Any:
     return SQL("DROP INDEX CONCURRENTLY {}").format(Identifier(one.schema_name, one.name))
+
+
+def _unsaved(ctx: Context, cluster: SourceCluster) -> tuple[tuple[Action, ...], tuple[str, ...]]:
+    """What the plan adds where the runbook was given a reason to back nothing up first: it is confirmed with the change."""
+    reason = str(ctx.parameters.get("no_backup_because", ""))
+    if not reason:
+        return (), ()
+    touch = Action("change without a fresh backup of", "Cluster", cluster.ref.namespace, cluster.ref.name)
+    return (touch,), (f"no backup was taken before the change, because: {reason}",)
 
 
 def _touch(verb: str, cluster: SourceCluster, database: str, place: str) -> Action:
