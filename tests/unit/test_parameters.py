@@ -39,3 +39,9 @@ def test_a_search_has_a_begin_before_its_end() -> None:
     given = {"search_from": "2026-11-27T09:00:00Z", "search_to": "2026-11-27T10:00:00+02:00"}
     assert faults_of(given) == ["search_from, search_to: nothing is between them"]
     assert faults_of(given | {"search_to": "2026-11-27T10:00:00Z"}) == []
+
+
+def test_i14_a_time_limit_is_a_whole_number_of_seconds() -> None:
+    for value in (0, -1, 86_401, True, "60", "1.5", ""):
+        assert len(faults_of({"lock_timeout_seconds": value, "statement_timeout_seconds": value})) == 2, value
+    assert faults_of({"lock_timeout_seconds": 1, "statement_timeout_seconds": 86_400}) == []

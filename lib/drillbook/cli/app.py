@@ -27,6 +27,7 @@ from drillbook.cli import init as site_init
 from drillbook.cli import plan_recovery as recoveries
 from drillbook.cli.conformance import conformance_report
 from drillbook.cli.console import VERDICT_STYLES, ProgressPrinter, ask, gate_lines, show_outcome
+from drillbook.cli.flyway import write_flyway_files
 from drillbook.cli.window import SAMPLES, show_window
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.kube import Kube
@@ -230,14 +231,17 @@ def abandon(
 @app.command()
 def undo(
     run_id: Annotated[
-        str, typer.Argument(metavar="RUN", help="The recovery to go back from; its folder need not be here.")
+        str,
+        typer.Argument(
+            metavar="RUN", help="The recovery, or the change of indexes, to go back from; its folder need not be here."
+        ),
     ],
     mode: Annotated[
         Mode, typer.Option(help="plan changes nothing; apply stops at its gate before it changes anything.")
     ] = Mode.APPLY,
     site: SiteOption = "",
 ) -> int:
-    """Go back from a recovery that was put into service: show what was written since, and wait at a gate."""
+    """Go back from a recovery that was put into service, or from changed indexes: show what it means, and wait at a gate."""
     return _go(headless.way_back(run_id, site), mode)
 
 
@@ -347,6 +351,21 @@ def plan_recovery(
 ) -> int:
     """Show which of the three recoveries fit now, with outage, loss and room, from cluster and archive. Changes nothing."""
     return recoveries.plan_recovery(out, site, database, arguments.parameters(parameter or []))
+
+
+@app.command(name="flyway")
+def flyway_files(
+    migration: Annotated[Path, typer.Argument(metavar="MIGRATION", help="The index migration: a YAML or SQL file.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="The folder of Flyway's migrations.")],
+    build: Annotated[
+        bool, typer.Option("--build", help="Let Flyway build: one statement a file, outside of transactions.")
+    ] = False,
+    version: Annotated[
+        str, typer.Option(help="Flyway's version of it, where the migration's file is not named V<version>__….sql.")
+    ] = "",
+) -> int:
+    """Write the file by which Flyway adopts the indexes that change-indexes has built, and fails unless they are as defined."""
+    return write_flyway_files(out, migration, to, build=build, version=version)
 
 
 @app.command()

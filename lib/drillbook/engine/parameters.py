@@ -38,6 +38,11 @@ def _table(value: Any) -> None:
         raise ValueError(f"{str(value)[:80]!r} is not a table as schema.table")
 
 
+def _seconds(value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 86_400:
+        raise ValueError(f"{str(value)[:80]!r} is not a whole number of seconds from 1 to 86400")
+
+
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
     **{name: _target(parse) for name, parse in TARGET_PARAMETERS.items()},
     "reason": _reason,
@@ -47,6 +52,9 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "no_salvage_because": _one_line,
     "node_is_down_because": _one_line,
     "of_run": _one_line,
+    "migration": _one_line,
+    "lock_timeout_seconds": _seconds,
+    "statement_timeout_seconds": _seconds,
     "search_table": _table,
     "search_from": _instant,
     "search_to": _instant,

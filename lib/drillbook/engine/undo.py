@@ -213,21 +213,24 @@ def _recreate(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
 
 
 def _run_sql(kube: k8s.Kube, undo: Object) -> tuple[str, str]:
-    """Run the promised statement as superuser in the Cluster's current primary; what it sets must be safe to set twice."""
+    """Run the promised statement as superuser in the Cluster's current primary; what it sets must be safe to set twice.
+
+    In ``database``, by default postgres. One that ends in ``\\gexec`` is left to psql.
+    """
     namespace, name = str(undo["namespace"]), str(undo["name"])
     cluster = kube.get(k8s.CLUSTER, namespace, name)
     if cluster is None:
         return "nothing to put back", f"Cluster {namespace}/{name} is gone"
     pod = str(cluster.get("status", {}).get("currentPrimary", ""))
-    argv = by_parameters_only(
-        ["psql", "-X", "-A", "-t", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-f", "-"]
-    )
+    words = ["psql", "-X", "-A", "-t", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-f", "-"]
+    argv = by_parameters_only([*words, "-d", str(undo.get("database", "postgres"))])
+    end = "" if str(undo["sql"]).endswith("\\gexec") else ";"
     done = kube.exec(
         namespace,
         pod,
         "postgres",
         argv,
-        stdin=f"set client_encoding to 'UTF8';\n{undo['sql']};\n".encode(),
+        stdin=f"set client_encoding to 'UTF8';\n{undo['sql']}{end}\n".encode(),
         timeout_seconds=120.0,
         repeatable=True,
     )

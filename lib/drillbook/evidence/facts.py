@@ -193,6 +193,11 @@ class Facts(Frozen):
     damage: Damage | None = None
     drain: Drain | None = None
     forecast: NotedForecast | None = None
+    index_change: Json | None = None
+    indexes_after: Json | None = None
+    indexes_before: Json | None = None
+    indexes_built: tuple[Json, ...] | None = None
+    indexes_dropped: tuple[Json, ...] | None = None
     losses: tuple[TenantLoss, ...] | None = None
     no_backup_before_the_cut: str | None = None
     no_salvage_because: str | None = None
@@ -210,6 +215,8 @@ class Facts(Frozen):
     rights: Json | None = None
     rows_back: tuple[Json, ...] | None = None
     salvaged: SalvagedSegments | None = None
+    stall_while_built: Json | None = None
+    stall_while_dropped: Json | None = None
     superuser_on_source: Json | None = None
     swap_fits: Json | None = None
     target: RequestedTarget | None = None

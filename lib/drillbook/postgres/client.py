@@ -292,7 +292,7 @@ class Database:
             yield
 
     @contextmanager
-    def _transaction(self, begin: LiteralString) -> Iterator[None]:
+    def _transaction(self, begin: LiteralString, *, end: LiteralString = "ROLLBACK") -> Iterator[None]:
         # UNKNOWN is a connection that is gone: BEGIN will say so as a PostgresError.
         if self._connection.info.transaction_status not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN):
             raise RuntimeError("this connection is in a transaction already")
@@ -300,11 +300,16 @@ class Database:
             self._connection.execute(begin)
         try:
             yield
-        finally:
-            # Nothing was written; a connection that is gone has ended its transaction by itself.
-            if not self._connection.closed:
-                with self._errors("ROLLBACK"):
-                    self._connection.execute("ROLLBACK")
+        except BaseException:
+            self._end("ROLLBACK")
+            raise
+        self._end(end)
+
+    def _end(self, how: LiteralString) -> None:
+        # A connection that is gone has ended its transaction by itself.
+        if how == "COMMIT" or not self._connection.closed:
+            with self._errors(how, writes=how == "COMMIT"):
+                self._connection.execute(how)
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -324,6 +329,43 @@ class Database:
             cursor.execute(_statement(statement), params)
             rows = cursor.fetchall()
         return _only(rows, _told(statement))
+
+    def run_text(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run SQL as it is written, of a migration's file for example, and commit unless within ``rolled_back``; its rows.
+
+        A percent sign stands for itself, and nothing is bound.
+        """
+        with (
+            self._turn,
+            self._errors("the statement", writes=True),
+            self._connection.cursor(row_factory=tuple_row) as cursor,
+        ):
+            cursor.execute(sql.encode())
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def ask_written(self, sql: str) -> list[tuple[str | None, ...]]:
+        """The rows of SQL as it is written, each value as the server writes it: for what is bound again, of any type."""
+        with self._turn, self._errors("the statement"), self._connection.cursor() as cursor:
+            cursor.execute(sql.encode())
+            result = cursor.pgresult
+            if result is None:
+                return []
+            texts = [
+                [result.get_value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)
+            ]
+        return [tuple(None if text is None else text.decode() for text in row) for row in texts]
+
+    @contextmanager
+    def rolled_back(self) -> Iterator[Self]:
+        """One transaction that may write, and of which nothing remains."""
+        with self._turn, self._transaction("BEGIN READ WRITE"):
+            yield self
+
+    @contextmanager
+    def committed(self) -> Iterator[Self]:
+        """One transaction that may write, committed at the end; an error in it rolls it back."""
+        with self._turn, self._transaction("BEGIN READ WRITE", end="COMMIT"):
+            yield self
 
     # -- the connection ----------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -15,8 +15,11 @@ from drillbook.errors import ParameterError
 from drillbook.profile import sources
 from drillbook.profile.schema import Site
 
+M = TypeVar("M", bound=BaseModel)
 DEFAULT_SITE = "lab"
 SITE_VARIABLE = "DRILLBOOK_SITE"
+# Written relative to the profile's folder, and read as absolute paths.
+_FILES: tuple[tuple[str, ...], ...] = (("kubernetes", "kubeconfig"), ("index_migration",))
 
 
 def load_site(
@@ -32,17 +35,24 @@ def load_site(
     faults = list(source.faults)
     site: Site | None = None
     if source.values:
-        _locate_kubeconfig(source)
-        try:
-            site = Site.model_validate(source.values)
-        except ValidationError as error:
-            details = error.errors(include_url=False)
-            faults += [_told(fault, source) for fault in details if not _follows(fault, details)]
+        for key in _FILES:
+            _locate(source, key)
+        site, found = validated(Site, source)
+        faults += found
     elif not faults:
         faults.append(f"{sources.SourceLine(path, 1)}: the profile is empty")
     if faults or site is None:
         raise ParameterError(faults, where=f"site profile {wanted}", todo="Correct the profile and start again.")
     return site
+
+
+def validated(model: type[M], source: sources.Source) -> tuple[M | None, list[str]]:
+    """The values of ``source`` as ``model``, or None and what is wrong with them, each with file, line and key."""
+    try:
+        return model.model_validate(source.values), []
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        return None, [_told(fault, source, model) for fault in details if not _follows(fault, details)]
 
 
 def _find(wanted: str, start: Path) -> Path:
@@ -65,11 +75,13 @@ def _find(wanted: str, start: Path) -> Path:
     )
 
 
-def _locate_kubeconfig(source: sources.Source) -> None:
-    key = ("kubernetes", "kubeconfig")
-    place, section = source.places.get(key), source.values.get(key[0])
-    if place is not None and isinstance(section, dict) and isinstance(section[key[1]], str) and section[key[1]]:
-        section[key[1]] = str(place.file.parent / Path(section[key[1]]).expanduser())
+def _locate(source: sources.Source, key: tuple[str, ...]) -> None:
+    place = source.places.get(key)
+    section: Any = source.values
+    for part in key[:-1]:
+        section = section.get(part) if isinstance(section, dict) else None
+    if place is not None and isinstance(section, dict) and isinstance(section[key[-1]], str) and section[key[-1]]:
+        section[key[-1]] = str(place.file.parent / Path(section[key[-1]]).expanduser())
 
 
 def _follows(fault: ErrorDetails, others: list[ErrorDetails]) -> bool:
@@ -79,18 +91,18 @@ def _follows(fault: ErrorDetails, others: list[ErrorDetails]) -> bool:
     return fault["type"] == "too_short" and any(other[: len(key)] == key for other in below)
 
 
-def _told(fault: ErrorDetails, source: sources.Source) -> str:
+def _told(fault: ErrorDetails, source: sources.Source, model: type[BaseModel]) -> str:
     key = fault["loc"]
     place = source.place(key)
-    message = _message(fault, key)
+    message = _message(fault, key, model)
     return f"{place} {sources.dotted(key)}: {message}" if place else f"{sources.dotted(key)}: {message}"
 
 
-def _message(fault: ErrorDetails, key: sources.Key) -> str:
+def _message(fault: ErrorDetails, key: sources.Key, model: type[BaseModel]) -> str:
     if fault["type"] == "missing":
         return "is missing"
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(key[-1]), _siblings(key), n=1)
+        near = difflib.get_close_matches(str(key[-1]), _siblings(key, model), n=1)
         return "unknown key" + (f" (did you mean {near[0]}?)" if near else "")
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
@@ -98,9 +110,8 @@ def _message(fault: ErrorDetails, key: sources.Key) -> str:
     return f"{fault['msg'][:1].lower()}{fault['msg'][1:]}, found {shown if len(shown) <= 60 else shown[:57] + '...'}"
 
 
-def _siblings(key: sources.Key) -> list[str]:
-    """The keys that the profile knows next to ``key``: follows it down through the models."""
-    model: type[BaseModel] = Site
+def _siblings(key: sources.Key, model: type[BaseModel]) -> list[str]:
+    """The keys that ``model`` knows next to ``key``: follows it down through the models."""
     for part in key[:-1]:
         if isinstance(part, str):
             model = next((f for name, f in _models(model) if name == part), model)

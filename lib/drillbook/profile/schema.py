@@ -328,7 +328,11 @@ class Waiver(Frozen):
 
 
 class Site(Frozen):
-    """A site's resolved profile."""
+    """A site's resolved profile.
+
+    ``index_migration`` is the file of the index migration that the runbooks take where their parameter names none,
+    relative to the profile's folder and read here as an absolute path; "" for none.
+    """
 
     name: Annotated[str, matches(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a site's name (letters, digits and '-')")]
     environment: Text
@@ -352,6 +356,7 @@ class Site(Frozen):
     digests: Digests = Digests()
     checks: CheckSettings = CheckSettings()
     waivers: tuple[Waiver, ...] = ()
+    index_migration: str = ""
     controls: tuple[Text, ...] = ()
 
     @field_validator("drill_namespace")
@@ -378,13 +383,13 @@ class Site(Frozen):
     @property
     def digest(self) -> str:
         """SHA-256 of the resolved profile in canonical JSON: equal profiles have equal digests, wherever they are."""
-        # Where a machine keeps its kubeconfig says nothing about the site; the identity pin does.
-        return self._digest({"kubernetes": {"kubeconfig"}})
+        # Where a machine keeps its files says nothing about the site; the identity pin does, and a migration's own digest.
+        return self._digest({"kubernetes": {"kubeconfig"}, "index_migration": True})
 
     @property
     def lasting_digest(self) -> str:
         """The same without the time limits: they may be raised while a run that is to be resumed waits."""
-        return self._digest({"kubernetes": {"kubeconfig"}, "limits": True})
+        return self._digest({"kubernetes": {"kubeconfig"}, "index_migration": True, "limits": True})
 
     def _digest(self, without: dict[str, Any]) -> str:
         values = self.model_dump(mode="json", by_alias=True, exclude=without)

@@ -13,6 +13,7 @@ from drillbook.errors import ParameterError, RunbookError
 from drillbook.evidence import Masker
 from drillbook.manifests.replacement import MADE_BY
 from drillbook.profile import Site, load_site
+from drillbook.steps.indexes.change import noted_by
 from drillbook.steps.undo.drop_cluster import runs_of
 from drillbook.steps.undo.point_in_time import PutAside, put_aside
 from drillbook.swap.names import Names
@@ -31,6 +32,8 @@ def way_back(run_id: str, site: str) -> WayBack:
     """Which undo runbook goes back from ``run_id``; its folder need not be here. Raises ParameterError if none can."""
     run_id, site = _known_here(run_id, site)
     profile = load_site(site)
+    if database := _indexes_of(profile, run_id):
+        return WayBack(_runbook("undo-change-indexes"), {"database": database, "of_run": run_id}, site)
     aside, restored = _look(profile, run_id)
     for one in aside:
         tenant = next((t for t in profile.tenants if Names.of(t.database, run_id).kept == one.database), None)
@@ -39,7 +42,7 @@ def way_back(run_id: str, site: str) -> WayBack:
     if restored:
         return WayBack(_runbook("undo-full-restore"), {"of_run": run_id}, site)
     raise ParameterError(
-        [f"RUN: nothing on {profile.source} says that run {run_id} has put anything into service"],
+        [f"RUN: nothing on {profile.source} says that run {run_id} has put anything into service, or changed an index"],
         where="drillbook undo",
         todo="`drillbook abandon RUN` undoes a run that has not; `drillbook cleanup` lists what recoveries have left.",
     )
@@ -71,8 +74,7 @@ def _known_here(run_id: str, site: str) -> tuple[str, str]:
 
 def _look(site: Site, run_id: str) -> tuple[list[PutAside], bool]:
     """What the run put aside on the server, and whether it left the note of a restore. What can't be read is not there."""
-    masker = Masker()
-    ctx = Context(site=site, run_id="", mode="plan", recorder=NullRecorder(), mask=masker.register)
+    ctx = _looking(site)
     try:
         known = ctx.kube.list(k8s.CONFIG_MAP, site.cluster.namespace, labels=MADE_BY)
         notes = [item for item in known if run_id in runs_of(item)]
@@ -85,6 +87,19 @@ def _look(site: Site, run_id: str) -> tuple[list[PutAside], bool]:
         return aside, bool(notes)
     finally:
         ctx.close()
+
+
+def _indexes_of(site: Site, run_id: str) -> str:
+    """The database whose indexes the run has changed; "" if none, or if nobody can say."""
+    ctx = _looking(site)
+    try:
+        return noted_by(ctx, run_id)
+    finally:
+        ctx.close()
+
+
+def _looking(site: Site) -> Context:
+    return Context(site=site, run_id="", mode="plan", recorder=NullRecorder(), mask=Masker().register)
 
 
 def _runbook(name: str) -> Path:

@@ -1,0 +1,45 @@
+"""The lock that a build takes, seen in pg_locks, and who would wait for it, tried from a second session."""
+
+from __future__ import annotations
+
+from drillbook.errors import PostgresError
+from drillbook.indexes.findings import LockSeen
+from drillbook.postgres.client import SQL, Database, Identifier
+
+_LOCK_NOT_AVAILABLE = "55P03"
+# PostgreSQL's table locks from the weakest, each with the statements that an application or operator takes it by.
+_WHO = {
+    "ACCESS SHARE": "SELECT",
+    "ROW SHARE": "SELECT FOR UPDATE",
+    "ROW EXCLUSIVE": "INSERT, UPDATE, DELETE",
+    "SHARE UPDATE EXCLUSIVE": "VACUUM, ANALYZE, CREATE INDEX CONCURRENTLY",
+    "SHARE": "CREATE INDEX",
+    "SHARE ROW EXCLUSIVE": "CREATE TRIGGER, foreign keys",
+    "EXCLUSIVE": "REFRESH MATERIALIZED VIEW CONCURRENTLY",
+    "ACCESS EXCLUSIVE": "ALTER TABLE, DROP, TRUNCATE",
+}
+_MODES = """\
+SELECT l.mode FROM pg_catalog.pg_locks l
+ WHERE l.locktype = 'relation' AND l.relation = %(table)s::oid AND l.granted AND l.pid = %(pid)s"""
+
+
+def seen(holder: Database, other: Database, table_oid: int, table: tuple[str, str]) -> LockSeen:
+    """What ``holder``'s open transaction holds on the table, and which locks ``other`` can't have while it does."""
+    pid = holder.ask_one(SQL("SELECT pg_backend_pid() AS pid"))["pid"]
+    modes = [str(row["mode"]) for row in other.ask(SQL(_MODES), table=table_oid, pid=pid)]
+    waits = [f"{who} ({mode})" for mode, who in _WHO.items() if not _granted(other, mode, table)]
+    # Of the modes that the transaction holds, the strongest is the one that counts.
+    order = [mode.replace(" ", "").lower() + "lock" for mode in _WHO]
+    held = max(modes, key=lambda mode: order.index(mode.lower()), default="")
+    return LockSeen(mode=held, waits=tuple(waits))
+
+
+def _granted(other: Database, mode: str, table: tuple[str, str]) -> bool:
+    try:
+        with other.rolled_back():
+            other.run(SQL(f"LOCK TABLE {{}} IN {mode} MODE NOWAIT").format(Identifier(*table)))
+    except PostgresError as error:
+        if error.sqlstate != _LOCK_NOT_AVAILABLE:
+            raise
+        return False
+    return True
