@@ -353,6 +353,41 @@ def test_a14_verdicts_are_the_same_from_run_to_run(copy) -> None:
     assert verdicts(rehearse(*copy(), wanted)) == verdicts(rehearse(*copy(), wanted))
 
 
+def test_a14_names_and_values_with_a_percent_sign_and_quotes_are_taken_as_they_are(copy) -> None:
+    db, other = copy()
+    db.run_text("""alter table orders rename note to "100 % note's" """)
+    db.run_text("""update orders set "100 % note's" = '5 % "off"' where id = 7""")
+    query = {
+        "name": "q",
+        "sql": """select * from orders where "100 % note's" = $1 and kind like 'k%'""",
+        "keys": {"k": """select "100 % note's" from orders where id = 7"""},
+    }
+    index = {"name": "50 % idx", "sql": """create index "50 % idx" on orders ("100 % note's")"""}
+    update = """update orders set "100 % note's" = 'a%' where kind like '%1'"""
+    (found,) = rehearse(db, other, migration(index, queries=(query,), updates=(update,))).indexes
+    assert (found.index_class, found.costs_unproven) == (IndexClass.HELPS_BUT_COSTS_HOT, "")
+
+
+def test_a14_queries_meet_the_settings_and_row_security_of_the_applications_role(copy) -> None:
+    db, other = copy()
+    name = db.ask_text("select current_database()")[0][0]
+    role = f"app_{name}"
+    for sql in (
+        f"create role {role}",
+        f"grant select on orders to {role}",
+        f"alter role {role} in database {name} set enable_bitmapscan = off",
+        f"alter role {role} in database {name} set enable_indexscan = off",
+        "alter table orders enable row level security",
+        "create policy p on orders using (owner <> 7)",
+    ):
+        db.run_text(sql)
+    wanted = migration({"name": "i", "sql": "create index i on orders (due)"}, queries=(OPEN,))
+    (as_app,) = rehearse(db, other, wanted, role=role).indexes
+    assert as_app.index_class is IndexClass.UNUSABLE
+    (as_superuser,) = rehearse(*copy(), wanted).indexes
+    assert as_superuser.index_class is IndexClass.HELPS
+
+
 UNSEEN = """\
 CREATE INDEX "Zug-Idx" ON "Wagen"."Züge" ("Nr", lower("Ziel"));
 CREATE INDEX ON "Wagen".fahrt (abfahrt);

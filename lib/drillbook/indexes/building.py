@@ -144,7 +144,7 @@ def _build(db: Database, other: Database, proposed: ProposedIndex, statement: St
     except PostgresError as error:
         made = [row for row in _state(db) if row["oid"] not in before]
         for row in made:  # a failed CONCURRENTLY leaves an INVALID index
-            db.run(SQL("DROP INDEX {}").format(Identifier(row["schema"], row["name"])))
+            db.run_text(SQL("DROP INDEX {}").format(Identifier(row["schema"], row["name"])))
         return Built(
             proposed, sqlstate=error.sqlstate, message=_message(error), seconds=round(time.monotonic() - began, 3)
         )

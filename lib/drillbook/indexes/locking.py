@@ -37,7 +37,7 @@ def seen(holder: Database, other: Database, table_oid: int, table: tuple[str, st
 def _granted(other: Database, mode: str, table: tuple[str, str]) -> bool:
     try:
         with other.rolled_back():
-            other.run(SQL(f"LOCK TABLE {{}} IN {mode} MODE NOWAIT").format(Identifier(*table)))
+            other.run_text(SQL(f"LOCK TABLE {{}} IN {mode} MODE NOWAIT").format(Identifier(*table)))
     except PostgresError as error:
         if error.sqlstate != _LOCK_NOT_AVAILABLE:
             raise

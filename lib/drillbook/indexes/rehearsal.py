@@ -103,12 +103,12 @@ class _Rehearsing:
         names = {index.statement.table for index in self._migration.indexes}
         names |= {update.table for update in self._migration.updates}
         rows = [
-            self._bench.db.ask_one(
-                SQL("SELECT to_regclass({})::oid::bigint AS oid").format(Literal(statements.as_sql_name(name)))
+            self._bench.db.run_text(
+                SQL("SELECT to_regclass({})::oid::bigint").format(Literal(statements.as_sql_name(name)))
             )
             for name in sorted(names)
         ]
-        return [int(row["oid"]) for row in rows if row["oid"] is not None]
+        return [int(oid) for ((oid,),) in rows if oid is not None]
 
     def _look_up(self, queries: Sequence[MigrationQuery]) -> None:
         for query in queries:
