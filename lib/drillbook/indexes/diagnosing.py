@@ -114,8 +114,10 @@ def lacking(candidates: Sequence[CandidateSeen], queries: Sequence[MigrationQuer
     for query in queries:
         for item in candidates:
             reason = next((why for words, why in _BY_RULE.items() if words in item.rule), None)
+            if item.query and item.rule != rewriting.SPLIT:
+                reason = Reason.PRECEDENCE  # whatever else the rule changed: it helps the query as it was meant
             if item.index_class is IndexClass.HELPS and item.for_query == query.name and reason is not None:
-                where = f"the query {item.query}" if reason is Reason.PRECEDENCE else item.sql
+                where = f"with the query {item.query}: {item.sql}" if item.query else item.sql
                 found.append(WhyNot(reason=reason, shown_by=f"{item.rule}: used, and helps: {where}"))
                 break
     return tuple(found)

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.engine.step import CheckStep, Context, Step
 from drillbook.errors import RunbookError
+from drillbook.indexes import planner, redundancy
 from drillbook.indexes.findings import Rehearsal
 from drillbook.indexes.migration import Migration
-from drillbook.indexes.statements import as_sql_name
 from drillbook.model import Check, Frozen, Verdict
 from drillbook.postgres import checks as integrity
-from drillbook.postgres.client import Database
 from drillbook.steps.recovery.copy import Recovered
-
-COUNTED_FOR = timedelta(days=30)
-"""Counters that are younger have not seen a month's end: they prove nothing about an index that they call unused."""
 
 
 class SourceSeen(Frozen):
@@ -76,22 +71,14 @@ class SamePlanner(CheckStep):
     proves: ClassVar[str] = "what is planned on the copy is planned so in production"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        with ctx.source(self.proposed.database) as db:
-            source, there = _settings(db), _major(db)
-        with ctx.copy(self.recovered.ref, self.proposed.database, read_only=True) as db:
-            copy, here = _settings(db), _major(db)
-        differing = [
-            f"{name}: {source.get(name, 'not there')} in production, {copy.get(name, 'not there')} on the copy"
-            for name in sorted({*source, *copy})
-            if source.get(name) != copy.get(name)
-        ]
-        if there != here:
-            differing.insert(0, f"PostgreSQL {there} in production, {here} on the copy")
+        database = self.proposed.database
+        with ctx.source(database) as source, ctx.copy(self.recovered.ref, database, read_only=True) as copy:
+            differing, compared = planner.differences(source, copy)
         return [
             self.result(
                 Verdict.UNPROVEN if differing else Verdict.VERIFIED,
-                expected=f"PostgreSQL {there} and {len(source)} settings of the planner as in production",
-                observed="; ".join(differing) or f"all {len(source)} equal",
+                expected="major version and settings of the planner as in production",
+                observed="; ".join(differing) or f"all {compared} settings equal",
                 reason="no plan of the copy holds for production" if differing else "",
             )
         ]
@@ -111,25 +98,17 @@ class RedundantIndexes(CheckStep):
     required: ClassVar[bool] = False
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        found: list[Check] = []
-        usage = _usage(ctx, self.rehearsal.database)
+        usage, unread = _usage(ctx, self.rehearsal.database)
+        found = []
         for item in self.rehearsal.redundant:
-            seen = [(pod, rows.get(item.index)) for pod, rows in usage.counted.items()]
-            counts = [(pod, row) for pod, row in seen if row is not None]
-            what = f"{'as' if item.duplicate else 'begins as'} {item.by}"
-            young = [pod for pod, row in counts if row["now"] - row["since"] < COUNTED_FOR]
-            missing = [*usage.unread, *(f"{pod} has counted for less than 30 days" for pod in young)]
-            if not counts:
-                missing = ["it is proposed: nothing has used it yet"]
-            scans = sum(int(row["scans"]) for _, row in counts)
-            said = f"{what}; {scans:,} scans on {len(counts)} instances" if counts else what
+            words, doubts = redundancy.used(item, usage, unread)
             found.append(
                 self.result(
-                    Verdict.UNPROVEN if missing else Verdict.VERIFIED,
+                    Verdict.UNPROVEN if doubts else Verdict.VERIFIED,
                     name=f"{self.name}: {item.index}",
                     expected="every instance's counters, 30 days old",
-                    observed=said,
-                    reason="; ".join(missing),
+                    observed=words,
+                    reason="; ".join(doubts),
                 )
             )
         return found or [self.result(Verdict.VERIFIED, observed="none: no index covers another")]
@@ -151,35 +130,19 @@ class ForeignKeysIndexed(CheckStep):
         return [self.result(Verdict.VERIFIED, observed=words, details=details[:12])]
 
 
-class _Usage(Frozen):
-    """What each instance has counted, by index; and why an instance could not be asked."""
-
-    counted: dict[str, dict[str, dict[str, Any]]]
-    unread: tuple[str, ...]
-
-
-def _usage(ctx: Context, database: str) -> _Usage:
+def _usage(ctx: Context, database: str) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """What each instance has counted; and why an instance could not be asked."""
     ref = ctx.source_ref
     pods = ctx.kube.list(k8s.POD, ref.namespace, labels=f"cnpg.io/cluster={ref.name},cnpg.io/podRole=instance")
-    counted: dict[str, dict[str, dict[str, Any]]] = {}
+    counted: dict[str, list[dict[str, Any]]] = {}
     unread: list[str] = []
     for pod in sorted(str(item["metadata"]["name"]) for item in pods):
         try:
             with ctx.source(database, pod=pod) as db:
-                rows = db.ask("index_usage")
+                counted[pod] = db.ask("index_usage")
         except RunbookError as error:
             unread.append(f"{pod} could not be asked: {error.what}")
-            continue
-        counted[pod] = {as_sql_name((row["schema"], row["name"])): dict(row) for row in rows}
-    return _Usage(counted=counted, unread=tuple(unread))
-
-
-def _settings(db: Database) -> dict[str, str]:
-    return {str(row["name"]): str(row["setting"]) for row in db.ask("planner_settings")}
-
-
-def _major(db: Database) -> int:
-    return int(db.ask_one("server_facts")["server_version_num"]) // 10_000
+    return counted, unread
 
 
 def _structure(ctx: Context, database: str) -> integrity.Structure:
@@ -188,7 +151,6 @@ def _structure(ctx: Context, database: str) -> integrity.Structure:
 
 
 __all__ = [
-    "COUNTED_FOR",
     "ForeignKeysIndexed",
     "NoteSource",
     "RedundantIndexes",
