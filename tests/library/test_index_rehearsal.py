@@ -249,6 +249,30 @@ def test_a14_an_update_of_no_indexed_column_costs_no_hot(copy) -> None:
     assert found.insert is not None and found.insert.records_added < 1  # most rows are not in the predicate
 
 
+def test_a14_an_invalid_index_of_a_partitioned_table_says_so(copy) -> None:
+    db, other = copy()
+    db.run_text("create table part (a int, b int) partition by range (a)")
+    db.run_text("create table part_1 partition of part for values from (1) to (100000)")
+    db.run_text("insert into part select n, n from generate_series(1, 20000) n")
+    index = {"name": "i", "sql": "create index i on only part (b)"}
+    (found,) = rehearse(db, other, migration(index, queries=("select * from part where b = 7",))).indexes
+    assert (found.index_class, reasons_of(found)) == (IndexClass.UNUSABLE, [Reason.INVALID])
+
+
+def test_a14_one_name_in_two_schemas_is_measured_twice(copy) -> None:
+    db, other = copy()
+    db.run_text("create schema two")
+    db.run_text("create table two.orders as select * from orders")
+    db.run_text("analyze two.orders")
+    first = {"name": "i", "sql": "create index i on orders (due)", "queries": ["q"]}
+    second = {"name": "i", "sql": "create index i on two.orders (note)", "queries": ["z"]}
+    wanted = migration(
+        first, second, queries=(OPEN, {"name": "z", "sql": "select * from two.orders where due < '2026-01-02'"})
+    )
+    found = rehearse(db, other, wanted).indexes
+    assert [item.index_class for item in found] == [IndexClass.HELPS, IndexClass.UNUSABLE]
+
+
 def test_a14_an_update_that_fails_leaves_the_cost_unproven(copy) -> None:
     found = only(copy, "create index i on orders (due)", OPEN, updates=("update orders set id = 1",))
     assert "SQLSTATE 23505" in found.costs_unproven and not found.updates
@@ -256,14 +280,17 @@ def test_a14_an_update_that_fails_leaves_the_cost_unproven(copy) -> None:
 
 @pytest.mark.parametrize(
     ("index", "mode", "writers"),
-    [("create index i on orders (due)", "ShareLock", True), ("create index concurrently i on orders (due)", "", False)],
+    [
+        ("create index i on orders (due)", "ShareLock", True),
+        ("create index concurrently i on orders (due)", "ShareUpdateExclusiveLock", False),
+    ],
 )
 def test_a14_the_lock_of_a_build_and_who_would_wait(copy, index: str, mode: str, writers: bool) -> None:
     found = only(copy, index, OPEN)
-    assert (found.lock.mode if found.lock else "") == mode
-    if found.lock:
-        assert found.lock.stops_writers is writers
-        assert not any(who.startswith("SELECT") for who in found.lock.waits)
+    assert found.lock is not None
+    assert (found.lock.mode, found.lock.stops_writers) == (mode, writers)
+    assert not any(who.startswith("SELECT") for who in found.lock.waits)
+    assert any(who.startswith("VACUUM") for who in found.lock.waits)
 
 
 def test_a14_the_file_is_run_as_written_in_one_transaction_and_one_by_one(copy, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from drillbook.indexes import plans, statements
@@ -32,6 +32,10 @@ class Variant:
     values: tuple[str | None, ...] = field(default=(), hash=False)
     limit: int = 0
     generic: bool = False
+
+    def asking(self, sql: str) -> Variant:
+        """The same variant of another text of the query."""
+        return replace(self, query=self.query.model_copy(update={"sql": sql}))
 
     @property
     def sql(self) -> str:

@@ -53,6 +53,9 @@ def why_unused(
     candidates: Sequence[CandidateSeen],
 ) -> tuple[WhyNot, ...]:
     """Why no variant's plan has the index, in the order in which the planner asks: may it be used, does it fit, is it cheap."""
+    if not built.row["is_valid"]:
+        shown = "it was created INVALID: a partitioned table's ON ONLY has no index on the partitions yet"
+        return (WhyNot(reason=Reason.INVALID, shown_by=shown),)
     found: dict[Reason, WhyNot] = {}
     for query in dict.fromkeys(variant.query.name for variant in variants):
         plain = [item for item in variants if item.query.name == query and not item.generic and not item.limit]
@@ -125,7 +128,7 @@ def lacking(candidates: Sequence[CandidateSeen], queries: Sequence[MigrationQuer
 
 def _fits(bench: Bench, built: Built, variant: Variant, sql: str, others: Sequence[tuple[str, str]]) -> bool:
     """Whether the planner has any plan with the index once everything else of its table is out of the way."""
-    asked = Variant(variant.query.model_copy(update={"sql": sql}), variant.key, variant.values)
+    asked = variant.asking(sql)
     try:
         with bench.without(others):
             for row in bench.db.ask(SQL(_RIVALS), table=built.row["table_oid"], index=built.row["oid"]):

@@ -364,6 +364,22 @@ class Database:
             yield self
 
     @contextmanager
+    def attempt(self) -> Iterator[Self]:
+        """What is done in here is undone at its end, in a transaction of its own or within an open one, which stays usable."""
+        if self._connection.info.transaction_status is TransactionStatus.IDLE:
+            with self.rolled_back():
+                yield self
+            return
+        with self._errors("a savepoint"):
+            self._connection.execute("SAVEPOINT drillbook_attempt")
+        try:
+            yield self
+        finally:
+            with self._errors("a savepoint"):
+                self._connection.execute("ROLLBACK TO SAVEPOINT drillbook_attempt")
+                self._connection.execute("RELEASE SAVEPOINT drillbook_attempt")
+
+    @contextmanager
     def committed(self) -> Iterator[Self]:
         """One transaction that may write, committed at the end; an error in it rolls it back."""
         with self._turn, self._transaction("BEGIN READ WRITE", end="COMMIT"):

@@ -111,6 +111,17 @@ class RedundantIndexes(CheckStep):
                     reason="; ".join(doubts),
                 )
             )
+        covered = {item.index for item in self.rehearsal.redundant}
+        found += [
+            self.result(
+                Verdict.FAILED,
+                name=f"{self.name}: {name}",
+                expected="another index covers what the migration drops",
+                observed="no index begins with its keys: its queries lose it",
+            )
+            for name in self.rehearsal.drop
+            if not any(index == name or index.endswith(f".{name}") for index in covered)
+        ]
         return found or [self.result(Verdict.VERIFIED, observed="none: no index covers another")]
 
 
