@@ -1,4 +1,4 @@
-"""A rehearsal on a real server: each class and each reason by an index that was made to earn it, on the oldest and the newest major."""
+"""A rehearsal on a real server: each class and each reason by an index that was made to earn it, and what majors answer differently on the oldest and the newest."""
 
 from __future__ import annotations
 
@@ -33,12 +33,17 @@ VACUUM (ANALYZE);
 """
 
 
-@pytest.fixture(scope="module", params=sorted({min(FOUND, default=NEWEST), NEWEST}))
+# What differs between the majors is in the server's own answers: these tests read each kind of them.
+on_both_ends = pytest.mark.parametrize("shop", sorted({min(FOUND, default=NEWEST), NEWEST}), indirect=True)
+
+
+@pytest.fixture(scope="module")
 def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the database ``shop``."""
-    if request.param not in FOUND:
-        pytest.skip(why_missing(request.param))
-    with running(tmp_path_factory.mktemp(f"pg{request.param}"), programs=FOUND[request.param]) as server:
+    """A server of the newest major, or of the one that a test asks for, with the database ``shop``."""
+    major = getattr(request, "param", NEWEST)
+    if major not in FOUND:
+        pytest.skip(why_missing(major))
+    with running(tmp_path_factory.mktemp(f"pg{major}"), programs=FOUND[major]) as server:
         server.sql("postgres", "create database shop")
         with server.superuser("shop") as db:
             for statement in SHOP.split(";\n"):
@@ -87,6 +92,7 @@ def reasons_of(finding: IndexFinding) -> list[Reason]:
 OPEN = "select * from orders where status = 'OPEN' and due < '2026-02-01'"
 
 
+@on_both_ends
 def test_a14_class_helps(copy) -> None:
     found = only(copy, "create index i on orders (due) where status = 'OPEN'", OPEN)
     assert (found.index_class, found.reasons, found.candidates) == (IndexClass.HELPS, (), ())
@@ -180,6 +186,7 @@ def test_a14_reason_missing_equality_column_where_the_planner_prefers_another_in
     assert found.corrected is not None and "(owner, due, kind)" in found.corrected.sql
 
 
+@on_both_ends
 @pytest.mark.parametrize(
     "index",
     [
@@ -220,6 +227,7 @@ def test_a14_class_cannot_create_refused(copy, index: str, sqlstate: str) -> Non
     )
 
 
+@on_both_ends
 @pytest.mark.parametrize(
     ("index", "query", "update"),
     [
@@ -278,6 +286,7 @@ def test_a14_an_update_that_fails_leaves_the_cost_unproven(copy) -> None:
     assert "SQLSTATE 23505" in found.costs_unproven and not found.updates
 
 
+@on_both_ends
 @pytest.mark.parametrize(
     ("index", "mode", "writers"),
     [
@@ -293,6 +302,7 @@ def test_a14_the_lock_of_a_build_and_who_would_wait(copy, index: str, mode: str,
     assert any(who.startswith("VACUUM") for who in found.lock.waits)
 
 
+@on_both_ends
 def test_a14_the_file_is_run_as_written_in_one_transaction_and_one_by_one(copy, tmp_path: Path) -> None:
     path = tmp_path / "V1__x.sql"
     path.write_text(
@@ -442,6 +452,7 @@ ANALYZE;
 """
 
 
+@on_both_ends
 def test_a14_a_schema_never_seen_with_a_sql_file_as_only_input(shop: Server, tmp_path: Path) -> None:
     name = f"unseen{next(shop._names)}"
     shop.sql("postgres", f"create database {name}")
