@@ -14,7 +14,7 @@ from typing import Any
 from drillbook.errors import Changed, EvidenceError, EvidenceUnwritable
 from drillbook.evidence import Journal, Ledger, record
 from drillbook.model import show_seconds
-from drillbook.report import cards, timeline
+from drillbook.report import cards, claims, timeline
 from drillbook.report.cards import show_bytes, show_instant
 
 REPORT = "report.html"
@@ -90,6 +90,7 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
             marks=cards.marks(boundary(found)),
             recovery=(found["facts"].get("achieved") or {}).get("recovery_seconds"),
             reach=_reach(found),
+            claims=_claims(found),
             sections=sections(found),
             ledger=ledger[0] if ledger else None,
             ledger_sha256=ledger[1] if ledger else "",
@@ -159,6 +160,12 @@ def _reach(found: Mapping[str, Any]) -> str:
     return timeline.svg({**drawn, "target": target}, standalone=False)
 
 
+def _claims(found: Mapping[str, Any]) -> str:
+    """An index migration's claims beside what was measured, "" where the run rehearsed none."""
+    measured = found["facts"].get("index claims")
+    return claims.html(measured) if measured else ""
+
+
 def _result(found: Mapping[str, Any], step: str) -> Mapping[str, Any]:
     """What a step of this name answered; nothing if it did not run or did not end well."""
     return next((item["result"] for item in found["steps"] if item.get("step") == step and item["result"]), {})
@@ -193,7 +200,11 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         ("Controls", {"references": found["controls"]["references"]} if found["controls"]["references"] else None),
         ("Clocks", around["clocks"]),
         ("Git", around["git"]),
-        *((_name(name), value) for name, value in found["facts"].items() if name not in ("achieved", "reach")),
+        *(
+            (_name(name), value)
+            for name, value in found["facts"].items()
+            if name not in ("achieved", "reach", "index claims")
+        ),
     ]
     return [(heading, rows) for heading, value in pages if (rows := rows_of(value))]
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from drillbook import kube as k8s
 from drillbook.engine import run_folders
 from drillbook.engine.step import Context, Step
-from drillbook.errors import NotReady, PostgresError, RunbookError
+from drillbook.errors import NotReady, ParameterError, PostgresError, RunbookError
 from drillbook.indexes.build import State, look
 from drillbook.indexes.migration import Migration, MigrationQuery, ProposedIndex, load_migration
 from drillbook.indexes.shape import WantedIndex
@@ -124,7 +124,10 @@ class ReadIndexChange(Step[IndexChange]):
     migration: str
 
     def do(self, ctx: Context) -> IndexChange:
-        given = load_migration(_found(self.migration))
+        if not (path := self.migration or ctx.site.index_migration):
+            fault = "migration: none is given, and the profile names none (index_migration)"
+            raise ParameterError([fault], where="index migration", todo="Give the path of a YAML or SQL file.")
+        given = load_migration(_found(path))
         with ctx.source(self.database, read_only=False) as db:
             faults = [f"database: the migration is for {given.database}"] if self._is_anothers(given) else []
             indexes = _planned(db, given.indexes, faults)
