@@ -91,8 +91,9 @@ class _ChangeIndexes(Step[ChangedIndexes]):
                         finished = self._one(ctx, server, kind, item)
                         done.append(finished)
             except RunbookError as error:
-                error.changed = Changed.DONE if done else error.changed
-                error.changes = f"{kind}: {', '.join(one.name for one in done) or 'none'}"
+                error.rolled_back = not done and error.changed is Changed.NOTHING
+                if done:
+                    error.changed, error.changes = Changed.DONE, f"{kind}: {', '.join(one.name for one in done)}"
                 raise
             finally:
                 ctx.recorder.fact(f"indexes_{kind}", [one.model_dump(mode="json") for one in done])
