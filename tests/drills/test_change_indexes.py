@@ -59,14 +59,16 @@ def test_i14_indexes_are_changed_behind_two_gates_and_taken_back_by_the_runs_id(
     assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
     after = {line.partition(":")[0] for line in indexes(lab)}
     assert after >= BUILT and DROPPED not in after
-    assert facts(done, "backup_before_the_change")["backup_id"]
+    backup = facts(done, "backup_before_the_change")["backup_id"]
+    told = (done.folder / "logs" / "announcement.txt").read_text()
+    assert "is in place: 2 indexes built, 1 dropped" in told and backup in told
     for stall in ("stall_while_built", "stall_while_dropped"):
         assert facts(done, stall)["reason"] == "" and facts(done, stall)["beats"] > 0
     assert lab.drillbook("verify", done.folder.name).returncode == 0
 
-    told = lab.drillbook("undo", done.folder.name)
-    assert told.returncode == 3, told.stdout + told.stderr
-    back = Drill(3, lab.folders(NOTEBOOK.with_stem("undo-change-indexes"))[-1], told.stdout)
+    asked = lab.drillbook("undo", done.folder.name)
+    assert asked.returncode == 3, asked.stdout + asked.stderr
+    back = Drill(3, lab.folders(NOTEBOOK.with_stem("undo-change-indexes"))[-1], asked.stdout)
     undone = lab.go_on(back)
     assert (undone.code, undone.verdict) == (0, "VERIFIED"), undone.said
     assert indexes(lab) == before

@@ -68,8 +68,8 @@ class IndexChange(Frozen):
 
     def rows(self) -> list[tuple[str, str]]:
         """As a card shows it."""
-        built = [(one.wanted.place, f"build; now {one.state}") for one in self.indexes]
-        return built + [(one.place, "drop") for one in self.drops]
+        built = [("to be built", f"{one.wanted.place}, now {one.state}") for one in self.indexes]
+        return built + [("to be dropped", one.place) for one in self.drops]
 
 
 @dataclass(frozen=True)
