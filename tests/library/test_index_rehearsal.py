@@ -425,6 +425,23 @@ def test_a14_queries_meet_the_settings_and_row_security_of_the_applications_role
     assert as_superuser.index_class is IndexClass.HELPS
 
 
+def test_a14_unqualified_names_are_looked_for_where_the_applications_role_looks(copy) -> None:
+    db, other = copy()
+    name = db.ask_text("select current_database()")[0][0]
+    for sql in (
+        "create schema app",
+        "alter table orders set schema app",
+        f"create role path_{name}",
+        f"grant usage on schema app to path_{name}",
+        f"grant select on app.orders to path_{name}",
+        f"alter role path_{name} set search_path = app, public",
+    ):
+        db.run_text(sql)
+    wanted = migration({"name": "i", "sql": "create index i on orders (due)"}, queries=(OPEN,))
+    (found,) = rehearse(db, other, wanted, role=f"path_{name}").indexes
+    assert (found.index_class, found.sqlstate) == (IndexClass.HELPS, "")
+
+
 UNSEEN = """\
 CREATE INDEX "Zug-Idx" ON "Wagen"."Züge" ("Nr", lower("Ziel"));
 CREATE INDEX ON "Wagen".fahrt (abfahrt);
