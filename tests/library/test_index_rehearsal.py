@@ -281,6 +281,17 @@ def test_a14_one_name_in_two_schemas_is_measured_twice(copy) -> None:
     assert [item.index_class for item in found] == [IndexClass.HELPS, IndexClass.UNUSABLE]
 
 
+@pytest.mark.parametrize("how", ["", "concurrently"])
+def test_a14_an_index_of_a_materialised_view_is_measured(copy, how: str) -> None:
+    db, other = copy()
+    db.run_text("create materialized view m as select id, due, note from orders")
+    db.run_text("analyze m")
+    index = {"name": "i", "sql": f"create index {how} i on m (due)"}
+    (found,) = rehearse(db, other, migration(index, queries=("select * from m where due < '2026-01-02'",))).indexes
+    assert (found.index_class, found.lock) == (IndexClass.HELPS, None)
+    assert "SQLSTATE" in found.costs_unproven  # it takes no inserts
+
+
 def test_a14_an_update_that_fails_leaves_the_cost_unproven(copy) -> None:
     found = only(copy, "create index i on orders (due)", OPEN, updates=("update orders set id = 1",))
     assert "SQLSTATE 23505" in found.costs_unproven and not found.updates
@@ -423,6 +434,23 @@ def test_a14_queries_meet_the_settings_and_row_security_of_the_applications_role
     assert as_app.index_class is IndexClass.UNUSABLE
     (as_superuser,) = rehearse(*copy(), wanted).indexes
     assert as_superuser.index_class is IndexClass.HELPS
+
+
+def test_a14_unqualified_names_are_looked_for_where_the_applications_role_looks(copy) -> None:
+    db, other = copy()
+    name = db.ask_text("select current_database()")[0][0]
+    for sql in (
+        "create schema app",
+        "alter table orders set schema app",
+        f"create role path_{name}",
+        f"grant usage on schema app to path_{name}",
+        f"grant select on app.orders to path_{name}",
+        f"alter role path_{name} set search_path = app, public",
+    ):
+        db.run_text(sql)
+    wanted = migration({"name": "i", "sql": "create index i on orders (due)"}, queries=(OPEN,))
+    (found,) = rehearse(db, other, wanted, role=f"path_{name}").indexes
+    assert (found.index_class, found.sqlstate) == (IndexClass.HELPS, "")
 
 
 UNSEEN = """\

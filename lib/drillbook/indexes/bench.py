@@ -51,18 +51,20 @@ class Bench:
         self._role = role
         self._names = count(1)
 
-    def prepare(self, tables: Iterable[int]) -> None:
-        """Keep autovacuum and compilation out of the figures; neither changes a plan."""
+    def as_application(self) -> None:
+        """Take over what the application's role has set: of its planner, and where its names are looked for."""
+        self.db.run(SQL("SET jit = off"))  # it changes no plan, and takes its time in some runs only
+        for row in self.db.ask(SQL(_ROLE_SETTINGS), role=self._role):
+            self.db.run_text(
+                SQL("SELECT set_config({}, {}, false)").format(Literal(row["name"]), Literal(row["value"]))
+            )
+
+    def keep_still(self, tables: Iterable[int]) -> None:
+        """Keep autovacuum away from the tables and their partitions."""
         for oid in tables:
             for row in self.db.ask(SQL(_LEAVES).format(Literal(oid))):
                 name = Identifier(row["schema"], row["name"])
                 self.db.run_text(SQL("ALTER TABLE {} SET (autovacuum_enabled = off)").format(name))
-        self.db.run(SQL("SET jit = off"))
-        if self._role:
-            for row in self.db.ask(SQL(_ROLE_SETTINGS).format(Literal(self._role))):
-                self.db.run_text(
-                    SQL("SELECT set_config({}, {}, false)").format(Literal(row["name"]), Literal(row["value"]))
-                )
 
     def variants(self, query: MigrationQuery) -> tuple[Variant, ...]:
         """Every variant of a query: its keys are looked up now. PostgresError if a key's SELECT fails or finds no row."""
@@ -137,6 +139,6 @@ SELECT split_part(item, '=', 1) AS name, substr(item, strpos(item, '=') + 1) AS 
   FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
  CROSS JOIN LATERAL unnest(s.setconfig) item
   JOIN pg_catalog.pg_settings g ON g.name = split_part(item, '=', 1)
- WHERE r.rolname = {} AND s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
-   AND (g.category LIKE 'Query Tuning%%' OR g.name IN ('work_mem', 'hash_mem_multiplier'))
+ WHERE r.rolname = %(role)s AND s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
+   AND (g.category LIKE 'Query Tuning%%' OR g.name IN ('work_mem', 'hash_mem_multiplier', 'search_path'))
  ORDER BY s.setdatabase"""

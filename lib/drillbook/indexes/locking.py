@@ -29,8 +29,13 @@ SELECT l.mode FROM pg_catalog.pg_locks l
  WHERE l.locktype = 'relation' AND l.relation = %(table)s::oid AND l.granted AND l.pid = %(pid)s"""
 
 
-def seen(holder: Database, other: Database, table_oid: int, table: tuple[str, str]) -> LockSeen:
-    """What ``holder``'s open transaction holds on the table, and which locks ``other`` can't have while it does."""
+def seen(holder: Database, other: Database, table_oid: int, table: tuple[str, str]) -> LockSeen | None:
+    """What ``holder``'s open transaction holds on the table, and which locks ``other`` can't have while it does.
+
+    None for a materialised view, which LOCK TABLE refuses.
+    """
+    if not _lockable(other, table_oid):
+        return None
     return _seen(holder.ask_one(_PID)["pid"], other, table_oid, table)
 
 
@@ -39,9 +44,9 @@ def seen_while_it_waits(
 ) -> LockSeen | None:
     """Run CREATE INDEX CONCURRENTLY to its end; what it holds while it waits for a writer that ``other`` plays for a moment.
 
-    None for a table that isn't there. PostgresError if the build fails.
+    None for a table that isn't there, or a materialised view. PostgresError if the build fails.
     """
-    if not table_oid:
+    if not _lockable(other, table_oid):
         builder.run_text(sql)
         return None
     pid, fault = builder.ask_one(_PID)["pid"], list[PostgresError]()
@@ -56,6 +61,13 @@ def seen_while_it_waits(
     if fault:
         raise fault[0]
     return found
+
+
+def _lockable(other: Database, table_oid: int) -> bool:
+    rows = other.ask(
+        SQL("SELECT relkind::text AS kind FROM pg_catalog.pg_class WHERE oid = %(table)s"), table=table_oid
+    )
+    return bool(rows and rows[0]["kind"] in ("r", "p"))
 
 
 def _run(builder: Database, sql: str, fault: list[PostgresError]) -> None:

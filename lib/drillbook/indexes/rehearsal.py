@@ -67,7 +67,8 @@ class _Rehearsing:
         began = time.monotonic()
         db = self._bench.db
         state = db.ask("index_state")
-        self._bench.prepare(self._tables())
+        self._bench.as_application()
+        self._bench.keep_still(self._tables())
         self._look_up(self._migration.queries)
         for variant in self._all_variants():
             self._restored[variant] = self._shown(variant, ())
