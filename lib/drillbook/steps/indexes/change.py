@@ -16,7 +16,7 @@ from drillbook.indexes.migration import Migration, MigrationQuery, ProposedIndex
 from drillbook.indexes.shape import WantedIndex
 from drillbook.indexes.statements import as_sql_name
 from drillbook.model import Frozen
-from drillbook.postgres.client import Database
+from drillbook.postgres.client import SQL, Database, Literal
 from drillbook.steps.backup.safety_backup import BackUpBeforeCutover
 from drillbook.steps.cutover.swap_check import tenant_of
 from drillbook.steps.preflight.readiness import CheckReadiness, Rights, SourceCluster
@@ -130,6 +130,7 @@ class ReadIndexChange(Step[IndexChange]):
         given = load_migration(_found(path))
         with ctx.source(self.database, read_only=False) as db:
             faults = [f"database: the migration is for {given.database}"] if self._is_anothers(given) else []
+            look_where(db, tenant_of(ctx, self.database).app_role)
             indexes = _planned(db, given.indexes, faults)
             drops = planned_drops(db, given.drop, faults)
         faults += [
@@ -161,6 +162,12 @@ def _found(path: str) -> Path:
     return inside if not place.is_file() and inside.is_file() else place
 
 
+def look_where(db: Database, role: str) -> None:
+    """Look for unqualified names where the application's role looks for them, if that was set for it."""
+    for row in db.ask("index_search_path", role=role):
+        db.ask(SQL("select pg_catalog.set_config('search_path', {}, false)").format(Literal(row["path"])))
+
+
 def _planned(db: Database, proposed: Sequence[ProposedIndex], faults: list[str]) -> list[PlannedIndex]:
     tables = [as_sql_name(one.statement.table) for one in proposed]
     there = {row["given"]: row for row in db.ask("index_tables", names=sorted(set(tables)))}
@@ -187,7 +194,7 @@ def _table_fault(one: ProposedIndex, table: str, row: dict[str, Any] | None) -> 
     if len(one.name.encode()) > TOO_LONG:
         return f"its name is longer than {TOO_LONG} bytes: PostgreSQL would cut it"
     if row is None:
-        return f"there is no table {table} (one that is not qualified is looked for in the role's search path)"
+        return f"there is no table {table} (one that is not qualified is looked for where the application's role looks)"
     if row["kind"] == "p":
         return f"{table} is partitioned: CONCURRENTLY builds on each partition by itself; name these, then ATTACH"
     return ""
@@ -310,6 +317,7 @@ __all__ = [
     "PlannedDrop",
     "PlannedIndex",
     "ReadIndexChange",
+    "look_where",
     "noted_by",
     "noted_changes",
     "planned_drops",
