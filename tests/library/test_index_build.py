@@ -65,7 +65,8 @@ DEFINITIONS = {
     "descending": 'create index by_status on app.incidents ("Opened At" desc nulls last, status)',
     "expression": "create index by_status on app.incidents (lower(status), (id % 10)) include (assigned)",
     "gin": "create index by_status on app.incidents using gin (to_tsvector('simple', status)) with (fastupdate = off)",
-    "unique": 'create unique index by_status on app.incidents (id, "Opened At") nulls not distinct',
+    "unique": 'create unique index by_status on app.incidents (id, "Opened At")',
+    "nulls not distinct": "create unique index by_status on app.incidents (id, status) nulls not distinct",
     "if not exists": "create index concurrently if not exists by_status on only app.incidents (status text_pattern_ops)",
     "odd name": 'create index "By Status; drop" on app.incidents (status collate "C")',
     "slow": "create index by_status on app.incidents (app.slow(id)) where id % 50 = 0",
@@ -77,6 +78,8 @@ DEFINITIONS = {
 def test_an_index_is_built_and_known_again_by_what_the_server_says_of_it(
     superuser: Superuser, server: Server, database: str, sql: str
 ) -> None:
+    if "nulls not distinct" in sql and server.major < 15:
+        pytest.skip("PostgreSQL 15 is the first to know NULLS NOT DISTINCT")
     index = wanted(sql)
     assert looking(server, database)(index).state is State.ABSENT
     first = build(superuser, database, index, QUICK, quiet, looking(server, database))
@@ -224,7 +227,6 @@ def _killed(
         _reached(superuser, database, index, child, wait.held_since, waiting=False)
         release = stack.enter_context(held(server, database, *wait.statements))
     row = _reached(superuser, database, index, child, wait.phase, waiting=bool(wait.statements))
-    assert "nightly report" in row["held_by"] or not wait.statements
     if killed[0]:
         os.killpg(group, signal.SIGKILL)
     else:
@@ -248,7 +250,7 @@ def _reached(
     deadline = time.monotonic() + 60
     while True:
         for row in superuser.ask(database, "index_builders", **_key(index)):
-            if phase in row["phase"] and (row["held_by"] or not waiting):
+            if phase in row["phase"] and ("nightly report" in row["held_by"] or not waiting):
                 return row
         assert child.poll() is None, "it ended before"
         assert time.monotonic() < deadline
@@ -299,6 +301,9 @@ def test_who_holds_the_lock_is_named_when_it_is_tried_in_vain(
             )
         release()
     assert "resume" in caught.value.todo
+    # What could not be removed for the same reason is named; the next attempt removes it.
+    assert ("left INVALID" in caught.value.todo) == (how == "for an older writer")
+    assert caught.value.changed is (Changed.DONE if how == "for an older writer" else Changed.NOTHING)
     build(superuser, database, index, QUICK, quiet, looking(server, database))
     assert superuser.ask(database, "integrity_invalid_indexes") == []
 

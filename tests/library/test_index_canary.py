@@ -180,3 +180,18 @@ def begun(db: Any) -> Any:
     """When the canary's transaction began; None if there isn't one."""
     rows = db.ask(SQL(f"select xact_start from pg_stat_activity where application_name = '{APPLICATION}'"))  # type: ignore[arg-type]
     return rows[0]["xact_start"] if rows else None
+
+
+def test_the_canary_passes_over_what_has_no_writer(superuser: Superuser, server: Server, database: str) -> None:
+    server.sql(database, "create materialized view app.by_day as select status, count(*) from app.incidents group by 1")
+    tables = [("app", "by_day"), ("app", "gone"), INCIDENTS]
+    with server.superuser(database) as control:
+        with Canary(superuser, database, tables, control, KEY) as canary:
+            seen: set[Any] = set()
+            until(lambda: seen.add(begun(control)) or len(seen - {None}) > 3)
+        index = WantedIndex.of("create index by_number on app.by_day (count)", schema="app")
+        done = build(
+            superuser, database, index, Limits(look_seconds=0.1), lambda *_: None, lambda one: look(control, one)
+        )
+    assert canary.stall.reason == "" and canary.stall.beats > 0
+    assert done.how == "built"

@@ -19,7 +19,7 @@ from drillbook.indexes.migration import MigrationQuery
 from drillbook.indexes.shape import WantedIndex
 from drillbook.model import ClusterRef, Verdict
 from drillbook.postgres.client import Database
-from drillbook.steps.indexes.change import IndexChange, PlannedDrop, PlannedIndex, planned_drops
+from drillbook.steps.indexes.change import IndexChange, PlannedDrop, PlannedIndex, look_where, planned_drops
 from drillbook.steps.indexes.change_apply import leftover
 from drillbook.steps.indexes.change_checks import (
     NoOtherInvalid,
@@ -291,3 +291,19 @@ def test_i14_the_promise_removes_the_index_only_where_it_is_invalid(server: Serv
             assert restoring.put_back(Pod(server), promise.undo or {})[0] == "put back"  # type: ignore[arg-type]
         there = db.ask_text("select relname from pg_class where relname like 'By %'")
     assert bool(there) == (left == "valid")
+
+
+def test_i14_an_unqualified_name_is_looked_for_where_the_applications_role_looks(
+    server: Server, database: str, nobody: Database
+) -> None:
+    role = f"app_{database}"
+    look_where(nobody, role)
+    assert nobody.ask("index_tables", names=["t"]) == []
+    server.sql(database, f"create role {role}", f"alter role {role} set search_path = nowhere, public")
+    look_where(nobody, role)
+    assert nobody.ask("index_tables", names=["t"]) == []
+    server.sql(database, f'alter role {role} in database {database} set search_path = "$user", app')
+    look_where(nobody, role)
+    assert [row["schema"] for row in nobody.ask("index_tables", names=["t"])] == ["app"]
+    (drop,) = planned_drops(nobody, ["by_note"], [])
+    assert drop.place == "app.by_note"

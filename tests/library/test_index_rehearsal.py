@@ -1,4 +1,4 @@
-"""A rehearsal on a real server: each class and each reason by an index that was made to earn it, on the oldest and the newest major."""
+"""A rehearsal on a real server: each class and each reason by an index that was made to earn it, and what majors answer differently on the oldest and the newest."""
 
 from __future__ import annotations
 
@@ -33,12 +33,17 @@ VACUUM (ANALYZE);
 """
 
 
-@pytest.fixture(scope="module", params=sorted({min(FOUND, default=NEWEST), NEWEST}))
+# What differs between the majors is in the server's own answers: these tests read each kind of them.
+on_both_ends = pytest.mark.parametrize("shop", sorted({min(FOUND, default=NEWEST), NEWEST}), indirect=True)
+
+
+@pytest.fixture(scope="module")
 def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the database ``shop``."""
-    if request.param not in FOUND:
-        pytest.skip(why_missing(request.param))
-    with running(tmp_path_factory.mktemp(f"pg{request.param}"), programs=FOUND[request.param]) as server:
+    """A server of the newest major, or of the one that a test asks for, with the database ``shop``."""
+    major = getattr(request, "param", NEWEST)
+    if major not in FOUND:
+        pytest.skip(why_missing(major))
+    with running(tmp_path_factory.mktemp(f"pg{major}"), programs=FOUND[major]) as server:
         server.sql("postgres", "create database shop")
         with server.superuser("shop") as db:
             for statement in SHOP.split(";\n"):
@@ -87,6 +92,7 @@ def reasons_of(finding: IndexFinding) -> list[Reason]:
 OPEN = "select * from orders where status = 'OPEN' and due < '2026-02-01'"
 
 
+@on_both_ends
 def test_a14_class_helps(copy) -> None:
     found = only(copy, "create index i on orders (due) where status = 'OPEN'", OPEN)
     assert (found.index_class, found.reasons, found.candidates) == (IndexClass.HELPS, (), ())
@@ -180,6 +186,7 @@ def test_a14_reason_missing_equality_column_where_the_planner_prefers_another_in
     assert found.corrected is not None and "(owner, due, kind)" in found.corrected.sql
 
 
+@on_both_ends
 @pytest.mark.parametrize(
     "index",
     [
@@ -220,6 +227,7 @@ def test_a14_class_cannot_create_refused(copy, index: str, sqlstate: str) -> Non
     )
 
 
+@on_both_ends
 @pytest.mark.parametrize(
     ("index", "query", "update"),
     [
@@ -249,23 +257,63 @@ def test_a14_an_update_of_no_indexed_column_costs_no_hot(copy) -> None:
     assert found.insert is not None and found.insert.records_added < 1  # most rows are not in the predicate
 
 
+def test_a14_an_invalid_index_of_a_partitioned_table_says_so(copy) -> None:
+    db, other = copy()
+    db.run_text("create table part (a int, b int) partition by range (a)")
+    db.run_text("create table part_1 partition of part for values from (1) to (100000)")
+    db.run_text("insert into part select n, n from generate_series(1, 20000) n")
+    index = {"name": "i", "sql": "create index i on only part (b)"}
+    (found,) = rehearse(db, other, migration(index, queries=("select * from part where b = 7",))).indexes
+    assert (found.index_class, reasons_of(found)) == (IndexClass.UNUSABLE, [Reason.INVALID])
+
+
+def test_a14_one_name_in_two_schemas_is_measured_twice(copy) -> None:
+    db, other = copy()
+    db.run_text("create schema two")
+    db.run_text("create table two.orders as select * from orders")
+    db.run_text("analyze two.orders")
+    first = {"name": "i", "sql": "create index i on orders (due)", "queries": ["q"]}
+    second = {"name": "i", "sql": "create index i on two.orders (note)", "queries": ["z"]}
+    wanted = migration(
+        first, second, queries=(OPEN, {"name": "z", "sql": "select * from two.orders where due < '2026-01-02'"})
+    )
+    found = rehearse(db, other, wanted).indexes
+    assert [item.index_class for item in found] == [IndexClass.HELPS, IndexClass.UNUSABLE]
+
+
+@pytest.mark.parametrize("how", ["", "concurrently"])
+def test_a14_an_index_of_a_materialised_view_is_measured(copy, how: str) -> None:
+    db, other = copy()
+    db.run_text("create materialized view m as select id, due, note from orders")
+    db.run_text("analyze m")
+    index = {"name": "i", "sql": f"create index {how} i on m (due)"}
+    (found,) = rehearse(db, other, migration(index, queries=("select * from m where due < '2026-01-02'",))).indexes
+    assert (found.index_class, found.lock) == (IndexClass.HELPS, None)
+    assert "SQLSTATE" in found.costs_unproven  # it takes no inserts
+
+
 def test_a14_an_update_that_fails_leaves_the_cost_unproven(copy) -> None:
     found = only(copy, "create index i on orders (due)", OPEN, updates=("update orders set id = 1",))
     assert "SQLSTATE 23505" in found.costs_unproven and not found.updates
 
 
+@on_both_ends
 @pytest.mark.parametrize(
     ("index", "mode", "writers"),
-    [("create index i on orders (due)", "ShareLock", True), ("create index concurrently i on orders (due)", "", False)],
+    [
+        ("create index i on orders (due)", "ShareLock", True),
+        ("create index concurrently i on orders (due)", "ShareUpdateExclusiveLock", False),
+    ],
 )
 def test_a14_the_lock_of_a_build_and_who_would_wait(copy, index: str, mode: str, writers: bool) -> None:
     found = only(copy, index, OPEN)
-    assert (found.lock.mode if found.lock else "") == mode
-    if found.lock:
-        assert found.lock.stops_writers is writers
-        assert not any(who.startswith("SELECT") for who in found.lock.waits)
+    assert found.lock is not None
+    assert (found.lock.mode, found.lock.stops_writers) == (mode, writers)
+    assert not any(who.startswith("SELECT") for who in found.lock.waits)
+    assert any(who.startswith("VACUUM") for who in found.lock.waits)
 
 
+@on_both_ends
 def test_a14_the_file_is_run_as_written_in_one_transaction_and_one_by_one(copy, tmp_path: Path) -> None:
     path = tmp_path / "V1__x.sql"
     path.write_text(
@@ -353,6 +401,58 @@ def test_a14_verdicts_are_the_same_from_run_to_run(copy) -> None:
     assert verdicts(rehearse(*copy(), wanted)) == verdicts(rehearse(*copy(), wanted))
 
 
+def test_a14_names_and_values_with_a_percent_sign_and_quotes_are_taken_as_they_are(copy) -> None:
+    db, other = copy()
+    db.run_text("""alter table orders rename note to "100 % note's" """)
+    db.run_text("""update orders set "100 % note's" = '5 % "off"' where id = 7""")
+    query = {
+        "name": "q",
+        "sql": """select * from orders where "100 % note's" = $1 and kind like 'k%'""",
+        "keys": {"k": """select "100 % note's" from orders where id = 7"""},
+    }
+    index = {"name": "50 % idx", "sql": """create index "50 % idx" on orders ("100 % note's")"""}
+    update = """update orders set "100 % note's" = 'a%' where kind like '%1'"""
+    (found,) = rehearse(db, other, migration(index, queries=(query,), updates=(update,))).indexes
+    assert (found.index_class, found.costs_unproven) == (IndexClass.HELPS_BUT_COSTS_HOT, "")
+
+
+def test_a14_queries_meet_the_settings_and_row_security_of_the_applications_role(copy) -> None:
+    db, other = copy()
+    name = db.ask_text("select current_database()")[0][0]
+    role = f"app_{name}"
+    for sql in (
+        f"create role {role}",
+        f"grant select on orders to {role}",
+        f"alter role {role} in database {name} set enable_bitmapscan = off",
+        f"alter role {role} in database {name} set enable_indexscan = off",
+        "alter table orders enable row level security",
+        "create policy p on orders using (owner <> 7)",
+    ):
+        db.run_text(sql)
+    wanted = migration({"name": "i", "sql": "create index i on orders (due)"}, queries=(OPEN,))
+    (as_app,) = rehearse(db, other, wanted, role=role).indexes
+    assert as_app.index_class is IndexClass.UNUSABLE
+    (as_superuser,) = rehearse(*copy(), wanted).indexes
+    assert as_superuser.index_class is IndexClass.HELPS
+
+
+def test_a14_unqualified_names_are_looked_for_where_the_applications_role_looks(copy) -> None:
+    db, other = copy()
+    name = db.ask_text("select current_database()")[0][0]
+    for sql in (
+        "create schema app",
+        "alter table orders set schema app",
+        f"create role path_{name}",
+        f"grant usage on schema app to path_{name}",
+        f"grant select on app.orders to path_{name}",
+        f"alter role path_{name} set search_path = app, public",
+    ):
+        db.run_text(sql)
+    wanted = migration({"name": "i", "sql": "create index i on orders (due)"}, queries=(OPEN,))
+    (found,) = rehearse(db, other, wanted, role=f"path_{name}").indexes
+    assert (found.index_class, found.sqlstate) == (IndexClass.HELPS, "")
+
+
 UNSEEN = """\
 CREATE INDEX "Zug-Idx" ON "Wagen"."Züge" ("Nr", lower("Ziel"));
 CREATE INDEX ON "Wagen".fahrt (abfahrt);
@@ -380,6 +480,7 @@ ANALYZE;
 """
 
 
+@on_both_ends
 def test_a14_a_schema_never_seen_with_a_sql_file_as_only_input(shop: Server, tmp_path: Path) -> None:
     name = f"unseen{next(shop._names)}"
     shop.sql("postgres", f"create database {name}")

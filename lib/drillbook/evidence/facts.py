@@ -184,6 +184,7 @@ class Facts(Frozen):
     backup: NotedBackup | None = None
     backup_after_the_cut: NotedBackup | None = None
     backup_before_the_cut: NotedBackup | None = None
+    backup_before_the_change: NotedBackup | None = None
     chain: Json | None = None
     claim: str | None = None
     cleanup_failed: str | None = None
@@ -194,6 +195,8 @@ class Facts(Frozen):
     drain: Drain | None = None
     forecast: NotedForecast | None = None
     index_change: Json | None = None
+    index_claims: Json | None = None
+    index_migration: Json | None = None
     indexes_after: Json | None = None
     indexes_before: Json | None = None
     indexes_built: tuple[Json, ...] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from drillbook.indexes import plans, statements
@@ -33,6 +33,10 @@ class Variant:
     limit: int = 0
     generic: bool = False
 
+    def asking(self, sql: str) -> Variant:
+        """The same variant of another text of the query."""
+        return replace(self, query=self.query.model_copy(update={"sql": sql}))
+
     @property
     def sql(self) -> str:
         """The query's text with its LIMIT."""
@@ -47,16 +51,20 @@ class Bench:
         self._role = role
         self._names = count(1)
 
-    def prepare(self, tables: Iterable[int]) -> None:
-        """Keep autovacuum and compilation out of the figures; neither changes a plan."""
+    def as_application(self) -> None:
+        """Take over what the application's role has set: of its planner, and where its names are looked for."""
+        self.db.run(SQL("SET jit = off"))  # it changes no plan, and takes its time in some runs only
+        for row in self.db.ask(SQL(_ROLE_SETTINGS), role=self._role):
+            self.db.run_text(
+                SQL("SELECT set_config({}, {}, false)").format(Literal(row["name"]), Literal(row["value"]))
+            )
+
+    def keep_still(self, tables: Iterable[int]) -> None:
+        """Keep autovacuum away from the tables and their partitions."""
         for oid in tables:
             for row in self.db.ask(SQL(_LEAVES).format(Literal(oid))):
                 name = Identifier(row["schema"], row["name"])
-                self.db.run(SQL("ALTER TABLE {} SET (autovacuum_enabled = off)").format(name))
-        self.db.run(SQL("SET jit = off"))
-        if self._role:
-            for row in self.db.ask(SQL(_ROLE_SETTINGS).format(Literal(self._role))):
-                self.db.ask(SQL("SELECT set_config({}, {}, false)").format(Literal(row["name"]), Literal(row["value"])))
+                self.db.run_text(SQL("ALTER TABLE {} SET (autovacuum_enabled = off)").format(name))
 
     def variants(self, query: MigrationQuery) -> tuple[Variant, ...]:
         """Every variant of a query: its keys are looked up now. PostgresError if a key's SELECT fails or finds no row."""
@@ -65,7 +73,7 @@ class Bench:
             return tuple(Variant(query, limit=limit) for limit in limits)
         found: list[Variant] = []
         for key, sql in query.keys.items():
-            rows = self.db.ask_written(SQL("SELECT * FROM ({}) AS key LIMIT 1").format(SQL(sql)).as_string(None))
+            rows = self.db.ask_written(SQL("SELECT * FROM ({}) AS key LIMIT 1").format(SQL(sql)))
             if not rows or None in rows[0]:
                 continue  # no such row in this database: nothing to bind
             found += [
@@ -78,7 +86,7 @@ class Bench:
         """A transaction in which these indexes (schema, name) are not there and those of ``then`` are; rolled back."""
         with self.db.rolled_back():
             for schema, name in indexes:
-                self.db.run(SQL("DROP INDEX {}").format(Identifier(schema, name)))
+                self.db.run_text(SQL("DROP INDEX {}").format(Identifier(schema, name)))
             for sql in then:
                 self.db.run_text(sql)
             yield
@@ -103,10 +111,10 @@ class Bench:
             self.db.run(SQL("SET LOCAL plan_cache_mode = {}").format(Literal(mode)))
             # A name each time: what is prepared outlives a transaction that failed, in which it could not be taken back.
             name = Identifier(f"drillbook_query_{next(self._names)}")
-            self.db.run_text(SQL("PREPARE {} AS ").format(name).as_string(None) + variant.sql)
+            self.db.run_text(SQL("PREPARE {} AS {}").format(name, SQL(variant.sql)))
             values = SQL(", ").join([Literal(value) for value in variant.values])
             bound: Composed = SQL(how) + SQL(" EXECUTE {}({})").format(name, values)
-            work = plans.read(self.db.ask(bound)[0]["QUERY PLAN"][0])
+            work = plans.read(self.db.run_text(bound)[0][0][0])
             self.db.run(SQL("DEALLOCATE {}").format(name))
             return work
 
@@ -115,7 +123,7 @@ class Bench:
         if not self._role:
             yield
             return
-        self.db.run(SQL("SET LOCAL ROLE {}").format(Identifier(self._role)))
+        self.db.run_text(SQL("SET LOCAL ROLE {}").format(Identifier(self._role)))
         yield
         self.db.run(SQL("RESET ROLE"))
 
@@ -131,6 +139,6 @@ SELECT split_part(item, '=', 1) AS name, substr(item, strpos(item, '=') + 1) AS 
   FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
  CROSS JOIN LATERAL unnest(s.setconfig) item
   JOIN pg_catalog.pg_settings g ON g.name = split_part(item, '=', 1)
- WHERE r.rolname = {} AND s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
-   AND (g.category LIKE 'Query Tuning%' OR g.name IN ('work_mem', 'hash_mem_multiplier'))
+ WHERE r.rolname = %(role)s AND s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
+   AND (g.category LIKE 'Query Tuning%%' OR g.name IN ('work_mem', 'hash_mem_multiplier', 'search_path'))
  ORDER BY s.setdatabase"""

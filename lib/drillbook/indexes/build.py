@@ -206,11 +206,22 @@ def _create(work: _Work, wanted: WantedIndex, look: Look) -> None:
     try:
         work.attempt(raw(wanted.sql), "building", settings=session_settings(wanted, work.limits))
     except RunbookError as error:
-        # Refused for good: what it has left would cost every write and serve no read.
-        if look(wanted).state is State.INVALID and not work.is_worked_on():
-            _remove_leftover(work, wanted)
-            error.changed = Changed.NOTHING
+        # Refused for good: what it has left would cost every write and serve no read. Where it can't be removed now, the error
+        # that counts is still the first.
+        left = False
+        with suppress(RunbookError):
+            if look(wanted).state is State.INVALID and not work.is_worked_on():
+                left = True
+                _remove_leftover(work, wanted)
+                left = False
+        error.changed = Changed.DONE if left else Changed.NOTHING
+        if left:
+            error.todo = _still_invalid(error, wanted)
         raise
+
+
+def _still_invalid(error: RunbookError, wanted: WantedIndex) -> str:
+    return f"{error.todo} Until then {wanted.place} is left INVALID."
 
 
 def _remove_leftover(work: _Work, wanted: WantedIndex) -> None:
@@ -226,6 +237,7 @@ def _remove_leftover(work: _Work, wanted: WantedIndex) -> None:
         )
     except PostgresError as error:
         if error.sqlstate != _NOT_INVALID:
+            error.changed, error.todo = Changed.DONE, _still_invalid(error, wanted)
             raise
 
 

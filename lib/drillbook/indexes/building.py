@@ -134,17 +134,17 @@ def _build(db: Database, other: Database, proposed: ProposedIndex, statement: St
     lock: LockSeen | None = None
     try:
         if statement.concurrently:
-            db.run_text(statement.sql)
+            lock = locking.seen_while_it_waits(db, other, statement.sql, *_table(db, statement))
             seconds = time.monotonic() - began
         else:
             with db.committed():
                 db.run_text(statement.sql)
                 seconds = time.monotonic() - began
-                lock = _lock_seen(db, other, statement)
+                lock = locking.seen(db, other, *_table(db, statement))
     except PostgresError as error:
         made = [row for row in _state(db) if row["oid"] not in before]
         for row in made:  # a failed CONCURRENTLY leaves an INVALID index
-            db.run(SQL("DROP INDEX {}").format(Identifier(row["schema"], row["name"])))
+            db.run_text(SQL("DROP INDEX {}").format(Identifier(row["schema"], row["name"])))
         return Built(
             proposed, sqlstate=error.sqlstate, message=_message(error), seconds=round(time.monotonic() - began, 3)
         )
@@ -154,15 +154,16 @@ def _build(db: Database, other: Database, proposed: ProposedIndex, statement: St
     return Built(proposed, row=made[0], seconds=round(seconds, 3), lock=lock)
 
 
-def _lock_seen(db: Database, other: Database, statement: Statement) -> LockSeen | None:
-    found = db.ask_one(
+def _table(db: Database, statement: Statement) -> tuple[int, tuple[str, str]]:
+    """The oid, schema and name of a statement's table; 0 and no name if it isn't there."""
+    rows = db.ask(
         SQL(
             "SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name FROM pg_catalog.pg_class c "
             "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%(name)s)"
         ),
         name=statements.as_sql_name(statement.table),
     )
-    return locking.seen(db, other, int(found["oid"]), (found["schema"], found["name"]))
+    return (int(rows[0]["oid"]), (str(rows[0]["schema"]), str(rows[0]["name"]))) if rows else (0, ("", ""))
 
 
 def _state(db: Database) -> list[dict[str, Any]]:

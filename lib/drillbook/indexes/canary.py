@@ -93,14 +93,22 @@ class Canary:
 
 
 def canary_statements(tables: Sequence[tuple[str, str]], key: int) -> list[SQL | Composed]:
-    """One session: the loop, until the advisory lock ``key`` is free, and what it saw as one row."""
+    """One session: the loop, until the advisory lock ``key`` is free, and what it saw as one row.
+
+    A materialised view has no writer to wait, and LOCK TABLE refuses it: it is passed over, as is a table that is gone.
+    """
     tries = SQL("\n").join(
         SQL(
+            "if exists (select from pg_class where oid = to_regclass({quoted}) and relkind in ('r', 'p')) then\n"
             "begun := clock_timestamp(); lock table {place} in row exclusive mode;\n"
             "waited := extract(epoch from clock_timestamp() - begun);\n"
             "if waited > longest then longest := waited; at := begun; place := {name}; end if;\n"
-            "commit;"
-        ).format(place=Identifier(schema, name), name=Literal(f"{schema}.{name}"))
+            "end if; commit;"
+        ).format(
+            place=Identifier(schema, name),
+            quoted=Literal(SQL("{}").format(Identifier(schema, name)).as_string(None)),
+            name=Literal(f"{schema}.{name}"),
+        )
         for schema, name in tables
     )
     body = SQL(

@@ -53,6 +53,9 @@ def why_unused(
     candidates: Sequence[CandidateSeen],
 ) -> tuple[WhyNot, ...]:
     """Why no variant's plan has the index, in the order in which the planner asks: may it be used, does it fit, is it cheap."""
+    if not built.row["is_valid"]:
+        shown = "it was created INVALID: a partitioned table's ON ONLY has no index on the partitions yet"
+        return (WhyNot(reason=Reason.INVALID, shown_by=shown),)
     found: dict[Reason, WhyNot] = {}
     for query in dict.fromkeys(variant.query.name for variant in variants):
         plain = [item for item in variants if item.query.name == query and not item.generic and not item.limit]
@@ -114,8 +117,10 @@ def lacking(candidates: Sequence[CandidateSeen], queries: Sequence[MigrationQuer
     for query in queries:
         for item in candidates:
             reason = next((why for words, why in _BY_RULE.items() if words in item.rule), None)
+            if item.query and item.rule != rewriting.SPLIT:
+                reason = Reason.PRECEDENCE  # whatever else the rule changed: it helps the query as it was meant
             if item.index_class is IndexClass.HELPS and item.for_query == query.name and reason is not None:
-                where = f"the query {item.query}" if reason is Reason.PRECEDENCE else item.sql
+                where = f"with the query {item.query}: {item.sql}" if item.query else item.sql
                 found.append(WhyNot(reason=reason, shown_by=f"{item.rule}: used, and helps: {where}"))
                 break
     return tuple(found)
@@ -123,7 +128,7 @@ def lacking(candidates: Sequence[CandidateSeen], queries: Sequence[MigrationQuer
 
 def _fits(bench: Bench, built: Built, variant: Variant, sql: str, others: Sequence[tuple[str, str]]) -> bool:
     """Whether the planner has any plan with the index once everything else of its table is out of the way."""
-    asked = Variant(variant.query.model_copy(update={"sql": sql}), variant.key, variant.values)
+    asked = variant.asking(sql)
     try:
         with bench.without(others):
             for row in bench.db.ask(SQL(_RIVALS), table=built.row["table_oid"], index=built.row["oid"]):

@@ -164,5 +164,6 @@ class Rehearsal(Frozen):
     together: tuple[str, ...] = ()  # the corrected set: CREATE INDEX statements that help, measured together
     together_used: tuple[str, ...] = ()
     together_unused: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()  # what the migration itself drops
     redundant: tuple[Redundant, ...] = ()
     keys_without_index: tuple[MissingKeyIndex, ...] = ()

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     PRECEDENCE = "precedence in the query"
     NOT_PREFERRED = "another plan is cheaper"
     NO_LESS_WORK = "no less work than without it"
+    INVALID = "the index is INVALID"
     REFUSED = "refused by the server"
 
 

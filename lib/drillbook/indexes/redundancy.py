@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from drillbook.indexes.findings import MissingKeyIndex, Redundant
 from drillbook.indexes.statements import as_sql_name
 
 Row = Mapping[str, Any]
+COUNTED_FOR = timedelta(days=30)
+"""Counters that are younger have not seen a month's end: they prove nothing about an index that they call unused."""
 
 
 def redundant(existing: Sequence[Row], proposed: Sequence[Row]) -> tuple[Redundant, ...]:
@@ -35,6 +38,27 @@ def redundant(existing: Sequence[Row], proposed: Sequence[Row]) -> tuple[Redunda
                 )
             )
     return tuple(found)
+
+
+def used(item: Redundant, counted: Mapping[str, Sequence[Row]], unread: Sequence[str]) -> tuple[str, list[str]]:
+    """What production's instances have counted of an index, and why that does not prove that nothing needs it.
+
+    ``counted`` is each instance's answer to index_usage, ``unread`` why others gave none. An empty second part means
+    that every instance has counted for 30 days at least.
+    """
+    rows = {
+        pod: row
+        for pod, answer in counted.items()
+        for row in answer
+        if as_sql_name((row["schema"], row["name"])) == item.index
+    }
+    words = f"{'the same as' if item.duplicate else 'the first columns of'} {item.by}"
+    if not rows:
+        return words, [*unread, "it is proposed: nothing has used it yet"]
+    young = [pod for pod, row in rows.items() if row["now"] - row["since"] < COUNTED_FOR]
+    scans = sum(int(row["scans"]) for row in rows.values())
+    doubts = [*unread, *(f"{pod} has counted for less than {COUNTED_FOR.days} days" for pod in young)]
+    return f"{words}; {scans:,} scans on {', '.join(rows)}", doubts
 
 
 def keys_without_index(rows: Sequence[Row]) -> tuple[MissingKeyIndex, ...]:

@@ -59,7 +59,7 @@ class _Rehearsing:
         self._variants: dict[str, tuple[Variant, ...]] = {}
         self._failed: dict[str, str] = {}
         self._restored: dict[Variant, Work] = {}  # plans without the new indexes, on the statistics as restored
-        self._restored_alone: dict[tuple[str, Variant], Work] = {}
+        self._restored_alone: dict[tuple[int, Variant], Work] = {}  # with each alone, by its oid
         self._base: dict[Variant, list[Work]] = {}  # executions without them
         self._built: list[Built] = []
 
@@ -67,15 +67,16 @@ class _Rehearsing:
         began = time.monotonic()
         db = self._bench.db
         state = db.ask("index_state")
-        self._bench.prepare(self._tables())
+        self._bench.as_application()
+        self._bench.keep_still(self._tables())
         self._look_up(self._migration.queries)
         for variant in self._all_variants():
-            self._restored[variant] = self._without((), lambda v=variant: self._bench.shown(v))  # type: ignore[misc]
+            self._restored[variant] = self._shown(variant, ())
         file, self._built = building.run_file(db, self._other, self._migration, self._progress)
         self._propose_lookups()
         for built in self._made():
             for variant in self._variants_of(built):
-                self._restored_alone[built.label, variant] = self._alone(built, lambda v=variant: self._bench.shown(v))  # type: ignore[misc]
+                self._restored_alone[int(built.row["oid"]), variant] = self._shown(variant, self._others(built))
         self._progress("ANALYZE")
         self._analyze()
         findings = [self._finding(built) for built in self._built]
@@ -94,6 +95,7 @@ class _Rehearsing:
             together_used=together[1],
             together_unused=together[2],
             redundant=redundancy.redundant(state, [built.row for built in self._made()]),
+            drop=self._migration.drop,
             keys_without_index=redundancy.keys_without_index(db.ask("index_foreign_keys")),
         )
 
@@ -103,12 +105,12 @@ class _Rehearsing:
         names = {index.statement.table for index in self._migration.indexes}
         names |= {update.table for update in self._migration.updates}
         rows = [
-            self._bench.db.ask_one(
-                SQL("SELECT to_regclass({})::oid::bigint AS oid").format(Literal(statements.as_sql_name(name)))
+            self._bench.db.run_text(
+                SQL("SELECT to_regclass({})::oid::bigint").format(Literal(statements.as_sql_name(name)))
             )
             for name in sorted(names)
         ]
-        return [int(row["oid"]) for row in rows if row["oid"] is not None]
+        return [int(oid) for ((oid,),) in rows if oid is not None]
 
     def _look_up(self, queries: Sequence[MigrationQuery]) -> None:
         for query in queries:
@@ -148,7 +150,7 @@ class _Rehearsing:
         self._look_up(queries)
         for query in queries:
             for variant in self._variants[query.name]:
-                self._restored[variant] = self._without(self._names(), lambda v=variant: self._bench.shown(v))  # type: ignore[misc]
+                self._restored[variant] = self._shown(variant, self._names())
 
     def _all_variants(self) -> list[Variant]:
         return [variant for variants in self._variants.values() for variant in variants]
@@ -165,12 +167,9 @@ class _Rehearsing:
     def _others(self, built: Built) -> list[tuple[str, str]]:
         return [name for name in self._names() if not built.row or name != built.name]
 
-    def _without(self, names: Names, ask: Callable[[], Work], *, then: Sequence[str] = ()) -> Work:
-        with self._bench.without(names, then=then):
-            return ask()
-
-    def _alone(self, built: Built, ask: Callable[[], Work]) -> Work:
-        return self._without(self._others(built), ask)
+    def _shown(self, variant: Variant, without: Names) -> Work:
+        with self._bench.without(without):
+            return self._bench.shown(variant)
 
     def _analyze(self) -> None:
         db = self._bench.db
@@ -218,13 +217,13 @@ class _Rehearsing:
 
     def _seen(self, built: Built, variant: Variant) -> VariantSeen:
         names = set(built.row["names"])
-        alone = self._alone(built, lambda: self._bench.shown(variant))
+        alone = self._shown(variant, self._others(built))
         used = bool(names & set(alone.indexes))
         before = self._base_of(variant)
         after = alone
         if used:
             before, after = self._timed(variant, self._others(built))
-        with_all = self._without((), lambda: self._bench.shown(variant))
+        with_all = self._shown(variant, ())
         return VariantSeen(
             query=variant.query.name,
             key=variant.key,
@@ -234,14 +233,19 @@ class _Rehearsing:
             before=before,
             after=after,
             used_with_all=bool(names & set(with_all.indexes)),
-            unstable=self._unstable(built, variant, alone),
+            unstable=self._unstable(built, variant, self._base_of(variant), alone),
         )
 
-    def _unstable(self, built: Built, variant: Variant, analyzed: Work) -> str:
-        restored = self._restored_alone.get((built.label, variant))
-        if restored is None or restored.shape == analyzed.shape:
-            return ""
-        return f"{restored.shape} on the statistics as restored, {analyzed.shape} after ANALYZE"
+    def _unstable(self, built: Built, variant: Variant, base: Work, alone: Work) -> str:
+        pairs = (
+            ("without it", self._restored[variant], base),
+            ("with it", self._restored_alone[int(built.row["oid"]), variant], alone),
+        )
+        return "; ".join(
+            f"{where}, {restored.shape} on the statistics as restored, {analyzed.shape} after ANALYZE"
+            for where, restored, analyzed in pairs
+            if restored.shape != analyzed.shape
+        )
 
     def _base_of(self, variant: Variant) -> Work:
         if variant not in self._base:
@@ -290,9 +294,7 @@ class _Rehearsing:
             split = candidate.rule == rewriting.SPLIT
             for variant in self._bench.variants(asked):
                 # A query that means something else is compared with itself; one split, with the whole that it replaces.
-                whole = (
-                    Variant(query, variant.key, variant.values, variant.limit, variant.generic) if split else variant
-                )
+                whole = variant.asking(query.sql) if split else variant
                 seen.append(self._candidate_seen(candidate, variant, whole))
         except PostgresError as error:
             return CandidateSeen(
@@ -301,13 +303,10 @@ class _Rehearsing:
         return CandidateSeen(**known, index_class=index_class([item.outcome for item in seen]), variants=tuple(seen))
 
     def _candidate_seen(self, candidate: rewriting.Candidate, variant: Variant, whole: Variant) -> VariantSeen:
-        plain = statements.as_plain(candidate.sql)
         with self._bench.without(self._names()):
-            before = {row["oid"] for row in self._bench.db.ask("index_state")}
-            self._bench.db.run_text(plain)
-            (made,) = [row for row in self._bench.db.ask("index_state") if row["oid"] not in before]
+            names = self._created(candidate.sql)
             shown = self._bench.shown(variant)
-            used = bool(set(shown.indexes) & set(made["names"]))
+            used = bool(set(shown.indexes) & names)
             after = plans.timed(self._bench.executed(variant, runs=ROUND)) if used else shown
         base = self._base_of(whole)
         return VariantSeen(
@@ -322,41 +321,35 @@ class _Rehearsing:
 
     def _together(self, findings: list[IndexFinding]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """The corrected set: what helps as written and the first candidate of what doesn't; which of it is used when all is there."""
-        chosen = {}
+        chosen: list[tuple[str, str, str, Built]] = []
         for built, finding in zip(self._built, findings, strict=True):
             better = finding.corrected
             if finding.index_class in _HELPING:
-                chosen[finding.label] = (finding.sql, "", built)
+                chosen.append((finding.label, finding.sql, "", built))
             elif better is not None:
-                chosen[finding.label] = (better.sql, better.query, built)
+                chosen.append((finding.label, better.sql, better.query, built))
         if not chosen:
             return (), (), ()
         self._progress("the corrected set, all together")
-        used: set[str] = set()
+        used: list[bool] = []
         with self._bench.without(self._names()):
-            names: dict[str, set[str]] = {}
-            for label, (sql, _, _) in chosen.items():
-                before = {row["oid"] for row in self._bench.db.ask("index_state")}
-                self._bench.db.run_text(statements.as_plain(sql))
-                (made,) = [row for row in self._bench.db.ask("index_state") if row["oid"] not in before]
-                names[label] = set(made["names"])
-            for label, (_, rewritten, built) in chosen.items():
-                for variant in self._variants_of(built):
-                    sql = rewritten or variant.query.sql
-                    asked = Variant(
-                        variant.query.model_copy(update={"sql": sql}),
-                        variant.key,
-                        variant.values,
-                        variant.limit,
-                        variant.generic,
-                    )
-                    if names[label] & set(self._bench.shown(asked).indexes):
-                        used.add(label)
+            names = [self._created(sql) for _, sql, _, _ in chosen]
+            for known, (_, _, rewritten, built) in zip(names, chosen, strict=True):
+                asked = [item.asking(rewritten or item.query.sql) for item in self._variants_of(built)]
+                used.append(any(known & set(self._bench.shown(item).indexes) for item in asked))
+        labels = [(label, taken) for (label, _, _, _), taken in zip(chosen, used, strict=True)]
         return (
-            tuple(sql for sql, _, _ in chosen.values()),
-            tuple(label for label in chosen if label in used),
-            tuple(label for label in chosen if label not in used),
+            tuple(sql for _, sql, _, _ in chosen),
+            tuple(label for label, taken in labels if taken),
+            tuple(label for label, taken in labels if not taken),
         )
+
+    def _created(self, sql: str) -> set[str]:
+        """Create an index within the transaction; the names by which plans know it."""
+        before = {row["oid"] for row in self._bench.db.ask("index_state")}
+        self._bench.db.run_text(statements.as_plain(sql))
+        (made,) = [row for row in self._bench.db.ask("index_state") if row["oid"] not in before]
+        return set(made["names"])
 
     # -- what it costs ---------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ def sample(bench: Bench, table_oid: int, where: str = "", *, room: bool) -> Samp
     if tids and room:
         with bench.db.committed():
             bench.db.run(SQL("SET LOCAL session_replication_role = replica"))  # no foreign key stands in the way
-            bench.db.run(SQL(_MAKE_ROOM).format(Identifier(*name), Literal(list(chosen.tids))))
+            bench.db.run_text(SQL(_MAKE_ROOM).format(Identifier(*name), Literal(list(chosen.tids))))
     return chosen
 
 
@@ -88,7 +88,7 @@ def inserted(bench: Bench, rows: Sample, without: Sequence[tuple[str, str]]) -> 
 
     def once() -> tuple[dict[str, Any], int, int]:
         bench.db.run(SQL("SET LOCAL session_replication_role = replica"))
-        return bench.db.ask(statement)[0]["QUERY PLAN"][0]["Plan"], len(rows.tids), 0
+        return bench.db.run_text(statement)[0][0][0]["Plan"], len(rows.tids), 0
 
     return _measured(bench, rows, without, once)
 
@@ -100,7 +100,7 @@ def _measured(
     attempts = []
     for _ in range(_ATTEMPTS):
         # What an attempt left dead is taken away, so that each finds the same room.
-        bench.db.run(SQL("VACUUM (INDEX_CLEANUP OFF) {}").format(Identifier(*rows.table)))
+        bench.db.run_text(SQL("VACUUM (INDEX_CLEANUP OFF) {}").format(Identifier(*rows.table)))
         with bench.without(without):
             attempts.append(once())
     plan, count, hot = min(attempts, key=lambda attempt: attempt[0].get("WAL Bytes", 0))

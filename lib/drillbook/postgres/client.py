@@ -330,36 +330,54 @@ class Database:
             rows = cursor.fetchall()
         return _only(rows, _told(statement))
 
-    def run_text(self, sql: str) -> list[tuple[Any, ...]]:
+    def run_text(self, sql: str | SQL | Composed) -> list[tuple[Any, ...]]:
         """Run SQL as it is written, of a migration's file for example, and commit unless within ``rolled_back``; its rows.
 
-        A percent sign stands for itself, and nothing is bound.
+        A percent sign stands for itself, in a name as well, and nothing is bound.
         """
+        text = sql if isinstance(sql, str) else sql.as_string(None)
         with (
             self._turn,
             self._errors("the statement", writes=True),
             self._connection.cursor(row_factory=tuple_row) as cursor,
         ):
-            cursor.execute(sql.encode())
+            cursor.execute(text.encode())
             return cursor.fetchall() if cursor.description is not None else []
 
-    def ask_written(self, sql: str) -> list[tuple[str | None, ...]]:
+    def ask_written(self, sql: str | SQL | Composed) -> list[tuple[str | None, ...]]:
         """The rows of SQL as it is written, each value as the server writes it: for what is bound again, of any type."""
+        text = sql if isinstance(sql, str) else sql.as_string(None)
         with self._turn, self._errors("the statement"), self._connection.cursor() as cursor:
-            cursor.execute(sql.encode())
+            cursor.execute(text.encode())
             result = cursor.pgresult
             if result is None:
                 return []
-            texts = [
+            values = [
                 [result.get_value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)
             ]
-        return [tuple(None if text is None else text.decode() for text in row) for row in texts]
+        return [tuple(None if text is None else text.decode() for text in row) for row in values]
 
     @contextmanager
     def rolled_back(self) -> Iterator[Self]:
         """One transaction that may write, and of which nothing remains."""
         with self._turn, self._transaction("BEGIN READ WRITE"):
             yield self
+
+    @contextmanager
+    def attempt(self) -> Iterator[Self]:
+        """What is done in here is undone at its end, in a transaction of its own or within an open one, which stays usable."""
+        if self._connection.info.transaction_status is TransactionStatus.IDLE:
+            with self.rolled_back():
+                yield self
+            return
+        with self._errors("a savepoint"):
+            self._connection.execute("SAVEPOINT drillbook_attempt")
+        try:
+            yield self
+        finally:
+            with self._errors("a savepoint"):
+                self._connection.execute("ROLLBACK TO SAVEPOINT drillbook_attempt")
+                self._connection.execute("RELEASE SAVEPOINT drillbook_attempt")
 
     @contextmanager
     def committed(self) -> Iterator[Self]:

@@ -15,7 +15,7 @@ from drillbook.errors import Changed, EvidenceError, EvidenceUnwritable
 from drillbook.evidence import Journal, Ledger, record
 from drillbook.evidence.facts import Facts
 from drillbook.model import show_seconds
-from drillbook.report import cards, timeline
+from drillbook.report import cards, claims, timeline
 from drillbook.report.cards import show_bytes, show_instant
 
 REPORT = "report.html"
@@ -91,6 +91,7 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
             marks=cards.marks(boundary(found)),
             recovery=learned.achieved.recovery_seconds if learned.achieved else None,
             reach=_reach(found),
+            claims=_claims(found),
             sections=sections(found),
             ledger=ledger[0] if ledger else None,
             ledger_sha256=ledger[1] if ledger else "",
@@ -160,6 +161,12 @@ def _reach(found: Mapping[str, Any]) -> str:
     return timeline.svg({**drawn, "target": target}, standalone=False)
 
 
+def _claims(found: Mapping[str, Any]) -> str:
+    """An index migration's claims beside what was measured, "" where the run rehearsed none."""
+    measured = Facts.read(found["facts"]).index_claims
+    return claims.html(measured) if measured else ""
+
+
 def _result(found: Mapping[str, Any], step: str) -> Mapping[str, Any]:
     """What a step of this name answered; nothing if it did not run or did not end well."""
     return next((item["result"] for item in found["steps"] if item.get("step") == step and item["result"]), {})
@@ -194,7 +201,11 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         ("Controls", {"references": found["controls"]["references"]} if found["controls"]["references"] else None),
         ("Clocks", around["clocks"]),
         ("Git", around["git"]),
-        *((_name(name), value) for name, value in found["facts"].items() if name not in ("achieved", "reach")),
+        *(
+            (_name(name), value)
+            for name, value in found["facts"].items()
+            if name not in ("achieved", "reach", "index_claims")
+        ),
     ]
     return [(heading, rows) for heading, value in pages if (rows := rows_of(value))]
 

@@ -20,7 +20,9 @@ select b.pid,
                             h.pid, h.usename, pg_catalog.quote_literal(pg_catalog.left(h.application_name, 40)), h.state,
                             to_char(h.xact_start at time zone 'UTC', 'HH24:MI:SS "UTC"')), '; ' order by h.pid)
                    from pg_catalog.pg_stat_activity h
-                  where h.pid = any (pg_catalog.pg_blocking_pids(b.pid))), '') as held_by
+                  where h.pid = any (pg_catalog.pg_blocking_pids(b.pid))
+                    -- This look and the canary are waited for as well, for the blink of an eye.
+                    and h.pid <> pg_catalog.pg_backend_pid() and h.application_name <> 'drillbook_canary'), '') as held_by
   from builder b
   left join pg_catalog.pg_stat_progress_create_index p on p.pid = b.pid
  order by b.pid;

@@ -53,8 +53,7 @@ def backed_up(ctx: Context, cluster: SourceCluster, name: str) -> list[Check]:
     archive_the_end(ctx, cluster, ctx.site.limits.step.total_seconds())
     checks = bucket_checks(ctx, cluster, before, finished)
     made = NotedBackup.model_validate({"backup_id": finished.backup_id, "seconds": finished.seconds})
-    before_the_cut = name == BackUpBeforeCutover.name
-    ctx.recorder.note(Facts(backup_before_the_cut=made) if before_the_cut else Facts(backup_after_the_cut=made))
+    ctx.recorder.note(Facts.model_validate({name.replace(" ", "_"): made}))
     # The record's backup is the one that the recovery relies on.
     if before_it.backup is not None:
         ctx.recorder.note(Facts(backup=before_it.backup))

@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 from drillbook import kube as k8s
 from drillbook.engine import run_folders
 from drillbook.engine.step import Context, Step
-from drillbook.errors import NotReady, PostgresError, RunbookError
+from drillbook.errors import NotReady, ParameterError, PostgresError, RunbookError
 from drillbook.evidence.facts import Facts, TestKind
 from drillbook.indexes.build import State, look
 from drillbook.indexes.migration import Migration, MigrationQuery, ProposedIndex, load_migration
 from drillbook.indexes.shape import WantedIndex
 from drillbook.indexes.statements import as_sql_name
 from drillbook.model import Frozen
-from drillbook.postgres.client import Database
+from drillbook.postgres.client import SQL, Database, Literal
 from drillbook.steps.backup.safety_backup import BackUpBeforeCutover
 from drillbook.steps.cutover.swap_check import tenant_of
 from drillbook.steps.preflight.readiness import CheckReadiness, Rights, SourceCluster
@@ -69,8 +69,8 @@ class IndexChange(Frozen):
 
     def rows(self) -> list[tuple[str, str]]:
         """As a card shows it."""
-        built = [(one.wanted.place, f"build; now {one.state}") for one in self.indexes]
-        return built + [(one.place, "drop") for one in self.drops]
+        built = [("to be built", f"{one.wanted.place}, now {one.state}") for one in self.indexes]
+        return built + [("to be dropped", one.place) for one in self.drops]
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,13 @@ class ReadIndexChange(Step[IndexChange]):
     migration: str
 
     def do(self, ctx: Context) -> IndexChange:
-        given = load_migration(_found(self.migration))
+        if not (path := self.migration or ctx.site.index_migration):
+            fault = "migration: none is given, and the profile names none (index_migration)"
+            raise ParameterError([fault], where="index migration", todo="Give the path of a YAML or SQL file.")
+        given = load_migration(_found(path))
         with ctx.source(self.database, read_only=False) as db:
             faults = [f"database: the migration is for {given.database}"] if self._is_anothers(given) else []
+            look_where(db, tenant_of(ctx, self.database).app_role)
             indexes = _planned(db, given.indexes, faults)
             drops = planned_drops(db, given.drop, faults)
         faults += [
@@ -159,6 +163,12 @@ def _found(path: str) -> Path:
     return inside if not place.is_file() and inside.is_file() else place
 
 
+def look_where(db: Database, role: str) -> None:
+    """Look for unqualified names where the application's role looks for them, if that was set for it."""
+    for row in db.ask("index_search_path", role=role):
+        db.ask(SQL("select pg_catalog.set_config('search_path', {}, false)").format(Literal(row["path"])))
+
+
 def _planned(db: Database, proposed: Sequence[ProposedIndex], faults: list[str]) -> list[PlannedIndex]:
     tables = [as_sql_name(one.statement.table) for one in proposed]
     there = {row["given"]: row for row in db.ask("index_tables", names=sorted(set(tables)))}
@@ -185,7 +195,7 @@ def _table_fault(one: ProposedIndex, table: str, row: dict[str, Any] | None) -> 
     if len(one.name.encode()) > TOO_LONG:
         return f"its name is longer than {TOO_LONG} bytes: PostgreSQL would cut it"
     if row is None:
-        return f"there is no table {table} (one that is not qualified is looked for in the role's search path)"
+        return f"there is no table {table} (one that is not qualified is looked for where the application's role looks)"
     if row["kind"] == "p":
         return f"{table} is partitioned: CONCURRENTLY builds on each partition by itself; name these, then ATTACH"
     return ""
@@ -308,6 +318,7 @@ __all__ = [
     "PlannedDrop",
     "PlannedIndex",
     "ReadIndexChange",
+    "look_where",
     "noted_by",
     "noted_changes",
     "planned_drops",

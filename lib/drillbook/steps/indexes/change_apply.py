@@ -33,14 +33,14 @@ class ChangedIndexes(Frozen):
 
     def rows(self) -> list[tuple[str, str]]:
         """As a card shows it."""
-        found = [(one.name, f"{one.how}, {show_seconds(one.seconds)}, {show_bytes(one.bytes)}") for one in self.done]
+        found = [(one.how, f"{one.name}, {show_seconds(one.seconds)}, {show_bytes(one.bytes)}") for one in self.done]
         return [*found, *([("longest stall of a writer", _stalled(self.stall))] if self.stall else [])]
 
 
 def _stalled(stall: Stall) -> str:
     if stall.reason:
         return f"not known: {stall.reason}"
-    return f"{stall.longest_seconds * 1000:.0f} ms on {stall.table or 'no table'}, in {stall.beats} tries"
+    return f"{stall.longest_seconds * 1000:.1f} ms on {stall.table or 'no table'}, in {stall.beats} tries"
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,9 @@ class _ChangeIndexes(Step[ChangedIndexes]):
                         finished = self._one(ctx, server, kind, item)
                         done.append(finished)
             except RunbookError as error:
-                error.changed = Changed.DONE if done else error.changed
-                error.changes = f"{kind}: {', '.join(one.name for one in done) or 'none'}"
+                error.rolled_back = not done and error.changed is Changed.NOTHING
+                if done:
+                    error.changed, error.changes = Changed.DONE, f"{kind}: {', '.join(one.name for one in done)}"
                 raise
             finally:
                 shown, stall = tuple(one.model_dump(mode="json") for one in done), canary.stall.model_dump(mode="json")
@@ -168,11 +169,11 @@ class BuildIndexes(_ChangeIndexes):
             touches=(*(_touch("build", self.cluster, change.database, one.place) for one in change.to_build), *touches),
             lost=lost,
             notes=(
+                "no table is closed to writers; each build waits for the transactions that are older",
                 "as superuser on the source, by pods/exec: the record says so",
                 f"a lock is waited for {self.lock_timeout_seconds} s, a build for {self.statement_timeout_seconds} s at the most",
                 *(f"{place} is there, valid and exactly so: it is left as it is" for place in there),
             ),
-            outage=("none: writers are not blocked; each build waits for the transactions that are older",),
             harmless=not change.to_build,
         )
 

@@ -63,10 +63,10 @@ class TableState(Frozen):
     def rows(self) -> list[tuple[str, str]]:
         """As a card shows it."""
         found = [
-            (table, f"{show_bytes(size)} of table, {show_bytes(self.index_bytes(table))} of indexes")
+            ("table", f"{table}: {show_bytes(size)}, {show_bytes(self.index_bytes(table))} of indexes")
             for table, size in self.tables
         ]
-        return found + [(plan.query, str(plan)) for plan in self.plans]
+        return found + [("query", f"{plan.query}: {plan}") for plan in self.plans]
 
     def index_bytes(self, table: str) -> int:
         """The size of all indexes of a table."""
@@ -223,14 +223,16 @@ class AnnounceIndexChange(Announcement):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         change, ref = self.change, self.cluster.ref
+        backup = ctx.recorder.facts.backup_before_the_change
         state = "is NOT PROVEN to be" if ctx.recorder.unmet() else "is"
         stalls = [done.stall for done in (self.built, self.dropped) if done.stall is not None and not done.stall.reason]
         longest = max((stall.longest_seconds for stall in stalls), default=None)
         lines = [
             f"{ref}, database {change.database}: {change.migration} {state} in place: {len(self.built.done)} indexes built, {len(self.dropped.done)} dropped.",
-            f"A writer waited {longest * 1000:.0f} ms at the most."
+            f"A writer waited {longest * 1000:.1f} ms at the most."
             if longest is not None
             else "How long a writer waited was not measured.",
+            *([f"Backup {backup.backup_id} was taken before."] if backup else []),
             f"The way back: drillbook undo {ctx.run_id}.",
             f"Run {ctx.run_id}.",
         ]
