@@ -141,7 +141,7 @@ def test_completed_is_not_believed_when_the_bucket_lacks_an_object_or_half_of_it
     try:
         cluster = run.do(manual_backup.CheckBackupReadiness())
         before = run.do(manual_backup.ReadArchiveBefore(cluster))
-        requested = run.do(manual_backup.RequestBackup(cluster))
+        requested = run.do(manual_backup.RequestBackup(cluster, "emergency"))
         finished = run.do(manual_backup.WaitForBackup(cluster, requested))
         end = run.do(manual_backup.ArchiveTheEnd(cluster, finished))
         look = manual_backup.VerifyInBucket(cluster, before, finished, end)  # a run would do it once only
