@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from drillbook.engine.step import CheckStep, Context, Plan, Step
-from drillbook.evidence.facts import Facts
+from drillbook.evidence.facts import Facts, TestKind
 from drillbook.indexes import rehearsal as bench
 from drillbook.indexes.findings import IndexFinding, Rehearsal, StatementRun, VariantSeen
 from drillbook.indexes.judging import Outcome
@@ -90,6 +90,14 @@ class ClaimsMeasured(CheckStep):
     proves: ClassVar[str] = "each claim of the migration was measured on restored data"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
+        count, name = len(self.rehearsal.indexes), self.rehearsal.name
+        claims = "the one claim" if count == 1 else f"all {count} claims"
+        ctx.recorder.note(
+            Facts(
+                test=TestKind(type="index migration, rehearsed on a restored copy"),
+                claim=f"On a copy of {ctx.source_ref.name} {claims} of {name} {'was' if count == 1 else 'were'} measured",
+            )
+        )
         return [self._check(finding) for finding in self.rehearsal.indexes]
 
     def _check(self, finding: IndexFinding) -> Check:
