@@ -198,7 +198,7 @@ def _limits(limits: Limits) -> list[Composed]:
 
 
 def advisory_key(schema: str, name: str) -> int:
-    """The key of the advisory lock of whoever works on this index: a signed 64-bit number, the same on every machine."""
+    """The key of the advisory lock of the session that works on this index: a signed 64-bit number, the same on every machine."""
     return int.from_bytes(hashlib.sha256(f"drillbook index {schema}.{name}".encode()).digest()[:8], signed=True)
 
 

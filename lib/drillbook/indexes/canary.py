@@ -2,7 +2,7 @@
 
 It writes nothing. Twenty times a second it takes the lock that every INSERT, UPDATE and DELETE takes (ROW EXCLUSIVE on the
 table) in a transaction of its own, and gives it back: it waits exactly when, and as long as, a writer would, and leaves no row,
-no dead tuple and no WAL behind. The loop runs in the server, so that no network is measured. It ends by itself when whoever
+no dead tuple and no WAL behind. The loop runs in the server, so that no network is measured. It ends by itself when the session that
 started it goes away, because it watches an advisory lock of that session.
 """
 

@@ -25,7 +25,7 @@ class FileRun(Frozen):
 
 
 class LockSeen(Frozen):
-    """The table lock that a build held, in pg_locks' words, and what another session could not have had meanwhile."""
+    """The table lock that a build held, in pg_locks' words, and what another session could not have had at that time."""
 
     mode: str
     waits: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """What an index is worth for a query: a class decided by plans, pages and rows, which repeat exactly; never by a time.
 
-Times are shown beside it, as a median with its range. A page counts each time it is visited, so an index scan may seem dearer
+Times are shown as well, as a median with its range. A page counts each time it is visited, so an index scan may seem dearer
 than a bitmap scan that reads the same pages once: fewer rows read outweigh that up to a factor of two.
 """
 

@@ -6,7 +6,7 @@ that it names::
 
     name: V011
     database: shop
-    file: V011__indexes.sql          # beside this one; or give every index its sql
+    file: V011__indexes.sql          # in the same folder; or give every index its sql
     indexes:
       - {name: idx_orders_open, claim: 50-70 % faster, queries: [open orders]}
     queries:
@@ -194,7 +194,7 @@ def _yaml(place: Path, faults: list[str]) -> Migration | None:
     if migration.file:
         sql_file = place.parent / migration.file
         if not sql_file.is_file():
-            faults.append(f"{source.place(('file',))} file: there is no {migration.file} beside {place.name}")
+            faults.append(f"{source.place(('file',))} file: there is no {migration.file} in the folder of {place.name}")
             return None
         written = _statements(sql_file, faults)
         if faults:

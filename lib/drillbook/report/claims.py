@@ -1,4 +1,4 @@
-"""An index migration's claims beside what was measured, and one picture a table. Pure: plain data in, HTML out."""
+"""An index migration's claims next to what was measured, and one picture a table. Pure: plain data in, HTML out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drillbook.report import cards
 WIDTH, LABEL, ROW = 920, 300, 34
 _WORDS = {
     "cannot_create": "can't be created",
-    "unusable": "in no plan",
+    "unusable": "unusable",
     "used_no_gain": "used, no gain",
     "helps": "helps",
     "helps_but_costs_hot": "helps, costs HOT updates",

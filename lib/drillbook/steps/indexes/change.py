@@ -104,7 +104,7 @@ class CheckChangeReadiness(CheckReadiness):
 class BackUpBeforeChange(BackUpBeforeCutover):
     """Back up the cluster before its indexes are changed, and name the backup in the record.
 
-    An index holds nothing that its table does not, so the way back needs no backup; what goes wrong beside it does.
+    An index holds nothing that its table does not, so the way back needs no backup; what else goes wrong does.
     """
 
     name: ClassVar[str] = "backup before the change"

@@ -32,7 +32,7 @@ class Rehearsed(Rehearsal):
         ]
 
     def card(self) -> dict[str, str]:
-        """The claims beside what was measured, and one picture a table."""
+        """The claims next to what was measured, and one picture a table."""
         return claims.bundle(claim_rows(self))
 
 
@@ -90,7 +90,7 @@ class ClaimsMeasured(CheckStep):
     proves: ClassVar[str] = "each claim of the migration was measured on restored data"
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        count, name = len(self.rehearsal.indexes), self.rehearsal.name
+        count, name = len(self.rehearsal.indexes), self.rehearsal.migration
         claims = "the one claim" if count == 1 else f"all {count} claims"
         ctx.recorder.note(
             Facts(
