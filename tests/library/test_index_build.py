@@ -172,13 +172,13 @@ WAITS = {
 KILLED = {"the process": (False, False), "the process and its psql": (True, False), "the backend as well": (True, True)}
 
 
-# Each place once with nothing left alive, the hardest for what comes after; the other two ways there belong to the long tests.
+# The scan and one wait, with nothing left alive, are quick; every other place and way belongs to the long tests.
 MATRIX = [
     pytest.param(
         wait,
         how,
         id=f"{place}-{name}",
-        marks=[] if how[1] or place in ("for an older writer", "to drop") else pytest.mark.long,
+        marks=[] if how[1] and place in ("while it scans", "for an older writer") else pytest.mark.long,
     )
     for place, wait in WAITS.items()
     for name, how in KILLED.items()
