@@ -456,7 +456,7 @@ def test_a_cut_without_a_backup_is_confirmed_as_one(
     for reason in ("", "its volume is full"):
         with opened(drill_lab, monkeypatch, mode="plan", no_backup_because=reason) as run:
             fits = run.do(swap_check.CheckSwapFits(restored.cluster, TENANT))
-            plans.append(swap_database.SwapDatabase(restored.cluster, fits).plan(run.context))
+            plans.append(swap_database.SwapDatabase(restored.cluster, fits, reason).plan(run.context))
     with_one, without = plans
     assert len(without.touches) == len(with_one.touches) + 1, "another digest, and so another phrase"
     assert without.lost[-1] == "no backup was taken before the cut, because: its volume is full"
