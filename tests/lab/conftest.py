@@ -1,8 +1,19 @@
 """Fixtures of the lab's tests, named for what they give."""
 
+from collections.abc import Iterator
+
+import pytest
 from fix_apiserver import api, kubectl, listening
 from fix_clusters import small
 from fix_lab import lab
 from fix_workloads import backend
 
 __all__ = ["api", "backend", "kubectl", "lab", "listening", "small"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built_and_not_copied() -> Iterator[None]:
+    """The lab's own tests run a lab that was built, as a person starts it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DRILLBOOK_LAB_IMAGES", raising=False)
+        yield

@@ -31,7 +31,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[LabHo
             supervise.down(home)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_two_labs_of_one_image_are_two_labs(two: tuple[LabHome, LabHome]) -> None:
     one, other = (identity(home) for home in two)
     assert {name for name in one if one[name] == other[name]} == {"system_id", "backup"}
