@@ -112,7 +112,7 @@ def lived(server: Server, s3: S3) -> Site:
     for _ in range(2):
         server.sql("SELECT pg_create_restore_point('idle')")
         server.switch()
-    for path in archive.iterdir():
+    for path in sorted(archive.iterdir()):  # the old timeline first: which one went on is told by when it was archived
         folder = f"{path.name[:16]}/" if len(path.name) >= 24 else ""
         s3.put(f"targets/{NAME}/wals/{folder}{path.name}", path.read_bytes())
     store = S3Store.open(
