@@ -1,0 +1,1 @@
+"""Steps about connections: their path, their limits, their load."""
