@@ -64,7 +64,7 @@ def test_i14_indexes_are_changed_behind_two_gates_and_taken_back_by_the_runs_id(
     assert after >= BUILT and DROPPED not in after
     backup = facts(done, "backup_before_the_change")["backup_id"]
     told = (done.folder / "logs" / "announcement.txt").read_text()
-    assert "is in place: 2 indexes built, 1 dropped" in told and backup in told
+    assert "is in place (indexes built: 2, dropped: 1)" in told and backup in told
     for stall in ("stall_while_built", "stall_while_dropped"):
         assert facts(done, stall)["reason"] == "" and facts(done, stall)["beats"] > 0
     assert lab.drillbook("verify", done.folder.name).returncode == 0
@@ -75,6 +75,8 @@ def test_i14_indexes_are_changed_behind_two_gates_and_taken_back_by_the_runs_id(
     undone = lab.go_on(back)
     assert (undone.code, undone.verdict) == (0, "VERIFIED"), undone.said
     assert indexes(lab) == before
+    said = f"The index change of run {done.folder.name} is undone in {TENANT}"
+    assert said in undone.said, undone.said
     again = lab.drillbook("undo", done.folder.name)
     assert again.returncode == 4 and f"undone by run {undone.folder.name}" in again.stdout + again.stderr
 
