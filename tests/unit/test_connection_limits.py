@@ -87,9 +87,10 @@ def test_enough_room_makes_the_applications_own_pools_the_narrowest_place() -> N
         (PODS.model_copy(update={"startup_pool": 10}), Moment.ROLLOUT, 90),
         (PODS.model_copy(update={"workers": 2}), Moment.STEADY, 120),
         (PODS.model_copy(update={"most_replicas": 6}), Moment.AUTOSCALED, 140),
+        (PODS.model_copy(update={"surge": 0, "surge_percent": 50}), Moment.ROLLOUT, 100),
         (PODS, Moment.FAILOVER, 60),
     ],
-    ids=["surge", "migration", "workers", "autoscaler", "failover"],
+    ids=["surge", "migration", "workers", "autoscaler", "surge as a share", "failover"],
 )
 def test_what_is_wanted_is_the_most_that_may_come(pods: AppPods, moment: Moment, demand: int) -> None:
     assert at(judge(DIRECT.model_copy(update={"pods": pods})), moment).demand == demand

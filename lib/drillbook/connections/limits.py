@@ -168,7 +168,7 @@ def judge(path: Path, *, replicas: int | None = None, users: int | None = None) 
     moments: list[tuple[Moment, Path, int, int]] = [
         (Moment.STEADY, path, count, pods.connections(count)),
         (Moment.ROLLOUT, path, count, pods.rolling(count)),
-        (Moment.AUTOSCALED, path, largest, pods.rolling(largest)),
+        *([(Moment.AUTOSCALED, path, largest, pods.rolling(largest))] if pods.most_replicas > pods.replicas else []),
         (Moment.FAILOVER, _all_back(path), count, pods.connections(count)),
     ]
     if pooler is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field
 
 from drillbook.model import Frozen
@@ -23,7 +25,8 @@ LOGIN_RETRY_SECONDS = 15.0
 class AppPods(Frozen):
     """What the application may ask for: each worker process of each pod has a pool of its own.
 
-    ``most_replicas`` is the autoscaler's maximum, ``surge`` how many pods more than wanted a rollout runs at once.
+    ``most_replicas`` is the autoscaler's maximum. ``surge`` is how many pods more than wanted a rolling update runs at
+    once, or ``surge_percent`` which share of them.
     ``startup_pool`` are the connections that a pod opens while it starts and no longer: a migration tool's own pool.
     ``acquire_seconds`` is how long a request waits for a connection of its pod's pool.
     """
@@ -31,6 +34,7 @@ class AppPods(Frozen):
     replicas: int
     most_replicas: int
     surge: int = 0
+    surge_percent: int = 0
     pool: int
     workers: int = 1
     startup_pool: int = 0
@@ -42,7 +46,12 @@ class AppPods(Frozen):
 
     def rolling(self, replicas: int) -> int:
         """How many at the worst moment of a rolling update: old and new pods at once, the new ones still starting."""
-        return self.connections(replicas + self.surge) + self.surge * self.startup_pool
+        more = self.surge_of(replicas)
+        return self.connections(replicas + more) + more * self.startup_pool
+
+    def surge_of(self, replicas: int) -> int:
+        """How many pods more than these a rolling update runs at once; a share is rounded up, as Kubernetes does."""
+        return self.surge + math.ceil(replicas * self.surge_percent / 100)
 
 
 class PgBouncer(Frozen):
