@@ -83,8 +83,9 @@ def diagnose(text: str, sqlstate: str, seen: Seen) -> Diagnosis:
     Pooler is there and the connection didn't come through it, that is the cause: its limits never held.
     """
     cause = next((cause for cause, words in _WORDS if re.search(words, text, re.IGNORECASE)), None)
-    if cause is None and sqlstate == "53300":
-        cause = Cause.CLUSTER
+    if cause is None and sqlstate == "53300":  # the server's words in another language: what is full decides
+        full = _behind(seen, in_pooler=True)
+        cause = full[0] if full else Cause.CLUSTER
     if cause is None:
         return _found(Cause.UNKNOWN, f"neither the words nor SQLSTATE {sqlstate or '(none)'} are about connections")
     because = f'"{_shown(text)}"'

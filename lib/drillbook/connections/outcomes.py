@@ -56,9 +56,9 @@ class Outcome(Frozen):
             return "served"
         if self.way is Way.DELAYED:
             return f"waits {show_seconds(self.seconds or 0.0)} for a connection of the reserve"
-        said = f'{self.by} says "{self.text}"' + (f" (SQLSTATE {self.sqlstate})" if self.sqlstate else "")
+        said = f"{self.by}: {self.text}" + (f" (SQLSTATE {self.sqlstate})" if self.sqlstate else "")
         if self.way is Way.REFUSED:
-            return f"refused at once: {said}" if not self.seconds else f"refused: {said}"
+            return f"refused at once, {said}"
         if self.seconds is None:
             return "waits without end"
         return f"waits up to {show_seconds(self.seconds)}, then {said}"

@@ -33,7 +33,7 @@ def words(data: Mapping[str, Any]) -> str:
 
 def _of(stage: Mapping[str, Any]) -> str:
     used = "" if stage["used"] is None else f"{stage['used']:,} of "
-    return f"({used}{'no limit' if stage['limit'] is None else format(stage['limit'], ',')})"
+    return f"{used}{'no limit' if stage['limit'] is None else format(stage['limit'], ',')}"
 
 
 def _drawn(lanes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -373,6 +373,13 @@ def _wanted(item: Judged) -> str:
     return f"{item.demand} wanted, {'all' if item.served is None else item.served} served"
 
 
+def _then(item: Judged) -> str:
+    """What happens to who comes too late; and on an instance of PgBouncer that has no connection, where that may be."""
+    if not item.breaks:
+        return "served"
+    return f"{item.outcome}" + (f"; on an instance without a connection: {item.starved}" if item.starved else "")
+
+
 def _short(judged: Sequence[Judged]) -> str:
     steady = next(item for item in judged if item.moment is Moment.STEADY)
     return f"{steady.limit} binds with {steady.replicas} pods: {_wanted(steady)}"
@@ -403,7 +410,7 @@ def _moments(users: str, which: str, judged: Sequence[Judged]) -> list[list[str]
             f"{item.demand:,}",
             "all" if item.served is None else f"{item.served:,}",
             str(item.limit),
-            str(item.outcome) if item.breaks else "served",
+            _then(item),
         ]
         for item in judged
     ]

@@ -176,6 +176,8 @@ def _words(item: RoleSeen) -> str:
     limit = (
         "superuser, no limit" if item.superuser else "no limit" if item.limit == UNLIMITED else f"limit {item.limit}"
     )
+    if item.sessions and not item.active + item.in_transaction + item.idle:
+        return f"{item.sessions} sessions ({limit}); their state is not shown to Drillbook's role (pg_read_all_stats)"
     return (
         f"{item.sessions} sessions ({limit}): {item.active} active, {item.in_transaction} idle in a transaction, "
         f"{item.idle} idle"
