@@ -27,8 +27,9 @@ class FoundPath(Frozen):
     """The path of one tenant's application. ``kind`` is what its address leads to, ``unknown`` where that can't be seen.
 
     ``pooler`` is on the path, ``other`` is not and stands for the second path that is computed: a Pooler of the cluster,
-    else the profile's plan (``other_is``). ``declared`` is the Pooler that the profile names. ``doubts`` is what was
-    not found out, in words; ``addresses`` are those of the application's and the Poolers' pods.
+    else the profile's plan (``other_is``). ``declared`` is the Pooler that the profile names, ``pooler_fault`` why the one on
+    the path serves nobody now. ``doubts`` is what was not found out, in words; ``addresses`` are those of the
+    application's and the Poolers' pods.
     """
 
     database: str
@@ -41,6 +42,7 @@ class FoundPath(Frozen):
     other: PgBouncer | None = None
     other_is: str = ""
     declared: str = ""
+    pooler_fault: str = ""
     doubts: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
 
@@ -93,7 +95,7 @@ class FindPath(Step[FoundPath]):
         target, why = _target(ctx, app, values)
         autoscalers = ctx.kube.list(k8s.AUTOSCALER, app.namespace)
         pods, guesses = discovery.app_pods(deployment, autoscalers, app.connections, values)
-        poolers = _poolers(ctx)
+        poolers, faults_of = _poolers(ctx)
         on_path = poolers.get(target.name) if target.kind == discovery.POOLER else None
         if target.kind == discovery.POOLER and on_path is None:
             doubts.append(f"Pooler {target.namespace}/{target.name} is no Pooler of Cluster {ctx.source_ref}")
@@ -111,6 +113,7 @@ class FindPath(Step[FoundPath]):
             other=other,
             other_is=other_is,
             declared=app.pooler,
+            pooler_fault=faults_of.get(on_path.name, "") if on_path else "",
             doubts=(*doubts, *guesses),
             addresses=_addresses(ctx, workloads.pods(ctx.kube, deployment), list(poolers)),
         )
@@ -132,6 +135,8 @@ class PoolerOnPath(CheckStep):
         found = self.found
         believed = found.declared or (found.other.name if found.other and found.other_is != PLANNED else "")
         if found.pooler is not None:
+            if found.pooler_fault:
+                return [self.result(Verdict.UNPROVEN, observed=found.leads_to, reason=found.pooler_fault)]
             right = not found.declared or found.declared == found.pooler.name
             observed = found.leads_to if right else f"{found.leads_to}; the profile names Pooler {found.declared}"
             return [self.result(Verdict.VERIFIED if right else Verdict.FAILED, observed=observed)]
@@ -206,9 +211,11 @@ def _target(ctx: Context, app: Application, values: dict[str, str]) -> tuple[dis
     return found[0], ""
 
 
-def _poolers(ctx: Context) -> dict[str, PgBouncer]:
-    """The cluster's Poolers by name, with the clients that each one's fullest instance has now."""
-    ref, found = ctx.source_ref, {}
+def _poolers(ctx: Context) -> tuple[dict[str, PgBouncer], dict[str, str]]:
+    """The cluster's Poolers by name; and of those that serve nobody now, why."""
+    ref = ctx.source_ref
+    found: dict[str, PgBouncer] = {}
+    faults: dict[str, str] = {}
     for pooler in ctx.kube.list(k8s.POOLER, ref.namespace):
         if pooler["spec"]["cluster"]["name"] != ref.name or pooler["spec"].get("type", "rw") != "rw":
             continue
@@ -216,7 +223,10 @@ def _poolers(ctx: Context) -> dict[str, PgBouncer]:
         pods = ctx.kube.list(k8s.POD, ref.namespace, labels=f"cnpg.io/poolerName={name}")
         images = [str(item.get("image") or "") for pod in pods for item in pod["spec"].get("containers") or ()]
         found[name] = discovery.pgbouncer(pooler, images)
-    return found
+        status = pooler.get("status") or {}
+        if status.get("phase", "active") != "active":  # before CloudNativePG 1.30 there is no phase
+            faults[name] = f"Pooler {name} is {status['phase']}: {status.get('phaseReason') or 'no reason is given'}"
+    return found, faults
 
 
 def _second(app: Application, poolers: dict[str, PgBouncer], on_path: PgBouncer | None) -> tuple[PgBouncer | None, str]:
