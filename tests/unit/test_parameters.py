@@ -45,3 +45,9 @@ def test_i14_a_time_limit_is_a_whole_number_of_seconds() -> None:
     for value in (0, -1, 86_401, True, "60", "1.5", ""):
         assert len(faults_of({"lock_timeout_seconds": value, "statement_timeout_seconds": value})) == 2, value
     assert faults_of({"lock_timeout_seconds": 1, "statement_timeout_seconds": 86_400}) == []
+
+
+def test_a_watch_is_a_whole_number_of_seconds() -> None:
+    for value in (-1, 3601, "5", True, 2.5, ""):
+        assert len(faults_of({"watch_seconds": value})) == 1, value
+    assert faults_of({"watch_seconds": 0}) == faults_of({"watch_seconds": 3600}) == []

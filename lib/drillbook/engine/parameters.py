@@ -43,6 +43,11 @@ def _seconds(value: Any) -> None:
         raise ValueError(f"{str(value)[:80]!r} is not a whole number of seconds from 1 to 86400")
 
 
+def _watched(value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 3600:
+        raise ValueError(f"{str(value)[:80]!r} is not a whole number of seconds from 0 to 3600")
+
+
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
     **{name: _target(parse) for name, parse in TARGET_PARAMETERS.items()},
     "reason": _reason,
@@ -55,6 +60,7 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "migration": _one_line,
     "lock_timeout_seconds": _seconds,
     "statement_timeout_seconds": _seconds,
+    "watch_seconds": _watched,
     "search_table": _table,
     "search_from": _instant,
     "search_to": _instant,

@@ -201,6 +201,7 @@ class Facts(Frozen):
     claim: str | None = None
     cleanup_failed: str | None = None
     cluster: NotedCluster | None = None
+    connections: Json | None = None
     copy_: Json | None = None
     cut: Cut | None = None
     damage: Damage | None = None

@@ -252,6 +252,48 @@ def _unique(values: list[str], what: str) -> None:
         raise ValueError(f"{what} given twice: {', '.join(doubles)}")
 
 
+class GrowthStep(Frozen):
+    """A number of users to reckon with, and the replicas for them; 0: as many more as there are more users."""
+
+    users: Annotated[int, Field(strict=True, ge=1)]
+    replicas: Annotated[int, Field(strict=True, ge=0)] = 0
+
+
+class PlannedPooler(Frozen):
+    """A Pooler that is planned, or believed to be there: sizes of each of its instances, as PgBouncer names them."""
+
+    instances: Annotated[int, Field(strict=True, ge=1)] = 1
+    pool_mode: Literal["session", "transaction"] = "transaction"
+    default_pool_size: Annotated[int, Field(strict=True, ge=0)] = 20
+    max_db_connections: Annotated[int, Field(strict=True, ge=0)] = 0
+    max_client_conn: Annotated[int, Field(strict=True, ge=1)] = 100
+
+
+class ConnectionSettings(Frozen):
+    """How an application's connections grow: what its Deployment doesn't say.
+
+    ``pool_variable`` and ``timeout_variable`` are the variables of its containers with the size of a process's pool
+    and the milliseconds that a request waits for one of its connections; ``pool`` and ``acquire_timeout`` hold where
+    there is none. ``workers`` are processes with a pool of their own in each pod, ``startup_pool`` connections more
+    while a pod starts (a migration tool's pool). ``users`` are today's, 0 for unknown. ``planned_pooler`` is what the
+    path is computed with where the application goes to PostgreSQL directly and the cluster has no Pooler.
+    ``external_consumers`` and ``limit_can_be_raised`` are the two answers that the decision depends on: do others need
+    the application's events, and does whoever runs the cluster agree to a higher limit for the role.
+    """
+
+    pool_variable: str = ""
+    pool: Annotated[int, Field(strict=True, ge=1)] = 10
+    timeout_variable: str = ""
+    acquire_timeout: Duration = timedelta(seconds=30)
+    workers: Annotated[int, Field(strict=True, ge=1)] = 1
+    startup_pool: Annotated[int, Field(strict=True, ge=0)] = 0
+    users: Annotated[int, Field(strict=True, ge=0)] = 0
+    growth: tuple[GrowthStep, ...] = (GrowthStep(users=500), GrowthStep(users=1000), GrowthStep(users=5000))
+    planned_pooler: PlannedPooler = PlannedPooler()
+    external_consumers: StrictBool = False
+    limit_can_be_raised: StrictBool = False
+
+
 class Application(Frozen):
     """The application on a tenant's database, as the recover runbooks drain, repoint and test it.
 
@@ -268,6 +310,7 @@ class Application(Frozen):
     smoke_body: dict[str, str | int | bool] = Field(default_factory=dict)
     address_variable: str = ""
     pooler: str = ""
+    connections: ConnectionSettings = ConnectionSettings()
 
 
 class Tenant(Frozen):
