@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Self
+from typing import Any, Self
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 ERROR = 1 / 32
 """How far a percentile is off at most, relative to it."""
@@ -51,6 +54,23 @@ class Latencies:
     def pairs(self) -> list[tuple[int, int]]:
         """Bucket and count, for a process to write as JSON."""
         return sorted(self._counts.items())
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
+        """As a field of a model: its buckets and counts."""
+        pair = core_schema.tuple_schema([core_schema.int_schema(ge=0), core_schema.int_schema(ge=0)])
+        read = core_schema.no_info_after_validator_function(cls.from_pairs, core_schema.list_schema(pair))
+        return core_schema.json_or_python_schema(
+            json_schema=read,
+            python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), read]),
+            serialization=core_schema.plain_serializer_function_ser_schema(cls.pairs),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Latencies) and self._counts == other._counts
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.pairs()))
 
     def add(self, seconds: float) -> None:
         """Count one; a negative one, of a clock that went back, as 0."""
