@@ -13,8 +13,9 @@ from drillbook.model import Frozen
 class Block(Frozen):
     """What one process does: open arrivals at ``rate`` a second by a Poisson schedule, or ``workers`` in a closed loop.
 
-    Exactly one of the two is set. Each transaction runs one of the statements and then holds its connection for an
-    exponential time of mean ``hold_seconds``, the application's own work within the transaction. Arrivals and holding
+    Exactly one of the two is set. Each transaction runs one of the statements and then holds its connection for a
+    time of mean ``hold_seconds``, the application's own work within the transaction: exponential in open arrivals, from half
+    to one and a half of it in a closed loop. Arrivals and holding
     times follow ``seed`` alone: two blocks of one seed are given the same load. ``idle`` connections are opened before.
     """
 
@@ -37,6 +38,7 @@ class Measured(Frozen):
     """
 
     arrivals: int
+    """Transactions that were begun."""
     completed: int
     timeouts: int
     seconds: float

@@ -99,13 +99,14 @@ def compare(
     throughput: tuple[Sequence[float], Sequence[float]],
     p95: tuple[Sequence[float], Sequence[float]],
     timeouts: int,
+    failed: int = 0,
     untrusted: str = "",
 ) -> Comparison:
     """Judge a candidate by the first site's acceptance: no connection timeout, p95 below 200 ms, 95 % of the throughput.
 
     ``throughput`` and ``p95`` are the baseline's and the candidate's values pair by pair, ``timeouts`` how often the
-    candidate gave up waiting for a connection. ``untrusted`` is why the generator itself may have set the figures: then
-    nothing is accepted or rejected by them.
+    candidate gave up waiting for a connection, ``failed`` how many of its transactions ended in an error. ``untrusted`` is
+    why the figures may be something else's, the generator's above all: then nothing is accepted or rejected by them.
     """
     carried, slower = interval(ratios(*throughput)), interval(ratios(*p95))
     seconds = interval(p95[1])
@@ -116,6 +117,12 @@ def compare(
             required="none",
             measured=f"{timeouts}",
             decision=_trusted(Decision.REJECTED if timeouts else Decision.ACCEPTED, untrusted),
+        ),
+        Criterion(
+            name="failed transactions",
+            required="none",
+            measured=f"{failed}",
+            decision=_trusted(Decision.REJECTED if failed else Decision.ACCEPTED, untrusted),
         ),
         Criterion(
             name="p95 latency",
