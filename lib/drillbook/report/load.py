@@ -74,7 +74,7 @@ def curve_words(data: Data) -> list[str]:
 
 def _picture(data: Data, name: str, title: str, unit: str, *, knees: bool) -> dict[str, Any]:
     points = data["points"]
-    pools = [item["pool"] for item in points]
+    pools: list[int] = [item["pool"] for item in points]
     most = float(max(item[name] for item in points)) * 1.1 or 1.0
     span = max(pools) - min(pools) or 1
 
