@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -96,7 +97,7 @@ def _picture(data: Data, name: str, title: str, unit: str, *, knees: bool) -> di
         ],
         "path": "M" + "L".join(f"{x(item['pool'])} {y(item[name])}" for item in points),
         "modelled": "M" + "L".join(f"{px} {py}" for px, py in modelled) if modelled else "",
-        "ticks": [{"y": y(most * part), "label": f"{most * part:.0f}"} for part in (0.0, 0.5, 0.9)],
+        "ticks": [{"y": y(value), "label": f"{value:g}"} for value in _ticks(most)],
         "knees": [
             {"x": x(data[key]), "label": label, "own": key == "knee"}
             for key, label in (("knee", "knee"), ("modelled_knee", "model's knee"))
@@ -105,6 +106,13 @@ def _picture(data: Data, name: str, title: str, unit: str, *, knees: bool) -> di
         "label_x": WIDTH - RIGHT + 10,
         "measured_y": y(points[-1][name]) + 4,
     }
+
+
+def _ticks(most: float) -> list[float]:
+    """Round values from 0 on, three to six of them."""
+    rough = 10.0 ** math.floor(math.log10(most))
+    step = next(rough * part for part in (0.2, 0.5, 1.0, 2.0) if most / (rough * part) <= 5.5)
+    return [step * number for number in range(int(most / step) + 1)]
 
 
 __all__ = ["bundle", "comparison_html", "comparison_words", "curve_html", "curve_words"]
