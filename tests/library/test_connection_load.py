@@ -23,6 +23,7 @@ from drillbook.connections.load import Pods, untrusted
 from drillbook.errors import UpstreamError
 from drillbook.postgres.client import Database
 from drillbook.postgres.pool import PoolTarget
+from drillbook.steps.connections.load_path import look_ups
 
 ROLE, PASSWORD, TABLE = "loaded", secrets.token_hex(8), "load_rows"
 STATEMENTS = [f"SELECT * FROM {TABLE} WHERE id = {number}" for number in range(1, 20)]
@@ -191,3 +192,44 @@ def test_c15_a_generator_that_is_the_bottleneck_is_not_believed(target: PoolTarg
         BLOCK.model_copy(update={"rate": 20_000, "seconds": 0.5, "hold_seconds": 0.0, "timeout_seconds": 2}),
     )
     assert "of a processor" in untrusted(calm, driven) or "ms late" in untrusted(driven)
+
+
+@pytest.fixture
+def tables(server: Server) -> Iterator[Database]:
+    """What a load may and may not look up."""
+    server.sql("postgres", "create database tabled", "create role looking login")
+    server.sql(
+        "tabled",
+        'create schema "Odd Name"',
+        'create table "Odd Name"."T%" ("k \'e\'y" text primary key, v int)',
+        """insert into "Odd Name"."T%" select 'it''s ' || n, n from generate_series(1, 150) n""",
+        "create table without_key as select 1 as n",
+        "create table two_keys (a int, b int, primary key (a, b))",
+        "insert into two_keys values (1, 1)",
+        "create table hidden (id int primary key)",
+        "insert into hidden values (1)",
+        "create table empty (id int primary key)",
+        "create view seen as select 1 as id",
+        'grant usage on schema "Odd Name" to looking',
+        'grant select on "Odd Name"."T%", without_key, two_keys, empty, seen to looking',
+    )
+    db = server.superuser("tabled", read_only=False)
+    yield db
+    db.close()
+    server.sql("postgres", "drop database tabled with (force)", "drop role looking")
+
+
+def test_c15_look_ups_are_of_what_the_role_may_read_and_find_their_rows(server: Server, tables: Database) -> None:
+    found = look_ups(tables, "looking")
+    assert len(found) == 100 and all("Odd Name" in text for text in found)
+    assert [len(tables.run_text(text)) for text in found] == [1] * 100
+    tables.set_password("looking", PASSWORD)
+    target = PoolTarget(server.address, "looking", "tabled", PASSWORD)
+    (measured,) = _loaded(target, BLOCK, statements=found)
+    assert not measured.errors and len(measured.latency) == measured.arrivals
+    assert PASSWORD not in server.log
+
+
+def test_c15_a_role_that_may_read_nothing_loads_with_a_select_of_nothing(server: Server, tables: Database) -> None:
+    server.sql("tabled", 'revoke all on all tables in schema "Odd Name" from looking')
+    assert look_ups(tables, "looking") == ["SELECT 1"]
