@@ -73,8 +73,20 @@ class Drain(Noted):
     replicas_before: int
 
 
-class NotedForecast(Noted):
+class NotedPhase(Noted):
+    """A phase of a recovery as it is predicted, in seconds; None: unknown."""
+
+    name: str
     seconds: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class NotedForecast(NotedPhase):
+    """The recovery time as it is predicted, and its phases."""
+
+    name: str = "recovery"
+    phases: tuple[NotedPhase, ...] = ()
 
 
 class Outage(Noted):
