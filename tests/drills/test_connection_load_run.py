@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -72,6 +74,24 @@ def test_c15_a_pod_of_the_load_that_dies_ends_the_run_and_leaves_nothing(drill_l
     assert killed and drill.code == 2 and "of the load ended with status -9" in drill.said, drill.said
     assert {event["id"] for event in drill.of("settled")} == set(drill.created)
     assert drill_lab.left() == [] and not drill_lab.admin.list(k8s.POOLER, labels=RUN_LABEL)
+
+
+@pytest.mark.soak
+@needs_pgbouncer
+def test_c15_a_run_that_is_killed_under_load_leaves_no_pod_and_is_cleaned_up(drill_lab: DrillLab) -> None:
+    command = [sys.executable, "-m", "drillbook", "run", str(NOTEBOOK), "--mode", "apply"]
+    for name, value in SMALL.items():
+        command += ["-p", name, value]
+    run = subprocess.Popen(command, cwd=ROOT, env=drill_lab.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    loading = until(lambda: [pid for pid in children(run.pid) if "drillbook.connections.pod" in _command(pid)], "load")
+    for pid in [run.pid, *(pid for pid in children(run.pid) if pid not in loading)]:
+        os.kill(pid, signal.SIGKILL)
+    run.wait(60)
+    until(lambda: not any("drillbook.connections.pod" in _command(pid) for pid in loading), "no pod outlives the run")
+    assert any(name.startswith("Pooler/") for name in drill_lab.left())
+    cleaned = drill_lab.drillbook("cleanup")
+    assert cleaned.returncode == 0, cleaned.stdout + cleaned.stderr
+    assert drill_lab.left() == []
 
 
 @pytest.mark.long

@@ -182,3 +182,17 @@ def test_c15_sizes_of_a_curve_are_a_fifth_apart_and_begin_where_the_load_is_carr
     ]
     assert measuring.sizes(_with(baseline_pool=3, candidate_pool=2, rate=1000), 0.02) == [3]
     assert measuring.sizes(_with(baseline_pool=1, candidate_pool=1, rate=1), 0.02) == [1]
+
+
+def test_c15_a_load_of_which_nothing_succeeds_has_no_curve_and_says_why() -> None:
+    class Broken(Queue):
+        def __call__(self, block: Block) -> Measured:
+            empty = {name: Latencies() for name in ("latency", "acquire", "query", "held")}
+            refused = {"errors": {"42501 permission denied for table t": 9}, "completed": 0}
+            return super().__call__(block).model_copy(update=empty | refused)
+
+    plan = _with()
+    found = measuring.curve(plan, Broken(plan))
+    assert not found.points and "permission denied" in found.assumption
+    compared = measuring.compare(plan, Broken(plan))
+    assert compared.comparison.decision is Decision.UNPROVEN and "permission denied" in compared.untrusted

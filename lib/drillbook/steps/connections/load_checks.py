@@ -122,6 +122,8 @@ class ModelHolds(CheckStep):
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         found = self.curve
+        if not found.points:
+            return [self.result(Verdict.UNPROVEN, expected="a curve", observed="none", reason=found.assumption)]
         return [
             self.result(
                 Verdict.VERIFIED if found.holds else Verdict.FAILED,
