@@ -214,6 +214,8 @@ class Facts(Frozen):
     indexes_before: Json | None = None
     indexes_built: tuple[Json, ...] | None = None
     indexes_dropped: tuple[Json, ...] | None = None
+    load_comparison: Json | None = None
+    load_curve: Json | None = None
     losses: tuple[TenantLoss, ...] | None = None
     no_backup_before_the_cut: str | None = None
     no_salvage_because: str | None = None
