@@ -31,6 +31,7 @@ from drillbook.cli.flyway import write_flyway_files
 from drillbook.cli.window import SAMPLES, show_window
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.kube import Kube
+from drillbook.model import parse_instant
 from drillbook.report.cards import show_instant
 
 BAD_USAGE = 4
@@ -313,6 +314,35 @@ def verify(
     if not findings:
         out.print(Text("intact", style="bold green"))
     return 1 if tampered else 2 if findings else 0
+
+
+@app.command(name="due")
+def due_tests(
+    site: SiteOption = "",
+    at: Annotated[str, typer.Option(help="As it was at this instant (RFC 3339); otherwise now.")] = "",
+    every: Annotated[
+        bool, typer.Option("--all", help="Every period, not only the current one and the one before.")
+    ] = False,
+    prometheus: Annotated[bool, typer.Option("--prometheus", help="As text for Prometheus.")] = False,
+    trust: TrustOption = None,
+) -> int:
+    """Show which of the profile's schedules are done, late, missing, failed or unproven, by the sealed runs alone."""
+    from drillbook.cli.due import show_due  # what signs takes a third of a second to import
+    from drillbook.cli.keys import trusted
+
+    try:
+        instant = parse_instant(at) if at else None
+    except ValueError as error:
+        raise ParameterError([f"--at: {error}"], where="drillbook due") from error
+    return show_due(
+        out,
+        engine.outputs_dir(),
+        site,
+        trust=trusted(trust, site),
+        at=instant,
+        everything=every,
+        prometheus=prometheus,
+    )
 
 
 @app.command(name="seal")

@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import json
 from datetime import timedelta
+from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -16,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from drillbook.model import ClusterRef, Frozen
+from drillbook.model import ClusterRef, Frozen, Instant
 from drillbook.profile.archive import Archive
 from drillbook.profile.texts import (
     ClusterName,
@@ -370,6 +371,29 @@ class Waiver(Frozen):
     because: Text
 
 
+class Every(StrEnum):
+    """A period of the calendar, in UTC; a week begins on Monday."""
+
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    QUARTER = "quarter"
+    YEAR = "year"
+
+
+class Schedule(Frozen):
+    """How often a runbook must have been VERIFIED: once in each period, ``within`` so long of its begin (without it: before its end).
+
+    ``since`` is the instant from whose period on it is owed; without it, from its first run on.
+    """
+
+    runbook: ObjectName
+    every: Every
+    within: Duration | None = None
+    since: Instant | None = None
+
+
 class EvidenceSettings(Frozen):
     """How evidence is signed; without a key it is sealed by digests and ledger alone, and the record says so.
 
@@ -420,6 +444,7 @@ class Site(Frozen):
     limits: Limits = Limits()
     approvals: Approvals = Approvals()
     evidence: EvidenceSettings = EvidenceSettings()
+    schedules: tuple[Schedule, ...] = ()
     # ``copy`` is what a pydantic model is copied with: the attribute has another name than the key.
     copy_: CopySettings = Field(default=CopySettings(), alias="copy")
     replacement: ReplacementSettings = ReplacementSettings()
@@ -438,6 +463,12 @@ class Site(Frozen):
             raise ValueError(f"{value!r} is the source's namespace: a copy needs one of its own")
         if value == info.data.get("drillbook_namespace"):
             raise ValueError(f"{value!r} is Drillbook's own namespace: a copy needs one of its own")
+        return value
+
+    @field_validator("schedules")
+    @classmethod
+    def _each_runbook_once(cls, value: tuple[Schedule, ...]) -> tuple[Schedule, ...]:
+        _unique([schedule.runbook for schedule in value], "runbook")
         return value
 
     @field_validator("tenants")

@@ -1,0 +1,111 @@
+"""What is due: a table for people, text for Prometheus, and an exit status for whatever raises an alarm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from drillbook.errors import ParameterError
+from drillbook.evidence.due import Due, SealedRun, State, due, runs_of
+from drillbook.evidence.trust import Trust
+from drillbook.model import Verdict, show_instant
+from drillbook.profile import load_site
+
+_STYLES = {
+    State.DONE: "green",
+    State.DONE_LATE: "yellow",
+    State.WAITING: "dim",
+    State.LATE: "yellow",
+    State.UNPROVEN: "yellow",
+    State.MISSING: "bold red",
+    State.FAILED: "bold red",
+}
+_FAILING, _OPEN = {State.FAILED, State.MISSING}, {State.UNPROVEN, State.LATE}
+
+
+def show_due(
+    console: Console,
+    outputs: Path,
+    site: str,
+    *,
+    trust: Trust | None,
+    at: datetime | None,
+    everything: bool,
+    prometheus: bool,
+) -> int:
+    """Print how each schedule of the profile stands; the exit status: 0 nothing is open, 1 failed or missing, 2 late or unproven.
+
+    Only each schedule's newest two periods count and are shown, the current one and the one before, unless
+    ``everything`` is asked for. ParameterError.
+    """
+    profile = load_site(site)
+    if not profile.schedules:
+        raise ParameterError(
+            [f"the profile {profile.name} has no schedules"],
+            where="drillbook due",
+            todo="Write under schedules which runbook must be VERIFIED how often.",
+        )
+    runs = runs_of(outputs, profile.name, trust)
+    found = due(profile.schedules, runs, at or datetime.now(UTC))
+    shown = found if everything else _newest_two(found)
+    if prometheus:
+        console.out(prometheus_text(profile.name, shown, runs), highlight=False, end="")
+    else:
+        console.print(_table(shown))
+    states = {item.state for item in shown}
+    return 1 if states & _FAILING else 2 if states & _OPEN else 0
+
+
+def prometheus_text(site: str, found: Sequence[Due], runs: Sequence[SealedRun]) -> str:
+    """In Prometheus' text format: how each schedule stands now, and when each runbook was last VERIFIED."""
+    lines = [
+        "# HELP drillbook_due Whether a schedule is in this state in its current period.",
+        "# TYPE drillbook_due gauge",
+    ]
+    current = {item.runbook: item for item in found}  # the newest period comes last
+    for runbook, item in sorted(current.items()):
+        for state in State:
+            labels = f'site="{site}",runbook="{runbook}",every="{item.every}",state="{state}"'
+            lines.append(f"drillbook_due{{{labels}}} {int(item.state is state)}")
+    lines += [
+        "# HELP drillbook_last_verified_timestamp_seconds When the newest run that was VERIFIED began.",
+        "# TYPE drillbook_last_verified_timestamp_seconds gauge",
+    ]
+    for runbook in sorted(current):
+        verified = [run.started_at for run in runs if run.runbook == runbook and run.counts is Verdict.VERIFIED]
+        if verified:
+            labels = f'site="{site}",runbook="{runbook}"'
+            lines.append(f"drillbook_last_verified_timestamp_seconds{{{labels}}} {max(verified).timestamp():.3f}")
+    return "\n".join(lines) + "\n"
+
+
+def _newest_two(found: Sequence[Due]) -> list[Due]:
+    by_runbook: dict[str, list[Due]] = {}
+    for item in found:
+        by_runbook.setdefault(item.runbook, []).append(item)
+    kept = [item for items in by_runbook.values() for item in items[-2:]]
+    return [item for item in found if item in kept]
+
+
+def _table(found: Sequence[Due]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("runbook", "period from", "due by", "state", "runs", "run"):
+        table.add_column(heading, overflow="fold")
+    for item in found:
+        table.add_row(
+            f"{item.runbook} (each {item.every})",
+            f"{item.begins:%Y-%m-%d %H:%M}",
+            f"{item.by:%Y-%m-%d %H:%M}",
+            Text(item.state, style=_STYLES[item.state]),
+            str(item.runs),
+            f"{item.run_id} {show_instant(item.at) if item.at else ''}{f': {item.why}' if item.why else ''}",
+        )
+    return table
+
+
+__all__ = ["prometheus_text", "show_due"]
