@@ -108,7 +108,10 @@ def commands() -> str:
         "| status | meaning |\n|---|---|",
     ]
     lines += [f"| {status} | {meaning} |" for status, meaning in app.EXIT_STATUSES.items()]
-    for name, command in sorted(group.commands.items()):  # type: ignore[attr-defined]
+    every = dict(group.commands)  # type: ignore[attr-defined]
+    for name, inner in group.commands.items():  # type: ignore[attr-defined]
+        every |= {f"{name} {part}": command for part, command in getattr(inner, "commands", {}).items()}
+    for name, command in sorted(every.items()):
         lines += [f"\n## `drillbook {name}`\n", cell(command.help or "") + "\n"]
         rows = []
         for parameter in command.params:

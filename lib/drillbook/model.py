@@ -196,6 +196,13 @@ def show_seconds(seconds: float) -> str:
     return f"{hours // 24} d" + (f" {hours % 24} h" if hours % 24 else "")
 
 
+def show_span(seconds: float | None, low: float | None, high: float | None) -> str:
+    """A predicted duration with its interval as a person says them: ``42 s (30 s to 1 min)``; without one ``unknown``."""
+    if seconds is None or low is None or high is None:
+        return "unknown"
+    return f"{show_seconds(seconds)} ({show_seconds(low)} to {show_seconds(high)})"
+
+
 TARGET_PARAMETERS: Mapping[str, Callable[[Any], Any]] = {
     "target_time": parse_instant,
     "target_lsn": parse_lsn,

@@ -18,12 +18,14 @@ pytestmark = [pytest.mark.timeout(1800), NEEDS_CHROMIUM]
     [
         ("drill-index-rehearsal", "sites/synergyflow/V011.yaml", 0),
         ("change-indexes", "sites/lab/V012__open_incidents.sql", 2),
+        ("undo-change-indexes", "", 1),  # of the change before
     ],
 )
 def test_i14_an_index_runbook_is_stepped_through(
     browser_lab: DrillLab, tmp_path: Path, runbook: str, migration: str, gates: int
 ) -> None:
-    notebook = prepared(runbook, tmp_path, mode="apply", migration=str(ROOT / migration))
+    given = {"migration": str(ROOT / migration)} if migration else {}
+    notebook = prepared(runbook, tmp_path, mode="apply", **given)
     with browser_lab.recovering():
         passed, said = step_through(browser_lab, notebook)
     assert (passed, "UNSEALED" in said) == (gates, True), said

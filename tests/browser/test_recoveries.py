@@ -95,6 +95,7 @@ def test_one_database_to_a_point_in_time(browser_lab: DrillLab, rights: None, tm
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.soak
 def test_the_whole_cluster_beside_the_old_one(browser_lab: DrillLab, rights: None, tmp_path: Path) -> None:
     """The last one: the lab's cluster is another afterwards."""
     notebook = prepared("recover-full-restore", tmp_path, mode="apply")

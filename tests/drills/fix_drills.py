@@ -246,7 +246,7 @@ class DrillLab:
     def left(self) -> list[str]:
         """What runs have left in the drill namespace, and what CloudNativePG made for their copies."""
         namespace = self.site.drill_namespace
-        kinds = (k8s.CLUSTER, k8s.OBJECT_STORE, k8s.NETWORK_POLICY, k8s.SECRET, k8s.CONFIG_MAP)
+        kinds = (k8s.POOLER, k8s.CLUSTER, k8s.OBJECT_STORE, k8s.NETWORK_POLICY, k8s.SECRET, k8s.CONFIG_MAP)
         found = [item for kind in kinds for item in self.admin.list(kind, namespace, labels=RUN_LABEL)]
         for kind in (k8s.POD, k8s.JOB, k8s.PVC, k8s.SECRET, k8s.SERVICE):
             found += self.admin.list(kind, namespace, labels="cnpg.io/cluster")

@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 from fix_drills import ROOT, Drill, DrillLab, children, until
 
+from drillbook import kube as k8s
+
 NOTEBOOK = ROOT / "runbooks" / "change-indexes.ipynb"
 TENANT = "synergyflow"
 BUILT = {"idx_incidents_open_deadline", "idx_incidents_assigned_to_status"}
 DROPPED = "idx_incidents_assigned_to"
+CAUGHT_UP = "select bool_and(replay_lsn = pg_current_wal_lsn()) from pg_stat_replication"
 INVALID = "select count(*) from pg_index where not (indisvalid and indisready and indislive)"
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -61,7 +64,7 @@ def test_i14_indexes_are_changed_behind_two_gates_and_taken_back_by_the_runs_id(
     assert after >= BUILT and DROPPED not in after
     backup = facts(done, "backup_before_the_change")["backup_id"]
     told = (done.folder / "logs" / "announcement.txt").read_text()
-    assert "is in place: 2 indexes built, 1 dropped" in told and backup in told
+    assert "is in place (indexes built: 2, dropped: 1)" in told and backup in told
     for stall in ("stall_while_built", "stall_while_dropped"):
         assert facts(done, stall)["reason"] == "" and facts(done, stall)["beats"] > 0
     assert lab.drillbook("verify", done.folder.name).returncode == 0
@@ -72,6 +75,8 @@ def test_i14_indexes_are_changed_behind_two_gates_and_taken_back_by_the_runs_id(
     undone = lab.go_on(back)
     assert (undone.code, undone.verdict) == (0, "VERIFIED"), undone.said
     assert indexes(lab) == before
+    said = f"The index change of run {done.folder.name} is undone in {TENANT}"
+    assert said in undone.said, undone.said
     again = lab.drillbook("undo", done.folder.name)
     assert again.returncode == 4 and f"undone by run {undone.folder.name}" in again.stdout + again.stderr
 
@@ -162,3 +167,40 @@ def test_i14_what_is_in_the_way_is_all_named_and_nobody_is_asked(drill_lab: Dril
     assert "nightly report" in red["older transactions"] and "nightly report" in red["another migration"]
     assert "idx_incidents_status" in red["invalid indexes"]
     assert run.of("waiting") == [] and indexes(lab) == before
+
+
+@pytest.mark.soak
+def test_i14_a_replica_that_is_behind_is_in_the_way_and_one_that_follows_is_not(drill_lab: DrillLab) -> None:
+    lab, cluster = drill_lab, drill_lab.site.cluster
+    replica = f"{cluster.name}-2"
+
+    def ready() -> int:
+        return int((lab.admin.get(k8s.CLUSTER, cluster.namespace, cluster.name) or {})["status"]["readyInstances"])
+
+    def scaled_to(instances: int) -> None:
+        lab.admin.patch(k8s.CLUSTER, cluster.namespace, cluster.name, {"spec": {"instances": instances}})
+        until(lambda: ready() == instances, f"{instances} instances are ready")
+
+    def on_the_replica(statement: str) -> None:
+        argv = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-c", statement]
+        assert lab.admin.exec(cluster.namespace, replica, "postgres", argv, timeout_seconds=60).exit_code == 0
+
+    scaled_to(2)
+    try:
+        on_the_replica("select pg_wal_replay_pause()")
+        lab.sql(
+            "postgres",
+            "select count(pg_logical_emit_message(false, 'test', repeat('x', 1000000))) from generate_series(1, 80)",
+        )
+        run = lab.run(NOTEBOOK, no_backup_because="a test of what is asked before")
+        behind = run.check("replication lag")
+        assert (run.code, behind["verdict"]) == (1, "FAILED") and f"{replica}: 7" in behind["observed"], run.said
+        assert run.of("waiting") == []
+        on_the_replica("select pg_wal_replay_resume()")
+        until(lambda: lab.sql("postgres", CAUGHT_UP) == "t", "the replica has replayed all")
+        run = lab.run(NOTEBOOK, no_backup_because="a test of what is asked before")
+        assert run.code == 3 and run.check("replication lag")["verdict"] == "VERIFIED", run.said
+        assert replica in run.check("replication lag")["observed"]
+        lab.drillbook("abandon", run.folder.name)
+    finally:
+        scaled_to(1)

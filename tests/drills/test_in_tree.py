@@ -13,7 +13,10 @@ from drillbook import kube as k8s
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=lambda instances: f"{instances} instances")
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(1, id="1 instances"), pytest.param(3, id="3 instances", marks=pytest.mark.soak)],
+)
 def in_tree_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrillLab]:
     """The first site, made without plugin and ObjectStore."""
     with pytest.MonkeyPatch.context() as environment:

@@ -15,7 +15,7 @@ CATALOGUE = "select string_agg(indexrelid::regclass::text, ',' order by 1) from 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("migration", ["V011.yaml", "V011-corrected.yaml"])
+@pytest.mark.parametrize("migration", ["V011.yaml", pytest.param("V011-corrected.yaml", marks=pytest.mark.soak)])
 def test_a14_every_claim_of_the_first_sites_migration_is_measured(drill_lab: DrillLab, migration: str) -> None:
     before = drill_lab.sql("synergyflow", CATALOGUE)
     path = ROOT / "sites" / "synergyflow" / migration

@@ -111,7 +111,7 @@ class Prepared:
     commands: tuple[str, ...]
 
 
-@pytest.fixture(scope="module", params=["never seen before", "the second site"])
+@pytest.fixture(scope="module", params=["never seen before", pytest.param("the second site", marks=pytest.mark.soak)])
 def prepared(
     request: pytest.FixtureRequest, second_lab: DrillLab, tmp_path_factory: pytest.TempPathFactory
 ) -> Prepared:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 from fix_drills import DrillLab
 
 from drillbook import kube as k8s
@@ -19,7 +20,13 @@ from fix_majors import NEWEST, OLDEST, found, why_missing
 FOUND = found()
 
 
-@pytest.fixture(params=range(OLDEST, NEWEST + 1), ids=lambda major: f"PostgreSQL {major}")
+def marked(major: int) -> ParameterSet:
+    """The oldest and the newest are run each time, those between them in the soak."""
+    mark = pytest.mark.long if major in (OLDEST, NEWEST) else pytest.mark.soak
+    return pytest.param(major, marks=mark, id=f"PostgreSQL {major}")
+
+
+@pytest.fixture(params=[marked(major) for major in range(OLDEST, NEWEST + 1)])
 def major(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """One of the majors; labs that start in this test run it."""
     if request.param not in FOUND:
@@ -36,7 +43,6 @@ def lab_of_major(major: int, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     lab.down()
 
 
-@pytest.mark.long
 def test_the_drill_is_verified(lab_of_major: DrillLab, major: int) -> None:
     lab = lab_of_major
     source = lab.admin.get(k8s.CLUSTER, lab.site.cluster.namespace, lab.site.cluster.name)

@@ -123,7 +123,7 @@ def test_the_history_is_bounded_by_its_bytes() -> None:
     registry.follow("ConfigMap", since=registry.version - 1).close()
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_lease_has_one_leader_and_hands_over(api: Api) -> None:
     """The official client's own leader election, on a Lease: one leads, and when it gives up, the other."""
     leading: list[str] = []

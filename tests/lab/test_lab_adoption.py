@@ -16,7 +16,7 @@ def home(lab: RunningLab) -> str:
     return namespace(lab, "adoption")
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_new_cluster_of_the_name_returns_the_old_data(lab: RunningLab, home: str) -> None:
     cluster = SmallCluster(lab, home, "heir").create(storage={"size": "1Gi", "storageClass": "lab-directory-retain"})
     cluster.app("CREATE TABLE legacy AS SELECT 42 AS answer")
@@ -73,7 +73,7 @@ def test_a_new_cluster_of_the_name_returns_the_old_data(lab: RunningLab, home: s
     until(lambda: lab.find(f"{VOLUMES}/{volume['metadata']['name']}") is None)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_the_heir_knows_who_was_primary(lab: RunningLab, home: str) -> None:
     cluster = SmallCluster(lab, home, "pair").create(instances=2)
     until(lambda: cluster.status.get("readyInstances") == 2 and cluster.is_healthy())

@@ -69,7 +69,7 @@ def test_bad_usage_is_four_and_a_missing_lab_is_one(tmp_path: Path) -> None:
     assert run("down", home=tmp_path / "none").returncode == 0
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_run_makes_the_second_site_passes_the_exit_status_and_leaves_nothing() -> None:
     check = (
         "import os, sys, yaml, pathlib; from drillbook_lab.home import LabHome; from drillbook_lab.view import Client;"

@@ -27,7 +27,7 @@ def status(lab: RunningLab, name: str) -> dict[str, Any]:
     return dict(lab.get(f"{PATH}/{name}").get("status") or {})
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_database_follows_its_declaration_and_outlives_it_unless_told_otherwise(lab: RunningLab) -> None:
     cluster = SmallCluster(lab, namespace(lab, NAMESPACE), "declaring").create()
 

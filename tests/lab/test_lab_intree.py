@@ -12,7 +12,7 @@ from fix_bucket import Bucket
 from fix_lab import CNPG, CORE, RunningLab, condition, until
 
 # One story, told in order: long as a whole, so that no part runs without what came before it.
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.soak
 
 NS = "cnpg-system"
 CLUSTERS, BACKUPS = f"{CNPG}/{NS}/clusters", f"{CNPG}/{NS}/backups"

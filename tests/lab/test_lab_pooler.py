@@ -251,7 +251,7 @@ def test_a_new_password_is_known_to_the_pooler_soon(pool: Pool) -> None:
         until(pool.answers)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_the_switch_of_the_primary_is_followed(lab: RunningLab) -> None:
     pair = SmallCluster(lab, namespace(lab, "pooled"), "pair").create(instances=2)
     pool = Pool(pair, "pair-rw-pooler").create(poolMode="transaction")
@@ -283,7 +283,7 @@ def test_the_switch_of_the_primary_is_followed(lab: RunningLab) -> None:
         lab.delete(f"{CORE}/pooled")
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_the_same_name_with_another_cluster_serves_the_other_one(lab: RunningLab) -> None:
     """What a cut-over does: `cluster` can't change, so the Pooler is deleted and recreated under its name."""
     here = namespace(lab, "cutover")

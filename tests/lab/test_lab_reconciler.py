@@ -70,7 +70,7 @@ def test_what_somebody_else_changes_is_undone_until_it_is_paused(backend: Worklo
     until(lambda: backend.settled(3) and synced(backend))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_the_folder_is_what_counts(backend: Workload, declared: Path) -> None:
     path = declared / "deployment.yaml"
     wanted = yaml.safe_load(path.read_text())

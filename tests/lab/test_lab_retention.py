@@ -30,7 +30,7 @@ def done_backup(lab: RunningLab, name: str, backup_id: str, cluster_uid: str) ->
     return str(lab.patch(f"{path}/{name}/status", {"status": status})["status"]["beginWal"])
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_what_the_policy_lets_go_goes_with_its_objects_and_nothing_else_does(lab: RunningLab) -> None:
     bucket = Bucket(lab)
     (first, *_) = bucket.backups("shared-postgres")

@@ -182,7 +182,7 @@ def test_a_method_that_cant_be_is_told_by_an_event_only() -> None:
     assert "error" not in wall.status()
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_backup_for_a_cluster_of_the_past_waits_for_one_of_that_name(lab: RunningLab) -> None:
     """With a real clock: a second hand every two seconds, for a Cluster that isn't there."""
     path = f"{CNPG}/cnpg-system"

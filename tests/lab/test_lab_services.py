@@ -50,7 +50,7 @@ def test_every_name_leads_to_the_primary_from_inside_a_pod(small: SmallCluster) 
     raise AssertionError("a pod's name resolves outside of pods")
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_endpoints_follow_labels_and_readiness(small: SmallCluster) -> None:
     pod = small.pod()
     assert pod is not None

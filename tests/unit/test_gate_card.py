@@ -60,6 +60,42 @@ def test_users_a3_another_tenants_damage_counts_only_where_the_whole_cluster_goe
     assert ("XID 1721" in found["undone"]) is undone
 
 
+LOSSES = [
+    {
+        "database": name,
+        "in_copy": "2026-11-28T02:10:00Z",
+        "in_production": "2026-11-28T02:13:00Z" if commits else "2026-11-28T02:10:00Z",
+        "commits": commits,
+    }
+    for name, commits in (("synergyflow", 12), ("gitlab", 3), ("harbor", 0))
+]
+
+
+@pytest.mark.parametrize(
+    ("database", "said"),
+    [
+        ("synergyflow", "synergyflow 12 commits (3 min of work)"),
+        ("harbor", "none"),
+        ("", "synergyflow 12 commits (3 min of work); gitlab 3 commits (3 min of work)"),
+    ],
+)
+def test_the_gate_says_whose_commits_leave_service(database: str, said: str) -> None:
+    found = dict(stakes(OPENED, GIVEN | {"database": database}, Facts.read({"losses": LOSSES})))
+    assert found["commits lost from service"] == said
+
+
+def test_the_gate_says_how_long_it_takes_as_predicted_until_it_is_measured() -> None:
+    cut = {"name": "cut over", "seconds": 20, "low": 10, "high": 40}
+    forecast = {"seconds": 90, "low": 60, "high": 200, "source": "earlier runs", "phases": [cut]}
+    found = dict(stakes(OPENED, GIVEN, Facts.read({"forecast": forecast})))
+    assert found["recovery is predicted to take"] == "1 min 30 s (1 min to 3 min 20 s)"
+    assert found["outage of earlier cuts"] == "20 s (10 s to 40 s)"
+    later = dict(stakes(OPENED, GIVEN, Facts.read({"forecast": forecast, "achieved": {"recovery_seconds": 84}})))
+    assert later["the copy was recovered in"] == "1 min 24 s" and "recovery is predicted to take" not in later
+    unknown = dict(stakes(OPENED, GIVEN, Facts.read({"forecast": {"seconds": None, "phases": []}})))
+    assert unknown["recovery is predicted to take"] == "unknown"
+
+
 def test_a_gate_without_target_or_tenant_shows_no_such_row() -> None:
     assert [name for name, _ in stakes(OPENED, {"value": "new"}, Facts())] == ["run", "cluster"]
 

@@ -80,6 +80,12 @@ def test_a14_each_rule_makes_its_candidate(index: str, query: str, creatable: bo
     assert len(found) <= rewriting.MOST
 
 
+def test_a14_a_split_query_sorts_by_a_column_of_any_name_and_is_left_alone_where_nulls_have_a_place() -> None:
+    query = 'select * from t where a = $1 or b = $2 order by "C ""x"" d"'
+    assert rules("create index i on t (a)", query)["split the OR"].endswith('ORDER BY "C ""x"" d"')
+    assert "split the OR" not in rules("create index i on t (a)", f"{query} desc nulls last")
+
+
 @pytest.mark.parametrize(
     "query",
     [

@@ -61,6 +61,17 @@ app = typer.Typer(
 )
 
 
+keys = typer.Typer(help="Make, rotate and revoke the keys that sign evidence.", no_args_is_help=True)
+app.add_typer(keys, name="key")
+
+
+class KeyScheme(StrEnum):
+    """The kinds of key that sign evidence."""
+
+    ED25519 = "ed25519"
+    ECDSA_P256 = "ecdsa-p256"
+
+
 class _Heard(Console):
     """A console that may lose its reader (a closed terminal, a broken pipe): then it is silent, and the work goes on."""
 
@@ -91,6 +102,9 @@ class Mode(StrEnum):
 
 SiteOption = Annotated[
     str, typer.Option("--site", help="A profile's name or path; otherwise $DRILLBOOK_SITE, otherwise lab.")
+]
+TrustOption = Annotated[
+    Path | None, typer.Option(help="The file of the keys that count; otherwise the profile's evidence.trust.")
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or its folder.")]
 
@@ -281,15 +295,82 @@ def cleanup(site: SiteOption = "") -> int:
 @app.command()
 def verify(
     run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="One run; without it every run and the ledger.")] = "",
+    trust: TrustOption = None,
+    site: SiteOption = "",
 ) -> int:
-    """Compute every digest, record and link again, and name the file, line or link that is wrong."""
-    findings = evidence.verify(engine.outputs_dir(), engine.find_run(run_id) if run_id else None)
+    """Compute every digest, record, link and signature again, and name the file, line, link or key that is wrong."""
+    from drillbook.cli.keys import trusted  # what signs takes a third of a second to import
+
+    keys = trusted(trust, site)
+    if keys is None:
+        err.print(
+            Text("signatures were not looked at: no trust file is given, and the profile names none", style="dim")
+        )
+    findings = evidence.verify(engine.outputs_dir(), engine.find_run(run_id) if run_id else None, trust=keys)
     for finding in findings:
         err.print(Text(str(finding), style="red" if finding.tampered else "yellow"))
     tampered = sum(finding.tampered for finding in findings)
     if not findings:
         out.print(Text("intact", style="bold green"))
     return 1 if tampered else 2 if findings else 0
+
+
+@app.command(name="seal")
+def seal_run(
+    run_id: RunArgument,
+    key: Annotated[
+        str, typer.Option(help="file:PATH, env:NAME or a KMS's URI; otherwise the profile's evidence.key.")
+    ] = "",
+    trust: TrustOption = None,
+    site: SiteOption = "",
+) -> int:
+    """Sign a sealed run with a key that is on this machine, after everything of it was verified."""
+    from drillbook.cli.keys import sign_run  # what signs takes a third of a second to import
+
+    return sign_run(out, engine.find_run(run_id), key=key, trust=trust, site=site)
+
+
+@keys.command(name="new")
+def new_key(
+    to: Annotated[Path, typer.Option(help="The folder for the private key.")],
+    trust: Annotated[Path, typer.Option(help="The file of the keys that count; made if it is not there.")],
+    owner: Annotated[str, typer.Option(help="Whose key it is: a person or a service.")],
+    scheme: Annotated[
+        KeyScheme, typer.Option(help="ed25519, or ecdsa-p256 where everything else knows only that.")
+    ] = KeyScheme.ED25519,
+    days: Annotated[int, typer.Option(min=0, help="For how many days it counts; 0: without end.")] = 400,
+) -> int:
+    """Make a key, and note its public half in the trust file."""
+    from drillbook.cli.keys import make_key  # what signs takes a third of a second to import
+
+    return make_key(out, to, trust, owner=owner, scheme=scheme, days=days)
+
+
+@keys.command(name="rotate")
+def rotate_key(
+    keyid: Annotated[str, typer.Argument(metavar="KEY", help="The id of the key that is replaced, or its beginning.")],
+    to: Annotated[Path, typer.Option(help="The folder for the private key.")],
+    trust: Annotated[Path, typer.Option(help="The file of the keys that count.")],
+    owner: Annotated[str, typer.Option(help="Whose key it is.")],
+    scheme: Annotated[KeyScheme, typer.Option(help="ed25519 or ecdsa-p256.")] = KeyScheme.ED25519,
+    days: Annotated[int, typer.Option(min=0, help="For how many days it counts; 0: without end.")] = 400,
+) -> int:
+    """Make a key in another one's place: that one counts until now."""
+    from drillbook.cli.keys import make_key  # what signs takes a third of a second to import
+
+    return make_key(out, to, trust, owner=owner, scheme=scheme, days=days, replaces=keyid)
+
+
+@keys.command(name="revoke")
+def revoke(
+    keyid: Annotated[str, typer.Argument(metavar="KEY", help="The id of the key, or its beginning.")],
+    trust: Annotated[Path, typer.Option(help="The file of the keys that count.")],
+    reason: Annotated[str, typer.Option(help="Why it must not count from now on.")],
+) -> int:
+    """Note that a key was lost or seen: it does not count from now on."""
+    from drillbook.cli.keys import revoke_key  # what signs takes a third of a second to import
+
+    return revoke_key(out, keyid, trust, reason=reason)
 
 
 @app.command(name="list")

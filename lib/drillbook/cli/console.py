@@ -142,6 +142,8 @@ def show_outcome(console: Console, outcome: RunOutcome) -> None:
         path = outcome.folder / name
         if path.is_file():
             console.print(Text.assemble((f"{label:<10}", "bold"), str(path)))
+    if outcome.unsigned:
+        console.print(Text(outcome.unsigned, style="yellow"))
 
 
 def figures(measured: list[dict[str, Any]]) -> Table:

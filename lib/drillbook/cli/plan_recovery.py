@@ -14,9 +14,9 @@ from drillbook.engine import outputs_dir
 from drillbook.engine.step import Context, NullRecorder, Step
 from drillbook.errors import NotReady, RunbookError
 from drillbook.evidence.facts import TenantLoss
-from drillbook.model import AskedTarget, Verdict, show_instant, show_seconds
+from drillbook.model import AskedTarget, Verdict, show_instant, show_seconds, show_span
 from drillbook.profile import load_site
-from drillbook.steps.archive.forecast import forecast_recovery, shown
+from drillbook.steps.archive.forecast import forecast_recovery
 from drillbook.steps.archive.losses import losses, to_tell
 from drillbook.steps.archive.restore_point import ChooseRestorePoint, RestoreStart
 from drillbook.steps.archive.room import RoomForReplacement, RoomInPlace
@@ -120,7 +120,7 @@ def _forecast(ctx: Context, old: OldCluster, point: RestoreStart) -> tuple[str, 
         return f"unknown ({error.what})", "unknown"
     if found.seconds is None or found.low is None or found.high is None:
         return "an unknown time", "an unknown time"
-    return shown(found.seconds, found.low, found.high), shown(2 * found.seconds, 2 * found.low, 2 * found.high)
+    return show_span(found.seconds, found.low, found.high), show_span(2 * found.seconds, 2 * found.low, 2 * found.high)
 
 
 def _lost(ctx: Context, old: OldCluster, point: RestoreStart, database: str) -> tuple[str, str]:

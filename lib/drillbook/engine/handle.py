@@ -23,7 +23,7 @@ from drillbook.engine.run_folders import run_dirs
 from drillbook.engine.show import Display, mask_outputs
 from drillbook.engine.step import Context
 from drillbook.errors import NotResumable, ParameterError, RunbookError
-from drillbook.evidence import Ledger, Masker, gates, judge, seal
+from drillbook.evidence import Ledger, Masker, gates, judge, seal, sign_if_asked
 from drillbook.profile import Site
 from drillbook.report import cards
 from drillbook.report.page import render
@@ -162,7 +162,11 @@ class Handle:
             self.journal.append("closed", verdict=found.verdict, reasons=found.reasons, by="notebook")
             self.release()
             render(self.folder)
-            seal(self.folder, self.ledger if self.mode == "apply" else None)
+            if self.mode == "apply":
+                seal(self.folder, self.ledger)
+                sign_if_asked(self.folder, self.ledger, self.site.evidence)
+            else:
+                seal(self.folder, None)
 
     @property
     def ended_elsewhere(self) -> bool:

@@ -43,9 +43,12 @@ def _seconds(value: Any) -> None:
         raise ValueError(f"{str(value)[:80]!r} is not a whole number of seconds from 1 to 86400")
 
 
-def _watched(value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 3600:
-        raise ValueError(f"{str(value)[:80]!r} is not a whole number of seconds from 0 to 3600")
+def _whole(first: int, last: int) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or not first <= value <= last:
+            raise ValueError(f"{str(value)[:80]!r} is not a whole number from {first} to {last}")
+
+    return check
 
 
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
@@ -60,7 +63,17 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "migration": _one_line,
     "lock_timeout_seconds": _seconds,
     "statement_timeout_seconds": _seconds,
-    "watch_seconds": _watched,
+    "watch_seconds": _whole(0, 3600),
+    "baseline_pool": _whole(1, 500),
+    "candidate_pool": _whole(1, 500),
+    "pods": _whole(1, 100),
+    "pooler_size": _whole(1, 10_000),
+    "rate": _whole(1, 100_000),
+    "hold_ms": _whole(0, 60_000),
+    "timeout_seconds": _whole(1, 300),
+    "block_seconds": _whole(1, 3600),
+    "pairs": _whole(2, 100),
+    "seed": _whole(0, 2**31),
     "search_table": _table,
     "search_from": _instant,
     "search_to": _instant,

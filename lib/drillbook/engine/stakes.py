@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drillbook.evidence.facts import Damage, DamagingCommit, Facts, RequestedTarget
-from drillbook.model import TARGET_PARAMETERS, AskedTarget, Lsn
+from drillbook.evidence.facts import Damage, DamagingCommit, Facts, RequestedTarget, TenantLoss
+from drillbook.model import TARGET_PARAMETERS, AskedTarget, Lsn, show_seconds, show_span
 from drillbook.report.cards import readable
 
 Rows = list[tuple[str, str]]
@@ -26,6 +26,8 @@ def stakes(opened: Mapping[str, Any], parameters: Mapping[str, Any], learned: Fa
         ("runbook", str(opened.get("runbook", ""))),
         *_target(parameters, learned.target),
         *_damage(parameters, learned.damage, learned.target),
+        *_lost(parameters, learned.losses or ()),
+        *_time(learned),
     ]
     return [(name, readable(value)) for name, value in rows if value]
 
@@ -52,6 +54,26 @@ def _damage(parameters: Mapping[str, Any], damage: Damage | None, target: Reques
     if kept:
         rows.append(("NOT undone", f"{_words(kept)}: the target is after it, so recovery brings it back"))
     return rows or [("undone", "no damage was found in the time that was searched")]
+
+
+def _lost(parameters: Mapping[str, Any], losses: Sequence[TenantLoss]) -> Rows:
+    """The commits after the target, of each database that goes back: they are what leaves service."""
+    only = parameters.get("database")
+    losing = [one for one in losses if one.commits and only in (None, "", one.database)]
+    words = [f"{one.database} {one.commits} commits ({show_seconds(one.seconds)} of work)" for one in losing]
+    return [("commits lost from service", "; ".join(words) or "none")] if losses else []
+
+
+def _time(learned: Facts) -> Rows:
+    """How long the recovery takes: as predicted, until the copy has shown it; and the outage, where earlier runs show one."""
+    found, took = learned.forecast, learned.achieved.recovery_seconds if learned.achieved else None
+    rows = [("the copy was recovered in", show_seconds(took))] if took is not None else []
+    if found is None:
+        return rows
+    if took is None:
+        rows.append(("recovery is predicted to take", show_span(found.seconds, found.low, found.high)))
+    cuts = [phase for phase in found.phases if phase.name == "cut over"]
+    return rows + [("outage of earlier cuts", show_span(one.seconds, one.low, one.high)) for one in cuts]
 
 
 def _words(found: Sequence[DamagingCommit]) -> str:

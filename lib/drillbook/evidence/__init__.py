@@ -11,7 +11,7 @@ from drillbook.evidence.judge import Judgement, judge
 from drillbook.evidence.ledger import Ledger
 from drillbook.evidence.mask import Masker
 from drillbook.evidence.record import record
-from drillbook.evidence.seal import Seal, seal, sealed_runs
+from drillbook.evidence.seal import Seal, seal, sealed_runs, sign_if_asked
 from drillbook.evidence.verify import EvidenceFinding, require_intact, verify
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "seal",
     "sealed_runs",
     "sha256_file",
+    "sign_if_asked",
     "verify",
 ]

@@ -73,8 +73,20 @@ class Drain(Noted):
     replicas_before: int
 
 
-class NotedForecast(Noted):
+class NotedPhase(Noted):
+    """A phase of a recovery as it is predicted, in seconds; None: unknown."""
+
+    name: str
     seconds: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class NotedForecast(NotedPhase):
+    """The recovery time as it is predicted, and its phases."""
+
+    name: str = "recovery"
+    phases: tuple[NotedPhase, ...] = ()
 
 
 class Outage(Noted):
@@ -202,6 +214,8 @@ class Facts(Frozen):
     indexes_before: Json | None = None
     indexes_built: tuple[Json, ...] | None = None
     indexes_dropped: tuple[Json, ...] | None = None
+    load_comparison: Json | None = None
+    load_curve: Json | None = None
     losses: tuple[TenantLoss, ...] | None = None
     no_backup_before_the_cut: str | None = None
     no_salvage_because: str | None = None

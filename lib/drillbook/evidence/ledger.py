@@ -66,6 +66,13 @@ class Ledger:
                 return line.value, line.sha256
         return None
 
+    def sealing(self, run_id: str) -> tuple[dict[str, Any], str, int] | None:
+        """The entry that sealed a run, the digest of its line and the line's number."""
+        for line in self._file.lines():
+            if line.value is not None and line.value.get("kind") == "seal" and line.value.get("run_id") == run_id:
+                return line.value, line.sha256, line.number
+        return None
+
     def _append(self, entry: dict[str, Any]) -> dict[str, Any]:
         def make(tail: Tail) -> list[dict[str, Any]]:
             entry["at"] = now()

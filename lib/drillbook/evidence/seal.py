@@ -13,8 +13,12 @@ from drillbook.evidence.journal import Journal
 from drillbook.evidence.ledger import Ledger
 from drillbook.evidence.record import record
 from drillbook.model import Verdict
+from drillbook.profile.schema import EvidenceSettings
 
 JOURNAL, RECORD, SUMS = "journal.jsonl", "record.json", "SHA256SUMS"
+ATTESTED = ("attestation", "test-result")
+"""Names of the signed statements about the files of a run: no part of what they are about."""
+_OUTSIDE = {SUMS, *(f"{name}.{suffix}" for name in ATTESTED for suffix in ("dsse.json", "pae", "sig"))}
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,23 @@ def seal(run_dir: Path, ledger: Ledger | None) -> Seal:
     return sealed
 
 
+def sign_if_asked(run_dir: Path, ledger: Ledger, settings: EvidenceSettings) -> str:
+    """Sign a run that was just sealed, if the profile names a key; why it is not signed though it should be, else ""."""
+    if not settings.key:
+        return ""
+    # What signs takes a third of a second to import: only those who sign pay for it.
+    from drillbook.evidence.signatures import sign_sealed
+
+    return sign_sealed(run_dir, ledger, settings)
+
+
 def files_of(run_dir: Path) -> list[str]:
-    """Every file of a run's folder but ``SHA256SUMS``, by its relative path, sorted."""
+    """Every file of a run's folder but ``SHA256SUMS`` and what is signed about it, by its relative path, sorted."""
     found: list[str] = []
     for folder, _, names in os.walk(run_dir):
         inside = os.path.relpath(folder, run_dir)
         found += [name if inside == "." else f"{inside}/{name}" for name in names]
-    return sorted(name for name in found if name != SUMS)
+    return sorted(name for name in found if name not in _OUTSIDE)
 
 
 def sums(run_dir: Path) -> str:

@@ -11,6 +11,8 @@
 8. Every run that the ledger opened has its folder. Open without a seal is unfinished, not tampered.
 9. Every run in a folder that isn't a plan is in its site's ledger.
 10. Each line of a journal that the ledger names, at a gate or at the close, is still there.
+11. With a trust file: every run that was sealed since its first key counts is signed by one of its keys, over these files
+    and over the ledger's line that sealed the run; ``openssl`` can check the same with the files beside the envelope.
 
 One thing can't be seen from one copy alone: that the *end* of the ledger was cut off together with the folders of those
 runs. So the report shows the digest of the ledger's line before the run: keep it elsewhere, in a ticket for instance.
@@ -20,15 +22,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drillbook.errors import EvidenceTampered
 from drillbook.evidence.canonical import SCHEMA, canonical, notebook_digest, sha256_file
 from drillbook.evidence.chain import parse, read_lines
 from drillbook.evidence.links import journal_problems, ledger_problems
 from drillbook.evidence.record import record
-from drillbook.evidence.seal import JOURNAL, RECORD, SUMS, files_of, read_sums
+from drillbook.evidence.seal import ATTESTED, JOURNAL, RECORD, SUMS, files_of, read_sums
+from drillbook.model import parse_instant, show_instant
+
+if TYPE_CHECKING:
+    from drillbook.evidence.signatures import Signed
+    from drillbook.evidence.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,10 @@ class EvidenceFinding:
         return f"{self.where}: {self.what}"
 
 
-def verify(outputs: Path, run_dir: Path | None = None) -> list[EvidenceFinding]:
+def verify(outputs: Path, run_dir: Path | None = None, *, trust: Trust | None = None) -> list[EvidenceFinding]:
     """Check every run below ``outputs``, or only ``run_dir`` with its site's ledger; an empty list means all is well.
 
-    Reads only. Never raises for what it finds: a file that can't be read is a finding too.
+    ``trust`` are the keys that count; without it signatures are not looked at. Reads only. Never raises for what it finds: a file that can't be read is a finding too.
     """
     found: list[EvidenceFinding] = []
     folders = [run_dir] if run_dir else sorted(path.parent for path in outputs.glob(f"*/*/{JOURNAL}"))
@@ -66,9 +74,13 @@ def verify(outputs: Path, run_dir: Path | None = None) -> list[EvidenceFinding]:
                 found.append(EvidenceFinding(9, f"ledger/{run.site or '?'}.jsonl", what))
             else:
                 ledger.check_run(run)
+                if trust is not None:
+                    ledger.check_signature(run, trust)
     if run_dir is None:
         for ledger in ledgers.values():
             ledger.check_missing({run.run_id for run in runs})
+    for ledger in ledgers.values():
+        ledger.check_ended_keys()
     return found
 
 
@@ -181,6 +193,11 @@ class _Run:
                 if not same:
                     self.tell(5, str(name), f"its prose or code is not what attempt {event.get('n')} ran")
 
+    @property
+    def attested(self) -> bool:
+        """Whether anything here says that it is signed."""
+        return any((self.folder / f"{name}.dsse.json").exists() for name in ATTESTED)
+
     def digest(self, name: str) -> str:
         """The digest of a file of this run, ``""`` if it is missing."""
         path = self.folder / name
@@ -202,6 +219,8 @@ class _LedgerFile:
         self.shown = f"ledger/{path.name}"
         lines, rest = read_lines(path.read_bytes())
         self.entries = [(line.number, line.value) for line in lines if line.value is not None]
+        self._digests = {line.number: line.sha256 for line in lines}
+        self._signed: dict[str, Signed] = {}
         self._opens: dict[str, int] = {}
         self._seals: dict[str, tuple[int, dict[str, Any]]] = {}
         self._bound: dict[str, list[tuple[int, dict[str, Any]]]] = {}
@@ -258,6 +277,37 @@ class _LedgerFile:
             verdict = ((parse((run.folder / RECORD).read_bytes()) or {}).get("verdict") or {}).get("verdict")
             if verdict != entry.get("verdict"):
                 self._tell(7, number, f"says {entry.get('verdict')} of run {run.run_id}, its record says {verdict}")
+
+    def check_signature(self, run: _Run, trust: Trust) -> None:
+        """Whether the run is signed by a key that counts, over what lies here."""
+        # What signs takes a third of a second to import: only those who ask pay for it.
+        from drillbook.evidence.signatures import checked
+
+        # 11
+        if run.run_id not in self._seals:
+            return
+        number, entry = self._seals[run.run_id]
+        since = trust.since
+        if not run.attested and (since is None or parse_instant(entry["at"]) < since):
+            run.tell(11, f"{ATTESTED[0]}.dsse.json", "is not there: no key counted when it was sealed", tampered=False)
+            return
+        signed, faults = checked(run.folder, trust, (entry, self._digests[number], number))
+        for name, what in faults:
+            run.tell(11, name, what)
+        if signed is not None:
+            self._signed[f"{run.shown}"] = signed
+
+    def check_ended_keys(self) -> None:
+        """Name the signatures of keys that don't count any more, where only the runner's clock says that they did."""
+        # 11
+        for shown, signed in self._signed.items():
+            ended = signed.key.ended_at(datetime.now(UTC))
+            if ended and not signed.named_later(self._signed.values()):
+                what = (
+                    f"key {signed.key.keyid[:12]} has not counted since {show_instant(ended)}; that it signed "
+                    f"before is said by this machine's clock alone: no later run of another key names it"
+                )
+                self._found.append(EvidenceFinding(11, f"{shown}/{ATTESTED[0]}.dsse.json", what, tampered=False))
 
     def check_missing(self, present: set[str]) -> None:
         """Name every run of this ledger whose folder is not there."""

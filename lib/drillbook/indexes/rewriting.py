@@ -13,6 +13,8 @@ from typing import Any
 import postgast
 from postgast import pg_query_pb2 as grammar
 
+from drillbook.postgres.client import Identifier
+
 MOST = 5
 """Candidates a query."""
 
@@ -259,7 +261,7 @@ def _split(query: str) -> str:
         return ""
     arms = [_copied(arm) for arm in where.bool_expr.args]
     order = [_copied(item) for item in select.sort_clause]
-    if any(_column(item.sort_by.node) == "" for item in order):
+    if any(_column(item.sort_by.node) == "" or _says_where_nulls_go(item.sort_by) for item in order):
         return ""
     del select.sort_clause[:]
     texts: list[str] = []
@@ -267,10 +269,15 @@ def _split(query: str) -> str:
         select.where_clause.CopyFrom(_all([arm, *(_not_true(other) for other in arms[:number])]))
         texts.append(f"({postgast.deparse(tree)})")
     by = ", ".join(
-        f'"{_column(item.sort_by.node)}"' + (" DESC" if item.sort_by.sortby_dir == grammar.SORTBY_DESC else "")
+        Identifier(_column(item.sort_by.node)).as_string(None)
+        + (" DESC" if item.sort_by.sortby_dir == grammar.SORTBY_DESC else "")
         for item in order
     )
     return " UNION ALL ".join(texts) + (f" ORDER BY {by}" if by else "")
+
+
+def _says_where_nulls_go(sort: Any) -> bool:
+    return bool(sort.sortby_nulls in (grammar.SORTBY_NULLS_FIRST, grammar.SORTBY_NULLS_LAST))
 
 
 def _aggregates(select: Any) -> bool:

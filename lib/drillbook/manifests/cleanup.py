@@ -1,7 +1,7 @@
 """Removing what a run made, found by its label, in an order that works; and proving it gone.
 
-Cluster first, then its pods, jobs and volumes are waited for (CloudNativePG removes them), and only then the
-ObjectStore and Secrets: a Cluster whose ObjectStore is gone is not reconciled any more.
+A Pooler first, then the Cluster; then their pods, jobs and volumes are waited for (CloudNativePG removes them), and only
+then the ObjectStore and Secrets go: a Cluster whose ObjectStore is gone is not reconciled any more.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Removed:
 def left_of(kube: k8s.Kube, namespace: str, run_id: str = "") -> list[dict[str, Any]]:
     """Every object of a run (of any run, without ``run_id``) that is there now."""
     labels = f"{RUN_LABEL}={run_id}" if run_id else RUN_LABEL
-    return [item for kind in (k8s.CLUSTER, *OF_A_RUN) for item in _list(kube, kind, namespace, labels)]
+    return [item for kind in (k8s.POOLER, k8s.CLUSTER, *OF_A_RUN) for item in _list(kube, kind, namespace, labels)]
 
 
 def expired(item: dict[str, Any], now: datetime) -> bool:
@@ -80,6 +80,7 @@ def remove_run(
     deadline = time.monotonic() + timeout_seconds
     labels = f"{RUN_LABEL}={run_id}"
     removed: list[Removed] = []
+    _remove(kube, k8s.POOLER, namespace, labels, deadline, removed)
     for cluster in kube.list(k8s.CLUSTER, namespace, labels=labels):
         name = cluster["metadata"]["name"]
         say(f"removing Cluster {namespace}/{name}")
@@ -88,20 +89,27 @@ def remove_run(
         proof = f"404 at {_now()}; no pod, job, volume claim, secret or service of it is left"
         removed.append(Removed("Cluster", namespace, name, proof))
     for kind in OF_A_RUN:
-        for item in _list(kube, kind, namespace, labels):
-            name = item["metadata"]["name"]
-            kube.delete(kind, namespace, name, uid=item["metadata"]["uid"])
-            gone = kube.wait(
-                kind,
-                namespace,
-                name,
-                lambda found: found is None,
-                timeout_seconds=max(1.0, deadline - time.monotonic()),
-                what=f"{kind.kind} {name} to be gone",
-            )
-            assert gone is None  # noqa: S101 - wait() returns only then
-            removed.append(Removed(kind.kind, namespace, name, f"404 at {_now()}"))
+        _remove(kube, kind, namespace, labels, deadline, removed)
     return removed
+
+
+def _remove(
+    kube: k8s.Kube, kind: k8s.Kind, namespace: str, labels: str, deadline: float, removed: list[Removed]
+) -> None:
+    """Remove the objects of a kind, each seen to be gone."""
+    for item in _list(kube, kind, namespace, labels):
+        name = item["metadata"]["name"]
+        kube.delete(kind, namespace, name, uid=item["metadata"]["uid"])
+        gone = kube.wait(
+            kind,
+            namespace,
+            name,
+            lambda found: found is None,
+            timeout_seconds=max(1.0, deadline - time.monotonic()),
+            what=f"{kind.kind} {name} to be gone",
+        )
+        assert gone is None  # noqa: S101 - wait() returns only then
+        removed.append(Removed(kind.kind, namespace, name, f"404 at {_now()}"))
 
 
 def _wait_gone(kube: k8s.Kube, namespace: str, cluster: str, deadline: float, say: Say) -> None:
@@ -122,11 +130,14 @@ def _wait_gone(kube: k8s.Kube, namespace: str, cluster: str, deadline: float, sa
 
 
 def _list(kube: k8s.Kube, kind: k8s.Kind, namespace: str, labels: str) -> list[dict[str, Any]]:
-    """The objects of a kind. A cluster that backs up in-tree may not know ObjectStores: then there are none."""
+    """The objects of a kind. A cluster that backs up in-tree may not know ObjectStores: then there are none.
+
+    A site whose roles are from before drill-connection-load may not list Poolers: then no run has made one.
+    """
     try:
         return kube.list(kind, namespace, labels=labels)
     except KubernetesError as error:
-        if kind is k8s.OBJECT_STORE and error.status == 404:
+        if (kind is k8s.OBJECT_STORE and error.status == 404) or (kind is k8s.POOLER and error.status in (403, 404)):
             return []
         raise
 

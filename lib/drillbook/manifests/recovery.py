@@ -41,16 +41,22 @@ class Copy:
         """``<cluster>-<compact UTC time>``, at most 50 characters as CloudNativePG demands."""
         stamp = started_at.strftime("%Y%m%d%H%M%S")
         name = f"{site.cluster.name[: 50 - len(stamp) - 7].rstrip('-')}-{stamp}"
+        return cls.of(ClusterRef(namespace=site.drill_namespace, name=name), run_id)
+
+    @classmethod
+    def of(cls, ref: ClusterRef, run_id: str) -> Copy:
+        """The names that follow from the copy's own."""
         return cls(
-            ref=ClusterRef(namespace=site.drill_namespace, name=name),
+            ref=ref,
             run_id=run_id,
-            owner=f"{name}-run",
-            store=f"{name}-store",
-            password_secret=f"{name}-owner",
+            owner=f"{ref.name}-run",
+            store=f"{ref.name}-store",
+            password_secret=f"{ref.name}-owner",
         )
 
 
-def _metadata(copy: Copy, name: str, owner_uid: str) -> dict[str, Any]:
+def metadata_of(copy: Copy, name: str, owner_uid: str) -> dict[str, Any]:
+    """The metadata of an object of the run: its label, and the owner that it goes with (``owner_uid`` "" for the owner)."""
     metadata: dict[str, Any] = {
         "name": name,
         "namespace": copy.ref.namespace,
@@ -64,7 +70,7 @@ def _metadata(copy: Copy, name: str, owner_uid: str) -> dict[str, Any]:
 
 def owner_object(copy: Copy, *, source: ClusterRef, expires_at: datetime) -> dict[str, Any]:
     """The ConfigMap that everything of the run hangs on."""
-    metadata = _metadata(copy, copy.owner, "")
+    metadata = metadata_of(copy, copy.owner, "")
     metadata["annotations"] = {EXPIRES: show_instant(expires_at)}
     data = {"run": copy.run_id, "source": str(source), "copy": copy.ref.name}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
@@ -94,7 +100,7 @@ def password_secret(copy: Copy, *, username: str, password: str, owner_uid: str)
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "kubernetes.io/basic-auth",
-        "metadata": _metadata(copy, copy.password_secret, owner_uid),
+        "metadata": metadata_of(copy, copy.password_secret, owner_uid),
         "stringData": {"username": username, "password": password},
     }
 
@@ -156,7 +162,7 @@ def object_store(copy: Copy, site: Site, archive: SourceArchive, *, owner_uid: s
     made = {
         "apiVersion": "barmancloud.cnpg.io/v1",
         "kind": "ObjectStore",
-        "metadata": _metadata(copy, copy.store, owner_uid),
+        "metadata": metadata_of(copy, copy.store, owner_uid),
         "spec": spec,
     }
     return made, [(f"ObjectStore.{name}", why) for name, why in left_out]
@@ -173,7 +179,7 @@ def network_policy(
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": _metadata(copy, f"{copy.ref.name}-quarantine", owner_uid),
+        "metadata": metadata_of(copy, f"{copy.ref.name}-quarantine", owner_uid),
         "spec": {
             **own,
             "policyTypes": ["Ingress", "Egress"],
@@ -381,6 +387,6 @@ def recovery_cluster(
         "externalClusters": [{"name": "source", **_recovery_source(copy, site, archive, backup, left_out)}],
         **_identity(site),
     }
-    metadata = _metadata(copy, copy.ref.name, owner_uid)
+    metadata = metadata_of(copy, copy.ref.name, owner_uid)
     cluster = {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": metadata, "spec": spec}
     return cluster, left_out

@@ -344,6 +344,11 @@ class Database:
             cursor.execute(text.encode())
             return cursor.fetchall() if cursor.description is not None else []
 
+    def set_password(self, role: str, password: str) -> None:
+        """Set a role's password, which leaves this process as a SCRAM verifier only: the statement may be in a server's log."""
+        verifier = self._connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
+        self.run(SQL("ALTER ROLE {} PASSWORD {}").format(Identifier(role), Literal(verifier.decode())))
+
     def ask_written(self, sql: str | SQL | Composed) -> list[tuple[str | None, ...]]:
         """The rows of SQL as it is written, each value as the server writes it: for what is bound again, of any type."""
         text = sql if isinstance(sql, str) else sql.as_string(None)

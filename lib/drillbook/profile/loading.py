@@ -19,7 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 DEFAULT_SITE = "lab"
 SITE_VARIABLE = "DRILLBOOK_SITE"
 # Written relative to the profile's folder, and read as absolute paths.
-_FILES: tuple[tuple[str, ...], ...] = (("kubernetes", "kubeconfig"), ("index_migration",))
+_FILES: tuple[tuple[str, ...], ...] = (("kubernetes", "kubeconfig"), ("index_migration",), ("evidence", "trust"))
 
 
 def load_site(

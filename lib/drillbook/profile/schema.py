@@ -370,6 +370,33 @@ class Waiver(Frozen):
     because: Text
 
 
+class EvidenceSettings(Frozen):
+    """How evidence is signed; without a key it is sealed by digests and ledger alone, and the record says so.
+
+    ``key`` is where the private key is: ``file:PATH`` (from the trust file's folder), ``env:NAME``, or a KMS as
+    ``awskms:``, ``gcpkms:``, ``azurekms:``, ``hv:`` (Vault) or ``hsm:``; "" where another machine signs. ``trust`` is the
+    file of the keys that count, relative to the profile's folder, and ``trust_sha256`` pins it.
+    """
+
+    key: Annotated[
+        str, matches(r"((file|env|awskms|gcpkms|azurekms|hv|hsm):.+)?", "file:PATH, env:NAME or a KMS's URI")
+    ] = ""
+    trust: str = ""
+    trust_sha256: Annotated[str, matches(r"([0-9a-f]{64})?", "a SHA-256 in lower-case hexadecimal")] = ""
+
+    @model_validator(mode="after")
+    def _a_key_needs_trust(self) -> Self:
+        if self.key and not self.trust:
+            raise ValueError("key needs trust: the file of public keys by which signatures are verified")
+        if self.trust and not self.trust_sha256:
+            raise ValueError("trust needs trust_sha256, the digest that pins it (`drillbook key` says it)")
+        return self
+
+
+# Where a machine keeps its files says nothing about the site: the identity pin and the digests of those files do.
+_PLACES: dict[str, Any] = {"kubernetes": {"kubeconfig"}, "index_migration": True, "evidence": {"key", "trust"}}
+
+
 class Site(Frozen):
     """A site's resolved profile.
 
@@ -392,6 +419,7 @@ class Site(Frozen):
     freshness: Freshness = Freshness()
     limits: Limits = Limits()
     approvals: Approvals = Approvals()
+    evidence: EvidenceSettings = EvidenceSettings()
     # ``copy`` is what a pydantic model is copied with: the attribute has another name than the key.
     copy_: CopySettings = Field(default=CopySettings(), alias="copy")
     replacement: ReplacementSettings = ReplacementSettings()
@@ -426,13 +454,12 @@ class Site(Frozen):
     @property
     def digest(self) -> str:
         """SHA-256 of the resolved profile in canonical JSON: equal profiles have equal digests, wherever they are."""
-        # Where a machine keeps its files says nothing about the site; the identity pin does, and a migration's own digest.
-        return self._digest({"kubernetes": {"kubeconfig"}, "index_migration": True})
+        return self._digest(_PLACES)
 
     @property
     def lasting_digest(self) -> str:
         """The same without the time limits: they may be raised while a run that is to be resumed waits."""
-        return self._digest({"kubernetes": {"kubeconfig"}, "index_migration": True, "limits": True})
+        return self._digest(_PLACES | {"limits": True})
 
     def _digest(self, without: dict[str, Any]) -> str:
         values = self.model_dump(mode="json", by_alias=True, exclude=without)

@@ -21,7 +21,7 @@ _WORDS = {
 def html(data: Mapping[str, Any]) -> str:
     """The table and the pictures.
 
-    ``data``: ``migration``, ``server_version`` and ``rows``, each with ``index``, ``table``, ``claim``, ``class``, ``why``,
+    ``data``: ``migration``, its ``digest``, ``server_version`` and ``rows``, each with ``index``, ``table``, ``claim``, ``class``, ``why``,
     ``variant``, ``measured``, ``pages_before``, ``pages_after``, ``only_limited``, ``used_with_all``, ``unstable``,
     ``hot`` (update, share before, share after), ``wal_bytes``, ``size_bytes``, ``build_seconds``, ``lock``,
     ``costs_unproven``, ``corrected``, ``corrected_query`` and ``rule``.

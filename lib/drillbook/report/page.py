@@ -15,7 +15,7 @@ from drillbook.errors import Changed, EvidenceError, EvidenceUnwritable
 from drillbook.evidence import Journal, Ledger, record
 from drillbook.evidence.facts import Facts
 from drillbook.model import show_seconds
-from drillbook.report import cards, claims, timeline
+from drillbook.report import cards, claims, load, timeline
 from drillbook.report.cards import show_bytes, show_instant
 
 REPORT = "report.html"
@@ -92,6 +92,7 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
             recovery=learned.achieved.recovery_seconds if learned.achieved else None,
             reach=_reach(found),
             claims=_claims(found),
+            load=_load(learned),
             sections=sections(found),
             ledger=ledger[0] if ledger else None,
             ledger_sha256=ledger[1] if ledger else "",
@@ -167,6 +168,12 @@ def _claims(found: Mapping[str, Any]) -> str:
     return claims.html(measured) if measured else ""
 
 
+def _load(learned: Facts) -> list[str]:
+    """What a load drill measured: the comparison, and the curve."""
+    found = [load.comparison_html(learned.load_comparison)] if learned.load_comparison else []
+    return found + ([load.curve_html(learned.load_curve)] if learned.load_curve else [])
+
+
 def _result(found: Mapping[str, Any], step: str) -> Mapping[str, Any]:
     """What a step of this name answered; nothing if it did not run or did not end well."""
     return next((item["result"] for item in found["steps"] if item.get("step") == step and item["result"]), {})
@@ -204,7 +211,7 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         *(
             (_name(name), value)
             for name, value in found["facts"].items()
-            if name not in ("achieved", "reach", "index_claims")
+            if name not in ("achieved", "reach", "index_claims", "load_comparison", "load_curve")
         ),
     ]
     return [(heading, rows) for heading, value in pages if (rows := rows_of(value))]

@@ -20,7 +20,7 @@ from drillbook.engine import undo as restoring
 from drillbook.engine.alive import alive
 from drillbook.engine.cluster_lock import note_waiting
 from drillbook.errors import Changed, EvidenceUnwritable, ParameterError, RunbookError, RunInProgress
-from drillbook.evidence import Journal, Ledger, Masker, gates, judge, notebook_digest, seal, sha256_file
+from drillbook.evidence import Journal, Ledger, Masker, gates, judge, notebook_digest, seal, sha256_file, sign_if_asked
 from drillbook.evidence.facts import facts
 from drillbook.evidence.judge import unsettled
 from drillbook.manifests import cleanup as removal
@@ -45,6 +45,7 @@ class RunOutcome:
     verdict: str | None
     exit_code: int
     headline: str
+    unsigned: str = ""  # why it is not signed, though the profile says that it must be
 
 
 def events_of(folder: Path) -> list[dict[str, Any]]:
@@ -122,13 +123,24 @@ def settle(folder: Path, *, how: str, message: str, by: str, progress: Progress 
     try:
         if not (folder / "SHA256SUMS").exists():
             _add_the_end(folder, opened, how, message, by, progress)
-        seal(folder, Ledger.of(folder.parent.parent, opened["site"]["name"]) if opened["mode"] == "apply" else None)
+        ledger = Ledger.of(folder.parent.parent, opened["site"]["name"]) if opened["mode"] == "apply" else None
+        seal(folder, ledger)
+        unsigned = _signed(folder, opened, ledger) if ledger else ""
     except (EvidenceUnwritable, OSError) as error:
         raise _unsealed(folder, opened, error) from error
     events = events_of(folder)
     found = judge(events)
     verdict = None if found.verdict is None else str(found.verdict)
-    return RunOutcome(opened["run_id"], folder, verdict, exit_code(events, how), found.headline)
+    return RunOutcome(opened["run_id"], folder, verdict, exit_code(events, how), found.headline, unsigned)
+
+
+def _signed(folder: Path, opened: dict[str, Any], ledger: Ledger) -> str:
+    """Sign the sealed run, if its profile says so; why it is not signed."""
+    try:
+        settings = load_site(opened["parameters"]["site"]).evidence
+    except RunbookError:
+        return ""  # a run whose profile is gone is settled all the same; `drillbook verify` names what is not signed
+    return sign_if_asked(folder, ledger, settings)
 
 
 def opening_of(folder: Path) -> dict[str, Any]:

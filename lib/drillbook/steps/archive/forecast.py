@@ -13,7 +13,7 @@ from drillbook.engine.step import Context, Step
 from drillbook.errors import KubernetesError, ObjectStoreError
 from drillbook.evidence.facts import Facts, NotedForecast
 from drillbook.forecast import Forecast, Work
-from drillbook.model import BaseBackup, Check, Verdict, show_seconds
+from drillbook.model import BaseBackup, Check, Verdict, show_seconds, show_span
 from drillbook.steps.archive.base_backup import ArchivedWal
 from drillbook.steps.preflight.readiness import SourceCluster
 
@@ -94,11 +94,11 @@ def _judge(ctx: Context, found: Forecast) -> Check:
         "proves": "the recovery can be expected within its objective, before it is begun",
         "required": False,
         "expected": f"at most {show_seconds(limit)}",
-        "details": tuple((phase.name, shown(phase.seconds, phase.low, phase.high)) for phase in found.phases),
+        "details": tuple((phase.name, show_span(phase.seconds, phase.low, phase.high)) for phase in found.phases),
     }
     if found.seconds is None:
         return Check(verdict=Verdict.UNPROVEN, reason=f"unknown: {found.unknown}", **fields)
-    observed = shown(found.seconds, found.low, found.high)
+    observed = show_span(found.seconds, found.low, found.high)
     if found.seconds > limit:
         return Check(verdict=Verdict.FAILED, observed=f"{observed}: OVER THE OBJECTIVE", **fields)
     late = found.high is not None and found.high > limit
@@ -110,11 +110,4 @@ def _judge(ctx: Context, found: Forecast) -> Check:
     )
 
 
-def shown(seconds: float | None, low: float | None, high: float | None) -> str:
-    """A time and its interval as a person says them."""
-    if seconds is None or low is None or high is None:
-        return "unknown"
-    return f"{show_seconds(seconds)} ({show_seconds(low)} to {show_seconds(high)})"
-
-
-__all__ = ["ForecastRecovery", "forecast_recovery", "shown"]
+__all__ = ["ForecastRecovery", "forecast_recovery"]

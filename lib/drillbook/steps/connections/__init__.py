@@ -10,19 +10,32 @@ from drillbook.steps.connections.limits import (
     PoolersFit,
     TenantsLimited,
 )
+from drillbook.steps.connections.load_checks import CandidateJudged, GeneratorKeptUp, LoadThroughPooler, ModelHolds
+from drillbook.steps.connections.load_path import PutPoolerInFront
+from drillbook.steps.connections.load_plan import CheckLoadReadiness, ReadLoadPlan
+from drillbook.steps.connections.load_run import CompareUnderLoad, MeasureCurve
 from drillbook.steps.connections.path import FindPath, PoolerOnPath
 from drillbook.steps.connections.server import ReadServer
 
 __all__ = [
+    "CandidateJudged",
+    "CheckLoadReadiness",
+    "CompareUnderLoad",
     "ComputeLimits",
     "DecideOnGrowth",
     "FindPath",
+    "GeneratorKeptUp",
     "Headroom",
     "LimitsAtGrowth",
     "LimitsNow",
     "LimitsWhenSomethingFails",
+    "LoadThroughPooler",
+    "MeasureCurve",
+    "ModelHolds",
     "PoolerOnPath",
     "PoolersFit",
+    "PutPoolerInFront",
+    "ReadLoadPlan",
     "ReadServer",
     "TenantsLimited",
 ]

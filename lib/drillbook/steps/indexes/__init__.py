@@ -4,6 +4,7 @@ from drillbook.steps.indexes.change import BackUpBeforeChange, CheckChangeReadin
 from drillbook.steps.indexes.change_apply import BuildIndexes, DropIndexes
 from drillbook.steps.indexes.change_checks import ReadyToChange
 from drillbook.steps.indexes.change_measures import AnnounceIndexChange, CompareWithBefore, MeasureBefore, NoteUndone
+from drillbook.steps.indexes.majors import SameOnOtherMajors
 from drillbook.steps.indexes.proposal import ReadMigration
 from drillbook.steps.indexes.rehearsing import ClaimsMeasured, FileRuns, RehearseMigration
 from drillbook.steps.indexes.source import (
@@ -33,6 +34,7 @@ __all__ = [
     "ReadyToChange",
     "RedundantIndexes",
     "RehearseMigration",
+    "SameOnOtherMajors",
     "SamePlanner",
     "SourceUntouched",
 ]

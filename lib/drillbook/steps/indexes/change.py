@@ -282,7 +282,7 @@ class FindIndexChange(Step[IndexChange]):
         ctx.recorder.note(Facts(undoes={"run": run_id, "database": self.database}))
         return IndexChange(
             database=self.database,
-            migration=f"back from run {run_id}",
+            migration=f"the index change of run {run_id}",
             digest="",
             indexes=tuple(indexes),
             drops=tuple(drops),

@@ -227,8 +227,10 @@ class AnnounceIndexChange(Announcement):
         state = "is NOT PROVEN to be" if ctx.recorder.unmet() else "is"
         stalls = [done.stall for done in (self.built, self.dropped) if done.stall is not None and not done.stall.reason]
         longest = max((stall.longest_seconds for stall in stalls), default=None)
+        done = "undone" if change.undoes else "in place"
+        counts = f"indexes built: {len(self.built.done)}, dropped: {len(self.dropped.done)}"
         lines = [
-            f"{ref}, database {change.database}: {change.migration} {state} in place: {len(self.built.done)} indexes built, {len(self.dropped.done)} dropped.",
+            f"{ref}, database {change.database}: {change.migration} {state} {done} ({counts}).",
             f"A writer waited {longest * 1000:.1f} ms at the most."
             if longest is not None
             else "How long a writer waited was not measured.",
@@ -236,9 +238,8 @@ class AnnounceIndexChange(Announcement):
             f"The way back: drillbook undo {ctx.run_id}.",
             f"Run {ctx.run_id}.",
         ]
-        return self.publish(
-            ctx, lines, claim=f"The indexes of {change.migration} are in place in {change.database} of {ref.name}"
-        )
+        what = change.migration[0].upper() + change.migration[1:]
+        return self.publish(ctx, lines, claim=f"{what} is {done} in {change.database} of {ref.name}")
 
 
 __all__ = [

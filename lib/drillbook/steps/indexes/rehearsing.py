@@ -173,6 +173,7 @@ def claim_rows(rehearsal: Rehearsal) -> dict[str, Any]:
     return {
         "server_version": rehearsal.server_version,
         "migration": rehearsal.migration,
+        "digest": rehearsal.digest,
         "rows": [_claim_row(finding) for finding in rehearsal.indexes],
     }
 
