@@ -298,7 +298,7 @@ def test_a_second_pair_shares_the_databases_limit_and_nothing_of_the_pool(
     shop: Server, tmp_path: FilePath, busy: bool
 ) -> None:
     """A role that comes last to a database that is full never logs in; if a connection is idle, PgBouncer evicts it."""
-    sizes = SOON | {"max_db_connections": 3, "query_wait_timeout": 5}
+    sizes = SOON | {"max_db_connections": 3, "query_wait_timeout": 4, "client_login_timeout": 1}
     pooler = _as_here(PgBouncer(name="shared", mode="transaction", **sizes))
     limits = Limits(major=18, max_connections=MOST, superuser_reserved=RESERVED_FOR_SUPERUSERS, reserved=RESERVED)
     path = Path(role=ROLE, database=DATABASE, pods=PODS, server=limits, pgbouncer=pooler)
