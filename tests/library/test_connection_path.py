@@ -21,6 +21,7 @@ from drillbook.profile import load_site
 from drillbook.steps.connections import (
     ComputeLimits,
     DecideOnGrowth,
+    DiagnoseError,
     FindPath,
     Headroom,
     LimitsAtGrowth,
@@ -323,3 +324,24 @@ def test_a_spread_that_chance_can_make_is_a_failure_too(site: Site) -> None:
     check = judged(ctx, LimitsNow(limits))
     assert check.verdict is Verdict.FAILED and "only" in check.observed
     assert isinstance(limits.path, ConnectionPath)
+
+
+@pytest.mark.parametrize(
+    ("error", "pooled", "cause"),
+    [
+        ('FATAL: too many connections for role "app" (SQLSTATE 53300)', False, "no pooler on the path"),
+        ('FATAL: too many connections for role "app"', True, "role's limit"),
+        ("ERROR 53300 in another language", True, "role's limit"),
+        ("HikariPool-1 - Connection is not available, request timed out after 5000ms.", True, "role's limit"),
+        ("no more connections allowed (max_client_conn)", True, "pooler's clients"),
+        ("no route to host", True, "unknown"),
+        ("", True, ""),
+    ],
+)
+def test_an_error_from_a_log_is_diagnosed_with_what_is_full(site: Site, error: str, pooled: bool, cause: str) -> None:
+    pooler = site.pooler()
+    site.app(url(pooler if pooled else f"{site.name}-db-rw"), *SIZES)
+    ctx = site.ctx()
+    found = DiagnoseError(FindPath().do(ctx), seen(limit=50, own=50, gitlab=20), error).do(ctx)
+    rows = dict(found.rows())
+    assert rows.get("cause", "") == cause, rows

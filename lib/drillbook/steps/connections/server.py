@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from drillbook.connections.diagnosis import Diagnosis, Seen, diagnose
 from drillbook.connections.path import UNLIMITED, Server, Sessions
 from drillbook.engine.step import Context, Step
 from drillbook.errors import PreconditionError
 from drillbook.model import Frozen, show_seconds
-from drillbook.steps.connections.path import FoundPath, PoolerUse, use_of
+from drillbook.steps.connections.path import PLANNED, FoundPath, PoolerUse, use_of
 
+_SQLSTATE = re.compile(r"\b(?:53[0-9A-Z]{3}|08[0-9A-Z]{3})\b")
 LONG_SECONDS = 60.0
 """A transaction of this age keeps a connection of a pool from everybody else."""
 
@@ -119,6 +122,56 @@ class ReadServer(Step[ServerSeen]):
         )
 
 
+class Diagnosed(Frozen):
+    """What an error from a log means; None: none was given."""
+
+    diagnosis: Diagnosis | None = None
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What a card shows."""
+        if self.diagnosis is None:
+            return [("error", "none was given")]
+        found = self.diagnosis
+        return [("cause", str(found.cause)), ("because", found.because), ("what to do", found.todo)]
+
+
+@dataclass(frozen=True)
+class DiagnoseError(Step[Diagnosed]):
+    """Say what an error from the application's log means.
+
+    By its words, its SQLSTATE, and what was full while the sessions were watched: an application's own pool reports a
+    time-out whatever is full behind it.
+    """
+
+    found: FoundPath
+    seen: ServerSeen
+    error: str = ""
+
+    def do(self, ctx: Context) -> Diagnosed:
+        if not self.error.strip():
+            return Diagnosed()
+        found, seen = self.found, self.seen
+        state = _SQLSTATE.search(self.error)
+        own = next((item.sessions for item in seen.roles if item.role == found.role), None)
+        taken = sum(item.sessions for item in seen.roles)
+        there = bool(found.declared or (found.other and found.other_is != PLANNED))
+        return Diagnosed(
+            diagnosis=diagnose(
+                self.error,
+                state[0] if state else "",
+                Seen(
+                    through_pooler=found.pooler is not None,
+                    pooler_expected=there or found.pooler is not None,
+                    role_sessions=own,
+                    role_limit=seen.server.role_limits.get(found.role, UNLIMITED),
+                    sessions=taken,
+                    slots=seen.server.slots,
+                    waiting=seen.pooler.waiting if seen.pooler else None,
+                ),
+            )
+        )
+
+
 def _fullest(uses: list[PoolerUse]) -> PoolerUse | None:
     if not uses:
         return None
@@ -194,4 +247,4 @@ def _words(item: RoleSeen) -> str:
     )
 
 
-__all__ = ["LONG_SECONDS", "ReadServer", "RoleSeen", "ServerSeen"]
+__all__ = ["LONG_SECONDS", "DiagnoseError", "Diagnosed", "ReadServer", "RoleSeen", "ServerSeen"]
