@@ -210,6 +210,7 @@ def test_healthy_is_not_complete_when_a_segment_is_gone(cut_lab: CutLab) -> None
     )
 
 
+@pytest.mark.soak
 def test_the_name_stays_and_what_was_before_the_cut_can_still_be_had(cut_lab: CutLab) -> None:
     lab = cut_lab
     commit(lab, "before")

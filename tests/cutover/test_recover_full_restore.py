@@ -191,6 +191,7 @@ def gone_again_its_application_follows_to_another_name(lab: CutLab, site: Path, 
     assert [state for state in lab.schedules().values() if state[0] == new] == [(new, False)]
 
 
+@pytest.mark.soak
 def test_what_a_dead_volume_held_is_given_up_by_name_and_told_as_lost(cut_lab: CutLab) -> None:
     lab = cut_lab
     commit(lab, "archived")

@@ -55,6 +55,7 @@ def test_the_drill_is_verified_on_an_in_tree_source(in_tree_lab: DrillLab, reque
     assert not [entry for entry in requests if entry["method"] not in ("GET", "HEAD")]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("in_tree_lab", [3], indirect=True, ids=["3 instances"])
 def test_a_full_restore_by_rebuild_brings_three_instances_back(in_tree_lab: DrillLab) -> None:
     lab = in_tree_lab

@@ -55,7 +55,7 @@ LATER_ROWS = {
         pytest.param(
             (major, 3000 if major == NEWEST else 200),
             id=f"PostgreSQL {major}",
-            marks=[pytest.mark.long] if major == 16 else [pytest.mark.soak],
+            marks=pytest.mark.soak,
         )
         for major in range(OLDEST, NEWEST + 1)
     ]

@@ -30,6 +30,9 @@ from drillbook.evidence import Journal
 from drillbook.model import show_seconds
 from drillbook.profile import Site
 
+# A busy machine starts a kernel in minutes; one that never starts is ended here, before it has touched anything.
+_KERNEL_SECONDS = "300"
+
 
 def execute(
     notebook: Path, parameters: dict[str, Any], *, mode: str, site: str, progress: Progress = lambda _: None
@@ -147,6 +150,8 @@ def _papermill(
         "ERROR",
         "-k",
         "python3",
+        "--start-timeout",
+        _KERNEL_SECONDS,
     ]
     deadline = time.monotonic() + site.limits.total.total_seconds()
     with (
