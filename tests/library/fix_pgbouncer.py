@@ -129,6 +129,11 @@ class Client:
         finally:
             self.ended.set()
 
+    def end_transaction(self) -> None:
+        """Give the server's connection back, and stay."""
+        assert self._connection is not None
+        self._connection.execute("COMMIT")
+
     def leave(self) -> None:
         """Go away; one that waits is left to the pooler's end."""
         if self._connection is not None:

@@ -20,8 +20,16 @@ import pytest
 from tests.library.fix_integrity import PASSWORD, Server, running
 from tests.library.fix_pgbouncer import NO_PROGRAM, PATIENCE_SECONDS, PROGRAM, Client, Instance, instances
 
-from drillbook.connections.arrivals import Trouble, all_on_one, at_random, evenly, first_trouble, one_after_the_other
-from drillbook.connections.outcomes import TOO_MANY, Way
+from drillbook.connections.arrivals import (
+    Occupancy,
+    Trouble,
+    all_on_one,
+    at_random,
+    evenly,
+    first_trouble,
+    one_after_the_other,
+)
+from drillbook.connections.outcomes import TOO_MANY, Limit, Way
 from drillbook.connections.path import AppPods, Path, PgBouncer, Sessions
 from drillbook.connections.path import Server as Limits
 from drillbook_lab.operator import pooler_config
@@ -282,3 +290,34 @@ def test_eight_drawn_configurations_fail_as_predicted(shop: Server, tmp_path: Fi
 def test_thirty_drawn_configurations_fail_as_predicted(shop: Server, tmp_path: FilePath) -> None:
     found = [agrees(shop, tmp_path / str(seed), seed) for seed in range(30)]
     assert sum(item.instance == 2 and item.outcome.way is Way.REFUSED for item in found) >= 6
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+def test_a_second_pair_shares_the_databases_limit_and_nothing_of_the_pool(
+    shop: Server, tmp_path: FilePath, busy: bool
+) -> None:
+    """A role that comes last to a database that is full never logs in; if a connection is idle, PgBouncer evicts it."""
+    sizes = SOON | {"max_db_connections": 3, "query_wait_timeout": 4, "client_login_timeout": 1}
+    pooler = _as_here(PgBouncer(name="shared", mode="transaction", **sizes))
+    limits = Limits(major=18, max_connections=MOST, superuser_reserved=RESERVED_FOR_SUPERUSERS, reserved=RESERVED)
+    path = Path(role=ROLE, database=DATABASE, pods=PODS, server=limits, pgbouncer=pooler)
+    occupancy = Occupancy(path)
+    assert [str(occupancy.arrive()) for _ in range(3)] == ["served"] * 3
+    predicted = occupancy.arrive(role=OTHER)
+    assert (predicted.way, predicted.limit) == (Way.QUEUED, Limit.POOLER_DATABASE)
+    assert predicted.text == "client_login_timeout (server down)"
+    set_up(shop, path)
+    with instances(tmp_path, shop, 1, [ROLE, OTHER], **sizes, pool_mode="transaction") as (pgbouncer,):
+        address = {"host": "127.0.0.1", "port": pgbouncer.port, "dbname": DATABASE}
+        clients = [Client(address | {"user": ROLE}).start() for _ in range(3)]
+        for client in clients:
+            assert client.ended.wait(PATIENCE_SECONDS) and client.served.is_set(), client.error
+        if not busy:
+            clients[0].end_transaction()
+        last = Client(address | {"user": OTHER}).start()
+        assert last.ended.wait(PATIENCE_SECONDS)
+        assert last.served.is_set() != busy
+        assert last.error.endswith(predicted.text) or not busy, last.error
+        for client in (*clients, last):
+            client.leave()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.lab.fix_apiserver import Api
 
+from drillbook import kube as k8s
 from drillbook.connections.path import Path as ConnectionPath
 from drillbook.connections.path import PgBouncer, Server, Sessions
 from drillbook.engine.step import CheckStep, Context, NullRecorder
@@ -20,6 +21,7 @@ from drillbook.profile import load_site
 from drillbook.steps.connections import (
     ComputeLimits,
     DecideOnGrowth,
+    DiagnoseError,
     FindPath,
     Headroom,
     LimitsAtGrowth,
@@ -32,6 +34,7 @@ from drillbook.steps.connections import (
 from drillbook.steps.connections.limits import Computed
 from drillbook.steps.connections.path import FoundPath
 from drillbook.steps.connections.server import RoleSeen, ServerSeen
+from drillbook_lab.operator import pooler_config
 
 PROFILE = """\
 name: shop
@@ -180,12 +183,16 @@ def test_through_another_pooler_than_the_profile_names(site: Site) -> None:
 
 @pytest.mark.parametrize("phase", ["failed", "inactive", "paused"])
 def test_a_pooler_that_serves_nobody_leaves_its_own_part_unproven(site: Site, phase: str) -> None:
+    """The lab's operator says so of every Pooler where the machine has no PgBouncer, with the command that installs it."""
     ctx = site.ctx()
-    why = f"Pooler p is {phase}: install the system package pgbouncer"
-    site.app(url(site.pooler()), *SIZES)
-    found = FindPath().do(ctx).model_copy(update={"pooler_fault": why})
-    check = judged(ctx, PoolerOnPath(found))
-    assert (check.verdict, check.reason, check.required) == (Verdict.UNPROVEN, why, False)
+    pooler = site.pooler()
+    site.app(url(pooler), *SIZES)
+    status = {"status": {"phase": phase, "phaseReason": pooler_config.NO_BINARY}}
+    site.kube.patch(k8s.POOLER, "default", pooler, status, subresource="status")
+    check = judged(ctx, PoolerOnPath(FindPath().do(ctx)))
+    assert (check.verdict, check.required) == (Verdict.UNPROVEN, False)
+    assert check.reason == f"Pooler {pooler} is {phase}: {pooler_config.NO_BINARY}"
+    assert check.reason.endswith("(sudo apt-get install -y pgbouncer)")
 
 
 @pytest.mark.parametrize("kind", ["secretRef", "configMapRef"])
@@ -317,3 +324,24 @@ def test_a_spread_that_chance_can_make_is_a_failure_too(site: Site) -> None:
     check = judged(ctx, LimitsNow(limits))
     assert check.verdict is Verdict.FAILED and "only" in check.observed
     assert isinstance(limits.path, ConnectionPath)
+
+
+@pytest.mark.parametrize(
+    ("error", "pooled", "cause"),
+    [
+        ('FATAL: too many connections for role "app" (SQLSTATE 53300)', False, "no pooler on the path"),
+        ('FATAL: too many connections for role "app"', True, "role's limit"),
+        ("ERROR 53300 in another language", True, "role's limit"),
+        ("HikariPool-1 - Connection is not available, request timed out after 5000ms.", True, "role's limit"),
+        ("no more connections allowed (max_client_conn)", True, "pooler's clients"),
+        ("no route to host", True, "unknown"),
+        ("", True, ""),
+    ],
+)
+def test_an_error_from_a_log_is_diagnosed_with_what_is_full(site: Site, error: str, pooled: bool, cause: str) -> None:
+    pooler = site.pooler()
+    site.app(url(pooler if pooled else f"{site.name}-db-rw"), *SIZES)
+    ctx = site.ctx()
+    found = DiagnoseError(FindPath().do(ctx), seen(limit=50, own=50, gitlab=20), error).do(ctx)
+    rows = dict(found.rows())
+    assert rows.get("cause", "") == cause, rows

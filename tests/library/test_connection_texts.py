@@ -26,7 +26,14 @@ MOST, RESERVED_FOR_SUPERUSERS = 12, 2
 needs_pgbouncer = pytest.mark.skipif(PROGRAM is None, reason=NO_PROGRAM)
 
 
-@pytest.fixture(scope="module", params=range(OLDEST, NEWEST + 1), ids=lambda one: f"PostgreSQL {one}")
+# The words changed with 16; the majors between are repetitions.
+MAJORS = [
+    pytest.param(major, marks=() if major in (OLDEST, 16, NEWEST) else pytest.mark.soak, id=f"PostgreSQL {major}")
+    for major in range(OLDEST, NEWEST + 1)
+]
+
+
+@pytest.fixture(scope="module", params=MAJORS)
 def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of that major with a dozen slots, and without a worker that takes one."""
     if request.param not in FOUND:
@@ -240,7 +247,7 @@ def test_five_errors_that_were_provoked_have_five_causes(
     """A role's limit, the pooler's clients, the pool, the cluster's max_connections, no pooler on the path."""
     newest.sql("postgres", f"alter role {ROLE} connection limit {role_limit}")
     gone(newest)
-    sizes = {"pool_mode": "transaction", "default_pool_size": 20, "query_wait_timeout": 2, "server_login_retry": 1}
+    sizes = {"pool_mode": "transaction", "default_pool_size": 20, "query_wait_timeout": 1, "server_login_retry": 1}
     clients: list[Client] = []
     with instances(tmp_path, newest, 1, [ROLE], **(sizes | settings)) as pgbouncers:
         port = newest.address.port if direct else pgbouncers[0].port

@@ -61,6 +61,7 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "node_is_down_because": _one_line,
     "of_run": _one_line,
     "migration": _one_line,
+    "error": _one_line,
     "lock_timeout_seconds": _seconds,
     "statement_timeout_seconds": _seconds,
     "watch_seconds": _whole(0, 3600),

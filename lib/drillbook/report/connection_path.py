@@ -22,6 +22,13 @@ def bundle(data: Mapping[str, Any]) -> dict[str, str]:
     return {"text/html": html.strip(), "text/plain": words(data)}
 
 
+def options(rows: Sequence[Sequence[str]]) -> dict[str, str]:
+    """The options compared, a row for each at each number of users: option, users, wanted, served, result, again at."""
+    heads = ["users", "option", "pods", "wanted", "served", "at the worst moment", "fits", "decide again at"]
+    html = cards.environment().get_template("connection_options.html.j2").render(heads=heads, rows=rows)
+    return {"text/html": html.strip(), "text/plain": "\n".join(" · ".join(row) for row in rows)}
+
+
 def words(data: Mapping[str, Any]) -> str:
     """The picture in words, for anyone who can't see it."""
     found = []
@@ -60,4 +67,4 @@ def _share(stage: Mapping[str, Any]) -> float:
     return round(min(1.0, int(used) / int(limit)), 4) if used and limit else 0.0
 
 
-__all__ = ["bundle", "words"]
+__all__ = ["bundle", "options", "words"]

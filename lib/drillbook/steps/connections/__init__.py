@@ -15,7 +15,7 @@ from drillbook.steps.connections.load_path import PutPoolerInFront
 from drillbook.steps.connections.load_plan import CheckLoadReadiness, ReadLoadPlan
 from drillbook.steps.connections.load_run import CompareUnderLoad, MeasureCurve
 from drillbook.steps.connections.path import FindPath, PoolerOnPath
-from drillbook.steps.connections.server import ReadServer
+from drillbook.steps.connections.server import DiagnoseError, ReadServer
 
 __all__ = [
     "CandidateJudged",
@@ -23,6 +23,7 @@ __all__ = [
     "CompareUnderLoad",
     "ComputeLimits",
     "DecideOnGrowth",
+    "DiagnoseError",
     "FindPath",
     "GeneratorKeptUp",
     "Headroom",

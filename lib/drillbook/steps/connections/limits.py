@@ -275,7 +275,9 @@ class Decided(Frozen):
         ]
         last = max((item.users for item in self.decision.counted), default=0)
         found += [
-            (f"{item.option} at {last:,} users", _option(item)) for item in self.decision.counted if item.users == last
+            (f"{item.option} needs first", "; ".join(item.needs))
+            for item in self.decision.counted
+            if item.users == last and item.needs
         ]
         found += [
             (f"costs of {option}", f"{costs.cost}, {costs.effort}, risk {costs.risk} ({options.CLAIMED})")
@@ -287,6 +289,10 @@ class Decided(Frozen):
                 ("events", f"{self.backlog} are pending now; option C is on paper: their load was not measured")
             )
         return found
+
+    def card(self) -> dict[str, str]:
+        """Every option at every number of users."""
+        return connection_path.options([_option_row(item) for item in self.decision.counted])
 
 
 @dataclass(frozen=True)
@@ -341,8 +347,15 @@ def _backlog(ctx: Context, database: str, question: str) -> int | None:
     return int(count)
 
 
+_POOLED = (Limit.POOL, Limit.POOLER_DATABASE, Limit.POOLER_USER)
+
+
 def _in_use(row: LimitRow, seen: ServerSeen) -> LimitRow:
-    return row.model_copy(update={"used": seen.clients}) if row.limit is Limit.CLIENTS else row
+    """A limit of PgBouncer's with what its fullest instance has."""
+    if seen.pooler is None or row.limit not in (Limit.CLIENTS, *_POOLED):
+        return row
+    used = seen.pooler.clients if row.limit is Limit.CLIENTS else seen.pooler.servers
+    return row.model_copy(update={"used": used})
 
 
 def _check(step: CheckStep, judged: Sequence[Judged]) -> Check:
@@ -385,11 +398,18 @@ def _short(judged: Sequence[Judged]) -> str:
     return f"{steady.limit} binds with {steady.replicas} pods: {_wanted(steady)}"
 
 
-def _option(item: options.Counted) -> str:
-    fits = "fits" if item.fits else f"does not fit: {item.worst.limit} binds in {item.worst.moment}"
-    needs = f"; needs {'; '.join(item.needs)}" if item.needs else ""
-    again = f"; decide again at {item.again_at} in use" if item.again_at is not None else ""
-    return f"{_wanted(item.steady)}, at the worst moment {_wanted(item.worst)}: {fits}{again}{needs}"
+def _option_row(item: options.Counted) -> list[str]:
+    served = [f"{'all' if judged.served is None else judged.served}" for judged in (item.steady, item.worst)]
+    return [
+        f"{item.users:,}",
+        f"{item.option}",
+        str(item.replicas),
+        str(item.steady.demand),
+        served[0],
+        f"{item.worst.demand} wanted, {served[1]} served: {item.worst.moment}",
+        "yes" if item.fits else f"no: {item.worst.limit}",
+        "–" if item.again_at is None else f"{item.again_at} in use",
+    ]
 
 
 def _limit_row(row: LimitRow) -> list[str]:
@@ -397,8 +417,7 @@ def _limit_row(row: LimitRow) -> list[str]:
     admits = "–" if row.admits is None else f"{row.admits:,}"
     if row.admits_worst is not None and row.admits_worst != row.admits and row.limit is not Limit.APP_POOL:
         admits += f" ({row.admits_worst:,} if all come to one)"
-    known = row.limit not in (Limit.POOL, Limit.POOLER_DATABASE, Limit.POOLER_USER)
-    return [str(row.limit), row.place, size, f"{row.used:,}" if known else "–", admits, str(row.outcome or "–")]
+    return [str(row.limit), row.place, size, f"{row.used:,}", admits, str(row.outcome or "–")]
 
 
 def _moments(users: str, which: str, judged: Sequence[Judged]) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,7 +20,8 @@ from drillbook.profile.schema import Application, Tenant
 from drillbook.steps.preflight.readiness import pin_faults
 
 METRICS_PORT, METRICS_SECONDS = 9127, 10.0
-_CLIENTS = "cnpg_pgbouncer_lists_used_clients"
+_SAMPLE = re.compile(r"cnpg_pgbouncer_(\w+)(?:\{(.*)\})? ([0-9.eE+-]+)$")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 UNKNOWN = "unknown"
 
 
@@ -245,9 +247,17 @@ def _addresses(ctx: Context, pods: list[dict[str, Any]], poolers: list[str]) -> 
     return tuple(sorted({str(ip) for pod in own if (ip := (pod.get("status") or {}).get("podIP"))}))
 
 
-def clients_of(ctx: Context, pooler: str) -> dict[str, int]:
-    """How many clients each pod of a Pooler has, by CloudNativePG's own metrics; a pod that doesn't answer is left out."""
-    found = {}
+class PoolerUse(Frozen):
+    """What one pod of a Pooler has at a moment: clients of all pairs, and of one pair server connections and who waits."""
+
+    clients: int = 0
+    servers: int = 0
+    waiting: int = 0
+
+
+def use_of(ctx: Context, pooler: str, role: str, database: str) -> list[PoolerUse]:
+    """What each pod of a Pooler has, by CloudNativePG's own metrics; a pod that doesn't answer is left out."""
+    found = []
     for pod in ctx.kube.list(k8s.POD, ctx.source_ref.namespace, labels=f"cnpg.io/poolerName={pooler}"):
         name = str(pod["metadata"]["name"])
         try:
@@ -260,10 +270,25 @@ def clients_of(ctx: Context, pooler: str) -> dict[str, int]:
                     connection.close()
         except (OSError, http.client.HTTPException, RunbookError):
             continue
-        values = [line.split()[-1] for line in text.splitlines() if line.startswith(_CLIENTS)]
-        if values:
-            found[name] = int(float(values[0]))
+        found.append(_use(text, role, database))
     return found
+
+
+def _use(text: str, role: str, database: str) -> PoolerUse:
+    counted: dict[str, float] = {}
+    for line in text.splitlines():
+        sample = _SAMPLE.match(line)
+        if sample is None:
+            continue
+        labels = dict(_LABEL.findall(sample[2] or ""))
+        if not labels or (labels.get("user"), labels.get("database")) == (role, database):
+            counted[sample[1]] = float(sample[3])
+    servers = sum(counted.get(f"pools_sv_{state}", 0) for state in ("active", "idle", "used", "tested", "login"))
+    return PoolerUse(
+        clients=int(counted.get("lists_used_clients", 0)),
+        servers=int(servers),
+        waiting=int(counted.get("pools_cl_waiting", 0)),
+    )
 
 
 def _sizes(pooler: PgBouncer) -> str:
@@ -275,4 +300,4 @@ def _sizes(pooler: PgBouncer) -> str:
     )
 
 
-__all__ = ["PLANNED", "UNKNOWN", "FindPath", "FoundPath", "PoolerOnPath", "clients_of"]
+__all__ = ["PLANNED", "UNKNOWN", "FindPath", "FoundPath", "PoolerOnPath", "PoolerUse", "use_of"]

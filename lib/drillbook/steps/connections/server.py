@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from drillbook.connections.diagnosis import Diagnosis, Seen, diagnose
 from drillbook.connections.path import UNLIMITED, Server, Sessions
 from drillbook.engine.step import Context, Step
 from drillbook.errors import PreconditionError
 from drillbook.model import Frozen, show_seconds
-from drillbook.steps.connections.path import FoundPath, clients_of
+from drillbook.steps.connections.path import PLANNED, FoundPath, PoolerUse, use_of
 
+_SQLSTATE = re.compile(r"\b(?:53[0-9A-Z]{3}|08[0-9A-Z]{3})\b")
 LONG_SECONDS = 60.0
 """A transaction of this age keeps a connection of a pool from everybody else."""
 
@@ -33,13 +36,13 @@ class ServerSeen(Frozen):
     """The server's limits, and its sessions while it was watched.
 
     ``server.sessions`` are the ones that do not come along the application's path; ``own`` are the application's, at the
-    most; ``clients`` those of the fullest PgBouncer on the path. ``oldest_seconds`` is the age of the oldest transaction.
+    most; ``pooler`` is the most that one PgBouncer on the path has of each. ``oldest_seconds`` is the age of the oldest transaction.
     """
 
     server: Server
     roles: tuple[RoleSeen, ...]
     own: int
-    clients: int = 0
+    pooler: PoolerUse | None = None
     oldest_seconds: float = 0.0
     oldest_role: str = ""
     samples: int = 1
@@ -53,6 +56,10 @@ class ServerSeen(Frozen):
             ("the application", f"{self.own} sessions at the most, of {self.samples} readings"),
         ]
         found += [(f"role {item.role}", _words(item)) for item in self.roles if item.sessions][:8]
+        if self.pooler:
+            use = self.pooler
+            words = f"{use.clients} clients, {use.servers} connections to the server, {use.waiting} waiting"
+            found.append(("the fullest PgBouncer", words))
         if self.oldest_seconds >= LONG_SECONDS:
             held = f"{show_seconds(self.oldest_seconds)}, of role {self.oldest_role}"
             found.append(("oldest transaction", f"{held}: its connection serves nobody else"))
@@ -103,16 +110,76 @@ class ReadServer(Step[ServerSeen]):
             else {self.found.database: limits["database_limit"]},
             sessions=tuple(Sessions(role=role, database=name, count=count) for (role, name), count in others.items()),
         )
-        clients = clients_of(ctx, self.found.pooler.name) if self.found.pooler else {}
+        uses = use_of(ctx, self.found.pooler.name, self.found.role, self.found.database) if self.found.pooler else []
         return ServerSeen(
             server=server,
             roles=tuple(sorted(roles.values(), key=lambda item: (-item.sessions, item.role))),
             own=own,
-            clients=max(clients.values(), default=0),
+            pooler=_fullest(uses),
             oldest_seconds=oldest[0],
             oldest_role=oldest[1],
             samples=samples,
         )
+
+
+class Diagnosed(Frozen):
+    """What an error from a log means; None: none was given."""
+
+    diagnosis: Diagnosis | None = None
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What a card shows."""
+        if self.diagnosis is None:
+            return [("error", "none was given")]
+        found = self.diagnosis
+        return [("cause", str(found.cause)), ("because", found.because), ("what to do", found.todo)]
+
+
+@dataclass(frozen=True)
+class DiagnoseError(Step[Diagnosed]):
+    """Say what an error from the application's log means.
+
+    By its words, its SQLSTATE, and what was full while the sessions were watched: an application's own pool reports a
+    time-out whatever is full behind it.
+    """
+
+    found: FoundPath
+    seen: ServerSeen
+    error: str = ""
+
+    def do(self, ctx: Context) -> Diagnosed:
+        if not self.error.strip():
+            return Diagnosed()
+        found, seen = self.found, self.seen
+        state = _SQLSTATE.search(self.error)
+        own = next((item.sessions for item in seen.roles if item.role == found.role), None)
+        taken = sum(item.sessions for item in seen.roles)
+        there = bool(found.declared or (found.other and found.other_is != PLANNED))
+        return Diagnosed(
+            diagnosis=diagnose(
+                self.error,
+                state[0] if state else "",
+                Seen(
+                    through_pooler=found.pooler is not None,
+                    pooler_expected=there or found.pooler is not None,
+                    role_sessions=own,
+                    role_limit=seen.server.role_limits.get(found.role, UNLIMITED),
+                    sessions=taken,
+                    slots=seen.server.slots,
+                    waiting=seen.pooler.waiting if seen.pooler else None,
+                ),
+            )
+        )
+
+
+def _fullest(uses: list[PoolerUse]) -> PoolerUse | None:
+    if not uses:
+        return None
+    return PoolerUse(
+        clients=max(use.clients for use in uses),
+        servers=max(use.servers for use in uses),
+        waiting=max(use.waiting for use in uses),
+    )
 
 
 def _require(limits: dict[str, Any], found: FoundPath) -> None:
@@ -180,4 +247,4 @@ def _words(item: RoleSeen) -> str:
     )
 
 
-__all__ = ["LONG_SECONDS", "ReadServer", "RoleSeen", "ServerSeen"]
+__all__ = ["LONG_SECONDS", "DiagnoseError", "Diagnosed", "ReadServer", "RoleSeen", "ServerSeen"]
