@@ -1,0 +1,25 @@
+"""The load drill stepped through by hand in JupyterLab, to the sealed end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fix_drills import DrillLab
+from fix_jupyter import NEEDS_CHROMIUM
+from test_recoveries import prepared, step_through
+
+pytestmark = [pytest.mark.timeout(1800), NEEDS_CHROMIUM]
+SMALL = {"pods": 2, "baseline_pool": 4, "candidate_pool": 4, "rate": 40, "hold_ms": 25, "block_seconds": 2, "pairs": 3}
+
+
+@pytest.mark.soak
+def test_c15_the_load_drill_is_stepped_through(browser_lab: DrillLab, tmp_path: Path) -> None:
+    notebook = prepared("drill-connection-load", tmp_path, mode="apply", **SMALL)
+    passed, said = step_through(browser_lab, notebook)
+    assert (passed, "UNSEALED" in said or "NotVerified" in said) == (0, True), said
+    (run,) = sorted((browser_lab.outputs / "drill-connection-load").iterdir())
+    done = browser_lab.drillbook("finish", run.name, "--notebook", str(notebook))
+    assert done.returncode in (0, 2), done.stdout + done.stderr  # on a noisy machine a few seconds may not decide
+    assert browser_lab.drillbook("verify", str(run)).returncode == 0 and (run / "report.html").exists()
+    assert browser_lab.left() == []
