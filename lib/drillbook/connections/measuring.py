@@ -29,11 +29,13 @@ def compare(plan: LoadPlan, give: Give, say: Say = lambda text, share: None) -> 
     driven: dict[str, list[Measured]] = {"A": [], "B": []}
     give(arrivals(plan, max(pools.values()), seed=plan.seed).model_copy(update={"seconds": WARM_SECONDS}))
     order = comparison.abba(plan.pairs)
-    for number, (pair, variant) in enumerate(order):
-        say(f"pair {pair + 1} of {plan.pairs}, {'baseline' if variant == 'A' else 'candidate'}", number / len(order))
-        seed = plan.seed + pair
-        arriving[variant].append(give(arrivals(plan, pools[variant], seed=seed)))
-        driven[variant].append(give(loop(plan, pools[variant], seed=seed)))
+    for pair in range(plan.pairs):
+        # Blocks that are compared are next to each other: what else the machine does changes between any two.
+        for block, measured in ((arrivals, arriving), (loop, driven)):
+            for variant in (name for number, name in order if number == pair):
+                what = "baseline" if variant == "A" else "candidate"
+                say(f"pair {pair + 1} of {plan.pairs}, {what}", pair / plan.pairs)
+                measured[variant].append(give(block(plan, pools[variant], seed=plan.seed + pair)))
     doubts = dict.fromkeys(
         filter(None, (untrusted(*pair) for name in "AB" for pair in zip(arriving[name], driven[name], strict=True)))
     )
