@@ -10,7 +10,7 @@ from fix_jupyter import NEEDS_CHROMIUM
 from test_recoveries import prepared, step_through
 
 pytestmark = [pytest.mark.timeout(1800), NEEDS_CHROMIUM]
-SMALL = {"pods": 2, "baseline_pool": 4, "candidate_pool": 4, "rate": 40, "hold_ms": 25, "block_seconds": 2, "pairs": 3}
+SMALL = {"pods": 2, "baseline_pool": 4, "candidate_pool": 4, "rate": 40, "hold_ms": 25, "block_seconds": 1, "pairs": 6}
 
 
 @pytest.mark.soak

@@ -18,6 +18,8 @@ Say = Callable[[str, float], None]
 """What is being done, and which share of it has been."""
 
 WARM_SECONDS = 1.0
+LONGER = 3
+"""A size of the curve is measured once, and so for longer than a block that is compared."""
 GROWTH = 1.2
 """A connection that is held a fifth longer at another pool size is not held independently of the others."""
 
@@ -102,6 +104,11 @@ def _together(parts: Sequence[Measured]) -> Figures:
     )
 
 
+def load_seconds(plan: LoadPlan) -> float:
+    """How long comparison and curve give load at least, without what is between the blocks."""
+    return plan.block_seconds * (4 * plan.pairs + LONGER * (1 + 2 * len(sizes(plan, 0.0))))
+
+
 def sizes(plan: LoadPlan, holding_seconds: float) -> list[int]:
     """The pool sizes of a curve: each a fifth above the one before, from the first that might carry the load.
 
@@ -129,6 +136,7 @@ def curve(
     pooler so far. UpstreamError of a pod that fails.
     """
     largest = max(plan.baseline_pool, plan.candidate_pool)
+    plan = plan.model_copy(update={"block_seconds": LONGER * plan.block_seconds})
     whole = give(arrivals(plan, largest, seed=plan.seed))
     holding = whole.held.mean()
     if not holding:
@@ -202,4 +210,4 @@ def failed_assumption(found: Curve, queued_behind: int, measured: Mapping[int, t
     return f"holding times are exponential: their p95 is {spread:.1f} times their mean, an exponential's 3.0 times"
 
 
-__all__ = ["GROWTH", "Give", "arrivals", "compare", "curve", "failed_assumption", "loop", "sizes"]
+__all__ = ["GROWTH", "Give", "arrivals", "compare", "curve", "failed_assumption", "load_seconds", "loop", "sizes"]
