@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -18,12 +19,12 @@ DATABASE, TABLE = "synergyflow", "synergyflow_knowledge.articles"
 NOW = """select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
 
-def prepared(runbook: str, folder: Path, **parameters: str) -> Path:
+def prepared(runbook: str, folder: Path, **parameters: str | int) -> Path:
     """The runbook as an engineer opens it, with the parameters typed in."""
     notebook = nbformat.read(ROOT / "runbooks" / f"{runbook}.ipynb", as_version=4)
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     for name, value in parameters.items():
-        cell.source, changed = re.subn(rf'(?m)^{name} = ".*?"', f'{name} = "{value}"', cell.source)
+        cell.source, changed = re.subn(rf'(?m)^{name} = (".*?"|\d+)', f"{name} = {json.dumps(value)}", cell.source)
         assert changed == 1, name
     path = folder / f"{runbook}.ipynb"
     nbformat.write(notebook, path)

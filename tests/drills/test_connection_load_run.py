@@ -27,8 +27,8 @@ SMALL = {
     "pooler_size": "20",
     "rate": "40",
     "hold_ms": "25",
-    "block_seconds": "2",
-    "pairs": "3",
+    "block_seconds": "1",
+    "pairs": "6",
 }
 needs_pgbouncer = pytest.mark.skipif(pooler_config.binary() is None, reason=pooler_config.NO_BINARY)
 
@@ -96,7 +96,7 @@ def test_c15_a_run_that_is_killed_under_load_leaves_no_pod_and_is_cleaned_up(dri
 
 @pytest.mark.long
 def test_c15_faulty_parameters_are_refused_together_before_anything_is_touched(drill_lab: DrillLab) -> None:
-    drill = drill_lab.run(NOTEBOOK, pods="0", rate="-1", pairs="1")
+    drill = drill_lab.run(NOTEBOOK, pods="0", rate="-1", pairs="5")
     assert drill.code == 4 and all(f"{name}: " in drill.said for name in ("pods", "rate", "pairs")), drill.said
     other = drill_lab.run(NOTEBOOK, database="nowhere", block_seconds="3600")
     assert other.code == 4 and "no tenant of the profile" in other.said and "limits.total" in other.said, other.said

@@ -24,8 +24,8 @@ PARAMETERS = {
     "rate": 90,
     "hold_ms": 40,
     "timeout_seconds": 5,
-    "block_seconds": 2,
-    "pairs": 6,
+    "block_seconds": 1,
+    "pairs": 20,
     "seed": 1,
 }
 pytestmark = [

@@ -67,7 +67,7 @@ def test_c15_processors_of_a_limit(quantity: str, count: int) -> None:
     ("name", "wrong"),
     [
         *((name, 0) for name in ("pods", "baseline_pool", "candidate_pool", "pooler_size", "rate", "block_seconds")),
-        ("pairs", 1),
+        ("pairs", 5),
         ("hold_ms", -1),
         ("seed", "x"),
         ("rate", 1.5),

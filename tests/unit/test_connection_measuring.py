@@ -24,8 +24,8 @@ PLAN = LoadPlan(
     pooler_size=50,
     rate=160,
     hold_seconds=0.02,
-    block_seconds=8,
-    pairs=6,
+    block_seconds=4,
+    pairs=12,
     timeout_seconds=5,
     seed=1,
 )
@@ -137,7 +137,7 @@ def test_c15_a_pool_that_times_out_is_rejected() -> None:
 
 @pytest.mark.parametrize(("rate", "pods"), [(40, 1), (120, 2), (200, 1), (180, 3)])
 def test_c15_the_measured_knee_is_the_models(rate: int, pods: int) -> None:
-    plan = _with(rate=rate, pods=pods, baseline_pool=16, block_seconds=20)
+    plan = _with(rate=rate, pods=pods, baseline_pool=16, block_seconds=7)
     found = measuring.curve(plan, Queue(plan))
     assert found.holds and not found.assumption, (found.knee, found.modelled_knee)
     assert found.modelled_knee is not None and found.modelled_knee < 16

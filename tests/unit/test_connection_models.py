@@ -127,7 +127,7 @@ def test_c15_merged_processes_are_as_one() -> None:
 
 
 def _compared(
-    rng: random.Random, throughput: float, p95: float, pairs: int = 6, noise: float = 0.02
+    rng: random.Random, throughput: float, p95: float, pairs: int = 12, noise: float = 0.02
 ) -> comparison.Comparison:
     def noisy(middle: float, spread: float) -> list[float]:
         return [middle * math.exp(rng.gauss(0, spread)) for _ in range(pairs)]
@@ -177,8 +177,8 @@ def test_c15_planted_differences_are_found_and_equal_ones_are_not_left_open() ->
 )
 def test_c15_three_outcomes(candidate: list[float], timeouts: int, untrusted: str, decision: Decision) -> None:
     found = comparison.compare(
-        throughput=([100, 100, 100], candidate),
-        p95=([0.05, 0.051, 0.05], [0.05, 0.05, 0.051]),
+        throughput=([100] * 6, candidate * 2),
+        p95=([0.05] * 6, [0.05, 0.05, 0.051] * 2),
         timeouts=timeouts,
         untrusted=untrusted,
     )
@@ -194,14 +194,31 @@ def test_c15_three_outcomes(candidate: list[float], timeouts: int, untrusted: st
     ],
 )
 def test_c15_latency_is_judged_by_its_interval(p95: list[float], decision: Decision) -> None:
-    found = comparison.compare(throughput=([100] * 3, [100] * 3), p95=([0.1] * 3, p95), timeouts=0)
+    found = comparison.compare(throughput=([100] * 6, [100] * 6), p95=([0.1] * 6, p95 * 2), timeouts=0)
     assert found.decision is decision
 
 
-@pytest.mark.parametrize(("values", "why"), [([1.0], "two pairs"), ([], "two pairs"), ([1.0, 0.0], "greater than 0")])
-def test_c15_one_pair_or_nothing_decides_nothing(values: list[float], why: str) -> None:
+@pytest.mark.parametrize(
+    ("values", "why"), [([1.0] * 5, "6 pairs"), ([], "6 pairs"), ([1.0] * 6 + [0.0], "greater than 0")]
+)
+def test_c15_too_few_pairs_decide_nothing(values: list[float], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         comparison.interval(values)
+
+
+def test_c15_the_interval_is_that_of_the_tables_of_signed_ranks() -> None:
+    """Of 6 values the extremes; of 10 the 9th of 55 means from either end, of 20 the 53rd of 210 (any such table)."""
+    for count, position in ((6, 1), (10, 9), (20, 53)):
+        values = [1.1**number for number in range(count)]
+        means = sorted((one + other) / 2 for one in range(count) for other in range(one, count))
+        found = comparison.interval(values)
+        assert math.log(found.low, 1.1) == pytest.approx(means[position - 1])
+        assert math.log(found.high, 1.1) == pytest.approx(means[-position])
+
+
+def test_c15_a_block_that_something_else_disturbed_moves_the_interval_little() -> None:
+    calm = [0.99, 1.0, 1.01] * 5
+    assert comparison.interval([*calm, 0.3]).low > 0.97
 
 
 def test_c15_blocks_run_abba() -> None:

@@ -1,13 +1,16 @@
 """A candidate against a baseline by pairs of blocks: the ratio with its 95 % interval, and what it decides. Pure.
 
-Blocks run in the order A B B A, so that whatever drifts slowly falls on both. A pair's ratio is taken as its logarithm,
-and the interval is Student's: a bootstrap of so few pairs is too narrow. Accepted and rejected both need the whole
-interval on their side of the bound; anything else is UNPROVEN. On the same truth one of the two is wrong in 2.5 % of
-the runs at most, both only where the truth lies on the bound.
+Blocks run in the order A B B A, so that whatever drifts slowly falls on both. The interval is that of Wilcoxon's signed
+ranks (Hodges and Lehmann, Annals of Mathematical Statistics 34, 1963) on the logarithms of the pairs' ratios: exact for any
+noise that falls on both alike, and a block that something else has disturbed moves it little, which a mean is moved by. Accepted
+and rejected both need the whole interval on their side of the bound; anything else is UNPROVEN. On the same truth one of the
+two is wrong in 2.5 % of the runs at most, both only where the truth lies on the bound.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -20,12 +23,8 @@ THROUGHPUT = 0.95
 P95_SECONDS = 0.2
 """The candidate's p95 latency must be below this (the same)."""
 
-# Student's t, two-sided 95 %, by degrees of freedom from 1 (any table of it); more than 30 as 30, which is wider.
-_STUDENT = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
+FEWEST = 6
+"""Of fewer pairs no interval holds 95 %, however alike they are."""
 
 
 class Decision(StrEnum):
@@ -53,15 +52,28 @@ class Interval(Frozen):
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The geometric mean, and its 95 % interval. ValueError for fewer than two values, or one that is not positive."""
-    if len(values) < 2:
-        raise ValueError("an interval needs two pairs of blocks at least")
+    """The pseudo-median of the values and its 95 % interval. ValueError for fewer than six, or one that is not positive."""
+    if len(values) < FEWEST:
+        raise ValueError(f"an interval needs {FEWEST} pairs of blocks at least")
     if min(values) <= 0:
         raise ValueError("a ratio or a time is greater than 0")
     logs = [math.log(value) for value in values]
-    middle = statistics.fmean(logs)
-    half = _STUDENT[min(len(logs) - 1, len(_STUDENT)) - 1] * statistics.stdev(logs) / math.sqrt(len(logs))
-    return Interval(low=math.exp(middle - half), middle=math.exp(middle), high=math.exp(middle + half))
+    means = sorted((one + other) / 2 for number, one in enumerate(logs) for other in logs[number:])
+    cut = _outside(len(logs))
+    return Interval(low=math.exp(means[cut]), middle=math.exp(statistics.median(means)), high=math.exp(means[-1 - cut]))
+
+
+@functools.cache
+def _outside(count: int) -> int:
+    """How many means of two lie outside the interval on each side: the most whose chance is 2.5 % or less."""
+    ways = [1]  # in which signs give each sum of ranks
+    for rank in range(1, count + 1):
+        ways = [
+            (ways[total] if total < len(ways) else 0) + (ways[total - rank] if total >= rank else 0)
+            for total in range(len(ways) + rank)
+        ]
+    chances = itertools.accumulate(number / 2**count for number in ways)
+    return sum(1 for chance in chances if chance <= 0.025) - 1
 
 
 def ratios(baseline: Sequence[float], candidate: Sequence[float]) -> list[float]:
@@ -162,6 +174,7 @@ def abba(pairs: int) -> list[tuple[int, str]]:
 
 
 __all__ = [
+    "FEWEST",
     "P95_SECONDS",
     "THROUGHPUT",
     "Comparison",

@@ -18,6 +18,8 @@ Say = Callable[[str, float], None]
 """What is being done, and which share of it has been."""
 
 WARM_SECONDS = 1.0
+LONGER = 3
+"""A size of the curve is measured once, and so for longer than a block that is compared."""
 GROWTH = 1.2
 """A connection that is held a fifth longer at another pool size is not held independently of the others."""
 
@@ -29,11 +31,13 @@ def compare(plan: LoadPlan, give: Give, say: Say = lambda text, share: None) -> 
     driven: dict[str, list[Measured]] = {"A": [], "B": []}
     give(arrivals(plan, max(pools.values()), seed=plan.seed).model_copy(update={"seconds": WARM_SECONDS}))
     order = comparison.abba(plan.pairs)
-    for number, (pair, variant) in enumerate(order):
-        say(f"pair {pair + 1} of {plan.pairs}, {'baseline' if variant == 'A' else 'candidate'}", number / len(order))
-        seed = plan.seed + pair
-        arriving[variant].append(give(arrivals(plan, pools[variant], seed=seed)))
-        driven[variant].append(give(loop(plan, pools[variant], seed=seed)))
+    for pair in range(plan.pairs):
+        # Blocks that are compared are next to each other: what else the machine does changes between any two.
+        for block, measured in ((arrivals, arriving), (loop, driven)):
+            for variant in (name for number, name in order if number == pair):
+                what = "baseline" if variant == "A" else "candidate"
+                say(f"pair {pair + 1} of {plan.pairs}, {what}", pair / plan.pairs)
+                measured[variant].append(give(block(plan, pools[variant], seed=plan.seed + pair)))
     doubts = dict.fromkeys(
         filter(None, (untrusted(*pair) for name in "AB" for pair in zip(arriving[name], driven[name], strict=True)))
     )
@@ -100,6 +104,11 @@ def _together(parts: Sequence[Measured]) -> Figures:
     )
 
 
+def load_seconds(plan: LoadPlan) -> float:
+    """How long comparison and curve give load at least, without what is between the blocks."""
+    return plan.block_seconds * (4 * plan.pairs + LONGER * (1 + 2 * len(sizes(plan, 0.0))))
+
+
 def sizes(plan: LoadPlan, holding_seconds: float) -> list[int]:
     """The pool sizes of a curve: each a fifth above the one before, from the first that might carry the load.
 
@@ -127,6 +136,7 @@ def curve(
     pooler so far. UpstreamError of a pod that fails.
     """
     largest = max(plan.baseline_pool, plan.candidate_pool)
+    plan = plan.model_copy(update={"block_seconds": LONGER * plan.block_seconds})
     whole = give(arrivals(plan, largest, seed=plan.seed))
     holding = whole.held.mean()
     if not holding:
@@ -200,4 +210,4 @@ def failed_assumption(found: Curve, queued_behind: int, measured: Mapping[int, t
     return f"holding times are exponential: their p95 is {spread:.1f} times their mean, an exponential's 3.0 times"
 
 
-__all__ = ["GROWTH", "Give", "arrivals", "compare", "curve", "failed_assumption", "loop", "sizes"]
+__all__ = ["GROWTH", "Give", "arrivals", "compare", "curve", "failed_assumption", "load_seconds", "loop", "sizes"]

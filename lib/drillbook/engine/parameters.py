@@ -73,7 +73,7 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "hold_ms": _whole(0, 60_000),
     "timeout_seconds": _whole(1, 300),
     "block_seconds": _whole(1, 3600),
-    "pairs": _whole(2, 100),
+    "pairs": _whole(6, 1000),
     "seed": _whole(0, 2**31),
     "search_table": _table,
     "search_from": _instant,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from drillbook import kube as k8s
+from drillbook.connections import measuring
 from drillbook.connections.findings import LoadPlan
 from drillbook.engine.step import Context, Step
 from drillbook.errors import ParameterError
@@ -35,22 +36,9 @@ class ReadLoadPlan(Step[LoadPlan]):
     def do(self, ctx: Context) -> LoadPlan:
         known = {tenant.database: tenant for tenant in ctx.site.tenants}
         tenant = known.get(self.database) if self.database else ctx.site.tenants[0]
-        faults = []
-        if tenant is None:
-            faults.append(f"database: {self.database!r} is no tenant of the profile (it has {', '.join(known)})")
-        seconds = self.pairs * 4 * self.block_seconds
-        if seconds > (limit := ctx.site.limits.total.total_seconds()):
-            faults.append(
-                f"pairs, block_seconds: {seconds} s of load for the comparison alone, and limits.total is {limit:.0f} s"
-            )
-        if faults or tenant is None:
-            raise ParameterError(faults, where="the load")
-        ctx.recorder.note(
-            Facts(test=TestKind(type="connection load on a restored copy, with a real pooler and real pools"))
-        )
-        return LoadPlan(
-            database=tenant.database,
-            role=tenant.app_role,
+        plan = LoadPlan(
+            database=tenant.database if tenant else self.database,
+            role=tenant.app_role if tenant else "",
             baseline_pool=self.baseline_pool,
             candidate_pool=self.candidate_pool,
             pods=self.pods,
@@ -62,6 +50,20 @@ class ReadLoadPlan(Step[LoadPlan]):
             timeout_seconds=float(self.timeout_seconds),
             seed=self.seed,
         )
+        faults = []
+        if tenant is None:
+            faults.append(f"database: {self.database!r} is no tenant of the profile (it has {', '.join(known)})")
+        seconds, limit = measuring.load_seconds(plan), ctx.site.limits.total.total_seconds()
+        if seconds > limit:
+            faults.append(
+                f"pairs, block_seconds: {seconds:.0f} s of load, and limits.total of the profile is {limit:.0f} s"
+            )
+        if faults:
+            raise ParameterError(faults, where="the load")
+        ctx.recorder.note(
+            Facts(test=TestKind(type="connection load on a restored copy, with a real pooler and real pools"))
+        )
+        return plan
 
 
 @dataclass(frozen=True)
