@@ -54,7 +54,7 @@ def test_c15_half_the_connections_are_judged_through_a_real_pooler(drill_lab: Dr
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @needs_pgbouncer
 def test_c15_a_pod_of_the_load_that_dies_ends_the_run_and_leaves_nothing(drill_lab: DrillLab) -> None:
     killed: list[int] = []
