@@ -59,6 +59,11 @@ class Ledger:
         """The entries on the disk, oldest first."""
         return [line.value for line in self._file.lines() if line.value is not None]
 
+    def lines(self) -> tuple[int, str]:
+        """How many lines it has, and the digest of the last one, which stands for all before it; 0 and "" for none."""
+        known = self._file.lines()
+        return (len(known), known[-1].sha256) if known else (0, "")
+
     def opening(self, run_id: str) -> tuple[dict[str, Any], str] | None:
         """The entry that opened a run and the digest of its line, which stands for everything before it."""
         for line in self._file.lines():

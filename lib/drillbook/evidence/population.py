@@ -1,0 +1,219 @@
+"""Every test of a site in a period: planned, run, aborted, unscheduled and repeated ones, from ledger and records alone.
+
+An auditor draws a sample from the whole population, so nothing is left out: a run that was opened and never sealed, one whose
+folder is gone, and a period in which nothing ran each have a row of their own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drillbook.evidence.due import Due, SealedRun, State, due, runs_of
+from drillbook.evidence.ledger import Ledger
+from drillbook.evidence.seal import ATTESTED, RECORD, SUMS
+from drillbook.evidence.verify import verify
+from drillbook.model import Frozen, Instant, parse_instant, show_instant
+from drillbook.profile.schema import Schedule
+
+if TYPE_CHECKING:
+    from drillbook.evidence.trust import Trust
+
+COLUMNS = (
+    "run_id",
+    "runbook",
+    "state",
+    "planned",
+    "period",
+    "verdict",
+    "opened_at",
+    "finished_at",
+    "asked_by",
+    "identity",
+    "approved_by",
+    "recovery_seconds",
+    "recovery_objective_seconds",
+    "recovery_point_seconds",
+    "recovery_point_objective_seconds",
+    "cause",
+    "record_sha256",
+    "signed",
+    "evidence",
+)
+
+
+class Entry(Frozen):
+    """One row: a run, or a period without one. ``nth``: which run of its schedule's period it is, from 1; 0: of none."""
+
+    run_id: str = ""
+    runbook: str
+    state: str
+    period: str = ""
+    nth: int = 0
+    verdict: str = ""
+    opened_at: Instant | None = None
+    finished_at: Instant | None = None
+    asked_by: str = ""
+    identity: str = ""
+    approved_by: str = ""
+    measured: tuple[tuple[str, float | None, float | None, bool | None], ...] = ()  # name, achieved, objective, met
+    cause: str = ""
+    record_sha256: str = ""
+    signed: bool = False
+    altered: str = ""
+
+    @property
+    def planned(self) -> str:
+        """Whether a schedule asked for it."""
+        if not self.period:
+            return "unscheduled"
+        return "repeated" if self.nth > 1 else "planned"
+
+    @property
+    def evidence(self) -> str:
+        """What `verify` says of it."""
+        return self.altered or ("intact" if self.state == "sealed" else "")
+
+    def figure(self, name: str) -> tuple[float | None, float | None]:
+        """Achieved and objective, in seconds; None for what was not measured."""
+        return next(((achieved, wanted) for known, achieved, wanted, _ in self.measured if known == name), (None, None))
+
+
+class Population(Frozen):
+    """The whole of it, with what was due."""
+
+    site: str
+    begins: Instant
+    ends: Instant
+    entries: tuple[Entry, ...]
+    due: tuple[Due, ...]
+    head_sha256: str  # of the ledger's last line
+    lines: int
+
+
+def population(
+    outputs: Path,
+    site: str,
+    schedules: Sequence[Schedule],
+    begins: datetime,
+    ends: datetime,
+    now: datetime,
+    *,
+    trust: Trust | None = None,
+) -> Population:
+    """Every test of ``site`` that began, or was due, from ``begins`` until ``ends``. Reads only."""
+    ledger = Ledger.of(outputs, site)
+    seals = {entry["run_id"]: entry for entry in ledger.entries() if entry.get("kind") == "seal"}
+    opens = [entry for entry in ledger.entries() if entry.get("kind") == "open"]
+    altered = [str(one) for one in verify(outputs, trust=trust) if one.tampered]
+    runs = runs_of(outputs, site, trust)
+    owed = [item for item in due(schedules, runs, min(ends, now)) if item.ends > begins and item.begins < ends]
+    found = []
+    for entry in opens:
+        run = _entry(outputs, entry, seals.get(entry["run_id"]), altered)
+        if run.opened_at and begins <= run.opened_at < ends:
+            found.append(run)
+    placed = [(run.opened_at or begins, _placed(run, owed, runs)) for run in found]
+    placed += [
+        (item.begins, Entry(runbook=item.runbook, state=str(item.state), period=_period(item), nth=1))
+        for item in owed
+        if not item.runs and item.state is not State.WAITING
+    ]
+    placed.sort(key=lambda pair: (pair[0], pair[1].runbook))
+    lines = ledger.lines()
+    return Population(
+        site=site,
+        begins=begins,
+        ends=ends,
+        entries=tuple(entry for _, entry in placed),
+        due=tuple(owed),
+        head_sha256=lines[1],
+        lines=lines[0],
+    )
+
+
+def as_csv(entries: Iterable[Entry]) -> str:
+    """The rows for a spreadsheet; a text that one would take for a formula is quoted."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for one in entries:
+        recovery, point = one.figure("recovery time"), one.figure("recovery point")
+        cells = (
+            one.run_id,
+            one.runbook,
+            one.state,
+            one.planned,
+            one.period,
+            one.verdict,
+            show_instant(one.opened_at) if one.opened_at else "",
+            show_instant(one.finished_at) if one.finished_at else "",
+            one.asked_by,
+            one.identity,
+            one.approved_by,
+            *("" if value is None else f"{value:.1f}" for value in (*recovery, *point)),
+            one.cause,
+            one.record_sha256,
+            "yes" if one.signed else "no",
+            one.evidence,
+        )
+        writer.writerow([f"'{cell}" if cell[:1] in "=+-@\t\r" and cell else cell for cell in cells])
+    return out.getvalue()
+
+
+def _entry(outputs: Path, opened: Mapping[str, Any], sealed: Mapping[str, Any] | None, altered: Sequence[str]) -> Entry:
+    run_id, runbook = str(opened["run_id"]), str(opened["runbook"])
+    folder = outputs / runbook / run_id
+    known: dict[str, Any] = {"run_id": run_id, "runbook": runbook, "opened_at": opened["at"]}
+    wrong = next((words for words in altered if run_id in words), "")
+    if not folder.is_dir():
+        return Entry(**known, state="missing folder", altered=wrong or "its folder is missing")
+    if sealed is None or not (folder / SUMS).exists():
+        return Entry(**known, state="never sealed", altered=wrong)
+    known |= {"state": "sealed", "verdict": sealed.get("verdict") or "none", "altered": wrong}
+    known |= {"record_sha256": str(sealed["record_sha256"])}
+    known |= {"signed": (folder / f"{ATTESTED[0]}.dsse.json").exists()}
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+        return Entry(**known | _of_record(record))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Entry(**known | {"altered": wrong or "its record can't be read"})
+
+
+def _of_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    who, verdict = record["who"], record["verdict"]
+    approvers = [str((one.get("actor") or one).get("username", "")) for one in who["approver"] or ()]
+    return {
+        "opened_at": parse_instant(record["when"]["started_at"]),
+        "finished_at": record["when"]["finished_at"],
+        "asked_by": str((who["actor"] or {}).get("username", "")),
+        "identity": str((who["actor"] or {}).get("strength", "")),
+        "approved_by": ", ".join(name for name in dict.fromkeys(approvers) if name),
+        "measured": tuple(
+            (item["name"], item["achieved_seconds"], item["objective_seconds"], item["met"])
+            for item in record["objectives"]["measured"]
+        ),
+        "cause": (verdict["reasons"] or [""])[0],
+    }
+
+
+def _placed(run: Entry, owed: Sequence[Due], runs: Sequence[SealedRun]) -> Entry:
+    """With the period that it belongs to, and which run of that period it is."""
+    at = run.opened_at
+    mine = next((item for item in owed if at and item.runbook == run.runbook and item.begins <= at < item.ends), None)
+    if mine is None or at is None:
+        return run
+    before = [one for one in runs if one.runbook == run.runbook and mine.begins <= one.started_at < at]
+    return run.model_copy(update={"period": _period(mine), "nth": 1 + len(before)})
+
+
+def _period(item: Due) -> str:
+    return f"{item.every} from {item.begins:%Y-%m-%d %H:%M}"
+
+
+__all__ = ["COLUMNS", "Entry", "Population", "as_csv", "population"]

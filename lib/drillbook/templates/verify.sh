@@ -1,0 +1,71 @@
+#!/bin/sh
+# Verifies one run's evidence without Drillbook: sh verify.sh [PUBLIC-KEY.pem], in the folder where the archive was unpacked.
+# Needs sha256sum, and openssl for the signature. Take the public key from somebody you trust, not from this archive.
+set -eu
+key=${1:-}
+bad=0
+wrong() { echo "WRONG: $*"; bad=1; }
+
+for folder in */; do
+    run=${folder%/}
+    [ -f "$run/SHA256SUMS" ] || continue
+    echo "run $run"
+
+    (cd "$run" && sha256sum --quiet -c SHA256SUMS) || wrong "$run: a file is not what was sealed"
+
+    # Each line of the journal names the digest of the line before it.
+    previous=''
+    number=0
+    while IFS= read -r line; do
+        number=$((number + 1))
+        case $line in
+            *"\"prev\":\"$previous\""*) ;;
+            *) wrong "$run/journal.jsonl line $number does not continue the line before it"; break ;;
+        esac
+        previous=$(printf '%s\n' "$line" | sha256sum | cut -c1-64)
+    done < "$run/journal.jsonl"
+
+    # The ledger's last line here sealed this run, and each line names the one before it.
+    ledger="$run.ledger.jsonl"
+    previous=''
+    number=0
+    last=''
+    while IFS= read -r line; do
+        number=$((number + 1))
+        case $line in
+            *"\"previous\":["*"$previous"*"]"*) ;;
+            *) wrong "$ledger line $number does not continue the line before it"; break ;;
+        esac
+        last=$line
+        previous=$(printf '%s\n' "$line" | sha256sum | cut -c1-64)
+    done < "$ledger"
+    for name in SHA256SUMS record.json; do
+        digest=$(sha256sum "$run/$name" | cut -c1-64)
+        case $last in
+            *"$digest"*) ;;
+            *) wrong "$run/$name is not the one that the ledger sealed" ;;
+        esac
+    done
+
+    if [ ! -f "$run/attestation.pae" ]; then
+        echo "  not signed"
+        continue
+    fi
+    for name in SHA256SUMS record.json journal.jsonl; do
+        digest=$(sha256sum "$run/$name" | cut -c1-64)
+        grep -q "$digest" "$run/attestation.pae" || wrong "$run/$name is not what was signed"
+    done
+    grep -q "$previous" "$run/attestation.pae" || wrong "$ledger: its last line is not the one that was signed"
+    if [ -z "$key" ]; then
+        echo "  signed; the signature was not checked: give the public key"
+    elif openssl pkeyutl -verify -pubin -inkey "$key" -rawin -in "$run/attestation.pae" \
+            -sigfile "$run/attestation.sig" >/dev/null 2>&1 ||
+        openssl dgst -sha256 -verify "$key" -signature "$run/attestation.sig" "$run/attestation.pae" >/dev/null 2>&1; then
+        echo "  signed by this key"
+    else
+        wrong "$run/attestation.sig is not this key's signature"
+    fi
+done
+
+[ "$bad" = 0 ] && echo "intact"
+exit "$bad"

@@ -1,0 +1,210 @@
+"""The auditor's folder: nothing of the population is left out, and each archive is verified by a shell alone."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from evidence_sample import RUNBOOK, SITE, failed, unproven, verified
+from test_evidence_due import day, sealed
+
+from drillbook.cli.app import status
+from drillbook.evidence import Ledger
+from drillbook.evidence.archive import archive
+from drillbook.evidence.population import Entry, as_csv
+from drillbook.evidence.signatures import new_key, sign, signer_of
+from drillbook.evidence.trust import Trust, TrustedKey, write_trust, write_whole
+from drillbook.model import parse_instant
+
+SITES = Path(__file__).parents[2] / "sites"
+
+
+@pytest.fixture(scope="module")
+def year(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half a year: done, repeated until green, a month missing, a failure, one never sealed, one unscheduled, one removed."""
+    home = tmp_path_factory.mktemp("year")
+    private, public, keyid = new_key("ed25519")
+    write_whole(home / "key.pem", private, 0o600)
+    key = TrustedKey(keyid=keyid, public=public, owner="runner", valid_from=parse_instant("2020-01-01T00:00:00Z"))
+    write_trust(home / "trust.yaml", Trust(keys=(key,)))
+    (home / "evidence.pub.pem").write_text(public)
+    outputs, trust = home / "outputs", Trust(keys=(key,))
+    runs = [
+        sealed(outputs, at, events)
+        for at, events in (
+            (day(1, 4), verified),
+            (day(2, 1), failed),
+            (day(2, 2), verified),
+            (day(4, 5), unproven),
+            (day(5, 3), failed),
+            (day(6, 7), verified),
+        )
+    ]
+    for folder in runs:
+        sign(folder, Ledger.of(outputs, SITE), signer_of("file:key.pem", trust, home), trust)
+    Ledger.of(outputs, SITE).open("20260610T100000Z-killed", RUNBOOK)
+    digest = hashlib.sha256((home / "trust.yaml").read_bytes()).hexdigest()
+    profile = {
+        "extends": str(SITES / "synergyflow.yaml"),
+        "name": SITE,
+        "schedules": [{"runbook": RUNBOOK, "every": "month", "within": "8d"}],
+        "evidence": {"trust": "trust.yaml", "trust_sha256": digest},
+    }
+    (home / "site.yaml").write_text(yaml.safe_dump(profile))
+    return home
+
+
+@pytest.fixture
+def home(year: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    copy = Path(shutil.copytree(year, tmp_path / "home"))
+    monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(copy / "outputs"))
+    return copy
+
+
+def written(home: Path, *more: str) -> tuple[int, Path]:
+    to = home / "for-the-auditor"
+    argv = [
+        "evidence",
+        "--site",
+        str(home / "site.yaml"),
+        "--out",
+        str(to),
+        "--from",
+        "2026-01-01",
+        "--to",
+        "2026-07-01",
+    ]
+    return status([*argv, *more]), to
+
+
+def rows(to: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((to / "population.csv").read_text())))
+
+
+def test_i16_the_population_leaves_nothing_out(home: Path) -> None:
+    code, to = written(home)
+    found = rows(to)
+    assert code == 0
+    by_month = {row["opened_at"][5:7] or row["period"][-11:-9]: row for row in found}
+    assert [row["verdict"] for row in found if row["opened_at"][5:7] == "02"] == ["FAILED", "VERIFIED"]
+    assert [row["planned"] for row in found if row["opened_at"][5:7] == "02"] == ["planned", "repeated"]
+    assert (by_month["03"]["state"], by_month["03"]["run_id"]) == ("missing", "")
+    assert (by_month["04"]["verdict"], by_month["05"]["verdict"]) == ("UNPROVEN", "FAILED")
+    assert by_month["05"]["cause"].startswith("amcheck")
+    assert {row["signed"] for row in found if row["state"] == "sealed"} == {"yes"}
+    assert float(by_month["01"]["recovery_seconds"]) == 253.6
+    assert float(by_month["01"]["recovery_objective_seconds"]) == 3600
+    page = (to / "summary.html").read_text()
+    for words in ("3 of 6 tests that were due are done", "1 failed", "1 missing", "1 unproven", "What was not tested"):
+        assert words in page, words
+    assert "complies" not in page and "http" not in page.partition("<main>")[2]
+    assert {path.stem for path in (to / "runs").iterdir()} == {
+        row["run_id"] for row in found if row["state"] == "sealed"
+    }
+
+
+def test_i16_a_run_that_was_opened_long_ago_and_vanished_has_a_row(home: Path) -> None:
+    gone = next((home / "outputs" / RUNBOOK).glob("20260607*"))
+    shutil.rmtree(gone)
+    to = home / "for-the-auditor"
+    argv = [
+        "evidence",
+        "--site",
+        str(home / "site.yaml"),
+        "--out",
+        str(to),
+        "--from",
+        "2026-01-01",
+        "--to",
+        "2030-01-01",
+    ]
+    assert status(argv) == 1
+    states = {row["run_id"]: row for row in rows(to)}
+    assert states[gone.name]["state"] == "missing folder" and "sealed as VERIFIED" in states[gone.name]["evidence"]
+    assert states["20260610T100000Z-killed"]["state"] == "missing folder"
+
+
+def unpacked(home: Path, folder: Path) -> Path:
+    place = home / "unpacked"
+    with tarfile.open(fileobj=io.BytesIO(archive(folder, Ledger.of(home / "outputs", SITE)))) as tar:
+        tar.extractall(place, filter="data")
+    return place
+
+
+def run_of(home: Path) -> Path:
+    return next((home / "outputs" / RUNBOOK).glob("20260202*"))
+
+
+def shell(place: Path, *key: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sh", "verify.sh", *key], cwd=place, capture_output=True, text=True)
+
+
+def test_i16_an_archive_is_the_same_to_the_byte_and_a_shell_verifies_it(home: Path) -> None:
+    folder, ledger = run_of(home), Ledger.of(home / "outputs", SITE)
+    first = archive(folder, ledger)
+    for path in folder.iterdir():
+        path.touch()
+        path.chmod(0o600)
+    assert archive(folder, ledger) == first
+    place = unpacked(home, folder)
+    done = shell(place, str(home / "evidence.pub.pem"))
+    assert (done.returncode, done.stdout.splitlines()[-2:]) == (0, ["  signed by this key", "intact"]), done
+    assert "was not checked" in shell(place).stdout
+
+
+def edited(name: str, old: bytes, new: bytes) -> Callable[[Path, str], None]:
+    def change(place: Path, run: str) -> None:
+        path = place / name.format(run=run)
+        data = path.read_bytes()
+        assert old in data, name
+        path.write_bytes(data.replace(old, new, 1))
+
+    return change
+
+
+WAYS = {
+    "a file": (edited("{run}/record.json", b"VERIFIED", b"verified"), "a file is not what was sealed"),
+    "the journal": (edited("{run}/journal.jsonl", b'"seq":4', b'"seq":40'), "does not continue the line before it"),
+    "the ledger": (edited("{run}.ledger.jsonl", b"VERIFIED", b"verified"), "ledger.jsonl"),
+    "the sums": (edited("{run}/SHA256SUMS", b"record", b"recorD"), "is not the one that the ledger sealed"),
+    "the signature": (
+        lambda place, run: (place / run / "attestation.sig").write_bytes(b"0" * 64) and None,
+        "is not this key's signature",
+    ),
+    "the signed bytes": (edited("{run}/attestation.pae", b"VERIFIED", b"verified"), "is not this key's signature"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_i16_the_shell_names_what_was_changed(home: Path, way: str) -> None:
+    folder = run_of(home)
+    place = unpacked(home, folder)
+    change, said = WAYS[way]
+    change(place, folder.name)
+    done = shell(place, str(home / "evidence.pub.pem"))
+    assert done.returncode == 1 and said in done.stdout, done.stdout
+
+
+def test_i16_the_shell_takes_no_other_key(home: Path) -> None:
+    (home / "other.pem").write_text(new_key("ed25519")[1])
+    assert shell(unpacked(home, run_of(home)), str(home / "other.pem")).returncode == 1
+
+
+def test_i16_a_cell_is_no_formula_and_a_folder_is_never_mixed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = as_csv([Entry(runbook="x", state="sealed", cause="=HYPERLINK(1)", asked_by="+a", approved_by="@b")])
+    assert "'=HYPERLINK(1)" in text and "'+a" in text and "'@b" in text
+    _, to = written(home)
+    before = sorted(path.name for path in to.rglob("*"))
+    assert written(home)[0] == 4 and sorted(path.name for path in to.rglob("*")) == before
+    argv = ["evidence", "--site", str(home / "site.yaml"), "--out", str(home / "x")]
+    assert status([*argv, "--from", "2026-07-01", "--to", "2026-01-01"]) == 4
+    assert status([*argv, "--from", "once", "--to", "later"]) == 4
+    assert "--from" in capsys.readouterr().err and not (home / "x").exists()
