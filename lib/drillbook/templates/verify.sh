@@ -4,6 +4,7 @@
 set -eu
 key=${1:-}
 bad=0
+unchecked=0
 wrong() { echo "WRONG: $*"; bad=1; }
 
 for folder in */; do
@@ -58,6 +59,9 @@ for folder in */; do
     grep -q "$previous" "$run/attestation.pae" || wrong "$ledger: its last line is not the one that was signed"
     if [ -z "$key" ]; then
         echo "  signed; the signature was not checked: give the public key"
+    elif ! command -v openssl >/dev/null 2>&1; then
+        echo "  signed; the signature was not checked: there is no openssl here"
+        unchecked=1
     elif openssl pkeyutl -verify -pubin -inkey "$key" -rawin -in "$run/attestation.pae" \
             -sigfile "$run/attestation.sig" >/dev/null 2>&1 ||
         openssl dgst -sha256 -verify "$key" -signature "$run/attestation.sig" "$run/attestation.pae" >/dev/null 2>&1; then
@@ -67,5 +71,6 @@ for folder in */; do
     fi
 done
 
-[ "$bad" = 0 ] && echo "intact"
-exit "$bad"
+[ "$bad" = 0 ] || exit 1
+[ "$unchecked" = 0 ] || exit 2
+echo "intact"
