@@ -124,6 +124,8 @@ class Listener:
             task.cancel()
             _abort(front)  # nobody is behind it yet who could close it
         await asyncio.gather(*opening, return_exceptions=True)
+        for front in list(self._pairs):  # whoever was connected while the listening ended
+            _abort(front)
 
     def accepted(self, front: _Side) -> None:
         """A client has come."""

@@ -154,13 +154,20 @@ with Pods(2, target, ["SELECT pg_sleep(60)"]) as pods:
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_c15_pods_end_with_whatever_started_them(target: PoolTarget, ending: signal.Signals) -> None:
-    parent = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(_PARENT)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    )
+    ) as parent:
+        try:
+            _ends(parent, target, ending)
+        finally:
+            parent.kill()
+
+
+def _ends(parent: subprocess.Popen[str], target: PoolTarget, ending: signal.Signals) -> None:
     assert parent.stdin is not None and parent.stdout is not None
     address = [target.address.host, target.address.port]
     parent.stdin.write(json.dumps({"address": address, "who": [ROLE, "loaded", PASSWORD]}) + "\n")
@@ -173,8 +180,6 @@ def test_c15_pods_end_with_whatever_started_them(target: PoolTarget, ending: sig
     while any(map(_runs, pids)):
         assert time.monotonic() < deadline, "a pod outlived its parent"
         time.sleep(0.05)
-    parent.stdin.close()
-    parent.stdout.close()
 
 
 def _runs(pid: int) -> bool:

@@ -91,6 +91,7 @@ class Pods:
         ]
         limit = block.seconds + block.timeout_seconds + _PATIENCE_SECONDS
         watch = threading.Timer(limit, self._kill)
+        watch.daemon = True  # an interrupt that comes before the block begins must not wait for it
         watch.start()
         try:
             for (process, _), part in zip(self._running, parts, strict=True):
