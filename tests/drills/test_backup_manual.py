@@ -72,6 +72,7 @@ def backups(lab: DrillLab) -> set[str]:
     return {item["metadata"]["name"] for item in lab.admin.list(k8s.BACKUP, lab.site.cluster.namespace)}
 
 
+@pytest.mark.long
 def test_a_backup_is_read_back_from_the_bucket_and_announced(drill_lab: DrillLab) -> None:
     known = backups(drill_lab)
     with webhook(drill_lab, 200) as (told, section):

@@ -238,6 +238,7 @@ def volume_of(pod: Pod, capacity: int) -> Path:
     return folder
 
 
+@pytest.mark.soak
 def test_a_volume_that_cant_hold_the_base_backup(site: Site, copies: Any) -> None:
     """What earlier attempts left aside counts, and so does a sparse file's length."""
     copy = copies()

@@ -114,6 +114,7 @@ def test_the_heir_knows_who_was_primary(lab: RunningLab, home: str) -> None:
     until(lambda: cluster.pod(1) is None and cluster.pod(2) is None)
 
 
+@pytest.mark.soak
 def test_a_claim_grows_and_does_not_shrink(lab: RunningLab, home: str) -> None:
     claim = {
         "apiVersion": "v1",

@@ -56,6 +56,7 @@ def test_it_marks_what_it_holds_and_changes_nothing(backend: Workload, declared:
     until(lambda: status(backend)["health"]["status"] == "Healthy")
 
 
+@pytest.mark.soak
 def test_what_somebody_else_changes_is_undone_until_it_is_paused(backend: Workload, declared: Path) -> None:
     backend.scale(0)
     until(lambda: backend.object["spec"]["replicas"] == 3)
@@ -90,6 +91,7 @@ def test_the_folder_is_what_counts(backend: Workload, declared: Path) -> None:
     until(lambda: backend.settled(3))
 
 
+@pytest.mark.soak
 def test_by_hand_it_syncs_once(backend: Workload, declared: Path) -> None:
     automated(backend, None)
     until(lambda: "automated" not in backend.lab.get(APP)["spec"]["syncPolicy"])

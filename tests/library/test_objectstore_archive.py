@@ -147,6 +147,7 @@ def test_the_commits_are_those_that_pg_waldump_sees(site: Site, tmp_path: Path, 
         assert site.prepared_xid in {c.xid for c in ours}
 
 
+@pytest.mark.long
 def test_what_was_deleted_and_dropped_is_what_pg_waldump_sees(site: Site, tmp_path: Path) -> None:
     names = [name for name in wal_names(site.store, NAME).names() if name.startswith("00000001")]
     for name, data in site.read(names):
