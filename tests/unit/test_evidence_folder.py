@@ -18,7 +18,7 @@ from test_evidence_due import day, sealed
 
 from drillbook.cli.app import status
 from drillbook.evidence import Ledger
-from drillbook.evidence.archive import archive
+from drillbook.evidence.archive import archive, lines_by_run
 from drillbook.evidence.population import Entry, as_csv
 from drillbook.evidence.signatures import new_key, sign, signer_of
 from drillbook.evidence.trust import Trust, TrustedKey, write_trust, write_whole
@@ -135,7 +135,7 @@ def test_i16_a_run_that_was_opened_long_ago_and_vanished_has_a_row(home: Path) -
 
 def unpacked(home: Path, folder: Path) -> Path:
     place = home / "unpacked"
-    with tarfile.open(fileobj=io.BytesIO(archive(folder, Ledger.of(home / "outputs", SITE)))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(archive(folder, lines_by_run(Ledger.of(home / "outputs", SITE))))) as tar:
         tar.extractall(place, filter="data")
     return place
 
@@ -150,12 +150,12 @@ def shell(place: Path, *key: str) -> subprocess.CompletedProcess[str]:
 
 @NEEDS_OPENSSL
 def test_i16_an_archive_is_the_same_to_the_byte_and_a_shell_verifies_it(home: Path) -> None:
-    folder, ledger = run_of(home), Ledger.of(home / "outputs", SITE)
-    first = archive(folder, ledger)
+    folder, lines = run_of(home), lines_by_run(Ledger.of(home / "outputs", SITE))
+    first = archive(folder, lines)
     for path in folder.iterdir():
         path.touch()
         path.chmod(0o600)
-    assert archive(folder, ledger) == first
+    assert archive(folder, lines) == first
     place = unpacked(home, folder)
     done = shell(place, str(home / "evidence.pub.pem"))
     assert (done.returncode, done.stdout.splitlines()[-2:]) == (0, ["  signed by this key", "intact"]), done
@@ -166,7 +166,7 @@ def test_i16_without_openssl_the_shell_says_that_the_signature_was_not_checked(h
     place = unpacked(home, run_of(home))
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name in ("sh", "sha256sum", "cut", "grep"):
+    for name in ("sh", "sha256sum", "cut", "grep", "tail"):
         (tools / name).symlink_to(str(shutil.which(name)))
     argv = ["sh", "verify.sh", str(home / "evidence.pub.pem")]
     done = subprocess.run(argv, cwd=place, capture_output=True, text=True, env={"PATH": str(tools)})
@@ -186,7 +186,10 @@ def edited(name: str, old: bytes, new: bytes) -> Callable[[Path, str], None]:
 WAYS = {
     "a file": (edited("{run}/record.json", b"VERIFIED", b"verified"), "a file is not what was sealed"),
     "the journal": (edited("{run}/journal.jsonl", b'"seq":4', b'"seq":40'), "does not continue the line before it"),
-    "the ledger": (edited("{run}.ledger.jsonl", b"VERIFIED", b"verified"), "ledger.jsonl"),
+    "the ledger": (
+        edited("{run}.ledger.jsonl", b"VERIFIED", b"verified"),
+        "its last line is not the one that was signed",
+    ),
     "the sums": (edited("{run}/SHA256SUMS", b"record", b"recorD"), "is not the one that the ledger sealed"),
     "the signature": (
         lambda place, run: (place / run / "attestation.sig").write_bytes(b"0" * 64) and None,
@@ -205,6 +208,21 @@ def test_i16_the_shell_names_what_was_changed(home: Path, way: str) -> None:
     change(place, folder.name)
     done = shell(place, str(home / "evidence.pub.pem"))
     assert done.returncode == 1 and said in done.stdout, done.stdout
+
+
+def test_i16_with_the_whole_ledger_the_shell_names_a_line_that_was_removed(home: Path) -> None:
+    _, to = written(home)
+    place = unpacked(home, run_of(home))
+    whole = place / "ledger.jsonl"
+    shutil.copy(to / "ledger.jsonl", whole)
+    done = shell(place, "", "ledger.jsonl")
+    assert done.returncode == 0 and "ledger: 13 lines" in done.stdout, done.stdout
+    lines = whole.read_bytes().splitlines(keepends=True)
+    whole.write_bytes(b"".join(lines[:2] + lines[4:]))
+    done = shell(place, "", "ledger.jsonl")
+    assert done.returncode == 1 and "line 3 does not continue the line before it" in done.stdout
+    whole.write_bytes(b"".join(lines[:3]))
+    assert "the whole ledger has no such line" in shell(place, "", "ledger.jsonl").stdout
 
 
 @NEEDS_OPENSSL

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from drillbook.errors import EvidenceError, ParameterError
 from drillbook.evidence import Ledger
-from drillbook.evidence.archive import archive
+from drillbook.evidence.archive import archive, lines_by_run
 from drillbook.evidence.population import as_csv, population
 from drillbook.evidence.seal import RECORD
 from drillbook.evidence.trust import Trust, write_whole
@@ -40,6 +40,7 @@ def write_evidence(
         raise ParameterError(faults, where="drillbook evidence", todo="Nothing was written.")
     found = population(outputs, profile.name, profile.schedules, begins, ends, datetime.now(UTC), trust=trust)
     ledger = Ledger.of(outputs, profile.name)
+    lines = lines_by_run(ledger)
     not_tested: dict[str, None] = {}
     kept = 0
     for one in found.entries:
@@ -47,7 +48,7 @@ def write_evidence(
         if not one.run_id or not folder.is_dir():
             continue
         try:
-            data = archive(folder, ledger)
+            data = archive(folder, lines)
         except EvidenceError:
             continue  # never sealed: its row says so
         write_whole(to / "runs" / f"{one.run_id}.tar", data, 0o644)
@@ -64,6 +65,8 @@ def write_evidence(
     )
     page = summary.html(found, not_tested=list(not_tested), controls=profile.controls, trust=said)
     write_whole(to / "population.csv", as_csv(found.entries).encode(), 0o644)
+    if ledger.path.exists():
+        write_whole(to / "ledger.jsonl", ledger.path.read_bytes(), 0o644)
     for key in trust.keys if trust else ():
         write_whole(to / f"evidence-{key.keyid[:12]}.pub.pem", key.public.encode(), 0o644)
     write_whole(to / "summary.html", page.encode(), 0o644)  # last: a folder with it is whole

@@ -1,13 +1,15 @@
 """One run as one file that others can keep and verify: a tar that is the same to the byte whoever makes it.
 
-It holds the run's folder, the ledger up to and with the line that sealed the run, and ``verify.sh``, which needs a POSIX
-shell, ``sha256sum`` and, for the signature, ``openssl``: nothing of Drillbook.
+It holds the run's folder, the ledger's lines about this run, the last of which sealed it, and ``verify.sh``, which needs a
+POSIX shell, ``sha256sum`` and, for the signature, ``openssl``: nothing of Drillbook. The whole ledger, which shows that no
+other run was removed, stands beside the archives once.
 """
 
 from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -18,15 +20,28 @@ from drillbook.evidence.ledger import Ledger
 SCRIPT = "verify.sh"
 
 
-def archive(run_dir: Path, ledger: Ledger) -> bytes:
-    """The run's tar: names sorted, no times, owners or modes of this machine. EvidenceError: it is not sealed."""
-    sealed = ledger.sealing(run_dir.name)
-    if sealed is None:
+def lines_by_run(ledger: Ledger) -> dict[str, list[bytes]]:
+    """The ledger's lines as they are stored, by the run that they are about; those of a run end with the one that sealed it."""
+    found: dict[str, list[bytes]] = {}
+    sealed: set[str] = set()
+    for line in read_lines(ledger.path.read_bytes())[0] if ledger.path.exists() else ():
+        run_id = str((line.value or {}).get("run_id"))
+        if line.value is not None and run_id not in sealed:
+            found.setdefault(run_id, []).append(line.raw + b"\n")
+            sealed |= {run_id} if line.value.get("kind") == "seal" else set()
+    return {run_id: lines for run_id, lines in found.items() if run_id in sealed}
+
+
+def archive(run_dir: Path, lines: Mapping[str, list[bytes]]) -> bytes:
+    """The run's tar: names sorted, no times, owners or modes of this machine. ``lines``: as `lines_by_run` has them.
+
+    EvidenceError: the run is not sealed.
+    """
+    if run_dir.name not in lines:
         raise EvidenceError(f"run {run_dir.name} is not sealed", todo="`drillbook finish` or `cleanup` seals it.")
     files = {path.relative_to(run_dir).as_posix(): path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
-    lines, _ = read_lines(ledger.path.read_bytes())
     files = {f"{run_dir.name}/{name}": data for name, data in files.items()}
-    files[f"{run_dir.name}.ledger.jsonl"] = b"".join(line.raw + b"\n" for line in lines[: sealed[2]])
+    files[f"{run_dir.name}.ledger.jsonl"] = b"".join(lines[run_dir.name])
     files[SCRIPT] = script()
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -42,4 +57,4 @@ def script() -> bytes:
     return resources.files("drillbook").joinpath("templates", SCRIPT).read_bytes()
 
 
-__all__ = ["SCRIPT", "archive", "script"]
+__all__ = ["SCRIPT", "archive", "lines_by_run", "script"]

@@ -1,8 +1,10 @@
 #!/bin/sh
-# Verifies one run's evidence without Drillbook: sh verify.sh [PUBLIC-KEY.pem], in the folder where the archive was unpacked.
-# Needs sha256sum, and openssl for the signature. Take the public key from somebody you trust, not from this archive.
+# Verifies runs without Drillbook: sh verify.sh [PUBLIC-KEY.pem [LEDGER.jsonl]], in the folder where archives were unpacked.
+# Needs sha256sum, and openssl for the signature. Take the public key from somebody you trust, not from an archive.
+# With the site's whole ledger it is also shown that each run's seal is in it, and that no line of it was changed or removed.
 set -eu
 key=${1:-}
+whole=${2:-}
 bad=0
 unchecked=0
 wrong() { echo "WRONG: $*"; bad=1; }
@@ -26,20 +28,11 @@ for folder in */; do
         previous=$(printf '%s\n' "$line" | sha256sum | cut -c1-64)
     done < "$run/journal.jsonl"
 
-    # The ledger's last line here sealed this run, and each line names the one before it.
+    # The last line here sealed this run.
     ledger="$run.ledger.jsonl"
-    previous=''
-    number=0
-    last=''
-    while IFS= read -r line; do
-        number=$((number + 1))
-        case $line in
-            *"\"previous\":["*"$previous"*"]"*) ;;
-            *) wrong "$ledger line $number does not continue the line before it"; break ;;
-        esac
-        last=$line
-        previous=$(printf '%s\n' "$line" | sha256sum | cut -c1-64)
-    done < "$ledger"
+    last=$(tail -n 1 "$ledger")
+    previous=$(printf '%s\n' "$last" | sha256sum | cut -c1-64)
+    [ -z "$whole" ] || grep -qxF -- "$last" "$whole" || wrong "$ledger: the whole ledger has no such line"
     for name in SHA256SUMS record.json; do
         digest=$(sha256sum "$run/$name" | cut -c1-64)
         case $last in
@@ -70,6 +63,20 @@ for folder in */; do
         wrong "$run/attestation.sig is not this key's signature"
     fi
 done
+
+if [ -n "$whole" ]; then
+    previous=''
+    number=0
+    while IFS= read -r line; do
+        number=$((number + 1))
+        case $line in
+            *"\"previous\":["*"$previous"*"]"*) ;;
+            *) wrong "$whole line $number does not continue the line before it"; break ;;
+        esac
+        previous=$(printf '%s\n' "$line" | sha256sum | cut -c1-64)
+    done < "$whole"
+    echo "ledger: $number lines, the last one's SHA-256 is $previous"
+fi
 
 [ "$bad" = 0 ] || exit 1
 [ "$unchecked" = 0 ] || exit 2
