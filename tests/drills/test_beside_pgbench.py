@@ -70,6 +70,10 @@ def commits(lab: DrillLab) -> int:
 
 def verified(lab: DrillLab) -> None:
     drill = drilled(lab)
+    if drill.verdict == "UNPROVEN" and "in the middle of a commit" in drill.said:
+        # On a machine that is never quiet one moment in twenty-five has no place in the WAL. The drill says so, claims
+        # nothing, and asks to be run again.
+        drill = drilled(lab)
     assert (drill.code, drill.verdict) == (0, "VERIFIED"), drill.said
     rows = drill.check("rows: synergyflow")
     assert rows["verdict"] == "VERIFIED" and rows["observed"].startswith("10 of 10 tables equal")
