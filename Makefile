@@ -20,8 +20,8 @@ endef
 # Two at a time, a file's tests together, since they share a lab; in the order of the folders, which begins with the
 # whole drills: sorted by number of tests these would come last, and one of the two would be idle.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
-# The long ones begin with the library's, which are one test of many minutes, and end with the lab's, of a minute each.
-LONG := tests/library/ $(filter-out tests/library/,$(sort $(wildcard tests/*/)))
+# The long ones begin with the two folders that are one file of many minutes, and end with the lab's, of a minute each.
+LONG := tests/library/ tests/oracle/ $(filter-out tests/library/ tests/oracle/,$(sort $(wildcard tests/*/)))
 
 export JUPYTER_PLATFORM_DIRS := 1
 # Where the tests' labs come from prepared images: the first of a kind builds one, the others start from it.
