@@ -21,7 +21,8 @@ from drillbook.evidence import Ledger
 from drillbook.evidence.archive import archive, lines_by_run
 from drillbook.evidence.population import Entry, as_csv
 from drillbook.evidence.signatures import new_key, sign, signer_of
-from drillbook.evidence.trust import Trust, TrustedKey, write_trust, write_whole
+from drillbook.evidence.trust import Trust, TrustedKey, write_trust
+from drillbook.evidence.writing import write_whole
 from drillbook.model import parse_instant
 
 NEEDS_OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not on this machine")

@@ -288,6 +288,19 @@ def test_i16_what_was_changed_without_the_key_is_named(outputs: Path, trust: Tru
         require_intact(verify(outputs, trust=trust))
 
 
+def test_i16_a_signing_that_was_killed_is_done_again(outputs: Path, home: Path, trust: Trust) -> None:
+    """The attestation's envelope is written last: without it the run counts as not signed."""
+    for kept in (0, 2, 4):
+        names = [
+            f"{name}.{suffix}" for name in ("test-result", "attestation") for suffix in ("pae", "sig", "dsse.json")
+        ]
+        for name in names[kept:]:
+            (outputs / FOLDER / name).unlink(missing_ok=True)
+        assert any("is not signed" in line for line in told(outputs, trust))
+        signed(outputs, home, RUN_ID)
+        assert verify(outputs, trust=trust) == []
+
+
 @pytest.fixture
 def one(tmp_path: Path) -> tuple[Path, Path]:
     """One sealed run, and a key."""

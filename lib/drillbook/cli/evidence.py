@@ -13,7 +13,8 @@ from drillbook.evidence import Ledger
 from drillbook.evidence.archive import archive, lines_by_run
 from drillbook.evidence.population import as_csv, population
 from drillbook.evidence.seal import RECORD
-from drillbook.evidence.trust import Trust, write_whole
+from drillbook.evidence.trust import Trust
+from drillbook.evidence.writing import write_whole
 from drillbook.profile import load_site
 from drillbook.report import summary
 

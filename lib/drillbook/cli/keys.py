@@ -12,7 +12,8 @@ from rich.text import Text
 from drillbook.errors import ParameterError
 from drillbook.evidence import Ledger, require_intact, verify
 from drillbook.evidence.signatures import new_key, sign, signer_of
-from drillbook.evidence.trust import Trust, TrustedKey, load_trust, write_trust, write_whole
+from drillbook.evidence.trust import Trust, TrustedKey, load_trust, write_trust
+from drillbook.evidence.writing import write_whole
 from drillbook.model import show_instant
 from drillbook.profile import load_site
 

@@ -1,8 +1,8 @@
-"""One run as one file that others can keep and verify: a tar that is the same to the byte whoever makes it.
+"""One run as one file that others can keep and verify: a tar that is the same to the byte on every machine.
 
 It holds the run's folder, the ledger's lines about this run, the last of which sealed it, and ``verify.sh``, which needs a
 POSIX shell, ``sha256sum`` and, for the signature, ``openssl``: nothing of Drillbook. The whole ledger, which shows that no
-other run was removed, stands beside the archives once.
+other run was removed, is next to the archives once.
 """
 
 from __future__ import annotations

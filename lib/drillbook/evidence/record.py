@@ -47,7 +47,7 @@ ABSENT = {
     "deviations.retest": "no retest is linked",
     "controls.valid_until": "the profile sets no validity",
     "controls.next_due": "the schedule is not known to the run",
-    "artefacts.signature": "a signature is about the record and so not in it: attestation.dsse.json is beside it where the profile names a key",
+    "artefacts.signature": "a signature is about the record and so not in it: attestation.dsse.json is next to it where the profile names a key",
     "circumstances.clocks": "the clocks were not compared",
     "circumstances.archive_lag": "the archive lag was not measured",
     "circumstances.sampling": "nothing was sampled: the chosen tables were read in full",

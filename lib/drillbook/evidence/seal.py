@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drillbook.errors import Changed, EvidenceTampered, EvidenceUnwritable
+from drillbook.errors import Changed, EvidenceTampered
 from drillbook.evidence.canonical import canonical, sha256, sha256_file
 from drillbook.evidence.journal import Journal
 from drillbook.evidence.ledger import Ledger
 from drillbook.evidence.record import record
+from drillbook.evidence.writing import write_whole
 from drillbook.model import Verdict
 from drillbook.profile.schema import EvidenceSettings
 
@@ -121,26 +122,4 @@ def _changed(run_dir: Path, what: str) -> EvidenceTampered:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Put a file in its place as a whole or not at all, on the disk before this returns."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        try:
-            part.unlink(missing_ok=True)
-        except OSError:
-            pass
-        raise EvidenceUnwritable(
-            f"{path} can't be written: {error.strerror}",
-            todo="Make room for it, then seal again with `drillbook finish`.",
-            changed=Changed.UNKNOWN,
-        ) from error
+    write_whole(path, data, todo="Make room for it, then seal again with `drillbook finish`.", changed=Changed.UNKNOWN)

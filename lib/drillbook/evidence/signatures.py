@@ -1,4 +1,4 @@
-"""Signatures over a sealed run: DSSE envelopes, and beside each what was signed and the bare signature, for ``openssl``.
+"""Signatures over a sealed run: DSSE envelopes, and next to each what was signed and the bare signature, for ``openssl``.
 
 In the run's folder, outside of ``SHA256SUMS`` because they are about it: ``attestation.dsse.json`` (the envelope),
 ``attestation.pae`` (the bytes that were signed), ``attestation.sig``; the same three of ``test-result``.
@@ -27,7 +27,8 @@ from drillbook.evidence.canonical import canonical, sha256_file
 from drillbook.evidence.ledger import Ledger
 from drillbook.evidence.seal import ATTESTED, JOURNAL, RECORD, SUMS
 from drillbook.evidence.statements import PAYLOAD_TYPE, statements
-from drillbook.evidence.trust import Trust, TrustedKey, load_trust, write_whole
+from drillbook.evidence.trust import Trust, TrustedKey, load_trust
+from drillbook.evidence.writing import write_whole
 from drillbook.model import parse_instant
 from drillbook.profile.schema import EvidenceSettings
 
@@ -107,7 +108,8 @@ def sign(run_dir: Path, ledger: Ledger, signer: Signer, trust: Trust) -> list[Pa
     subjects = {name: sha256_file(run_dir / name) for name in SUBJECTS}
     place = {"site": record["system"]["site"], "seal_sha256": line_sha256}
     written = []
-    for name, (_, payload) in statements(record, subjects, place).items():
+    # The attestation's envelope is the last file of all: a signing that was killed before it is simply done again.
+    for name, (_, payload) in reversed(statements(record, subjects, place).items()):
         envelope = Envelope(payload, PAYLOAD_TYPE, {})
         try:
             signature = envelope.sign(signer)
@@ -116,7 +118,6 @@ def sign(run_dir: Path, ledger: Ledger, signer: Signer, trust: Trust) -> list[Pa
                 f"the key did not sign: {type(error).__name__}: {error}",
                 todo="The run is sealed and keeps; `drillbook seal RUN` signs it once the key answers.",
             ) from error
-        # The envelope last: it is there only when the other two are.
         for suffix, data in (
             ("pae", envelope.pae()),
             ("sig", bytes.fromhex(signature.signature)),
@@ -153,9 +154,9 @@ def checked(
             )
             continue
         for suffix, data in (("pae", envelope.pae()), ("sig", _signature(envelope))):
-            beside = run_dir / f"{name}.{suffix}"
-            if not beside.is_file() or beside.read_bytes() != data:
-                faults.append((beside.name, f"is not what {path.name} holds"))
+            bare = run_dir / f"{name}.{suffix}"
+            if not bare.is_file() or bare.read_bytes() != data:
+                faults.append((bare.name, f"is not what {path.name} holds"))
         key = next((known for keyid in envelope.signatures if (known := trust.key(keyid))), None)
         if key is None:
             ids = ", ".join(keyid[:12] for keyid in envelope.signatures) or "none"

@@ -5,7 +5,6 @@ A key is never trusted because a run's folder names it: only this file says so, 
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,8 +15,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import ValidationError, model_validator
 from securesystemslib.signer import SSlibKey
 
-from drillbook.errors import Changed, EvidenceUnwritable, ParameterError
+from drillbook.errors import ParameterError
 from drillbook.evidence.canonical import sha256
+from drillbook.evidence.writing import write_whole
 from drillbook.model import Frozen, Instant, show_instant
 
 EVIDENCE = "evidence"
@@ -128,22 +128,4 @@ def write_trust(path: Path, trust: Trust) -> str:
     return sha256(data)
 
 
-def write_whole(path: Path, data: bytes, mode: int) -> None:
-    """Write a file as a whole or not at all, with these rights; EvidenceUnwritable."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise EvidenceUnwritable(
-            f"{path} can't be written: {error.strerror}", todo="Name a folder with room.", changed=Changed.NOTHING
-        ) from error
-
-
-__all__ = ["EVIDENCE", "Trust", "TrustedKey", "load_trust", "public_key", "write_trust", "write_whole"]
+__all__ = ["EVIDENCE", "Trust", "TrustedKey", "load_trust", "public_key", "write_trust"]

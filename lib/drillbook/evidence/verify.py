@@ -12,7 +12,7 @@
 9. Every run in a folder that isn't a plan is in its site's ledger.
 10. Each line of a journal that the ledger names, at a gate or at the close, is still there.
 11. With a trust file: every run that was sealed since its first key counts is signed by one of its keys, over these files
-    and over the ledger's line that sealed the run; ``openssl`` can check the same with the files beside the envelope.
+    and over the ledger's line that sealed the run; ``openssl`` can check the same with the files next to the envelope.
 
 One thing can't be seen from one copy alone: that the *end* of the ledger was cut off together with the folders of those
 runs. So the report shows the digest of the ledger's line before the run: keep it elsewhere, in a ticket for instance.

@@ -17,7 +17,7 @@ from drillbook.steps.connections.pooler_watch import PoolerSeen, PoolerWatch
 
 
 class LoadCompared(Compared):
-    """Both variants, with what the pooler said meanwhile and how it was reached."""
+    """Both variants, with what the pooler said in that time and how it was reached."""
 
     pooler: PoolerSeen
     reached: str
@@ -28,7 +28,7 @@ class LoadCompared(Compared):
 
 
 class LoadCurve(Curve):
-    """The curve, with what the pooler said meanwhile."""
+    """The curve, with what the pooler said in that time."""
 
     pooler: PoolerSeen
 
