@@ -85,6 +85,7 @@ def test_a_drill_can_be_stepped_through_by_hand_and_sealed(browser_lab: DrillLab
     (tmp_path / "runbooks").mkdir()
     copy = tmp_path / "runbooks" / NOTEBOOK.name
     shutil.copy(NOTEBOOK, copy)
+    before = set(browser_lab.folders())
 
     with jupyter(tmp_path, environment(browser_lab), f"runbooks/{NOTEBOOK.name}") as address, opened(address) as page:
         set_mode(page, "apply")
@@ -103,7 +104,7 @@ def test_a_drill_can_be_stepped_through_by_hand_and_sealed(browser_lab: DrillLab
     waiting = next(meanwhile for source, _, meanwhile in cells if "WaitForRecovery" in source)
     assert any("running" in text and "fetching the base backup" in text for text in waiting)
 
-    (folder,) = browser_lab.folders()
+    (folder,) = set(browser_lab.folders()) - before
     done = browser_lab.drillbook("finish", folder.name, "--notebook", str(copy))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "VERIFIED  shared-postgres was restored to" in done.stdout
