@@ -16,6 +16,7 @@ from drillbook.evidence import Ledger, seal
 from drillbook.evidence.due import SealedRun, State, due, periods, runs_of
 from drillbook.model import Verdict, parse_instant
 from drillbook.profile.schema import Every, Schedule
+from drillbook.report.page import render
 
 MONTHLY = Schedule(runbook=RUNBOOK, every=Every.MONTH, within=timedelta(days=8))
 
@@ -101,6 +102,7 @@ def sealed(outputs: Path, at: datetime, events: Callable[[], list[dict[str, obje
     ]
     ledger.open(run_id, RUNBOOK)
     write_journal(folder / "journal.jsonl", told)
+    render(folder)
     seal(folder, ledger)
     return folder
 

@@ -203,6 +203,7 @@ def approve(
     ] = "",
     kubeconfig: Annotated[str, typer.Option(help="Your own credentials; otherwise the profile's.")] = "",
     context: Annotated[str, typer.Option(help="A context of that kubeconfig.")] = "",
+    name: Annotated[str, typer.Option(help="Your name, as the auditor knows you; noted next to the identity.")] = "",
 ) -> int:
     """Show the plan at which a run waits, and approve it as yourself; the run goes on when it is resumed."""
     folder = engine.find_run(run_id)
@@ -216,7 +217,7 @@ def approve(
         )
     asked = f"To approve exactly this plan, type {gate['phrase']!r}"
     given = phrase or str(typer.prompt(asked, default="", show_default=False, err=True))
-    noted = headless.approve(folder, given, kubeconfig=kubeconfig, context=context)
+    noted = headless.approve(folder, given, kubeconfig=kubeconfig, context=context, name=name)
     actor = noted["actor"]
     out.print(Text(f"approved by {actor['username']} (identity: {actor['strength']}): {noted['section']}"))
     out.print(Text(f"next: run the waiting cell again in its notebook, or: drillbook resume {folder.name}"))
@@ -368,6 +369,15 @@ def evidence_folder(
     return write_evidence(
         out, engine.outputs_dir(), site, to, begins=period[0], ends=period[1], trust=trusted(trust, site)
     )
+
+
+@app.command(name="index")
+def index_page(site: SiteOption = "", trust: TrustOption = None) -> int:
+    """Write index.html into the outputs folder: what is due, the trend of every figure, and each run with its report."""
+    from drillbook.cli.evidence import write_index  # what signs takes a third of a second to import
+    from drillbook.cli.keys import trusted
+
+    return write_index(out, engine.outputs_dir(), site, trust=trusted(trust, site))
 
 
 @app.command(name="seal")
