@@ -346,6 +346,32 @@ def due_tests(
     )
 
 
+@app.command(name="exporter")
+def run_exporter(
+    site: SiteOption = "",
+    listen: Annotated[str, typer.Option(metavar="ADDRESS:PORT", help="Where Prometheus reads it.")] = "127.0.0.1:9477",
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two readings of archive and evidence.")] = 60.0,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="A file with the bearer token that is demanded; needed where it is not loopback."),
+    ] = None,
+    trust: TrustOption = None,
+) -> int:
+    """Serve /metrics for Prometheus: what can be recovered, what a loss would cost, which tests are owed. Reads only."""
+    from drillbook.cli.exporter import serve  # what signs takes a third of a second to import
+    from drillbook.cli.keys import trusted
+
+    return serve(
+        out,
+        engine.outputs_dir(),
+        site,
+        trust=trusted(trust, site),
+        listen=listen,
+        every=every,
+        token_file=token_file,
+    )
+
+
 @app.command(name="evidence")
 def evidence_folder(
     to: Annotated[Path, typer.Option("--out", help="The folder that is written; it must be empty or not there.")],
