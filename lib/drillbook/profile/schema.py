@@ -385,13 +385,15 @@ class Every(StrEnum):
 class Schedule(Frozen):
     """How often a runbook must have been VERIFIED: once in each period, ``within`` so long of its begin (without it: before its end).
 
-    ``since`` is the instant from whose period on it is owed; without it, from its first run on.
+    ``since`` is the instant from whose period on it is owed; without it, from its first run on. ``cron`` is when
+    `drillbook schedule` starts it, five fields in UTC; a start in a period that has its run does nothing.
     """
 
     runbook: ObjectName
     every: Every
     within: Duration | None = None
     since: Instant | None = None
+    cron: Annotated[str, matches(r"((\S+ ){4}\S+)?", "five fields of cron")] = ""
 
 
 class EvidenceSettings(Frozen):
