@@ -396,6 +396,28 @@ class Schedule(Frozen):
     cron: Annotated[str, matches(r"((\S+ ){4}\S+)?", "five fields of cron")] = ""
 
 
+class Attested(StrEnum):
+    """What only a person can say of a site."""
+
+    TEAM = "team trained"
+    ON_CALL = "on-call runbook updated"
+
+
+class Attestation(Frozen):
+    """A named person's word for what no machine can see: ``by`` whom, ``at`` when, good ``until`` when."""
+
+    item: Attested
+    by: Text
+    at: Instant
+    until: Instant
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> Self:
+        if self.until <= self.at:
+            raise ValueError("until is not after at")
+        return self
+
+
 class EvidenceSettings(Frozen):
     """How evidence is signed; without a key it is sealed by digests and ledger alone, and the record says so.
 
@@ -447,6 +469,7 @@ class Site(Frozen):
     approvals: Approvals = Approvals()
     evidence: EvidenceSettings = EvidenceSettings()
     schedules: tuple[Schedule, ...] = ()
+    attestations: tuple[Attestation, ...] = ()
     # ``copy`` is what a pydantic model is copied with: the attribute has another name than the key.
     copy_: CopySettings = Field(default=CopySettings(), alias="copy")
     replacement: ReplacementSettings = ReplacementSettings()
