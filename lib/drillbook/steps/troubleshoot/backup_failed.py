@@ -93,10 +93,12 @@ class ReadBackupState(Step[BackupState]):
         try:
             text = ctx.kube.log(ctx.source_ref.namespace, primary, SIDECAR)
         except KubernetesError as error:
-            return (
-                "",
-                f"not read ({error.reason or error.status}): its words would say more; grant deploy/rbac/troubleshoot.yaml",
-            )
+            if error.status == 403:
+                return (
+                    "",
+                    "not read: the right is missing, and barman's words would say more; apply deploy/rbac/troubleshoot.yaml",
+                )
+            return "", f"nothing to read: {error.what}"
         return sidecar_cause("\n".join(text.splitlines()[-200:])), f"read, of {primary}"
 
 
