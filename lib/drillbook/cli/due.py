@@ -15,6 +15,7 @@ from drillbook.evidence.due import Due, SealedRun, State, due, runs_of
 from drillbook.evidence.trust import Trust
 from drillbook.model import Verdict, show_instant
 from drillbook.profile import load_site
+from drillbook.vault import states as archived
 
 _STYLES = {
     State.DONE: "green",
@@ -40,6 +41,8 @@ def show_due(
 ) -> int:
     """Print how each schedule of the profile stands; the exit status: 0 nothing is open, 1 failed or missing, 2 late or unproven.
 
+    Sealed runs that are not archived yet, where the profile names a bucket, are open too.
+
     Only each schedule's newest two periods count and are shown, the current one and the one before, unless
     ``everything`` is asked for. ParameterError.
     """
@@ -53,16 +56,21 @@ def show_due(
     runs = runs_of(outputs, profile.name, trust)
     found = due(profile.schedules, runs, at or datetime.now(UTC))
     shown = found if everything else _newest_two(found)
+    archive = profile.evidence.archive
+    pending = [state for state in archived(outputs, profile) if state.pending] if archive else []
     if prometheus:
-        console.out(prometheus_text(profile.name, shown, runs), highlight=False, end="")
+        text = prometheus_text(profile.name, shown, runs, len(pending) if archive else None)
+        console.out(text, highlight=False, end="")
     else:
         console.print(_table(shown))
+        for state in pending:
+            console.print(Text(f"archive pending: {state.run_id} {state.runbook}: {state.why}", style="bold red"))
     states = {item.state for item in shown}
-    return 1 if states & _FAILING else 2 if states & _OPEN else 0
+    return 1 if states & _FAILING else 2 if states & _OPEN or pending else 0
 
 
-def prometheus_text(site: str, found: Sequence[Due], runs: Sequence[SealedRun]) -> str:
-    """In Prometheus' text format: how each schedule stands now, and when each runbook was last VERIFIED."""
+def prometheus_text(site: str, found: Sequence[Due], runs: Sequence[SealedRun], pending: int | None = None) -> str:
+    """In Prometheus' text format: how each schedule stands now, when each runbook was last VERIFIED, how many runs are not archived."""
     lines = [
         "# HELP drillbook_due Whether a schedule is in this state in its current period.",
         "# TYPE drillbook_due gauge",
@@ -81,6 +89,12 @@ def prometheus_text(site: str, found: Sequence[Due], runs: Sequence[SealedRun]) 
         if verified:
             labels = f'site="{site}",runbook="{runbook}"'
             lines.append(f"drillbook_last_verified_timestamp_seconds{{{labels}}} {max(verified).timestamp():.3f}")
+    if pending is not None:
+        lines += [
+            "# HELP drillbook_archive_pending Sealed runs that are not locked away yet.",
+            "# TYPE drillbook_archive_pending gauge",
+            f'drillbook_archive_pending{{site="{site}"}} {pending}',
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 from urllib.parse import parse_qsl, quote, unquote
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -123,6 +123,8 @@ class Gate:
             async with self._alone(request, entry):
                 known = await self._admit_lock(request, entry)
                 if isinstance(known, web.Response):
+                    if entry.lost:
+                        self._cut(request)
                     entry.status = known.status
                     return known
                 response = await self._pass_on(request, entry, batch if batch is not None else known)
@@ -148,9 +150,7 @@ class Gate:
         if faults.get("slow_ms"):
             await asyncio.sleep(faults["slow_ms"] / 1000)
         if faults.get("down"):
-            if request.transport is not None:
-                request.transport.abort()
-            raise _CutError
+            self._cut(request)
         if faults.get("refuse"):
             raise Refused(403, "AccessDenied", "Access Denied")
         if faults.get("busy"):
@@ -158,6 +158,12 @@ class Gate:
         hidden = any(f"{entry.bucket}/{entry.object}".startswith(prefix) for prefix in faults.get("hide", []))
         if hidden and entry.object and request.method in _READS:
             raise Refused(404, "NoSuchKey", "The specified key does not exist.")
+
+    @staticmethod
+    def _cut(request: web.Request) -> NoReturn:
+        if request.transport is not None:
+            request.transport.abort()
+        raise _CutError
 
     async def _hold(self, request: web.Request, entry: Entry) -> None:
         """Keep a writer waiting for as long as the fault lasts; an interim answer now and then keeps it patient."""
@@ -302,9 +308,7 @@ class Gate:
             ) as answer:
                 if entry.lost:
                     await answer.read()  # it is done behind the gate
-                    if request.transport is not None:
-                        request.transport.abort()
-                    raise _CutError
+                    self._cut(request)
                 response = web.StreamResponse(status=answer.status, reason=answer.reason)
                 for name, value in answer.headers.items():
                     if name.lower() not in _HOP_BY_HOP:
