@@ -204,6 +204,7 @@ def approve(
     ] = "",
     kubeconfig: Annotated[str, typer.Option(help="Your own credentials; otherwise the profile's.")] = "",
     context: Annotated[str, typer.Option(help="A context of that kubeconfig.")] = "",
+    name: Annotated[str, typer.Option(help="Your name, as the auditor knows you; noted next to the identity.")] = "",
 ) -> int:
     """Show the plan at which a run waits, and approve it as yourself; the run goes on when it is resumed."""
     folder = engine.find_run(run_id)
@@ -217,7 +218,7 @@ def approve(
         )
     asked = f"To approve exactly this plan, type {gate['phrase']!r}"
     given = phrase or str(typer.prompt(asked, default="", show_default=False, err=True))
-    noted = headless.approve(folder, given, kubeconfig=kubeconfig, context=context)
+    noted = headless.approve(folder, given, kubeconfig=kubeconfig, context=context, name=name)
     actor = noted["actor"]
     out.print(Text(f"approved by {actor['username']} (identity: {actor['strength']}): {noted['section']}"))
     out.print(Text(f"next: run the waiting cell again in its notebook, or: drillbook resume {folder.name}"))
@@ -387,6 +388,32 @@ def due_tests(
     )
 
 
+@app.command(name="exporter")
+def run_exporter(
+    site: SiteOption = "",
+    listen: Annotated[str, typer.Option(metavar="ADDRESS:PORT", help="Where Prometheus reads it.")] = "127.0.0.1:9477",
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two readings of archive and evidence.")] = 60.0,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="A file with the bearer token that is demanded; needed where it is not loopback."),
+    ] = None,
+    trust: TrustOption = None,
+) -> int:
+    """Serve /metrics for Prometheus: what can be recovered, what a loss would cost, which tests are owed. Reads only."""
+    from drillbook.cli.exporter import serve  # what signs takes a third of a second to import
+    from drillbook.cli.keys import trusted
+
+    return serve(
+        out,
+        engine.outputs_dir(),
+        site,
+        trust=trusted(trust, site),
+        listen=listen,
+        every=every,
+        token_file=token_file,
+    )
+
+
 @app.command(name="evidence")
 def evidence_folder(
     to: Annotated[Path, typer.Option("--out", help="The folder that is written; it must be empty or not there.")],
@@ -410,6 +437,15 @@ def evidence_folder(
     return write_evidence(
         out, engine.outputs_dir(), site, to, begins=period[0], ends=period[1], trust=trusted(trust, site)
     )
+
+
+@app.command(name="index")
+def index_page(site: SiteOption = "", trust: TrustOption = None) -> int:
+    """Write index.html into the outputs folder: what is due, the trend of every figure, and each run with its report."""
+    from drillbook.cli.evidence import write_index  # what signs takes a third of a second to import
+    from drillbook.cli.keys import trusted
+
+    return write_index(out, engine.outputs_dir(), site, trust=trusted(trust, site))
 
 
 @app.command(name="seal")

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from drillbook.cli import metrics
 from drillbook.errors import ParameterError
-from drillbook.evidence.due import Due, SealedRun, State, due, runs_of
+from drillbook.evidence.due import Due, State, due, runs_of
 from drillbook.evidence.trust import Trust
-from drillbook.model import Verdict, show_instant
+from drillbook.model import show_instant
 from drillbook.profile import load_site
-from drillbook.vault import states as archived
+from drillbook.vault import pending_runs
 
 _STYLES = {
     State.DONE: "green",
@@ -56,46 +57,16 @@ def show_due(
     runs = runs_of(outputs, profile.name, trust)
     found = due(profile.schedules, runs, at or datetime.now(UTC))
     shown = found if everything else _newest_two(found)
-    archive = profile.evidence.archive
-    pending = [state for state in archived(outputs, profile) if state.pending] if archive else []
+    pending = pending_runs(outputs, profile)
     if prometheus:
-        text = prometheus_text(profile.name, shown, runs, len(pending) if archive else None)
+        text = metrics.due_text(profile, shown, runs, None if pending is None else len(pending))
         console.out(text, highlight=False, end="")
     else:
         console.print(_table(shown))
-        for state in pending:
+        for state in pending or ():
             console.print(Text(f"archive pending: {state.run_id} {state.runbook}: {state.why}", style="bold red"))
     states = {item.state for item in shown}
     return 1 if states & _FAILING else 2 if states & _OPEN or pending else 0
-
-
-def prometheus_text(site: str, found: Sequence[Due], runs: Sequence[SealedRun], pending: int | None = None) -> str:
-    """In Prometheus' text format: how each schedule stands now, when each runbook was last VERIFIED, how many runs are not archived."""
-    lines = [
-        "# HELP drillbook_due Whether a schedule is in this state in its current period.",
-        "# TYPE drillbook_due gauge",
-    ]
-    current = {item.runbook: item for item in found}  # the newest period comes last
-    for runbook, item in sorted(current.items()):
-        for state in State:
-            labels = f'site="{site}",runbook="{runbook}",every="{item.every}",state="{state}"'
-            lines.append(f"drillbook_due{{{labels}}} {int(item.state is state)}")
-    lines += [
-        "# HELP drillbook_last_verified_timestamp_seconds When the newest run that was VERIFIED began.",
-        "# TYPE drillbook_last_verified_timestamp_seconds gauge",
-    ]
-    for runbook in sorted(current):
-        verified = [run.started_at for run in runs if run.runbook == runbook and run.counts is Verdict.VERIFIED]
-        if verified:
-            labels = f'site="{site}",runbook="{runbook}"'
-            lines.append(f"drillbook_last_verified_timestamp_seconds{{{labels}}} {max(verified).timestamp():.3f}")
-    if pending is not None:
-        lines += [
-            "# HELP drillbook_archive_pending Sealed runs that are not locked away yet.",
-            "# TYPE drillbook_archive_pending gauge",
-            f'drillbook_archive_pending{{site="{site}"}} {pending}',
-        ]
-    return "\n".join(lines) + "\n"
 
 
 def _newest_two(found: Sequence[Due]) -> list[Due]:
@@ -122,4 +93,4 @@ def _table(found: Sequence[Due]) -> Table:
     return table
 
 
-__all__ = ["prometheus_text", "show_due"]
+__all__ = ["show_due"]

@@ -32,6 +32,7 @@ _GROUPED = {
 }
 
 ABSENT = {
+    "who.requester": "nobody was named: the parameter requested_by was left empty",
     "who.approver": "this procedure has no destructive section, so nothing was approved",
     "when.planned_at": "the run was not started by a schedule",
     "backup": "no base backup was chosen",
@@ -124,12 +125,22 @@ def record(events: Sequence[Event]) -> dict[str, Any]:
         "steps": _steps(events),
         "facts": {name: value for name, value in sorted(noted.items()) if name not in _GROUPED},
     }
+    if "requested_by" in found["test"]["parameters"]:  # a record from before there were such parameters has no such key
+        found["who"]["requester"] = _requester(found["test"]["parameters"])
     if len(attempts := gates.targets(events)) > 1:  # a record without another target has no such key
         found["target"]["attempts"] = attempts
     if noted.get("forecast"):
         found["forecast"] = forecast_vs_actual.compare(noted["forecast"], found)
     found["absent"] = {path: reason for path, reason in sorted(ABSENT.items()) if _at(found, path) is None}
+    if "requester" not in found["who"]:
+        del found["absent"]["who.requester"]
     return found
+
+
+def _requester(parameters: Mapping[str, Any]) -> dict[str, str] | None:
+    """The person who asked for the run and the ticket, as they were typed; None if nobody was named."""
+    name, ticket = str(parameters["requested_by"]), str(parameters.get("ticket") or "")
+    return {"name": name, "ticket": ticket} if name or ticket else None
 
 
 def _approvers(events: Sequence[Event]) -> list[dict[str, Any]] | None:

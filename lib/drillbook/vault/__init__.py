@@ -15,8 +15,8 @@ from drillbook.vault.archiving import (
     note_pending,
     noted_pending,
     open_bucket,
+    pending_runs,
     state_of,
-    states,
 )
 from drillbook.vault.bucket import Lock, LockedBucket, Version
 from drillbook.vault.lifecycle import lifecycle_rule
@@ -32,6 +32,6 @@ __all__ = [
     "note_pending",
     "noted_pending",
     "open_bucket",
+    "pending_runs",
     "state_of",
-    "states",
 ]

@@ -107,6 +107,11 @@ def states(outputs: Path, site: Site) -> list[RunState]:
     return [state_of(folder, settings) for folder in reversed(sealed_runs(outputs)) if _is_of(folder, site.name)]
 
 
+def pending_runs(outputs: Path, site: Site) -> list[RunState] | None:
+    """The sealed runs of a site that are not archived yet; None where its profile names no bucket."""
+    return None if site.evidence.archive is None else [state for state in states(outputs, site) if state.pending]
+
+
 def _is_of(folder: Path, site: str) -> bool:
     with suppress(OSError, ValueError, IndexError):
         opened = opening(Journal(folder / JOURNAL).events()) or {}

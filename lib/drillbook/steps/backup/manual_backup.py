@@ -138,7 +138,7 @@ class RequestBackup(Step[RequestedBackup]):
     effect: ClassVar[Effect] = Effect.CREATES
     cluster: SourceCluster
     reason: str = ""
-    reference: str = ""
+    ticket: str = ""
 
     def check(self, ctx: Context) -> None:
         ctx.require_preconditions()
@@ -152,7 +152,7 @@ class RequestBackup(Step[RequestedBackup]):
 
     @property
     def _why(self) -> str:
-        return self.reason + (f" ({self.reference})" if self.reference else "")
+        return self.reason + (f" ({self.ticket})" if self.ticket else "")
 
     def _object(self, ctx: Context, now: datetime) -> dict[str, Any]:
         return manifests.backup(
