@@ -309,6 +309,10 @@ def verify(
     endpoint_url: Annotated[
         str, typer.Option(help="Where a bucket is that no profile here knows; otherwise AWS.")
     ] = "",
+    stamp_ca: Annotated[
+        Path | None,
+        typer.Option(help="The CA of the time stamps that count; otherwise the profile's evidence.timestamp."),
+    ] = None,
     to: Annotated[
         Path | None, typer.Option("--out", help="Leave what is in the bucket in this empty folder, as outputs/ has it.")
     ] = None,
@@ -324,12 +328,20 @@ def verify(
         )
     if run_id.startswith("s3://"):
         findings = archive.verify_bucket(
-            out, run_id, engine.outputs_dir(), site=site, endpoint_url=endpoint_url, trust=keys, to=to
+            out,
+            run_id,
+            engine.outputs_dir(),
+            site=site,
+            endpoint_url=endpoint_url,
+            trust=keys,
+            authority=stamp_ca,
+            to=to,
         )
     elif archive.is_handed_over(Path(run_id)) if run_id else False:
         findings = archive.verify_folder(Path(run_id), keys, tell=out.print)
     else:
         findings = evidence.verify(engine.outputs_dir(), engine.find_run(run_id) if run_id else None, trust=keys)
+        findings += archive.verify_stamps(out, engine.outputs_dir(), archive.certificates(stamp_ca, site))
     for finding in findings:
         err.print(Text(str(finding), style="red" if finding.tampered else "yellow"))
     tampered = sum(finding.tampered for finding in findings)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -18,6 +19,9 @@ from drillbook.evidence.unpacking import unpack
 from drillbook.profile import Site, load_site
 from drillbook.vault import LockedBucket, RunState, archive_all, lifecycle_rule, open_bucket
 from drillbook.vault.audit import audit, sites_in
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
 
 PENDING = 2
 
@@ -64,6 +68,7 @@ def verify_bucket(
     site: str,
     endpoint_url: str,
     trust: Trust | None,
+    authority: Path | None,
     to: Path | None,
 ) -> list[EvidenceFinding]:
     """Check ``s3://bucket/prefix``: by the profile's key and lock, where it is the profile's; otherwise by this machine's own key.
@@ -75,6 +80,7 @@ def verify_bucket(
     ours = settings is not None and settings.location == location.rstrip("/")
     if to is not None and to.exists() and any(to.iterdir()):
         raise ParameterError([f"--out {to} is not empty"], where="drillbook verify", todo="Nothing was read.")
+    roots = certificates(authority, site)
     found: list[EvidenceFinding] = []
     with _opened(profile if ours else None, location, endpoint_url) as bucket, _folder(to) as folder:
         sites = sites_in(bucket)
@@ -90,16 +96,52 @@ def verify_bucket(
                 settings=settings if ours else None,
                 trust=trust,
                 outputs=outputs if mine else None,
+                authority=roots,
             )
             runs = len(list(folder.glob("*/*/journal.jsonl")))
             lines, head = Ledger.of(folder, name).lines()
             console.print(f"{location}: site {name}, {runs} runs, ledger at line {lines}, {head}")
+            console.print(_stamped(Ledger.of(folder, name), roots)[1])
     if not ours:
         console.print(
             Text("locks were compared with no profile: any lock that still holds was enough", style="dim"),
             soft_wrap=True,
         )
     return found
+
+
+def certificates(given: Path | None, site: str) -> list[Certificate]:
+    """By which time stamps count: of the file that is given, else of the profile's evidence.timestamp; [] for none. ParameterError."""
+    profile = _profile(site) if given is None else None
+    named = profile.evidence.timestamp if profile else None
+    path = given or (Path(named.ca) if named else None)
+    if path is None:
+        return []
+    from drillbook.evidence.timestamps import authority  # only those who have one pay for it
+
+    return authority(path)
+
+
+def verify_stamps(console: Console, outputs: Path, roots: list[Certificate]) -> list[EvidenceFinding]:
+    """Check the time stamps over every ledger below ``outputs``, and say how far each is stamped."""
+    found: list[EvidenceFinding] = []
+    for path in sorted((outputs / "ledger").glob("*.jsonl")):
+        findings, said = _stamped(Ledger(path), roots)
+        found += findings
+        console.print(said)
+    return found
+
+
+def _stamped(ledger: Ledger, roots: list[Certificate]) -> tuple[list[EvidenceFinding], Text]:
+    if not ledger.stamped():
+        why = "none was made yet" if roots else "no time stamp configured"
+        return [], Text(
+            f"{ledger.path.stem}: {why}: when it was sealed is said by the runner's clock alone", style="dim"
+        )
+    from drillbook.evidence.timestamps import stamp_findings
+
+    found, said = stamp_findings(ledger, roots)
+    return found, Text(f"time stamp: {said or 'none that counts'}")
 
 
 def _profile(site: str) -> Site | None:
@@ -176,4 +218,12 @@ def _tars(path: Path) -> list[Path]:
     return sorted([*path.glob("*.tar"), *path.glob("runs/*.tar")])
 
 
-__all__ = ["archive_runs", "is_handed_over", "show_lifecycle", "verify_bucket", "verify_folder"]
+__all__ = [
+    "archive_runs",
+    "certificates",
+    "is_handed_over",
+    "show_lifecycle",
+    "verify_bucket",
+    "verify_folder",
+    "verify_stamps",
+]

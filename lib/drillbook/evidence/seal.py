@@ -82,6 +82,15 @@ def sign_if_asked(run_dir: Path, ledger: Ledger, settings: EvidenceSettings) -> 
     return sign_sealed(run_dir, ledger, settings)
 
 
+def stamp_if_asked(ledger: Ledger, settings: EvidenceSettings) -> str:
+    """Have the ledger's head stamped, if the profile names an authority; why it is not stamped though it should be, else ""."""
+    if settings.timestamp is None:
+        return ""
+    from drillbook.evidence import timestamps  # as above: only those who ask pay for it
+
+    return timestamps.stamp_if_asked(ledger, settings.timestamp)
+
+
 def files_of(run_dir: Path) -> list[str]:
     """Every file of a run's folder but ``SHA256SUMS`` and what is written after the seal, by its relative path, sorted."""
     found: list[str] = []

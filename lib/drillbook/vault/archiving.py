@@ -24,7 +24,7 @@ from drillbook.evidence.writing import write_whole
 from drillbook.profile import Site
 from drillbook.profile.evidence import EvidenceArchive
 from drillbook.vault.bucket import LockedBucket
-from drillbook.vault.ledger import keep_ledger
+from drillbook.vault.ledger import keep_ledger, keep_tokens
 from drillbook.vault.runs import envelopes, keep_run
 
 _RETRIED = "drillbook archive"
@@ -173,6 +173,7 @@ def _keep(bucket: LockedBucket, site: Site, run_dir: Path, outputs: Path) -> str
     try:
         kept = keep_run(bucket, settings, run_dir, ledger, site.name)
         head = keep_ledger(bucket, settings, ledger, site.name)
+        keep_tokens(bucket, settings, ledger, site.name, head)
         objects = {one.key.rpartition("/")[2]: {"version": one.version, "sha256": one.sha256} for one in kept}
         ledger_head = {"lines": head.lines, "sha256": head.sha256}
         _write(run_dir, {"state": "archived", "where": settings.location, "objects": objects, "ledger": ledger_head})

@@ -31,6 +31,8 @@ from drillbook.vault.ledger import chunk_key, head_key, ledger_prefix, read_head
 from drillbook.vault.runs import INDEX, run_prefix
 
 if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
     from drillbook.evidence.trust import Trust
 
 _RULE = 12  # the first number behind those of `evidence.verify`
@@ -58,13 +60,15 @@ def audit(
     settings: EvidenceArchive | None = None,
     trust: Trust | None = None,
     outputs: Path | None = None,
+    authority: Sequence[Certificate] = (),
 ) -> list[EvidenceFinding]:
     """Check all that is in the bucket of a site, and lay it out in the empty folder ``to`` as an outputs folder; [] means all is well.
 
     ``settings`` say how it must be locked; without them any lock that holds is enough. ``outputs`` is the folder of the
-    machine that archived it, to be compared. ObjectStoreError: the bucket can't be read.
+    machine that archived it, to be compared; ``authority`` are the certificates by which time stamps count.
+    ObjectStoreError: the bucket can't be read.
     """
-    return _Audit(bucket, site, to, settings).findings(trust, outputs)
+    return _Audit(bucket, site, to, settings).findings(trust, outputs, authority)
 
 
 class _Audit:
@@ -75,7 +79,9 @@ class _Audit:
     def _tell(self, key: str, what: str, *, tampered: bool = True) -> None:
         self._found.append(EvidenceFinding(_RULE, f"{self._bucket.location}/{key}", what, tampered))
 
-    def findings(self, trust: Trust | None, outputs: Path | None) -> list[EvidenceFinding]:
+    def findings(
+        self, trust: Trust | None, outputs: Path | None, authority: Sequence[Certificate]
+    ) -> list[EvidenceFinding]:
         keys: dict[str, list[Version]] = {}
         for version in self._bucket.versions(f"{self._site}/"):
             keys.setdefault(version.key, []).append(version)
@@ -85,8 +91,12 @@ class _Audit:
         self._head(heads, ledger)
         runs = self._runs(chosen)
         self._locks(chosen, ledger, runs)
-        for finding in verify(self._to, trust=trust):
-            self._found.append(_as_archived(finding, self._bucket.location))
+        shown = verify(self._to, trust=trust)
+        if self._tokens(chosen):
+            from drillbook.evidence.timestamps import stamp_findings  # only those who have tokens pay for it
+
+            shown += stamp_findings(Ledger.of(self._to, self._site), authority)[0]
+        self._found += [_as_archived(finding, self._bucket.location) for finding in shown]
         if outputs is not None:
             self._compare(outputs, ledger, set(runs))
         return self._found
@@ -131,6 +141,15 @@ class _Audit:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return read_lines(data)[0]
+
+    def _tokens(self, chosen: dict[str, Chosen]) -> bool:
+        """Time stamps, written next to the ledger; whether there are any."""
+        prefix = ledger_prefix(self._site)
+        names = {key: key.removeprefix(prefix).removesuffix(".tsr") for key in chosen if key.startswith(prefix)}
+        found = {key: int(name) for key, name in names.items() if key.endswith(".tsr") and name.isdigit()}
+        for key, number in found.items():
+            Ledger.of(self._to, self._site).token(number).write_bytes(chosen[key].data)
+        return bool(found)
 
     def _head(self, versions: Sequence[Version], lines: Sequence[Any]) -> None:
         """Each version of the head must be a line of the ledger, and the newest its last one."""

@@ -18,7 +18,7 @@ from drillbook.evidence.chain import Line, read_lines
 from drillbook.model import parse_instant
 from drillbook.profile.evidence import EvidenceArchive
 from drillbook.vault.bucket import Lock, LockedBucket
-from drillbook.vault.keeping import compared, versions_of
+from drillbook.vault.keeping import compared, keep, versions_of
 
 SCHEMA = "drillbook.ledger-head/1"
 _TURNS = 50  # of others that may move the head before this machine
@@ -88,6 +88,25 @@ def keep_ledger(bucket: LockedBucket, settings: EvidenceArchive, ledger: Ledger,
     )
 
 
+def token_key(site: str, line: int) -> str:
+    """The object of the time stamp over a line."""
+    return f"{ledger_prefix(site)}{line:010d}.tsr"
+
+
+def keep_tokens(bucket: LockedBucket, settings: EvidenceArchive, ledger: Ledger, site: str, head: Head) -> None:
+    """Put the newest time stamp that is over a line by now, if there is one: it covers all lines before it."""
+    number = max((number for number in ledger.stamped() if number <= head.lines), default=0)
+    if number:
+        own = _own(ledger)[:number]
+        data = ledger.token(number).read_bytes()
+        keep(bucket, token_key(site, number), data, _lock(settings, own), same=_is_token)
+
+
+def _is_token(data: bytes) -> bool:
+    """Another machine's token over the same line is as good: whether it is one is judged by `audit`."""
+    return len(data) > 0
+
+
 def _own(ledger: Ledger) -> list[Line]:
     return read_lines(ledger.path.read_bytes())[0] if ledger.path.exists() else []
 
@@ -146,4 +165,14 @@ def _forked(bucket: LockedBucket, ledger: Ledger, own: Head, stored: Head) -> Ev
     )
 
 
-__all__ = ["SCHEMA", "Head", "chunk_key", "head_key", "keep_ledger", "ledger_prefix", "read_head"]
+__all__ = [
+    "SCHEMA",
+    "Head",
+    "chunk_key",
+    "head_key",
+    "keep_ledger",
+    "keep_tokens",
+    "ledger_prefix",
+    "read_head",
+    "token_key",
+]

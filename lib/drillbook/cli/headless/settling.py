@@ -20,7 +20,18 @@ from drillbook.engine import undo as restoring
 from drillbook.engine.alive import alive
 from drillbook.engine.cluster_lock import note_waiting
 from drillbook.errors import Changed, EvidenceUnwritable, ParameterError, RunbookError, RunInProgress
-from drillbook.evidence import Journal, Ledger, Masker, gates, judge, notebook_digest, seal, sha256_file, sign_if_asked
+from drillbook.evidence import (
+    Journal,
+    Ledger,
+    Masker,
+    gates,
+    judge,
+    notebook_digest,
+    seal,
+    sha256_file,
+    sign_if_asked,
+    stamp_if_asked,
+)
 from drillbook.evidence.facts import facts
 from drillbook.evidence.judge import unsettled
 from drillbook.manifests import cleanup as removal
@@ -46,7 +57,7 @@ class RunOutcome:
     verdict: str | None
     exit_code: int
     headline: str
-    unsigned: str = ""  # why it is not signed, though the profile says that it must be
+    unsigned: str = ""  # why it is not signed or has no time stamp, though the profile says that it must
     pending: str = ""  # why it is not archived yet, though the profile names a bucket
 
 
@@ -142,8 +153,8 @@ def _signed_and_archived(folder: Path, opened: dict[str, Any], ledger: Ledger) -
         site = load_site(opened["parameters"]["site"])
     except RunbookError:
         return "", ""  # a run whose profile is gone is settled all the same; `drillbook verify` names what is missing
-    unsigned = sign_if_asked(folder, ledger, site.evidence)
-    return unsigned, archive_sealed(folder.parent.parent, site, folder)
+    late = [sign_if_asked(folder, ledger, site.evidence), stamp_if_asked(ledger, site.evidence)]
+    return "\n".join(filter(None, late)), archive_sealed(folder.parent.parent, site, folder)
 
 
 def opening_of(folder: Path) -> dict[str, Any]:
