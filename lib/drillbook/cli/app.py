@@ -128,35 +128,37 @@ def _every(
 
 @app.command()
 def run(
-    notebook: Annotated[Path, typer.Argument(metavar="NOTEBOOK", help="The runbook.")],
+    notebook: Annotated[str, typer.Argument(metavar="RUNBOOK", help="A runbook's path, or its name in runbooks/.")],
     parameter: Annotated[
         list[str] | None,
         typer.Option("--parameter", "-p", metavar="NAME VALUE", help="A parameter of the notebook; may be repeated."),
     ] = None,
     mode: Annotated[Mode, typer.Option(help="plan changes nothing; apply does what the runbook says.")] = Mode.PLAN,
     site: SiteOption = "",
+    if_due: Annotated[
+        bool, typer.Option("--if-due", help="Do nothing if its schedule's current period has a run already.")
+    ] = False,
 ) -> int:
     """Run a runbook headless, clean up after it, seal its evidence and write its report."""
-    if not notebook.is_file():
-        raise ParameterError([f"there is no notebook {notebook}"], where="drillbook run")
+    path = engine.find_runbook(notebook)
     given = arguments.parameters(parameter or [])
-    outcome = headless.execute(notebook, given, mode=str(mode), site=site, progress=ProgressPrinter(out).tell)
+    if if_due:
+        from drillbook.cli.schedule import already_run  # what signs takes a third of a second to import
+
+        if told := already_run(site, path.stem, engine.outputs_dir()):
+            out.print(Text(f"nothing to do: {told}"))
+            return 0
+    outcome = headless.execute(path, given, mode=str(mode), site=site, progress=ProgressPrinter(out).tell)
     show_outcome(out, outcome)
     return int(outcome.exit_code)
 
 
 @app.command(name="open")
 def open_runbook(
-    runbook: Annotated[Path, typer.Argument(metavar="RUNBOOK", help="A runbook's path, or its name in runbooks/.")],
+    runbook: Annotated[str, typer.Argument(metavar="RUNBOOK", help="A runbook's path, or its name in runbooks/.")],
 ) -> int:
     """Copy a runbook under outputs/open/, to be stepped through in JupyterLab: the tracked one stays as it is."""
-    named = engine.project_root() / "runbooks" / f"{runbook.name.removesuffix('.ipynb')}.ipynb"
-    notebook = runbook if runbook.is_file() else named
-    if not notebook.is_file():
-        raise ParameterError(
-            [f"there is no runbook {runbook}"], where="drillbook open", todo="`ls runbooks` shows them."
-        )
-    path = engine.copy_to_work_on(notebook)
+    path = engine.copy_to_work_on(engine.find_runbook(runbook))
     out.print(Text(str(path)))
     out.print(Text(f"jupyter lab {'--allow-root ' if os.geteuid() == 0 else ''}{shlex.quote(str(path))}"))
     return 0
@@ -398,6 +400,19 @@ def due_tests(
         everything=every,
         prometheus=prometheus,
     )
+
+
+@app.command(name="schedule")
+def schedule_jobs(
+    to: Annotated[Path, typer.Option("--out", help="The folder that is written; it must be empty or not there.")],
+    image: Annotated[str, typer.Option(help="The image that runs them, with its tag or digest.")],
+    site: SiteOption = "",
+    evidence: Annotated[str, typer.Option(metavar="SIZE", help="The volume for the evidence.")] = "5Gi",
+) -> int:
+    """Write the profile's schedules as CronJobs, each class of runbooks under its own rights, and the exporter: a folder for kubectl apply -k."""
+    from drillbook.cli.schedule import write_schedules  # what signs takes a third of a second to import
+
+    return write_schedules(out, site, image, to, evidence)
 
 
 @app.command(name="exporter")

@@ -51,7 +51,6 @@ class CheckBackupReadiness(CheckReadiness):
         ("create", k8s.BACKUP, ""),
         ("get", k8s.BACKUP, ""),
     )
-    drill_rights: ClassVar[Rights] = (("get", k8s.SECRET, ""),)
     makes_a_copy: ClassVar[bool] = False
     compares_rows: ClassVar[bool] = False
 
