@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from evidence_sample import RUN_ID, RUNBOOK, SITE
 from fix_vault import BUCKET, FAILED, OPEN, RUNS, Machine, Store, machine, store
+from test_evidence_signatures import made_key, signed
 
 from drillbook.cli.app import status
-from drillbook.errors import ParameterError, RunbookError
+from drillbook.errors import EvidenceTampered, ParameterError, RunbookError
 from drillbook.evidence import Ledger, verify
+from drillbook.evidence.unpacking import unpack
 from drillbook.profile import load_site
 from drillbook.vault import archive_sealed, open_bucket, state_of
 
@@ -313,3 +315,73 @@ def test_i16_the_lifecycle_rule_is_taken_by_the_store(
     assert kept["Filter"]["And"]["Prefix"] == wanted["Prefix"]  # moto doesn't keep the size
     assert kept["Transitions"] == [{"Days": 90, "StorageClass": "DEEP_ARCHIVE"}]
     assert "Expiration" not in kept
+
+
+def test_i16_a_run_that_is_signed_later_is_pending_until_its_envelopes_are_there(
+    machine: Machine, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The key on another machine: the same tar, envelopes besides, and the bucket verifies by the trust file alone."""
+    home, other = made_key(tmp_path), made_key(tmp_path, "other")
+    archived(machine, RUN_ID)
+    tar = store.versions(f"{machine.prefix_of(RUN_ID)}/{RUN_ID}.tar")
+    signed(machine.outputs, home, RUN_ID)
+    settings = machine.site.evidence.archive
+    assert settings and "signed since it was archived" in state_of(machine.folder(RUN_ID), settings).why
+    assert status(["archive", "--site", str(machine.profile)]) == 0
+    assert store.versions(f"{machine.prefix_of(RUN_ID)}/{RUN_ID}.tar") == tar
+    names = [key.rpartition("/")[2] for key in store.keys(machine.prefix_of(RUN_ID))]
+    assert names == [f"{RUN_ID}.tar", "attestation.dsse.json", "index.json", "test-result.dsse.json"]
+    by_keys = ("--trust", str(home / "trust.yaml"))
+    assert told(machine, capsys, *by_keys)[0] == 0
+    # Somebody without the key signs a statement of their own over it.
+    forged = shutil.copytree(machine.outputs, tmp_path / "forged")
+    for path in forged.glob("*/*/*.dsse.json"):
+        path.unlink()
+    signed(Path(forged), other, RUN_ID)
+    key = f"{machine.prefix_of(RUN_ID)}/attestation.dsse.json"
+    put(store, key, (Path(forged) / RUNBOOK / RUN_ID / "attestation.dsse.json").read_bytes())
+    code, said = told(machine, capsys, *by_keys)
+    assert code == 1 and "attestation.dsse.json: has a newer version of" in said
+    code, said = told(machine, capsys, "--trust", str(other / "trust.yaml"))
+    assert code == 1 and "is signed by no key of the trust file" in said
+
+
+def test_i16_a_folder_that_was_handed_over_is_verified_as_it_is(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `drillbook evidence` writes it, then with a tar changed, one of another run in its place, and the ledger cut off."""
+    for run_id in RUNS:
+        machine.run(run_id)
+    folder = tmp_path / "handed-over"
+    period = ("--from", "2026-01-01", "--to", "2030-01-01", "--out", str(folder))
+    assert status(["evidence", "--site", str(machine.profile), *period]) == 0
+
+    def found() -> tuple[int, str]:
+        capsys.readouterr()
+        code = status(["verify", str(folder)])
+        return code, capsys.readouterr().err
+
+    assert found()[0] == 0
+    tar, ledger = folder / "runs" / f"{RUN_ID}.tar", folder / "ledger.jsonl"
+    good, lines = tar.read_bytes(), ledger.read_bytes()
+    tar.write_bytes(good.replace(b"VERIFIED", b"verified", 1))
+    assert found()[0] == 1
+    tar.write_bytes(b"hello")
+    assert "is not the archive of one run" in found()[1]
+    tar.write_bytes(good)
+    ledger.write_bytes(b"".join(lines.splitlines(keepends=True)[:2]))
+    assert f"has no entry for the opening of run {FAILED}" in found()[1]
+    ledger.unlink()
+    assert "ledger.jsonl: is not there: whether a run was removed can't be seen" in found()[1]
+
+
+@pytest.mark.parametrize("name", ["../../etc/x", "/etc/x", "run/../../x"])
+def test_i16_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    out = BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size = 1
+        tar.addfile(entry, BytesIO(b"x"))
+    with pytest.raises(EvidenceTampered, match="is not the archive of one run"):
+        unpack("bad.tar", out.getvalue(), tmp_path / "to")
+    assert not (tmp_path / "to").exists()

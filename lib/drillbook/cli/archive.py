@@ -188,15 +188,13 @@ def verify_folder(path: Path, trust: Trust | None, *, tell: Callable[[str], None
         return verify(path, trust=trust)
     found: list[EvidenceFinding] = []
     with tempfile.TemporaryDirectory(prefix="drillbook-verify-") as folder:
-        outputs, sites, lines = Path(folder), set(), {}
+        outputs, runs = Path(folder), {}
         for tar in _tars(path):
             try:
-                site, run_dir = unpack(tar.name, tar.read_bytes(), outputs)
+                runs[tar.name] = unpack(tar.name, tar.read_bytes(), outputs)
             except (EvidenceTampered, OSError) as error:
                 found.append(EvidenceFinding(4, tar.name, str(error)))
-                continue
-            sites.add(site)
-            lines[run_dir.name] = run_dir
+        sites = {run.site for run in runs.values()}
         whole = path / "ledger.jsonl"
         if len(sites) > 1:
             what = f"holds runs of several sites: {', '.join(sorted(sites))}"
@@ -208,9 +206,11 @@ def verify_folder(path: Path, trust: Trust | None, *, tell: Callable[[str], None
             ledger = Ledger.of(outputs, site).path
             ledger.parent.mkdir(parents=True, exist_ok=True)
             ledger.write_bytes(whole.read_bytes() if whole.is_file() else b"")
+        faults = {name: run.fault(Ledger.of(outputs, run.site)) for name, run in runs.items()}
+        found += [EvidenceFinding(7, name, fault) for name, fault in faults.items() if fault]
         checked = verify(outputs, trust=trust)
         found += [one for one in checked if one.rule not in (7, 8) or "its folder" not in one.what]
-        tell(f"{path}: {len(lines)} runs of site {', '.join(sorted(sites)) or '?'}")
+        tell(f"{path}: {len(runs)} runs of site {', '.join(sorted(sites)) or '?'}")
     return found
 
 

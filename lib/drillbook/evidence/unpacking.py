@@ -6,16 +6,32 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from drillbook.errors import EvidenceTampered
-from drillbook.evidence.archive import SCRIPT
+from drillbook.evidence.archive import SCRIPT, lines_by_run
 from drillbook.evidence.chain import parse
+from drillbook.evidence.ledger import Ledger
 from drillbook.evidence.seal import JOURNAL
 
 
-def unpack(name: str, data: bytes, outputs: Path) -> tuple[str, Path]:
-    """Lay one archive out as ``outputs/<runbook>/<run id>``; the run's site and its folder.
+@dataclass(frozen=True)
+class Unpacked:
+    """A run that was laid out: its site, its folder, and the ledger's lines about it that came with it."""
+
+    site: str
+    folder: Path
+    lines: bytes
+
+    def fault(self, ledger: Ledger) -> str:
+        """What is wrong with the lines that came with it, compared with the whole ledger; "" if nothing."""
+        known = b"".join(lines_by_run(ledger).get(self.folder.name, ()))
+        return "" if self.lines == known else "its lines of the ledger are not those that the ledger has of this run"
+
+
+def unpack(name: str, data: bytes, outputs: Path) -> Unpacked:
+    """Lay one archive out as ``outputs/<runbook>/<run id>``.
 
     EvidenceTampered: it is no archive of one run, or holds a name that leads out of it. ``name`` is for the message.
     """
@@ -47,7 +63,7 @@ def unpack(name: str, data: bytes, outputs: Path) -> tuple[str, Path]:
             path = outputs / runbook / entry
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-    return site, outputs / runbook / run_id
+    return Unpacked(site, outputs / runbook / run_id, files.get(f"{run_id}.ledger.jsonl", b""))
 
 
 def put_envelopes(folder: Path, envelopes: Mapping[str, bytes]) -> None:
@@ -70,4 +86,4 @@ def _not_one(name: str, why: str) -> EvidenceTampered:
     )
 
 
-__all__ = ["put_envelopes", "unpack"]
+__all__ = ["Unpacked", "put_envelopes", "unpack"]

@@ -190,13 +190,15 @@ class _Audit:
                 self._tell(f"{folder}{run_id}.tar", "is missing")
                 continue
             try:
-                site, run_dir = unpack(f"{self._bucket.location}/{folder}{run_id}.tar", tar.data, self._to)
+                run = unpack(f"{self._bucket.location}/{folder}{run_id}.tar", tar.data, self._to)
             except EvidenceTampered as error:
                 self._tell(f"{folder}{run_id}.tar", error.what)
                 continue
-            if (site, run_dir.name) != (self._site, run_id):
-                self._tell(f"{folder}{run_id}.tar", f"holds run {run_dir.name} of site {site}")
-            put_envelopes(run_dir, {name: one.data for name, one in objects.items() if name.endswith(".dsse.json")})
+            if (run.site, run.folder.name) != (self._site, run_id):
+                self._tell(f"{folder}{run_id}.tar", f"holds run {run.folder.name} of site {run.site}")
+            elif fault := run.fault(Ledger.of(self._to, self._site)):
+                self._tell(f"{folder}{run_id}.tar", fault)
+            put_envelopes(run.folder, {name: one.data for name, one in objects.items() if name.endswith(".dsse.json")})
             self._index(folder, objects.get(INDEX), tar)
         return runs
 
