@@ -29,6 +29,7 @@ class Store:
 
     def __init__(self, state: Path) -> None:
         self.state = state
+        self._clients: dict[str, Any] = {}
         state.mkdir(parents=True)
         writer = {"secret": "w", "policy": "readwrite"}
         self._write("keys.json", {"writer": writer, "admin": writer | {"bypass_governance": True}})
@@ -48,6 +49,11 @@ class Store:
         draft.replace(self.state / name)
 
     def client(self, key: str = "writer") -> Any:
+        if key not in self._clients:
+            self._clients[key] = self._made(key)
+        return self._clients[key]
+
+    def _made(self, key: str) -> Any:
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,

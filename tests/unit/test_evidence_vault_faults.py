@@ -124,6 +124,17 @@ def test_i16_an_upload_that_is_killed_at_any_call_is_done_again(
         assert completed(other, capsys), call
 
 
+@pytest.mark.parametrize("call", [1, *(pytest.param(call, marks=pytest.mark.soak) for call in (4, 8, 11))])
+def test_i16_an_object_that_comes_back_by_half_is_not_taken_for_the_whole(
+    machine: Machine, store: Store, capsys: pytest.CaptureFixture[str], call: int
+) -> None:
+    """Each read-back of an upload, of the tar, the index, the lines and the head, is cut off in the middle of its bytes."""
+    folder = machine.run(RUN_ID)
+    store.faults(halve_bodies=True, after=call)
+    assert archive_sealed(machine.outputs, machine.site, folder).startswith("archive pending: reading s3://")
+    assert completed(machine, capsys)
+
+
 def test_i16_what_was_pending_is_copied_by_the_next_run(machine: Machine, store: Store) -> None:
     first, second = machine.run(RUNS[0]), machine.run(RUNS[1])
     store.faults(refuse=True)
@@ -176,6 +187,7 @@ def test_i16_two_machines_on_one_folder_archive_at_once_and_neither_loses(
     assert len(store.keys(machine.prefix_of())) == 2 * len(runs)
 
 
+@pytest.mark.long
 def test_i16_two_first_machines_at_once_one_is_refused(machine: Machine, store: Store) -> None:
     """Two outputs folders with ledgers of their own, in two processes: exactly one becomes the site's."""
     second = Machine(machine.home.parent / "second", store, machine.prefix)

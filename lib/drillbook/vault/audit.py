@@ -40,11 +40,15 @@ _RULE = 12  # the first number behind those of `evidence.verify`
 
 @dataclass(frozen=True)
 class Chosen:
-    """The version of an object that counts."""
+    """The version of an object that counts; its bytes are read where they are asked for, and not kept: there may be thousands."""
 
+    bucket: LockedBucket
     version: Version
-    data: bytes
     lock: Lock
+
+    @property
+    def data(self) -> bytes:
+        return self.bucket.version(self.version.key, self.version.version_id)
 
 
 def sites_in(bucket: LockedBucket) -> list[str]:
@@ -108,7 +112,7 @@ class _Audit:
         for version in reversed(kept):
             lock = self._bucket.lock(key, version.version_id, hold=bool(self._settings and self._settings.legal_hold))
             if found is None or (not found.lock.mode and lock.mode):
-                found = Chosen(version, self._bucket.version(key, version.version_id), lock)
+                found = Chosen(self._bucket, version, lock)
         for version in versions:
             when = f"{show_instant(version.at)} (version {version.version_id})"
             if version.deleted:
@@ -189,8 +193,9 @@ class _Audit:
             if tar is None:
                 self._tell(f"{folder}{run_id}.tar", "is missing")
                 continue
+            data = tar.data
             try:
-                run = unpack(f"{self._bucket.location}/{folder}{run_id}.tar", tar.data, self._to)
+                run = unpack(f"{self._bucket.location}/{folder}{run_id}.tar", data, self._to)
             except EvidenceTampered as error:
                 self._tell(f"{folder}{run_id}.tar", error.what)
                 continue
@@ -199,16 +204,16 @@ class _Audit:
             elif fault := run.fault(Ledger.of(self._to, self._site)):
                 self._tell(f"{folder}{run_id}.tar", fault)
             put_envelopes(run.folder, {name: one.data for name, one in objects.items() if name.endswith(".dsse.json")})
-            self._index(folder, objects.get(INDEX), tar)
+            self._index(folder, objects.get(INDEX), sha256(data))
         return runs
 
-    def _index(self, folder: str, index: Chosen | None, tar: Chosen) -> None:
+    def _index(self, folder: str, index: Chosen | None, tar_sha256: str) -> None:
         if index is None:
             self._tell(f"{folder}{INDEX}", "is missing: the upload was interrupted, and is repeated", tampered=False)
             return
         try:
             named = json.loads(index.data)["tar"]
-            there = named["sha256"] == sha256(tar.data), named["version"]
+            there = named["sha256"] == tar_sha256, named["version"]
         except (ValueError, KeyError, TypeError):
             self._tell(f"{folder}{INDEX}", "is not an index")
             return

@@ -77,6 +77,7 @@ class Entry:
     bytes_in: int = 0
     bytes_out: int = 0
     lost: bool = False  # done, and its answer is cut off
+    halved: bool = False  # an object's bytes, of which half are sent
 
 
 class Gate:
@@ -146,7 +147,7 @@ class Gate:
         begins = int(faults.get("after", 0))
         if not begins < self._passed <= begins + float(faults.get("requests", "inf")):
             return
-        entry.lost = bool(faults.get("lose_answers"))
+        entry.lost, entry.halved = bool(faults.get("lose_answers")), bool(faults.get("halve_bodies"))
         if faults.get("slow_ms"):
             await asyncio.sleep(faults["slow_ms"] / 1000)
         if faults.get("down"):
@@ -314,6 +315,10 @@ class Gate:
                     if name.lower() not in _HOP_BY_HOP:
                         response.headers.add(name, value)
                 await response.prepare(request)
+                if entry.halved and request.method == "GET":
+                    whole = await answer.read()
+                    await response.write(whole[: len(whole) // 2])
+                    self._cut(request)
                 if request.method != "HEAD":
                     async for chunk in answer.content.iter_chunked(_CHUNK):
                         entry.bytes_out += len(chunk)
