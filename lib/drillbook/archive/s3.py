@@ -17,6 +17,8 @@ from urllib.parse import SplitResult, urlsplit
 import boto3.session
 import botocore.config
 import botocore.exceptions
+import botocore.loaders
+import botocore.session
 import urllib3.exceptions
 
 from drillbook.archive.protocol import Level, ObjectInfo
@@ -49,8 +51,11 @@ _NOT_TRUSTED = (
     "The store's certificate is not trusted here: put its CA into a Secret and name it in {section}.endpoint_ca of the "
     "profile."
 )
-_NO_KEY = "No Secret is named in {section} of the profile: give this machine or pod a role or a key, or name one there."
+_NO_KEY = "{secret} is null: give this machine or pod a role or a key, or name a Secret in the profile."
 _KEY_OF_KMS = "The objects are encrypted with a KMS key: these credentials also need kms:Decrypt on it."
+_DESCRIPTIONS = (
+    botocore.loaders.create_loader()
+)  # of AWS' services: each session would read its own, a fifth of a second
 _TIMES = {"connect_timeout": 5, "read_timeout": 60}
 _ATTEMPTS = 4
 _PIECE = 1 << 20
@@ -65,7 +70,8 @@ class S3Store:
     """A bucket, or a prefix in it. Safe to use from several threads; ``close`` or ``with`` ends its connections."""
 
     section: ClassVar[str] = "archive"
-    """Where the profile says how it is reached, for those who have to correct it."""
+    key_from: ClassVar[str] = "archive.reader_secret"
+    """Where the profile says how it is reached, and by which key, for those who have to correct it."""
 
     def __init__(self, client: Any, session: Any, bucket: str, prefix: str, *, endpoint_url: str, ca: _CaFile) -> None:
         self._client = client
@@ -121,7 +127,10 @@ class S3Store:
         )
         ca = _CaFile(ca_pem)
         try:
+            described = botocore.session.get_session()
+            described.register_component("data_loader", _DESCRIPTIONS)
             session = boto3.session.Session(
+                botocore_session=described,
                 aws_access_key_id=access_key_id or None,
                 aws_secret_access_key=secret_access_key or None,
                 aws_session_token=session_token or None,
@@ -377,7 +386,7 @@ class S3Store:
             raise ObjectStoreError(
                 f"{doing} {where}: boto3's default chain finds no credentials here",
                 reason="NoCredentials",
-                todo=_NO_KEY.format(section=self.section),
+                todo=_NO_KEY.format(secret=self.key_from),
             ) from None
         at = f" at {self._endpoint}" if self._endpoint else ""
         raise ObjectStoreError(
@@ -390,8 +399,8 @@ class S3Store:
         if code in _OF_REGION:
             return (
                 f"Requests are signed for region {self._client.meta.region_name}: if the store is in another, put its name "
-                f"into the profile or the Secret that {self.section} names; if it is this one, the secret key "
-                "is not the access key's."
+                f"into the Secret under the key that {self.key_from}.region names; if it is this one, the secret key is not the "
+                "access key's."
             )
         return _TODO.get(code, "See what the store's own log says about this request.")
 

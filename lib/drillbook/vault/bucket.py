@@ -71,6 +71,7 @@ class LockedBucket(S3Store):
     """As `S3Store`, with versions and locks; keys are below the profile's prefix."""
 
     section: ClassVar[str] = "evidence.archive"
+    key_from: ClassVar[str] = "evidence.archive.secret"
 
     def require_lock(self) -> str:
         """What the bucket keeps by itself, in words; NotReady names every reason why nothing can be locked in it."""
