@@ -83,11 +83,35 @@ def make_runs(outputs: Path, count: int) -> int:
     return sum(len(files) for _, _, files in os.walk(outputs))
 
 
-def verify_seconds(outputs: Path) -> float:
-    """The whole of ``drillbook verify``."""
+def sign_runs(outputs: Path, home: Path) -> Path:
+    """Sign every run with a new ed25519 key; the trust file."""
+    sys.path.insert(0, str(ROOT / "tests" / "unit"))
+    from evidence_sample import SITE
+
+    from drillbook.cli.app import status
+    from drillbook.evidence import Ledger, sealed_runs
+    from drillbook.evidence.signatures import sign, signer_of
+    from drillbook.evidence.trust import Trust, load_trust, write_trust
+
+    status(["key", "new", "--to", str(home), "--trust", str(home / "trust.yaml"), "--owner", "bench"])
+    made = load_trust(home / "trust.yaml")
+    # Valid since before the runs, which are sealed already.
+    early = made.keys[0].model_copy(update={"valid_from": datetime(2026, 1, 1, tzinfo=UTC)})
+    trust = Trust(keys=(early,))
+    write_trust(home / "trust.yaml", trust)
+    ledger = Ledger.of(outputs, SITE)
+    signer = signer_of(f"file:evidence-{early.keyid[:12]}.pem", trust, home)
+    for folder in sealed_runs(outputs):
+        sign(folder, ledger, signer, trust)
+    return home / "trust.yaml"
+
+
+def verify_seconds(outputs: Path, trust: Path | None = None) -> float:
+    """The whole of ``drillbook verify``, with the signatures by ``trust``."""
     env = os.environ | {"DRILLBOOK_OUTPUTS": str(outputs)}
+    argv = [sys.executable, "-m", "drillbook", "verify", *(["--trust", str(trust)] if trust else [])]
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "drillbook", "verify"], env=env, capture_output=True, text=True)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True)
     seconds = time.monotonic() - began
     if done.returncode or "intact" not in done.stdout:
         raise RuntimeError(f"drillbook verify ended with {done.returncode}: {(done.stdout + done.stderr)[:400]}")
