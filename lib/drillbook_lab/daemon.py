@@ -43,7 +43,7 @@ from drillbook_lab.operator.manager import Manager
 from drillbook_lab.resume import pods_are_back, settle
 from drillbook_lab.site import reconciler
 from drillbook_lab.site import seed as seeded
-from drillbook_lab.site.manifests import Credentials
+from drillbook_lab.site.manifests import EVIDENCE, Credentials
 from drillbook_lab.site.seed import Progress, Seeding
 from drillbook_lab.site.site import LabSite, load
 from drillbook_lab.site.users import rest_with
@@ -83,7 +83,10 @@ class Lab:
         store = ["-m", "drillbook_lab.store", "--state", str(home.s3), "--port", self._endpoint.rpartition(":")[2]]
         writer = ["-m", "drillbook_lab.site.writer", str(home.path("writer.json"))]
         self._store = Child(
-            "object store", [sys.executable, *store, "--bucket", self.site.store.bucket], home.path("s3.log"), home.root
+            "object store",
+            [sys.executable, *store, "--bucket", self.site.store.bucket, "--locked-bucket", EVIDENCE],
+            home.path("s3.log"),
+            home.root,
         )
         self._writer = Child("writer", [sys.executable, *writer], home.path("writer.log"), home.root)
         self._serving: Serving | None = None

@@ -48,11 +48,12 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float = DEADLINE_
 class Store:
     """`python -m drillbook_lab.store` and its files."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *more: str) -> None:
         self.state = state
-        state.mkdir(parents=True)
+        state.mkdir(parents=True, exist_ok=True)
+        (state / "ready").unlink(missing_ok=True)  # a killed one's
         self.keys({"writer": {"secret": "w", "policy": "readwrite"}, "reader": {"secret": "r", "policy": "readonly"}})
-        argv = [sys.executable, "-m", "drillbook_lab.store", "--state", str(state), "--bucket", BUCKET]
+        argv = [sys.executable, "-m", "drillbook_lab.store", "--state", str(state), "--bucket", BUCKET, *more]
         self.process = subprocess.Popen(argv)
         wait_for("the store", (state / "ready").exists)
         self.endpoint = (state / "ready").read_text().strip()

@@ -22,7 +22,7 @@ from drillbook.evidence import Ledger, canonical, record, require_intact, seal, 
 from drillbook.evidence.signatures import sign, signer_of
 from drillbook.evidence.statements import STATEMENT, TEST_RESULT, statements
 from drillbook.evidence.trust import Trust, TrustedKey, load_trust, write_trust
-from drillbook.profile.schema import EvidenceSettings
+from drillbook.profile.evidence import EvidenceSettings
 
 FOLDER = f"{RUNBOOK}/{RUN_ID}"
 LEDGER = f"ledger/{SITE}.jsonl"

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
+import shlex
+
 import pytest
 
 from drillbook.evidence import Masker
+from drillbook.evidence.mask import MASK
 from drillbook.kube.redaction import Redactor
 from drillbook.profile.secrecy import secrets_of
 
@@ -67,3 +73,30 @@ def test_s06_what_opens_something_is_masked_wherever_it_stands(key: str, value: 
     Redactor(masker.register).add_entries({key: value})
     assert secret not in masker.mask(f"said {secret} and {value}")
     assert secret in secrets_of(key, value)
+
+
+ODD = "kJ8s-xyzzy-'\"\\<&>-plugh-0123456789"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        ODD[:9] + "\n" + ODD[9:],
+        ODD[:9] + "\r\n      " + ODD[9:20] + "\n" + ODD[20:],
+        ODD[:9] + "\\\n  " + ODD[9:],
+        base64.b64encode(ODD.encode()).decode()[:20] + "\n" + base64.b64encode(ODD.encode()).decode()[20:],
+        "'" + ODD.replace("'", "''") + "'",
+        shlex.quote(ODD),
+        "password='" + ODD.replace("\\", "\\\\").replace("'", "\\'") + "'",
+        html.escape(json.dumps(ODD)),
+        html.escape(html.escape(ODD)),
+        html.escape(shlex.quote(ODD)),
+    ],
+)
+def test_i16_a_secret_is_masked_however_it_is_quoted_wrapped_or_escaped_twice(shown: str) -> None:
+    masker = Masker()
+    masker.add(ODD)
+    masked = masker.mask(f"before {shown} after")
+    assert masked.startswith("before ") and masked.endswith(" after")
+    assert "xyzzy" not in masked and "plugh" not in masked and MASK in masked
+    assert masker.mask("a line\nand another\n") == "a line\nand another\n"

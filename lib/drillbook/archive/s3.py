@@ -1,4 +1,4 @@
-"""S3 and what speaks its protocol; the only user of boto3.
+"""S3 and what speaks its protocol; the only user of boto3, with the vault's bucket that is made of it.
 
 Read only: ListObjectsV2 limited by prefix, GetObject and HeadObject; so a key that may list and get is enough (and
 barman's HeadBucket is not asked for). Errors carry S3's own code and never a credential.
@@ -11,12 +11,14 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 from urllib.parse import SplitResult, urlsplit
 
 import boto3.session
 import botocore.config
 import botocore.exceptions
+import botocore.loaders
+import botocore.session
 import urllib3.exceptions
 
 from drillbook.archive.protocol import Level, ObjectInfo
@@ -39,18 +41,21 @@ _OF_REGION = frozenset(
 )
 _NOT_ANSWERED = (
     "Check that the endpoint is reachable from here; if this machine sees it at another address, set "
-    "archive.endpoint_url in the profile."
+    "{section}.endpoint_url in the profile."
 )
 _NOT_RESOLVED = (
-    "The cluster's own address of the store doesn't resolve from here: set archive.endpoint_url in the profile to its "
-    "address as seen from this machine."
+    "The store's address doesn't resolve from here: set {section}.endpoint_url in the profile to its address as seen "
+    "from this machine."
 )
 _NOT_TRUSTED = (
-    "The store's certificate is not trusted here: put its CA into a Secret of the drill namespace and name it in "
-    "archive.endpoint_ca of the profile."
+    "The store's certificate is not trusted here: put its CA into a Secret and name it in {section}.endpoint_ca of the "
+    "profile."
 )
-_NO_KEY = "archive.reader_secret is null: give this machine or pod a role or a key, or name a Secret in the profile."
+_NO_KEY = "{secret} is null: give this machine or pod a role or a key, or name a Secret in the profile."
 _KEY_OF_KMS = "The objects are encrypted with a KMS key: these credentials also need kms:Decrypt on it."
+_DESCRIPTIONS = (
+    botocore.loaders.create_loader()
+)  # of AWS' services: each session would read its own, a fifth of a second
 _TIMES = {"connect_timeout": 5, "read_timeout": 60}
 _ATTEMPTS = 4
 _PIECE = 1 << 20
@@ -63,6 +68,10 @@ _BROKEN = (botocore.exceptions.BotoCoreError, urllib3.exceptions.HTTPError, OSEr
 
 class S3Store:
     """A bucket, or a prefix in it. Safe to use from several threads; ``close`` or ``with`` ends its connections."""
+
+    section: ClassVar[str] = "archive"
+    key_from: ClassVar[str] = "archive.reader_secret"
+    """Where the profile says how it is reached, and by which key, for those who have to correct it."""
 
     def __init__(self, client: Any, session: Any, bucket: str, prefix: str, *, endpoint_url: str, ca: _CaFile) -> None:
         self._client = client
@@ -118,7 +127,10 @@ class S3Store:
         )
         ca = _CaFile(ca_pem)
         try:
+            described = botocore.session.get_session()
+            described.register_component("data_loader", _DESCRIPTIONS)
             session = boto3.session.Session(
+                botocore_session=described,
                 aws_access_key_id=access_key_id or None,
                 aws_secret_access_key=secret_access_key or None,
                 aws_session_token=session_token or None,
@@ -374,21 +386,21 @@ class S3Store:
             raise ObjectStoreError(
                 f"{doing} {where}: boto3's default chain finds no credentials here",
                 reason="NoCredentials",
-                todo=_NO_KEY,
+                todo=_NO_KEY.format(secret=self.key_from),
             ) from None
         at = f" at {self._endpoint}" if self._endpoint else ""
         raise ObjectStoreError(
             f"{doing} {where}: no answer{at} ({type(error).__name__}, {_ATTEMPTS} attempts)",
             reason=type(error).__name__,
-            todo=_reach(error),
+            todo=_reach(error).format(section=self.section),
         ) from None
 
     def _todo(self, code: str) -> str:
         if code in _OF_REGION:
             return (
                 f"Requests are signed for region {self._client.meta.region_name}: if the store is in another, put its name "
-                "into the Secret under the key that archive.reader_secret.region names; if it is this one, the secret key "
-                "is not the access key's."
+                f"into the Secret under the key that {self.key_from}.region names; if it is this one, the secret key is not the "
+                "access key's."
             )
         return _TODO.get(code, "See what the store's own log says about this request.")
 

@@ -34,6 +34,7 @@ from drillbook.errors import ParameterError, RunbookError
 from drillbook.kube import Kube
 from drillbook.model import parse_instant
 from drillbook.report.cards import show_instant
+from drillbook.vault import noted_pending
 
 BAD_USAGE = 4
 STOPPED_MIDWAY = 6
@@ -302,25 +303,78 @@ def cleanup(site: SiteOption = "") -> int:
 
 @app.command()
 def verify(
-    run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="One run; without it every run and the ledger.")] = "",
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="[RUN|FOLDER|s3://…]",
+            help="One run, a folder that was handed over, or a bucket; without it every run and the ledger.",
+        ),
+    ] = "",
     trust: TrustOption = None,
     site: SiteOption = "",
+    endpoint_url: Annotated[
+        str, typer.Option(help="Where a bucket is that no profile here knows; otherwise AWS.")
+    ] = "",
+    stamp_ca: Annotated[
+        Path | None,
+        typer.Option(help="The CA of the time stamps that count; otherwise the profile's evidence.timestamp."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Leave what is in the bucket in this empty folder, as outputs/ has it.")
+    ] = None,
 ) -> int:
-    """Compute every digest, record, link and signature again, and name the file, line, link or key that is wrong."""
-    from drillbook.cli.keys import trusted  # what signs takes a third of a second to import
+    """Compute every digest, record, link, signature and lock again, and name the file, line, link, key or version that is wrong."""
+    from drillbook.cli import archive  # what signs takes a third of a second to import
+    from drillbook.cli.keys import trusted
 
     keys = trusted(trust, site)
     if keys is None:
         err.print(
             Text("signatures were not looked at: no trust file is given, and the profile names none", style="dim")
         )
-    findings = evidence.verify(engine.outputs_dir(), engine.find_run(run_id) if run_id else None, trust=keys)
+    if run_id.startswith("s3://"):
+        findings = archive.verify_bucket(
+            out,
+            run_id,
+            engine.outputs_dir(),
+            site=site,
+            endpoint_url=endpoint_url,
+            trust=keys,
+            authority=stamp_ca,
+            to=to,
+        )
+    elif archive.is_handed_over(Path(run_id)) if run_id else False:
+        findings = archive.verify_folder(Path(run_id), keys, tell=out.print)
+    else:
+        findings = evidence.verify(engine.outputs_dir(), engine.find_run(run_id) if run_id else None, trust=keys)
+        findings += archive.verify_stamps(out, engine.outputs_dir(), archive.certificates(stamp_ca, site))
     for finding in findings:
         err.print(Text(str(finding), style="red" if finding.tampered else "yellow"))
     tampered = sum(finding.tampered for finding in findings)
     if not findings:
         out.print(Text("intact", style="bold green"))
     return 1 if tampered else 2 if findings else 0
+
+
+@app.command(name="archive")
+def archive_evidence(
+    site: SiteOption = "",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Compare the archived ones too, and copy again what is not there.")
+    ] = False,
+    lifecycle: Annotated[
+        bool, typer.Option("--lifecycle", help="Print the rule that moves old archives to a colder storage class.")
+    ] = False,
+    days: Annotated[int, typer.Option(min=0, help="With --lifecycle: after how many days.")] = 90,
+    storage_class: Annotated[str, typer.Option(help="With --lifecycle: GLACIER, DEEP_ARCHIVE …")] = "GLACIER",
+    smallest: Annotated[int, typer.Option(min=1, help="With --lifecycle: smaller objects stay (bytes).")] = 128 * 1024,
+) -> int:
+    """Copy sealed runs that are pending to the profile's bucket under Object Lock, and show which are there."""
+    from drillbook.cli import archive  # what signs takes a third of a second to import
+
+    if lifecycle:
+        return archive.show_lifecycle(out, site, days=days, storage_class=storage_class, smallest=smallest)
+    return archive.archive_runs(out, engine.outputs_dir(), site, everything=everything)
 
 
 @app.command(name="due")
@@ -511,6 +565,10 @@ def list_runs() -> int:
         for what in item.promised:
             holds = "still promised" if item.state == "sealed" else "holds"
             out.print(Text(f"{item.run_id}: {holds}: {what}", style="yellow"))
+        if why := noted_pending(item.folder):
+            out.print(
+                Text(f"{item.run_id}: archive pending: {why} (`drillbook archive` tries again)", style="bold red")
+            )
     return 0
 
 

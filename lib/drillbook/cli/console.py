@@ -144,6 +144,8 @@ def show_outcome(console: Console, outcome: RunOutcome) -> None:
             console.print(Text.assemble((f"{label:<10}", "bold"), str(path)))
     if outcome.unsigned:
         console.print(Text(outcome.unsigned, style="yellow"))
+    if outcome.pending:
+        console.print(Text(outcome.pending, style="bold red"))
 
 
 def figures(measured: list[dict[str, Any]]) -> Table:

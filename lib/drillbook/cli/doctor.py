@@ -17,12 +17,13 @@ from drillbook.engine.step import Context, NullRecorder
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.manifests import cleanup
 from drillbook.model import show_seconds
-from drillbook.profile import load_site
+from drillbook.profile import Site, load_site
 from drillbook.steps.archive.reading import read_archive
 from drillbook.steps.finish.remains import remains
 from drillbook.steps.preflight.readiness import CheckReadiness
 from drillbook.steps.recovery import known_faults
 from drillbook.steps.recovery.egress import ways_out
+from drillbook.vault import open_bucket
 
 # A run keeps its journal, logs, notebook and report: megabytes. Less free space than this is a machine in trouble.
 FREE_BYTES = 200 * 1024 * 1024
@@ -49,6 +50,7 @@ def examine(site: str, outputs: Path) -> Iterator[Item]:
         return
     pinned = profile.identity.pinned
     yield Item("site profile", True, f"{profile.name} ({profile.environment}), digest {profile.digest[:12]}")
+    yield from _vault(profile)
     ctx = Context(site=profile, run_id="", mode="plan", recorder=NullRecorder(), mask=lambda secret: None)
     try:
         try:
@@ -91,6 +93,21 @@ def _writable(outputs: Path) -> Item:
     free = shutil.disk_usage(existing).free
     enough = free >= FREE_BYTES
     return Item("evidence", enough, f"{outputs}, {free // 1024**2} MiB free", "" if enough else "Free some space.")
+
+
+def _vault(profile: Site) -> Iterator[Item]:
+    """Where the profile names a bucket: whether what is put there can be locked, as it says."""
+    settings = profile.evidence.archive
+    if settings is None:
+        return
+    try:
+        with open_bucket(profile) as bucket:
+            usual = bucket.require_lock()
+    except RunbookError as error:
+        yield Item("evidence archive", False, error.what, error.todo)
+        return
+    by_itself = f"; the bucket's own default is {usual}" if usual else ""
+    yield Item("evidence archive", True, f"{settings.location}: {settings.mode} for {settings.years} years{by_itself}")
 
 
 def _pin(ctx: Context) -> Item:

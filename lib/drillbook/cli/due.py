@@ -17,6 +17,7 @@ from drillbook.evidence.due import Due, State, due, runs_of
 from drillbook.evidence.trust import Trust
 from drillbook.model import show_instant
 from drillbook.profile import load_site
+from drillbook.vault import pending_runs
 
 _STYLES = {
     State.DONE: "green",
@@ -43,6 +44,8 @@ def show_due(
 ) -> int:
     """Print how each schedule of the profile stands; the exit status: 0 nothing is open, 1 failed or missing, 2 late or unproven.
 
+    Sealed runs that are not archived yet, where the profile names a bucket, are open too.
+
     Only each schedule's newest two periods count and are shown, the current one and the one before, unless
     ``everything`` is asked for. ParameterError.
     """
@@ -56,15 +59,19 @@ def show_due(
     runs = runs_of(outputs, profile.name, trust)
     found = due(profile.schedules, runs, at or datetime.now(UTC))
     shown = found if everything else _newest_two(found)
+    pending = pending_runs(outputs, profile)
     if prometheus:
-        console.out(metrics.due_text(profile, shown, runs), highlight=False, end="")
+        text = metrics.due_text(profile, shown, runs, None if pending is None else len(pending))
+        console.out(text, highlight=False, end="")
     else:
         console.print(_table(shown))
+        for state in pending or ():
+            console.print(Text(f"archive pending: {state.run_id} {state.runbook}: {state.why}", style="bold red"))
     if notify:
         now_open = {item.runbook: str(item.state) for item in shown if item.state in _FAILING | _OPEN}
         tell_of_due(console, site, now_open)
     states = {item.state for item in shown}
-    return 1 if states & _FAILING else 2 if states & _OPEN else 0
+    return 1 if states & _FAILING else 2 if states & _OPEN or pending else 0
 
 
 def _newest_two(found: Sequence[Due]) -> list[Due]:

@@ -30,6 +30,7 @@ from drillbook.steps.archive.base_backup import choose_base_backup
 from drillbook.steps.archive.forecast import forecast_recovery
 from drillbook.steps.archive.reading import read_archive
 from drillbook.steps.archive.targets import resolve_target
+from drillbook.vault import pending_runs
 
 FORECAST_EVERY = timedelta(hours=1)
 """Where no earlier run says how long it takes, a forecast reads a little of the archive."""
@@ -128,7 +129,8 @@ class Reader:
         standing = [
             one for one in headless.runs() if one.site == self._site.name and one.state in ("waiting", "stopped")
         ]
-        return Evidence(tuple(owed), tuple(runs), len(standing))
+        pending = pending_runs(self._outputs, self._site)
+        return Evidence(tuple(owed), tuple(runs), len(standing), None if pending is None else len(pending))
 
 
 @dataclass

@@ -33,11 +33,15 @@ class ArchiveState:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Schedules as they stand, oldest period first, the sealed runs, and how many runs wait for an approval."""
+    """Schedules as they stand, oldest period first, the sealed runs, and how many runs wait for an approval.
+
+    ``pending`` is how many sealed runs are not locked away yet; None where the profile names no bucket for evidence.
+    """
 
     due: tuple[Due, ...]
     runs: tuple[SealedRun, ...]
     waiting: int
+    pending: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ def _of_evidence(site: Site, found: Evidence) -> Iterable[Metric]:
     ):
         counted.add_metric([site.name, runbook, verdict], float(number))
     yield counted
+    if found.pending is not None:
+        yield _gauge("archive_pending", "Sealed runs that are not locked away yet.", site, float(found.pending))
     yield _gauge("runs_waiting", "Runs that wait for an approval, or stopped midway.", site, float(found.waiting))
 
 
@@ -134,9 +140,9 @@ def text(site: Site, found: Readings) -> bytes:
     return _rendered(families(site, found))
 
 
-def due_text(site: Site, due: Sequence[Due], runs: Sequence[SealedRun]) -> str:
+def due_text(site: Site, due: Sequence[Due], runs: Sequence[SealedRun], pending: int | None) -> str:
     """The part that ledger and records alone say, for a node exporter's textfile."""
-    return _rendered(_of_evidence(site, Evidence(tuple(due), tuple(runs), 0))).decode()
+    return _rendered(_of_evidence(site, Evidence(tuple(due), tuple(runs), 0, pending))).decode()
 
 
 class _Once(Collector):

@@ -27,6 +27,7 @@ from drillbook.evidence import Ledger, Masker, gates, judge, seal, sign_if_asked
 from drillbook.profile import Site
 from drillbook.report import cards
 from drillbook.report.page import render
+from drillbook.vault import note_pending
 
 
 class Handle:
@@ -165,6 +166,7 @@ class Handle:
             if self.mode == "apply":
                 seal(self.folder, self.ledger)
                 sign_if_asked(self.folder, self.ledger, self.site.evidence)
+                note_pending(self.folder, self.site)
             else:
                 seal(self.folder, None)
 

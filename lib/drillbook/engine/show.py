@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 Mask = Callable[[Any], Any]
@@ -47,6 +48,9 @@ def mask_outputs(mask: Mask) -> None:
     for channel in (ip.display_pub, ip.displayhook, sys.stdout, sys.stderr):
         if hasattr(channel, "register_hook"):
             channel.register_hook(hook)
+        # A channel's hooks are each thread's own, and what is printed is sent by the kernel's own thread.
+        if hasattr(channel, "register_hook") and hasattr(channel, "pub_thread"):
+            channel.pub_thread.schedule(partial(channel.register_hook, hook))
 
 
 class Display:

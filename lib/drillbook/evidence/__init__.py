@@ -11,7 +11,7 @@ from drillbook.evidence.judge import Judgement, judge
 from drillbook.evidence.ledger import Ledger
 from drillbook.evidence.mask import Masker
 from drillbook.evidence.record import record
-from drillbook.evidence.seal import Seal, seal, sealed_runs, sign_if_asked
+from drillbook.evidence.seal import Seal, seal, sealed_runs, sign_if_asked, stamp_if_asked
 from drillbook.evidence.verify import EvidenceFinding, require_intact, verify
 
 __all__ = [
@@ -32,5 +32,6 @@ __all__ = [
     "sealed_runs",
     "sha256_file",
     "sign_if_asked",
+    "stamp_if_asked",
     "verify",
 ]

@@ -16,6 +16,7 @@ from pathlib import Path
 from drillbook.errors import EvidenceError
 from drillbook.evidence.chain import read_lines
 from drillbook.evidence.ledger import Ledger
+from drillbook.evidence.seal import SIGNED, SUMS, files_of
 
 SCRIPT = "verify.sh"
 
@@ -32,14 +33,16 @@ def lines_by_run(ledger: Ledger) -> dict[str, list[bytes]]:
     return {run_id: lines for run_id, lines in found.items() if run_id in sealed}
 
 
-def archive(run_dir: Path, lines: Mapping[str, list[bytes]]) -> bytes:
+def archive(run_dir: Path, lines: Mapping[str, list[bytes]], *, signed: bool = True) -> bytes:
     """The run's tar: names sorted, no times, owners or modes of this machine. ``lines``: as `lines_by_run` has them.
 
+    Without ``signed`` it holds what the seal covers alone, and so is the same whether somebody has signed by now or not.
     EvidenceError: the run is not sealed.
     """
     if run_dir.name not in lines:
         raise EvidenceError(f"run {run_dir.name} is not sealed", todo="`drillbook finish` or `cleanup` seals it.")
-    files = {path.relative_to(run_dir).as_posix(): path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    names = {SUMS, *files_of(run_dir)} | {name for name in SIGNED if signed and (run_dir / name).is_file()}
+    files = {name: (run_dir / name).read_bytes() for name in names}
     files = {f"{run_dir.name}/{name}": data for name, data in files.items()}
     files[f"{run_dir.name}.ledger.jsonl"] = b"".join(lines[run_dir.name])
     files[SCRIPT] = script()

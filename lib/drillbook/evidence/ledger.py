@@ -64,6 +64,16 @@ class Ledger:
         known = self._file.lines()
         return (len(known), known[-1].sha256) if known else (0, "")
 
+    def token(self, line: int) -> Path:
+        """Where the time stamp over a line is."""
+        return self.path.with_name(f"{self.path.stem}.{line}.tsr")
+
+    def stamped(self) -> list[int]:
+        """The lines that have a time stamp, in their order."""
+        names = (path.name for path in self.path.parent.glob(f"{self.path.stem}.*.tsr"))
+        numbers = (name.removeprefix(f"{self.path.stem}.").removesuffix(".tsr") for name in names)
+        return sorted(int(number) for number in numbers if number.isdigit())
+
     def opening(self, run_id: str) -> tuple[dict[str, Any], str] | None:
         """The entry that opened a run and the digest of its line, which stands for everything before it."""
         for line in self._file.lines():

@@ -18,19 +18,22 @@ T = TypeVar("T")
 
 MASK = "[masked]"
 _ALONE_ON_A_LINE = 16
+_BREAK = re.compile(r"\\?\r?\n[ \t]*")
 
 
 class Masker:
     """Knows the secrets that this process has seen, and masks them in whatever form they appear.
 
-    The forms are the text itself, as JSON, HTML and a URL write it, in hexadecimal, and in base64 at any offset (an
-    ``Authorization`` header holds a password in the middle of one). ``keep`` names words that stay readable even if
+    The forms are the text itself, as JSON, HTML, a URL, YAML, libpq and a shell write it, in hexadecimal, and in base64 at
+    any offset (an ``Authorization`` header holds a password in the middle of one); long ones with line breaks in them, as a
+    terminal wraps them, too. ``keep`` names words that stay readable even if
     a Secret holds them, such as a role's or a database's name.
     """
 
     def __init__(self, keep: Iterable[str] = ()) -> None:
         self._keep = set(keep)
         self._forms: set[str] = set()
+        self._wrapped: set[str] = set()  # forms that are met with line breaks in them, too
         self._whole: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
         self._lock = threading.Lock()
@@ -40,6 +43,7 @@ class Masker:
         with self._lock:
             self._keep.update(words)
             self._whole -= self._keep
+            self._wrapped -= self._keep
             self._forms -= self._keep
             self._pattern = None
 
@@ -66,6 +70,8 @@ class Masker:
             if secret not in self._whole:
                 self._whole.add(secret)
                 self._forms |= {form for form in _forms(secret) if form not in self._keep}
+                whole = base64.standard_b64encode(secret.encode("utf-8", errors="surrogateescape")).decode()
+                self._wrapped |= {form for form in (secret, whole) if len(form) >= _ALONE_ON_A_LINE}
                 self._pattern = None
         return True
 
@@ -87,9 +93,9 @@ class Masker:
 
     def _mask(self, value: Any, pattern: re.Pattern[str]) -> Any:
         if isinstance(value, str):
-            return pattern.sub(MASK, value)
+            return self._mask_wrapped(pattern.sub(MASK, value))
         if isinstance(value, bytes):
-            return pattern.sub(MASK, value.decode("utf-8", errors="surrogateescape")).encode(
+            return self._mask(value.decode("utf-8", errors="surrogateescape"), pattern).encode(
                 "utf-8", errors="surrogateescape"
             )
         if isinstance(value, dict):
@@ -99,6 +105,14 @@ class Masker:
         if isinstance(value, int | float) and str(value) in self._whole:
             return MASK
         return value
+
+    def _mask_wrapped(self, text: str) -> str:
+        """Mask what is met with line breaks in it. A pattern for that is slow, so it is made for what is seen to be there alone."""
+        if "\n" in text:
+            joined = _BREAK.sub("", text)
+            for form in [form for form in tuple(self._wrapped) if form in joined]:
+                text = re.sub(_across_lines(form), MASK, text)
+        return text
 
 
 def _forms(secret: str) -> set[str]:
@@ -112,12 +126,25 @@ def _forms(secret: str) -> set[str]:
     for text in texts:
         as_json = {json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
         forms |= {text, repr(text)[1:-1]} | as_json | {json.dumps(form)[1:-1] for form in as_json}
-        forms |= {html.escape(text), html.escape(text, quote=False), _as_jinja_escapes(text)}
+        forms |= {text.replace("'", other) for other in ("''", "'\\''", "'\"'\"'")}  # YAML and SQL; shells
+        forms.add(text.replace("\\", "\\\\").replace("'", "\\'"))  # libpq
+        forms |= {html.escape(text), _as_text_in_html(text), _as_jinja_escapes(text)}
         for quoted in (quote(text), quote(text, safe=""), quote_plus(text)):
             forms |= {quoted, re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), quoted)}
         raw = text.encode("utf-8", errors="surrogateescape")
         forms |= {raw.hex(), raw.hex().upper()} | _base64_forms(raw)
+    # A card is HTML of a text that may hold any of them.
+    forms |= {escaped(form) for form in forms for escaped in (html.escape, _as_text_in_html, _as_jinja_escapes)}
     return {form for form in forms if len(form) >= SHORTEST}
+
+
+def _across_lines(form: str) -> str:
+    """A pattern of a form with at most one line break behind each character, and the next line's indentation."""
+    return f"(?:{_BREAK.pattern})?".join(map(re.escape, form))
+
+
+def _as_text_in_html(text: str) -> str:
+    return html.escape(text, quote=False)
 
 
 def _as_jinja_escapes(text: str) -> str:

@@ -14,12 +14,17 @@ from drillbook.evidence.ledger import Ledger
 from drillbook.evidence.record import record
 from drillbook.evidence.writing import write_whole
 from drillbook.model import Verdict
-from drillbook.profile.schema import EvidenceSettings
+from drillbook.profile.evidence import EvidenceSettings
 
 JOURNAL, RECORD, SUMS = "journal.jsonl", "record.json", "SHA256SUMS"
 ATTESTED = ("attestation", "test-result")
 """Names of the signed statements about the files of a run: no part of what they are about."""
-_OUTSIDE = {SUMS, *(f"{name}.{suffix}" for name in ATTESTED for suffix in ("dsse.json", "pae", "sig"))}
+SIGNED = tuple(f"{name}.{suffix}" for name in ATTESTED for suffix in ("dsse.json", "pae", "sig"))
+RECEIPT = "archived.json"
+"""Whether and where the run is locked away: noted after the seal, so no part of what is sealed."""
+_AFTERWARDS = (RECEIPT, *SIGNED)
+# With what a process leaves that is killed while it writes one of them.
+_OUTSIDE = {SUMS, *_AFTERWARDS, *(f".{name}.part" for name in _AFTERWARDS)}
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,17 @@ def sign_if_asked(run_dir: Path, ledger: Ledger, settings: EvidenceSettings) -> 
     return sign_sealed(run_dir, ledger, settings)
 
 
+def stamp_if_asked(ledger: Ledger, settings: EvidenceSettings) -> str:
+    """Have the ledger's head stamped, if the profile names an authority; why it is not stamped though it should be, else ""."""
+    if settings.timestamp is None:
+        return ""
+    from drillbook.evidence import timestamps  # as above: only those who ask pay for it
+
+    return timestamps.stamp_if_asked(ledger, settings.timestamp)
+
+
 def files_of(run_dir: Path) -> list[str]:
-    """Every file of a run's folder but ``SHA256SUMS`` and what is signed about it, by its relative path, sorted."""
+    """Every file of a run's folder but ``SHA256SUMS`` and what is written after the seal, by its relative path, sorted."""
     found: list[str] = []
     for folder, _, names in os.walk(run_dir):
         inside = os.path.relpath(folder, run_dir)

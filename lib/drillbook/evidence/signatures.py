@@ -30,7 +30,7 @@ from drillbook.evidence.statements import PAYLOAD_TYPE, statements
 from drillbook.evidence.trust import Trust, TrustedKey, load_trust
 from drillbook.evidence.writing import write_whole
 from drillbook.model import parse_instant
-from drillbook.profile.schema import EvidenceSettings
+from drillbook.profile.evidence import EvidenceSettings
 
 SUBJECTS = (SUMS, RECORD, JOURNAL)
 _TODO = (
@@ -175,6 +175,15 @@ def checked(
     return (None if faults else signed), faults
 
 
+def bare(envelope: dict[str, Any]) -> dict[str, bytes]:
+    """What stands next to an envelope for ``openssl``: the bytes that were signed, and the signature; ValueError if it is none."""
+    try:
+        found = Envelope.from_dict(envelope)
+        return {"pae": found.pae(), "sig": _signature(found)}
+    except (KeyError, TypeError, AttributeError, SslibError) as error:
+        raise ValueError(f"no envelope: {error}") from error
+
+
 def _differences(envelope: Envelope, wanted: bytes) -> Iterator[str]:
     """What the signed statement says otherwise than the files do."""
     if envelope.payload == wanted:
@@ -254,4 +263,4 @@ def sign_sealed(run_dir: Path, ledger: Ledger, settings: EvidenceSettings) -> st
     return ""
 
 
-__all__ = ["SUBJECTS", "Signed", "checked", "new_key", "sign", "sign_sealed", "signer_of"]
+__all__ = ["SUBJECTS", "Signed", "bare", "checked", "new_key", "sign", "sign_sealed", "signer_of"]

@@ -19,7 +19,12 @@ M = TypeVar("M", bound=BaseModel)
 DEFAULT_SITE = "lab"
 SITE_VARIABLE = "DRILLBOOK_SITE"
 # Written relative to the profile's folder, and read as absolute paths.
-_FILES: tuple[tuple[str, ...], ...] = (("kubernetes", "kubeconfig"), ("index_migration",), ("evidence", "trust"))
+_FILES: tuple[tuple[str, ...], ...] = (
+    ("kubernetes", "kubeconfig"),
+    ("index_migration",),
+    ("evidence", "trust"),
+    ("evidence", "timestamp", "ca"),
+)
 
 
 def load_site(
@@ -80,7 +85,7 @@ def _locate(source: sources.Source, key: tuple[str, ...]) -> None:
     section: Any = source.values
     for part in key[:-1]:
         section = section.get(part) if isinstance(section, dict) else None
-    if place is not None and isinstance(section, dict) and isinstance(section[key[-1]], str) and section[key[-1]]:
+    if place is not None and isinstance(section, dict) and isinstance(section.get(key[-1]), str) and section[key[-1]]:
         section[key[-1]] = str(place.file.parent / Path(section[key[-1]]).expanduser())
 
 

@@ -19,6 +19,7 @@ from pydantic import (
 
 from drillbook.model import ClusterRef, Frozen, Instant
 from drillbook.profile.archive import Archive
+from drillbook.profile.evidence import EvidenceSettings
 from drillbook.profile.texts import (
     ClusterName,
     Identifier,
@@ -438,31 +439,12 @@ class Attestation(Frozen):
         return self
 
 
-class EvidenceSettings(Frozen):
-    """How evidence is signed; without a key it is sealed by digests and ledger alone, and the record says so.
-
-    ``key`` is where the private key is: ``file:PATH`` (from the trust file's folder), ``env:NAME``, or a KMS as
-    ``awskms:``, ``gcpkms:``, ``azurekms:``, ``hv:`` (Vault) or ``hsm:``; "" where another machine signs. ``trust`` is the
-    file of the keys that count, relative to the profile's folder, and ``trust_sha256`` pins it.
-    """
-
-    key: Annotated[
-        str, matches(r"((file|env|awskms|gcpkms|azurekms|hv|hsm):.+)?", "file:PATH, env:NAME or a KMS's URI")
-    ] = ""
-    trust: str = ""
-    trust_sha256: Annotated[str, matches(r"([0-9a-f]{64})?", "a SHA-256 in lower-case hexadecimal")] = ""
-
-    @model_validator(mode="after")
-    def _a_key_needs_trust(self) -> Self:
-        if self.key and not self.trust:
-            raise ValueError("key needs trust: the file of public keys by which signatures are verified")
-        if self.trust and not self.trust_sha256:
-            raise ValueError("trust needs trust_sha256, the digest that pins it (`drillbook key` says it)")
-        return self
-
-
 # Where a machine keeps its files says nothing about the site: the identity pin and the digests of those files do.
-_PLACES: dict[str, Any] = {"kubernetes": {"kubeconfig"}, "index_migration": True, "evidence": {"key", "trust"}}
+_PLACES: dict[str, Any] = {
+    "kubernetes": {"kubeconfig"},
+    "index_migration": True,
+    "evidence": {"key": True, "trust": True, "timestamp": {"ca"}},
+}
 
 
 class Site(Frozen):

@@ -10,6 +10,9 @@ from drillbook_lab.operator.objects import PLUGIN
 from drillbook_lab.site import deploy
 from drillbook_lab.site.site import LabSite
 
+EVIDENCE = "drillbook-evidence"
+"""The bucket with Object Lock, and the Secret in Drillbook's namespace with the one key to it besides the owner's."""
+
 
 def _password() -> str:
     return secrets.token_urlsafe(32)
@@ -29,6 +32,7 @@ class Credentials:
 
     cluster_key: StoreKey
     drill_key: StoreKey
+    evidence_key: StoreKey
     admin_key: StoreKey
     sql: str = field(repr=False)
     tenants: dict[str, str] = field(repr=False)
@@ -37,14 +41,19 @@ class Credentials:
     def draw(cls, site: LabSite) -> Credentials:
         """New credentials for a site."""
         owners = {tenant.owner: _password() for tenant in site.tenants}
-        return cls(StoreKey(), StoreKey(), StoreKey(), _password(), owners)
+        return cls(StoreKey(), StoreKey(), StoreKey(), StoreKey(), _password(), owners)
 
     def store_keys(self, site: LabSite) -> Object:
-        """The gate's `keys.json`: the cluster writes, the drill only reads, both below the site's path."""
+        """The gate's `keys.json`: the cluster writes, the drill only reads, both below the site's path; evidence is apart."""
         prefix = [f"{site.store.bucket}/{site.store.path}"]
         return {
             self.cluster_key.access: {"secret": self.cluster_key.secret, "policy": "readwrite", "prefixes": prefix},
             self.drill_key.access: {"secret": self.drill_key.secret, "policy": "readonly", "prefixes": prefix},
+            self.evidence_key.access: {
+                "secret": self.evidence_key.secret,
+                "policy": "readwrite",
+                "prefixes": [EVIDENCE],
+            },
             self.admin_key.access: {"secret": self.admin_key.secret, "policy": "readwrite", "prefixes": None},
         }
 
@@ -102,6 +111,7 @@ def secret_objects(site: LabSite, credentials: Credentials) -> list[Object]:
         _key(site.store.secret, source, credentials.cluster_key),
         _key(site.store.reader_secret, site.drill_namespace, credentials.drill_key),
         _key(site.store.reader_secret, own, credentials.drill_key),
+        _key(EVIDENCE, own, credentials.evidence_key),
         _login(site.sql_secret, source, "drillbook", credentials.sql),
         _login(site.sql_secret, own, "drillbook", credentials.sql),
     ]

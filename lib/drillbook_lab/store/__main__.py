@@ -1,4 +1,4 @@
-"""`python -m drillbook_lab.store --state DIR [--port P] [--bucket NAME]`: ready when `DIR/ready` holds the address."""
+"""`python -m drillbook_lab.store --state DIR [--port P] [--bucket NAME] [--locked-bucket NAME]`: ready when `DIR/ready` holds the address."""
 
 from __future__ import annotations
 
@@ -42,24 +42,25 @@ async def start_backend(state: Path) -> tuple[asyncio.subprocess.Process, URL]:
     return child, URL(f"http://127.0.0.1:{port}/")
 
 
-async def create_buckets(backend: URL, names: list[str]) -> None:
-    """Straight at moto: anyone who runs the store needs no key."""
+async def create_buckets(backend: URL, names: list[str], locked: list[str]) -> None:
+    """Straight at moto: anyone who runs the store needs no key. Those in ``locked`` have Object Lock, and so versions."""
     async with aiohttp.ClientSession() as client:
-        for name in names:
+        for name in [*names, *locked]:
             async with client.head(backend / name) as answer:
                 if answer.status == 200:
                     continue  # of an earlier run
-            async with client.put(backend / name) as answer:
+            headers = {"x-amz-bucket-object-lock-enabled": "true"} if name in locked else {}
+            async with client.put(backend / name, headers=headers) as answer:
                 answer.raise_for_status()
 
 
-async def serve(state: Path, host: str, port: int, buckets: list[str]) -> int:
+async def serve(state: Path, host: str, port: int, buckets: list[str], locked: list[str]) -> int:
     """Until SIGTERM; a dead moto ends the store."""
     state.mkdir(parents=True, exist_ok=True)
     ready = state / "ready"
     ready.unlink(missing_ok=True)
     child, backend = await start_backend(state)
-    await create_buckets(backend, buckets)
+    await create_buckets(backend, buckets, locked)
     runner = web.AppRunner(Gate(state, backend).application(), access_log=None, shutdown_timeout=1)
     await runner.setup()
     site = web.TCPSite(runner, host, port)
@@ -91,8 +92,9 @@ def main() -> int:
     arguments.add_argument("--host", default="127.0.0.1")
     arguments.add_argument("--port", type=int, default=0, help="0: any free one")
     arguments.add_argument("--bucket", action="append", default=[], help="made at the start; may be repeated")
+    arguments.add_argument("--locked-bucket", action="append", default=[], help="the same, with Object Lock")
     chosen = arguments.parse_args()
-    return asyncio.run(serve(chosen.state, chosen.host, chosen.port, chosen.bucket))
+    return asyncio.run(serve(chosen.state, chosen.host, chosen.port, chosen.bucket, chosen.locked_bucket))
 
 
 if __name__ == "__main__":

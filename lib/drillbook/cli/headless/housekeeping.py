@@ -96,6 +96,7 @@ def _settled(kube: k8s.Kube, profile: Site, at: datetime, say: Callable[[str], N
                 try:
                     outcome = settle(folder, how="killed", message="no process of the run was left", by="cleanup")
                     lines.append(f"run {folder.name}: settled; {outcome.headline}")
+                    lines += [f"run {folder.name}: {outcome.pending}"] if outcome.pending else []
                 except RunbookError as error:  # one run's trouble is not another's
                     lines.append(f"run {folder.name}: {error.what}. {error.todo}")
     lines += _strangers(kube, profile, known, at, say)

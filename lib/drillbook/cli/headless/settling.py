@@ -20,13 +20,25 @@ from drillbook.engine import undo as restoring
 from drillbook.engine.alive import alive
 from drillbook.engine.cluster_lock import note_waiting
 from drillbook.errors import Changed, EvidenceUnwritable, ParameterError, RunbookError, RunInProgress
-from drillbook.evidence import Journal, Ledger, Masker, gates, judge, notebook_digest, seal, sha256_file, sign_if_asked
+from drillbook.evidence import (
+    Journal,
+    Ledger,
+    Masker,
+    gates,
+    judge,
+    notebook_digest,
+    seal,
+    sha256_file,
+    sign_if_asked,
+    stamp_if_asked,
+)
 from drillbook.evidence.facts import facts
 from drillbook.evidence.judge import unsettled
 from drillbook.manifests import cleanup as removal
 from drillbook.model import Verdict
 from drillbook.profile import Site, load_site
 from drillbook.report.page import render
+from drillbook.vault import archive_sealed
 
 Progress = Callable[[dict[str, Any]], None]
 WAITING = 3
@@ -45,7 +57,8 @@ class RunOutcome:
     verdict: str | None
     exit_code: int
     headline: str
-    unsigned: str = ""  # why it is not signed, though the profile says that it must be
+    unsigned: str = ""  # why it is not signed or has no time stamp, though the profile says that it must
+    pending: str = ""  # why it is not archived yet, though the profile names a bucket
 
 
 def events_of(folder: Path) -> list[dict[str, Any]]:
@@ -125,22 +138,23 @@ def settle(folder: Path, *, how: str, message: str, by: str, progress: Progress 
             _add_the_end(folder, opened, how, message, by, progress)
         ledger = Ledger.of(folder.parent.parent, opened["site"]["name"]) if opened["mode"] == "apply" else None
         seal(folder, ledger)
-        unsigned = _signed(folder, opened, ledger) if ledger else ""
+        unsigned, pending = _signed_and_archived(folder, opened, ledger) if ledger else ("", "")
     except (EvidenceUnwritable, OSError) as error:
         raise _unsealed(folder, opened, error) from error
     events = events_of(folder)
     found = judge(events)
     verdict = None if found.verdict is None else str(found.verdict)
-    return RunOutcome(opened["run_id"], folder, verdict, exit_code(events, how), found.headline, unsigned)
+    return RunOutcome(opened["run_id"], folder, verdict, exit_code(events, how), found.headline, unsigned, pending)
 
 
-def _signed(folder: Path, opened: dict[str, Any], ledger: Ledger) -> str:
-    """Sign the sealed run, if its profile says so; why it is not signed."""
+def _signed_and_archived(folder: Path, opened: dict[str, Any], ledger: Ledger) -> tuple[str, str]:
+    """Sign the sealed run and lock it away, as its profile says, before anybody is told its verdict; why either is not done."""
     try:
-        settings = load_site(opened["parameters"]["site"]).evidence
+        site = load_site(opened["parameters"]["site"])
     except RunbookError:
-        return ""  # a run whose profile is gone is settled all the same; `drillbook verify` names what is not signed
-    return sign_if_asked(folder, ledger, settings)
+        return "", ""  # a run whose profile is gone is settled all the same; `drillbook verify` names what is missing
+    late = [sign_if_asked(folder, ledger, site.evidence), stamp_if_asked(ledger, site.evidence)]
+    return "\n".join(filter(None, late)), archive_sealed(folder.parent.parent, site, folder)
 
 
 def opening_of(folder: Path) -> dict[str, Any]:

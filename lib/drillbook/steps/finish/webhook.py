@@ -1,4 +1,4 @@
-"""Informing people: a line of text to the webhook that the site's profile names; the only user of urllib3."""
+"""Informing people: a line of text to the webhook that the site's profile names."""
 
 from __future__ import annotations
 
