@@ -10,8 +10,9 @@ from drillbook import kube as k8s
 from drillbook.connections import change as changing
 from drillbook.connections.change import CLUSTER, DEPLOYMENT, POOLER, ConnectionChange, ObjectSeen, Setting
 from drillbook.connections.path import Path
+from drillbook.engine import undo
 from drillbook.engine.step import Context, Step
-from drillbook.errors import KubernetesError, NotReady, ParameterError, PostgresError, RunbookError
+from drillbook.errors import ConflictError, KubernetesError, NotReady, ParameterError, PostgresError, RunbookError
 from drillbook.evidence.facts import Facts, TestKind
 from drillbook.kube import connection_env, workloads
 from drillbook.kube.reconcilers import reconcilers_on
@@ -28,6 +29,7 @@ POOL_RIGHTS: Rights = (
     ("create", k8s.POD, "portforward"),
 )
 _GRANTED_BY = "deploy/change/"
+_TRIES, _GLANCE = 25, 0.3
 _PARAMETER_KEYS = ("default_pool_size", "min_pool_size", "reserve_pool_size", "max_db_connections")
 _SIZES = {*_PARAMETER_KEYS, "max_user_connections", "max_client_conn"}
 
@@ -353,6 +355,34 @@ def _value(obj: dict[str, Any], item: Setting) -> Any:
         return None
 
 
+def set_values(ctx: Context, change: ConnectionChange, kind: str) -> None:
+    """Give an object its settings, by its version, after the old ones were promised to be put back. Safe to repeat.
+
+    ConflictError if one of them is neither as it was read nor as it is to be.
+    """
+    mine = [item for item in change.settings if item.kind == kind]
+    place = KINDS[kind], mine[0].namespace, mine[0].name
+    for attempt in range(_TRIES):
+        obj = ctx.kube.get(*place)
+        others = [
+            f"{item.where} is {changing.shown(value)}, neither {item.old} nor {item.new}"
+            for item in mine
+            if obj is not None and (value := changing.current(obj, item)) not in (item.before, item.after)
+        ]
+        if obj is None or others:
+            raise ConflictError(
+                "; ".join(others) or f"{kind} {place[1]}/{place[2]} is gone",
+                todo="Somebody changed it since it was read: find out who, then open a new run.",
+            )
+        try:
+            undo.change(ctx, *place, changing.patch(obj, mine), "has the settings that this run has tried")
+            return
+        except KubernetesError as error:
+            if error.status != 409 or attempt == _TRIES - 1:  # its status was written meanwhile: look again
+                raise
+            ctx.pause(_GLANCE)
+
+
 def note_begin(ctx: Context, change: ConnectionChange, settings: tuple[Setting, ...]) -> None:
     """Note the settings in Drillbook's own database before the first of them is changed; safe to repeat."""
     with ctx.source(read_only=False) as own:
@@ -466,4 +496,5 @@ __all__ = [
     "note_begin",
     "noted_by",
     "noted_changes",
+    "set_values",
 ]

@@ -25,9 +25,9 @@ from drillbook.steps.connections.change_pools import remove_canary, take_back
 from drillbook.steps.connections.change_probe import (
     PodProbe,
     Sessions,
+    SessionsSeen,
     canary_pods,
     is_ready,
-    sessions,
     unchanged_pods,
 )
 from drillbook.steps.connections.change_watch import Watched
@@ -60,8 +60,7 @@ class ConnectionState(Frozen):
         ]
         if self.in_use is not None:
             found.append(("pool in use while probed", f"{self.in_use:.0%}"))
-        states = f"{now.active} active, {now.in_transaction} idle in a transaction, {now.idle} idle"
-        found.append(("sessions of the role", f"{now.role}{f' of {now.limit}' if now.limit >= 0 else ''}: {states}"))
+        found.append(("sessions of the role", str(now)))
         return [*found, ("sessions of everybody", f"{now.everybody} of {now.slots}")]
 
 
@@ -98,7 +97,7 @@ def measured(ctx: Context, found: FoundPath, change: ConnectionChange, clients: 
         failed=failed,
         in_use=round(statistics.fmean(use), 4) if use else None,
         pool=int(max(sizes)) if sizes else None,
-        sessions=sessions(ctx, found),
+        sessions=SessionsSeen(ctx, found).look(),
     )
 
 

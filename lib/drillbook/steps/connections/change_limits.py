@@ -13,8 +13,7 @@ from drillbook.engine.step import Action, CheckStep, Context, Plan, Step
 from drillbook.errors import VerificationError
 from drillbook.model import Check, Effect, Frozen, Verdict
 from drillbook.postgres.client import SQL
-from drillbook.steps.connections.change import note_begin
-from drillbook.steps.connections.change_pools import set_values
+from drillbook.steps.connections.change import note_begin, set_values
 from drillbook.steps.connections.path import FoundPath
 from drillbook.steps.preflight.readiness import SourceCluster
 

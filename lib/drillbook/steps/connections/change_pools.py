@@ -16,7 +16,6 @@ from drillbook.engine.step import Action, CheckStep, Context, Obligation, Plan, 
 from drillbook.errors import (
     Changed,
     ConflictError,
-    KubernetesError,
     StepTimeoutError,
     VerificationError,
 )
@@ -25,15 +24,15 @@ from drillbook.kube import workloads
 from drillbook.manifests import canary as manifests
 from drillbook.model import Check, Effect, Verdict
 from drillbook.profile.schema import Application
-from drillbook.steps.connections.change import application_of, differences, note_begin
-from drillbook.steps.connections.change_probe import Pod, canary_pods, is_ready, sessions, unchanged_pods
+from drillbook.steps.connections.change import application_of, differences, note_begin, set_values
+from drillbook.steps.connections.change_limits import ChangedLimits
+from drillbook.steps.connections.change_probe import Pod, SessionsSeen, canary_pods, is_ready, unchanged_pods
 from drillbook.steps.connections.change_watch import ThresholdsMissed, Watched, watch
 from drillbook.steps.connections.path import FoundPath
 from drillbook.steps.preflight.instances import promises_on
 from drillbook.steps.preflight.readiness import SourceCluster
 
 _GLANCE = 0.3
-_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,10 @@ class RunCanary(_ChangePools):
 
     It is a Deployment of its own with the same template and labels, so the same Services send to it. The first threshold
     that is missed removes it. It is named by the run: done again after a kill, the step finds it and watches it from the
-    beginning.
+    beginning. ``limits`` are those behind it, which are changed first: where that failed, no canary is run.
     """
+
+    limits: ChangedLimits | None = None
 
     def plan(self, ctx: Context) -> Plan:
         if self.unknown is not None:
@@ -113,7 +114,7 @@ class RunCanary(_ChangePools):
             return Watched()
         _, app = application_of(ctx, self.change.database)
         note_begin(ctx, self.change, self.change.of_pools)
-        before = sessions(ctx, self.found)
+        before = SessionsSeen(ctx, self.found).look()
         self._make(ctx, app)
         deployment = workloads.deployment(ctx.kube, app)
         try:
@@ -192,7 +193,7 @@ class RollOut(_ChangePools):
             return Watched()
         _, app = application_of(ctx, self.change.database)
         note_begin(ctx, self.change, self.change.of_pools)
-        before = sessions(ctx, self.found)
+        before = SessionsSeen(ctx, self.found).look()
         set_values(ctx, self.change, changing.DEPLOYMENT)
         try:
             self._wait_rolled_out(ctx, app)
@@ -229,34 +230,6 @@ class RollOut(_ChangePools):
 
     def _is_new(self, pod: Pod) -> bool:
         return all(changing.current({"spec": {"template": pod}}, item) == item.after for item in self.change.of_pools)
-
-
-def set_values(ctx: Context, change: ConnectionChange, kind: str) -> None:
-    """Give an object its settings, by its version, after the old ones were promised to be put back. Safe to repeat.
-
-    ConflictError if one of them is neither as it was read nor as it is to be.
-    """
-    mine = [item for item in change.settings if item.kind == kind]
-    kubes = {"Deployment": k8s.DEPLOYMENT, "Cluster": k8s.CLUSTER, "Pooler": k8s.POOLER}
-    place = kubes[kind], mine[0].namespace, mine[0].name
-    for attempt in range(_TRIES):
-        obj = ctx.kube.get(*place)
-        others = [
-            f"{item.where} is {changing.shown(value)}, neither {item.old} nor {item.new}"
-            for item in mine
-            if obj is not None and (value := changing.current(obj, item)) not in (item.before, item.after)
-        ]
-        if obj is None or others:
-            raise ConflictError(
-                "; ".join(others) or f"{kind} {place[1]}/{place[2]} is gone",
-                todo="Somebody changed it since it was read: find out who, then open a new run.",
-            )
-        try:
-            undo.change(ctx, *place, changing.patch(obj, mine), "has the settings that this run has tried")
-            return
-        except KubernetesError as error:
-            if error.status != 409 or attempt == _TRIES - 1:  # its status was written meanwhile: look again
-                raise
 
 
 def take_back(ctx: Context, app: Application, change: ConnectionChange) -> None:
@@ -415,6 +388,5 @@ __all__ = [
     "RunCanary",
     "remove_canary",
     "rolled_out",
-    "set_values",
     "take_back",
 ]

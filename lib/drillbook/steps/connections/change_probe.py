@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
@@ -24,6 +25,7 @@ from drillbook.steps.connections.path import FoundPath
 
 REQUESTS = 5
 """How many requests each client of a burst makes, one after the other."""
+ANYWHERE = "an address that is not shown"
 _SECONDS = 10.0
 _BETWEEN_LOOKS = 0.005
 _SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*(?:\{.*\})?) ([0-9.eE+-]+)", re.MULTILINE)
@@ -130,7 +132,9 @@ class PodProbe:
 class Sessions(Frozen):
     """The role's sessions at one time, by state; ``everybody`` are the sessions of all roles on the server.
 
-    ``stuck`` are those by address that have done nothing in an open transaction for longer than a request takes.
+    ``stuck`` are those by address that have done nothing in an open transaction for longer than a request takes. ``hidden``:
+    Drillbook's role may see neither state nor address; then transactions count that are open as long, under one name.
+    ``transactions`` are those that are open.
     """
 
     role: int = 0
@@ -140,7 +144,15 @@ class Sessions(Frozen):
     everybody: int = 0
     limit: int = -1
     slots: int = 0
+    hidden: bool = False
     stuck: dict[str, int] = Field(default_factory=dict)
+    transactions: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        of = f" of {self.limit}" if self.limit >= 0 else ""
+        if self.hidden:
+            return f"{self.role}{of}: {len(self.transactions)} in a transaction (pg_read_all_stats would show their states)"
+        return f"{self.role}{of}: {self.active} active, {self.in_transaction} idle in a transaction, {self.idle} idle"
 
     def shares(self, more: int, before: Sessions) -> tuple[Share, ...]:
         """The use of the role's limit and of the server's slots; ``more`` are the connections that new pods may add."""
@@ -153,20 +165,43 @@ class Sessions(Frozen):
         return tuple(found)
 
 
-def sessions(ctx: Context, found: FoundPath) -> Sessions:
-    """The sessions of the application's role now, and the limits that they count against."""
-    with ctx.source() as db:
-        rows = db.ask("connections_watched", role=found.role, seconds=STUCK_SECONDS)
-        limits = db.ask_one("connection_limits", role=found.role, database=found.database)
-    slots = limits["max_connections"] - limits["superuser_reserved"] - limits["reserved"]
-    return Sessions(
-        role=sum(row["sessions"] for row in rows),
-        **{state: sum(row[state] for row in rows) for state in ("active", "in_transaction", "idle")},
-        everybody=max((row["everybody"] for row in rows), default=0),
-        limit=limits["role_limit"] if limits["role_limit"] is not None else -1,
-        slots=slots,
-        stuck={row["address"]: row["stuck"] for row in rows if row["stuck"]},
-    )
+class SessionsSeen:
+    """Looks at the sessions of the application's role time and again, and knows since when a transaction has been open."""
+
+    def __init__(self, ctx: Context, found: FoundPath) -> None:
+        self._ctx, self._found = ctx, found
+        self._since: dict[str, float] = {}
+
+    def look(self) -> Sessions:
+        """The sessions now, and the limits that they count against."""
+        with self._ctx.source() as db:
+            rows = db.ask("connections_watched", role=self._found.role)
+            limits = db.ask_one("connection_limits", role=self._found.role, database=self._found.database)
+        now = time.monotonic()
+        hidden = bool(rows) and all(row["state"] is None for row in rows)
+        # A transaction's name is used by one session, and never again while the server runs.
+        opened = [str(row["transaction"]) for row in rows if row["transaction"]]
+        self._since = {name: self._since.get(name, now) for name in opened}
+        stuck: Counter[str] = Counter()
+        for row in rows:
+            idle = str(row["state"] or "").startswith("idle in transaction") and (row["seconds"] or 0) > STUCK_SECONDS
+            lasts = hidden and row["transaction"] and now - self._since[str(row["transaction"])] > STUCK_SECONDS
+            if idle or lasts:
+                stuck[row["address"] or ANYWHERE] += 1
+        states = Counter(str(row["state"] or "") for row in rows)
+        slots = limits["max_connections"] - limits["superuser_reserved"] - limits["reserved"]
+        return Sessions(
+            role=len(rows),
+            active=states["active"],
+            in_transaction=sum(count for state, count in states.items() if state.startswith("idle in transaction")),
+            idle=states["idle"],
+            everybody=max((row["everybody"] for row in rows), default=0),
+            limit=limits["role_limit"] if limits["role_limit"] is not None else -1,
+            slots=slots,
+            hidden=hidden,
+            stuck=dict(stuck),
+            transactions=tuple(sorted(opened)),
+        )
 
 
 Pod = dict[str, Any]
@@ -222,12 +257,13 @@ def _why(pod: Pod, statuses: list[dict[str, Any]]) -> str:
 
 
 __all__ = [
+    "ANYWHERE",
     "PodProbe",
     "Sessions",
+    "SessionsSeen",
     "address",
     "canary_pods",
     "is_ready",
     "seen",
-    "sessions",
     "unchanged_pods",
 ]

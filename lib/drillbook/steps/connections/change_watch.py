@@ -13,7 +13,7 @@ from drillbook.engine.step import Context
 from drillbook.errors import RunbookError
 from drillbook.model import Frozen, show_seconds
 from drillbook.profile.schema import Application
-from drillbook.steps.connections.change_probe import PodProbe, Sessions, address, is_ready, seen, sessions
+from drillbook.steps.connections.change_probe import PodProbe, Sessions, SessionsSeen, address, is_ready, seen
 from drillbook.steps.connections.path import FoundPath
 
 Pod = dict[str, Any]
@@ -67,6 +67,7 @@ def watch(
     """
     began = time.monotonic()
     compared = bool(_ready(unchanged()))
+    server = SessionsSeen(ctx, found)
     judging = Watch(compared=compared, counted=bool(app.metrics_path))
     pause = min(_MOST_PAUSE, seconds / _PARTS)
     number = 0
@@ -95,7 +96,7 @@ def watch(
             pods = [pod for pod in new() if not pod["metadata"].get("deletionTimestamp")]
             ready, others = _ready(pods), _ready(unchanged())
             looks = tuple(seen(ctx, app, pod, probe(pod) if pod in ready else None) for pod in pods)
-            now = sessions(ctx, found)
+            now = server.look()
             stuck, elsewhere = _stuck(found, now, before, pods, others)
             judging.add(Look(pods=looks, stuck=stuck, stuck_elsewhere=elsewhere, shares=now.shares(more, before)))
             if ready:
@@ -138,11 +139,12 @@ def _stuck(
 ) -> tuple[dict[str, int], int]:
     """Stuck sessions of each new pod, and the most of an unchanged one.
 
-    Through PgBouncer a session has its address: then what has been added since counts for all of them.
+    Through PgBouncer a session has its address, and a role without pg_read_all_stats sees none: then what has been added
+    since counts for all pods together.
     """
-    if found.pooler is not None:
-        added = sum(now.stuck.values()) - sum(before.stuck.values())
-        return {"all pods, through PgBouncer": max(0, added)}, 0
+    if found.pooler is not None or now.hidden:
+        old = sum(before.stuck.values()) + (len(before.transactions) if now.hidden else 0)
+        return {"all pods together": max(0, sum(now.stuck.values()) - old)}, 0
     mine = {str(pod["metadata"]["name"]): now.stuck.get(address(pod), 0) for pod in new}
     return mine, max((now.stuck.get(address(pod), 0) for pod in others), default=0)
 
