@@ -43,9 +43,9 @@ class Setting(Frozen):
 
     @property
     def where(self) -> str:
-        """The setting in words."""
-        inside = {DEPLOYMENT: f"container {self.place}, ", CLUSTER: f"role {self.place}, "}.get(self.kind, "")
-        return f"{self.kind} {self.namespace}/{self.name}, {inside}{self.key}"
+        """The object, and the part of it."""
+        inside = {DEPLOYMENT: f", container {self.place}", CLUSTER: f", role {self.place}"}.get(self.kind, "")
+        return f"{self.kind} {self.namespace}/{self.name}{inside}"
 
     @property
     def old(self) -> str:
@@ -56,6 +56,16 @@ class Setting(Frozen):
     def new(self) -> str:
         """What is wanted, as a card shows it."""
         return shown(self.after)
+
+    @property
+    def what(self) -> str:
+        """The setting in words, without its value."""
+        return f"{self.key} of {self.where}"
+
+    @property
+    def words(self) -> str:
+        """The setting with both values, as a card shows it."""
+        return f"{self.key} {self.old} → {self.new} ({self.where})"
 
     @property
     def reversed(self) -> Setting:
@@ -190,7 +200,7 @@ class ConnectionChange(Frozen):
 
     def rows(self) -> list[tuple[str, str]]:
         """As a card shows it."""
-        found = [(item.where, f"{item.old} → {item.new}") for item in self.settings]
+        found = [("setting", item.words) for item in self.settings]
         return found + [("by the model", line) for line in self.fits] + [("note", note) for note in self.notes]
 
 

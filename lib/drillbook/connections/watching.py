@@ -159,7 +159,7 @@ class Watch:
         return Criterion(
             name="health",
             required="every new pod is ready, and says that it is well",
-            measured=wrong or f"{len(self._last)} pods well in {self.looks} looks",
+            measured=wrong or f"{', '.join(self._last) or 'no pod'}: well in {self.looks} looks",
             decision=Decision.REJECTED if wrong else Decision.ACCEPTED if enough else Decision.UNPROVEN,
         )
 

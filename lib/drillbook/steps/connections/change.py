@@ -339,11 +339,11 @@ def differences(ctx: Context, change: ConnectionChange) -> list[str]:
             found.append(f"{where} is gone" if obj is None else f"{where} is another object now")
             continue
         found += [
-            f"{item.where} is {changing.shown(value)}, and was {item.old}"
+            f"{item.what} is {changing.shown(value)}, and was {item.old}"
             for item in change.settings
             if item.kind == seen.kind and (value := _value(obj, item)) != item.before
         ]
-        if ObjectSeen.of(obj).digest != seen.digest and not any(line.startswith(where) for line in found):
+        if ObjectSeen.of(obj).digest != seen.digest and not any(where in line for line in found):
             found.append(f"{where} differs from what it was in a field that this run does not change")
     return found
 
@@ -365,7 +365,7 @@ def set_values(ctx: Context, change: ConnectionChange, kind: str) -> None:
     for attempt in range(_TRIES):
         obj = ctx.kube.get(*place)
         others = [
-            f"{item.where} is {changing.shown(value)}, neither {item.old} nor {item.new}"
+            f"{item.what} is {changing.shown(value)}, neither {item.old} nor {item.new}"
             for item in mine
             if obj is not None and (value := changing.current(obj, item)) not in (item.before, item.after)
         ]
@@ -467,13 +467,13 @@ class FindConnectionChange(Step[ConnectionChange]):
         try:
             value = changing.current(objects[item.kind], item)
         except KeyError:
-            faults.append(f"{item.where}: {item.place} is gone")
+            faults.append(f"{item.what}: {item.place} is gone")
             return False
         if value == item.after:
             return False
         if value != item.before:
             faults.append(
-                f"{item.where} is {changing.shown(value)}, neither what the run set ({item.old}) nor what was there before "
+                f"{item.what} is {changing.shown(value)}, neither what the run set ({item.old}) nor what was there before "
                 f"({item.new}): somebody has changed it since"
             )
             return False

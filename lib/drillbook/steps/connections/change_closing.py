@@ -143,7 +143,7 @@ class EndConnectionChange(Step[Ended]):
                 own.run("connection_change_undone", run_id=self.change.undoes, by=ctx.run_id)
         for promise in _of_the_change(ctx, self.change):
             ctx.recorder.settled(promise, "kept", "the change held; `drillbook undo` takes it back")
-        return Ended(kept=True, lines=tuple((item.where, item.new) for item in self.change.settings))
+        return Ended(kept=True, lines=tuple(("kept", item.words) for item in self.change.settings))
 
     def _undone(self, ctx: Context) -> Ended:
         _, app = application_of(ctx, self.change.database)
@@ -164,7 +164,7 @@ class EndConnectionChange(Step[Ended]):
         return Ended(
             kept=False,
             lines=tuple(
-                (f"{one.kind} {one.namespace}/{one.name}", "as before, compared field by field")
+                ("as before", f"{one.kind} {one.namespace}/{one.name}, compared field by field")
                 for one in self.change.objects
             ),
         )
@@ -214,7 +214,7 @@ class CompareConnections(CheckStep):
         after = measured(ctx, self.found, self.change, self.probe_clients)
         ctx.recorder.note(Facts(connections_after=after.model_dump(mode="json")))
         faults = [
-            f"{item.where} is {changing.shown(value)}, not {item.new}"
+            f"{item.what} is {changing.shown(value)}, not {item.new}"
             for item in self.change.settings
             if (value := _now(ctx, item)) != item.after
         ]
@@ -225,8 +225,11 @@ class CompareConnections(CheckStep):
         return [
             self.result(
                 Verdict.FAILED if faults else Verdict.VERIFIED,
-                expected=f"{len(self.change.settings)} settings as wanted, no canary",
-                observed="; ".join(faults) or "; ".join(f"{item.key} {item.new}" for item in self.change.settings),
+                expected="every setting as wanted, no canary",
+                observed="; ".join(faults)
+                or "; ".join(
+                    [*(f"{item.key} {item.new}" for item in self.change.settings), _latency(self.before, after)]
+                ),
                 details=details,
             ),
             self._headroom(after),
@@ -245,6 +248,11 @@ class CompareConnections(CheckStep):
             expected=f"at most {HEADROOM:.0%} of each limit in use",
             observed="; ".join(over or [f"{name}: {used} of {size}" for name, used, size in shares]),
         )
+
+
+def _latency(before: ConnectionState, after: ConnectionState) -> str:
+    both = [f"{state.p95 * 1000:.1f} ms" if state.p95 is not None else "not measured" for state in (before, after)]
+    return f"p95 of a probe {both[0]} before, {both[1]} after"
 
 
 def _now(ctx: Context, item: changing.Setting) -> Any:

@@ -80,7 +80,7 @@ class ChangeLimits(Step[ChangedLimits]):
             if any(item.kind == kind for item in limits):
                 set_values(ctx, self.change, kind)
         done = [self._role(ctx, item) for item in limits if item.kind == CLUSTER]
-        done += [(item.where, f"{item.old} → {item.new}") for item in limits if item.kind == POOLER]
+        done += [("set", item.words) for item in limits if item.kind == POOLER]
         return ChangedLimits(done=tuple(done))
 
     def _role(self, ctx: Context, item: Setting) -> tuple[str, str]:
@@ -107,7 +107,7 @@ class ChangeLimits(Step[ChangedLimits]):
                 todo="The change is put back. Look at the Cluster's status.managedRolesStatus.",
             ),
         )
-        return item.where, f"{item.old} → {item.new}; pg_roles.rolconnlimit {seen['limit']}"
+        return "set", f"{item.words}; pg_roles.rolconnlimit {seen['limit']}"
 
 
 def _limit(item: Setting) -> int:

@@ -82,7 +82,7 @@ class RunCanary(_ChangePools):
 
     It is a Deployment of its own with the same template and labels, so the same Services send to it. The first threshold
     that is missed removes it. It is named by the run: done again after a kill, the step finds it and watches it from the
-    beginning. ``limits`` are those behind it, which are changed first: where that failed, no canary is run.
+    beginning. Where the limits behind it were to be changed and were not, no canary is run.
     """
 
     limits: ChangedLimits | None = None
