@@ -23,7 +23,7 @@ NOTEBOOK = ROOT / "runbooks" / "change-connections.ipynb"
 UNDO = NOTEBOOK.with_stem("undo-change-connections")
 POOL = "SPRING_DATASOURCE_HIKARI_MAXIMUMPOOLSIZE"
 TENANT, ROLE = "synergyflow", "synergyflow_app"
-SECONDS = "8"
+SECONDS = "5"
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -79,19 +79,22 @@ def undone(lab: DrillLab, run: Drill) -> Drill:
 
 def test_k15_a_smaller_pool_goes_by_one_pod_to_all_and_back_by_the_runs_id(drill_lab: DrillLab) -> None:
     lab = drill_lab
-    before = as_declared(lab)
-    run = lab.run(NOTEBOOK, variables=f"{POOL}=12", watched_seconds=SECONDS)
-    assert (run.code, as_declared(lab)) == (3, before), run.said
-    first = lab.go_on(run)
-    assert first.code == 3 and len(canaries(lab)) == 2 and pool_of(lab) == "20", first.said
-    assert first.check("canary")["verdict"] == "VERIFIED"
-    done = lab.go_on(first)
-    assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
-    assert (canaries(lab), pool_of(lab)) == ([], "12")
-    assert lab.drillbook("verify", done.folder.name).returncode == 0
-    back = undone(lab, done)
-    assert (back.code, back.verdict) == (0, "VERIFIED"), back.said
-    assert as_declared(lab) == before
+    with managed(lab):
+        before = as_declared(lab)
+        run = lab.run(NOTEBOOK, variables=f"{POOL}=12", role_limit="60", watched_seconds=SECONDS)
+        assert (run.code, as_declared(lab)) == (3, before), run.said
+        limit = lab.go_on(run)
+        assert (limit.code, rolconnlimit(lab), canaries(lab)) == (3, "60", []), limit.said
+        first = lab.go_on(limit)
+        assert first.code == 3 and len(canaries(lab)) == 2 and pool_of(lab) == "20", first.said
+        assert first.check("canary")["verdict"] == "VERIFIED"
+        done = lab.go_on(first)
+        assert (done.code, done.verdict) == (0, "VERIFIED"), done.said
+        assert (canaries(lab), pool_of(lab), rolconnlimit(lab)) == ([], "12", "60")
+        assert lab.drillbook("verify", done.folder.name).returncode == 0
+        back = undone(lab, done)
+        assert (back.code, back.verdict) == (0, "VERIFIED"), back.said
+        assert as_declared(lab) == before
     again = lab.drillbook("undo", done.folder.name)
     assert again.returncode == 4 and f"undone by run {back.folder.name}" in again.stdout + again.stderr
 
@@ -151,6 +154,7 @@ def labelled(lab: DrillLab, label: str, value: str) -> Iterator[None]:
         lab.admin.patch(*place, {"metadata": {"labels": {label: None}}})
 
 
+@pytest.mark.soak
 def test_k15_what_does_not_fit_is_refused_with_every_fault_before_anything(drill_lab: DrillLab) -> None:
     lab = drill_lab
     before = as_declared(lab)
@@ -197,7 +201,8 @@ def killed_while_it_watches(lab: DrillLab, run: Drill) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("ending", ["resumed", pytest.param("abandoned", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("ending", ["resumed", "abandoned"])
 def test_k15_killed_in_the_middle_of_the_watch_it_goes_on_or_leaves_nothing(drill_lab: DrillLab, ending: str) -> None:
     lab = drill_lab
     before = as_declared(lab)
@@ -241,6 +246,7 @@ def rolconnlimit(lab: DrillLab) -> str:
     return lab.sql("postgres", f"select rolconnlimit from pg_roles where rolname = '{ROLE}'")
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(pooler_config.binary() is None, reason=pooler_config.NO_BINARY)
 def test_k15_limits_behind_the_application_are_changed_verified_and_taken_back(drill_lab: DrillLab) -> None:
     lab = drill_lab

@@ -120,9 +120,13 @@ def test_a_path_that_is_too_narrow_today_can_still_be_made_better() -> None:
     assert changing.misfits(path(20), [path(12)], canary=True)[0] == []
 
 
-def test_a_larger_pool_must_fit_while_it_is_rolled_out() -> None:
-    faults, _ = changing.misfits(path(10), [path(12)], canary=True)
-    assert len(faults) == 1 and "old and new pods at once, with the canary: 60 wanted, 50 served" in faults[0]
+def test_one_pod_more_is_refused_where_no_rolling_update_ever_runs_one_more() -> None:
+    now, then = (
+        one.model_copy(update={"pods": one.pods.model_copy(update={"surge_percent": 0})})
+        for one in (path(16), path(15))
+    )
+    faults, _ = changing.misfits(now, [then], canary=True)
+    assert faults == ["the canary beside the others: 63 wanted, 50 served; an ordinary rolling update wants 48 today"]
 
 
 def test_a_limit_that_is_lowered_before_the_pools_is_refused_in_between() -> None:

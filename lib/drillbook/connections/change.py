@@ -209,7 +209,7 @@ def misfits(now: Path, steps: Sequence[Path], *, canary: bool) -> tuple[list[str
 
     ``steps`` are the path after each part of the change, the last as it is to stay: that one must serve whatever happens
     by itself. On the way nothing may be worse than it is today: a path that is too narrow already could else never be
-    changed. With a ``canary`` one pod more than ever before has its pool, and a rolling update mixes old and new pods.
+    changed. With a ``canary`` one pod more has its pool for a while, and a rolling update then mixes old and new pods.
     """
     faults, told = [], []
     last = steps[-1]
@@ -227,19 +227,18 @@ def misfits(now: Path, steps: Sequence[Path], *, canary: bool) -> tuple[list[str
         if served is not None and wanted - served > max(0, today):
             faults.append(f"in between, before the application is changed: {wanted} wanted, {served} served")
     if canary:
-        served = room(last).evenly
-        pool = max(now.pods.pool, last.pods.pool)
-        mixed = last.pods.model_copy(update={"pool": pool})
-        one_more = last.pods.connections(1) + last.pods.startup_pool
-        for what, wanted in (
-            ("the canary beside the pods as they are", now.pods.connections(largest) + one_more),
-            ("the rolling update, old and new pods at once, with the canary", mixed.rolling(largest) + one_more),
-        ):
-            told.append(f"{what}: {wanted} wanted, {'all' if served is None else served} served")
-            # A pool that is full everywhere at once is the worst case; a site lives with the one it has today.
-            allowed = None if served is None else max(served, now.pods.rolling(largest) + one_more)
-            if allowed is not None and wanted > allowed:
-                faults.append(f"{told[-1]}, and an ordinary rolling update today wants {now.pods.rolling(largest)}")
+        served, ordinary = room(last).evenly, now.pods.rolling(largest)
+        surge = now.pods.surge_of(largest)
+        sizes = now.pods.connections(1), last.pods.connections(1)
+        mixed = largest * max(sizes) + surge * (min(sizes) + last.pods.startup_pool)
+        alone = now.pods.connections(largest) + sizes[1] + last.pods.startup_pool
+        for what, wanted in (("the canary beside the others", alone), ("old and new pods at once", mixed)):
+            words = f"{what}: {wanted} wanted, {'all' if served is None else served} served"
+            if served is not None and wanted > served:
+                words += f"; an ordinary rolling update wants {ordinary} today"
+                if wanted > ordinary:
+                    faults.append(words)
+            told.append(words)
     return faults, told
 
 

@@ -173,7 +173,8 @@ class RunCanary(_ChangePools):
 class RollOut(_ChangePools):
     """Give the settings to every pod, by the Deployment's own rolling update, and watch that too.
 
-    Only the Deployment that was read is changed. A threshold that is missed puts it back as it was, and removes the canary.
+    The canary is removed first: so at no time are more connections wanted than in any rolling update. Only the Deployment
+    that was read is changed. A threshold that is missed puts it back as it was.
     """
 
     def plan(self, ctx: Context) -> Plan:
@@ -193,6 +194,7 @@ class RollOut(_ChangePools):
             return Watched()
         _, app = application_of(ctx, self.change.database)
         note_begin(ctx, self.change, self.change.of_pools)
+        remove_canary(ctx, app)
         before = SessionsSeen(ctx, self.found).look()
         set_values(ctx, self.change, changing.DEPLOYMENT)
         try:
