@@ -164,7 +164,7 @@ def test_k15_what_does_not_fit_is_refused_with_every_fault_before_anything(drill
     with labelled(lab, "kustomize.toolkit.fluxcd.io/name", "apps"):
         every = lab.run(
             NOTEBOOK,
-            variables=f"{POOL}=none,SPRING_DATASOURCE_URL=jdbc:x,word",
+            variables=f"{POOL}=none,SPRING_DATASOURCE_URL=jdbc:x,word,API_TOKEN=x",
             role_limit="80",
             pooler_parameters="default_pool_size=5",
         )
@@ -173,6 +173,7 @@ def test_k15_what_does_not_fit_is_refused_with_every_fault_before_anything(drill
         f"{POOL} wants a whole number above 0",
         "SPRING_DATASOURCE_URL is the address",
         "'word' is no NAME=VALUE",
+        "API_TOKEN is or holds a secret",
         "role synergyflow_app is not managed by Cluster",
         "has no Pooler of type rw",
     ):

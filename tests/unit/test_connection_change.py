@@ -143,6 +143,16 @@ def test_the_parameters_of_a_pooler_are_counted_over_its_instances() -> None:
     assert changing.resized(path(10), pooler, [size], pool=POOL, timeout="").pgbouncer is None
 
 
+def test_the_sum_over_a_poolers_instances_must_fit_also_where_it_is_not_on_the_path() -> None:
+    parameters = {"default_pool_size": "10"}
+    pooler = {"metadata": {"name": "p"}, "spec": {"instances": 3, "pgbouncer": {"parameters": parameters}}}
+    server = path(10).server
+    size = setting("default_pool_size", "10", "16", POOLER, "")
+    assert changing.starved(changing.sized(pooler, []), server, "shop", "shop") == ""
+    why = changing.starved(changing.sized(pooler, [size]), server, "shop", "shop")
+    assert "3 instances, 1 more in its own rolling update" in why and "are 64; the role's limit leaves 50" in why
+
+
 def test_the_canary_has_the_pods_labels_and_a_selector_that_meets_no_other_pod() -> None:
     obj = app()
     one = setting(POOL, obj["spec"]["template"]["spec"]["containers"][1]["env"][0], {"name": POOL, "value": "12"})

@@ -14,7 +14,7 @@ from typing import Any
 
 from drillbook.connections import discovery
 from drillbook.connections.limits import Moment, judge, room
-from drillbook.connections.path import Path
+from drillbook.connections.path import UNLIMITED, Path, PgBouncer, Server
 from drillbook.model import Frozen
 
 Object = Mapping[str, Any]
@@ -260,15 +260,36 @@ def resized(path: Path, pooler: Object | None, settings: Sequence[Setting], *, p
             limits = {**found.server.role_limits, item.place: int(item.after)}
             limits = {role: limit for role, limit in limits.items() if limit >= 0}
             found = found.model_copy(update={"server": found.server.model_copy(update={"role_limits": limits})})
-    mine = [item for item in settings if item.kind == POOLER]
-    if mine and pooler is not None and found.pgbouncer is not None:
-        inside = dict(pooler["spec"].get("pgbouncer") or {})
-        parameters = {**(inside.get("parameters") or {}), **{item.key: item.after for item in mine}}
-        inside["parameters"] = {key: value for key, value in parameters.items() if value is not None}
-        sized = discovery.pgbouncer({**pooler, "spec": {**pooler["spec"], "pgbouncer": inside}})
+    if pooler is not None and found.pgbouncer is not None and any(item.kind == POOLER for item in settings):
         keep = {"version": found.pgbouncer.version, "clients": found.pgbouncer.clients}
-        found = found.model_copy(update={"pgbouncer": sized.model_copy(update=keep)})
+        found = found.model_copy(update={"pgbouncer": sized(pooler, settings).model_copy(update=keep)})
     return found
+
+
+def sized(pooler: Object, settings: Sequence[Setting]) -> PgBouncer:
+    """The Pooler's sizes with these settings."""
+    inside = dict(pooler["spec"].get("pgbouncer") or {})
+    new = {item.key: item.after for item in settings if item.kind == POOLER}
+    parameters = {**(inside.get("parameters") or {}), **new}
+    inside["parameters"] = {key: value for key, value in parameters.items() if value is not None}
+    return discovery.pgbouncer({**pooler, "spec": {**pooler["spec"], "pgbouncer": inside}})
+
+
+def starved(pooler: PgBouncer, server: Server, role: str, database: str) -> str:
+    """Why the Pooler's instances together, one more in its own rolling update, find no room behind them; "" if they do."""
+    most = (pooler.instances + pooler.surge) * pooler.most_of_a_pair
+    rooms = [("max_connections", server.slots - server.taken)]
+    if (limit := server.role_limits.get(role, UNLIMITED)) != UNLIMITED:
+        rooms.append(("the role's limit", limit - server.of_role(role)))
+    if (limit := server.database_limits.get(database, UNLIMITED)) != UNLIMITED:
+        rooms.append(("the database's limit", limit - server.in_database(database)))
+    what, room = min(rooms, key=lambda item: item[1])
+    if most <= room:
+        return ""
+    return (
+        f"Pooler {pooler.name}: {pooler.instances} instances, {pooler.surge} more in its own rolling update, each with up to "
+        f"{pooler.most_of_a_pair} connections, are {most}; {what} leaves {room}: the last instance starves"
+    )
 
 
 __all__ = [
@@ -284,4 +305,6 @@ __all__ = [
     "patch",
     "resized",
     "shown",
+    "sized",
+    "starved",
 ]

@@ -146,10 +146,7 @@ class ReadConnectionChange(Step[ConnectionChange]):
             pgbouncer=self.found.pooler,
         )
         names = app.connections
-        steps, done, base = [], [], now
-        if pooler is not None and now.pgbouncer is None:
-            # It is not on the path: what it may open is counted beside the application's own connections by check-connections.
-            pooler = None
+        steps, done = [], []
         for part in (
             [item for item in settings if item.kind != DEPLOYMENT],
             [item for item in settings if item.kind == DEPLOYMENT],
@@ -157,16 +154,23 @@ class ReadConnectionChange(Step[ConnectionChange]):
             if part:
                 done += part
                 steps.append(
-                    changing.resized(base, pooler, done, pool=names.pool_variable, timeout=names.timeout_variable)
+                    changing.resized(now, pooler, done, pool=names.pool_variable, timeout=names.timeout_variable)
                 )
         unfit, fits = changing.misfits(now, steps, canary=any(item.kind == DEPLOYMENT for item in settings))
-        return [*unfit, *_unreachable(steps[-1], settings)], fits
+        last = steps[-1]
+        unfit += _unreachable(last, settings)
+        if (
+            pooler is not None
+        ):  # also one that is not on the path: what it may open counts for those that come through it
+            why = changing.starved(changing.sized(pooler, settings), last.server, last.role, last.database)
+            unfit += [why] if why else []
+        return unfit, fits
 
 
 def _unreachable(path: Path, settings: list[Setting]) -> list[str]:
-    """A limit that what is behind it never lets anybody reach, or a sum over PgBouncer's instances that doesn't fit."""
+    """A limit that what is behind it never lets anybody reach."""
     found = []
-    server, pooler = path.server, path.pgbouncer
+    server = path.server
     others = server.taken - server.of_role(path.role)
     room = server.slots - others
     raised = next((item for item in settings if item.kind == CLUSTER), None)
@@ -175,15 +179,6 @@ def _unreachable(path: Path, settings: list[Setting]) -> list[str]:
             f"role_limit {raised.after} is never reached: max_connections {server.max_connections} leaves {room} for role "
             f"{path.role} ({server.max_connections - server.slots} reserved, {others} of others)"
         )
-    if pooler is not None and any(item.kind == POOLER for item in settings):
-        most = (pooler.instances + pooler.surge) * pooler.most_of_a_pair
-        limit = server.role_limits.get(path.role, room)
-        left = min(room, limit - server.of_role(path.role))
-        if most > left:
-            found.append(
-                f"Pooler {pooler.name}: {pooler.instances} instances and {pooler.surge} in its own rolling update, each with "
-                f"{pooler.most_of_a_pair} connections, are {most}, and {left} are left for them: the last one starves"
-            )
     return found
 
 
@@ -212,7 +207,7 @@ def _variables(
         "spec": {"template": {"spec": {"containers": [{"name": "", "env": _entries(wanted)}]}}},
     }
     faults += [
-        f"variables: {name} is or holds a secret: a run's record would hold it too"
+        f"variables: {name} is or holds a secret: keep it in a Secret, and change it, as this run's record holds its parameters"
         for name in connection_env.literal_secrets(trial)
     ]
     meta = deployment["metadata"]

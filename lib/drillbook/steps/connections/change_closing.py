@@ -148,10 +148,11 @@ class EndConnectionChange(Step[Ended]):
     def _undone(self, ctx: Context) -> Ended:
         _, app = application_of(ctx, self.change.database)
         take_back(ctx, app, self.change)
-        for promise in reversed(_of_the_change(ctx, self.change)):
+        promises = _of_the_change(ctx, self.change)
+        for promise in reversed(promises):
             undo.restore(ctx, promise)
         for item in self.change.of_limits:
-            if item.kind == CLUSTER:
+            if item.kind == CLUSTER and any(promise.kind == CLUSTER for promise in promises):
                 _wait_for_limit(ctx, item.place, -1 if item.before is None else int(item.before))
         left = differences(ctx, self.change)
         if (pods := canary_pods(ctx, app.namespace, ctx.run_id)) or left:

@@ -26,7 +26,7 @@ from drillbook.model import Check, Effect, Verdict
 from drillbook.profile.schema import Application
 from drillbook.steps.connections.change import application_of, differences, note_begin, set_values
 from drillbook.steps.connections.change_limits import ChangedLimits
-from drillbook.steps.connections.change_probe import Pod, SessionsSeen, canary_pods, is_ready, unchanged_pods
+from drillbook.steps.connections.change_probe import Pod, SessionsSeen, canary_pods, is_ready, restarts, unchanged_pods
 from drillbook.steps.connections.change_watch import ThresholdsMissed, Watched, watch
 from drillbook.steps.connections.path import FoundPath
 from drillbook.steps.preflight.instances import promises_on
@@ -158,7 +158,7 @@ class RunCanary(_ChangePools):
             pods = [pod for pod in canary_pods(ctx, app.namespace, ctx.run_id) if not _going(pod)]
             if any(is_ready(pod) for pod in pods):
                 return
-            crashed = [pod["metadata"]["name"] for pod in pods if _restarts(pod)]
+            crashed = [pod["metadata"]["name"] for pod in pods if restarts(pod)]
             if crashed:
                 raise ThresholdsMissed(
                     [f"restarts: {crashed[0]} ended before it was ready"], Watched(where="the canary")
@@ -221,7 +221,7 @@ class RollOut(_ChangePools):
         deadline = time.monotonic() + ctx.site.limits.step.total_seconds()
         while not rolled_out(found := workloads.deployment(ctx.kube, app)):
             new = [pod for pod in unchanged_pods(ctx, found) if self._is_new(pod)]
-            if crashed := [pod["metadata"]["name"] for pod in new if _restarts(pod)]:
+            if crashed := [pod["metadata"]["name"] for pod in new if restarts(pod)]:
                 raise ThresholdsMissed(
                     [f"restarts: {crashed[0]} has ended and was started again"], Watched(where="every pod")
                 )
@@ -287,10 +287,6 @@ def rolled_out(found: dict[str, Any]) -> bool:
 def _counts(found: dict[str, Any]) -> str:
     status = found.get("status") or {}
     return f"{status.get('updatedReplicas') or 0} new and {status.get('readyReplicas') or 0} ready of {found['spec'].get('replicas', 1)}"
-
-
-def _restarts(pod: Pod) -> int:
-    return sum(int(item.get("restartCount", 0)) for item in (pod.get("status") or {}).get("containerStatuses") or [])
 
 
 def _going(pod: Pod) -> bool:

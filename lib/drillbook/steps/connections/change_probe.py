@@ -233,9 +233,7 @@ def canary_pods(ctx: Context, namespace: str, run_id: str) -> list[Pod]:
 def seen(ctx: Context, app: Application, pod: Pod, probe: PodProbe | None) -> PodSeen:
     """One pod as it is now: ready, restarted, well by its own word, its gauges."""
     name = str(pod["metadata"]["name"])
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
-    restarts = sum(int(item.get("restartCount", 0)) for item in statuses)
-    unwell = "" if is_ready(pod) else _why(pod, statuses)
+    unwell = "" if is_ready(pod) else _why(pod)
     if not unwell:
         unwell = workloads.ask_health(ctx.kube, app, name)
     found = None
@@ -244,13 +242,18 @@ def seen(ctx: Context, app: Application, pod: Pod, probe: PodProbe | None) -> Po
             found = probe.gauges()
         except RunbookError as error:
             unwell = unwell or error.what
-    return PodSeen(pod=name, restarts=restarts, unwell=unwell, gauges=found)
+    return PodSeen(pod=name, restarts=restarts(pod), unwell=unwell, gauges=found)
 
 
-def _why(pod: Pod, statuses: list[dict[str, Any]]) -> str:
+def restarts(pod: Pod) -> int:
+    """How often its containers have ended and were started again."""
+    return sum(int(item.get("restartCount", 0)) for item in (pod.get("status") or {}).get("containerStatuses") or [])
+
+
+def _why(pod: Pod) -> str:
     waits = [
         f"{item['name']}: {waiting.get('reason', 'waiting')}"
-        for item in statuses
+        for item in (pod.get("status") or {}).get("containerStatuses") or []
         if (waiting := (item.get("state") or {}).get("waiting"))
     ]
     return "; ".join(waits) or f"not ready (phase {(pod.get('status') or {}).get('phase', 'unknown')})"
@@ -264,6 +267,7 @@ __all__ = [
     "address",
     "canary_pods",
     "is_ready",
+    "restarts",
     "seen",
     "unchanged_pods",
 ]

@@ -13,7 +13,7 @@ from drillbook.engine.step import Context
 from drillbook.errors import RunbookError
 from drillbook.model import Frozen, show_seconds
 from drillbook.profile.schema import Application
-from drillbook.steps.connections.change_probe import PodProbe, Sessions, SessionsSeen, address, is_ready, seen
+from drillbook.steps.connections.change_probe import PodProbe, Sessions, SessionsSeen, address, is_ready, restarts, seen
 from drillbook.steps.connections.path import FoundPath
 
 Pod = dict[str, Any]
@@ -83,6 +83,7 @@ def watch(
 
     with ExitStack() as stack:
         probes: dict[str, PodProbe] = {}
+        served: set[str] = set()
 
         def probe(pod: Pod) -> PodProbe:
             name = str(pod["metadata"]["name"])
@@ -95,7 +96,13 @@ def watch(
             ctx.require_lease()
             pods = [pod for pod in new() if not pod["metadata"].get("deletionTimestamp")]
             ready, others = _ready(pods), _ready(unchanged())
-            looks = tuple(seen(ctx, app, pod, probe(pod) if pod in ready else None) for pod in pods)
+            served |= {str(pod["metadata"]["name"]) for pod in ready}
+            looks = tuple(
+                seen(ctx, app, pod, probe(pod) if pod in ready else None)
+                for pod in pods
+                # One that an autoscaler adds meanwhile is not unwell because it is starting.
+                if str(pod["metadata"]["name"]) in served or restarts(pod)
+            )
             now = server.look()
             stuck, elsewhere = _stuck(found, now, before, pods, others)
             judging.add(Look(pods=looks, stuck=stuck, stuck_elsewhere=elsewhere, shares=now.shares(more, before)))
