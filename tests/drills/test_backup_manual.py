@@ -80,7 +80,7 @@ def test_a_backup_is_read_back_from_the_bucket_and_announced(drill_lab: DrillLab
             NOTEBOOK,
             site=drill_lab.profile_with("announcing", announce=section),
             reason="schema change",
-            reference="CHG-1042",
+            ticket="CHG-1042",
         )
     assert (run.code, run.verdict) == (0, "VERIFIED"), run.said
     (made,) = backups(drill_lab) - known
@@ -105,10 +105,10 @@ def test_a_plan_asks_for_no_backup(drill_lab: DrillLab) -> None:
 
 
 def test_bad_parameters_are_told_together(drill_lab: DrillLab) -> None:
-    run = drill_lab.run(NOTEBOOK, reason="because", reference="two\nlines")
+    run = drill_lab.run(NOTEBOOK, reason="because", ticket="two\nlines")
     assert run.code == 4, run.said
     assert "reason: 'because' is none of" in run.said
-    assert "reference: not one line" in run.said
+    assert "ticket: not one line" in run.said
 
 
 @pytest.mark.long

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import tarfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from struct import pack
@@ -134,6 +134,9 @@ class Memory:
 
     def uploads(self, prefix: str) -> Sequence[str] | None:
         return ()
+
+    def safeguards(self) -> Mapping[str, str | None]:
+        return {}
 
     def close(self) -> None: ...
 

@@ -1,11 +1,9 @@
-"""What an operator applies: rights that can do little, SQL that a server accepts, a schedule that means it."""
+"""What an operator applies: rights that can do little, SQL that a server accepts."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ NAMES = {
     "APPLICATION": "shop-backend",
     "DRILLBOOK_IMAGE": "registry.example/drillbook:0.1.0",
 }
-FILES = sorted(DEPLOY.rglob("*.yaml"))
+FILES = sorted(path for path in DEPLOY.rglob("*.yaml") if path.parent.name != "monitoring")  # that is one for all sites
 
 
 def objects(*paths: Path, **changes: str) -> list[dict[str, Any]]:
@@ -188,40 +186,3 @@ def test_the_managed_role_can_do_nothing_but_log_in() -> None:
     assert role["login"] is True
     assert not any(role[right] for right in ("superuser", "createdb", "createrole", "replication", "bypassrls"))
     assert not role.get("inRoles")
-
-
-# -- the schedule -------------------------------------------------------------------------------------------------
-
-
-def cronjob() -> dict[str, Any]:
-    return next(item for item in objects(DEPLOY / "schedule" / "cronjob.yaml") if item["kind"] == "CronJob")
-
-
-def test_the_schedule_is_sundays_at_ten_utc() -> None:
-    spec = cronjob()["spec"]
-    assert (spec["schedule"], spec["timeZone"], spec["concurrencyPolicy"]) == ("0 10 * * 0", "Etc/UTC", "Forbid")
-    assert spec["jobTemplate"]["spec"]["backoffLimit"] == 0
-
-
-def test_only_the_months_first_sunday_gets_past_the_guard() -> None:
-    """The container's own script, with a stand-in for `date`, and `echo` for the drill."""
-    script = cronjob()["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["command"][2]
-    script = script.replace("exec .venv/bin/drillbook", "echo drill:")
-    sundays = [date(2026, 1, 4) + timedelta(weeks=week) for week in range(104)]
-    ran = []
-    for day in sundays:
-        told = subprocess.run(
-            ["sh", "-ec", f"date() {{ echo {day:%d}; }}\n{script}"], capture_output=True, text=True, check=True
-        ).stdout
-        if told.startswith("drill:"):
-            ran.append(day)
-    assert len(ran) == 24
-    assert len({(day.year, day.month) for day in ran}) == 24
-    assert all(day.day <= 7 for day in ran)
-
-
-def test_the_scheduled_command_is_one_that_exists() -> None:
-    script = cronjob()["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["command"][2]
-    notebook = re.search(r"drillbook run (\S+)", script)
-    assert notebook
-    assert (DEPLOY.parent / notebook[1]).is_file()

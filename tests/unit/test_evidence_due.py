@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -16,6 +17,7 @@ from drillbook.evidence import Ledger, seal
 from drillbook.evidence.due import SealedRun, State, due, periods, runs_of
 from drillbook.model import Verdict, parse_instant
 from drillbook.profile.schema import Every, Schedule
+from drillbook.report.page import render
 
 MONTHLY = Schedule(runbook=RUNBOOK, every=Every.MONTH, within=timedelta(days=8))
 
@@ -101,6 +103,7 @@ def sealed(outputs: Path, at: datetime, events: Callable[[], list[dict[str, obje
     ]
     ledger.open(run_id, RUNBOOK)
     write_journal(folder / "journal.jsonl", told)
+    render(folder)
     seal(folder, ledger)
     return folder
 
@@ -127,9 +130,10 @@ def test_i16_due_reads_sealed_runs_and_says_it_to_people_to_prometheus_and_by_it
     capsys.readouterr()
     assert status([*argv, "--at", "2026-05-09T00:00:00Z", "--prometheus"]) == 2
     text = capsys.readouterr().out
-    assert f'drillbook_due{{site="{SITE}",runbook="{RUNBOOK}",every="month",state="late"}} 1' in text
-    assert f'drillbook_last_verified_timestamp_seconds{{site="{SITE}",runbook="{RUNBOOK}"}} ' in text
-    assert f"{day(2, 2).timestamp():.0f}." in text
+    assert f'drillbook_due{{every="month",runbook="{RUNBOOK}",site="{SITE}",state="late"}} 1.0' in text
+    assert f'drillbook_runs_total{{runbook="{RUNBOOK}",site="{SITE}",verdict="FAILED"}} 1.0' in text
+    (last,) = re.findall(r"drillbook_last_verified_timestamp_seconds\{.*\} (\S+)", text)
+    assert float(last) // 60 == day(2, 2).timestamp() // 60
 
     folder = next((outputs / RUNBOOK).glob("20260202*"))
     (folder / "record.json").write_bytes((folder / "record.json").read_bytes().replace(b"VERIFIED", b"verified", 1))

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import html
 import io
+import json
+import re
 import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import segno
 import yaml
-from evidence_sample import RUNBOOK, SITE, failed, unproven, verified
+from evidence_sample import RUNBOOK, SITE, Event, at, failed, unproven, verified
 from test_evidence_due import day, sealed
 
 from drillbook.cli.app import status
@@ -24,9 +29,25 @@ from drillbook.evidence.signatures import new_key, sign, signer_of
 from drillbook.evidence.trust import Trust, TrustedKey, write_trust
 from drillbook.evidence.writing import write_whole
 from drillbook.model import parse_instant
+from drillbook.report.trend import pictures
 
 NEEDS_OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not on this machine")
 SITES = Path(__file__).parents[2] / "sites"
+QUESTIONS = yaml.safe_load((Path(__file__).parents[1] / "assets" / "auditor" / "questions.yaml").read_text())
+
+
+def asked() -> list[Event]:
+    """A drill that a person asked for, and that waited for another's approval."""
+    events = verified()
+    events[0] |= {"schema": 2, "package_sha256": "a" * 64}
+    events[0]["parameters"] |= {"requested_by": "Ada Lovelace", "ticket": "OPS-7"}
+    approval = {
+        "actor": {"username": "grace", "strength": "api", "name": "Grace Hopper"},
+        "how": "approve",
+        "at": at(400),
+    }
+    passed = {"type": "confirmed", "at": at(500), "section": "Cut over", "digest": "0" * 64, "waited_seconds": 200.0}
+    return [*events[:-1], passed | {"approvals": [approval]}, events[-1]]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +68,7 @@ def year(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (day(2, 2), verified),
             (day(4, 5), unproven),
             (day(5, 3), failed),
-            (day(6, 7), verified),
+            (day(6, 7), asked),
         )
     ]
     for folder in runs:
@@ -87,6 +108,16 @@ def written(home: Path, *more: str) -> tuple[int, Path]:
     return status([*argv, *more]), to
 
 
+@pytest.fixture(scope="module")
+def folder(year: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an auditor gets."""
+    copy = Path(shutil.copytree(year, tmp_path_factory.mktemp("auditor") / "home"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRILLBOOK_OUTPUTS", str(copy / "outputs"))
+        assert written(copy)[0] == 0
+    return copy / "for-the-auditor"
+
+
 def rows(to: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO((to / "population.csv").read_text())))
 
@@ -111,6 +142,64 @@ def test_i16_the_population_leaves_nothing_out(home: Path) -> None:
     assert {path.stem for path in (to / "runs").iterdir()} == {
         row["run_id"] for row in found if row["state"] == "sealed"
     }
+
+
+def words_of(page: str) -> str:
+    """What a person reads: the page's text without marks, styles and white space."""
+    body = re.sub(r"<(style|script)\b.*?</\1>", " ", page.partition("<main>")[2], flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+@pytest.mark.parametrize("asked_for", QUESTIONS, ids=lambda item: item["question"][:40])
+def test_i16_one_page_answers_ten_questions_of_an_auditor(folder: Path, asked_for: dict[str, Any]) -> None:
+    read = words_of((folder / "summary.html").read_text())
+    assert len(QUESTIONS) == 10
+    assert not [answer for answer in asked_for["answer"] if answer not in read], read
+
+
+def test_i16_people_stand_next_to_the_identities_that_acted(home: Path) -> None:
+    _, to = written(home)
+    (row,) = [row for row in rows(to) if row["opened_at"][5:7] == "06" and row["verdict"]]
+    assert row["asked_by"] == "Ada Lovelace (system:serviceaccount:drillbook:drillbook)" and row["ticket"] == "OPS-7"
+    assert row["approved_by"] == "Grace Hopper (grace)" and row["identity"] == "api"
+    run = next((home / "outputs" / RUNBOOK).glob("20260607*"))
+    report = (run / "report.html").read_text()
+    assert json.loads((run / "record.json").read_bytes())["circumstances"]["package_sha256"] == "a" * 64
+    assert "Ada Lovelace" in words_of(report) and "Grace Hopper" in words_of(report)
+    digest = hashlib.sha256((run / "record.json").read_bytes()).hexdigest()
+    assert digest in words_of(report), "the page says which record it was made from"
+    code = segno.make(f"run {run.name} record.json sha256 {digest}", error="m", micro=False)
+    assert code.svg_inline(border=4, light="#fff", omitsize=True) in report
+
+
+def test_i16_the_index_leads_to_every_report_and_draws_each_figure(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = home / "outputs"
+    assert status(["index", "--site", str(home / "site.yaml")]) == 1, "the folder of a run that was opened is missing"
+    assert "20260610T100000Z-killed" in capsys.readouterr().out
+    page = (outputs / "index.html").read_text()
+    reports = {str(path.relative_to(outputs)) for path in outputs.glob("*/*/report.html")}
+    assert reports == set(re.findall(r'href="([^"]+)"', page)) and len(reports) == 6
+    read = words_of(page)
+    for name in ("recovery time", "recovery point", "size of the base backup"):
+        assert f"{RUNBOOK}: {name}" in read, name
+    assert page.count("<circle") and "objective 1 h" in read and "run 20260607" in read
+
+
+def test_i16_a_figure_that_missed_its_objective_is_a_cross() -> None:
+    def run(month: int, seconds: float, met: bool, verdict: str = "VERIFIED") -> Entry:
+        figure = ("recovery time", seconds, 60.0, met)
+        opened = day(month, 1)
+        return Entry(
+            run_id=str(month), runbook="x", state="sealed", verdict=verdict, opened_at=opened, measured=(figure,)
+        )
+
+    (drawn,) = pictures([run(3, 90, False), run(1, 30, True), run(2, 40, True, "UNPROVEN")])
+    assert [mark["tone"] for mark in drawn["marks"]] == ["good", "doubt", "bad"], "in order of time"
+    assert drawn["says"] == "3 runs, last 1 min 30 s, from 30 s to 1 min 30 s; objective 1 min, missed once"
+    assert drawn["marks"][2]["y"] < drawn["objective"]["y"] < drawn["marks"][1]["y"], "longer is higher"
+    assert pictures([Entry(runbook="x", state="missing")]) == []
 
 
 def test_i16_a_run_that_was_opened_long_ago_and_vanished_has_a_row(home: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -48,6 +48,9 @@ class ObjectStore(Protocol):
 
     def uploads(self, prefix: str) -> Sequence[str] | None:
         """The keys below ``prefix`` that are being uploaded in parts; ``None`` if these credentials may not ask."""
+
+    def safeguards(self) -> Mapping[str, str | None]:
+        """What the bucket does against loss, by name: in words, "" where it is not set, ``None`` if these credentials may not ask."""
 
     def close(self) -> None:
         """End the connections; safe to call twice."""

@@ -6,7 +6,7 @@ barman's HeadBucket is not asked for). Errors carry S3's own code and never a cr
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -266,6 +266,51 @@ class S3Store:
         except (botocore.exceptions.BotoCoreError, OSError) as error:
             self._fail(error, "listing the uploads to", prefix)
         return [self._relative(item["Key"]) for item in answer.get("Uploads", ())]
+
+    def safeguards(self) -> Mapping[str, str | None]:
+        """Versioning, encryption, lock, replication and lifecycle of the bucket; each needs a right of its own."""
+        asked: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]] = {
+            "versioning": (
+                self._client.get_bucket_versioning,
+                lambda found: str(found.get("Status", "")).replace("Suspended", ""),
+            ),
+            "encryption": (
+                self._client.get_bucket_encryption,
+                lambda found: ", ".join(
+                    str(rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"])
+                    for rule in found["ServerSideEncryptionConfiguration"]["Rules"]
+                ),
+            ),
+            "object lock": (
+                self._client.get_object_lock_configuration,
+                lambda found: str(found.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled", "")),
+            ),
+            "replication": (
+                self._client.get_bucket_replication,
+                lambda found: ", ".join(
+                    rule["Destination"]["Bucket"]
+                    for rule in found["ReplicationConfiguration"]["Rules"]
+                    if rule["Status"] == "Enabled"
+                ),
+            ),
+            "lifecycle": (
+                self._client.get_bucket_lifecycle_configuration,
+                lambda found: ", ".join(
+                    str(rule.get("ID", "a rule")) for rule in found["Rules"] if rule["Status"] == "Enabled"
+                ),
+            ),
+        }
+        return {name: self._asked(call, words) for name, (call, words) in asked.items()}
+
+    def _asked(self, call: Callable[..., dict[str, Any]], words: Callable[[dict[str, Any]], str]) -> str | None:
+        try:
+            return words(call(Bucket=self._bucket))
+        except botocore.exceptions.ClientError as error:
+            code, status = error.response.get("Error", {}).get("Code", ""), error.response.get("ResponseMetadata", {})
+            # S3 says "not found" of a setting that was never made; what may not be asked, or is no API of this store, is not known.
+            return "" if status.get("HTTPStatusCode") == 404 and code != "NoSuchBucket" else None
+        except (botocore.exceptions.BotoCoreError, OSError, KeyError) as error:
+            self._fail(error, "reading the bucket's settings of", "")
 
     def _pages(self, prefix: str, **more: str) -> Iterator[dict[str, Any]]:
         token: dict[str, str] = {}

@@ -127,35 +127,37 @@ def _every(
 
 @app.command()
 def run(
-    notebook: Annotated[Path, typer.Argument(metavar="NOTEBOOK", help="The runbook.")],
+    notebook: Annotated[str, typer.Argument(metavar="RUNBOOK", help="A runbook's path, or its name in runbooks/.")],
     parameter: Annotated[
         list[str] | None,
         typer.Option("--parameter", "-p", metavar="NAME VALUE", help="A parameter of the notebook; may be repeated."),
     ] = None,
     mode: Annotated[Mode, typer.Option(help="plan changes nothing; apply does what the runbook says.")] = Mode.PLAN,
     site: SiteOption = "",
+    if_due: Annotated[
+        bool, typer.Option("--if-due", help="Do nothing if its schedule's current period has a run already.")
+    ] = False,
 ) -> int:
     """Run a runbook headless, clean up after it, seal its evidence and write its report."""
-    if not notebook.is_file():
-        raise ParameterError([f"there is no notebook {notebook}"], where="drillbook run")
+    path = engine.find_runbook(notebook)
     given = arguments.parameters(parameter or [])
-    outcome = headless.execute(notebook, given, mode=str(mode), site=site, progress=ProgressPrinter(out).tell)
+    if if_due:
+        from drillbook.cli.schedule import already_run  # what signs takes a third of a second to import
+
+        if told := already_run(site, path.stem, engine.outputs_dir()):
+            out.print(Text(f"nothing to do: {told}"))
+            return 0
+    outcome = headless.execute(path, given, mode=str(mode), site=site, progress=ProgressPrinter(out).tell)
     show_outcome(out, outcome)
     return int(outcome.exit_code)
 
 
 @app.command(name="open")
 def open_runbook(
-    runbook: Annotated[Path, typer.Argument(metavar="RUNBOOK", help="A runbook's path, or its name in runbooks/.")],
+    runbook: Annotated[str, typer.Argument(metavar="RUNBOOK", help="A runbook's path, or its name in runbooks/.")],
 ) -> int:
     """Copy a runbook under outputs/open/, to be stepped through in JupyterLab: the tracked one stays as it is."""
-    named = engine.project_root() / "runbooks" / f"{runbook.name.removesuffix('.ipynb')}.ipynb"
-    notebook = runbook if runbook.is_file() else named
-    if not notebook.is_file():
-        raise ParameterError(
-            [f"there is no runbook {runbook}"], where="drillbook open", todo="`ls runbooks` shows them."
-        )
-    path = engine.copy_to_work_on(notebook)
+    path = engine.copy_to_work_on(engine.find_runbook(runbook))
     out.print(Text(str(path)))
     out.print(Text(f"jupyter lab {'--allow-root ' if os.geteuid() == 0 else ''}{shlex.quote(str(path))}"))
     return 0
@@ -203,6 +205,7 @@ def approve(
     ] = "",
     kubeconfig: Annotated[str, typer.Option(help="Your own credentials; otherwise the profile's.")] = "",
     context: Annotated[str, typer.Option(help="A context of that kubeconfig.")] = "",
+    name: Annotated[str, typer.Option(help="Your name, as the auditor knows you; noted next to the identity.")] = "",
 ) -> int:
     """Show the plan at which a run waits, and approve it as yourself; the run goes on when it is resumed."""
     folder = engine.find_run(run_id)
@@ -216,7 +219,7 @@ def approve(
         )
     asked = f"To approve exactly this plan, type {gate['phrase']!r}"
     given = phrase or str(typer.prompt(asked, default="", show_default=False, err=True))
-    noted = headless.approve(folder, given, kubeconfig=kubeconfig, context=context)
+    noted = headless.approve(folder, given, kubeconfig=kubeconfig, context=context, name=name)
     actor = noted["actor"]
     out.print(Text(f"approved by {actor['username']} (identity: {actor['strength']}): {noted['section']}"))
     out.print(Text(f"next: run the waiting cell again in its notebook, or: drillbook resume {folder.name}"))
@@ -345,6 +348,45 @@ def due_tests(
     )
 
 
+@app.command(name="schedule")
+def schedule_jobs(
+    to: Annotated[Path, typer.Option("--out", help="The folder that is written; it must be empty or not there.")],
+    image: Annotated[str, typer.Option(help="The image that runs them, with its tag or digest.")],
+    site: SiteOption = "",
+    evidence: Annotated[str, typer.Option(metavar="SIZE", help="The volume for the evidence.")] = "5Gi",
+) -> int:
+    """Write the profile's schedules as CronJobs, each class of runbooks under its own rights, and the exporter: a folder for kubectl apply -k."""
+    from drillbook.cli.schedule import write_schedules  # what signs takes a third of a second to import
+
+    return write_schedules(out, site, image, to, evidence)
+
+
+@app.command(name="exporter")
+def run_exporter(
+    site: SiteOption = "",
+    listen: Annotated[str, typer.Option(metavar="ADDRESS:PORT", help="Where Prometheus reads it.")] = "127.0.0.1:9477",
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two readings of archive and evidence.")] = 60.0,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="A file with the bearer token that is demanded; needed where it is not loopback."),
+    ] = None,
+    trust: TrustOption = None,
+) -> int:
+    """Serve /metrics for Prometheus: what can be recovered, what a loss would cost, which tests are owed. Reads only."""
+    from drillbook.cli.exporter import serve  # what signs takes a third of a second to import
+    from drillbook.cli.keys import trusted
+
+    return serve(
+        out,
+        engine.outputs_dir(),
+        site,
+        trust=trusted(trust, site),
+        listen=listen,
+        every=every,
+        token_file=token_file,
+    )
+
+
 @app.command(name="evidence")
 def evidence_folder(
     to: Annotated[Path, typer.Option("--out", help="The folder that is written; it must be empty or not there.")],
@@ -368,6 +410,15 @@ def evidence_folder(
     return write_evidence(
         out, engine.outputs_dir(), site, to, begins=period[0], ends=period[1], trust=trusted(trust, site)
     )
+
+
+@app.command(name="index")
+def index_page(site: SiteOption = "", trust: TrustOption = None) -> int:
+    """Write index.html into the outputs folder: what is due, the trend of every figure, and each run with its report."""
+    from drillbook.cli.evidence import write_index  # what signs takes a third of a second to import
+    from drillbook.cli.keys import trusted
+
+    return write_index(out, engine.outputs_dir(), site, trust=trusted(trust, site))
 
 
 @app.command(name="seal")

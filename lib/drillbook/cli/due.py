@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from drillbook.cli import metrics
 from drillbook.errors import ParameterError
-from drillbook.evidence.due import Due, SealedRun, State, due, runs_of
+from drillbook.evidence.due import Due, State, due, runs_of
 from drillbook.evidence.trust import Trust
-from drillbook.model import Verdict, show_instant
+from drillbook.model import show_instant
 from drillbook.profile import load_site
 
 _STYLES = {
@@ -54,34 +55,11 @@ def show_due(
     found = due(profile.schedules, runs, at or datetime.now(UTC))
     shown = found if everything else _newest_two(found)
     if prometheus:
-        console.out(prometheus_text(profile.name, shown, runs), highlight=False, end="")
+        console.out(metrics.due_text(profile, shown, runs), highlight=False, end="")
     else:
         console.print(_table(shown))
     states = {item.state for item in shown}
     return 1 if states & _FAILING else 2 if states & _OPEN else 0
-
-
-def prometheus_text(site: str, found: Sequence[Due], runs: Sequence[SealedRun]) -> str:
-    """In Prometheus' text format: how each schedule stands now, and when each runbook was last VERIFIED."""
-    lines = [
-        "# HELP drillbook_due Whether a schedule is in this state in its current period.",
-        "# TYPE drillbook_due gauge",
-    ]
-    current = {item.runbook: item for item in found}  # the newest period comes last
-    for runbook, item in sorted(current.items()):
-        for state in State:
-            labels = f'site="{site}",runbook="{runbook}",every="{item.every}",state="{state}"'
-            lines.append(f"drillbook_due{{{labels}}} {int(item.state is state)}")
-    lines += [
-        "# HELP drillbook_last_verified_timestamp_seconds When the newest run that was VERIFIED began.",
-        "# TYPE drillbook_last_verified_timestamp_seconds gauge",
-    ]
-    for runbook in sorted(current):
-        verified = [run.started_at for run in runs if run.runbook == runbook and run.counts is Verdict.VERIFIED]
-        if verified:
-            labels = f'site="{site}",runbook="{runbook}"'
-            lines.append(f"drillbook_last_verified_timestamp_seconds{{{labels}}} {max(verified).timestamp():.3f}")
-    return "\n".join(lines) + "\n"
 
 
 def _newest_two(found: Sequence[Due]) -> list[Due]:
@@ -108,4 +86,4 @@ def _table(found: Sequence[Due]) -> Table:
     return table
 
 
-__all__ = ["prometheus_text", "show_due"]
+__all__ = ["show_due"]

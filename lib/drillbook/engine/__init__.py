@@ -4,7 +4,7 @@ from drillbook.engine.cluster_lock import LEASE_SECONDS, acts_elsewhere, require
 from drillbook.engine.engine import Run
 from drillbook.engine.gate import Section
 from drillbook.engine.opening import UNATTENDED_ENV, lease_name, validate
-from drillbook.engine.run_folders import copy_to_work_on, find_run, outputs_dir, project_root
+from drillbook.engine.run_folders import copy_to_work_on, find_run, find_runbook, outputs_dir, project_root
 from drillbook.engine.start import open_run, resume_run
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "acts_elsewhere",
     "copy_to_work_on",
     "find_run",
+    "find_runbook",
     "lease_name",
     "open_run",
     "outputs_dir",

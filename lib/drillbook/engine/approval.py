@@ -37,10 +37,11 @@ def cluster_uid(kube: k8s.Kube) -> str:
     return str(found["metadata"]["uid"]) if found else ""
 
 
-def approve(journal: Journal, phrase: str, kube: k8s.Kube | None, *, how: str) -> dict[str, Any]:
+def approve(journal: Journal, phrase: str, kube: k8s.Kube | None, *, how: str, name: str = "") -> dict[str, Any]:
     """Note the approval of the gate at which the run stands, and answer it as it was written.
 
-    ``how`` is ``widget``, ``approve`` or ``parameter``. Raises ParameterError, with nothing noted, for another phrase,
+    ``how`` is ``widget``, ``approve`` or ``parameter``; ``name`` is the person's own, as people know it, and is noted as
+    it was given: what counts is the identity. Raises ParameterError, with nothing noted, for another phrase,
     after the deadline, for a person who has approved already, and for an identity that does not count here.
     """
     events = journal.events()
@@ -57,12 +58,20 @@ def approve(journal: Journal, phrase: str, kube: k8s.Kube | None, *, how: str) -
         if not faults:
             actor = who(kube)
             faults += _faults_of(gate, actor, gates.approvals(events, gate["digest"]), kube)
+    if len(name) > 200 or not name.isprintable():
+        faults.append("the name is not one line of at most 200 characters")
     if faults or gate is None:
         run_id = events[0]["run_id"] if events else ""
         raise ParameterError(
             faults, where=f"approval of run {run_id}", todo="Nothing was noted. `drillbook list` shows what waits."
         )
-    return journal.append("approved", section=gate["section"], digest=gate["digest"], how=how, actor=actor)
+    return journal.append(
+        "approved",
+        section=gate["section"],
+        digest=gate["digest"],
+        how=how,
+        actor=actor | ({"name": name} if name else {}),
+    )
 
 
 def _faults_of(

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-import drillbook
-from drillbook.engine.run_folders import project_root
+from drillbook.engine.run_folders import runbook_folders
 from drillbook.errors import ParameterError
 from drillbook.model import Frozen
 
@@ -56,8 +55,7 @@ def _file(runbook: str) -> Path | None:
     given = os.environ.get("DRILLBOOK_NOTEBOOK", "")
     folders = [
         *([Path(given).parent] if given else []),
-        project_root() / "runbooks",
-        Path(drillbook.__file__).parents[2] / "runbooks",
+        *runbook_folders(),
     ]
     return next((path for folder in folders if (path := folder / f"{runbook}.toml").is_file()), None)
 

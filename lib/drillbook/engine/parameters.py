@@ -54,7 +54,8 @@ def _whole(first: int, last: int) -> Callable[[Any], None]:
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
     **{name: _target(parse) for name, parse in TARGET_PARAMETERS.items()},
     "reason": _reason,
-    "reference": _one_line,
+    "requested_by": _one_line,
+    "ticket": _one_line,
     "database": _one_line,
     "no_backup_because": _one_line,
     "no_salvage_because": _one_line,

@@ -44,6 +44,28 @@ def _unwritable(folder: Path, error: OSError) -> EvidenceUnwritable:
     )
 
 
+def runbook_folders() -> list[Path]:
+    """Where runbooks are looked for: the project's, those of this library's checkout, those of an installed package."""
+    package = Path(__file__).resolve().parents[1]
+    return [project_root() / "runbooks", package.parents[1] / "runbooks", package / "runbooks"]
+
+
+def find_runbook(named: str) -> Path:
+    """A runbook's notebook by its path or its name. ParameterError if there is none."""
+    path = Path(named)
+    if path.is_file():
+        return path
+    places = runbook_folders()
+    found = next(
+        (one for one in (folder / f"{path.name.removesuffix('.ipynb')}.ipynb" for folder in places) if one.is_file()),
+        None,
+    )
+    if found is None:
+        known = sorted({one.stem for folder in places for one in folder.glob("*.ipynb")})
+        raise ParameterError([f"there is no runbook {named}"], where="runbook", todo=f"There are: {', '.join(known)}.")
+    return found
+
+
 def notebook_path(runbook: str) -> Path | None:
     """The runbook's notebook: the one that a runner names, else ``runbooks/<runbook>.ipynb``, else the one that is open."""
     given = os.environ.get("DRILLBOOK_NOTEBOOK", "")

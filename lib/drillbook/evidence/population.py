@@ -34,6 +34,7 @@ COLUMNS = (
     "opened_at",
     "finished_at",
     "asked_by",
+    "ticket",
     "identity",
     "approved_by",
     "recovery_seconds",
@@ -59,9 +60,12 @@ class Entry(Frozen):
     opened_at: Instant | None = None
     finished_at: Instant | None = None
     asked_by: str = ""
+    ticket: str = ""
     identity: str = ""
     approved_by: str = ""
     measured: tuple[tuple[str, float | None, float | None, bool | None], ...] = ()  # name, achieved, objective, met
+    backup_bytes: int | None = None
+    forecast_off: float | None = None  # of the recovery time: (forecast - achieved) / achieved
     cause: str = ""
     record_sha256: str = ""
     signed: bool = False
@@ -154,6 +158,7 @@ def as_csv(entries: Iterable[Entry]) -> str:
             show_instant(one.opened_at) if one.opened_at else "",
             show_instant(one.finished_at) if one.finished_at else "",
             one.asked_by,
+            one.ticket,
             one.identity,
             one.approved_by,
             *("" if value is None else f"{value:.1f}" for value in (*recovery, *point)),
@@ -187,19 +192,38 @@ def _entry(outputs: Path, opened: Mapping[str, Any], sealed: Mapping[str, Any] |
 
 def _of_record(record: Mapping[str, Any]) -> dict[str, Any]:
     who, verdict = record["who"], record["verdict"]
-    approvers = [str((one.get("actor") or one).get("username", "")) for one in who["approver"] or ()]
+    approvers = [
+        _person(approval["actor"]) for gate in who["approver"] or () for approval in gate.get("approvals") or ()
+    ]
+    requester = who.get("requester") or {}
     return {
         "opened_at": parse_instant(record["when"]["started_at"]),
         "finished_at": record["when"]["finished_at"],
-        "asked_by": str((who["actor"] or {}).get("username", "")),
+        "asked_by": _person((who["actor"] or {}) | {"name": requester.get("name")}),
+        "ticket": str(requester.get("ticket") or ""),
         "identity": str((who["actor"] or {}).get("strength", "")),
         "approved_by": ", ".join(name for name in dict.fromkeys(approvers) if name),
         "measured": tuple(
             (item["name"], item["achieved_seconds"], item["objective_seconds"], item["met"])
             for item in record["objectives"]["measured"]
         ),
+        "backup_bytes": (record["backup"] or {}).get("size_bytes"),
+        "forecast_off": next(
+            (
+                row["off"]
+                for row in (record.get("forecast") or {}).get("compared", ())
+                if row["name"] == "recovery time"
+            ),
+            None,
+        ),
         "cause": (verdict["reasons"] or [""])[0],
     }
+
+
+def _person(actor: Mapping[str, Any]) -> str:
+    """A person by name with the identity that the API server knows, or that identity alone."""
+    identity, name = str(actor.get("username") or ""), str(actor.get("name") or "")
+    return f"{name} ({identity})" if name and identity else name or identity
 
 
 def _placed(run: Entry, owed: Sequence[Due], runs: Sequence[SealedRun]) -> Entry:

@@ -389,13 +389,37 @@ class Every(StrEnum):
 class Schedule(Frozen):
     """How often a runbook must have been VERIFIED: once in each period, ``within`` so long of its begin (without it: before its end).
 
-    ``since`` is the instant from whose period on it is owed; without it, from its first run on.
+    ``since`` is the instant from whose period on it is owed; without it, from its first run on. ``cron`` is when
+    `drillbook schedule` starts it, five fields in UTC; a start in a period that has its run does nothing.
     """
 
     runbook: ObjectName
     every: Every
     within: Duration | None = None
     since: Instant | None = None
+    cron: Annotated[str, matches(r"((\S+ ){4}\S+)?", "five fields of cron")] = ""
+
+
+class Attested(StrEnum):
+    """What only a person can say of a site."""
+
+    TEAM = "team trained"
+    ON_CALL = "on-call runbook updated"
+
+
+class Attestation(Frozen):
+    """A named person's word for what no machine can see: ``by`` whom, ``at`` when, good ``until`` when."""
+
+    item: Attested
+    by: Text
+    at: Instant
+    until: Instant
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> Self:
+        if self.until <= self.at:
+            raise ValueError("until is not after at")
+        return self
 
 
 class EvidenceSettings(Frozen):
@@ -449,6 +473,7 @@ class Site(Frozen):
     approvals: Approvals = Approvals()
     evidence: EvidenceSettings = EvidenceSettings()
     schedules: tuple[Schedule, ...] = ()
+    attestations: tuple[Attestation, ...] = ()
     # ``copy`` is what a pydantic model is copied with: the attribute has another name than the key.
     copy_: CopySettings = Field(default=CopySettings(), alias="copy")
     replacement: ReplacementSettings = ReplacementSettings()

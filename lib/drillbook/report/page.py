@@ -11,8 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import segno
+
 from drillbook.errors import Changed, EvidenceError, EvidenceUnwritable
 from drillbook.evidence import Journal, Ledger, record
+from drillbook.evidence.canonical import canonical, sha256
 from drillbook.evidence.facts import Facts
 from drillbook.model import show_seconds
 from drillbook.report import cards, claims, load, timeline
@@ -94,10 +97,34 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
             claims=_claims(found),
             load=_load(learned),
             sections=sections(found),
+            people=_people(found),
+            digest=(digest := sha256(canonical(found) + b"\n")),
+            code=_code(found, digest),
             ledger=ledger[0] if ledger else None,
             ledger_sha256=ledger[1] if ledger else "",
         )
     )
+
+
+def _people(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Who asked, who ran and who approved: names as they were given, identities as the API server knows them."""
+    who, requester = found["who"], found["who"].get("requester") or {}
+    actor = who["actor"] or {}
+    rows = [("Requested by", requester.get("name") or "not named")]
+    rows += [("Ticket", requester["ticket"])] if requester.get("ticket") else []
+    rows.append(("Run by", f"{actor.get('username') or 'unknown'} (identity: {actor.get('strength') or 'unknown'})"))
+    for gate in who["approver"] or ():
+        for one in gate.get("approvals") or ():
+            name = f"{one['actor']['name']}, " if one["actor"].get("name") else ""
+            known = f"{name}{one['actor']['username']} (identity: {one['actor'].get('strength') or 'unknown'})"
+            rows.append((f"Approved: {gate['section']}", known))
+    return rows
+
+
+def _code(found: Mapping[str, Any], digest: str) -> str:
+    """Run and digest as a QR code, so that a printed page leads back to the file that it was made from."""
+    code = segno.make(f"run {found['record']['id']} record.json sha256 {digest}", error="m", micro=False)
+    return code.svg_inline(border=4, light="#fff", omitsize=True)
 
 
 def compared_forecast(found: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -201,7 +228,14 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         ("Recovery copy", made),
         ("Quarantine of the copy", copy["quarantine"]),
         ("Source", found["system"]["cluster"]),
-        ("Who", found["who"]["actor"]),
+        (
+            "Who",
+            (found["who"]["actor"] or {})
+            | {
+                "requested_by": (found["who"].get("requester") or {}).get("name"),
+                "ticket": (found["who"].get("requester") or {}).get("ticket"),
+            },
+        ),
         ("When", _when(found)),
         ("Test", {key: value for key, value in found["test"].items() if key not in ("runbook", "mode")}),
         ("Versions", found["versions"]),
@@ -283,13 +317,13 @@ def _title(found: Mapping[str, Any], word: str) -> str:
 def _where(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     system, when = found["system"], found["when"]
     cluster = system["cluster"]
-    actor = found["who"]["actor"] or {}
+    actor, requester = found["who"]["actor"] or {}, found["who"].get("requester") or {}
     took = f", {show_seconds(when['seconds'])} in all" if when["seconds"] is not None else ""
     return [
         ("Cluster", f"{cluster.get('namespace', '')}/{cluster.get('name', '')}"),
         ("Site", cards.show_site(system["site"], system["environment"])),
         ("Started", (show_instant(when["started_at"])[:16] + " UTC" + took) if when["started_at"] else "–"),
-        ("By", str(actor.get("username", "–"))),
+        ("By", ", ".join(filter(None, (requester.get("name"), requester.get("ticket"), actor.get("username")))) or "–"),
     ]
 
 

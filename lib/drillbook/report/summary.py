@@ -10,14 +10,21 @@ from typing import Any
 from drillbook.evidence.due import State
 from drillbook.evidence.population import Entry, Population
 from drillbook.model import Verdict, show_seconds
-from drillbook.report import cards
+from drillbook.report import cards, trend
 
 _GOOD = {State.DONE}
 _BAD = {State.FAILED, State.MISSING}
 
 
-def html(found: Population, *, not_tested: Sequence[str], controls: Sequence[str], trust: str) -> str:
-    """The page. ``trust`` says whose signatures count and how many are; pure."""
+def html(
+    found: Population,
+    *,
+    not_tested: Sequence[str],
+    controls: Sequence[str],
+    trust: str,
+    links: Mapping[str, str] | None = None,
+) -> str:
+    """The page; pure. ``trust`` says whose signatures count; ``links`` leads from a run to its report, on the site's own index."""
     runs = [one for one in found.entries if one.run_id]
     states = Counter(item.state for item in found.due)
     return (
@@ -38,6 +45,9 @@ def html(found: Population, *, not_tested: Sequence[str], controls: Sequence[str
             objectives=_objectives(runs),
             rows=[_row(one) for one in found.entries],
             altered=[f"{one.run_id or one.runbook}: {one.altered}" for one in found.entries if one.altered],
+            trend=trend.pictures(found.entries),
+            links=links or {},
+            index=links is not None,
             unsigned=sum(one.state == "sealed" and not one.signed for one in runs),
             not_tested=not_tested,
             controls=controls,
@@ -129,6 +139,7 @@ def _row(one: Entry) -> dict[str, str]:
         "verdict": one.verdict,
         "at": _minute(one.opened_at) if one.opened_at else one.period,
         "asked_by": one.asked_by,
+        "ticket": one.ticket,
         "approved_by": one.approved_by,
         "time": f"{show_seconds(achieved)} of {show_seconds(wanted)}"
         if achieved is not None and wanted is not None

@@ -97,10 +97,10 @@ def waits_at(folder: Path) -> Mapping[str, Any]:
     return gate
 
 
-def approve(folder: Path, phrase: str, *, kubeconfig: str = "", context: str = "") -> dict[str, Any]:
+def approve(folder: Path, phrase: str, *, kubeconfig: str = "", context: str = "", name: str = "") -> dict[str, Any]:
     """Approve the plan at which a run waits, with the approver's own credentials; the approval as it was noted.
 
-    Empty ``kubeconfig`` and ``context`` mean the profile's. Raises ParameterError, with nothing noted, for another
+    Empty ``kubeconfig`` and ``context`` mean the profile's; ``name`` is the person's own. Raises ParameterError, with nothing noted, for another
     phrase, a deadline that has passed, somebody who has approved already, and an identity that does not count here.
     """
     site = load_site(opening_of(folder)["parameters"]["site"])
@@ -115,7 +115,7 @@ def approve(folder: Path, phrase: str, *, kubeconfig: str = "", context: str = "
             raise
         kube = None
     try:
-        return approval.approve(Journal.open(folder / "journal.jsonl"), phrase, kube, how="approve")
+        return approval.approve(Journal.open(folder / "journal.jsonl"), phrase, kube, how="approve", name=name)
     finally:
         if kube is not None:
             kube.close()

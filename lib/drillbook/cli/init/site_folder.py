@@ -249,6 +249,6 @@ def _page(found: Found, choices: Choices, out: Path, steps: list[ApplyStep]) -> 
         "- `optional/backups.yaml`: `backup-manual` may ask for a base backup in the source's namespace.",
         "- `optional/recover.yaml`, `optional/replace.yaml`: for the time of a recovery only; as much as the databases' superuser.",
         "",
-        "A schedule: `deploy/schedule/cronjob.yaml` of the repository says how.",
+        f"A schedule: write `schedules` into the profile, then `.venv/bin/drillbook schedule --site {site} --image IMAGE --out DIR`.",
     ]
     return "\n".join(lines) + "\n"

@@ -10,6 +10,16 @@ from drillbook.steps.archive.room import RoomForReplacement, RoomInPlace
 from drillbook.steps.archive.salvage import ArchiveRemainingWal
 from drillbook.steps.archive.status import ClusterHealthy, LastVerifiedDrill
 from drillbook.steps.archive.targets import ResolveTarget
+from drillbook.steps.archive.weekly import (
+    BackupEachDay,
+    BackupSchedule,
+    BucketSafeguards,
+    CertificatesValid,
+    Growth,
+    MetricsAlive,
+    RetentionWorks,
+    SupportedMethod,
+)
 from drillbook.steps.archive.window import (
     CheckArchiveDamage,
     CheckBaseBackups,
@@ -22,6 +32,10 @@ from drillbook.steps.archive.window import (
 __all__ = [
     "ArchiveRemainingWal",
     "ArchivingLive",
+    "BackupEachDay",
+    "BackupSchedule",
+    "BucketSafeguards",
+    "CertificatesValid",
     "CheckArchiveDamage",
     "CheckBaseBackups",
     "CheckRecoveryWindow",
@@ -32,14 +46,18 @@ __all__ = [
     "FindArchive",
     "FindDamage",
     "ForecastRecovery",
+    "Growth",
     "LastVerifiedDrill",
+    "MetricsAlive",
     "ReadArchive",
     "RecoverabilityVerdict",
     "ResolveTarget",
+    "RetentionWorks",
     "RoomForReplacement",
     "RoomInPlace",
     "ShowLosses",
     "ShowRestoreLosses",
+    "SupportedMethod",
     "WalChainUnbroken",
     "WouldReach",
 ]

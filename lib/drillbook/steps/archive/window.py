@@ -18,7 +18,14 @@ from drillbook.report import timeline
 from drillbook.report.cards import show_bytes
 from drillbook.steps.archive.base_backup import ArchivedWal
 from drillbook.steps.archive.reading import ArchiveReading, read_archive
-from drillbook.steps.preflight.readiness import ARCHIVED_BY, Rights, SourceCluster, denied, pin_faults
+from drillbook.steps.preflight.readiness import (
+    ARCHIVED_BY,
+    Rights,
+    SourceCluster,
+    archive_key_denied,
+    denied,
+    pin_faults,
+)
 
 MOST = 12
 """How many rows a table or the details of a check have."""
@@ -55,7 +62,7 @@ class FindArchive(Step[SourceCluster]):
     def do(self, ctx: Context) -> SourceCluster:
         site = ctx.site
         cluster = ctx.kube.get(k8s.CLUSTER, site.cluster.namespace, site.cluster.name) or {}
-        missing = denied(ctx, self.rights, site.cluster.namespace)
+        missing = denied(ctx, self.rights, site.cluster.namespace) + archive_key_denied(ctx)
         faults = [f"missing right: {right} (deploy/rbac/)" for right in missing] + pin_faults(ctx, cluster)
         if faults:
             raise NotReady(faults, where=f"Cluster {ctx.source_ref}")

@@ -51,7 +51,6 @@ class CheckBackupReadiness(CheckReadiness):
         ("create", k8s.BACKUP, ""),
         ("get", k8s.BACKUP, ""),
     )
-    drill_rights: ClassVar[Rights] = (("get", k8s.SECRET, ""),)
     makes_a_copy: ClassVar[bool] = False
     compares_rows: ClassVar[bool] = False
 
@@ -138,7 +137,7 @@ class RequestBackup(Step[RequestedBackup]):
     effect: ClassVar[Effect] = Effect.CREATES
     cluster: SourceCluster
     reason: str = ""
-    reference: str = ""
+    ticket: str = ""
 
     def check(self, ctx: Context) -> None:
         ctx.require_preconditions()
@@ -152,7 +151,7 @@ class RequestBackup(Step[RequestedBackup]):
 
     @property
     def _why(self) -> str:
-        return self.reason + (f" ({self.reference})" if self.reference else "")
+        return self.reason + (f" ({self.ticket})" if self.ticket else "")
 
     def _object(self, ctx: Context, now: datetime) -> dict[str, Any]:
         return manifests.backup(

@@ -9,6 +9,14 @@ from drillbook.steps.checks.full_restore import (
     NewestAndStructure,
     ReplacementSound,
 )
+from drillbook.steps.checks.launch import (
+    DrillScheduled,
+    GoOrNoGo,
+    ObjectivesMet,
+    PeopleReady,
+    ProceduresTested,
+    StatusOnThreeDays,
+)
 from drillbook.steps.checks.outcome import CompareWithObjectives
 from drillbook.steps.checks.recovered_copy import (
     AppCanLogIn,
@@ -30,14 +38,20 @@ __all__ = [
     "CompareWithObjectives",
     "CopyQuarantined",
     "CopyVerified",
+    "DrillScheduled",
     "EndAndCompleteness",
+    "GoOrNoGo",
     "InstancesEventsAndQuarantine",
     "IntegrityChecks",
     "NewestAndStructure",
+    "ObjectivesMet",
+    "PeopleReady",
+    "ProceduresTested",
     "ReplacementComplete",
     "ReplacementSound",
     "RestoredToTarget",
     "SameAsSource",
     "SiteQuestionsAndLogins",
+    "StatusOnThreeDays",
     "TargetAndBoundary",
 ]

@@ -34,7 +34,7 @@ class DeployDecision(Step[DecisionText]):
     cluster: SourceCluster
     finished: FinishedBackup
     reason: str = ""
-    reference: str = ""
+    ticket: str = ""
 
     def do(self, ctx: Context) -> DecisionText:
         unmet = ctx.recorder.unmet()
@@ -51,7 +51,7 @@ class DeployDecision(Step[DecisionText]):
             ctx.recorder.note(
                 Facts(claim=f"Backup {backup.backup_id} of {self.cluster.ref.name} ({size}) was made in {seconds}")
             )
-        reason = f"{self.reason} {self.reference}".strip()
+        reason = f"{self.reason} {self.ticket}".strip()
         text = f"{self.cluster.ref}: backup for {reason or 'no reason given'}. {answer} Run {ctx.run_id}."
         ctx.recorder.note(Facts(answer=answer))
         ctx.recorder.log("announcement.txt", text + "\n")

@@ -87,7 +87,6 @@ class CheckChangeReadiness(CheckReadiness):
         ("create", k8s.POD, "exec"),
         ("get", k8s.PVC, ""),
     )
-    drill_rights: ClassVar[Rights] = (("get", k8s.SECRET, ""),)
     granted_by: ClassVar[str] = "deploy/rbac/, deploy/recover/"
     makes_a_copy: ClassVar[bool] = False
     compares_rows: ClassVar[bool] = False

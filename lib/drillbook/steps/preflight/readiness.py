@@ -81,6 +81,14 @@ def denied(ctx: Context, rights: Rights, namespace: str) -> list[str]:
     return [f"{', '.join(verbs)} on {what}" for what, verbs in missing.items()]
 
 
+def archive_key_denied(ctx: Context) -> list[str]:
+    """The right to read the archive's key, by its name: what only reads the archive needs no other Secret."""
+    reader, namespace = ctx.site.archive.reader_secret, ctx.site.drill_namespace
+    if reader is None or ctx.kube.can_i("get", k8s.SECRET, namespace=namespace, name=reader.name):
+        return []
+    return [f"get on secrets/{reader.name} in {namespace}"]
+
+
 def pin_faults(ctx: Context, cluster: dict[str, Any]) -> list[str]:
     """How Kubernetes and PostgreSQL differ from what the profile pins."""
     pin = ctx.site.identity
@@ -215,7 +223,9 @@ class CheckReadiness(Step[SourceCluster]):
             else:
                 faults.append(words)
         missing = denied(ctx, self.source_rights, site.cluster.namespace)
-        missing += denied(ctx, self.drill_rights, site.drill_namespace)
+        missing += (
+            denied(ctx, self.drill_rights, site.drill_namespace) if self.makes_a_copy else archive_key_denied(ctx)
+        )
         faults += [f"missing right: {right} ({self.granted_by})" for right in missing]
         classes = manifests.volumes(site, cluster["spec"])
         if self.makes_a_copy:
