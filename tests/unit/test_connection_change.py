@@ -11,6 +11,7 @@ from drillbook.connections.change import CLUSTER, DEPLOYMENT, POOLER, ObjectSeen
 from drillbook.connections.comparison import Decision
 from drillbook.connections.path import AppPods, Path, PgBouncer, Server
 from drillbook.connections.watching import Burst, Gauges, Look, PodSeen, Share, Watch, gauges
+from drillbook.kube import workloads
 from drillbook.manifests import canary
 
 POOL = "POOL_SIZE"
@@ -168,6 +169,18 @@ def test_the_canary_has_the_pods_labels_and_a_selector_that_meets_no_other_pod()
     assert obj == app(), "what it was made of is as it was"
     assert canary.services(obj, [{"metadata": {"name": "s"}, "spec": {"selector": {"app": "shop"}}}]) == ["s"]
     assert canary.services(made, [{"metadata": {"name": "s"}, "spec": {"selector": {"app": "shop"}}}]) == ["s"]
+
+
+def test_k15_a_deployment_that_selects_by_expressions_alone_has_its_own_pods_only() -> None:
+    expressions = [
+        {"key": "app", "operator": "In", "values": ["shop", "store"]},
+        {"key": "tier", "operator": "NotIn", "values": ["batch"]},
+        {"key": "team", "operator": "Exists"},
+        {"key": "old", "operator": "DoesNotExist"},
+    ]
+    text = workloads.selector_text({"matchExpressions": expressions})
+    assert text == "app in (shop,store),tier notin (batch),team,!old"
+    assert workloads.selector_text({"matchLabels": {"b": "2", "a": "1"}}) == "a=1,b=2"
 
 
 @pytest.mark.parametrize("name", ["shop", "a" * 63, "shop-" + "b" * 40])
