@@ -18,7 +18,12 @@ from drillbook.profile import load_site
 PROFILE, APPLY, KUBECONFIG, TOKEN = "site.yaml", "APPLY.md", "kubeconfig.yaml", "token"
 _CLUSTERS = "clusters.postgresql.cnpg.io"
 # What some operators don't want: asked for by one kind of runbook only.
-OPTIONAL = {"backups": ("rbac/backups.yaml",), "recover": ("recover/rbac.yaml",), "replace": ("replace/rbac.yaml",)}
+OPTIONAL = {
+    "backups": ("rbac/backups.yaml",),
+    "change": ("change/rbac.yaml",),
+    "recover": ("recover/rbac.yaml",),
+    "replace": ("replace/rbac.yaml",),
+}
 
 
 @dataclass(frozen=True)
@@ -247,6 +252,7 @@ def _page(found: Found, choices: Choices, out: Path, steps: list[ApplyStep]) -> 
         "## Not needed for drills",
         "",
         "- `optional/backups.yaml`: `backup-manual` may ask for a base backup in the source's namespace.",
+        "- `optional/change.yaml`: for the time of a change of connections only; a canary beside the application, its variables, the Cluster and its Poolers.",
         "- `optional/recover.yaml`, `optional/replace.yaml`: for the time of a recovery only; as much as the databases' superuser.",
         "",
         f"A schedule: write `schedules` into the profile, then `.venv/bin/drillbook schedule --site {site} --image IMAGE --out DIR`.",
