@@ -299,6 +299,16 @@ def test_k15_a_threshold_is_silent_on_what_it_is_not_for(bearable: dict[str, Any
     assert watched(**bearable).missed == []
 
 
+def test_k15_a_request_that_gets_lost_once_or_at_both_pods_ends_no_watch() -> None:
+    for lost in ((burst(0.01), burst(0.01, failed=2)), *[(burst(0.01, failed=4), burst(0.01, failed=4))] * 3):
+        watch = Watch(compared=True, counted=True)
+        watch.add(Look(pods=(well(),)))
+        watch.pair(*lost)
+        assert watch.missed == []
+    watch.pair(burst(0.01), burst(0.01, failed=3))
+    assert [line.partition(":")[0] for line in watch.missed] == ["timeouts and errors"]
+
+
 def test_too_few_bursts_decide_nothing() -> None:
     watch = Watch(compared=True, counted=True)
     watch.add(Look(pods=(well(),)))

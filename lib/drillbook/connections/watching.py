@@ -15,6 +15,8 @@ from drillbook.model import Frozen
 
 TIMEOUT_SHARE = 0.005
 """More than this share of requests that end in a time-out or an error is an alert (the first site's own)."""
+FEWEST_BAD = 3
+"""Of fewer nothing is concluded: the first request of all may meet a connection of this machine's that breaks."""
 SATURATION = 0.8
 """More than this share of a pool in use, or waited for, is an alert (the same)."""
 SLOWER, MORE_SECONDS = 1.3, 0.010
@@ -124,7 +126,8 @@ class Watch:
     def pair(self, old: Burst | None, new: Burst) -> None:
         """The same requests to an unchanged pod and to a new one; None where no unchanged one is left."""
         self._probes += len(new.latencies) + new.failed
-        self._lost += new.failed
+        # What an unchanged pod doesn't answer either is not the new setting's fault.
+        self._lost += max(0, new.failed - (old.failed if old is not None else 0))
         if new.latencies and (old is None or old.latencies):
             self._new.append(new.p95 if not new.failed else max(new.latencies))
             if old is not None:
@@ -185,10 +188,10 @@ class Watch:
         bad = max(timeouts, failed, self._lost)
         total = max(requests, self._probes, 1)
         enough = self.looks >= UNWELL_LOOKS and (self._probes > 0 or bool(both))
-        over = bad > TIMEOUT_SHARE * total
+        over = bad >= FEWEST_BAD and bad > TIMEOUT_SHARE * total
         return Criterion(
             name="timeouts and errors",
-            required=f"at most {TIMEOUT_SHARE:.1%} of the requests",
+            required=f"at most {TIMEOUT_SHARE:.1%} of the requests, or {FEWEST_BAD - 1}",
             measured=f"{bad:.0f} of {total:.0f}: {timeouts:.0f} timed out waiting for a connection"
             + ("" if both else " (the pods show no counters; only the probes' own requests count)"),
             decision=Decision.REJECTED if over else Decision.ACCEPTED if enough else Decision.UNPROVEN,
