@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from drillbook.connections.comparison import Criterion, Decision
-from drillbook.connections.watching import FEWEST_LOOKS, Look, Watch
+from drillbook.connections.watching import Look, Watch
 from drillbook.engine.step import Context
 from drillbook.errors import RunbookError
 from drillbook.model import Frozen, show_seconds
@@ -19,8 +19,8 @@ from drillbook.steps.connections.path import FoundPath
 Pod = dict[str, Any]
 Pods = Callable[[], list[Pod]]
 _MOST_PAUSE, _PARTS = 5.0, 40
-_GRACE_LOOKS = 3 * FEWEST_LOOKS
-"""A watch that was too short for a figure goes on for so many looks at most."""
+_GRACE_SECONDS = 60.0
+"""A watch that has not decided goes on for as long again, and for so many seconds at least."""
 
 
 class Watched(Frozen):
@@ -112,7 +112,7 @@ def watch(
                 raise ThresholdsMissed(missed, told())
             spent = time.monotonic() - began
             undecided = [one for one in judging.criteria if one.decision is Decision.UNPROVEN]
-            if spent >= seconds and (not undecided or number >= _GRACE_LOOKS):
+            if spent >= seconds and (not undecided or spent >= max(2 * seconds, _GRACE_SECONDS)):
                 return told()
             ctx.recorder.progress(
                 f"{where}: {spent:.0f} of {seconds:.0f} s",
