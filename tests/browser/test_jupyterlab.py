@@ -23,6 +23,7 @@ CARDS: list[tuple[str, tuple[str, ...]]] = [
     ("open_run", ("drill-monthly-verification", "Apply: steps are carried out", "cnpg-system/shared-postgres")),
     ("CheckReadiness", ("done", "right cluster", "VERIFIED")),
     ("NothingElseRunning", ("done", "nothing else running")),
+    ("EarlierRunsKnown", ("done", "earlier runs")),
     ("ChooseBaseBackup", ("done", "Backup ID", "backup age")),
     ("WalChainUnbroken", ("done", "First segment", "WAL chain")),
     ("ArchivingLive", ("done", "archiving live", "archive lag")),

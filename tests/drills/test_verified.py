@@ -12,6 +12,11 @@ from pathlib import Path
 import pytest
 from fix_drills import NOTEBOOK, ROOT, Drill, DrillLab
 
+from drillbook.engine.step import Context, NullRecorder
+from drillbook.model import Verdict
+from drillbook.steps.archive import FindArchive
+from drillbook.steps.preflight import EarlierRunsKnown
+
 
 @pytest.fixture(scope="module")
 def drill(drill_lab: DrillLab) -> Drill:
@@ -148,3 +153,28 @@ def test_a_target_of_ones_own_is_reached(drill: Drill, drill_lab: DrillLab) -> N
     (foretold,) = [event["value"] for event in again.of("fact") if event["name"] == "forecast"]
     assert (foretold["source"], foretold["calibration"]) == ("earlier runs", None)
     assert drill.folder.name in foretold["sample_runs"]
+
+
+def test_i16_a_run_that_only_the_source_knows_of_is_named(drill: Drill, drill_lab: DrillLab) -> None:
+    """Markers lie on the source: whoever removes a run's evidence, or repeats a drill elsewhere, leaves them."""
+    ctx = Context(
+        site=drill_lab.site,
+        run_id="",
+        mode="plan",
+        recorder=NullRecorder(),
+        mask=lambda _: None,
+        outputs=drill_lab.outputs,
+    )
+    strange = "20260101T100000Z-0ff5e7"
+    try:
+        step = EarlierRunsKnown(FindArchive().do(ctx))
+        # Other tests' runs may have their evidence elsewhere: what they left is not this test's.
+        before = {name for name, _ in step.observe(ctx)[0].details}
+        assert drill.folder.name not in before
+        drill_lab.sql("drillbook", f"insert into drillbook.marker (run_id, name) values ('{strange}', 'before')")
+        (check,) = step.observe(ctx)
+        assert (check.verdict, check.required) == (Verdict.UNPROVEN, False)
+        assert strange in dict(check.details) and drill.folder.name not in dict(check.details)
+    finally:
+        drill_lab.sql("drillbook", f"delete from drillbook.marker where run_id = '{strange}'")
+        ctx.close()

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import html
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -38,6 +39,7 @@ QUESTIONS = yaml.safe_load((Path(__file__).parents[1] / "assets" / "auditor" / "
 def asked() -> list[Event]:
     """A drill that a person asked for, and that waited for another's approval."""
     events = verified()
+    events[0] |= {"schema": 2, "package_sha256": "a" * 64}
     events[0]["parameters"] |= {"requested_by": "Ada Lovelace", "ticket": "OPS-7"}
     approval = {
         "actor": {"username": "grace", "strength": "api", "name": "Grace Hopper"},
@@ -162,6 +164,7 @@ def test_i16_people_stand_next_to_the_identities_that_acted(home: Path) -> None:
     assert row["approved_by"] == "Grace Hopper (grace)" and row["identity"] == "api"
     run = next((home / "outputs" / RUNBOOK).glob("20260607*"))
     report = (run / "report.html").read_text()
+    assert json.loads((run / "record.json").read_bytes())["circumstances"]["package_sha256"] == "a" * 64
     assert "Ada Lovelace" in words_of(report) and "Grace Hopper" in words_of(report)
     digest = hashlib.sha256((run / "record.json").read_bytes()).hexdigest()
     assert digest in words_of(report), "the page says which record it was made from"

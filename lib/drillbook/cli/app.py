@@ -28,6 +28,7 @@ from drillbook.cli import plan_recovery as recoveries
 from drillbook.cli.conformance import conformance_report
 from drillbook.cli.console import VERDICT_STYLES, ProgressPrinter, ask, gate_lines, show_outcome
 from drillbook.cli.flyway import write_flyway_files
+from drillbook.cli.notify import tell_of_run
 from drillbook.cli.window import SAMPLES, show_window
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.kube import Kube
@@ -150,6 +151,8 @@ def run(
             return 0
     outcome = headless.execute(path, given, mode=str(mode), site=site, progress=ProgressPrinter(out).tell)
     show_outcome(out, outcome)
+    if mode is Mode.APPLY:
+        tell_of_run(out, outcome)
     return int(outcome.exit_code)
 
 
@@ -195,6 +198,7 @@ def resume(
         engine.find_run(run_id), confirm=confirm, notebook=notebook, target=target, progress=ProgressPrinter(out).tell
     )
     show_outcome(out, outcome)
+    tell_of_run(out, outcome)
     return int(outcome.exit_code)
 
 
@@ -381,6 +385,10 @@ def due_tests(
         bool, typer.Option("--all", help="Every period, not only the current one and the one before.")
     ] = False,
     prometheus: Annotated[bool, typer.Option("--prometheus", help="As text for Prometheus.")] = False,
+    notify: Annotated[
+        bool,
+        typer.Option("--notify", help="Post what is open to the profile's announce.webhook, where it asks for it."),
+    ] = False,
     trust: TrustOption = None,
 ) -> int:
     """Show which of the profile's schedules are done, late, missing, failed or unproven, by the sealed runs alone."""
@@ -399,6 +407,7 @@ def due_tests(
         at=instant,
         everything=every,
         prometheus=prometheus,
+        notify=notify,
     )
 
 

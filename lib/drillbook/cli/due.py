@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drillbook.cli import metrics
+from drillbook.cli.notify import tell_of_due
 from drillbook.errors import ParameterError
 from drillbook.evidence.due import Due, State, due, runs_of
 from drillbook.evidence.trust import Trust
@@ -39,6 +40,7 @@ def show_due(
     at: datetime | None,
     everything: bool,
     prometheus: bool,
+    notify: bool = False,
 ) -> int:
     """Print how each schedule of the profile stands; the exit status: 0 nothing is open, 1 failed or missing, 2 late or unproven.
 
@@ -65,6 +67,9 @@ def show_due(
         console.print(_table(shown))
         for state in pending or ():
             console.print(Text(f"archive pending: {state.run_id} {state.runbook}: {state.why}", style="bold red"))
+    if notify:
+        now_open = {item.runbook: str(item.state) for item in shown if item.state in _FAILING | _OPEN}
+        tell_of_due(console, site, now_open)
     states = {item.state for item in shown}
     return 1 if states & _FAILING else 2 if states & _OPEN or pending else 0
 

@@ -20,7 +20,8 @@ from drillbook.errors import ParameterError
 from drillbook.evidence import notebook_digest, sha256_file
 from drillbook.profile import Site, load_site
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of the ``opened`` event: from 2 on the record names who asked, and the digest of the package that ran."""
 UNATTENDED_ENV = "DRILLBOOK_UNATTENDED"  # set by the runner: nobody sees a text box, and the runner seals the run
 VERSIONS = ("drillbook", "papermill", "psycopg", "kubernetes", "boto3", "nbconvert")
 

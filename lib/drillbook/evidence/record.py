@@ -53,6 +53,7 @@ ABSENT = {
     "circumstances.archive_lag": "the archive lag was not measured",
     "circumstances.sampling": "nothing was sampled: the chosen tables were read in full",
     "circumstances.git": "the runbooks do not lie in a git repository",
+    "circumstances.package_sha256": "the run did not note it",
     "circumstances.lock_sha256": "the environment's lock file was not found",
     "circumstances.paused_reconcilers": "no other controller was paused",
 }
@@ -125,21 +126,23 @@ def record(events: Sequence[Event]) -> dict[str, Any]:
         "steps": _steps(events),
         "facts": {name: value for name, value in sorted(noted.items()) if name not in _GROUPED},
     }
-    if "requested_by" in found["test"]["parameters"]:  # a record from before there were such parameters has no such key
+    if later := int(opened.get("schema") or 1) >= 2:  # a record of an earlier run stays what it is
         found["who"]["requester"] = _requester(found["test"]["parameters"])
+        found["circumstances"]["package_sha256"] = opened.get("package_sha256") or None
     if len(attempts := gates.targets(events)) > 1:  # a record without another target has no such key
         found["target"]["attempts"] = attempts
     if noted.get("forecast"):
         found["forecast"] = forecast_vs_actual.compare(noted["forecast"], found)
     found["absent"] = {path: reason for path, reason in sorted(ABSENT.items()) if _at(found, path) is None}
-    if "requester" not in found["who"]:
-        del found["absent"]["who.requester"]
+    if not later:
+        for path in ("who.requester", "circumstances.package_sha256"):
+            del found["absent"][path]
     return found
 
 
 def _requester(parameters: Mapping[str, Any]) -> dict[str, str] | None:
     """The person who asked for the run and the ticket, as they were typed; None if nobody was named."""
-    name, ticket = str(parameters["requested_by"]), str(parameters.get("ticket") or "")
+    name, ticket = (str(parameters.get(key) or "") for key in ("requested_by", "ticket"))
     return {"name": name, "ticket": ticket} if name or ticket else None
 
 

@@ -28,7 +28,7 @@ ROLES = {
     "check": ("own", "source", "app-read"),
     "backup": ("own", "source", "backups"),
     "drill": ("own", "source", "app-read", "drills"),
-    "troubleshoot": ("own", "source", "app-read"),
+    "troubleshoot": ("own", "source", "troubleshoot", "app-read"),
 }
 """The Roles of ``deploy/rbac/`` that a class of runbooks needs, by the middle of their names. What is behind a gate is not scheduled."""
 _OPTIONAL = {"app-read"}  # a check without it says what it could not read

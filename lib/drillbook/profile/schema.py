@@ -77,11 +77,31 @@ class Sql(Frozen):
     secret: SecretRef = SecretRef(namespace="drillbook", name="drillbook-sql")
 
 
+class Occasion(StrEnum):
+    """What people may want to be informed of, apart from what a runbook itself announces."""
+
+    FAILED = "failed"
+    UNPROVEN = "unproven"
+    MISSING = "missing"
+    WAITING = "waiting"
+
+
 class AnnounceSettings(Frozen):
-    """Where people are informed: the Secret with a webhook's address (a secret itself), and the key that holds it."""
+    """Where people are informed: the Secret with a webhook's address (a secret itself), and the key that holds it.
+
+    ``on`` is when: a run that `failed`, is `unproven`, or is `waiting` for an approval or after it stopped midway, and a
+    test that is `missing`, late or failed by ``drillbook due --notify``.
+    """
 
     webhook: SecretRef | None = None
     key: Text = "url"
+    on: tuple[Occasion, ...] = ()
+
+    @model_validator(mode="after")
+    def _needs_an_address(self) -> Self:
+        if self.on and self.webhook is None:
+            raise ValueError("on needs webhook: the Secret with the address")
+        return self
 
 
 class Objectives(Frozen):

@@ -18,7 +18,12 @@ from drillbook.profile import load_site
 PROFILE, APPLY, KUBECONFIG, TOKEN = "site.yaml", "APPLY.md", "kubeconfig.yaml", "token"
 _CLUSTERS = "clusters.postgresql.cnpg.io"
 # What some operators don't want: asked for by one kind of runbook only.
-OPTIONAL = {"backups": ("rbac/backups.yaml",), "recover": ("recover/rbac.yaml",), "replace": ("replace/rbac.yaml",)}
+OPTIONAL = {
+    "backups": ("rbac/backups.yaml",),
+    "troubleshoot": ("rbac/troubleshoot.yaml",),
+    "recover": ("recover/rbac.yaml",),
+    "replace": ("replace/rbac.yaml",),
+}
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,9 @@ def _files_and_steps(
     namespaces = add("10-namespaces.yaml", rendering.manifests([deploy / "namespaces.yaml"], found, choices))
     made = f"nothing: makes `{choices.drillbook_namespace}` and `{choices.drill_namespace}`"
     steps.append(ApplyStep("Namespaces", (made,), f"{kubectl} apply -f {namespaces}"))
-    # Backups are no part of a drill; and an account comes before what is bound to it.
+    # Backups and logs are no part of a drill; and an account comes before what is bound to it.
     rights = sorted((deploy / "rbac").glob("*.yaml"), key=lambda path: (path.name != "identity.yaml", path.name))
-    stream = rendering.manifests([path for path in rights if path.name != "backups.yaml"], found, choices)
+    stream = rendering.manifests([path for path in rights if path.stem not in OPTIONAL], found, choices)
     granting = f"{kubectl} apply -f {add('20-rights.yaml', stream)}"
     steps.append(ApplyStep("The ServiceAccount and its rights", tuple(rendering.grants(stream)), granting))
     steps += _secrets(found, choices, kubectl)
@@ -247,6 +252,7 @@ def _page(found: Found, choices: Choices, out: Path, steps: list[ApplyStep]) -> 
         "## Not needed for drills",
         "",
         "- `optional/backups.yaml`: `backup-manual` may ask for a base backup in the source's namespace.",
+        "- `optional/troubleshoot.yaml`: the troubleshoot- runbooks may read the logs of instances, which may hold statements and rows.",
         "- `optional/recover.yaml`, `optional/replace.yaml`: for the time of a recovery only; as much as the databases' superuser.",
         "",
         f"A schedule: write `schedules` into the profile, then `.venv/bin/drillbook schedule --site {site} --image IMAGE --out DIR`.",

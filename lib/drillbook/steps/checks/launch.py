@@ -12,7 +12,7 @@ from drillbook.engine.step import CheckStep, Context, Step
 from drillbook.evidence.due import SealedRun, runs_of
 from drillbook.evidence.facts import Facts
 from drillbook.evidence.seal import RECORD
-from drillbook.model import Check, Frozen, Verdict, causes, show_instant, show_seconds
+from drillbook.model import Check, Frozen, Verdict, show_instant, show_seconds
 from drillbook.profile.schema import Attested, Every
 
 STATUS_DAYS = 3
@@ -169,7 +169,10 @@ class GoOrNoGo(Step[Launch]):
 
     def do(self, ctx: Context) -> Launch:
         unmet = ctx.recorder.unmet()
-        answer = f"NO-GO. {causes(unmet)}" if unmet else "GO. Every item of the launch checklist is proven or attested."
+        missing = ", ".join(check.name for check in unmet)
+        answer = (
+            f"NO-GO. Missing: {missing}" if unmet else "GO. Every item of the launch checklist is proven or attested."
+        )
         if not unmet:
             ctx.recorder.note(Facts(claim=f"{ctx.source_ref.name} is ready to go live"))
         ctx.recorder.note(Facts(answer=answer))

@@ -1,5 +1,6 @@
 """Steps before anything is touched."""
 
+from drillbook.steps.preflight.earlier_runs import EarlierRunsKnown
 from drillbook.steps.preflight.old_cluster import ReadOldCluster
 from drillbook.steps.preflight.pausing import DeclaredStateAgrees
 from drillbook.steps.preflight.readiness import CheckReadiness, NothingElseRunning
@@ -7,6 +8,7 @@ from drillbook.steps.preflight.readiness import CheckReadiness, NothingElseRunni
 __all__ = [
     "CheckReadiness",
     "DeclaredStateAgrees",
+    "EarlierRunsKnown",
     "NothingElseRunning",
     "ReadOldCluster",
 ]

@@ -1,0 +1,5 @@
+"""Steps that look for the one cause of a symptom, from the root to the leaves; they change nothing."""
+
+from drillbook.steps.troubleshoot.backup_failed import BackupCauses, BackupSymptom, NameBackupCause, ReadBackupState
+
+__all__ = ["BackupCauses", "BackupSymptom", "NameBackupCause", "ReadBackupState"]
