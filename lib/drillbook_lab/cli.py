@@ -67,7 +67,10 @@ MethodOption = Annotated[
 ]
 RecoverOption = Annotated[
     bool,
-    typer.Option("--recover", help="Grant what the recover- runbooks need, too (deploy/recover/, deploy/replace/)."),
+    typer.Option(
+        "--recover",
+        help="Grant what the recover- and change- runbooks need, too (deploy/recover/, deploy/replace/, deploy/change/).",
+    ),
 ]
 SiteOption = Annotated[
     Path | None, typer.Option("--site", help="The site profile to pin and export; else the one in sites/.")

@@ -415,7 +415,9 @@ def main() -> int:
     parser.add_argument("--job-retry-seconds", type=float, default=1.0)
     parser.add_argument("--backup-method", default="plugin")
     parser.add_argument("--instances", type=int, default=1)
-    parser.add_argument("--recover", action="store_true", help="apply deploy/recover/ and deploy/replace/ as well")
+    parser.add_argument(
+        "--recover", action="store_true", help="apply deploy/recover/, deploy/replace/ and deploy/change/ as well"
+    )
     parser.add_argument("--foreground", action="store_true", help="accepted for clarity: labd never forks")
     parser.add_argument("--image", action="store_true", help="leave out the application; end with the parent")
     parser.add_argument("--throwaway", action="store_true", help="end with the parent, and leave nothing")

@@ -74,39 +74,44 @@ def _chain_in_this_process(names: int) -> None:
 
 
 def make_runs(outputs: Path, count: int) -> int:
-    """So many sealed and signed monthly drills with their reports, and the trust file next to them; how many files they are."""
+    """So many sealed monthly drills with their reports; how many files they are."""
     sys.path.insert(0, str(ROOT / "tests" / "unit"))
-    from evidence_sample import RUNBOOK, SITE, make_run
+    from evidence_sample import make_run
 
-    from drillbook.evidence import Ledger
-    from drillbook.evidence.signatures import new_key, sign, signer_of
-    from drillbook.evidence.trust import Trust, TrustedKey, write_trust
-    from drillbook.evidence.writing import write_whole
-    from drillbook.model import parse_instant
-
-    home = outputs.parent
-    private, public, keyid = new_key("ed25519")
-    write_whole(home / "key.pem", private, 0o600)
-    key = TrustedKey(keyid=keyid, public=public, owner="bench", valid_from=parse_instant("2020-01-01T00:00:00Z"))
-    write_trust(home / "trust.yaml", trust := Trust(keys=(key,)))
-    signer, ledger = signer_of("file:key.pem", trust, home), Ledger.of(outputs, SITE)
     for number in range(count):
-        run_id = f"20261101T100002Z-{number:06x}"
-        make_run(outputs, run_id)
-        sign(outputs / RUNBOOK / run_id, ledger, signer, trust)
+        make_run(outputs, f"20261101T100002Z-{number:06x}")
     return sum(len(files) for _, _, files in os.walk(outputs))
 
 
-def verify_seconds(outputs: Path) -> float:
-    """The whole of ``drillbook verify --trust``."""
+def sign_runs(outputs: Path, home: Path) -> Path:
+    """Sign every run with a new ed25519 key; the trust file."""
+    sys.path.insert(0, str(ROOT / "tests" / "unit"))
+    from evidence_sample import SITE
+
+    from drillbook.cli.app import status
+    from drillbook.evidence import Ledger, sealed_runs
+    from drillbook.evidence.signatures import sign, signer_of
+    from drillbook.evidence.trust import Trust, load_trust, write_trust
+
+    status(["key", "new", "--to", str(home), "--trust", str(home / "trust.yaml"), "--owner", "bench"])
+    made = load_trust(home / "trust.yaml")
+    # Valid since before the runs, which are sealed already.
+    early = made.keys[0].model_copy(update={"valid_from": datetime(2026, 1, 1, tzinfo=UTC)})
+    trust = Trust(keys=(early,))
+    write_trust(home / "trust.yaml", trust)
+    ledger = Ledger.of(outputs, SITE)
+    signer = signer_of(f"file:evidence-{early.keyid[:12]}.pem", trust, home)
+    for folder in sealed_runs(outputs):
+        sign(folder, ledger, signer, trust)
+    return home / "trust.yaml"
+
+
+def verify_seconds(outputs: Path, trust: Path | None = None) -> float:
+    """The whole of ``drillbook verify``, with the signatures by ``trust``."""
     env = os.environ | {"DRILLBOOK_OUTPUTS": str(outputs)}
+    argv = [sys.executable, "-m", "drillbook", "verify", *(["--trust", str(trust)] if trust else [])]
     began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "drillbook", "verify", "--trust", str(outputs.parent / "trust.yaml")],
-        env=env,
-        capture_output=True,
-        text=True,
-    )
+    done = subprocess.run(argv, env=env, capture_output=True, text=True)
     seconds = time.monotonic() - began
     if done.returncode or "intact" not in done.stdout:
         raise RuntimeError(f"drillbook verify ended with {done.returncode}: {(done.stdout + done.stderr)[:400]}")

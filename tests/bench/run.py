@@ -82,7 +82,8 @@ DIGEST = Wanted("rows digested, one session", "s/GB", 40)
 TENANTS = Wanted("five tenants: bytes digested ÷ budget", "×", 1)
 TENANTS_MEMORY = Wanted("five tenants: memory ÷ that at a tenth of the size", "×", 1.1)
 TENANTS_SESSIONS = Wanted("five tenants: sessions", "", digest_cost.LIMIT)
-VERIFY = Wanted("verify 1,000 signed runs", "s", 10)
+VERIFY = Wanted("verify 1,000 sealed runs", "s", 10)
+VERIFY_SIGNED = Wanted("verify 1,000 signed runs", "s", 10)
 TEST = Wanted("last make test", "s", 600)
 
 
@@ -189,10 +190,13 @@ def digests(_: Path) -> list[Row]:
 
 
 def verify(folder: Path) -> list[Row]:
-    """`drillbook verify` over everything."""
+    """`drillbook verify` over everything, before and after each run was signed."""
     outputs = folder / "sealed"
     files = off_lab.make_runs(outputs, RUNS)
-    return [VERIFY.row(off_lab.verify_seconds(outputs), f"the whole command, {files:,} files")]
+    plain = VERIFY.row(off_lab.verify_seconds(outputs), f"the whole command, {files:,} files")
+    trust = off_lab.sign_runs(outputs, folder / "keys")
+    signed = off_lab.verify_seconds(outputs, trust)
+    return [plain, VERIFY_SIGNED.row(signed, "the same runs, two ed25519 envelopes each, with --trust")]
 
 
 def last_test(_: Path) -> list[Row]:
@@ -210,7 +214,7 @@ MEASURES: list[tuple[Callable[[Path], list[Row]], tuple[Wanted, ...]]] = [
     (wal_read, (WAL_READ, WAL_CHANGES, WAL_COMMITS)),
     (copy, (COPY,)),
     (digests, (DIGEST, TENANTS, TENANTS_MEMORY, TENANTS_SESSIONS)),
-    (verify, (VERIFY,)),
+    (verify, (VERIFY, VERIFY_SIGNED)),
     (last_test, (TEST,)),
 ]
 

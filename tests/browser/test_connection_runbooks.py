@@ -34,3 +34,21 @@ def test_c15_the_load_drill_is_stepped_through(browser_lab: DrillLab, tmp_path: 
     assert done.returncode in (0, 2), done.stdout + done.stderr  # on a noisy machine a few seconds may not decide
     assert browser_lab.drillbook("verify", str(run)).returncode == 0 and (run / "report.html").exists()
     assert browser_lab.left() == []
+
+
+@pytest.mark.soak
+def test_k15_a_change_of_connections_and_its_way_back_are_stepped_through(
+    browser_lab: DrillLab, tmp_path: Path
+) -> None:
+    lab = browser_lab
+    with lab.changing():
+        for runbook, gates in (("change-connections", 2), ("undo-change-connections", 1)):
+            folder = tmp_path / runbook
+            folder.mkdir()
+            notebook = prepared(runbook, folder, mode="apply", watched_seconds=10)
+            passed, said = step_through(lab, notebook)
+            assert (passed, "UNSEALED" in said) == (gates, True), said
+            run = sorted((lab.outputs / runbook).iterdir())[-1]
+            done = lab.drillbook("finish", run.name, "--notebook", str(notebook))
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert lab.drillbook("verify", str(run)).returncode == 0

@@ -20,7 +20,7 @@ from drillbook.manifests.recovery import RUN_LABEL
 from drillbook.profile import Site, load_site
 from drillbook_lab.home import LabHome
 from drillbook_lab.site import deploy
-from drillbook_lab.site.site import load
+from drillbook_lab.site.site import LabSite, load
 from drillbook_lab.view import Client
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,9 +215,20 @@ class DrillLab:
     @contextmanager
     def recovering(self) -> Iterator[None]:
         """The rights of deploy/recover/, for the time of a recovery."""
+        with self._granted(deploy.recovery):
+            yield
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """The rights of deploy/change/, for the time of a change of connections."""
+        with self._granted(deploy.changes):
+            yield
+
+    @contextmanager
+    def _granted(self, rights: Callable[[LabSite], list[dict[str, Any]]]) -> Iterator[None]:
         home = LabHome(self.home)
         client, made = Client(home), []
-        for item in deploy.recovery(load(str(home.state()["profile"]))):
+        for item in rights(load(str(home.state()["profile"]))):
             api = f"/apis/{item['apiVersion']}/namespaces/{item['metadata']['namespace']}/{item['kind'].lower()}s"
             client.post(api, item)
             made.append(f"{api}/{item['metadata']['name']}")

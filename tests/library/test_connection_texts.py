@@ -147,6 +147,7 @@ QUESTIONS = {
     "connections_by_address": {},
     "connections_oldest": {},
     "connections_tables": {},
+    "connections_watched": {"role": ROLE},
 }
 
 
@@ -182,6 +183,33 @@ def test_d13_the_questions_answer_what_is_there(small: Server) -> None:
         _wait_for_counters(small)
     finally:
         small.sql("postgres", f"alter role {ROLE} connection limit -1")
+
+
+def test_k15_an_open_transaction_is_seen_with_and_without_the_right_to_see_states(small: Server) -> None:
+    small.sql(
+        "postgres", f"create role plain login password '{PASSWORD}'", f"grant connect on database {DATABASE} to plain"
+    )
+    try:
+        with (
+            come(small) as idle,
+            come(small) as open_,
+            small.reader(DATABASE) as reader,
+            Database.connect(small.address, user="plain", password=PASSWORD, dbname=DATABASE) as plain,
+        ):
+            idle.execute("select 1")
+            open_.execute("begin")
+            open_.execute("select 1")
+            seen = {row["pid"]: row for row in reader.ask("connections_watched", role=ROLE)}
+            hidden = {row["pid"]: row for row in plain.ask("connections_watched", role=ROLE)}
+            at_rest, held = idle.info.backend_pid, open_.info.backend_pid
+            assert {pid: row["state"] for pid, row in seen.items()} == {at_rest: "idle", held: "idle in transaction"}
+            assert {row["state"] for row in hidden.values()} == {None} == {row["address"] for row in hidden.values()}
+            for rows in (seen, hidden):
+                assert rows[at_rest]["transaction"] is None and rows[held]["transaction"], rows
+                assert rows[held]["everybody"] >= 3
+    finally:
+        gone(small)
+        small.sql("postgres", f"revoke connect on database {DATABASE} from plain", "drop role plain")
 
 
 def _wait_for_counters(server: Server) -> None:

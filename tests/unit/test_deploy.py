@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from drillbook.steps.connections.change import POOL_RIGHTS
 from drillbook.steps.preflight.old_cluster import RIGHTS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -139,6 +140,29 @@ def test_a_replacement_asks_beforehand_for_all_that_it_changes_and_for_nothing_t
 
     assert asked <= granted(replace, RECOVER, *(DEPLOY / "rbac").glob("*.yaml"))
     assert {(verb, name) for verb, name in granted(replace) if verb in ("create", "patch", "delete")} <= asked
+
+
+CHANGE = DEPLOY / "change" / "rbac.yaml"
+
+
+def test_k15_a_change_of_connections_is_granted_what_it_asks_for_and_nothing_more() -> None:
+    granted: dict[str, set[tuple[str, str]]] = {}
+    for item in objects(CHANGE):
+        for rule in item.get("rules", ()):
+            pairs = {(verb, name) for name in rule["resources"] for verb in rule["verbs"]}
+            granted.setdefault(item["metadata"]["namespace"], set()).update(pairs)
+    asked = {(verb, f"{kind.plural}/{sub}".rstrip("/")) for verb, kind, sub in POOL_RIGHTS}
+    # A port-forward over WebSocket is authorised as get; newer servers ask for create.
+    assert granted["shop"] == asked | {("get", "pods/portforward")}
+    assert granted["databases"] == {(verb, name) for verb in ("get", "patch") for name in ("clusters", "poolers")}
+
+
+def test_k15_only_pgbouncers_console_needs_exec_and_that_is_granted_by_a_file_of_its_own() -> None:
+    (role,) = [item for item in objects(DEPLOY / "change" / "pooler-console.yaml") if item["kind"] == "Role"]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get", "create"]}]
+    assert not any(
+        "exec" in name for item in objects(CHANGE) for rule in item.get("rules", ()) for name in rule["resources"]
+    )
 
 
 def test_argo_cds_application_may_be_patched_by_its_name_only() -> None:

@@ -224,7 +224,7 @@ class Gatekeeper:
 
     def _error(self, what: str, todo: str) -> ConfirmationRequired:
         made = [event["id"] for event in unsettled(self._observations.journal.events())]
-        changed = Changed.DONE if self._confirmed or made else Changed.NOTHING
+        changed = Changed.DONE if made or any(not one.harmless for one in self._confirmed) else Changed.NOTHING
         more = f" and {len(made) - 3} more (`drillbook list` names them)" if len(made) > 3 else ""
         said = f"made or changed, and not undone yet: {', '.join(made[:3])}{more}" if made else ""
         return ConfirmationRequired(what, changed=changed, changes=said, todo=todo)

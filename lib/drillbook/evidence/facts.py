@@ -201,7 +201,11 @@ class Facts(Frozen):
     claim: str | None = None
     cleanup_failed: str | None = None
     cluster: NotedCluster | None = None
+    connection_change: Json | None = None
+    connection_watch: Json | None = None
     connections: Json | None = None
+    connections_after: Json | None = None
+    connections_before: Json | None = None
     copy_: Json | None = None
     cut: Cut | None = None
     damage: Damage | None = None

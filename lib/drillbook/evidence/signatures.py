@@ -113,6 +113,7 @@ def sign(run_dir: Path, ledger: Ledger, signer: Signer, trust: Trust) -> list[Pa
         envelope = Envelope(payload, PAYLOAD_TYPE, {})
         try:
             signature = envelope.sign(signer)
+            signer.public_key.verify_signature(signature, envelope.pae())  # of a KMS it is the trust file's public half
         except Exception as error:  # each KMS has errors of its own
             raise PreconditionError(
                 f"the key did not sign: {type(error).__name__}: {error}",

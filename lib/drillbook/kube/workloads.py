@@ -28,10 +28,24 @@ def deployment(kube: k8s.Kube, app: Application) -> dict[str, Any]:
 
 
 def pods(kube: k8s.Kube, deployment: dict[str, Any]) -> list[dict[str, Any]]:
-    """The Deployment's pods, those that are on their way out too."""
-    wanted = deployment["spec"]["selector"].get("matchLabels") or {}
-    labels = ",".join(f"{key}={value}" for key, value in sorted(wanted.items()))
+    """The Deployment's pods, those that are on their way out too; a canary's with them, which has the same labels."""
+    labels = selector_text(deployment["spec"]["selector"])
     return kube.list(k8s.POD, deployment["metadata"]["namespace"], labels=labels)
+
+
+def selector_text(selector: Mapping[str, Any]) -> str:
+    """A selector of labels as a query has it. One with expressions alone would else match every pod of the namespace."""
+    parts = [f"{key}={value}" for key, value in sorted((selector.get("matchLabels") or {}).items())]
+    for one in selector.get("matchExpressions") or ():
+        key, values = one["key"], ",".join(one.get("values") or ())
+        forms = {
+            "In": f"{key} in ({values})",
+            "NotIn": f"{key} notin ({values})",
+            "Exists": key,
+            "DoesNotExist": f"!{key}",
+        }
+        parts.append(forms[one["operator"]])
+    return ",".join(parts)
 
 
 def workers(kube: k8s.Kube, tenant: Tenant, cluster_namespace: str, sessions: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -321,7 +321,9 @@ class Application(Frozen):
 
     ``address_variable`` is the variable of its containers that holds the database's address (a URL, or a host);
     ``pooler`` the CNPG Pooler in the cluster's namespace that it connects through, "" for none. ``smoke_path`` is where
-    its API makes a record when ``smoke_body`` is posted, and lists the newest ones; "" for none.
+    its API makes a record when ``smoke_body`` is posted, and lists the newest ones; "" for none. ``metrics_path`` is where
+    a pod shows its pool's gauges as Prometheus reads them (HikariCP's names), on ``port`` unless ``metrics_port`` is
+    another; "" for none.
     """
 
     namespace: NamespaceName
@@ -330,6 +332,8 @@ class Application(Frozen):
     health_path: str = "/health"
     smoke_path: str = ""
     smoke_body: dict[str, str | int | bool] = Field(default_factory=dict)
+    metrics_path: str = ""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
     address_variable: str = ""
     pooler: str = ""
     connections: ConnectionSettings = ConnectionSettings()

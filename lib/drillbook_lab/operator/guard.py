@@ -15,6 +15,7 @@ from drillbook_lab.operator.context import Operator
 from drillbook_lab.operator.members import Halt, Members
 
 _GROUP = "postgresql.cnpg.io"
+_REFUSED = "the resource failed admission validation"
 _INVALID_BACKUP = "invalid backup definition"
 _NO_SPACE = (
     "Insufficient disk space detected in one or more pods is preventing PostgreSQL from running."
@@ -31,7 +32,7 @@ def refusal(obj: Object) -> str:
     fields = [fault.field for fault in rules.faults(obj, None)]
     if not fields:
         return ""
-    return f"the resource failed admission validation on: {', '.join(fields)} (see the operator logs for details)"
+    return f"{_REFUSED} on: {', '.join(fields)} (see the operator logs for details)"
 
 
 def defaulted(operator: Operator, obj: Object) -> Object:
@@ -67,8 +68,10 @@ def admits_backup(operator: Operator, backup: Object) -> bool:
 
 def admits(operator: Operator, obj: Object) -> bool:
     """Whether a Pooler or ScheduledBackup may be acted on; `.status.error` says why not."""
-    why = refusal(obj)
-    if why != ((obj.get("status") or {}).get("error") or ""):
+    why, said = refusal(obj), (obj.get("status") or {}).get("error") or ""
+    if why != said and (
+        why or said.startswith(_REFUSED)
+    ):  # what else is wrong with it is said, and taken back, elsewhere
         operator.set_status(obj, {"error": why or None})
     return not why
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,6 +29,8 @@ class Database:
         self._settings = settings
         self.in_use = 0
         self.timeouts = 0
+        self._given = 0
+        self._leaked: list[Connection] = []  # as a bug that never closes what it has opened
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             "",
             connection_class=AsyncConnection[DictRow],
@@ -67,11 +70,23 @@ class Database:
                 self.in_use += 1
                 try:
                     yield connection
+                    await self._misbehave()
                 finally:
                     self.in_use -= 1
         except PoolTimeout:
             self.timeouts += 1
             raise
+
+    async def _misbehave(self) -> None:
+        """Be the worse release that the environment asks for: hold the connection longer, or leak another one."""
+        if self._settings.delay:
+            await asyncio.sleep(self._settings.delay)
+        self._given += 1
+        if self._settings.leaks_every and self._given % self._settings.leaks_every == 0:
+            leaked = await self._pool.getconn()
+            await leaked.execute("SELECT 1")  # begins a transaction that nobody ends
+            self._leaked.append(leaked)
+            self.in_use += 1
 
     async def about(self) -> Row:
         """What the server answers to a question, and how long that took."""

@@ -38,7 +38,8 @@ class Service:
         app = web.Application(middlewares=[self._told])
         app.router.add_get(self._settings.health, self._health)
         app.router.add_get("/livez", self._alive)
-        app.router.add_get("/metrics", self._metrics)
+        for path in ("/metrics", "/actuator/prometheus"):  # the second one is where Spring Boot has them
+            app.router.add_get(path, self._metrics)
         app.router.add_post(self._settings.resource, self._create)
         app.router.add_get(self._settings.resource, self._list)
         return app

@@ -44,6 +44,8 @@ class Settings:
     connection_timeout: float  # seconds
     starts_without_database: bool
     drain: float  # seconds
+    delay: float  # seconds that each transaction holds its connection longer: a release that has become slow
+    leaks_every: int  # of so many transactions one more connection is taken and never given back; 0: none
     health: str
     resource: str
     create: tuple[str, ...]
@@ -91,6 +93,8 @@ def read(env: Mapping[str, str]) -> Settings:
         connection_timeout=timeout,
         starts_without_database=number("the time-out", "1", f"{hikari}INITIALIZATIONFAILTIMEOUT") < 0,
         drain=number("the time to drain", "20", "APP_DRAIN_SECONDS"),
+        delay=number("the delay", "0", "APP_DELAY_MS") / 1000,
+        leaks_every=int(number("the leak", "0", "APP_LEAKS_EVERY")),
         health=str(api.get("health", "/api/v1/health")),
         resource=str(api.get("resource", "/api/v1/rows")),
         create=tuple(api.get("create") or ()),

@@ -44,6 +44,11 @@ def recovery(site: LabSite) -> list[Object]:
     return _documents(site, [*sorted((root / "recover").glob("*.yaml")), *sorted((root / "replace").glob("*.yaml"))])
 
 
+def changes(site: LabSite) -> list[Object]:
+    """What change-connections and its way back need."""
+    return _documents(site, sorted((folder() / "change").glob("*.yaml")))
+
+
 def _documents(site: LabSite, paths: list[Path]) -> list[Object]:
     names = {
         "SITE": site.profile,

@@ -79,7 +79,7 @@ class Seeding:
         for obj in [
             *manifests.namespaces(self.site),
             *deploy.manifests(self.site),
-            *(deploy.recovery(self.site) if self.recover else []),
+            *([*deploy.recovery(self.site), *deploy.changes(self.site)] if self.recover else []),
             *manifests.secret_objects(self.site, self.credentials),
             *([] if self.site.in_tree else [manifests.object_store(self.site, self.endpoint)]),
             manifests.cluster(self.site, image),

@@ -160,6 +160,8 @@ def abandon(
         f"step {step.n}, {step.title}: done, and not undone" + _lost(step.plan)
         for step in past.steps.values()
         if step.section and step.complete and not past.ended_by_itself(step) and not step.promised & set(promised)
+        # What there was nothing to be done of, nobody has to undo.
+        if not (step.plan or {}).get("harmless")
     ]
     return Abandoned(outcome, tuple(id for id in promised if id not in open_ones), tuple(left))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from drillbook.errors import ParameterError, RunbookError
 from drillbook.evidence import Masker
 from drillbook.manifests.replacement import MADE_BY
 from drillbook.profile import Site, load_site
-from drillbook.steps.indexes.change import noted_by
+from drillbook.steps.connections.change import noted_by as connections_noted_by
+from drillbook.steps.indexes.change import noted_by as indexes_noted_by
 from drillbook.steps.undo.drop_cluster import runs_of
 from drillbook.steps.undo.point_in_time import PutAside, put_aside
 from drillbook.swap.names import Names
@@ -32,8 +34,12 @@ def way_back(run_id: str, site: str) -> WayBack:
     """Which undo runbook goes back from ``run_id``; its folder need not be here. Raises ParameterError if none can."""
     run_id, site = _known_here(run_id, site)
     profile = load_site(site)
-    if database := _indexes_of(profile, run_id):
-        return WayBack(_runbook("undo-change-indexes"), {"database": database, "of_run": run_id}, site)
+    for name, noted_by in (
+        ("undo-change-indexes", indexes_noted_by),
+        ("undo-change-connections", connections_noted_by),
+    ):
+        if database := _noted(profile, run_id, noted_by):
+            return WayBack(_runbook(name), {"database": database, "of_run": run_id}, site)
     aside, restored = _look(profile, run_id)
     for one in aside:
         tenant = next((t for t in profile.tenants if Names.of(t.database, run_id).kept == one.database), None)
@@ -42,7 +48,9 @@ def way_back(run_id: str, site: str) -> WayBack:
     if restored:
         return WayBack(_runbook("undo-full-restore"), {"of_run": run_id}, site)
     raise ParameterError(
-        [f"RUN: nothing on {profile.source} says that run {run_id} has put anything into service, or changed an index"],
+        [
+            f"RUN: nothing on {profile.source} says that run {run_id} has put anything into service, or changed an index or a connection setting"
+        ],
         where="drillbook undo",
         todo="`drillbook abandon RUN` undoes a run that has not; `drillbook cleanup` lists what recoveries have left.",
     )
@@ -89,8 +97,8 @@ def _look(site: Site, run_id: str) -> tuple[list[PutAside], bool]:
         ctx.close()
 
 
-def _indexes_of(site: Site, run_id: str) -> str:
-    """The database whose indexes the run has changed; "" if none, or if nobody can say."""
+def _noted(site: Site, run_id: str, noted_by: Callable[[Context, str], str]) -> str:
+    """The database that the run has changed something of; "" if none, or if nobody can say."""
     ctx = _looking(site)
     try:
         return noted_by(ctx, run_id)

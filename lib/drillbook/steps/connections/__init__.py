@@ -1,5 +1,14 @@
-"""Steps about connections: their path, their limits, their load."""
+"""Steps about connections: their path, their limits, their load, and what is changed of them."""
 
+from drillbook.steps.connections.change import CheckConnectionReadiness, FindConnectionChange, ReadConnectionChange
+from drillbook.steps.connections.change_closing import (
+    AnnounceConnectionChange,
+    CompareConnections,
+    EndConnectionChange,
+    MeasureConnections,
+)
+from drillbook.steps.connections.change_limits import ChangeLimits, PoolersFollow
+from drillbook.steps.connections.change_pools import CanaryHolds, RollOut, RolloutHolds, RunCanary
 from drillbook.steps.connections.limits import (
     ComputeLimits,
     DecideOnGrowth,
@@ -18,12 +27,19 @@ from drillbook.steps.connections.path import FindPath, PoolerOnPath
 from drillbook.steps.connections.server import DiagnoseError, ReadServer
 
 __all__ = [
+    "AnnounceConnectionChange",
+    "CanaryHolds",
     "CandidateJudged",
+    "ChangeLimits",
+    "CheckConnectionReadiness",
     "CheckLoadReadiness",
+    "CompareConnections",
     "CompareUnderLoad",
     "ComputeLimits",
     "DecideOnGrowth",
     "DiagnoseError",
+    "EndConnectionChange",
+    "FindConnectionChange",
     "FindPath",
     "GeneratorKeptUp",
     "Headroom",
@@ -31,12 +47,18 @@ __all__ = [
     "LimitsNow",
     "LimitsWhenSomethingFails",
     "LoadThroughPooler",
+    "MeasureConnections",
     "MeasureCurve",
     "ModelHolds",
     "PoolerOnPath",
     "PoolersFit",
+    "PoolersFollow",
     "PutPoolerInFront",
+    "ReadConnectionChange",
     "ReadLoadPlan",
     "ReadServer",
+    "RollOut",
+    "RolloutHolds",
+    "RunCanary",
     "TenantsLimited",
 ]
