@@ -28,7 +28,8 @@ def tell_of_run(console: Console, outcome: RunOutcome) -> None:
     found = occasion(outcome)
     if found is not None:
         runbook, site = outcome.folder.parent.name, str(opening_of(outcome.folder)["parameters"].get("site", ""))
-        _tell(console, site, found, f"{runbook}: {outcome.headline} (run {outcome.run_id})")
+        pending = ", not archived yet" if outcome.pending else ""
+        _tell(console, site, found, f"{runbook}: {outcome.headline} (run {outcome.run_id}{pending})")
 
 
 def tell_of_due(console: Console, site: str, states: dict[str, str]) -> None:

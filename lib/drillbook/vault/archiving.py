@@ -17,8 +17,7 @@ from drillbook import kube as k8s
 from drillbook.errors import EvidenceUnwritable, PreconditionError, RunbookError
 from drillbook.evidence import Ledger, sealed_runs
 from drillbook.evidence.canonical import canonical, now
-from drillbook.evidence.gates import opening
-from drillbook.evidence.journal import Journal
+from drillbook.evidence.chain import parse
 from drillbook.evidence.seal import JOURNAL, RECEIPT
 from drillbook.evidence.writing import write_whole
 from drillbook.profile import Site
@@ -112,11 +111,14 @@ def pending_runs(outputs: Path, site: Site) -> list[RunState] | None:
     return None if site.evidence.archive is None else [state for state in states(outputs, site) if state.pending]
 
 
-def _is_of(folder: Path, site: str) -> bool:
-    with suppress(OSError, ValueError, IndexError):
-        opened = opening(Journal(folder / JOURNAL).events()) or {}
-        return bool(opened.get("mode") == "apply" and (opened.get("site") or {}).get("name") == site)
-    return False
+def _is_of(run_dir: Path, site: str) -> bool:
+    """Whether a run acted on this site, by the first line of its journal alone: there may be thousands."""
+    try:
+        with (run_dir / JOURNAL).open("rb") as file:
+            opened = parse(file.readline().rstrip(b"\n")) or {}
+    except OSError:
+        return False
+    return bool(opened.get("mode") == "apply" and (opened.get("site") or {}).get("name") == site)
 
 
 def archive_sealed(outputs: Path, site: Site, run_dir: Path) -> str:
@@ -127,7 +129,7 @@ def archive_sealed(outputs: Path, site: Site, run_dir: Path) -> str:
     if site.evidence.archive is None:
         return ""
     try:
-        others = [state.folder for state in states(outputs, site) if state.pending and _receipt(state.folder)]
+        others = [one for one in reversed(sealed_runs(outputs)) if noted_pending(one) and _is_of(one, site.name)]
         with open_bucket(site) as bucket:
             why = _keep(bucket, site, run_dir, outputs)
             for other in others if not why else ():
@@ -141,7 +143,7 @@ def archive_sealed(outputs: Path, site: Site, run_dir: Path) -> str:
 def archive_all(outputs: Path, site: Site, *, everything: bool, tell: Callable[[RunState], None]) -> list[RunState]:
     """Copy every pending run, or with ``everything`` look at the archived ones again too; each as it is then.
 
-    The first store that does not answer ends it: the others stay pending. ParameterError, PreconditionError: no bucket.
+    ParameterError, PreconditionError: no bucket. ObjectStoreError, NotReady: it does not answer, or can't lock; nothing was put.
     """
     found: list[RunState] = []
     settings = _settings(site)
