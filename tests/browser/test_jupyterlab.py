@@ -74,7 +74,7 @@ def step(page: Page) -> tuple[str, str, list[str]]:
         assert time.monotonic() < deadline, f"the cell never ended: {source}"
         meanwhile += shown(cell)
         page.wait_for_timeout(200)
-    if "run" in source:
+    if re.search(r"open_run|\brun\.(do|plan|close)\b", source):
         expect(cell.locator(".jp-OutputArea-output").first).to_be_visible()
     outputs = shown(cell)
     assert len(outputs) <= 1, f"a step is one card, redrawn in place: {outputs}"

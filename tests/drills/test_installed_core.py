@@ -38,7 +38,7 @@ def test_i17_the_installed_core_has_no_lab_and_plans_every_runbook(drill_lab: Dr
         )
 
     assert "the lab is not installed" in drillbook("lab", "status").stderr
-    with drill_lab.recovering():
+    with drill_lab.recovering(), drill_lab.changing():
         for runbook in PLANNED:
             given = ["-p", "migration", str(ROOT / "sites/lab/V012__open_incidents.sql")]
             done = drillbook("run", runbook, *(given if runbook == "change-indexes" else []))
