@@ -146,8 +146,8 @@ def run(
     if if_due:
         from drillbook.cli.schedule import already_run  # what signs takes a third of a second to import
 
-        if told := already_run(site, path.stem, engine.outputs_dir()):
-            out.print(Text(f"nothing to do: {told}"))
+        if known := already_run(site, path.stem, engine.outputs_dir()):
+            out.print(Text(f"nothing to do: {known}"))
             return 0
     outcome = headless.execute(path, given, mode=str(mode), site=site, progress=ProgressPrinter(out).tell)
     show_outcome(out, outcome)

@@ -35,8 +35,8 @@ def tell_of_run(console: Console, outcome: RunOutcome) -> None:
 def tell_of_due(console: Console, site: str, states: dict[str, str]) -> None:
     """Post which schedules are failed, missing, late or unproven, by runbook, where the profile asks for it."""
     if states:
-        told = ", ".join(f"{runbook} is {state}" for runbook, state in sorted(states.items()))
-        _tell(console, site, Occasion.MISSING, f"restore tests: {told}")
+        summary = ", ".join(f"{runbook} is {state}" for runbook, state in sorted(states.items()))
+        _tell(console, site, Occasion.MISSING, f"restore tests: {summary}")
 
 
 def _tell(console: Console, site: str, what: Occasion, text: str) -> None:

@@ -80,12 +80,12 @@ class BackupSchedule(CheckStep):
         ]
         faults = {item["metadata"]["name"]: schedule_faults(item, every) for item in found}
         good = [name for name, wrong in faults.items() if not wrong]
-        told = [f"{name}: {'; '.join(wrong) or 'in force'}" for name, wrong in faults.items()]
+        summary = [f"{name}: {'; '.join(wrong) or 'in force'}" for name, wrong in faults.items()]
         return [
             self.result(
                 Verdict.VERIFIED if good else Verdict.FAILED,
                 expected=f"a ScheduledBackup, not suspended, at least every {show_seconds(every.total_seconds())}",
-                observed="; ".join(told)
+                observed="; ".join(summary)
                 or f"no ScheduledBackup names Cluster {self.cluster.ref}: nothing schedules backups",
             )
         ]
@@ -202,12 +202,12 @@ class Growth(CheckStep):
             ]
         daily = (after - before) / seconds * 86_400
         left = (capacity - after) / daily if daily > 0 else None
-        told = f"{show_bytes(after)} of {show_bytes(capacity)}, {show_bytes(max(0, round(daily)))} a day"
+        summary = f"{show_bytes(after)} of {show_bytes(capacity)}, {show_bytes(max(0, round(daily)))} a day"
         return [
             self.result(
                 Verdict.VERIFIED if left is None or left >= 30 else Verdict.FAILED,
                 expected=expected,
-                observed=told + (f": {left:.0f} days left" if left is not None else ": it does not grow"),
+                observed=summary + (f": {left:.0f} days left" if left is not None else ": it does not grow"),
                 reason="by the stored sizes of base backups: compressed ones grow less than the volume",
             )
         ]

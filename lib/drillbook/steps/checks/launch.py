@@ -117,12 +117,12 @@ class DrillScheduled(CheckStep):
     def observe(self, ctx: Context) -> Sequence[Check]:
         known = {one.runbook: one.every for one in ctx.site.schedules}
         there = known.get(MONTHLY) in (Every.MONTH, Every.WEEK, Every.DAY)
-        told = ", ".join(f"{runbook} each {every}" for runbook, every in known.items()) or "no schedules"
+        summary = ", ".join(f"{runbook} each {every}" for runbook, every in known.items()) or "no schedules"
         return [
             self.result(
                 Verdict.VERIFIED if there else Verdict.FAILED,
                 expected=f"{MONTHLY} each month in the profile's schedules",
-                observed=told,
+                observed=summary,
             )
         ]
 

@@ -140,9 +140,9 @@ def _archiving(seen: Seen) -> Cause | None:
         return None
     said = str(seen.archiving.get("message", "no reason given"))
     waiting = [_name(one) for one in seen.backups if _phase(one) == WAITS_FOR_WAL]
-    told = said + (f"; waiting for it: {', '.join(waiting)}" if waiting else "")
+    words = said + (f"; waiting for it: {', '.join(waiting)}" if waiting else "")
     fix = f"read why: kubectl logs {seen.name}-1 -c plugin-barman-cloud (or -c postgres where archiving is in-tree)"
-    return Cause(name="WAL archiving fails", seen=told, fix=fix)
+    return Cause(name="WAL archiving fails", seen=words, fix=fix)
 
 
 def _queue(seen: Seen) -> Cause | None:
@@ -150,9 +150,9 @@ def _queue(seen: Seen) -> Cause | None:
     if not stuck or seen.archiving.get("status") == "False":
         return None
     behind = [_name(one) for one in seen.backups if _phase(one) in ("", "pending") and one is not stuck[0]]
-    told = f"{_name(stuck[0])} is {_phase(stuck[0]) or 'pending'} since {_since(stuck[0])}, while archiving works"
-    told += f"; behind it: {', '.join(behind)}" if behind else ""
-    return Cause(name="a Backup blocks those after it", seen=told, fix=f"kubectl delete backup {_name(stuck[0])}")
+    words = f"{_name(stuck[0])} is {_phase(stuck[0]) or 'pending'} since {_since(stuck[0])}, while archiving works"
+    words += f"; behind it: {', '.join(behind)}" if behind else ""
+    return Cause(name="a Backup blocks those after it", seen=words, fix=f"kubectl delete backup {_name(stuck[0])}")
 
 
 def _schedule(seen: Seen) -> Cause | None:
