@@ -55,16 +55,23 @@ def phase(lab: DrillLab, name: str) -> str:
     return str((found.get("status") or {}).get("phase", ""))
 
 
-def test_i17_backups_that_are_well_are_not_the_problem(drill_lab: DrillLab) -> None:
-    run = drill_lab.run(NOTEBOOK)
+@pytest.fixture
+def backed_up(drill_lab: DrillLab) -> DrillLab:
+    """A lab whose newest Backup has completed, whatever other tests have left in it."""
+    drill_lab.back_up()
+    return drill_lab
+
+
+def test_i17_backups_that_are_well_are_not_the_problem(backed_up: DrillLab) -> None:
+    run = backed_up.run(NOTEBOOK)
     assert answer(run).startswith("NOT YOUR PROBLEM")
     assert run.check("symptom")["verdict"] == "n/a"
     assert set(run.verdicts("cause: ").values()) == {"VERIFIED"}, "each check is silent on a healthy lab"
 
 
-def test_i17_a_schedule_that_is_suspended_is_the_cause(drill_lab: DrillLab) -> None:
-    with suspended(drill_lab):
-        run = drill_lab.run(NOTEBOOK)
+def test_i17_a_schedule_that_is_suspended_is_the_cause(backed_up: DrillLab) -> None:
+    with suspended(backed_up):
+        run = backed_up.run(NOTEBOOK)
     assert answer(run).startswith("THE SCHEDULE MAKES NONE. ") and "suspended" in answer(run)
     assert [name for name, verdict in run.verdicts("cause: ").items() if verdict == "FAILED"] == ["cause: schedule"]
 

@@ -158,8 +158,8 @@ def build(server: Sessions, database: str, wanted: WantedIndex, limits: Limits, 
                 work.note(f"an INVALID leftover of {wanted.place} was removed")
                 _remove_leftover(work, wanted)
             case State.ABSENT if not work.is_worked_on():
-                how = "built"
-                _create(work, wanted, look)
+                if _create(work, wanted, look):
+                    how = "built"
             case _:
                 how = ""
                 work.wait_for_others()
@@ -202,9 +202,10 @@ def advisory_key(schema: str, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"drillbook index {schema}.{name}".encode()).digest()[:8], signed=True)
 
 
-def _create(work: _Work, wanted: WantedIndex, look: Look) -> None:
+def _create(work: _Work, wanted: WantedIndex, look: Look) -> bool:
+    """Attempt to build it: False if another session turned out to have been faster."""
     try:
-        work.attempt(raw(wanted.sql), "building", settings=session_settings(wanted, work.limits))
+        return work.attempt(raw(wanted.sql), "building", settings=session_settings(wanted, work.limits))
     except RunbookError as error:
         # Refused for good: what it has left would cost every write and serve no read. Where it can't be removed now, the error
         # that counts is still the first.
@@ -296,10 +297,11 @@ class _Work:
         *,
         settings: Sequence[Statement] = (),
         before: Sequence[Statement] = (),
-    ) -> None:
+    ) -> bool:
         """Run the statement once; returns if it is done, or if it is worth looking again. Raises what is final.
 
-        A lock that was not free, a deadlock, a backend or connection that was lost: each counts as an attempt.
+        A lock that was not free, a deadlock, a backend or connection that was lost: each counts as an attempt. False: another
+        session works on the index, or has built it since the last look.
         """
         self.tries[doing] += 1
         self._held_by = ""
@@ -312,6 +314,8 @@ class _Work:
                 future.result()
         except (PostgresError, KubernetesError) as error:
             self._weigh(error, doing)
+            return getattr(error, "sqlstate", "") not in (_TAKEN, _EXISTS)
+        return True
 
     @contextmanager
     def _running(self, statements: Sequence[Statement]) -> Iterator[futures.Future[Any]]:
