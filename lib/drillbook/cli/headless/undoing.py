@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from drillbook import kube as k8s
 from drillbook.cli.headless.settling import events_of
 from drillbook.engine import run_folders
+from drillbook.engine.noted import CONNECTION_CHANGES, INDEX_CHANGES, NotedChanges
 from drillbook.engine.step import Context, NullRecorder
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.evidence import Masker
 from drillbook.manifests.replacement import MADE_BY
 from drillbook.profile import Site, load_site
-from drillbook.steps.connections.change import noted_by as connections_noted_by
-from drillbook.steps.indexes.change import noted_by as indexes_noted_by
 from drillbook.steps.undo.drop_cluster import runs_of
 from drillbook.steps.undo.point_in_time import PutAside, put_aside
 from drillbook.swap.names import Names
@@ -34,11 +32,8 @@ def way_back(run_id: str, site: str) -> WayBack:
     """Which undo runbook goes back from ``run_id``; its folder need not be here. Raises ParameterError if none can."""
     run_id, site = _known_here(run_id, site)
     profile = load_site(site)
-    for name, noted_by in (
-        ("undo-change-indexes", indexes_noted_by),
-        ("undo-change-connections", connections_noted_by),
-    ):
-        if database := _noted(profile, run_id, noted_by):
+    for name, notes in (("undo-change-indexes", INDEX_CHANGES), ("undo-change-connections", CONNECTION_CHANGES)):
+        if database := _noted(profile, run_id, notes):
             return WayBack(_runbook(name), {"database": database, "of_run": run_id}, site)
     aside, restored = _look(profile, run_id)
     for one in aside:
@@ -97,11 +92,11 @@ def _look(site: Site, run_id: str) -> tuple[list[PutAside], bool]:
         ctx.close()
 
 
-def _noted(site: Site, run_id: str, noted_by: Callable[[Context, str], str]) -> str:
+def _noted(site: Site, run_id: str, notes: NotedChanges) -> str:
     """The database that the run has changed something of; "" if none, or if nobody can say."""
     ctx = _looking(site)
     try:
-        return noted_by(ctx, run_id)
+        return notes.database_of(ctx, run_id)
     finally:
         ctx.close()
 

@@ -11,8 +11,9 @@ from drillbook.connections import change as changing
 from drillbook.connections.change import CLUSTER, DEPLOYMENT, POOLER, ConnectionChange, ObjectSeen, Setting
 from drillbook.connections.path import Path
 from drillbook.engine import undo
+from drillbook.engine.noted import CONNECTION_CHANGES
 from drillbook.engine.step import Context, Step
-from drillbook.errors import ConflictError, KubernetesError, NotReady, ParameterError, PostgresError, RunbookError
+from drillbook.errors import ConflictError, KubernetesError, NotReady, ParameterError
 from drillbook.evidence.facts import Facts, TestKind
 from drillbook.kube import connection_env, workloads
 from drillbook.kube.reconcilers import reconcilers_on
@@ -394,26 +395,6 @@ def note_begin(ctx: Context, change: ConnectionChange, settings: tuple[Setting, 
             )
 
 
-def noted_changes(ctx: Context, database: str = "", run_id: str = "") -> list[dict[str, Any]]:
-    """The notes of runs that changed connections, the newest run first; none where nobody ever noted one."""
-    with ctx.source() as own:
-        try:
-            return own.ask("connection_changes", database=database, run_id=run_id)
-        except PostgresError as error:
-            if error.sqlstate in ("42P01", "3F000"):
-                return []
-            raise
-
-
-def noted_by(ctx: Context, run_id: str) -> str:
-    """The database whose application's connections this run changed, "" if none; what can't be read is not there."""
-    try:
-        rows = noted_changes(ctx, run_id=run_id)
-    except RunbookError:
-        return ""
-    return str(rows[0]["database"]) if rows else ""
-
-
 @dataclass(frozen=True)
 class FindConnectionChange(Step[ConnectionChange]):
     """Find what a run changed of this application's connections, by what it noted in Drillbook's own database, and reverse it.
@@ -428,10 +409,12 @@ class FindConnectionChange(Step[ConnectionChange]):
 
     def do(self, ctx: Context) -> ConnectionChange:
         _, app = application_of(ctx, self.database)
-        rows = noted_changes(ctx, self.database, self.of_run)
+        rows = CONNECTION_CHANGES.rows(ctx, self.database, self.of_run)
         mine = [row for row in rows if row["done_at"] and not row["undone_by"] and (self.of_run or not row["undoes"])]
         if not mine:
-            raise NotReady([self._none(ctx, rows)], where=f"{self.cluster.ref}")
+            raise NotReady(
+                [CONNECTION_CHANGES.nothing_left(ctx, self.database, self.of_run)], where=f"{self.cluster.ref}"
+            )
         run_id = str(mine[0]["run_id"])
         settings = [_setting(row).reversed for row in mine if row["run_id"] == run_id]
         objects: dict[str, dict[str, Any]] = {}
@@ -444,13 +427,6 @@ class FindConnectionChange(Step[ConnectionChange]):
             raise NotReady(faults, where=f"the way back of run {run_id} on {self.database} of {self.cluster.ref}")
         ctx.recorder.note(Facts(undoes={"run": run_id, "database": self.database}))
         return noted(ctx, self.database, left, objects, undoes=run_id)
-
-    def _none(self, ctx: Context, rows: list[dict[str, Any]]) -> str:
-        known = noted_changes(ctx, self.database)
-        runs = ", ".join(dict.fromkeys(str(row["run_id"]) for row in known if row["done_at"])) or "none"
-        undone = f"; it was undone by run {rows[0]['undone_by']}" if rows and rows[0]["undone_by"] else ""
-        whose = f"run {self.of_run}" if self.of_run else "any run"
-        return f"no connection setting of {self.database} was changed by {whose}{undone}; runs that changed one: {runs}"
 
     def _is_left(self, ctx: Context, item: Setting, objects: dict[str, dict[str, Any]], faults: list[str]) -> bool:
         if item.kind not in objects:
@@ -489,7 +465,5 @@ __all__ = [
     "application_of",
     "differences",
     "note_begin",
-    "noted_by",
-    "noted_changes",
     "set_values",
 ]

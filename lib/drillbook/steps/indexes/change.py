@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.engine import run_folders
+from drillbook.engine.noted import INDEX_CHANGES
 from drillbook.engine.step import Context, Step
-from drillbook.errors import NotReady, ParameterError, PostgresError, RunbookError
+from drillbook.errors import NotReady, ParameterError, PostgresError
 from drillbook.evidence.facts import Facts, TestKind
 from drillbook.indexes.build import State, look
 from drillbook.indexes.migration import Migration, MigrationQuery, ProposedIndex, load_migration
@@ -250,16 +251,10 @@ class FindIndexChange(Step[IndexChange]):
     of_run: str
 
     def do(self, ctx: Context) -> IndexChange:
-        rows = noted_changes(ctx, self.database, self.of_run)
+        rows = INDEX_CHANGES.rows(ctx, self.database, self.of_run)
         mine = [row for row in rows if not row["undone_by"] and (self.of_run or not row["undoes"])]
         if not mine:
-            known = ", ".join(dict.fromkeys(str(row["run_id"]) for row in noted_changes(ctx, self.database))) or "none"
-            undone = f"; it was undone by run {rows[0]['undone_by']}" if rows and rows[0]["undone_by"] else ""
-            whose = f"run {self.of_run}" if self.of_run else "any run"
-            raise NotReady(
-                [f"no index of {self.database} was changed by {whose}{undone}; runs that changed one: {known}"],
-                where=f"{self.cluster.ref}",
-            )
+            raise NotReady([INDEX_CHANGES.nothing_left(ctx, self.database, self.of_run)], where=f"{self.cluster.ref}")
         run_id = str(mine[0]["run_id"])
         changed = [row for row in mine if row["run_id"] == run_id]
         faults: list[str] = []
@@ -289,26 +284,6 @@ class FindIndexChange(Step[IndexChange]):
         )
 
 
-def noted_changes(ctx: Context, database: str = "", run_id: str = "") -> list[dict[str, Any]]:
-    """The notes of runs that changed indexes, the newest run first; none where nobody ever noted one."""
-    with ctx.source() as own:
-        try:
-            return own.ask("index_changes", database=database, run_id=run_id)
-        except PostgresError as error:
-            if error.sqlstate in ("42P01", "3F000"):
-                return []
-            raise
-
-
-def noted_by(ctx: Context, run_id: str) -> str:
-    """The database whose indexes this run changed, "" if none; what can't be read is not there."""
-    try:
-        rows = noted_changes(ctx, run_id=run_id)
-    except RunbookError:
-        return ""
-    return str(rows[0]["database"]) if rows else ""
-
-
 __all__ = [
     "BackUpBeforeChange",
     "CheckChangeReadiness",
@@ -318,7 +293,5 @@ __all__ = [
     "PlannedIndex",
     "ReadIndexChange",
     "look_where",
-    "noted_by",
-    "noted_changes",
     "planned_drops",
 ]
