@@ -1,4 +1,4 @@
-"""A change of connections on paper: what it sets, whether it fits, the canary beside the others, and each threshold."""
+"""A change of connections on paper: what it sets, whether it fits, the canary alongside the others, and each threshold."""
 
 from __future__ import annotations
 
@@ -127,7 +127,9 @@ def test_one_pod_more_is_refused_where_no_rolling_update_ever_runs_one_more() ->
         for one in (path(16), path(15))
     )
     faults, _ = changing.misfits(now, [then], canary=True)
-    assert faults == ["the canary beside the others: 63 wanted, 50 served; an ordinary rolling update wants 48 today"]
+    assert faults == [
+        "the canary alongside the others: 63 wanted, 50 served; an ordinary rolling update wants 48 today"
+    ]
 
 
 def test_a_limit_that_is_lowered_before_the_pools_is_refused_in_between() -> None:
@@ -276,7 +278,7 @@ def test_a_healthy_pod_keeps_every_threshold() -> None:
         ({"active": 12}, "pool saturation"),
         ({"stuck": {"new": 2}}, "leaked connections"),
         ({"stuck": {"new": 4}, "elsewhere": 1}, "leaked connections"),
-        ({"burst": burst(0.070)}, "latency beside an unchanged pod"),
+        ({"burst": burst(0.070)}, "latency alongside an unchanged pod"),
         ({"burst": burst(0.300)}, "probe latency"),
         ({"shares": (Share(limit="max_connections", used=150, size=197, expected=100),)}, "use of max_connections"),
     ],

@@ -232,7 +232,7 @@ def misfits(now: Path, steps: Sequence[Path], *, canary: bool) -> tuple[list[str
         sizes = now.pods.connections(1), last.pods.connections(1)
         mixed = largest * max(sizes) + surge * (min(sizes) + last.pods.startup_pool)
         alone = now.pods.connections(largest) + sizes[1] + last.pods.startup_pool
-        for what, wanted in (("the canary beside the others", alone), ("old and new pods at once", mixed)):
+        for what, wanted in (("the canary alongside the others", alone), ("old and new pods at once", mixed)):
             words = f"{what}: {wanted} wanted, {'all' if served is None else served} served"
             if served is not None and wanted > served:
                 words += f"; an ordinary rolling update wants {ordinary} today"

@@ -90,7 +90,7 @@ def refused_by_server(limit: Limit, text: str) -> Outcome:
 def refused_through(limit: Limit, text: str, pooler: PgBouncer) -> Outcome:
     """Of a client whose instance has no connection to the server at all, and gets none: it is sent PostgreSQL's message.
 
-    The first is refused at once. Whoever comes until PgBouncer tries again, up to ``server_login_retry`` later, waits
+    The first is refused at once. A client that comes until PgBouncer tries again, up to ``server_login_retry`` later, waits
     for that attempt.
     """
     forwards = pooler.version is None or pooler.version >= (1, 20)  # not known: an image of today

@@ -241,7 +241,7 @@ class Watch:
             bound = max(SLOWER, 1 + MORE_SECONDS / usual)
             found.append(
                 Criterion(
-                    name="latency beside an unchanged pod",
+                    name="latency alongside an unchanged pod",
                     required=f"p95 less than {bound:.2f} times its {usual * 1000:.1f} ms",
                     measured=f"{ratio}: {ratio.difference}",
                     decision=_below(ratio.low, ratio.high, bound),

@@ -75,7 +75,7 @@ def put_envelopes(folder: Path, envelopes: Mapping[str, bytes]) -> None:
         try:
             found = bare(json.loads(data))
         except ValueError:
-            continue  # whoever verifies it says that it is no envelope
+            continue  # `verify` says that it is no envelope
         for suffix, content in found.items():
             (folder / f"{name.removesuffix('.dsse.json')}.{suffix}").write_bytes(content)
 

@@ -90,7 +90,7 @@ class Limits:
 
 
 Report = Callable[[str, float | None], None]
-"""Told in words, and as a fraction where it is known, how far it is."""
+"""Reports in words, and as a fraction where it is known, how far it is."""
 
 
 Look = Callable[[WantedIndex], Found]
@@ -324,7 +324,7 @@ class _Work:
             try:
                 yield future
             except BaseException:
-                # Ctrl-C: the backend is told as well, or it would go on and be waited for here.
+                # Ctrl-C: the backend is cancelled as well, or it would go on and be waited for here.
                 if not future.done():
                     self._cancel()
                 raise

@@ -1,8 +1,8 @@
-"""A Deployment of one pod beside the application's own: the same template, the same Services, another setting. Pure.
+"""A Deployment of one pod alongside the application's own: the same template, the same Services, another setting. Pure.
 
 Two Deployments whose pods carry the same labels do not take each other's: a ReplicaSet's selector holds the hash of its
 own template, and a pod that has a controller is adopted by no other. What is left is the canary's own selector, which must
-not match the pods of the Deployment that it stands beside: it is a label that only the canary's pod has.
+not match the pods of the Deployment that it runs alongside: it is a label that only the canary's pod has.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def canary(deployment: Object, changed: Object, run_id: str) -> dict[str, Any]:
 
 
 def faults(deployment: Object) -> list[str]:
-    """Why a second Deployment of this template can't run beside it."""
+    """Why a second Deployment of this template can't run alongside it."""
     spec = deployment["spec"]
     inside = spec["template"]["spec"]
     found = [
@@ -66,7 +66,7 @@ def faults(deployment: Object) -> list[str]:
         if port.get("hostPort")
     ]
     if (spec.get("strategy") or {}).get("type") == "Recreate":
-        found.append("its strategy is Recreate: its pods do not run beside others of their kind")
+        found.append("its strategy is Recreate: its pods do not run alongside others of their kind")
     if spec.get("paused"):
         found.append("it is paused (spec.paused): nothing that is changed would be rolled out")
     if not int(spec.get("replicas", 1)):

@@ -300,7 +300,7 @@ class ConnectionSettings(Frozen):
     while a pod starts (a migration tool's pool). ``users`` are today's, 0 for unknown. ``planned_pooler`` is what the
     path is computed with where the application goes to PostgreSQL directly and the cluster has no Pooler.
     ``external_consumers`` and ``limit_can_be_raised`` are the two answers that the decision depends on: do others need
-    the application's events, and does whoever runs the cluster agree to a higher limit for the role.
+    the application's events, and do those who run the cluster agree to a higher limit for the role.
     """
 
     pool_variable: str = ""

@@ -190,7 +190,7 @@ def _reach(found: Mapping[str, Any]) -> str:
 
 
 def _claims(found: Mapping[str, Any]) -> str:
-    """An index migration's claims beside what was measured, "" where the run rehearsed none."""
+    """An index migration's claims and what was measured, "" where the run rehearsed none."""
     measured = Facts.read(found["facts"]).index_claims
     return claims.html(measured) if measured else ""
 

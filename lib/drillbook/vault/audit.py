@@ -176,7 +176,7 @@ class _Audit:
             if not lock.mode or (lock.until and lock.until <= datetime.now(UTC)):
                 self._tell(key, f"the version of {when} is not locked", tampered=False)
         if lines and furthest < len(lines):
-            what = f"names line {furthest}, and {len(lines)} are there: whoever put them was interrupted, or the head was removed"
+            what = f"names line {furthest}, and {len(lines)} are there: the upload was interrupted, or the head was removed"
             self._tell(key, what, tampered=not versions)
 
     def _runs(self, chosen: dict[str, Chosen]) -> dict[str, dict[str, Chosen]]:

@@ -148,7 +148,7 @@ def settle(folder: Path, *, how: str, message: str, by: str, progress: Progress 
 
 
 def _signed_and_archived(folder: Path, opened: dict[str, Any], ledger: Ledger) -> tuple[str, str]:
-    """Sign the sealed run and lock it away, as its profile says, before anybody is told its verdict; why either is not done."""
+    """Sign the sealed run and lock it away, as its profile says, before its verdict is announced; why either is not done."""
     try:
         site = load_site(opened["parameters"]["site"])
     except RunbookError:

@@ -374,7 +374,7 @@ def set_values(ctx: Context, change: ConnectionChange, kind: str) -> None:
             undo.change(ctx, *place, changing.patch(obj, mine), "has the settings that this run has tried")
             return
         except KubernetesError as error:
-            if error.status != 409 or attempt == _TRIES - 1:  # its status was written meanwhile: look again
+            if error.status != 409 or attempt == _TRIES - 1:  # its status was written in between: look again
                 raise
             ctx.pause(_GLANCE)
 

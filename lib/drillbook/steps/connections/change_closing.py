@@ -1,4 +1,4 @@
-"""Before and after a change of connections, its end whichever way it went, and what people are told."""
+"""Before and after a change of connections, its end whichever way it went, and what is announced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The application's own pools: one pod first, beside the others; then the rest. A missed threshold takes all of it back."""
+"""The application's own pools: one pod first, alongside the others; then the rest. A missed threshold takes all of it back."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class _ChangePools(Step[Watched]):
 
 @dataclass(frozen=True)
 class RunCanary(_ChangePools):
-    """Run one pod with the new settings beside the others, and watch it.
+    """Run one pod with the new settings alongside the others, and watch it.
 
     It is a Deployment of its own with the same template and labels, so the same Services send to it. The first threshold
     that is missed removes it. It is named by the run: done again after a kill, the step finds it and watches it from the
@@ -94,10 +94,10 @@ class RunCanary(_ChangePools):
             return Plan(summary="The application's own settings stay as they are: no canary", harmless=True)
         _, app = application_of(ctx, self.change.database)
         return Plan(
-            summary=f"One pod with the new settings beside Deployment {app.namespace}/{app.deployment}, watched for "
+            summary=f"One pod with the new settings alongside Deployment {app.namespace}/{app.deployment}, watched for "
             f"{self.watched_seconds} s",
             objects=(self._object(ctx, app),),
-            touches=_touches("try beside", self.change),
+            touches=_touches("try as a canary", self.change),
             notes=(
                 "the same Services send requests to it as to the other pods; so do what reads its labels: an autoscaler's "
                 "average, a PodDisruptionBudget, a PodMonitor",

@@ -100,7 +100,7 @@ def watch(
             looks = tuple(
                 seen(ctx, app, pod, probe(pod) if pod in ready else None)
                 for pod in pods
-                # One that an autoscaler adds meanwhile is not unwell because it is starting.
+                # One that an autoscaler adds during the watch is not unwell because it is starting.
                 if str(pod["metadata"]["name"]) in served or restarts(pod)
             )
             now = server.look()

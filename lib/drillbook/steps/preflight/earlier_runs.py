@@ -18,7 +18,7 @@ MOST = 12
 class EarlierRunsKnown(CheckStep):
     """Every run that has left markers on the source is in this site's ledger.
 
-    Markers lie on the source, out of reach of whoever keeps the evidence. A run that only they know of was made with
+    Markers lie on the source, out of reach of those who keep the evidence. A run that only they know of was made with
     other evidence: on another machine, under another site's name, or it was removed.
     """
 
