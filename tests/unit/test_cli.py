@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -162,7 +163,12 @@ def test_users_b_open_copies_a_runbook_so_that_the_tracked_one_stays_clean(
     (copy,) = (tmp_path / "with a blank" / "open").glob("recover-point-in-time-*.ipynb")
     assert copy.read_bytes() == before == tracked.read_bytes()
     path, line = capsys.readouterr().out.splitlines()
-    assert path == str(copy) and line.startswith("jupyter lab ") and line.endswith(f"'{copy}'")
+    assert (
+        path == str(copy)
+        and line.split(" lab ")[0].endswith("jupyter")
+        and shutil.which(line.split(" lab ")[0])
+        and line.endswith(f"'{copy}'")
+    )
     assert cli.status(["list"]) == 0 and "no run yet" in capsys.readouterr().out
     assert cli.status(["verify"]) == 0
 
@@ -174,3 +180,17 @@ def test_users_b_open_names_a_runbook_that_is_not_there(
     assert cli.status(["open", "recover-pint"]) == 4
     assert "there is no runbook recover-pint" in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()
+
+
+def test_an_error_says_where_drillbook_is_when_the_path_does_not_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert cli.status(["resume", "no-such-run"]) == 4
+    *_, last = capsys.readouterr().err.splitlines()
+    where = last.removeprefix("drillbook is ").removesuffix(" here")
+    assert where != last and Path(where).is_file()
+    monkeypatch.setenv("PATH", f"{Path(where).resolve().parent}:/usr/bin:/bin")
+    assert cli.status(["resume", "no-such-run"]) == 4
+    assert "drillbook is " not in capsys.readouterr().err

@@ -26,7 +26,15 @@ from drillbook.cli import doctor as readiness
 from drillbook.cli import init as site_init
 from drillbook.cli import plan_recovery as recoveries
 from drillbook.cli.conformance import conformance_report
-from drillbook.cli.console import VERDICT_STYLES, ProgressPrinter, ask, gate_lines, show_outcome
+from drillbook.cli.console import (
+    VERDICT_STYLES,
+    ProgressPrinter,
+    ask,
+    gate_lines,
+    program,
+    say_where_it_is,
+    show_outcome,
+)
 from drillbook.cli.flyway import write_flyway_files
 from drillbook.cli.notify import tell_of_run
 from drillbook.cli.window import SAMPLES, show_window
@@ -163,7 +171,8 @@ def open_runbook(
     """Copy a runbook under outputs/open/, to be stepped through in JupyterLab: the tracked one stays as it is."""
     path = engine.copy_to_work_on(engine.find_runbook(runbook))
     out.print(Text(str(path)))
-    out.print(Text(f"jupyter lab {'--allow-root ' if os.geteuid() == 0 else ''}{shlex.quote(str(path))}"))
+    jupyter = shlex.quote(program("jupyter"))
+    out.print(Text(f"{jupyter} lab {'--allow-root ' if os.geteuid() == 0 else ''}{shlex.quote(str(path))}"))
     return 0
 
 
@@ -736,6 +745,7 @@ def status(given: Sequence[str]) -> int:
         return BAD_USAGE
     except RunbookError as error:
         err.print("\n".join(error.lines()), markup=False)
+        say_where_it_is(err, error.todo)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()

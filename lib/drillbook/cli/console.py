@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -127,12 +130,27 @@ def gate_lines(waiting: Mapping[str, Any], *, whole: bool = False) -> list[Text]
     return lines
 
 
+def program(name: str) -> str:
+    """How a program of this installation is called from here: by its name where the PATH finds it, else by its path."""
+    own, found = Path(sys.executable).parent / name, shutil.which(name)
+    if found and Path(found).resolve() == own.resolve():
+        return name
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
+
+
+def say_where_it_is(console: Console, text: str) -> None:
+    """Where ``text`` names a command of drillbook and the PATH does not find it: what to type instead."""
+    if "drillbook " in text and (here := program("drillbook")) != "drillbook":
+        console.print(Text(f"drillbook is {here} here", style="dim"))
+
+
 def show_outcome(console: Console, outcome: RunOutcome) -> None:
     """The verdict, the figures compared with their objectives, and where the report is."""
     verdict = str(outcome.verdict) if outcome.verdict is not None else ""
     console.print()
     headline = outcome.headline.removeprefix(verdict).lstrip(" :—–-") if verdict else outcome.headline
     console.print(Text.assemble((verdict, VERDICT_STYLES.get(verdict, "bold")), "  " if verdict else "", headline))
+    say_where_it_is(console, headline)
     record = outcome.folder / "record.json"
     if record.is_file():
         measured = json.loads(record.read_text(encoding="utf-8")).get("objectives", {}).get("measured", [])
