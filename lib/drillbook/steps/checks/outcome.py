@@ -53,7 +53,7 @@ class CompareWithObjectives(CheckStep):
                     observed=f"{seconds:.1f} s",
                 )
             )
-        if not lag:
+        if lag is None:
             checks.append(
                 self.result(
                     Verdict.UNPROVEN,
