@@ -13,6 +13,9 @@ from fix_drills import ROOT, Drill, DrillLab, until
 
 from drillbook import kube as k8s
 from drillbook.manifests.recovery import RUN_LABEL
+from drillbook_lab.faults.store import Bucket, bucket
+from drillbook_lab.home import LabHome
+from drillbook_lab.view import Client
 
 NOTEBOOK = ROOT / "runbooks" / "troubleshoot-recovery-slow.ipynb"
 PLUGIN = "barman-cloud.cloudnative-pg.io"
@@ -202,6 +205,32 @@ def test_i17_damage_in_the_archive_is_what_a_failing_recovery_is_explained_by(
 
 
 @pytest.mark.soak
+def test_i17_a_base_backup_that_is_back_from_the_archive_class_is_recovered(
+    drill_lab: DrillLab, recovery: Recovery
+) -> None:
+    drill_lab.back_up()
+    with drill_lab.fault("backup-cold"):
+        recovery.begin()
+        recovery.failed()
+        run = drill_lab.run(NOTEBOOK)
+        assert answer(run).startswith("THE BASE BACKUP IS IN A COLD STORAGE CLASS. "), run.said
+        store = bucket(LabHome(drill_lab.home))
+        wanted = {"Days": 1, "GlacierJobParameters": {"Tier": "Expedited"}}
+        cold = [key for key in store.keys("base/") if storage_class(store, key) == "GLACIER"]
+        for key in cold:
+            store.client.restore_object(Bucket=store.name, Key=key, RestoreRequest=wanted)
+        is_back = 'ongoing-request="false"'
+        until(lambda: is_back in store.client.head_object(Bucket=store.name, Key=cold[-1])["Restore"], "it is back")
+        job = recovery.job
+        drill_lab.admin.delete(k8s.JOB, recovery.space, job["metadata"]["name"], uid=job["metadata"]["uid"])
+        until(lambda: recovery.phase == "Cluster in healthy state", "the recovery has ended after the fix")
+
+
+def storage_class(store: Bucket, key: str) -> str:
+    return str(store.client.head_object(Bucket=store.name, Key=key).get("StorageClass", "STANDARD"))
+
+
+@pytest.mark.soak
 def test_i17_an_object_store_that_is_not_there_and_reconciliation_that_is_off(
     drill_lab: DrillLab, recovery: Recovery
 ) -> None:
@@ -241,9 +270,6 @@ def test_i17_a_quota_that_refuses_the_jobs_pod(drill_lab: DrillLab, recovery: Re
 
 @contextmanager
 def quota_of(lab: DrillLab, quota: dict[str, Any]) -> Iterator[None]:
-    from drillbook_lab.home import LabHome
-    from drillbook_lab.view import Client
-
     client = Client(LabHome(lab.home))
     api = f"/api/v1/namespaces/{quota['metadata']['namespace']}/resourcequotas"
     client.post(api, quota)
