@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from fix_drills import DrillLab
+from fix_drills import ROOT, DrillLab
 
 from drillbook import kube as k8s
 from drillbook.model import show_instant
@@ -95,6 +95,12 @@ def test_a_torn_base_backup_fails_as_soon_as_the_job_fails(drill_lab: DrillLab) 
     assert failed["error"]["type"] == "RecoveryFailed"
     # The job's first failed attempt ends the wait; its retries would go on for minutes.
     assert failed["seconds"] < drill_lab.site.limits.recovery.total_seconds() / 2
+    # Its known text leads on, on the console, in the record and in the report, and what was kept is enough to name the cause.
+    leads = f'The runbook troubleshoot-recovery-slow looks for the cause: open it at “4 The cause”, with failed_run = "{drill.folder.name}"'
+    assert leads in failed["error"]["todo"] and "troubleshoot-recovery-slow" in drill.said
+    assert "troubleshoot-recovery-slow" in (drill.folder / "report.html").read_text()
+    looked = drill_lab.run(ROOT / "runbooks" / "troubleshoot-recovery-slow.ipynb", failed_run=drill.folder.name)
+    assert looked.record["facts"]["answer"].startswith("THE BASE BACKUP IS DAMAGED. "), looked.said
 
 
 @pytest.mark.long

@@ -26,7 +26,7 @@ from drillbook.evidence import judge, record
 from drillbook.evidence.judge import unsettled
 from drillbook.model import AskedTarget, Effect, Verdict
 from drillbook.profile import Site
-from drillbook.report import cards
+from drillbook.report import cards, guidance
 
 T = TypeVar("T")
 
@@ -259,6 +259,8 @@ class Run(Handle):
 
     def _failed(self, step: Step[T], error: RunbookError, seconds: float) -> T:
         refused = error.verdict is None
+        if look_on := guidance.guide(error.what, run_id=self.run_id, asked_by=self.runbook):
+            error.todo = f"{error.todo} {look_on}"
         self._gates.note_failure(step, f"step {self._n} ({step.title}) failed")
         self._finish("refused" if refused else "failed", seconds, None, error_json(error))
         self._midway.failed(step, f"step {self._n} ({step.title}) failed: {error.what}", error=error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,7 @@ _LAST_DONE = re.compile(r"last completed transaction was at log time (.+)$")
 _TIMELINE = re.compile(r"selected new timeline ID: (\d+)")
 _REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
 _RESTORED = re.compile(r'restored log file "([0-9A-F]{24})" from archive')
+_PAUSED = re.compile(r"recovery has paused|hot standby is not possible because of insufficient parameter settings")
 
 
 # What the plugin's sidecar logs when it ends, after a restore that succeeded too; and errors that only name an exit
@@ -28,7 +29,7 @@ _ENDING = "While terminating server"
 _STATUS_ONLY = re.compile(r"(General error \(exit code \d+\)|exit status \d+)\Z")
 _BARMAN = re.compile(r"\b(?:ERROR|CRITICAL): (.+)")
 # Every recovery asks for files that may not be there: history files, and the segment after the last one.
-_ASKED_IN_VAIN = re.compile(r"WAL file \S+ for server \S+ does not exist")
+_ASKED_IN_VAIN = re.compile(r"WAL file (\S+) for server \S+ does not exist")
 
 BOOTSTRAP = "bootstrap-instance"
 """The init container in which CloudNativePG after 1.30 recovers, in the first instance's own pod, without a Job."""
@@ -42,24 +43,34 @@ def sidecar_cause(text: str) -> str:
     """
     barman: list[str] = []
     errors: list[str] = []
-    for line in text.split("\n"):  # a message may hold U+2028, which ends no line of a log
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if not isinstance(entry, dict):
-            continue
-        words = str(entry.get("stderr") or "") or (str(entry.get("msg", "")) if entry.get("pipe") == "stderr" else "")
-        barman += [
-            found[1].strip()
-            for found in map(_BARMAN.search, words.splitlines())
-            if found and not _ASKED_IN_VAIN.match(found[1])
-        ]
+    for entry in _entries(text):
+        barman += [words for words in _barman(entry) if not _ASKED_IN_VAIN.match(words)]
         error = str(entry.get("error", ""))
         if entry.get("level") == "error" and error and entry.get("msg") != _ENDING and not _STATUS_ONLY.match(error):
             errors.append(error)
     said = barman or errors
     return said[-1] if said else ""
+
+
+def asked_in_vain(text: str) -> str:
+    """The WAL segment that recovery last asked the archive for and did not get, from the sidecar's log; "" if there is none."""
+    found = [match[1] for entry in _entries(text) for words in _barman(entry) if (match := _ASKED_IN_VAIN.match(words))]
+    return next((name for name in reversed(found) if re.fullmatch(r"[0-9A-F]{24}", name)), "")
+
+
+def _entries(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.split("\n"):  # a message may hold U+2028, which ends no line of a log
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            yield entry
+
+
+def _barman(entry: dict[str, Any]) -> list[str]:
+    words = str(entry.get("stderr") or "") or (str(entry.get("msg", "")) if entry.get("pipe") == "stderr" else "")
+    return [found[1].strip() for found in map(_BARMAN.search, words.splitlines()) if found]
 
 
 def failed_attempt(job: dict[str, Any] | None, pod: dict[str, Any] | None) -> bool:
@@ -115,6 +126,9 @@ class RecoveryLog:
     ready_at: datetime | None = None
     segments: int = 0
     last_segment: str = ""
+    first_segment_at: datetime | None = None
+    last_segment_at: datetime | None = None
+    paused: str = ""  # why replay waits for a person; "" while it goes on
     timeline: int = 0
     stopped: str = ""  # before | after
     stopped_xid: int = 0
@@ -156,6 +170,10 @@ class RecoveryLog:
             self.fatal.append(message)
         if self.server_started_at is None:
             self.server_started_at = at
+        if _PAUSED.match(message):
+            self.paused = self.paused or message  # the first says why
+        elif self.paused and _RESTORED.search(message):
+            self.paused = ""
         if message.startswith("redo starts at"):
             self.redo_started_at = at
         elif done := _REDO_DONE.match(message):
@@ -166,7 +184,8 @@ class RecoveryLog:
             self.ready_at = at
         if found := _RESTORED.search(message):
             self.segments += 1
-            self.last_segment = found[1]
+            self.last_segment, self.last_segment_at = found[1], at
+            self.first_segment_at = self.first_segment_at or at
         if found := _TIMELINE.search(message):
             self.timeline = int(found[1])
         if found := _STOPPING.search(message):

@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 
 from drillbook.errors import Changed
 from drillbook.model import show_seconds
+from drillbook.report import guidance
 
 Bundle = dict[str, str]
 Rows = Sequence[tuple[str, str]]
@@ -228,6 +229,8 @@ def verdict_card(record: Mapping[str, Any], *, seal_with: str = "") -> Bundle:
     causes, left_out = _cut(said["reasons"][1:], 6)  # the headline gives the first
     text = [f"{word}: {said['headline']}"]
     text += [f"  - {cause}" for cause in causes]
+    guides = guidance.guides(record)
+    text += [f"  next: {sentence}" for sentence in guides]
     text += plain_rows([(item["name"], _plain_figure(item)) for item in measured])
     text += [f"  unsealed: save this notebook, then in a terminal: {seal_with}"] if seal_with else []
     return draw(
@@ -238,6 +241,7 @@ def verdict_card(record: Mapping[str, Any], *, seal_with: str = "") -> Bundle:
         headline=(said["reasons"] or [said["headline"]])[0],
         causes=causes,
         left_out=left_out,
+        guides=guides,
         figures=[figure(item) for item in measured],
         run_id=record["record"]["id"],
     )

@@ -18,7 +18,7 @@ from drillbook.evidence import Journal, Ledger, record
 from drillbook.evidence.canonical import canonical, sha256
 from drillbook.evidence.facts import Facts
 from drillbook.model import show_seconds
-from drillbook.report import cards, claims, load, timeline
+from drillbook.report import cards, claims, guidance, load, timeline
 from drillbook.report.cards import show_bytes, show_instant
 
 REPORT = "report.html"
@@ -83,6 +83,7 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
             meaning=_MEANING[outcome] if closed else "This run is not closed: what follows is what was seen so far.",
             answer=learned.answer or "",
             causes=said["reasons"][1:],
+            guides=guidance.guides(found),
             record=found,
             title=_title(found, word),
             runbook=str(found["test"]["runbook"]).replace("-", " ").capitalize(),

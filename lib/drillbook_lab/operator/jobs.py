@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from drillbook_lab.api.errors import Object
+from drillbook_lab.api.errors import ApiError, Object
 from drillbook_lab.api.strategies import generated_name
 from drillbook_lab.operator import objects
 from drillbook_lab.operator.context import Operator, holds, timestamp, with_condition
 
 _CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
+_REFUSED_SECONDS = 1.0
+"""Until a pod that the API server refused is asked for again; Kubernetes waits longer each time."""
 
 
 class Jobs:
@@ -39,7 +41,12 @@ class Jobs:
             return None
         wait = self._wait(pods, failed)
         if not active and wait <= 0:
-            self._start(job)
+            try:
+                self._start(job)
+            except ApiError as fault:  # a quota, say: it is tried again
+                self._operator.event(job, "FailedCreate", f"Error creating: {fault}", kind="Warning")
+                self._operator.set_status(job, counts)
+                return _REFUSED_SECONDS
             counts["active"] = 1
             wait = 0
         self._operator.set_status(job, counts)

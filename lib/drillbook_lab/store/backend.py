@@ -16,6 +16,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from drillbook_lab.agent.procs import die_with_parent
 from drillbook_lab.store.kept import Kept
 from drillbook_lab.store.mirror import Mirror
+from drillbook_lab.store.retrieval import Retrieval
 
 
 def main() -> None:
@@ -24,7 +25,8 @@ def main() -> None:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     WSGIRequestHandler.protocol_version = "HTTP/1.1"
     # The one service, without moto's dispatcher: it would load and index two hundred others.
-    mirror = Mirror(create_backend_app("s3"), Kept(Path(sys.argv[1])))
+    folder = Path(sys.argv[1])
+    mirror = Mirror(create_backend_app("s3"), Kept(folder), Retrieval(folder.parent))
     mirror.restore()
     gc.freeze()  # all of moto itself: a collection looks at requests only
     server = make_server("127.0.0.1", 0, mirror, threaded=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import gc
 import io
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import FakeBucket, FakeKey, S3Backend, s3_backends
@@ -17,6 +18,8 @@ from werkzeug.test import Client
 
 from drillbook_lab.store.kept import Kept, StoredBody
 from drillbook_lab.store.large import JoinedInAFile, one_range, pieces
+from drillbook_lab.store.retrieval import ARCHIVED, Retrieval
+from drillbook_lab.store.signature import Refused
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -29,6 +32,8 @@ _LOST = (
     b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>NoSuchUpload</Code><Message>The specified upload does not '
     b"exist. The upload ID may be invalid, or the upload may have been aborted or completed.</Message></Error>"
 )
+
+_ERROR = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
 
 # moto's requests are rings of references, each with its body: the collector is called after so many bytes of them.
 _UNCOLLECTED_BYTES = 64 << 20
@@ -75,9 +80,10 @@ def _names() -> set[str]:
 class Mirror:
     """A WSGI application that passes requests on to moto and keeps what they did."""
 
-    def __init__(self, moto: Wsgi, kept: Kept) -> None:
+    def __init__(self, moto: Wsgi, kept: Kept, retrieval: Retrieval) -> None:
         self._moto = moto
         self._kept = kept
+        self._retrieval = retrieval
         self._lock = threading.Lock()
         self._uncollected = 0
 
@@ -96,6 +102,11 @@ class Mirror:
         """One request."""
         path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace").lstrip("/")
         bucket, _, name = path.partition("/")
+        if (key := self._archived(environ, bucket, name)) is not None:
+            if environ["REQUEST_METHOD"] == "POST":
+                return self._retrieve(environ, start_response, path, key)
+            start_response = self._as_retrieved(start_response, path, key)
+        self._know_source(environ)
         if environ["REQUEST_METHOD"] not in _CHANGES:
             sent = (
                 self._from_file(environ, start_response, bucket, name) if environ["REQUEST_METHOD"] == "GET" else None
@@ -127,6 +138,53 @@ class Mirror:
             self._uncollected = 0
             gc.collect()
         return answer
+
+    @staticmethod
+    def _archived(environ: dict[str, Any], bucket: str, name: str) -> FakeKey | None:
+        """The object that is read from an archive class, or asked for (of any class); None: it is another request."""
+        query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
+        asked = environ["REQUEST_METHOD"] == "POST" and "restore" in query
+        if not name or not (asked or environ["REQUEST_METHOD"] in ("GET", "HEAD")) or bucket not in _backend().buckets:
+            return None
+        key = _backend().get_object(bucket, name, version_id=query.get("versionId"))
+        return key if isinstance(key, FakeKey) and (asked or key.storage_class in ARCHIVED) else None
+
+    def _retrieve(self, environ: dict[str, Any], start_response: Any, path: str, key: FakeKey) -> Iterable[bytes]:
+        """RestoreObject."""
+        body = self._take_body(environ)
+        try:
+            status = self._retrieval.ask(path, key.etag, str(key.storage_class), body, _now())
+        except Refused as refused:
+            said = _ERROR.format(code=refused.code, message=refused.message).encode()
+            start_response(
+                f"{refused.status} REFUSED", [("Content-Type", "application/xml"), ("Content-Length", str(len(said)))]
+            )
+            return [said]
+        start_response(f"{status} {'OK' if status == 200 else 'ACCEPTED'}", [("Content-Length", "0")])
+        return [b""]
+
+    def _know_source(self, environ: dict[str, Any]) -> None:
+        """Of a CopyObject, moto is told until when its source may be read."""
+        source, _, query = environ.get("HTTP_X_AMZ_COPY_SOURCE", "").partition("?")
+        path = unquote(source).lstrip("/")
+        bucket, _, name = path.partition("/")
+        if name and bucket in _backend().buckets:
+            key = _backend().get_object(bucket, name, version_id=dict(parse_qsl(query)).get("versionId"))
+            if isinstance(key, FakeKey) and key.storage_class in ARCHIVED:
+                key.set_expiry(self._retrieval.readable_until(path, key.etag, _now()))
+
+    def _as_retrieved(self, start_response: Any, path: str, key: FakeKey) -> Any:
+        """moto is told until when it may be read; the answer says what S3 says of it."""
+        now = _now()
+        key.set_expiry(self._retrieval.readable_until(path, key.etag, now))
+        header = self._retrieval.header(path, key.etag, now)
+
+        def begin(status: str, headers: Any, exc_info: Any = None) -> Any:
+            kept = [(name, value) for name, value in headers if name.lower() != "x-amz-restore"]
+            kept += [("x-amz-restore", header)] if header else []
+            return start_response(status, kept, exc_info) if exc_info else start_response(status, kept)
+
+        return begin
 
     def _from_file(
         self, environ: dict[str, Any], start_response: Any, bucket: str, name: str
@@ -219,6 +277,10 @@ class Mirror:
                 noted.setlist(name, versions)
             bucket.keys = noted
         return bucket
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _close(answer: Iterable[bytes]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from drillbook.model import Frozen, parse_instant, show_instant, show_seconds
 from drillbook.steps.archive.weekly import schedule_faults
+from drillbook.steps.troubleshoot.answer import Cause
 
 DONE = {"completed", "failed", "invalid backup definition"}
 WAITS_FOR_WAL = "walArchivingFailing"
@@ -42,14 +43,6 @@ class Seen(Frozen):
         """The condition ContinuousArchiving; empty while there is none."""
         conditions = (self.cluster.get("status") or {}).get("conditions") or []
         return next((one for one in conditions if one["type"] == "ContinuousArchiving"), {})
-
-
-class Cause(Frozen):
-    """Why; ``seen`` is the evidence, ``fix`` what to do."""
-
-    name: str
-    seen: str
-    fix: str
 
 
 def symptoms(seen: Seen) -> list[str]:
@@ -239,4 +232,4 @@ def _since(item: Mapping[str, Any]) -> str:
     return show_instant(_begun(item))
 
 
-__all__ = ["Cause", "Seen", "checked", "symptoms"]
+__all__ = ["Seen", "checked", "symptoms"]

@@ -14,10 +14,8 @@ from drillbook.errors import KubernetesError
 from drillbook.evidence.facts import Facts, TestKind
 from drillbook.model import Check, Frozen, Verdict
 from drillbook.postgres.recovery_log import sidecar_cause
-from drillbook.steps.troubleshoot.backup_causes import Cause, Seen, checked, symptoms
-
-SIDECAR = "plugin-barman-cloud"
-NOT_YOURS = "NOT YOUR PROBLEM"
+from drillbook.steps.troubleshoot.answer import NOT_YOURS, SIDECAR, Named, name_cause
+from drillbook.steps.troubleshoot.backup_causes import Seen, checked, symptoms
 
 
 class BackupState(Frozen):
@@ -153,19 +151,6 @@ class BackupCauses(CheckStep):
         ]
 
 
-class Named(Frozen):
-    """The answer: the cause with its fix, or that there is nothing to fix here."""
-
-    answer: str
-    cause: str = ""
-    fix: str = ""
-
-    def rows(self) -> Iterator[tuple[str, str]]:
-        yield "Answer", self.answer
-        if self.fix:
-            yield "Fix", self.fix
-
-
 @dataclass(frozen=True)
 class NameBackupCause(Step[Named]):
     """The cause, its evidence, and what to do; or that the backups are well, and the trouble is somewhere else."""
@@ -175,7 +160,7 @@ class NameBackupCause(Step[Named]):
     def do(self, ctx: Context) -> Named:
         seen = self.state.seen
         wrong, found = symptoms(seen), [cause for _, cause in checked(seen) if cause]
-        named = _named(wrong, found)
+        named = name_cause(wrong, found, well="backups are made and WAL is archived")
         verdict = Verdict.UNPROVEN if wrong and not found else Verdict.VERIFIED
         ctx.recorder.check(
             Check(
@@ -191,14 +176,6 @@ class NameBackupCause(Step[Named]):
             Facts(answer=named.answer, claim=f"Backups of {ctx.source_ref.name}: {named.cause or 'nothing is wrong'}")
         )
         return named
-
-
-def _named(wrong: Sequence[str], found: Sequence[Cause]) -> Named:
-    if not wrong:
-        return Named(answer=f"{NOT_YOURS}: backups are made and WAL is archived.")
-    if not found:
-        return Named(answer=f"NOT FOUND. {wrong[0]}")
-    return Named(answer=f"{found[0].name.upper()}. {found[0].seen}", cause=found[0].name, fix=found[0].fix)
 
 
 __all__ = ["BackupCauses", "BackupState", "BackupSymptom", "NameBackupCause", "ReadBackupState"]
