@@ -254,7 +254,7 @@ def _page(found: Found, choices: Choices, out: Path, steps: list[ApplyStep]) -> 
         "",
         "- `optional/backups.yaml`: `backup-manual` may ask for a base backup in the source's namespace.",
         "- `optional/change.yaml`: for the time of a change of connections only; a canary alongside the application, its variables, the Cluster and its Poolers.",
-        "- `optional/troubleshoot.yaml`: the troubleshoot- runbooks may read the logs of instances, which may hold statements and rows.",
+        "- `optional/troubleshoot.yaml`: the troubleshoot- runbooks may read the logs of instances, which may hold statements and rows, and Jobs and volume claims.",
         "- `optional/recover.yaml`, `optional/replace.yaml`: for the time of a recovery only; as much as the databases' superuser.",
         "",
         f"A schedule: write `schedules` into the profile, then `.venv/bin/drillbook schedule --site {site} --image IMAGE --out DIR`.",

@@ -261,7 +261,7 @@ def _job(seen: RecoverySeen) -> Cause | None:
     if not seen.failed and not seen.phase.startswith(UNRECOVERABLE):
         return None
     pods = [str(pod["metadata"]["name"]) for pod in seen.pods] or ["(its pods are gone)"]
-    words = f"{seen.failed} attempts, each ends; the last said: {seen.words or 'nothing that could be read'}"
+    words = f"failed attempts: {seen.failed}; the last said: {seen.words or 'nothing that could be read'}"
     return Cause(
         name="the job fails again and again",
         seen=words,

@@ -11,6 +11,7 @@ from typing import Any
 from drillbook import archive
 from drillbook import kube as k8s
 from drillbook.archive.location import BARMAN_PLUGIN
+from drillbook.engine.run_folders import run_dirs
 from drillbook.engine.step import Context
 from drillbook.errors import KubernetesError, ObjectStoreError, ParameterError, PreconditionError, RunbookError
 from drillbook.evidence import Journal
@@ -142,7 +143,7 @@ class Reader:
         started = [pod for pod in pods if (pod.get("status") or {}).get("phase") not in (None, "", "Pending")]
         if job is None:
             started = pods
-        words, progress, vain = "", Progress(), ""
+        words, progress, vain, ended_after = "", Progress(), "", ""
         for pod in list(reversed(started))[:ATTEMPTS]:
             name = str(pod["metadata"]["name"])
             own, sidecar = self._log(name, container), self._log(name, SIDECAR)
@@ -157,8 +158,9 @@ class Reader:
             vain = vain or asked_in_vain(sidecar)
             words = "; ".join(dict.fromkeys(said for said in (sidecar_cause(sidecar), log.cause) if said))
             if words:
+                ended_after = reached.last_segment
                 break
-        return words, self._before_it(progress, vain)
+        return words, self._before_it(progress, vain, ended_after)
 
     def _log(self, pod: str, container: str) -> str:
         try:
@@ -168,10 +170,10 @@ class Reader:
                 self._refused(f"log of {container}")
             return ""  # the container is not in this pod, has not begun, or is gone
 
-    def _before_it(self, progress: Progress, vain: str) -> Progress:
+    def _before_it(self, progress: Progress, vain: str, ended_after: str) -> Progress:
         entry = self._source()
         named = (entry.get("plugin") or {}).get("parameters") or entry.get("barmanObjectStore") or {}
-        return _with_listing(self.ctx, progress, str(named.get("serverName") or ""), vain, self.unread)
+        return _with_listing(self.ctx, progress, str(named.get("serverName") or ""), vain, ended_after, self.unread)
 
     # -- how long it was to take ---------------------------------------------------------------
 
@@ -208,7 +210,7 @@ def recovery_cluster(ctx: Context, namespace: str, name: str) -> dict[str, Any] 
 
 def of_ended_run(ctx: Context, run: str) -> RecoverySeen:
     """What a run whose recovery failed has kept of it: its logs tell the cause when its copy is gone. ParameterError: no such run."""
-    folders = [path.parent for path in ctx.outputs.glob(f"*/{run}/journal.jsonl")] if ctx.outputs else []
+    folders = [folder for folder in run_dirs(ctx.outputs) if folder.name == run] if ctx.outputs else []
     if not folders:
         raise ParameterError([f"failed_run {run!r} has no folder on this machine"], where="parameters")
     logs = folders[0] / "logs"
@@ -220,35 +222,44 @@ def of_ended_run(ctx: Context, run: str) -> RecoverySeen:
     ref, log = made.get("ref") or {}, RecoveryLog()
     for line in own.split("\n"):
         log.feed(line)
-    name, now = str(ref.get("name") or run), datetime.now(UTC)
+    name = str(ref.get("name") or run)
+    # Judged at the log's own end: until now it would only be late.
+    ended = max(filter(None, (log.first_at, log.last_segment_at, log.redo_ended_at)), default=datetime.now(UTC))
     metadata = {
         "name": name,
         "namespace": str(ref.get("namespace") or ctx.site.drill_namespace),
-        "creationTimestamp": made.get("created_at") or now.isoformat(),
+        "creationTimestamp": made.get("created_at") or ended.isoformat(),
     }
+    well = log.seen and not log.cause
     return RecoverySeen(
-        now=now,
-        cluster={"metadata": metadata, "spec": {}, "status": {}},
-        job={"metadata": {"name": f"{name}-1-full-recovery"}, "status": {"failed": 1}},
+        now=ended,
+        cluster={"metadata": metadata, "spec": {}, "status": {"phase": HEALTHY if well else ""}},
+        job={"metadata": {"name": f"{name}-1-full-recovery"}, "status": {"failed": 0 if well else 1}},
         words="; ".join(dict.fromkeys(said for said in (sidecar_cause(sidecar), log.cause) if said)),
-        progress=_with_listing(ctx, _progress(log), ctx.archive.server_name, asked_in_vain(sidecar), []),
+        progress=_with_listing(ctx, _progress(log), ctx.archive.server_name, asked_in_vain(sidecar), "", []),
     )
 
 
-def _with_listing(ctx: Context, progress: Progress, server: str, vain: str, unread: list[str]) -> Progress:
-    """The progress with what the archive's listing adds: how much is left, and whether segment ``vain`` is missing."""
+def _with_listing(
+    ctx: Context, progress: Progress, server: str, vain: str, ended_after: str, unread: list[str]
+) -> Progress:
+    """The progress with what the archive's listing adds: how much is left, and whether the next segment is missing.
+
+    That is ``vain``, which was asked for in vain; else the one after ``ended_after``, the last of the attempt that failed.
+    """
     last = progress.last_segment
-    if not server or not (last or vain):
+    if not server or not (last or vain or ended_after):
         return progress
     try:
-        listing = archive.wal_names(ctx.store, server, since=min(filter(None, (last, vain))))
+        listing = archive.wal_names(ctx.store, server, since=min(filter(None, (last, vain, ended_after))))
     except (ObjectStoreError, PreconditionError, KubernetesError) as error:
         unread.append(f"the archive's listing: {error.what}")
         return progress
     names = [segment.name for segment in listing.segments()]
-    wanted = vain or _after(last, names)
-    later = any(name[:8] == wanted[:8] and name > wanted for name in names)
-    missing = wanted if wanted not in names and later else ""
+    wanted = vain or _after(ended_after or last, names)
+    # What retention has removed since is older than all that is there, and no gap.
+    same = [name for name in names if name[:8] == wanted[:8]]
+    missing = wanted if same and min(same) < wanted < max(same) and wanted not in same else ""
     left = sum(name[8:] > last[8:] for name in names) if last else None
     return progress.model_copy(update={"left": left, "missing": missing})
 
