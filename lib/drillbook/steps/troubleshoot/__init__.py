@@ -1,5 +1,20 @@
 """Steps that look for the one cause of a symptom, from the root to the leaves; they change nothing."""
 
 from drillbook.steps.troubleshoot.backup_failed import BackupCauses, BackupSymptom, NameBackupCause, ReadBackupState
+from drillbook.steps.troubleshoot.connection_changed import (
+    ConnectionCauses,
+    ConnectionSymptom,
+    NameConnectionCause,
+    ReadConnectionState,
+)
 
-__all__ = ["BackupCauses", "BackupSymptom", "NameBackupCause", "ReadBackupState"]
+__all__ = [
+    "BackupCauses",
+    "BackupSymptom",
+    "ConnectionCauses",
+    "ConnectionSymptom",
+    "NameBackupCause",
+    "NameConnectionCause",
+    "ReadBackupState",
+    "ReadConnectionState",
+]
