@@ -14,7 +14,7 @@ from drillbook.engine.step import Context, NullRecorder
 from drillbook.model import Verdict
 from drillbook.profile import load_site
 from drillbook.steps.archive.reading import ArchiveReading
-from drillbook.steps.archive.weekly import BackupEachDay, _go_time, schedule_faults
+from drillbook.steps.archive.weekly import BackupEachDay, go_time, schedule_faults
 
 DAY = timedelta(days=1)
 CTX = Context(
@@ -79,5 +79,5 @@ def test_i17_d5_what_keeps_a_schedule_from_a_backup_each_day(item: dict[str, Any
 
 
 def test_i17_an_expiration_is_read_as_go_prints_it() -> None:
-    assert _go_time("2027-02-01 10:00:00 +0000 UTC") == datetime(2027, 2, 1, 10, tzinfo=UTC)
-    assert _go_time("soon") is None and _go_time(None) is None
+    assert go_time("2027-02-01 10:00:00 +0000 UTC") == datetime(2027, 2, 1, 10, tzinfo=UTC)
+    assert go_time("soon") is None and go_time(None) is None

@@ -62,6 +62,7 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "node_is_down_because": _one_line,
     "of_run": _one_line,
     "migration": _one_line,
+    "manifest": _one_line,
     "error": _one_line,
     "lock_timeout_seconds": _seconds,
     "statement_timeout_seconds": _seconds,

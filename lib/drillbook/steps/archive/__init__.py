@@ -3,6 +3,7 @@
 from drillbook.steps.archive.base_backup import ArchivingLive, ChooseBaseBackup, WalChainUnbroken
 from drillbook.steps.archive.damage import FindDamage
 from drillbook.steps.archive.forecast import ForecastRecovery
+from drillbook.steps.archive.git_rebuild import NameRebuild, ReadDeclared, ReadWhatIsThere, WouldComeUp
 from drillbook.steps.archive.losses import ShowLosses
 from drillbook.steps.archive.recoverability import RecoverabilityVerdict, WouldReach
 from drillbook.steps.archive.restore_point import ChooseRestorePoint, ShowRestoreLosses
@@ -49,7 +50,10 @@ __all__ = [
     "Growth",
     "LastVerifiedDrill",
     "MetricsAlive",
+    "NameRebuild",
     "ReadArchive",
+    "ReadDeclared",
+    "ReadWhatIsThere",
     "RecoverabilityVerdict",
     "ResolveTarget",
     "RetentionWorks",
@@ -59,5 +63,6 @@ __all__ = [
     "ShowRestoreLosses",
     "SupportedMethod",
     "WalChainUnbroken",
+    "WouldComeUp",
     "WouldReach",
 ]

@@ -227,7 +227,7 @@ class CertificatesValid(CheckStep):
     def observe(self, ctx: Context) -> Sequence[Check]:
         status = ctx.cluster_object(self.cluster.ref).get("status", {}).get("certificates") or {}
         expected = f"{CERTIFICATE_SECONDS // 86_400} days left on each"
-        dates = {name: _go_time(text) for name, text in (status.get("expirations") or {}).items()}
+        dates = {name: go_time(text) for name, text in (status.get("expirations") or {}).items()}
         known = {name: at for name, at in dates.items() if at is not None}
         if not known or len(known) < len(dates):
             reason = (
@@ -247,7 +247,7 @@ class CertificatesValid(CheckStep):
         ]
 
 
-def _go_time(text: object) -> datetime | None:
+def go_time(text: object) -> datetime | None:
     """``2027-02-01 10:00:00 +0000 UTC`` as Go prints it."""
     words = str(text).split()
     try:
@@ -343,5 +343,6 @@ __all__ = [
     "MetricsAlive",
     "RetentionWorks",
     "SupportedMethod",
+    "go_time",
     "schedule_faults",
 ]
