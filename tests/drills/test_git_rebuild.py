@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +35,10 @@ class Orders:
         self.apply(self.initdb(self.folder("")))
         until(self.healthy, "the cluster is healthy")
         pin = lab.site.identity.model_dump() | {"system_identifier": self.status()["systemID"]}
-        self.profile = lab.profile_with("orders", cluster={"namespace": self.space, "name": NAME}, identity=pin)
+        place = {"namespace": self.space, "name": NAME}
+        self.profile = lab.profile_with("orders", cluster=place, identity=pin)
+        known = lab.site.archive.model_dump(mode="json") | {"object_store": self.store, "server_name": self.folder("")}
+        self.of_a_lost_one = lab.profile_with("orders-lost", cluster=place, identity=pin, archive=known)
         self.sql("create table kept (at int); insert into kept values (1)")
         self.back_up()
         self.archived()
@@ -75,10 +79,10 @@ class Orders:
 
     # -- the cluster ---------------------------------------------------------------------------
 
-    def said(self, manifest: Manifest) -> Drill:
+    def said(self, manifest: Manifest, site: Path | None = None) -> Drill:
         path = self.lab.scratch / "declared.yaml"
         path.write_text(yaml.safe_dump_all([{"kind": "Namespace", "metadata": {"name": self.space}}, manifest]))
-        return self.lab.run(NOTEBOOK, site=self.profile, manifest=str(path))
+        return self.lab.run(NOTEBOOK, site=site or self.profile, manifest=str(path))
 
     def apply(self, manifest: Manifest) -> None:
         self.lab.admin.create(copy.deepcopy(manifest))
@@ -215,6 +219,10 @@ def test_i17_what_is_said_is_what_comes_up(orders: Orders) -> None:
     assert {name: outcome(run) for name, run in runs.items()} == {name: case[1] for name, case in cases.items()}
     assert {name: run.code for name, run in runs.items()} == {name: 0 if name == "right" else 1 for name in cases}
     assert " of work: " in runs["old target"].record["facts"]["answer"], "what is lost is counted"
+    orders.remove()
+    with orders.lab.recovering():  # of a Cluster that is gone, what a run may have kept is asked for
+        lost = orders.said(cases["right"][0], orders.of_a_lost_one)
+    assert (lost.code, outcome(lost)) == (0, "RIGHT"), "the same is said when the Cluster is gone already"
     seen = {}
     for name, (manifest, _, _) in cases.items():
         orders.remove()
