@@ -285,7 +285,7 @@ def test_i17_a_replay_that_is_paused_or_slow_says_where_it_is(drill_lab: DrillLa
     drill_lab.archive_segments(90)
     with drill_lab.fault("store-slow"):
         begun = time.monotonic()
-        recovery.begin()
+        recovery.begin(size="4Gi")  # 90 segments take more than the usual one
         until(lambda: recovery.running() and "restored log file" in recovery.log(), "replay moves")
         # Paused first: at the end of the minute there may be little left to pause.
         in_pod(drill_lab, recovery, "select pg_wal_replay_pause()")
