@@ -24,10 +24,15 @@ def die_with_parent(death_signal: int = signal.SIGKILL) -> None:
 
 
 def tied(death_signal: int = signal.SIGKILL) -> Callable[[], None]:
-    """A `preexec_fn`: like `die_with_parent`, and closing the gap in which the parent died before we asked."""
+    """A `preexec_fn`: like `die_with_parent`, and closing the gap in which the parent died before we asked.
+
+    What runs in a shell's background ignores SIGQUIT, and so do its children until they install a handler: not this one.
+    """
     parent = os.getpid()
 
     def tie() -> None:
+        if death_signal != signal.SIGKILL:
+            signal.signal(death_signal, signal.SIG_DFL)
         die_with_parent(death_signal)
         if os.getppid() != parent:
             os._exit(1)
