@@ -67,7 +67,8 @@ class Declared(Frozen):
         yield "Declared by", self.origin
         yield "bootstrap", ", ".join(self.spec.get("bootstrap") or {"none: initdb by default": None})
         yield "ObjectStores in it", ", ".join(self.object_stores) or "none"
-        yield "SHA-256", self.digest
+        if self.digest:
+            yield "SHA-256", self.digest
 
 
 class StoreUse(Frozen):

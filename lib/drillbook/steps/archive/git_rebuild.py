@@ -266,8 +266,8 @@ class WouldComeUp(CheckStep):
             self.result(
                 Verdict.VERIFIED if right else Verdict.FAILED if known else Verdict.UNPROVEN,
                 expected="right: all that is archived",
-                observed=f"{said.outcome}: {said.why}",
-                reason="" if known else said.why,
+                observed=f"{said.outcome}: {said.why.removesuffix('.')}",
+                reason="" if known else said.why.removesuffix("."),
             ),
             self._archiving(said),
         ]
@@ -295,8 +295,10 @@ class WouldComeUp(CheckStep):
             name=name,
             proves=proves,
             expected="works, in a folder that is empty",
-            observed=f"{said.archiving}: {said.about_archiving}" if said.about_archiving else str(said.archiving),
-            reason=said.about_archiving if unknown else "",
+            observed=f"{said.archiving}: {said.about_archiving.removesuffix('.')}"
+            if said.about_archiving
+            else str(said.archiving),
+            reason=said.about_archiving.removesuffix(".") if unknown else "",
         )
 
 

@@ -66,7 +66,7 @@ class ReadConnectionState(Step[ConnectionState]):
 
     The role's password is tried once, as the profile's Secret has it, on the primary itself. Without the right to read
     PostgreSQL's log (deploy/rbac/troubleshoot.yaml) its refusals are missing, and the card says so. Another database's
-    application is chosen by ``database``; ParameterError: none of that name has an application in the profile.
+    application is chosen by ``database``. Raises ParameterError if none of that name has an application in the profile.
     """
 
     database: str = ""
