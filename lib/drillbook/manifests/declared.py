@@ -1,4 +1,4 @@
-"""The Cluster as Git declares it: read from a file of manifests, and what it asks for when it is created anew; pure."""
+"""The Cluster as Git declares it: read from a file of manifests, and what it asks for when it is created again; pure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _TARGETS = {
 
 
 class Declared(Frozen):
-    """The Cluster, as far as creating it anew depends on it, and the ObjectStores declared next to it, by name.
+    """The Cluster, as far as creating it again depends on it, and the ObjectStores declared next to it, by name.
 
     ``names``: every object of the file as ``Kind/name``. Of no Secret more than its name is kept.
     """

@@ -1,4 +1,4 @@
-"""What would come up if a declared Cluster were created anew now, by the manifest, the live objects and the archive; pure.
+"""What would come up if a declared Cluster were created again now, by the manifest, the live objects and the archive; pure.
 
 The order is CloudNativePG's: the API server's rules, the objects that must be there, the check of the archive's folder,
 the base backup, the replay. What is refused early hides what comes later.

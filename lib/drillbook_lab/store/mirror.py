@@ -164,7 +164,7 @@ class Mirror:
         return [b""]
 
     def _know_source(self, environ: dict[str, Any]) -> None:
-        """Of a CopyObject, moto is told until when its source may be read."""
+        """Of a CopyObject, moto is given the time until which its source may be read."""
         source, _, query = environ.get("HTTP_X_AMZ_COPY_SOURCE", "").partition("?")
         path = unquote(source).lstrip("/")
         bucket, _, name = path.partition("/")
@@ -174,7 +174,7 @@ class Mirror:
                 key.set_expiry(self._retrieval.readable_until(path, key.etag, _now()))
 
     def _as_retrieved(self, start_response: Any, path: str, key: FakeKey) -> Any:
-        """moto is told until when it may be read; the answer says what S3 says of it."""
+        """moto is given the time until which it may be read; the answer says what S3 says of it."""
         now = _now()
         key.set_expiry(self._retrieval.readable_until(path, key.etag, now))
         header = self._retrieval.header(path, key.etag, now)

@@ -57,7 +57,7 @@ class Retrieval:
         self._asked: dict[str, dict[str, Any]] = _read(self._kept)
 
     def ask(self, name: str, etag: str, storage_class: str, body: bytes, now: datetime.datetime) -> int:
-        """RestoreObject: 202 for one that is begun, 200 for a copy whose days are counted anew. Refused: S3 would."""
+        """RestoreObject: 202 for one that is begun, 200 for a copy whose days are counted again. Refused: S3 would."""
         wanted = Request.of_xml(body)
         if storage_class not in ARCHIVED:
             words = "Restore is not allowed for the object's current storage class"

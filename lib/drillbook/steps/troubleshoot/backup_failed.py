@@ -12,10 +12,13 @@ from drillbook.archive.location import BARMAN_PLUGIN
 from drillbook.engine.step import CheckStep, Context, Step
 from drillbook.errors import KubernetesError
 from drillbook.evidence.facts import Facts, TestKind
-from drillbook.model import Check, Frozen, Verdict
+from drillbook.model import Check, Frozen
 from drillbook.postgres.recovery_log import sidecar_cause
-from drillbook.steps.troubleshoot.answer import NOT_YOURS, SIDECAR, Named, name_cause
+from drillbook.steps.troubleshoot.answer import SIDECAR, Named
 from drillbook.steps.troubleshoot.backup_causes import Seen, checked, symptoms
+from drillbook.steps.troubleshoot.search import cause_checks, record_answer, symptom_checks
+
+WELL = "backups are made and WAL is archived"
 
 
 class BackupState(Frozen):
@@ -110,24 +113,8 @@ class BackupSymptom(CheckStep):
     required: ClassVar[bool] = False
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        found = symptoms(self.state.seen)
         expected = "a Backup that failed, is stuck or is late, WAL that is not archived, or no schedule"
-        if not found:
-            return [
-                self.result(
-                    Verdict.NOT_APPLICABLE,
-                    expected=expected,
-                    reason=f"{NOT_YOURS}: backups are made and WAL is archived",
-                )
-            ]
-        return [
-            self.result(
-                Verdict.VERIFIED,
-                expected=expected,
-                observed=found[0],
-                details=tuple((f"also {n}", words) for n, words in enumerate(found[1:], 1)),
-            )
-        ]
+        return symptom_checks(self, symptoms(self.state.seen), expected=expected, well=WELL)
 
 
 @dataclass(frozen=True)
@@ -140,15 +127,7 @@ class BackupCauses(CheckStep):
     required: ClassVar[bool] = False
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        return [
-            self.result(
-                Verdict.FAILED if cause else Verdict.VERIFIED,
-                name=f"cause: {name}",
-                expected="in order",
-                observed=f"{cause.name}: {cause.seen}" if cause else "in order",
-            )
-            for name, cause in checked(self.state.seen)
-        ]
+        return cause_checks(self, checked(self.state.seen))
 
 
 @dataclass(frozen=True)
@@ -159,23 +138,15 @@ class NameBackupCause(Step[Named]):
 
     def do(self, ctx: Context) -> Named:
         seen = self.state.seen
-        wrong, found = symptoms(seen), [cause for _, cause in checked(seen) if cause]
-        named = name_cause(wrong, found, well="backups are made and WAL is archived")
-        verdict = Verdict.UNPROVEN if wrong and not found else Verdict.VERIFIED
-        ctx.recorder.check(
-            Check(
-                name="cause",
-                proves="what keeps backups from being made is known",
-                verdict=verdict,
-                expected="one cause, or nothing wrong",
-                observed=named.answer,
-                reason="" if verdict is Verdict.VERIFIED else self.state.log_read,
-            )
+        return record_answer(
+            ctx,
+            symptoms(seen),
+            checked(seen),
+            about=f"Backups of {ctx.source_ref.name}",
+            proves="what keeps backups from being made is known",
+            well=WELL,
+            unread=self.state.log_read,
         )
-        ctx.recorder.note(
-            Facts(answer=named.answer, claim=f"Backups of {ctx.source_ref.name}: {named.cause or 'nothing is wrong'}")
-        )
-        return named
 
 
 __all__ = ["BackupCauses", "BackupState", "BackupSymptom", "NameBackupCause", "ReadBackupState"]

@@ -14,11 +14,11 @@ from drillbook.engine.step import CheckStep, Context, Step, pod_of
 from drillbook.errors import KubernetesError, ParameterError, PostgresError, RunbookError
 from drillbook.evidence.facts import Facts, TestKind
 from drillbook.kube import connection_env, workloads
-from drillbook.model import Check, Frozen, Verdict, parse_instant
+from drillbook.model import Check, Frozen, parse_instant
 from drillbook.postgres.client import Database
 from drillbook.profile.schema import Application, Tenant
 from drillbook.steps.archive.weekly import go_time
-from drillbook.steps.troubleshoot.answer import NOT_YOURS, Named, name_cause
+from drillbook.steps.troubleshoot.answer import Named
 from drillbook.steps.troubleshoot.connection_causes import (
     AppState,
     PoolerState,
@@ -27,6 +27,7 @@ from drillbook.steps.troubleshoot.connection_causes import (
     checked,
     symptoms,
 )
+from drillbook.steps.troubleshoot.search import cause_checks, record_answer, symptom_checks
 
 LATELY = timedelta(minutes=2)
 """How far back PostgreSQL's log counts: a pool tries again every few seconds."""
@@ -106,12 +107,8 @@ class ConnectionSymptom(CheckStep):
     required: ClassVar[bool] = False
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        found = symptoms(self.state.seen)
         expected = "a pod that is not ready, a refusal in PostgreSQL's log, or a login that fails"
-        if not found:
-            return [self.result(Verdict.NOT_APPLICABLE, expected=expected, reason=f"{NOT_YOURS}: {WELL}")]
-        more = tuple((f"also {number}", words) for number, words in enumerate(found[1:], 1))
-        return [self.result(Verdict.VERIFIED, expected=expected, observed=found[0], details=more)]
+        return symptom_checks(self, symptoms(self.state.seen), expected=expected, well=WELL)
 
 
 @dataclass(frozen=True)
@@ -124,15 +121,7 @@ class ConnectionCauses(CheckStep):
     required: ClassVar[bool] = False
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        return [
-            self.result(
-                Verdict.FAILED if cause else Verdict.VERIFIED,
-                name=f"cause: {name}",
-                expected="in order",
-                observed=f"{cause.name}: {cause.seen}" if cause else "in order",
-            )
-            for name, cause in checked(self.state.seen)
-        ]
+        return cause_checks(self, checked(self.state.seen))
 
 
 @dataclass(frozen=True)
@@ -143,22 +132,15 @@ class NameConnectionCause(Step[Named]):
 
     def do(self, ctx: Context) -> Named:
         seen = self.state.seen
-        wrong, found = symptoms(seen), [cause for _, cause in checked(seen) if cause]
-        named = name_cause(wrong, found, well=WELL)
-        verdict = Verdict.UNPROVEN if wrong and not found else Verdict.VERIFIED
-        ctx.recorder.check(
-            Check(
-                name="cause",
-                proves="what keeps the application from connecting is known",
-                verdict=verdict,
-                expected="one cause, or nothing wrong",
-                observed=named.answer,
-                reason="" if verdict is Verdict.VERIFIED else self.state.log_read,
-            )
+        return record_answer(
+            ctx,
+            symptoms(seen),
+            checked(seen),
+            about=f"Connections of {seen.app.deployment}",
+            proves="what keeps the application from connecting is known",
+            well=WELL,
+            unread=self.state.log_read,
         )
-        claim = f"Connections of {seen.app.deployment}: {named.cause or 'nothing is wrong'}"
-        ctx.recorder.note(Facts(answer=named.answer, claim=claim))
-        return named
 
 
 # -- reading -----------------------------------------------------------------------------------

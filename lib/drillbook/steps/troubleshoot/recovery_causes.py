@@ -120,7 +120,7 @@ def again(seen: RecoverySeen) -> str:
     return f"kubectl delete job -n {seen.namespace} {job}"
 
 
-def _anew(seen: RecoverySeen) -> str:
+def _remake(seen: RecoverySeen) -> str:
     return f"remove Cluster {seen.name} (a run's own: `drillbook cleanup`) and recover into a new one"
 
 
@@ -165,7 +165,9 @@ def _backup_object(seen: RecoverySeen) -> Cause | None:
     if not seen.backup:
         return None
     fix = "recover from externalClusters with recoveryTarget.backupID: it needs no Backup object"
-    return Cause(name="the Backup that is named can't be recovered from", seen=seen.backup, fix=f"{_anew(seen)}; {fix}")
+    return Cause(
+        name="the Backup that is named can't be recovered from", seen=seen.backup, fix=f"{_remake(seen)}; {fix}"
+    )
 
 
 def _quota(seen: RecoverySeen) -> Cause | None:
@@ -188,7 +190,7 @@ def _claim(seen: RecoverySeen) -> Cause | None:
         return None
     class_ = waiting[0]["spec"].get("storageClassName") or "the default"
     words = f"PersistentVolumeClaim {name} is Pending (StorageClass {class_}): {said or 'no event says why'}"
-    fix = f"correct copy.storage_class in the profile, or the StorageClass; a claim's class can't be changed: {_anew(seen)}"
+    fix = f"correct copy.storage_class in the profile, or the StorageClass; a claim's class can't be changed: {_remake(seen)}"
     return Cause(name="the volume is not provisioned", seen=words, fix=fix)
 
 
@@ -242,7 +244,7 @@ def _disk(seen: RecoverySeen) -> Cause | None:
     if not full and not re.search("(?i)no space left on device|could not extend file|Errno 28", seen.words):
         return None
     aside = " Each attempt that failed has left its data directory on the volume." if seen.failed > 1 else ""
-    fix = f"set copy.storage_size in the profile larger than base backup and WAL together; {_anew(seen)}"
+    fix = f"set copy.storage_size in the profile larger than base backup and WAL together; {_remake(seen)}"
     return Cause(name="the volume is full", seen=(seen.phase if full else seen.words) + aside, fix=fix)
 
 
@@ -277,11 +279,9 @@ def _paused(seen: RecoverySeen) -> Cause | None:
     if not progress.paused or progress.redo_done:
         return None
     if "insufficient parameter" in progress.paused:
-        fix = (
-            f"give the new Cluster at least the source's max_connections, max_worker_processes and locks; {_anew(seen)}"
-        )
+        fix = f"give the new Cluster at least the source's max_connections, max_worker_processes and locks; {_remake(seen)}"
         return Cause(name="replay waits: settings are smaller than the source's", seen=progress.paused, fix=fix)
-    fix = "select pg_wal_replay_resume(); as superuser in the pod, by whoever paused it"
+    fix = "select pg_wal_replay_resume(); as superuser in the pod, by the one who paused it"
     return Cause(
         name="replay is paused", seen=f"{progress.paused}, after segment {progress.last_segment or 'none'}", fix=fix
     )
@@ -365,7 +365,7 @@ _LOOKS: Mapping[str, Callable[[RecoverySeen], Cause | None]] = {
         "Expected empty archive",
         "the recovered Cluster would archive into a folder that is in use",
         "give it a serverName of its own in spec.plugins; never set skipEmptyWalArchiveCheck over another's archive",
-        _anew,
+        _remake,
     ),
     "bucket": _says(
         "NoSuchBucket|bucket does not exist",
@@ -396,19 +396,19 @@ _LOOKS: Mapping[str, Callable[[RecoverySeen], Cause | None]] = {
         "no backup found with ID|no target backup found",
         "no base backup fits",
         "compare serverName and destinationPath with the source's, and the backupID or target with check-recovery-window",
-        _anew,
+        _remake,
     ),
     "first WAL": _says(
         "first needed WAL",
         "the WAL in which the base backup begins is missing",
         "this base backup can't be recovered: choose another one",
-        _anew,
+        _remake,
     ),
     "base backup's data": _says(
         "Barman cloud restore exception|unexpected end of data|ReadError|CRC check failed|not a gzip file",
         "the base backup is damaged",
         "choose an older or newer one; check-recovery-window reads which are whole",
-        _anew,
+        _remake,
     ),
     "WAL segment": _segment,
     "target": _says(
@@ -416,13 +416,13 @@ _LOOKS: Mapping[str, Callable[[RecoverySeen], Cause | None]] = {
         "the archive does not reach the target",
         "choose a target with a commit after it in the archive (check-recovery-window names the last), or commit and switch "
         "WAL on the source: the next attempt replays more",
-        _anew,
+        _remake,
     ),
     "settings": _says(
         "insufficient parameter settings",
         "settings are smaller than the source's",
         "give the new Cluster at least the source's max_connections, max_worker_processes and locks",
-        _anew,
+        _remake,
     ),
     "attempts": _job,
     "start": _begin,

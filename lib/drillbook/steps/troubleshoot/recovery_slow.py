@@ -13,9 +13,10 @@ from drillbook.errors import ParameterError
 from drillbook.evidence.facts import Facts, TestKind
 from drillbook.model import Check, ClusterRef, Frozen, Verdict, show_seconds
 from drillbook.steps.preflight.readiness import HEALTHY
-from drillbook.steps.troubleshoot.answer import NOT_YOURS, Named, name_cause
+from drillbook.steps.troubleshoot.answer import Named
 from drillbook.steps.troubleshoot.recovery_causes import RecoverySeen, checked, symptoms
 from drillbook.steps.troubleshoot.recovery_state import Reader, made_by_runs, names_of, of_ended_run, recovery_cluster
+from drillbook.steps.troubleshoot.search import cause_checks, record_answer, symptom_checks
 
 NONE_THERE = "no run of Drillbook has a recovery cluster here; name one by recovery_namespace and recovery_cluster"
 
@@ -94,10 +95,7 @@ class RecoverySymptom(CheckStep):
     def observe(self, ctx: Context) -> Sequence[Check]:
         expected = "a recovery that has failed, has been given up, or takes longer than forecast"
         found = symptoms(self.state.seen) if self.state.seen else []
-        if not found:
-            return [self.result(Verdict.NOT_APPLICABLE, expected=expected, reason=f"{NOT_YOURS}: {_well(self.state)}")]
-        also = tuple((f"also {n}", words) for n, words in enumerate(found[1:], 1))
-        return [self.result(Verdict.VERIFIED, expected=expected, observed=found[0], details=also)]
+        return symptom_checks(self, found, expected=expected, well=_well(self.state))
 
 
 @dataclass(frozen=True)
@@ -112,15 +110,7 @@ class RecoveryCauses(CheckStep):
     def observe(self, ctx: Context) -> Sequence[Check]:
         if self.state.seen is None:
             return [self.result(Verdict.NOT_APPLICABLE, expected="in order", reason=NONE_THERE)]
-        return [
-            self.result(
-                Verdict.FAILED if cause else Verdict.VERIFIED,
-                name=f"cause: {name}",
-                expected="in order",
-                observed=f"{cause.name}: {cause.seen}" if cause else "in order",
-            )
-            for name, cause in checked(self.state.seen)
-        ]
+        return cause_checks(self, checked(self.state.seen))
 
 
 @dataclass(frozen=True)
@@ -131,23 +121,15 @@ class NameRecoveryCause(Step[Named]):
 
     def do(self, ctx: Context) -> Named:
         seen = self.state.seen
-        wrong = symptoms(seen) if seen else []
-        found = [cause for _, cause in checked(seen) if cause] if seen else []
-        named = name_cause(wrong, found, well=_well(self.state))
-        known = bool(found) or not wrong
-        ctx.recorder.check(
-            Check(
-                name="cause",
-                proves="what keeps the recovery from ending is known",
-                verdict=Verdict.VERIFIED if known else Verdict.UNPROVEN,
-                expected="one cause, or nothing wrong",
-                observed=named.answer,
-                reason="" if known else "; ".join(self.state.unread) or "no log, event or condition says why",
-            )
+        return record_answer(
+            ctx,
+            symptoms(seen) if seen else [],
+            checked(seen) if seen else [],
+            about=f"Recovery into {seen.namespace}/{seen.name}" if seen else "Recovery",
+            proves="what keeps the recovery from ending is known",
+            well=_well(self.state),
+            unread="; ".join(self.state.unread) or "no log, event or condition says why",
         )
-        what = f"Recovery into {seen.namespace}/{seen.name}" if seen else "Recovery"
-        ctx.recorder.note(Facts(answer=named.answer, claim=f"{what}: {named.cause or 'nothing is wrong'}"))
-        return named
 
 
 @dataclass(frozen=True)
