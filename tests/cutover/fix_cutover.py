@@ -60,6 +60,12 @@ class CutLab:
                 return run, procedure(run)
             except ConfirmationRequired:
                 phrase = run.journal.events()[-1]["phrase"]
+            except Exception as error:
+                # A step that failed returns; what uses its result afterwards says nothing of why.
+                for event in run.journal.events():
+                    if event.get("error"):
+                        error.add_note(f"step {event['n']} had failed: {event['error']}")
+                raise
             finally:
                 run.release()
             run = open_run(runbook, site=site, mode="apply", resume=run.run_id, confirm=phrase)

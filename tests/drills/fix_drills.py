@@ -67,7 +67,9 @@ class Drill:
 
     @property
     def record(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "record.json").read_text())
+        path = self.folder / "record.json"
+        assert path.is_file(), f"no record: exit status {self.code}: {self.said}"
+        found: dict[str, Any] = json.loads(path.read_text())
         return found
 
     @property
