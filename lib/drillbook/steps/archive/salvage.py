@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,12 +19,13 @@ from drillbook.errors import Changed, KubernetesError, PreconditionError, Verifi
 from drillbook.evidence.facts import Facts, MeasuredLag, SalvagedSegments, VolumeWal
 from drillbook.model import BaseBackup, Check, Effect, Frozen, Verdict
 from drillbook.postgres.wal import SegmentName, WalFormatError, first_lsn, segment_header
-from drillbook.steps.preflight.instances import data_directory, instance_pods, server_runs
+from drillbook.steps.preflight.instances import between_attempts, data_directory, instance_pods, server_runs
 from drillbook.steps.preflight.old_cluster import OldCluster
 
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
 _HISTORY = re.compile(r"[0-9A-F]{8}\.history")
 _HEADER_BYTES = 40
+_RESTART_SECONDS = 360.0  # the kubelet waits five minutes at most before it starts a container again
 
 
 class WalOnVolume(Frozen):
@@ -231,7 +233,7 @@ class ArchiveRemainingWal(Step[SalvagedWal]):
         )
 
     def do(self, ctx: Context) -> SalvagedWal:
-        found = wal_on_volume(ctx, self.old, self.backup)
+        found = self._read(ctx)
         ctx.recorder.note(Facts(wal_on_volume=VolumeWal.of(found), no_salvage_because=self.no_salvage_because))
         nothing = not found.primary and bool(self.no_salvage_because)
         # By a standby's own archive_command nothing is archived.
@@ -243,6 +245,22 @@ class ArchiveRemainingWal(Step[SalvagedWal]):
             how = "what the old volume held was archived"
             ctx.recorder.note(Facts(archive_lag=MeasuredLag.model_validate({"seconds": 0.0, "how": how})))
         return result
+
+    def _read(self, ctx: Context) -> WalOnVolume:
+        """The primary's volume; a container that has crashed is waited for: under a fence its next attempt stays up."""
+        deadline = time.monotonic() + (0 if self.old.gone or self.no_salvage_because else _RESTART_SECONDS)
+        ref, pod, was_down = self.old.ref, self.old.primary, True
+        while True:
+            found = wal_on_volume(ctx, self.old, self.backup)
+            down = bool(pod) and between_attempts(ctx.kube.get(k8s.POD, ref.namespace, pod))
+            # Read once more where it was down: it may have started between the two looks.
+            if found.primary or not (down or was_down) or time.monotonic() > deadline:
+                return found
+            was_down = down
+            ctx.recorder.progress(
+                f"waiting for the container of {pod or 'the primary'} to start again, to read its volume"
+            )
+            ctx.pause(1.0)
 
     def verify(self, ctx: Context, result: SalvagedWal) -> None:
         require_salvaged(ctx, self.old, result)
