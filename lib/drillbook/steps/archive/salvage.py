@@ -50,10 +50,27 @@ def given_up(ctx: Context) -> str:
     return ctx.recorder.facts.no_salvage_because or ""
 
 
-def wal_on_volume(ctx: Context, old: OldCluster, backup: BaseBackup) -> WalOnVolume:
-    """Read by ``pods/exec``: names, and each file's first 40 bytes. Raises only what no pod's absence explains."""
+def wal_on_volume(ctx: Context, old: OldCluster, backup: BaseBackup, *, patient: bool = False) -> WalOnVolume:
+    """Read by ``pods/exec``: names, and each file's first 40 bytes. Raises only what no pod's absence explains.
+
+    ``patient``: a container of the primary that has crashed is waited for; under a fence its next attempt stays up.
+    """
     if old.gone:
         return WalOnVolume(pod="", problem="the Cluster object is gone, and no pod has its volumes mounted")
+    deadline, was_down = time.monotonic() + _RESTART_SECONDS, True
+    while True:
+        found = _read(ctx, old, backup)
+        if found.primary or not patient or time.monotonic() > deadline:
+            return found
+        down = bool(old.primary) and between_attempts(ctx.kube.get(k8s.POD, old.ref.namespace, old.primary))
+        if not (down or was_down):
+            return found
+        was_down = down  # read once more: it may have started between the two looks
+        ctx.recorder.progress(f"waiting for the container of {old.primary} to start again, to read its volume")
+        ctx.pause(1.0)
+
+
+def _read(ctx: Context, old: OldCluster, backup: BaseBackup) -> WalOnVolume:
     problems: list[str] = []
     for pod in instance_pods(ctx, old):
         found = ctx.kube.get(k8s.POD, old.ref.namespace, pod) or {}
@@ -233,7 +250,7 @@ class ArchiveRemainingWal(Step[SalvagedWal]):
         )
 
     def do(self, ctx: Context) -> SalvagedWal:
-        found = self._read(ctx)
+        found = wal_on_volume(ctx, self.old, self.backup, patient=not self.no_salvage_because)
         ctx.recorder.note(Facts(wal_on_volume=VolumeWal.of(found), no_salvage_because=self.no_salvage_because))
         nothing = not found.primary and bool(self.no_salvage_because)
         # By a standby's own archive_command nothing is archived.
@@ -245,22 +262,6 @@ class ArchiveRemainingWal(Step[SalvagedWal]):
             how = "what the old volume held was archived"
             ctx.recorder.note(Facts(archive_lag=MeasuredLag.model_validate({"seconds": 0.0, "how": how})))
         return result
-
-    def _read(self, ctx: Context) -> WalOnVolume:
-        """The primary's volume; a container that has crashed is waited for: under a fence its next attempt stays up."""
-        deadline = time.monotonic() + (0 if self.old.gone or self.no_salvage_because else _RESTART_SECONDS)
-        ref, pod, was_down = self.old.ref, self.old.primary, True
-        while True:
-            found = wal_on_volume(ctx, self.old, self.backup)
-            down = bool(pod) and between_attempts(ctx.kube.get(k8s.POD, ref.namespace, pod))
-            # Read once more where it was down: it may have started between the two looks.
-            if found.primary or not (down or was_down) or time.monotonic() > deadline:
-                return found
-            was_down = down
-            ctx.recorder.progress(
-                f"waiting for the container of {pod or 'the primary'} to start again, to read its volume"
-            )
-            ctx.pause(1.0)
 
     def verify(self, ctx: Context, result: SalvagedWal) -> None:
         require_salvaged(ctx, self.old, result)

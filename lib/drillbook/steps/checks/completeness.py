@@ -143,8 +143,8 @@ class CompleteToTheSource(CheckStep):
             return [self.result(Verdict.NOT_APPLICABLE, reason="a target before the end was chosen")]
         if not self.old.gone and self._removed(ctx):
             return [self._before_it_was_removed(ctx)]
-        found = wal_on_volume(ctx, self.old, self.point.backup)
         because = given_up(ctx)
+        found = wal_on_volume(ctx, self.old, self.point.backup, patient=not because)
         if found.runs:
             return [self._running(ctx)]
         if not found.primary and because:
