@@ -65,6 +65,34 @@ def test_a_runner_that_is_told_to_stop_settles_first(drill_lab: DrillLab, signal
     assert ("press Ctrl-C once more" in said) is (len(signals) > 1)
 
 
+@pytest.mark.long
+def test_a_kernel_that_dies_as_it_starts_is_started_again(drill_lab: DrillLab, tmp_path: Path) -> None:
+    """As it does where another process has taken one of the ports that Jupyter had chosen for it."""
+    startup = tmp_path / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    lines = f"""import os
+path = {str(tmp_path / "starts")!r}
+with open(path, "a") as file:
+    file.write("x")
+if os.path.getsize(path) < int(os.environ["DIES_BEFORE"]):
+    os._exit(1)
+"""
+    (startup / "00-dies.py").write_text(lines)
+    drill_lab.env |= {"IPYTHONDIR": str(tmp_path), "DIES_BEFORE": "2"}
+    try:
+        run = drill_lab.run(NOTEBOOK, mode="plan")
+        assert run.code == 0, run.said
+        assert (tmp_path / "starts").read_text() == "xx"
+        drill_lab.env["DIES_BEFORE"] = "99"
+        never = drill_lab.run(NOTEBOOK, mode="plan")
+    finally:
+        for name in ("IPYTHONDIR", "DIES_BEFORE"):
+            del drill_lab.env[name]
+    assert (never.code, never.folder) == (70, Path()), never.said
+    assert "Kernel died before replying to kernel_info" in never.said
+    assert (tmp_path / "starts").read_text() == "x" * 5
+
+
 def _program(pid: int) -> bytes:
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()

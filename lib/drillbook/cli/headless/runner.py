@@ -32,6 +32,9 @@ from drillbook.profile import Site
 
 # A busy machine starts a kernel in minutes; one that never starts is ended here, before it has touched anything.
 _KERNEL_SECONDS = "300"
+# Jupyter chooses a kernel's five ports before the kernel binds them: another process may have taken one, and it dies.
+_DIED_STARTING = "Kernel died before replying"
+_STARTS = 3
 
 
 def execute(
@@ -95,7 +98,10 @@ def run_attempt(
     progress = _unheard(progress)
     before = len(events_of(folder)) if (folder / "journal.jsonl").exists() else 0
     with _Stops(progress) as stops:
-        how, message = _papermill(notebook, partial, parameters, folder, site, told, progress)
+        for _ in range(_STARTS):
+            how, message = _papermill(notebook, partial, parameters, folder, site, told, progress)
+            if _DIED_STARTING not in message:  # else no cell was executed
+                break
         stops.settling()
         return _ended(folder, partial, before, how, message, progress)
 
