@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 # Code is wrapped instead of cut, on paper too, and its colours have the contrast that text needs (WCAG 2 AA).
 _STYLE = """<style>
@@ -14,8 +15,23 @@ _STYLE = """<style>
 
 
 def prepare() -> None:
-    """Import what the page needs, ahead of time: it takes most of a second, which a running notebook covers."""
-    importlib.import_module("nbconvert")
+    """Import what the page needs and compile its templates, ahead of time: over a second, which the notebook covers."""
+    from nbformat.v4 import new_notebook
+
+    _exporter().from_notebook_node(new_notebook())  # type: ignore[no-untyped-call]
+
+
+@cache
+def _exporter() -> Any:
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)  # type: ignore[no-untyped-call]
+    # Nothing is fetched when the page is read: no script from elsewhere.
+    exporter.mathjax_url = ""
+    exporter.require_js_url = ""
+    exporter.jquery_url = ""
+    exporter.mermaid_js_url = ""
+    return exporter
 
 
 def write_page(path: Path) -> None:
@@ -23,14 +39,6 @@ def write_page(path: Path) -> None:
     if not path.is_file():
         return
     folder = path.parent
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)  # type: ignore[no-untyped-call]
-    # Nothing is fetched when the page is read: no script from elsewhere.
     resources = {"metadata": {"name": folder.name}}
-    exporter.mathjax_url = ""
-    exporter.require_js_url = ""
-    exporter.jquery_url = ""
-    exporter.mermaid_js_url = ""
-    body, _ = exporter.from_filename(str(path), resources=resources)
+    body, _ = _exporter().from_filename(str(path), resources=resources)
     (folder / "executed.html").write_text(body.replace("</head>", f"{_STYLE}</head>", 1), encoding="utf-8")
