@@ -10,6 +10,7 @@ import pytest
 from fix_drills import ROOT, Drill, DrillLab, until
 
 from drillbook import kube as k8s
+from drillbook.engine import lease_name
 
 pytestmark = pytest.mark.long
 NOTEBOOK = ROOT / "runbooks" / "troubleshoot-backup-failed.ipynb"
@@ -29,6 +30,10 @@ def suspended(lab: DrillLab) -> Iterator[None]:
     yield
     for name in names:
         lab.admin.patch(k8s.SCHEDULED_BACKUP, space, name, {"spec": {"suspend": None}})
+
+
+def schedules_suspended(lab: DrillLab) -> bool:
+    return any(item["spec"].get("suspend") for item in lab.admin.list(k8s.SCHEDULED_BACKUP, lab.site.cluster.namespace))
 
 
 @contextmanager
@@ -74,6 +79,24 @@ def test_i17_a_schedule_that_is_suspended_is_the_cause(backed_up: DrillLab) -> N
         run = backed_up.run(NOTEBOOK)
     assert answer(run).startswith("THE SCHEDULE MAKES NONE. ") and "suspended" in answer(run)
     assert [name for name, verdict in run.verdicts("cause: ").items() if verdict == "FAILED"] == ["cause: schedule"]
+
+
+def test_i17_a_suspended_schedule_is_fixed_behind_a_gate_and_only_by_who_may_and_is_alone(backed_up: DrillLab) -> None:
+    lab = backed_up
+    with suspended(lab):
+        bare = lab.run(NOTEBOOK, fix="true")
+        assert bare.code == 2 and "missing right: patch on scheduledbackups" in bare.said, bare.said
+        with lab.recovering():
+            run = lab.run(NOTEBOOK, fix="true")
+            assert run.code == 3 and schedules_suspended(lab), run.said
+            with lab.admin.lease(lab.site.drillbook_namespace, lease_name(lab.site), "another-run", ttl_seconds=60):
+                refused = lab.go_on(run)
+                assert refused.code not in (0, 3) and "another-run" in refused.said, refused.said
+            assert schedules_suspended(lab), "nothing is changed while another run holds the cluster"
+            fixed = lab.go_on(run)
+        assert (fixed.code, fixed.verdict) == (0, "VERIFIED"), fixed.said
+        after = fixed.check("after the fix")
+        assert (after["verdict"], after["required"]) == ("VERIFIED", True) and not schedules_suspended(lab)
 
 
 def test_i17_a_key_that_the_store_refuses_is_the_cause_and_not_the_queue(drill_lab: DrillLab) -> None:

@@ -167,6 +167,10 @@ def test_i17_a_password_that_the_pods_have_not_read_again_is_the_cause(app: App)
         app.altered(f"alter role {app.role} password 'rotated-one'", f"alter role {app.role} password '{before}'"),
     ):
         run = app.lab.run(NOTEBOOK)
+        with app.lab.recovering():
+            waits = app.lab.run(NOTEBOOK, fix="true")
+            assert waits.code == 3 and "restartedAt" in waits.said, waits.said
+            app.lab.drillbook("abandon", waits.folder.name)
     assert answer(run).startswith("THE APPLICATION HOLDS ANOTHER PASSWORD. "), run.said
     assert "the Secret's password is right" in answer(run) and broken(run) == ["password"]
 
@@ -196,7 +200,12 @@ def test_i17_a_primary_that_is_fenced_is_the_cause(app: App) -> None:
     with app.patched(*app.cluster, fence('["*"]'), fence(None)):
         app.ill()
         run = app.lab.run(NOTEBOOK)
-    assert answer(run).startswith("THE PRIMARY IS FENCED. "), run.said
+        assert answer(run).startswith("THE PRIMARY IS FENCED. "), run.said
+        assert run.check("after the fix")["verdict"] == "UNPROVEN", "nothing was fixed"
+        with app.lab.recovering():
+            fixed = app.lab.go_on(app.lab.run(NOTEBOOK, fix="true"))
+        assert fixed.verdict == "VERIFIED" and fixed.check("after the fix")["verdict"] == "VERIFIED", fixed.said
+        app.well()
 
 
 @pytest.mark.soak
@@ -220,6 +229,9 @@ def test_i17_a_pooler_that_is_paused_is_the_cause(app: App) -> None:
         with app.addressed(f"t17-pooler.{app.cluster[1]}.svc"):
             app.lab.admin.patch(k8s.POOLER, app.cluster[1], "t17-pooler", {"spec": {"pgbouncer": {"paused": True}}})
             run = app.lab.run(NOTEBOOK)
+            with app.lab.recovering():
+                fixed = app.lab.go_on(app.lab.run(NOTEBOOK, fix="true"))
     finally:
         app.lab.admin.delete(k8s.POOLER, app.cluster[1], "t17-pooler", uid=pooler["metadata"]["uid"])
     assert answer(run).startswith("THE POOLER IS PAUSED. ") and "pooler" in broken(run), run.said
+    assert fixed.verdict == "VERIFIED" and fixed.check("after the fix")["verdict"] == "VERIFIED", fixed.said

@@ -142,6 +142,13 @@ def test_i17_each_cause_is_named_with_its_evidence_and_its_fix(case: str) -> Non
     assert found[0].seen and found[0].fix and symptoms(state)
 
 
+def test_i17_only_what_is_one_change_of_one_object_can_be_fixed_by_a_run() -> None:
+    found = [next(cause for _, cause in checked(state) if cause) for state, _ in CAUSES.values()]
+    merges = [cause.patch.merge for cause in found if cause.patch]
+    assert {"metadata": {"annotations": {"cnpg.io/hibernation": "off"}}} in merges
+    assert {"spec": {"suspend": False}} in merges and len(merges) == 2, "when backups are to be made is a decision"
+
+
 def test_i17_nothing_is_found_where_nothing_is_wrong() -> None:
     assert symptoms(seen()) == [] and not [cause for _, cause in checked(seen()) if cause]
     again = seen(

@@ -129,6 +129,20 @@ def test_i17_each_cause_of_a_refused_connection_is_named_with_its_evidence_and_i
     assert found[0].seen and found[0].fix and symptoms(state)
 
 
+def test_i17_only_what_is_one_change_of_one_object_can_be_fixed_by_a_run() -> None:
+    found = [next(cause for _, cause in checked(state) if cause) for state, _ in CAUSES.values()]
+    kinds = {cause.name: cause.patch.kind for cause in found if cause.patch}
+    assert kinds == {
+        "the cluster is hibernated": "Cluster",
+        "the primary is fenced": "Cluster",
+        "the Pooler is paused": "Pooler",
+        "the application holds another password": "Deployment",
+    }
+    # Pods that hold an old password start again only once a login has shown that the Secret's is right.
+    (held,) = [cause for _, cause in checked(seen(server=server(login=None), words=(FAILED,))) if cause]
+    assert held.patch is None
+
+
 @pytest.mark.parametrize("state", [seen(), seen(app=POOLED, pooler=POOL), seen(server=server(login=None))])
 def test_i17_nothing_is_found_where_the_application_is_well(state: Seen) -> None:
     assert symptoms(state) == [] and not [cause for _, cause in checked(state) if cause]

@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from drillbook.engine import results
+from drillbook.engine import results, run_folders, waiting_runs
 from drillbook.engine.approval import who
+from drillbook.engine.cluster_lock import require_none_waits
 from drillbook.engine.drawing import draw_step, error_json, short
 from drillbook.engine.gate import Section, plan_json
 from drillbook.engine.gate_keeper import Gatekeeper
 from drillbook.engine.handle import Handle
+from drillbook.engine.kinds import kind_of
 from drillbook.engine.opening import seal_line
 from drillbook.engine.parameters import require_as_opened
 from drillbook.engine.previous_attempts import PreviousAttempts, PreviousStep
@@ -228,7 +230,7 @@ class Run(Handle):
         changed = Changed.NOTHING
         try:
             if step.effect is not Effect.READS:
-                self._hold.require()
+                self._require_alone(plan)
             step.check(self.context)
             changed = Changed.UNKNOWN if step.effect is not Effect.READS else Changed.NOTHING
             result = step.do(self.context)
@@ -256,6 +258,15 @@ class Run(Handle):
         )
         self._draw(step, "done", result=result, plan=plan, seconds=seconds)
         return result
+
+    def _require_alone(self, plan: Plan | None) -> None:
+        """The Lease, before a change. What was opened next to other runs takes it here, and not for a plan without an effect."""
+        if not kind_of(self.runbook).alone:
+            if plan is not None and plan.harmless:
+                return
+            waiting_runs.require_none_stands(self.site, {self.run_id})
+            require_none_waits(self.context.kube, self.site, {folder.name for folder in run_folders.run_dirs()})
+        self._hold.require()
 
     def _failed(self, step: Step[T], error: RunbookError, seconds: float) -> T:
         refused = error.verdict is None

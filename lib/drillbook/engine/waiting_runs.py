@@ -76,8 +76,12 @@ def require_none(site: Site, runbook: str, mine: Collection[str]) -> None:
 
     A runbook that only reads may go on next to them.
     """
-    if not kind_of(runbook).alone:
-        return
+    if kind_of(runbook).alone:
+        require_none_stands(site, mine)
+
+
+def require_none_stands(site: Site, mine: Collection[str]) -> None:
+    """Raise RunInProgress as :func:`require_none` does, for a runbook that reads and is about to change something."""
     found = [one for one in standing(site) if one.run_id not in mine]
     if found:
         raise RunInProgress(
@@ -96,4 +100,4 @@ def ways(run_id: str, *, living: bool = False) -> str:
     )
 
 
-__all__ = ["Standing", "has_changed", "of", "require_none", "standing", "ways"]
+__all__ = ["Standing", "has_changed", "of", "require_none", "require_none_stands", "standing", "ways"]

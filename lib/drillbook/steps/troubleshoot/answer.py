@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from drillbook.model import Frozen
 
@@ -10,12 +11,22 @@ SIDECAR = "plugin-barman-cloud"
 NOT_YOURS = "NOT YOUR PROBLEM"
 
 
+class ObjectPatch(Frozen):
+    """A merge patch (RFC 7396) of one Kubernetes object."""
+
+    kind: str
+    namespace: str
+    name: str
+    merge: dict[str, Any]
+
+
 class Cause(Frozen):
-    """Why; ``seen`` is the evidence, ``fix`` what to do."""
+    """Why; ``seen`` is the evidence, ``fix`` what to do; ``patch`` is the same where it is one change of one object."""
 
     name: str
     seen: str
     fix: str
+    patch: ObjectPatch | None = None
 
 
 class Named(Frozen):
@@ -24,6 +35,7 @@ class Named(Frozen):
     answer: str
     cause: str = ""
     fix: str = ""
+    patch: ObjectPatch | None = None
 
     def rows(self) -> Iterator[tuple[str, str]]:
         yield "Answer", self.answer
@@ -37,7 +49,9 @@ def name_cause(wrong: Sequence[str], found: Sequence[Cause], *, well: str) -> Na
         return Named(answer=f"{NOT_YOURS}: {well}.")
     if not found:
         return Named(answer=f"NOT FOUND. {wrong[0]}")
-    return Named(answer=f"{found[0].name.upper()}. {found[0].seen}", cause=found[0].name, fix=found[0].fix)
+    return Named(
+        answer=f"{found[0].name.upper()}. {found[0].seen}", cause=found[0].name, fix=found[0].fix, patch=found[0].patch
+    )
 
 
-__all__ = ["NOT_YOURS", "SIDECAR", "Cause", "Named", "name_cause"]
+__all__ = ["NOT_YOURS", "SIDECAR", "Cause", "Named", "ObjectPatch", "name_cause"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -9,7 +10,7 @@ from typing import Any
 
 from drillbook.model import Frozen, parse_instant, show_instant, show_seconds
 from drillbook.steps.archive.weekly import schedule_faults
-from drillbook.steps.troubleshoot.answer import Cause
+from drillbook.steps.troubleshoot.answer import Cause, ObjectPatch
 
 DONE = {"completed", "failed", "invalid backup definition"}
 WAITS_FOR_WAL = "walArchivingFailing"
@@ -33,6 +34,10 @@ class Seen(Frozen):
     @property
     def name(self) -> str:
         return str(self.cluster["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        return str(self.cluster["metadata"].get("namespace", ""))
 
     @property
     def phase(self) -> str:
@@ -78,7 +83,9 @@ def _hibernated(seen: Seen) -> Cause | None:
     if annotations.get("cnpg.io/hibernation") != "on":
         return None
     fix = f"kubectl annotate cluster {seen.name} --overwrite cnpg.io/hibernation=off"
-    return Cause(name="the cluster is hibernated", seen="annotation cnpg.io/hibernation=on", fix=fix)
+    merge = {"metadata": {"annotations": {"cnpg.io/hibernation": "off"}}}
+    patch = ObjectPatch(kind="Cluster", namespace=seen.namespace, name=seen.name, merge=merge)
+    return Cause(name="the cluster is hibernated", seen="annotation cnpg.io/hibernation=on", fix=fix, patch=patch)
 
 
 def _plugin(seen: Seen) -> Cause | None:
@@ -159,12 +166,16 @@ def _schedule(seen: Seen) -> Cause | None:
             fix="apply one, with six fields: 0 0 2 * * *",
         )
     name, faults = next(iter(wrong.items()))
-    patch = '{"spec":{"suspend":false}}' if faults == ["suspended"] else '{"spec":{"schedule":"0 0 2 * * *"}}'
-    fix = f"kubectl patch scheduledbackup {name} --type merge -p '{patch}'"
+    suspended = faults == ["suspended"]
+    merge: dict[str, Any] = {"spec": {"suspend": False} if suspended else {"schedule": "0 0 2 * * *"}}
+    # When backups are to be made is a decision; that a schedule runs again is none.
+    patch = ObjectPatch(kind="ScheduledBackup", namespace=seen.namespace, name=name, merge=merge) if suspended else None
+    fix = f"kubectl patch scheduledbackup {name} -n {seen.namespace} --type merge -p '{json.dumps(merge)}'"
     return Cause(
         name="the schedule makes none",
         seen="; ".join(f"{one}: {', '.join(what)}" for one, what in wrong.items()),
         fix=fix,
+        patch=patch,
     )
 
 

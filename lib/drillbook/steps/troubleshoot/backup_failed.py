@@ -16,6 +16,7 @@ from drillbook.model import Check, Frozen
 from drillbook.postgres.recovery_log import sidecar_cause
 from drillbook.steps.troubleshoot.answer import SIDECAR, Named
 from drillbook.steps.troubleshoot.backup_causes import Seen, checked, symptoms
+from drillbook.steps.troubleshoot.fix import AfterFix
 from drillbook.steps.troubleshoot.search import cause_checks, record_answer, symptom_checks
 
 WELL = "backups are made and WAL is archived"
@@ -58,49 +59,7 @@ class ReadBackupState(Step[BackupState]):
 
     def do(self, ctx: Context) -> BackupState:
         ctx.recorder.note(Facts(test=TestKind(type="search for the cause of failing backups; nothing was changed")))
-        site, space = ctx.site, ctx.source_ref.namespace
-        cluster = ctx.cluster_object(ctx.source_ref)
-        plugin: dict[str, Any] = next(
-            (one for one in cluster["spec"].get("plugins") or () if one.get("name") == BARMAN_PLUGIN), {}
-        )
-        store = str((plugin.get("parameters") or {}).get("barmanObjectName", ""))
-        mine = [
-            one for one in ctx.kube.list(k8s.BACKUP, space) if one["spec"]["cluster"]["name"] == ctx.source_ref.name
-        ]
-        mine.sort(key=lambda one: (one["metadata"]["creationTimestamp"], one["metadata"]["name"]))
-        words, log_read = self._words(ctx, cluster)
-        seen = Seen(
-            now=datetime.now(UTC),
-            cluster=cluster,
-            backups=tuple(mine),
-            schedules=tuple(
-                one
-                for one in ctx.kube.list(k8s.SCHEDULED_BACKUP, space)
-                if one["spec"].get("cluster", {}).get("name") == ctx.source_ref.name
-            ),
-            object_store=store,
-            object_store_there=bool(store) and ctx.kube.get(k8s.OBJECT_STORE, space, store) is not None,
-            words=words,
-            patience=site.limits.step,
-            every=site.freshness.backup_age,
-        )
-        return BackupState(seen=seen, log_read=log_read)
-
-    def _words(self, ctx: Context, cluster: dict[str, object]) -> tuple[str, str]:
-        status = cluster.get("status") or {}
-        primary = str(status.get("currentPrimary", "")) if isinstance(status, dict) else ""
-        if not primary:
-            return "", "there is no primary"
-        try:
-            text = ctx.kube.log(ctx.source_ref.namespace, primary, SIDECAR)
-        except KubernetesError as error:
-            if error.status == 403:
-                return (
-                    "",
-                    "not read: the right is missing, and barman's words would say more; apply deploy/rbac/troubleshoot.yaml",
-                )
-            return "", f"nothing to read: {error.what}"
-        return sidecar_cause("\n".join(text.splitlines()[-200:])), f"read, of {primary}"
+        return _state(ctx)
 
 
 @dataclass(frozen=True)
@@ -149,4 +108,64 @@ class NameBackupCause(Step[Named]):
         )
 
 
-__all__ = ["BackupCauses", "BackupState", "BackupSymptom", "NameBackupCause", "ReadBackupState"]
+@dataclass(frozen=True)
+class BackupAfterFix(AfterFix):
+    """Look again, after the fix: the cause is gone, or still there. That a backup is made again backup-manual proves."""
+
+    proves: ClassVar[str] = "what kept backups from being made is gone"
+    waits: ClassVar[bool] = False
+
+    def look(self, ctx: Context) -> tuple[list[str], list[str]]:
+        seen = _state(ctx).seen
+        return [cause.name for _, cause in checked(seen) if cause], symptoms(seen)
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+def _state(ctx: Context) -> BackupState:
+    site, space = ctx.site, ctx.source_ref.namespace
+    cluster = ctx.cluster_object(ctx.source_ref)
+    plugin: dict[str, Any] = next(
+        (one for one in cluster["spec"].get("plugins") or () if one.get("name") == BARMAN_PLUGIN), {}
+    )
+    store = str((plugin.get("parameters") or {}).get("barmanObjectName", ""))
+    mine = [one for one in ctx.kube.list(k8s.BACKUP, space) if one["spec"]["cluster"]["name"] == ctx.source_ref.name]
+    mine.sort(key=lambda one: (one["metadata"]["creationTimestamp"], one["metadata"]["name"]))
+    words, log_read = _words(ctx, cluster)
+    seen = Seen(
+        now=datetime.now(UTC),
+        cluster=cluster,
+        backups=tuple(mine),
+        schedules=tuple(
+            one
+            for one in ctx.kube.list(k8s.SCHEDULED_BACKUP, space)
+            if one["spec"].get("cluster", {}).get("name") == ctx.source_ref.name
+        ),
+        object_store=store,
+        object_store_there=bool(store) and ctx.kube.get(k8s.OBJECT_STORE, space, store) is not None,
+        words=words,
+        patience=site.limits.step,
+        every=site.freshness.backup_age,
+    )
+    return BackupState(seen=seen, log_read=log_read)
+
+
+def _words(ctx: Context, cluster: dict[str, object]) -> tuple[str, str]:
+    status = cluster.get("status") or {}
+    primary = str(status.get("currentPrimary", "")) if isinstance(status, dict) else ""
+    if not primary:
+        return "", "there is no primary"
+    try:
+        text = ctx.kube.log(ctx.source_ref.namespace, primary, SIDECAR)
+    except KubernetesError as error:
+        if error.status == 403:
+            return (
+                "",
+                "not read: the right is missing, and barman's words would say more; apply deploy/rbac/troubleshoot.yaml",
+            )
+        return "", f"nothing to read: {error.what}"
+    return sidecar_cause("\n".join(text.splitlines()[-200:])), f"read, of {primary}"
+
+
+__all__ = ["BackupAfterFix", "BackupCauses", "BackupState", "BackupSymptom", "NameBackupCause", "ReadBackupState"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from drillbook.connections.discovery import CLUSTER, OUTSIDE, POOLER
 from drillbook.model import Frozen, Instant, show_instant
-from drillbook.steps.troubleshoot.answer import Cause
+from drillbook.steps.troubleshoot.answer import Cause, ObjectPatch
 
 HEALTHY = "Cluster in healthy state"
 
@@ -101,6 +101,11 @@ class Seen(Frozen):
     def annotations(self) -> dict[str, str]:
         return dict(self.cluster["metadata"].get("annotations") or {})
 
+    def annotate(self, key: str, value: str | None) -> ObjectPatch:
+        """An annotation of the Cluster, set or (None) removed."""
+        merge = {"metadata": {"annotations": {key: value}}}
+        return ObjectPatch(kind="Cluster", namespace=self.namespace, name=self.name, merge=merge)
+
     def psql(self, statement: str) -> str:
         """A statement as a command to run as the superuser."""
         return f'kubectl cnpg psql {self.name} -n {self.namespace} -- -c "{statement}"'
@@ -144,14 +149,19 @@ def _no_primary(seen: Seen) -> Cause | None:
     status = seen.cluster.get("status") or {}
     if seen.annotations.get("cnpg.io/hibernation") == "on":
         fix = f"kubectl annotate cluster {seen.name} -n {seen.namespace} --overwrite cnpg.io/hibernation=off"
-        return Cause(name="the cluster is hibernated", seen="annotation cnpg.io/hibernation=on", fix=fix)
+        patch = seen.annotate("cnpg.io/hibernation", "off")
+        return Cause(name="the cluster is hibernated", seen="annotation cnpg.io/hibernation=on", fix=fix, patch=patch)
     primary = str(status.get("currentPrimary") or "")
     fenced = _fenced(seen.annotations.get("cnpg.io/fencedInstances", ""))
     if fenced & {"*", primary}:
         fix = (
             f'kubectl cnpg fencing off {seen.name} "*" -n {seen.namespace}, unless a run fenced it: see drillbook list'
         )
-        return Cause(name="the primary is fenced", seen=f"annotation cnpg.io/fencedInstances={sorted(fenced)}", fix=fix)
+        words, patch = (
+            f"annotation cnpg.io/fencedInstances={sorted(fenced)}",
+            seen.annotate("cnpg.io/fencedInstances", None),
+        )
+        return Cause(name="the primary is fenced", seen=words, fix=fix, patch=patch)
     if not primary or status.get("targetPrimary", primary) != primary:
         seen_now = f"phase {seen.phase or 'none'}, currentPrimary {primary or 'none'}, targetPrimary {status.get('targetPrimary') or 'none'}"
         fix = f"wait until the change of primary has ended: kubectl cnpg status {seen.name} -n {seen.namespace}"
@@ -201,7 +211,10 @@ def _pooler(seen: Seen) -> Cause | None:
     place = f"{pooler.name} -n {seen.namespace}"
     if pooler.paused:
         fix = f"""kubectl patch pooler {place} --type merge -p '{{"spec":{{"pgbouncer":{{"paused":false}}}}}}'"""
-        return Cause(name="the Pooler is paused", seen=f"Pooler {pooler.name}: spec.pgbouncer.paused is true", fix=fix)
+        merge = {"spec": {"pgbouncer": {"paused": False}}}
+        patch = ObjectPatch(kind="Pooler", namespace=seen.namespace, name=pooler.name, merge=merge)
+        words = f"Pooler {pooler.name}: spec.pgbouncer.paused is true"
+        return Cause(name="the Pooler is paused", seen=words, fix=fix, patch=patch)
     if pooler.cluster != seen.name:
         words = f"Pooler {pooler.name} is over Cluster {pooler.cluster}; the profile's is {seen.name}"
         fix = (
@@ -290,7 +303,11 @@ def _password(seen: Seen) -> Cause | None:
     since = f"; its oldest pod runs since {show_instant(seen.app.started)}" if seen.app.started else ""
     known = "the Secret's password is right" if login == "" else "whether the Secret's password is right was not tried"
     fix = f"kubectl rollout restart deployment {name} -n {place}: a variable of a pod is read once, at its start"
-    return Cause(name="the application holds another password", seen=f"{said}; {known}{since}", fix=fix)
+    at = {"kubectl.kubernetes.io/restartedAt": f"{seen.now:%Y-%m-%dT%H:%M:%SZ}"}  # as kubectl rollout restart does it
+    merge = {"spec": {"template": {"metadata": {"annotations": at}}}}
+    patch = ObjectPatch(kind="Deployment", namespace=place, name=name, merge=merge) if login == "" else None
+    words = f"{said}; {known}{since}"
+    return Cause(name="the application holds another password", seen=words, fix=fix, patch=patch)
 
 
 def _says(pattern: str, name: str, fix: str) -> Callable[[Seen], Cause | None]:

@@ -27,6 +27,7 @@ from drillbook.steps.troubleshoot.connection_causes import (
     checked,
     symptoms,
 )
+from drillbook.steps.troubleshoot.fix import AfterFix
 from drillbook.steps.troubleshoot.search import cause_checks, record_answer, symptom_checks
 
 LATELY = timedelta(minutes=2)
@@ -74,27 +75,7 @@ class ReadConnectionState(Step[ConnectionState]):
 
     def do(self, ctx: Context) -> ConnectionState:
         ctx.recorder.note(Facts(test=TestKind(type="search for the cause of refused connections; nothing was changed")))
-        tenant, app = _tenant(ctx, self.database)
-        cluster = ctx.cluster_object(ctx.source_ref)
-        state, since = _app(ctx, app)
-        words, log_read = _refused(ctx, cluster, tenant, since)
-        server, unreachable = _server(ctx, cluster, tenant)
-        certificates = ((cluster.get("status") or {}).get("certificates") or {}).get("expirations") or {}
-        now = datetime.now(UTC)
-        ended = [name for name, text in certificates.items() if (at := go_time(text)) is not None and at <= now]
-        seen = Seen(
-            now=now,
-            cluster={"metadata": _marks(cluster["metadata"]), "status": _status(cluster)},
-            role=tenant.app_role,
-            database=tenant.database,
-            app=state,
-            pooler=_pooler(ctx, state),
-            server=server,
-            unreachable=unreachable,
-            words=tuple(words),
-            expired=tuple(f"Secret {name}: until {certificates[name]}" for name in ended),
-        )
-        return ConnectionState(seen=seen, log_read=log_read)
+        return _state(ctx, self.database)
 
 
 @dataclass(frozen=True)
@@ -143,7 +124,43 @@ class NameConnectionCause(Step[Named]):
         )
 
 
+@dataclass(frozen=True)
+class ConnectionAfterFix(AfterFix):
+    """Look again, after the fix: the application is served, or still held by the same cause."""
+
+    database: str = ""
+    proves: ClassVar[str] = "what kept the application from connecting is gone"
+
+    def look(self, ctx: Context) -> tuple[list[str], list[str]]:
+        seen = _state(ctx, self.database).seen
+        return [cause.name for _, cause in checked(seen) if cause], symptoms(seen)
+
+
 # -- reading -----------------------------------------------------------------------------------
+
+
+def _state(ctx: Context, database: str) -> ConnectionState:
+    tenant, app = _tenant(ctx, database)
+    cluster = ctx.cluster_object(ctx.source_ref)
+    state, since = _app(ctx, app)
+    words, log_read = _refused(ctx, cluster, tenant, since)
+    server, unreachable = _server(ctx, cluster, tenant)
+    certificates = ((cluster.get("status") or {}).get("certificates") or {}).get("expirations") or {}
+    now = datetime.now(UTC)
+    ended = [name for name, text in certificates.items() if (at := go_time(text)) is not None and at <= now]
+    seen = Seen(
+        now=now,
+        cluster={"metadata": _marks(cluster["metadata"]), "status": _status(cluster)},
+        role=tenant.app_role,
+        database=tenant.database,
+        app=state,
+        pooler=_pooler(ctx, state),
+        server=server,
+        unreachable=unreachable,
+        words=tuple(words),
+        expired=tuple(f"Secret {name}: until {certificates[name]}" for name in ended),
+    )
+    return ConnectionState(seen=seen, log_read=log_read)
 
 
 def _tenant(ctx: Context, database: str) -> tuple[Tenant, Application]:
@@ -353,6 +370,7 @@ def _status(cluster: Mapping[str, Any]) -> dict[str, Any]:
 
 
 __all__ = [
+    "ConnectionAfterFix",
     "ConnectionCauses",
     "ConnectionState",
     "ConnectionSymptom",
