@@ -23,6 +23,8 @@ class Point:
     run_id: str
     verdict: str
     met: bool | None  # None: there was no objective
+    ticket: str = ""  # opened for what deviates in the run
+    retest: str = ""  # the run that retested it, in words
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,12 @@ def pictures(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def _point(at: datetime, one: Entry, value: float, met: bool | None = None) -> Point:
-    return Point(at, float(value), one.run_id, one.verdict, met)
+    retest = (
+        f"{'retested by' if one.retest == 'named' else 'next VERIFIED run'} {one.retested_by}"
+        if one.retested_by
+        else ""
+    )
+    return Point(at, float(value), one.run_id, one.verdict, met, one.deviation_ticket, retest)
 
 
 def _share(value: float) -> str:
@@ -96,7 +103,18 @@ def _picture(one: Series) -> dict[str, Any]:
             else "doubt"
             if point.verdict != "VERIFIED"
             else "good",
-            "says": f"{point.at.astimezone(UTC):%Y-%m-%d}: {one.show(point.value)}, {point.verdict or 'no verdict'}, run {point.run_id}",
+            "says": ", ".join(
+                filter(
+                    None,
+                    (
+                        f"{point.at.astimezone(UTC):%Y-%m-%d}: {one.show(point.value)}",
+                        point.verdict or "no verdict",
+                        f"run {point.run_id}",
+                        point.ticket and f"ticket {point.ticket}",
+                        point.retest,
+                    ),
+                )
+            ),
         }
         for point in one.points
     ]
@@ -126,10 +144,12 @@ def _says(one: Series) -> str:
     if len(values) > 1:
         words += f", from {one.show(min(values))} to {one.show(max(values))}"
     if one.objective is not None:
-        missed = sum(point.met is False for point in one.points)
+        missed = [point for point in one.points if point.met is False]
         words += f"; objective {one.show(one.objective)}, " + (
-            f"missed {missed} times" if missed > 1 else "missed once" if missed else "always met"
+            f"missed {len(missed)} times" if len(missed) > 1 else "missed once" if missed else "always met"
         )
+        tickets = [point.ticket for point in missed if point.ticket]
+        words += f" ({', '.join(dict.fromkeys(tickets))})" if tickets else ""
     return words
 
 

@@ -11,6 +11,7 @@ In the bucket, below the profile's prefix: ``<site>/runs/<run id>/`` with ``<run
 from drillbook.vault.archiving import (
     RunState,
     archive_all,
+    archive_ledger,
     archive_sealed,
     note_pending,
     noted_pending,
@@ -27,6 +28,7 @@ __all__ = [
     "RunState",
     "Version",
     "archive_all",
+    "archive_ledger",
     "archive_sealed",
     "lifecycle_rule",
     "note_pending",
