@@ -11,7 +11,8 @@ from drillbook.evidence.population import Entry
 from drillbook.model import show_seconds
 from drillbook.report.cards import show_bytes
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 150, 64, 16, 14, 26
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 168, 100, 16, 30, 28
+APART = 18  # from one label to the next, so that both can be read on a narrow page
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _point(at: datetime, one: Entry, value: float, met: bool | None = None) -> P
 
 
 def _share(value: float) -> str:
-    return f"{value:+.0%}" if value else "0%"
+    return f"{value:+.0%}".replace("-", "\N{MINUS SIGN}") if round(value, 2) else "0%"
 
 
 def _picture(one: Series) -> dict[str, Any]:
@@ -126,16 +127,19 @@ def _picture(one: Series) -> dict[str, Any]:
         "objective": None
         if one.objective is None
         else {"y": y(one.objective), "label": f"objective {one.show(one.objective)}"},
-        "ticks": [
-            {"y": y(value), "label": one.show(value)}
-            for value in sorted({least if least < 0 else 0.0, 0.0, max(values)})
-        ],
+        "ticks": [{"y": y(value), "label": one.show(value)} for value in _ticks(values, y)],
         "ends": [
             f"{begins.astimezone(UTC):%Y-%m-%d}",
             f"{ends.astimezone(UTC):%Y-%m-%d}" if len(one.points) > 1 else "",
         ],
         "size": {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "bottom": HEIGHT - BOTTOM},
     }
+
+
+def _ticks(values: Sequence[float], y: Callable[[float], float]) -> list[float]:
+    """The values that have a line and a label: the most, the least, and zero, unless its label would be upon another."""
+    found = sorted({max(*values, 0.0), min(*values, 0.0)})
+    return found if any(abs(y(0.0) - y(value)) < APART for value in found) else [*found, 0.0]
 
 
 def _says(one: Series) -> str:
@@ -148,8 +152,9 @@ def _says(one: Series) -> str:
         words += f"; objective {one.show(one.objective)}, " + (
             f"missed {len(missed)} times" if len(missed) > 1 else "missed once" if missed else "always met"
         )
-        tickets = [point.ticket for point in missed if point.ticket]
-        words += f" ({', '.join(dict.fromkeys(tickets))})" if tickets else ""
+        tickets = list(dict.fromkeys(point.ticket for point in missed if point.ticket))
+        more = f" and {len(tickets) - 3} more" if len(tickets) > 3 else ""
+        words += f" ({', '.join(tickets[:3])}{more})" if tickets else ""
     return words
 
 
