@@ -18,8 +18,8 @@ from drillbook.evidence import Ledger, record, verify
 from drillbook.evidence.archive import archive, lines_by_run
 from drillbook.evidence.deviations import Noted, Wanted, deviates, faults, noted, retest_of
 from drillbook.evidence.due import SealedRun
+from drillbook.evidence_store import archive_sealed
 from drillbook.model import Verdict
-from drillbook.vault import archive_sealed
 
 __all__ = ["authorities", "home", "machine", "store", "tsa", "year"]
 

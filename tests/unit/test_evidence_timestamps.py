@@ -18,9 +18,9 @@ from drillbook.cli.app import status
 from drillbook.errors import ParameterError
 from drillbook.evidence import Ledger, stamp_if_asked
 from drillbook.evidence.timestamps import authority, stamp_findings
+from drillbook.evidence_store import archive_sealed
 from drillbook.profile import load_site
 from drillbook.profile.evidence import EvidenceSettings
-from drillbook.vault import archive_sealed
 
 __all__ = ["machine", "store"]
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not on this machine")

@@ -22,8 +22,8 @@ from drillbook.cli.app import status
 from drillbook.errors import EvidenceTampered, ParameterError, RunbookError
 from drillbook.evidence import Ledger, verify
 from drillbook.evidence.unpacking import unpack
+from drillbook.evidence_store import archive_sealed, open_bucket, state_of
 from drillbook.profile import load_site
-from drillbook.vault import archive_sealed, open_bucket, state_of
 
 __all__ = ["machine", "store"]
 

@@ -19,7 +19,7 @@ from fix_vault import RUNS, Machine, Store, machine, store
 from drillbook.cli.app import status
 from drillbook.cli.doctor import examine
 from drillbook.evidence import Ledger, verify
-from drillbook.vault import archive_sealed
+from drillbook.evidence_store import archive_sealed
 
 __all__ = ["machine", "store"]
 
@@ -29,7 +29,7 @@ UPLOAD = """
 import sys
 from pathlib import Path
 from drillbook.profile import load_site
-from drillbook.vault import archive_sealed
+from drillbook.evidence_store import archive_sealed
 print(archive_sealed(Path(sys.argv[1]), load_site(sys.argv[2]), Path(sys.argv[3])))
 """
 

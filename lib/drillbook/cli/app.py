@@ -39,10 +39,10 @@ from drillbook.cli.flyway import write_flyway_files
 from drillbook.cli.notify import tell_of_run
 from drillbook.cli.window import SAMPLES, show_window
 from drillbook.errors import ParameterError, RunbookError
+from drillbook.evidence_store import noted_pending
 from drillbook.kube import Kube
 from drillbook.model import parse_instant
 from drillbook.report.cards import show_instant
-from drillbook.vault import noted_pending
 
 BAD_USAGE = 4
 STOPPED_MIDWAY = 6

@@ -16,9 +16,9 @@ from drillbook.errors import EvidenceTampered, ParameterError
 from drillbook.evidence import EvidenceFinding, Ledger, stamp_if_asked, verify
 from drillbook.evidence.trust import Trust
 from drillbook.evidence.unpacking import unpack
+from drillbook.evidence_store import LockedBucket, RunState, archive_all, archive_ledger, lifecycle_rule, open_bucket
+from drillbook.evidence_store.audit import audit, sites_in
 from drillbook.profile import Site, load_site
-from drillbook.vault import LockedBucket, RunState, archive_all, archive_ledger, lifecycle_rule, open_bucket
-from drillbook.vault.audit import audit, sites_in
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate

@@ -17,10 +17,10 @@ from drillbook.evidence import Journal, Ledger, gates, require_intact, sha256_fi
 from drillbook.evidence.deviations import Noted, Wanted, deviates, faults, named_run, noted, retest_of, text_faults
 from drillbook.evidence.due import SealedRun, runs_of
 from drillbook.evidence.seal import JOURNAL, RECORD, SUMS
+from drillbook.evidence_store import archive_ledger
 from drillbook.kube import Kube
 from drillbook.model import show_instant
 from drillbook.profile import Site, load_site
-from drillbook.vault import archive_ledger
 
 PENDING = 2
 _WHERE = "drillbook deviation"

@@ -20,11 +20,11 @@ from drillbook.evidence.canonical import canonical, now
 from drillbook.evidence.chain import parse
 from drillbook.evidence.seal import JOURNAL, RECEIPT
 from drillbook.evidence.writing import write_whole
+from drillbook.evidence_store.bucket import LockedBucket
+from drillbook.evidence_store.ledger import keep_ledger, keep_tokens
+from drillbook.evidence_store.runs import envelopes, keep_run
 from drillbook.profile import Site
 from drillbook.profile.evidence import EvidenceArchive
-from drillbook.vault.bucket import LockedBucket
-from drillbook.vault.ledger import keep_ledger, keep_tokens
-from drillbook.vault.runs import envelopes, keep_run
 
 _RETRIED = "drillbook archive"
 
