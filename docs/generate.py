@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 from typer.main import get_command
 
 from drillbook.cli import app
+from drillbook.engine.opening import SCHEMA
 from drillbook.evidence.record import ABSENT, record
 from drillbook.profile.schema import Site
 from drillbook.profile.units import show_duration
@@ -172,8 +173,8 @@ def leaves(value: Any, path: str = "") -> Iterator[str]:
 
 
 def record_page() -> str:
-    """The fields of a record, from the record of an empty journal, and why a field may be null."""
-    found = record([])
+    """The fields of a record, from the record of a journal that says only by which schema it was opened, and why a field may be null."""
+    found = record([{"type": "opened", "schema": SCHEMA}])
     lines = [
         "# Record fields\n",
         "`record.json` is computed from the journal and from nothing else. Its groups are always the same: a field that a run"

@@ -1,9 +1,10 @@
-"""How cards, the executed notebook and the report look: contrast, headings of tables, nothing cut or overlapping."""
+"""How cards, the executed notebook, the report and the auditor's page look: contrast, headings of tables, nothing cut or overlapping."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from playwright.sync_api import Page, sync_playwright
 from drillbook.cli.headless.page import write_page
 from drillbook.engine.gate_card import section_card
 from drillbook.evidence import record
-from drillbook.report import cards
+from drillbook.evidence.deviations import Noted
+from drillbook.evidence.due import Due, State
+from drillbook.evidence.population import Entry, Population
+from drillbook.profile.schema import Every
+from drillbook.report import cards, summary
 from drillbook.report import page as report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
@@ -47,6 +52,19 @@ BROKEN = """
     }
   }
   return found
+})"""
+
+
+SCROLLED = """
+() => [...document.querySelectorAll('.wide td')].filter(e => e.getClientRects().length
+  && e.getBoundingClientRect().right > e.closest('.wide').getBoundingClientRect().right + 1).map(e => e.textContent.trim())"""
+LABELS = """
+() => [...document.querySelectorAll('.trend svg')].flatMap(picture => {
+  const frame = picture.getBoundingClientRect()
+  const boxes = [...picture.querySelectorAll('text')].map(e => [e.textContent, e.getBoundingClientRect()])
+  return boxes.filter(([, r], n) => r.left < frame.left - 1 || r.right > frame.right + 1 || r.top < frame.top - 1 || r.bottom > frame.bottom + 1
+    || boxes.slice(0, n).some(([, o]) => r.left < o.right && o.left < r.right && r.top + 2 < o.bottom && o.top + 2 < r.bottom))
+    .map(([text]) => text)
 })"""
 
 
@@ -118,6 +136,67 @@ def bundles() -> list[dict[str, str]]:
     ]
 
 
+def summary_page() -> str:
+    """A year with long names: met and missed objectives, tickets, retests, forecasts above and below."""
+    begins = datetime(2026, 1, 4, 10, tzinfo=UTC)
+    entries = []
+    for n in range(24):
+        at, missed, bad = begins + timedelta(days=15 * n), n % 5 == 0, n % 7 == 3
+        note = Noted(
+            run_id=str(n),
+            at=at,
+            ticket=f"https://tracker.example.org/browse/OPS-{n}",
+            by="Ada",
+            account="ada@example.org",
+        )
+        entries.append(
+            Entry(
+                run_id=f"{at:%Y%m%dT%H%M%SZ}-{n:06x}",
+                runbook="recover-full-restore-in-place",
+                state="sealed",
+                verdict="FAILED" if bad else "VERIFIED",
+                opened_at=at,
+                asked_by="Ada Lovelace (system:serviceaccount:drillbook-production:drillbook-runner)",
+                approved_by="Grace Hopper (grace.hopper@example.org)",
+                measured=(("recovery time", 4354.0 if missed else 754.0, 3600.0, not missed),),
+                backup_bytes=6_000_000_000,
+                forecast_off=-0.31 if missed else 0.12,
+                cause="amcheck: synergyflow: expected no finding, observed synergyflow_incidents.status_idx: item order"
+                if bad
+                else "",
+                deviates=("recovery time was 1 h 12 min, its objective is 1 h",) if missed else (),
+                noted=(note,) if missed and n else (),
+                retested_by="20260607T100000Z-000007" if missed else "",
+                retest="candidate" if missed else "",
+                record_sha256="e" * 64,
+                signed=True,
+            )
+        )
+    owed = [
+        Due(
+            runbook=one.runbook,
+            every=Every.MONTH,
+            begins=one.opened_at,
+            by=one.opened_at,
+            ends=one.opened_at,
+            state=state,
+            runs=1,
+        )
+        for one, state in zip(entries, [*State, *State], strict=False)
+        if one.opened_at
+    ]
+    found = Population(
+        site="synergyflow",
+        begins=begins,
+        ends=begins + timedelta(days=365),
+        entries=tuple(entries),
+        due=tuple(owed),
+        head_sha256="a" * 64,
+        lines=99,
+    )
+    return summary.html(found, not_tested=["the application itself"], controls=["SOC 2 A1.3"], trust="")
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The executed notebook with every kind of card, and the report."""
@@ -131,6 +210,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nbformat.write(notebook, folder / "executed.ipynb")
     write_page(folder / "executed.ipynb")
     (folder / "report.html").write_text(report.html(with_forecast()), encoding="utf-8")
+    (folder / "summary.html").write_text(summary_page(), encoding="utf-8")
     return folder
 
 
@@ -143,7 +223,7 @@ def browser_page() -> Iterator[Page]:
 
 
 @pytest.mark.parametrize("width", [1280, 900, 420])
-@pytest.mark.parametrize("name", ["executed.html", "report.html"])
+@pytest.mark.parametrize("name", ["executed.html", "report.html", "summary.html"])
 def test_users_d_a_page_is_readable(pages: Path, browser_page: Page, name: str, width: int) -> None:
     page = browser_page
     page.set_viewport_size({"width": width, "height": 900})
@@ -153,6 +233,8 @@ def test_users_d_a_page_is_readable(pages: Path, browser_page: Page, name: str, 
     assert page.evaluate(HEADERS) == 0
     assert page.evaluate(CUT) == []
     assert width < 900 or page.evaluate(BROKEN) == []
+    assert name != "summary.html" or page.evaluate(SCROLLED) == [], "a column has to be scrolled for"
+    assert page.evaluate(LABELS) == [], "labels of a picture that are cut off or upon each other"
 
 
 def test_users_a12_no_line_of_code_is_cut_on_the_page(pages: Path, browser_page: Page) -> None:

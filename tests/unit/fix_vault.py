@@ -1,4 +1,4 @@
-"""A real store with Object Lock in a process of its own, sealed runs, and a profile that archives them there."""
+"""A store with Object Lock in a process of its own (the lab's, or a real server: `fix_real_s3`), sealed runs, and a profile that archives them there."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 import yaml
 from botocore.config import Config
 from evidence_sample import RUN_ID, RUNBOOK, SITE, failed, make_run
+from fix_real_s3 import REAL_S3, RealStore
 
 from drillbook.profile import Site, load_site
 
@@ -26,6 +27,8 @@ RUNS = ("20261001T100000Z-000001", RUN_ID, FAILED)
 
 class Store:
     """`python -m drillbook_lab.store` with a bucket under Object Lock and one without."""
+
+    key, secret = "writer", "w"
 
     def __init__(self, state: Path) -> None:
         self.state = state
@@ -74,7 +77,10 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store | RealStore]:
+    if REAL_S3:
+        yield RealStore(OPEN, BUCKET)
+        return
     running = Store(tmp_path_factory.mktemp("store") / "s3")
     yield running
     running.process.terminate()
@@ -84,7 +90,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 class Machine:
     """A machine with an outputs folder and a profile that archives to the store, below a prefix of its own."""
 
-    def __init__(self, home: Path, store: Store, prefix: str, **archive: Any) -> None:
+    def __init__(self, home: Path, store: Store | RealStore, prefix: str, **archive: Any) -> None:
         self.home, self.store, self.prefix = home, store, prefix
         self.outputs = home / "outputs"
         self.profile = home / "site.yaml"
@@ -120,11 +126,11 @@ class Machine:
 
 @pytest.fixture
 def machine(
-    store: Store, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    store: Store | RealStore, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Machine]:
     """Without faults, with this store's key in the environment, as boto3 finds it."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "writer")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "w")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", store.key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", store.secret)
     made = Machine(tmp_path / "machine", store, f"p{abs(hash(request.node.nodeid)):x}")
     monkeypatch.setenv("DRILLBOOK_OUTPUTS", str(made.outputs))
     yield made

@@ -146,7 +146,7 @@ def test_i16_the_population_leaves_nothing_out(home: Path) -> None:
 
 def words_of(page: str) -> str:
     """What a person reads: the page's text without marks, styles and white space."""
-    body = re.sub(r"<(style|script)\b.*?</\1>", " ", page.partition("<main>")[2], flags=re.DOTALL)
+    body = re.sub(r"<(style|script)\b.*?</\1>", " ", page.partition("<main>")[2], flags=re.DOTALL).replace("<wbr>", "")
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
 
@@ -200,6 +200,27 @@ def test_i16_a_figure_that_missed_its_objective_is_a_cross() -> None:
     assert drawn["says"] == "3 runs, last 1 min 30 s, from 30 s to 1 min 30 s; objective 1 min, missed once"
     assert drawn["marks"][2]["y"] < drawn["objective"]["y"] < drawn["marks"][1]["y"], "longer is higher"
     assert pictures([Entry(runbook="x", state="missing")]) == []
+
+
+@pytest.mark.parametrize(
+    ("off", "labels"),
+    [
+        ((0.12, -0.31), {"+12%", "\N{MINUS SIGN}31%", "0%"}),
+        ((0.01, -0.31), {"+1%", "\N{MINUS SIGN}31%"}),
+        ((-0.1, -0.31), {"0%", "\N{MINUS SIGN}31%"}),
+        ((0.12, 0.3), {"0%", "+30%"}),
+        ((0.001, 0.0), {"0%"}),
+    ],
+)
+def test_i16_the_labels_of_a_picture_are_what_was_measured_and_apart(
+    off: tuple[float, float], labels: set[str]
+) -> None:
+    entries = [
+        Entry(run_id=f"{n}", runbook="x", state="sealed", verdict="VERIFIED", opened_at=day(n, 1), forecast_off=value)
+        for n, value in enumerate(off, start=1)
+    ]
+    (drawn,) = pictures(entries)
+    assert {tick["label"] for tick in drawn["ticks"]} == labels
 
 
 def test_i16_a_run_that_was_opened_long_ago_and_vanished_has_a_row(home: Path) -> None:

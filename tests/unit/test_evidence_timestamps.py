@@ -18,9 +18,9 @@ from drillbook.cli.app import status
 from drillbook.errors import ParameterError
 from drillbook.evidence import Ledger, stamp_if_asked
 from drillbook.evidence.timestamps import authority, stamp_findings
+from drillbook.evidence_store import archive_sealed
 from drillbook.profile import load_site
 from drillbook.profile.evidence import EvidenceSettings
-from drillbook.vault import archive_sealed
 
 __all__ = ["machine", "store"]
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not on this machine")
@@ -108,6 +108,14 @@ def tsa(authorities: tuple[Authority, Authority]) -> Authority:
 
 def settings(tsa: Authority, ca: Path | None = None) -> EvidenceSettings:
     return EvidenceSettings.model_validate({"timestamp": {"url": tsa.url, "ca": str(ca or tsa.ca)}})
+
+
+def stamped_profile(machine: Machine, tsa: Authority) -> None:
+    """Have the machine's profile ask this authority for time stamps."""
+    values = yaml.safe_load(machine.profile.read_text())
+    shutil.copyfile(tsa.ca, machine.home / "tsa.pem")
+    values["evidence"]["timestamp"] = {"url": tsa.url, "ca": "tsa.pem"}
+    machine.profile.write_text(yaml.safe_dump(values))
 
 
 @pytest.fixture
@@ -199,10 +207,7 @@ def test_i16_stamps_are_archived_and_verified_from_the_bucket(
     authorities: tuple[Authority, Authority],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    values = yaml.safe_load(machine.profile.read_text())
-    shutil.copyfile(tsa.ca, machine.home / "tsa.pem")
-    values["evidence"]["timestamp"] = {"url": tsa.url, "ca": "tsa.pem"}
-    machine.profile.write_text(yaml.safe_dump(values))
+    stamped_profile(machine, tsa)
     folder = machine.run(RUN_ID)
     ledger = Ledger.of(machine.outputs, SITE)
     assert stamp_if_asked(ledger, machine.site.evidence) == ""
@@ -215,6 +220,31 @@ def test_i16_stamps_are_archived_and_verified_from_the_bucket(
     assert f"time stamp: line {ledger.lines()[0]} of {SITE}.jsonl was there at" in capsys.readouterr().out
     assert status([*asked, "--stamp-ca", str(authorities[1].ca)]) == 1
     assert ".tsr: " in capsys.readouterr().err
+
+
+def test_i16_an_upload_that_is_tried_again_asks_for_the_stamp_that_is_missing(
+    machine: Machine, store: Store, tsa: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stamped_profile(machine, tsa)
+    folder = machine.run(RUN_ID)
+    ledger = Ledger.of(machine.outputs, SITE)
+    store.faults(refuse=True)
+    tsa.answer = "refuse"
+    assert stamp_if_asked(ledger, machine.site.evidence) and archive_sealed(machine.outputs, machine.site, folder)
+    store.faults()
+    asked = ["archive", "--site", str(machine.profile)]
+    assert status(asked) == 2, "the run is archived, its stamp is pending"
+    said = capsys.readouterr().out
+    assert "archived  " in said and "no time stamp: " in said and "answered 500" in said
+    assert ledger.stamped() == []
+    tsa.answer = "stamp"
+    assert status(asked) == 0
+    assert ledger.stamped() == [ledger.lines()[0]]
+    assert [key for key in store.keys(f"{machine.prefix}/{SITE}/ledger/") if key.endswith(".tsr")]
+    requests = int((tsa.home / "serial").read_text(), 16)
+    assert status(asked) == 0
+    assert int((tsa.home / "serial").read_text(), 16) == requests, "a head that is stamped is not stamped again"
+    assert status(["verify", machine.location, "--site", str(machine.profile)]) == 0
 
 
 def test_i16_verify_says_whether_there_is_a_stamp(

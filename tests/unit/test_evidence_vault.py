@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from evidence_sample import RUN_ID, RUNBOOK, SITE
+from fix_real_s3 import REAL_S3
 from fix_vault import BUCKET, FAILED, OPEN, RUNS, Machine, Store, machine, store
 from test_evidence_signatures import made_key, signed
 
@@ -20,8 +22,8 @@ from drillbook.cli.app import status
 from drillbook.errors import EvidenceTampered, ParameterError, RunbookError
 from drillbook.evidence import Ledger, verify
 from drillbook.evidence.unpacking import unpack
+from drillbook.evidence_store import archive_sealed, open_bucket, state_of
 from drillbook.profile import load_site
-from drillbook.vault import archive_sealed, open_bucket, state_of
 
 __all__ = ["machine", "store"]
 
@@ -307,7 +309,14 @@ def test_i16_the_lifecycle_rule_is_taken_by_the_store(
     assert status(["archive", "--lifecycle", "--site", str(machine.profile), "--storage-class", "DEEP_ARCHIVE"]) == 0
     rule = json.loads(capsys.readouterr().out)
     where = {"Bucket": BUCKET}
-    store.client().put_bucket_lifecycle_configuration(**where, LifecycleConfiguration=rule, ChecksumAlgorithm="SHA256")
+    try:
+        store.client().put_bucket_lifecycle_configuration(
+            **where, LifecycleConfiguration=rule, ChecksumAlgorithm="SHA256"
+        )
+    except ClientError as error:
+        if not REAL_S3:
+            raise
+        pytest.skip(f"this server takes no such rule: {error.response['Error']['Code']}")
     (kept,) = store.client().get_bucket_lifecycle_configuration(**where)["Rules"]
     wanted = {"Prefix": machine.prefix_of(), "ObjectSizeGreaterThan": 128 * 1024 - 1}
     assert rule["Rules"][0]["Filter"]["And"] == wanted

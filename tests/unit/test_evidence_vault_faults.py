@@ -19,7 +19,7 @@ from fix_vault import RUNS, Machine, Store, machine, store
 from drillbook.cli.app import status
 from drillbook.cli.doctor import examine
 from drillbook.evidence import Ledger, verify
-from drillbook.vault import archive_sealed
+from drillbook.evidence_store import archive_sealed
 
 __all__ = ["machine", "store"]
 
@@ -29,7 +29,7 @@ UPLOAD = """
 import sys
 from pathlib import Path
 from drillbook.profile import load_site
-from drillbook.vault import archive_sealed
+from drillbook.evidence_store import archive_sealed
 print(archive_sealed(Path(sys.argv[1]), load_site(sys.argv[2]), Path(sys.argv[3])))
 """
 
@@ -100,15 +100,19 @@ def test_i16_one_failing_answer_is_tried_again_and_not_even_pending(
     assert completed(machine, capsys)
 
 
-@pytest.mark.long
+@pytest.mark.parametrize(
+    "every",
+    [pytest.param(2, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.soak)],
+    ids=["every second", "every one"],
+)
 def test_i16_an_upload_that_is_killed_at_any_call_is_done_again(
-    machine: Machine, store: Store, capsys: pytest.CaptureFixture[str]
+    machine: Machine, store: Store, capsys: pytest.CaptureFixture[str], every: int
 ) -> None:
     """`kill -9` while the store holds its n-th call: nothing is noted, and the next try completes it."""
     machine.run(RUN_ID)
     pristine = machine.home / "pristine"
     shutil.copytree(machine.outputs, pristine)
-    for call in range(0, CALLS, 2):
+    for call in range(0, CALLS, every):
         shutil.rmtree(machine.outputs)
         shutil.copytree(pristine, machine.outputs)
         other = Machine(machine.home, store, f"{machine.prefix}-killed-{call}")

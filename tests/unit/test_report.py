@@ -17,7 +17,7 @@ from drillbook.report import cards
 from drillbook.report import page as report
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
-VOID = {"meta", "br", "path", "circle"}
+VOID = {"meta", "br", "wbr", "path", "circle"}
 
 
 class Tags(HTMLParser):

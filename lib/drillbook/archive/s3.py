@@ -1,4 +1,4 @@
-"""S3 and what speaks its protocol; the only user of boto3, with the vault's bucket that is made of it.
+"""S3 and what speaks its protocol; the only user of boto3, with the evidence store's bucket that is made of it.
 
 Read only: ListObjectsV2 limited by prefix, GetObject and HeadObject; so a key that may list and get is enough (and
 barman's HeadBucket is not asked for). Errors carry S3's own code and never a credential.

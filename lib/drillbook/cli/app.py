@@ -39,10 +39,10 @@ from drillbook.cli.flyway import write_flyway_files
 from drillbook.cli.notify import tell_of_run
 from drillbook.cli.window import SAMPLES, show_window
 from drillbook.errors import ParameterError, RunbookError
+from drillbook.evidence_store import noted_pending
 from drillbook.kube import Kube
 from drillbook.model import parse_instant
 from drillbook.report.cards import show_instant
-from drillbook.vault import noted_pending
 
 BAD_USAGE = 4
 STOPPED_MIDWAY = 6
@@ -491,6 +491,31 @@ def index_page(site: SiteOption = "", trust: TrustOption = None) -> int:
     from drillbook.cli.keys import trusted
 
     return write_index(out, engine.outputs_dir(), site, trust=trusted(trust, site))
+
+
+@app.command(name="deviation")
+def deviation(
+    run_id: RunArgument,
+    by: Annotated[str, typer.Option(help="Your name, as the auditor knows you; noted next to the account.")] = "",
+    ticket: Annotated[str, typer.Option(help="The ticket that was opened for what deviates.")] = "",
+    retested_by: Annotated[
+        str, typer.Option(metavar="RUN", help="The later VERIFIED run of the same runbook that retested it.")
+    ] = "",
+    note: Annotated[str, typer.Option(help="What deviates, where the record does not show it, or what was done.")] = "",
+    site: SiteOption = "",
+    kubeconfig: Annotated[
+        str,
+        typer.Option(help="Your own credentials: the API server says who you are; otherwise this machine's account."),
+    ] = "",
+    context: Annotated[str, typer.Option(help="A context of that kubeconfig.")] = "",
+) -> int:
+    """Note the ticket and the retest of a sealed run that was not what it should have been; without options show what is known of it."""
+    from drillbook.cli.deviation import note_deviation, show_deviation  # what signs takes a third of a second to import
+
+    typed = {"ticket": ticket, "retested_by": retested_by, "note": note, "by": by}
+    if not any(typed.values()):
+        return show_deviation(out, run_id)
+    return note_deviation(out, run_id, **typed, site=site, kubeconfig=kubeconfig, context=context)
 
 
 @app.command(name="seal")

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.text import Text
 
 from drillbook.errors import EvidenceTampered, ParameterError
-from drillbook.evidence import EvidenceFinding, Ledger, verify
+from drillbook.evidence import EvidenceFinding, Ledger, stamp_if_asked, verify
 from drillbook.evidence.trust import Trust
 from drillbook.evidence.unpacking import unpack
+from drillbook.evidence_store import LockedBucket, RunState, archive_all, archive_ledger, lifecycle_rule, open_bucket
+from drillbook.evidence_store.audit import audit, sites_in
 from drillbook.profile import Site, load_site
-from drillbook.vault import LockedBucket, RunState, archive_all, lifecycle_rule, open_bucket
-from drillbook.vault.audit import audit, sites_in
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -29,7 +29,8 @@ PENDING = 2
 def archive_runs(console: Console, outputs: Path, site: str, *, everything: bool) -> int:
     """Copy what is pending, and show each sealed run; the exit status: 2 if something is pending still.
 
-    ParameterError, PreconditionError, NotReady: nothing can be locked there; nothing was written.
+    As after a run, the ledger's head is stamped before it is copied, where the profile names an authority.
+    ParameterError, PreconditionError, NotReady: nothing can be locked there; nothing was put.
     """
 
     def tell(state: RunState) -> None:
@@ -38,10 +39,16 @@ def archive_runs(console: Console, outputs: Path, site: str, *, everything: bool
         else:
             console.print(Text(f"archived  {state.run_id} {state.runbook}: {state.where}"))
 
-    found = archive_all(outputs, load_site(site), everything=everything, tell=tell)
+    profile = load_site(site)
+    why = [stamp_if_asked(Ledger.of(outputs, profile.name), profile.evidence)] if profile.evidence.archive else []
+    found = archive_all(outputs, profile, everything=everything, tell=tell)
     if not found:
         console.print("no run of this site is sealed yet")
-    return PENDING if any(state.pending for state in found) else 0
+    if not any(state.pending for state in found):
+        why.append(archive_ledger(outputs, profile))
+    for line in filter(None, why):
+        console.print(Text(f"pending   {line}", style="bold red"), soft_wrap=True)
+    return PENDING if any(state.pending for state in found) or any(why) else 0
 
 
 def show_lifecycle(console: Console, site: str, *, days: int, storage_class: str, smallest: int) -> int:

@@ -15,6 +15,7 @@ from drillbook import archive as objectstore
 from drillbook import kube as k8s
 from drillbook.engine.step import Context, NullRecorder
 from drillbook.errors import ParameterError, RunbookError
+from drillbook.evidence_store import open_bucket
 from drillbook.manifests import cleanup
 from drillbook.model import show_seconds
 from drillbook.profile import Site, load_site
@@ -23,7 +24,6 @@ from drillbook.steps.finish.remains import remains
 from drillbook.steps.preflight.readiness import CheckReadiness
 from drillbook.steps.recovery import known_faults
 from drillbook.steps.recovery.egress import ways_out
-from drillbook.vault import open_bucket
 
 # A run keeps its journal, logs, notebook and report: megabytes. Less free space than this is a machine in trouble.
 FREE_BYTES = 200 * 1024 * 1024
@@ -50,7 +50,7 @@ def examine(site: str, outputs: Path) -> Iterator[Item]:
         return
     pinned = profile.identity.pinned
     yield Item("site profile", True, f"{profile.name} ({profile.environment}), digest {profile.digest[:12]}")
-    yield from _vault(profile)
+    yield from _evidence_store(profile)
     ctx = Context(site=profile, run_id="", mode="plan", recorder=NullRecorder(), mask=lambda secret: None)
     try:
         try:
@@ -95,7 +95,7 @@ def _writable(outputs: Path) -> Item:
     return Item("evidence", enough, f"{outputs}, {free // 1024**2} MiB free", "" if enough else "Free some space.")
 
 
-def _vault(profile: Site) -> Iterator[Item]:
+def _evidence_store(profile: Site) -> Iterator[Item]:
     """Where the profile names a bucket: whether what is put there can be locked, as it says."""
     settings = profile.evidence.archive
     if settings is None:

@@ -15,9 +15,9 @@ from drillbook.cli.notify import tell_of_due
 from drillbook.errors import ParameterError
 from drillbook.evidence.due import Due, State, due, runs_of
 from drillbook.evidence.trust import Trust
+from drillbook.evidence_store import pending_runs
 from drillbook.model import show_instant
 from drillbook.profile import load_site
-from drillbook.vault import pending_runs
 
 _STYLES = {
     State.DONE: "green",

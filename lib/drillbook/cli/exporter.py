@@ -23,6 +23,7 @@ from drillbook.engine.step import Context, NullRecorder
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.evidence.due import due, runs_of
 from drillbook.evidence.trust import Trust
+from drillbook.evidence_store import pending_runs
 from drillbook.model import AskedTarget
 from drillbook.profile import Site, load_site
 from drillbook.steps.archive import FindArchive
@@ -30,7 +31,6 @@ from drillbook.steps.archive.base_backup import choose_base_backup
 from drillbook.steps.archive.forecast import forecast_recovery
 from drillbook.steps.archive.reading import read_archive
 from drillbook.steps.archive.targets import resolve_target
-from drillbook.vault import pending_runs
 
 FORECAST_EVERY = timedelta(hours=1)
 """Where no earlier run says how long it takes, a forecast reads a little of the archive."""

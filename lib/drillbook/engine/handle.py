@@ -24,10 +24,10 @@ from drillbook.engine.show import Display, mask_outputs
 from drillbook.engine.step import Context
 from drillbook.errors import NotResumable, ParameterError, RunbookError
 from drillbook.evidence import Ledger, Masker, gates, judge, seal, sign_if_asked
+from drillbook.evidence_store import note_pending
 from drillbook.profile import Site
 from drillbook.report import cards
 from drillbook.report.page import render
-from drillbook.vault import note_pending
 
 
 class Handle:

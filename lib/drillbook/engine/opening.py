@@ -20,8 +20,9 @@ from drillbook.errors import ParameterError
 from drillbook.evidence import notebook_digest, sha256_file
 from drillbook.profile import Site, load_site
 
-SCHEMA = 2
-"""Of the ``opened`` event: from 2 on the record names who asked, and the digest of the package that ran."""
+SCHEMA = 3
+"""Of the ``opened`` event: from 2 on the record names who asked, and the digest of the package that ran; from 3 on it has no fields for a
+ticket and a retest, which are known later and are lines of the ledger (`evidence.deviations`)."""
 UNATTENDED_ENV = "DRILLBOOK_UNATTENDED"  # set by the runner: nobody sees a text box, and the runner seals the run
 VERSIONS = ("drillbook", "papermill", "psycopg", "kubernetes", "boto3", "nbconvert")
 

@@ -36,13 +36,17 @@ class State(StrEnum):
 
 
 class SealedRun(Frozen):
-    """A sealed run that acted, as its record has it; ``altered`` says what is wrong with its evidence, "" if nothing."""
+    """A sealed run that acted, as its record has it; ``altered`` says what is wrong with its evidence, "" if nothing.
+
+    ``missed`` are the names of the objectives that it missed.
+    """
 
     run_id: str
     runbook: str
     started_at: Instant
     verdict: Verdict | None
     altered: str = ""
+    missed: tuple[str, ...] = ()
 
     @property
     def counts(self) -> Verdict | None:
@@ -74,6 +78,7 @@ def runs_of(outputs: Path, site: str, trust: Trust | None = None) -> list[Sealed
             if record["system"]["site"] != site or record["test"]["mode"] != "apply":
                 continue
             started, verdict = record["when"]["started_at"], record["verdict"]["verdict"]
+            missed = tuple(item["name"] for item in record["objectives"]["measured"] if item["met"] is False)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # it can't be said what it was: `drillbook verify` names it, and its period stays open
         found.append(
@@ -83,6 +88,7 @@ def runs_of(outputs: Path, site: str, trust: Trust | None = None) -> list[Sealed
                 started_at=parse_instant(started),
                 verdict=Verdict(verdict) if verdict else None,
                 altered=next((words for words in altered if folder.name in words), ""),
+                missed=missed,
             )
         )
     return sorted(found, key=lambda run: run.started_at)

@@ -1,6 +1,7 @@
 """The ledger of a site: every run is written down when it opens, at each gate, when it closes and when it is sealed.
 
-So a missing run shows, and so does one whose journal was rewritten before the seal.
+So a missing run shows, and so does one whose journal was rewritten before the seal. What becomes known of a sealed run later, a ticket or
+its retest, is a line of its own.
 """
 
 from __future__ import annotations
@@ -54,6 +55,16 @@ class Ledger:
         digests = {"record_sha256": record_sha256, "sums_sha256": sums_sha256}
         shown = None if verdict is None else str(verdict)
         return self._append({"kind": "seal", "run_id": run_id, "runbook": runbook, "verdict": shown} | digests)
+
+    def deviation(self, run_id: str, runbook: str, *, record_sha256: str, **noted: Any) -> dict[str, Any]:
+        """Note what became known of a sealed run: ``ticket``, ``retested_by``, ``note``, ``by`` and ``actor``."""
+        return self._append(
+            {"kind": "deviation", "run_id": run_id, "runbook": runbook, "record_sha256": record_sha256} | noted
+        )
+
+    def numbered(self) -> list[tuple[int, dict[str, Any]]]:
+        """The entries on the disk with the numbers of their lines, oldest first."""
+        return [(line.number, line.value) for line in self._file.lines() if line.value is not None]
 
     def entries(self) -> list[dict[str, Any]]:
         """The entries on the disk, oldest first."""

@@ -1,7 +1,8 @@
 """Every test of a site in a period: planned, run, aborted, unscheduled and repeated ones, from ledger and records alone.
 
 An auditor draws a sample from the whole population, so nothing is left out: a run that was opened and never sealed, one whose
-folder is gone, and a period in which nothing ran each have a row of their own.
+folder is gone, and a period in which nothing ran each have a row of their own. A run that was not what it should have been has its
+ticket and its retest from the ledger, where they were noted after its seal.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drillbook.evidence.deviations import Noted, deviates, noted, retest_of
 from drillbook.evidence.due import Due, SealedRun, State, due, runs_of
 from drillbook.evidence.ledger import Ledger
 from drillbook.evidence.seal import ATTESTED, RECORD, SUMS
@@ -42,6 +44,12 @@ COLUMNS = (
     "recovery_point_seconds",
     "recovery_point_objective_seconds",
     "cause",
+    "deviations",
+    "deviation_ticket",
+    "deviation_by",
+    "deviation_note",
+    "retested_by",
+    "retest",
     "record_sha256",
     "signed",
     "evidence",
@@ -67,6 +75,10 @@ class Entry(Frozen):
     backup_bytes: int | None = None
     forecast_off: float | None = None  # of the recovery time: (forecast - achieved) / achieved
     cause: str = ""
+    deviates: tuple[str, ...] = ()
+    noted: tuple[Noted, ...] = ()  # after the seal, oldest first
+    retested_by: str = ""
+    retest: str = ""  # "named" by a person, or only the "candidate" that comes next
     record_sha256: str = ""
     signed: bool = False
     altered: str = ""
@@ -82,6 +94,21 @@ class Entry(Frozen):
     def evidence(self) -> str:
         """What `verify` says of it."""
         return self.altered or ("intact" if self.state == "sealed" else "")
+
+    @property
+    def deviation_ticket(self) -> str:
+        """The ticket that was noted last, "" for none."""
+        return next((one.ticket for one in reversed(self.noted) if one.ticket), "")
+
+    @property
+    def deviation_note(self) -> str:
+        """Every note, oldest first."""
+        return "; ".join(one.note for one in self.noted if one.note)
+
+    @property
+    def deviation_by(self) -> str:
+        """Who noted ticket and retest: the name as it was typed, with the account."""
+        return ", ".join(dict.fromkeys(f"{one.by} ({one.account})" if one.account else one.by for one in self.noted))
 
     def figure(self, name: str) -> tuple[float | None, float | None]:
         """Achieved and objective, in seconds; None for what was not measured."""
@@ -117,9 +144,10 @@ def population(
     altered = [str(one) for one in verify(outputs, trust=trust) if one.tampered]
     runs = runs_of(outputs, site, trust)
     owed = [item for item in due(schedules, runs, min(ends, now)) if item.ends > begins and item.begins < ends]
-    found = []
+    found, later = [], noted(ledger)
     for entry in opens:
         run = _entry(outputs, entry, seals.get(entry["run_id"]), altered)
+        run = _retested(run, later.get(run.run_id, ()), runs)
         if run.opened_at and begins <= run.opened_at < ends:
             found.append(run)
     placed = [(run.opened_at or begins, _placed(run, owed, runs)) for run in found]
@@ -163,6 +191,12 @@ def as_csv(entries: Iterable[Entry]) -> str:
             one.approved_by,
             *("" if value is None else f"{value:.1f}" for value in (*recovery, *point)),
             one.cause,
+            "; ".join(one.deviates),
+            one.deviation_ticket,
+            one.deviation_by,
+            one.deviation_note,
+            one.retested_by,
+            one.retest,
             one.record_sha256,
             "yes" if one.signed else "no",
             one.evidence,
@@ -217,7 +251,18 @@ def _of_record(record: Mapping[str, Any]) -> dict[str, Any]:
             None,
         ),
         "cause": (verdict["reasons"] or [""])[0],
+        "deviates": deviates(record),
     }
+
+
+def _retested(run: Entry, lines: Sequence[Noted], runs: Sequence[SealedRun]) -> Entry:
+    """With what was noted of it, and the run that retested it."""
+    sealed = next((one for one in runs if one.run_id == run.run_id), None)
+    if sealed is None or not (run.deviates or lines):
+        return run.model_copy(update={"noted": tuple(lines)})
+    found = retest_of(sealed, lines, runs)
+    retest = {"retested_by": found.run_id, "retest": "named" if found.named else "candidate"} if found else {}
+    return run.model_copy(update={"noted": tuple(lines)} | retest)
 
 
 def _person(actor: Mapping[str, Any]) -> str:

@@ -44,8 +44,6 @@ ABSENT = {
     "copy.quarantine": "no copy was made",
     "system.owner": "the profile names no owner",
     "system.data_class": "the profile names no data class",
-    "deviations.ticket": "no corrective action is linked",
-    "deviations.retest": "no retest is linked",
     "controls.valid_until": "the profile sets no validity",
     "controls.next_due": "the schedule is not known to the run",
     "artefacts.signature": "a signature is about the record and so not in it: attestation.dsse.json is next to it where the profile names a key",
@@ -57,6 +55,12 @@ ABSENT = {
     "circumstances.lock_sha256": "the environment's lock file was not found",
     "circumstances.paused_reconcilers": "no other controller was paused",
 }
+
+_BEFORE_3 = {
+    "deviations.ticket": "no corrective action is linked",
+    "deviations.retest": "no retest is linked",
+}
+"""Of runs that were opened with a schema before 3, whose records keep these two fields: neither can be known at the seal."""
 
 
 def record(events: Sequence[Event]) -> dict[str, Any]:
@@ -126,14 +130,18 @@ def record(events: Sequence[Event]) -> dict[str, Any]:
         "steps": _steps(events),
         "facts": {name: value for name, value in sorted(noted.items()) if name not in _GROUPED},
     }
-    if later := int(opened.get("schema") or 1) >= 2:  # a record of an earlier run stays what it is
+    schema = int(opened.get("schema") or 1)
+    if later := schema >= 2:  # a record of an earlier run stays what it is
         found["who"]["requester"] = _requester(found["test"]["parameters"])
         found["circumstances"]["package_sha256"] = opened.get("package_sha256") or None
     if len(attempts := gates.targets(events)) > 1:  # a record without another target has no such key
         found["target"]["attempts"] = attempts
     if noted.get("forecast"):
         found["forecast"] = forecast_vs_actual.compare(noted["forecast"], found)
-    found["absent"] = {path: reason for path, reason in sorted(ABSENT.items()) if _at(found, path) is None}
+    if schema < 3:
+        found["deviations"] |= dict.fromkeys(("ticket", "retest"))
+    reasons = ABSENT | (_BEFORE_3 if schema < 3 else {})
+    found["absent"] = {path: reason for path, reason in sorted(reasons.items()) if _at(found, path) is None}
     if not later:
         for path in ("who.requester", "circumstances.package_sha256"):
             del found["absent"][path]
@@ -256,7 +264,7 @@ def _deviations(events: Sequence[Event], opened: Event, closed: Event | None, ju
         for event in of_type(events, "check")
         if event["verdict"] == "n/a" or not event.get("required", True)
     ]
-    return {"findings": findings, "not_counted": suppressed, "ticket": None, "retest": None}
+    return {"findings": findings, "not_counted": suppressed}
 
 
 def _cleanup(events: Sequence[Event], opened: Event) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from drillbook.profile.evidence import EvidenceTimestamp
 
 _TIMES = urllib3.Timeout(connect=5, read=15)
 _LARGEST_BYTES = 1 << 20
-RULE = 13  # behind the numbers of `verify` and of the vault
+RULE = 13  # behind the numbers of `verify` and of the evidence store
 _TODO = "The run is sealed, and the next run's stamp covers it too: see whether the authority answers and its CA is this one."
 _SKEW = timedelta(minutes=5)  # between the runner's clock and the authority's
 

@@ -13,6 +13,8 @@
 10. Each line of a journal that the ledger names, at a gate or at the close, is still there.
 11. With a trust file: every run that was sealed since its first key counts is signed by one of its keys, over these files
     and over the ledger's line that sealed the run; ``openssl`` can check the same with the files next to the envelope.
+14. Each ticket and retest that the ledger notes is about a run that it sealed before, by that run's digest; a retest is another run of
+    the same runbook, which it sealed before as VERIFIED. (12 and 13 are rules of the bucket and of time stamps.)
 
 One thing can't be seen from one copy alone: that the *end* of the ledger was cut off together with the folders of those
 runs. So the report shows the digest of the ledger's line before the run: keep it elsewhere, in a ticket for instance.
@@ -230,6 +232,8 @@ class _LedgerFile:
                 self._seals.setdefault(run_id, (number, entry))
             elif entry.get("kind") == "bind":
                 self._bound.setdefault(run_id, []).append((number, entry))
+            elif entry.get("kind") == "deviation":
+                self._check_deviation(number, entry)
             else:
                 self._opens.setdefault(run_id, number)
         # 6
@@ -238,6 +242,20 @@ class _LedgerFile:
 
     def _tell(self, rule: int, number: int, what: str, *, tampered: bool = True) -> None:
         self._found.append(EvidenceFinding(rule, f"{self.shown} line {number}", what, tampered))
+
+    def _check_deviation(self, number: int, entry: dict[str, Any]) -> None:
+        # 14: the lines before this one have been taken already, the lines behind it have not
+        run_id, retest = str(entry.get("run_id")), str(entry.get("retested_by") or "")
+        _, sealed = self._seals.get(run_id, (0, {}))
+        if not sealed:
+            self._tell(14, number, f"notes a ticket of run {run_id}, which no line before it sealed")
+        elif sealed.get("record_sha256") != entry.get("record_sha256"):
+            self._tell(14, number, f"notes a ticket of run {run_id} with another record than the one that was sealed")
+        if retest:
+            _, other = self._seals.get(retest, (0, {}))
+            if other.get("verdict") != "VERIFIED" or other.get("runbook") != entry.get("runbook") or retest == run_id:
+                what = f"names {retest} as the retest of run {run_id}, and no line before it sealed it as VERIFIED"
+                self._tell(14, number, f"{what} by {entry.get('runbook')}")
 
     def names(self, run_id: str) -> bool:
         """Whether this ledger knows of a run."""

@@ -27,6 +27,7 @@ MOST_ROWS = 12
 RECOVERY_PHASES = ("provision", "fetch", "replay", "promote")
 # One in quotes is there to be pasted: all of its digits count.
 _INSTANT = re.compile(r"(?<!\")\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
+_COLON = re.compile(r":(?=[a-z])")
 _WHOLE = re.compile(r"\d{4}-\d\d-\d\d(?: [\d:.]+(?: UTC)?)?|\d+(?:\.\d+)? (?:s|min|h|d)\b(?: \d+ (?:s|min|h)\b)?")
 _RANK = {"FAILED": 0, "UNPROVEN": 1}
 _ACRONYMS = {
@@ -100,6 +101,7 @@ def environment() -> Environment:
     )
     found.filters |= {"seconds": show_seconds, "bytes": show_bytes, "instant": show_instant, "yaml": show_yaml}
     found.filters |= {"clock": _clock, "together": _together, "took": _took, "changed": changed_words}
+    found.filters["breakable"] = _breakable
     return found
 
 
@@ -351,6 +353,11 @@ def _show_gap(seconds: float) -> str:
 def readable(text: str) -> str:
     """``text`` with every RFC 3339 instant in it written for people."""
     return _INSTANT.sub(lambda found: show_instant(found[0]), text)
+
+
+def _breakable(text: object) -> Markup:
+    """An identity such as ``system:serviceaccount:…``, which may be broken behind a colon, not only anywhere; a time stays whole."""
+    return Markup(_COLON.sub(":<wbr>", str(escape(str(text)))))  # noqa: S704
 
 
 def _together(text: object) -> Markup:

@@ -43,6 +43,8 @@ def html(
             ],
             owed=[_owed(item) for item in found.due],
             objectives=_objectives(runs),
+            deviations=[_deviation(one) for one in runs if one.deviates or one.noted],
+            without_ticket=sum(bool(one.deviates) and not one.deviation_ticket for one in runs),
             rows=[_row(one) for one in found.entries],
             altered=[f"{one.run_id or one.runbook}: {one.altered}" for one in found.entries if one.altered],
             trend=trend.pictures(found.entries),
@@ -127,6 +129,22 @@ def _objectives(runs: Sequence[Entry]) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def _deviation(one: Entry) -> dict[str, Any]:
+    """What was not as it should have been, with the ticket that was opened for it and the run that retested it."""
+    return {
+        "run": one.run_id,
+        "runbook": one.runbook,
+        "what": one.deviates,
+        "note": one.deviation_note,
+        "ticket": one.deviation_ticket,
+        "by": one.deviation_by,
+        "at": _minute(one.noted[-1].at) if one.noted else "",
+        "retest": one.retested_by,
+        "named": one.retest == "named",
+        "tone": "" if one.deviation_ticket and one.retest == "named" else "doubt",
+    }
 
 
 def _row(one: Entry) -> dict[str, str]:

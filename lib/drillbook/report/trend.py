@@ -11,7 +11,8 @@ from drillbook.evidence.population import Entry
 from drillbook.model import show_seconds
 from drillbook.report.cards import show_bytes
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 150, 64, 16, 14, 26
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 168, 100, 16, 30, 28
+APART = 18  # from one label to the next, so that both can be read on a narrow page
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Point:
     run_id: str
     verdict: str
     met: bool | None  # None: there was no objective
+    ticket: str = ""  # opened for what deviates in the run
+    retest: str = ""  # the run that retested it, in words
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,16 @@ def pictures(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def _point(at: datetime, one: Entry, value: float, met: bool | None = None) -> Point:
-    return Point(at, float(value), one.run_id, one.verdict, met)
+    retest = (
+        f"{'retested by' if one.retest == 'named' else 'next VERIFIED run'} {one.retested_by}"
+        if one.retested_by
+        else ""
+    )
+    return Point(at, float(value), one.run_id, one.verdict, met, one.deviation_ticket, retest)
 
 
 def _share(value: float) -> str:
-    return f"{value:+.0%}" if value else "0%"
+    return f"{value:+.0%}".replace("-", "\N{MINUS SIGN}") if round(value, 2) else "0%"
 
 
 def _picture(one: Series) -> dict[str, Any]:
@@ -96,7 +104,18 @@ def _picture(one: Series) -> dict[str, Any]:
             else "doubt"
             if point.verdict != "VERIFIED"
             else "good",
-            "says": f"{point.at.astimezone(UTC):%Y-%m-%d}: {one.show(point.value)}, {point.verdict or 'no verdict'}, run {point.run_id}",
+            "says": ", ".join(
+                filter(
+                    None,
+                    (
+                        f"{point.at.astimezone(UTC):%Y-%m-%d}: {one.show(point.value)}",
+                        point.verdict or "no verdict",
+                        f"run {point.run_id}",
+                        point.ticket and f"ticket {point.ticket}",
+                        point.retest,
+                    ),
+                )
+            ),
         }
         for point in one.points
     ]
@@ -108,10 +127,7 @@ def _picture(one: Series) -> dict[str, Any]:
         "objective": None
         if one.objective is None
         else {"y": y(one.objective), "label": f"objective {one.show(one.objective)}"},
-        "ticks": [
-            {"y": y(value), "label": one.show(value)}
-            for value in sorted({least if least < 0 else 0.0, 0.0, max(values)})
-        ],
+        "ticks": [{"y": y(value), "label": one.show(value)} for value in _ticks(values, y)],
         "ends": [
             f"{begins.astimezone(UTC):%Y-%m-%d}",
             f"{ends.astimezone(UTC):%Y-%m-%d}" if len(one.points) > 1 else "",
@@ -120,16 +136,25 @@ def _picture(one: Series) -> dict[str, Any]:
     }
 
 
+def _ticks(values: Sequence[float], y: Callable[[float], float]) -> list[float]:
+    """The values that have a line and a label: the most, the least, and zero, unless its label would be upon another."""
+    found = sorted({max(*values, 0.0), min(*values, 0.0)})
+    return found if any(abs(y(0.0) - y(value)) < APART for value in found) else [*found, 0.0]
+
+
 def _says(one: Series) -> str:
     values = [point.value for point in one.points]
     words = f"{len(values)} run{'s' if len(values) > 1 else ''}, last {one.show(values[-1])}"
     if len(values) > 1:
         words += f", from {one.show(min(values))} to {one.show(max(values))}"
     if one.objective is not None:
-        missed = sum(point.met is False for point in one.points)
+        missed = [point for point in one.points if point.met is False]
         words += f"; objective {one.show(one.objective)}, " + (
-            f"missed {missed} times" if missed > 1 else "missed once" if missed else "always met"
+            f"missed {len(missed)} times" if len(missed) > 1 else "missed once" if missed else "always met"
         )
+        tickets = list(dict.fromkeys(point.ticket for point in missed if point.ticket))
+        more = f" and {len(tickets) - 3} more" if len(tickets) > 3 else ""
+        words += f" ({', '.join(tickets[:3])}{more})" if tickets else ""
     return words
 
 

@@ -34,11 +34,11 @@ from drillbook.evidence import (
 )
 from drillbook.evidence.facts import facts
 from drillbook.evidence.judge import unsettled
+from drillbook.evidence_store import archive_sealed
 from drillbook.manifests import cleanup as removal
 from drillbook.model import Verdict
 from drillbook.profile import Site, load_site
 from drillbook.report.page import render
-from drillbook.vault import archive_sealed
 
 Progress = Callable[[dict[str, Any]], None]
 WAITING = 3

@@ -14,10 +14,10 @@ from drillbook.evidence.archive import archive, lines_by_run
 from drillbook.evidence.canonical import canonical, sha256
 from drillbook.evidence.seal import ATTESTED, RECORD, SUMS
 from drillbook.evidence.verify import require_intact, verify
+from drillbook.evidence_store.bucket import Lock, LockedBucket
+from drillbook.evidence_store.keeping import Kept, keep
 from drillbook.model import parse_instant
 from drillbook.profile.evidence import EvidenceArchive
-from drillbook.vault.bucket import Lock, LockedBucket
-from drillbook.vault.keeping import Kept, keep
 
 INDEX = "index.json"
 SCHEMA = "drillbook.archived/1"

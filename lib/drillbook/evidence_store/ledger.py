@@ -15,10 +15,10 @@ from drillbook.errors import EvidenceTampered, ObjectStoreError
 from drillbook.evidence import Ledger
 from drillbook.evidence.canonical import canonical
 from drillbook.evidence.chain import Line, read_lines
+from drillbook.evidence_store.bucket import Lock, LockedBucket
+from drillbook.evidence_store.keeping import compared, keep, versions_of
 from drillbook.model import parse_instant
 from drillbook.profile.evidence import EvidenceArchive
-from drillbook.vault.bucket import Lock, LockedBucket
-from drillbook.vault.keeping import compared, keep, versions_of
 
 SCHEMA = "drillbook.ledger-head/1"
 _TURNS = 50  # of others that may move the head before this machine

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from drillbook.errors import EvidenceTampered
 from drillbook.evidence.canonical import sha256
-from drillbook.vault.bucket import Lock, LockedBucket, Version
+from drillbook.evidence_store.bucket import Lock, LockedBucket, Version
 
 
 @dataclass(frozen=True)

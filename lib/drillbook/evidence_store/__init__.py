@@ -8,9 +8,10 @@ In the bucket, below the profile's prefix: ``<site>/runs/<run id>/`` with ``<run
 ``index.json``; ``<site>/ledger/`` with ``<first line, ten digits>.jsonl``, ``head.json`` and ``<line>.tsr``.
 """
 
-from drillbook.vault.archiving import (
+from drillbook.evidence_store.archiving import (
     RunState,
     archive_all,
+    archive_ledger,
     archive_sealed,
     note_pending,
     noted_pending,
@@ -18,8 +19,8 @@ from drillbook.vault.archiving import (
     pending_runs,
     state_of,
 )
-from drillbook.vault.bucket import Lock, LockedBucket, Version
-from drillbook.vault.lifecycle import lifecycle_rule
+from drillbook.evidence_store.bucket import Lock, LockedBucket, Version
+from drillbook.evidence_store.lifecycle import lifecycle_rule
 
 __all__ = [
     "Lock",
@@ -27,6 +28,7 @@ __all__ = [
     "RunState",
     "Version",
     "archive_all",
+    "archive_ledger",
     "archive_sealed",
     "lifecycle_rule",
     "note_pending",

@@ -20,11 +20,11 @@ from drillbook.evidence.canonical import canonical, now
 from drillbook.evidence.chain import parse
 from drillbook.evidence.seal import JOURNAL, RECEIPT
 from drillbook.evidence.writing import write_whole
+from drillbook.evidence_store.bucket import LockedBucket
+from drillbook.evidence_store.ledger import keep_ledger, keep_tokens
+from drillbook.evidence_store.runs import envelopes, keep_run
 from drillbook.profile import Site
 from drillbook.profile.evidence import EvidenceArchive
-from drillbook.vault.bucket import LockedBucket
-from drillbook.vault.ledger import keep_ledger, keep_tokens
-from drillbook.vault.runs import envelopes, keep_run
 
 _RETRIED = "drillbook archive"
 
@@ -140,6 +140,23 @@ def archive_sealed(outputs: Path, site: Site, run_dir: Path) -> str:
     return why
 
 
+def archive_ledger(outputs: Path, site: Site) -> str:
+    """Copy the ledger's lines and its newest time stamp; why they are not there, "" if they are or the profile names no bucket.
+
+    Never raises for the bucket: `drillbook archive` and the next run try again.
+    """
+    if site.evidence.archive is None:
+        return ""
+    ledger = Ledger.of(outputs, site.name)
+    try:
+        with open_bucket(site) as bucket:
+            head = keep_ledger(bucket, site.evidence.archive, ledger, site.name)
+            keep_tokens(bucket, site.evidence.archive, ledger, site.name, head)
+    except (RunbookError, OSError) as error:
+        return f"the ledger is not archived: {error}. The next run, or `{_RETRIED}`, tries again."
+    return ""
+
+
 def archive_all(outputs: Path, site: Site, *, everything: bool, tell: Callable[[RunState], None]) -> list[RunState]:
     """Copy every pending run, or with ``everything`` look at the archived ones again too; each as it is then.
 
@@ -211,6 +228,7 @@ def _receipt(run_dir: Path) -> dict[str, Any]:
 __all__ = [
     "RunState",
     "archive_all",
+    "archive_ledger",
     "archive_sealed",
     "note_pending",
     "noted_pending",

@@ -24,11 +24,11 @@ from drillbook.evidence.canonical import sha256
 from drillbook.evidence.chain import read_lines
 from drillbook.evidence.seal import JOURNAL
 from drillbook.evidence.unpacking import put_envelopes, unpack
+from drillbook.evidence_store.bucket import Lock, LockedBucket, Version
+from drillbook.evidence_store.ledger import chunk_key, head_key, ledger_prefix, read_head
+from drillbook.evidence_store.runs import INDEX, run_prefix
 from drillbook.model import parse_instant, show_instant
 from drillbook.profile.evidence import EvidenceArchive
-from drillbook.vault.bucket import Lock, LockedBucket, Version
-from drillbook.vault.ledger import chunk_key, head_key, ledger_prefix, read_head
-from drillbook.vault.runs import INDEX, run_prefix
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
