@@ -17,9 +17,10 @@ PATH="$$PATH:/usr/sbin:/sbin"; command -v pgbouncer >/dev/null || { \
 } || echo 'For Poolers in the lab: sudo apt-get install -y pgbouncer' >&2
 endef
 
-# Two at a time, a file's tests together, since they share a lab; in the order of the folders, which begins with the
-# whole drills: sorted by number of tests these would come last, and one of the two would be idle.
-TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# Three at a time on two cores, because each waits for a third of its time; a file's tests together, since they share a
+# lab; in the order of the folders, which begins with the whole drills: sorted by number of tests these would come last,
+# and the others would be idle.
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 # The long ones begin with the two folders that are one file of many minutes, and end with the lab's, of a minute each.
 LONG := tests/library/ tests/oracle/ $(filter-out tests/library/ tests/oracle/,$(sort $(wildcard tests/*/)))
 
@@ -64,7 +65,7 @@ drill: setup ## the monthly verification, on the running lab or on one of its ow
 test: setup majors ## lint, every test that is not long, and the runbooks in plan mode
 	@begun=$$(date +%s); \
 	$(MAKE) --no-print-directory -j 2 --output-sync=line test-notebooks types style && \
-	$(BIN)/python -m pytest -m "not long and not soak" --junitxml outputs/bench/test.xml $(TWO) || exit 1; \
+	$(BIN)/python -m pytest -m "not long and not soak" --junitxml outputs/bench/test.xml $(WORKERS) || exit 1; \
 	mkdir -p outputs/bench && echo "{\"seconds\": $$(( $$(date +%s) - begun ))}" > outputs/bench/last-test.json
 
 # What goes back from a recovery, or clears up after one, has nothing to find where there was none.
@@ -75,10 +76,10 @@ test-notebooks: setup ## every runbook as it is, in plan mode, against its own l
 	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover --data-mb 2 -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider $(PLANNED)
 
 test-long: setup majors ## whole recoveries, kills, the browser
-	$(BIN)/python -m pytest -m "long and not soak" --junitxml outputs/bench/test-long.xml --durations=25 $(TWO) $(LONG)
+	$(BIN)/python -m pytest -m "long and not soak" --junitxml outputs/bench/test-long.xml --durations=25 $(WORKERS) $(LONG)
 
 test-soak: setup majors ## repetitions, full matrices of kills and faults; writes docs/soak.md; not part of CI
-	$(BIN)/python tests/soak.py --page docs/soak.md -- $(TWO) $(or $(SOAK),$(LONG))
+	$(BIN)/python tests/soak.py --page docs/soak.md -- $(WORKERS) $(or $(SOAK),$(LONG))
 
 test-times: setup ## where the time of the last `make test` and `make test-long` went
 	$(BIN)/python tests/times.py outputs/bench/test.xml outputs/bench/test-long.xml
