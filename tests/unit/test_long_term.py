@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from drillbook.archive import Level, ObjectInfo, long_term
-from drillbook.archive.long_term import LongTermBackup
+from drillbook.archive.long_term import LongTermBackup, StoredObject
 from drillbook.archive.retrieval import ReadState, readable
-from drillbook.errors import ObjectStoreError, ParameterError
+from drillbook.errors import ObjectStoreError, ParameterError, PreconditionError
 from drillbook.model import BaseBackup, parse_instant
 from drillbook.profile import load_site
+from drillbook.steps.long_term.checks import earlier_rows
+from drillbook.steps.long_term.choice import still_to_ask
 
 NOW = parse_instant("2026-11-29T09:00:00Z")
 SEGMENTS = [f"00000001000000010000000{number}" for number in (2, 3, 4)]
@@ -178,7 +181,7 @@ def test_i17_what_a_recovery_reads_is_listed_with_its_class() -> None:
         **{f"{name}.gz": True for name in SEGMENTS},
         "00000001.history": False,
     }
-    assert one.classes == "GLACIER, STANDARD"
+    assert {item.storage_class for item in one.objects} == {"GLACIER", "STANDARD"}
 
 
 @pytest.mark.parametrize(
@@ -238,6 +241,49 @@ def test_i17_how_long_it_takes_by_class_and_tier() -> None:
     assert long_term.expected_wait(["STANDARD", "GLACIER"], "Bulk") == "GLACIER, Bulk: 5 to 12 hours"
     assert long_term.expected_wait(["STANDARD"], "Bulk") == ""
     assert long_term.not_offered(["DEEP_ARCHIVE", "GLACIER"], "Expedited") == ["DEEP_ARCHIVE"]
+
+
+def test_i17_a_backup_is_recovered_to_its_own_end_on_its_own_timeline() -> None:
+    (one,) = read(Listed(objects(2020)))
+    assert one.backup is not None
+    found = long_term.to_its_end(one, one.backup, {}, 16)
+    assert found.target.target_immediate and found.target.timeline == 1 and found.image == ""
+    assert found.objects == one.objects and found.archived == ()
+
+
+def test_i17_a_backup_of_another_major_version_needs_an_image() -> None:
+    (one,) = read(Listed(objects(2020)))
+    assert one.backup is not None
+    with pytest.raises(PreconditionError, match="is of PostgreSQL 16, the source runs 18"):
+        long_term.to_its_end(one, one.backup, {"15": "pg:15"}, 18)
+    assert long_term.to_its_end(one, one.backup, {"16": "pg:16"}, 18).image == "pg:16"
+
+
+def test_i17_only_what_is_neither_readable_long_enough_nor_under_way_is_asked_for() -> None:
+    items = tuple(StoredObject(key=key, size=1, storage_class="GLACIER") for key in "abcd")
+    states = [
+        readable("a", "GLACIER", ""),
+        readable("b", "GLACIER", 'ongoing-request="true"'),
+        readable("c", "GLACIER", 'ongoing-request="false", expiry-date="Tue, 01 Dec 2026 00:00:00 GMT"'),
+        readable("d", "GLACIER", 'ongoing-request="false", expiry-date="Sun, 29 Nov 2026 10:00:00 GMT"'),
+    ]
+    ask, under_way, ready = still_to_ask(items, states, until=NOW + timedelta(hours=6))
+    assert [one.key for one in ask] == ["a", "d"], "one that expires too soon has its days counted anew"
+    assert (under_way, ready) == (1, 1)
+
+
+@pytest.mark.parametrize("site", ["lab", "other"])
+def test_i17_a_record_that_is_not_what_was_sealed_is_no_record_of_then(tmp_path: Path, site: str) -> None:
+    folder = tmp_path / "drill-annual-archive-restore" / "20251129T090000Z-abcdef"
+    folder.mkdir(parents=True)
+    (folder / "SHA256SUMS").write_text("")
+    facts = {"long_term_rows": {"20200630T020000": {"shop public.orders": 7}}}
+    record = {"facts": facts, "system": {"site": site}, "test": {"mode": "apply"}}
+    (folder / "record.json").write_text(json.dumps(record))
+    # Its sums don't cover its record: whatever it says, it does not count.
+    assert earlier_rows(tmp_path, "lab", "20200630T020000") is None
+    assert earlier_rows(None, "lab", "20200630T020000") is None
+    assert earlier_rows(tmp_path, "lab", "20210630T020000") is None
 
 
 # -- how far a retrieval is --------------------------------------------------------------------------------------------

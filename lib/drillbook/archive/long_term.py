@@ -8,18 +8,22 @@ which must lie in a readable class (S3's lifecycle leaves objects under 128 KB w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 from drillbook.archive.catalogue import COLD, BackupState, Entry, catalogue
 from drillbook.archive.layout import COMPRESSIONS, PARALLEL, base_prefix, wal_prefix
 from drillbook.archive.protocol import ObjectStore
-from drillbook.model import BaseBackup, Frozen, Instant
+from drillbook.archive.timelines import pinned
+from drillbook.errors import PreconditionError
+from drillbook.model import BaseBackup, Frozen, Instant, RecoveryTarget
 from drillbook.postgres.wal import segment_names
 
 GB = 1 << 30
 _CLOCKS = timedelta(minutes=5)
+_HISTORY = re.compile(r"/([0-9A-F]{8})\.history")
 
 
 class StoredObject(Frozen):
@@ -56,6 +60,15 @@ class LongTermBackup(Frozen):
         """Whether it can be recovered, as far as a listing shows."""
         return self.backup is not None and not self.fault
 
+
+class ChosenBackup(Frozen):
+    """A long-term backup that is recovered to its own end; ``image`` is what for, "" for the source's."""
+
+    backup: BaseBackup
+    objects: tuple[StoredObject, ...]
+    target: RecoveryTarget
+    image: str = ""
+
     @property
     def size_bytes(self) -> int:
         """What its objects take."""
@@ -64,7 +77,12 @@ class LongTermBackup(Frozen):
     @property
     def classes(self) -> str:
         """The storage classes of its objects."""
-        return ", ".join(sorted({item.storage_class for item in self.objects})) or "unknown"
+        return ", ".join(sorted({item.storage_class for item in self.objects}))
+
+    @property
+    def archived(self) -> tuple[StoredObject, ...]:
+        """Those of its objects that have to be asked for."""
+        return tuple(item for item in self.objects if item.archived)
 
 
 class Period(Frozen):
@@ -99,7 +117,8 @@ class Cost(Frozen):
     currency: str
 
     def __str__(self) -> str:
-        return f"{self.amount:.2f} {self.currency}"
+        amount = "less than 0.01" if 0 < self.amount < 0.01 else f"{self.amount:.2f}"
+        return f"{amount} {self.currency}"
 
 
 def read_long_term(store: ObjectStore, server_name: str) -> tuple[LongTermBackup, ...]:
@@ -218,6 +237,24 @@ def audit(
 # -- choice and cost -----------------------------------------------------------------------------------------------
 
 
+def to_its_end(chosen: LongTermBackup, backup: BaseBackup, images: Mapping[str, str], major: int) -> ChosenBackup:
+    """What a recovery to the backup's own end takes; ``major`` is the source's. PreconditionError: its timeline or image is missing."""
+    histories = {int(found[1], 16) for item in chosen.objects if (found := _HISTORY.search(item.key))}
+    its_major = backup.pg_version // 10_000
+    image = images.get(str(its_major), "")
+    if its_major != major and not image:
+        raise PreconditionError(
+            f"backup {backup.backup_id} is of PostgreSQL {its_major}, the source runs {major}, and the profile names no image for it",
+            todo=f"Add an image of PostgreSQL {its_major} to long_term.images.",
+        )
+    return ChosenBackup(
+        backup=backup,
+        objects=chosen.objects,
+        target=RecoveryTarget(target_immediate=True, timeline=pinned(backup.timeline, backup, histories)),
+        image=image if its_major != major else "",
+    )
+
+
 def seed_of(run_id: str) -> int:
     """The seed that a run takes where none is given: from its id, so that whoever knows the id can make the choice again."""
     return int(hashlib.sha256(run_id.encode()).hexdigest()[:7], 16)
@@ -245,6 +282,12 @@ def cost(
     return Cost(requests=len(sizes), size_bytes=sum(sizes), amount=round(amount, 4), currency=currency)
 
 
+def show_age(backup: BaseBackup, now: datetime) -> str:
+    """How old a backup is, in days, or from a year on in years."""
+    days = backup.age_seconds(now) / 86_400
+    return f"{days / 365.25:.1f} years" if days >= 365 else f"{days:.0f} days"
+
+
 _WAITS = {
     ("GLACIER", "Expedited"): "1 to 5 minutes",
     ("GLACIER", "Standard"): "3 to 5 hours",
@@ -269,6 +312,7 @@ def not_offered(classes: Sequence[str], tier: str) -> list[str]:
 __all__ = [
     "GB",
     "Audit",
+    "ChosenBackup",
     "Cost",
     "LongTermBackup",
     "Period",
@@ -281,4 +325,6 @@ __all__ = [
     "periods",
     "read_long_term",
     "seed_of",
+    "show_age",
+    "to_its_end",
 ]
