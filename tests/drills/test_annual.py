@@ -111,7 +111,7 @@ def test_i17_a_year_without_a_backup_is_named_and_nobody_is_asked(years: Years) 
 @pytest.mark.soak
 def test_i17_a_backup_whose_wal_is_gone_is_named_and_leaves_a_gap(years: Years) -> None:
     years.make()
-    (key, *_) = [key for key in years.objects("wals/") if ".history" not in key]
+    (key, *_) = [key for key in years.archived if "/wals/" in key]
     years.store.remove(key)
     run = years.lab.run(NOTEBOOK, site=years.site("no-wal"))
     assert (run.code, run.verdict) == (1, "FAILED"), run.said

@@ -20,6 +20,7 @@ from drillbook.archive.timelines import pinned
 from drillbook.errors import PreconditionError
 from drillbook.model import BaseBackup, Frozen, Instant, RecoveryTarget
 from drillbook.postgres.wal import segment_names
+from drillbook.profile import show_duration
 
 GB = 1 << 30
 _CLOCKS = timedelta(minutes=5)
@@ -289,24 +290,34 @@ def show_age(backup: BaseBackup, now: datetime) -> str:
 
 
 _WAITS = {
-    ("GLACIER", "Expedited"): "1 to 5 minutes",
-    ("GLACIER", "Standard"): "3 to 5 hours",
-    ("GLACIER", "Bulk"): "5 to 12 hours",
-    ("DEEP_ARCHIVE", "Standard"): "up to 12 hours",
-    ("DEEP_ARCHIVE", "Bulk"): "up to 48 hours",
+    ("GLACIER", "Expedited"): (timedelta(minutes=5), "1 to 5 minutes"),
+    ("GLACIER", "Standard"): (timedelta(hours=5), "3 to 5 hours"),
+    ("GLACIER", "Bulk"): (timedelta(hours=12), "5 to 12 hours"),
+    ("DEEP_ARCHIVE", "Standard"): (timedelta(hours=12), "up to 12 hours"),
+    ("DEEP_ARCHIVE", "Bulk"): (timedelta(hours=48), "up to 48 hours"),
 }
-"""As the S3 user guide says, "Understanding archive retrieval options"."""
+"""The longest, and in words, as the S3 user guide says: "Understanding archive retrieval options"."""
 
 
 def expected_wait(classes: Sequence[str], tier: str) -> str:
     """How long the provider says that it takes, for each archive class; "" if nothing is archived."""
     cold = sorted(set(classes) & COLD)
-    return "; ".join(f"{name}, {tier}: {_WAITS.get((name, tier), 'not offered')}" for name in cold)
+    return "; ".join(f"{name}, {tier}: {_WAITS[name, tier][1]}" for name in cold if (name, tier) in _WAITS)
 
 
-def not_offered(classes: Sequence[str], tier: str) -> list[str]:
-    """The archive classes that can't be asked for by this tier."""
-    return [name for name in sorted(set(classes) & COLD) if (name, tier) not in _WAITS]
+def retrieval_faults(classes: Sequence[str], tier: str, patience: timedelta) -> list[str]:
+    """Why these archive classes can't be asked for by this tier, or not by a run that is left waiting for ``patience``."""
+    faults = []
+    for name in sorted(set(classes) & COLD):
+        longest = _WAITS.get((name, tier))
+        if longest is None:
+            faults.append(f"{name} can't be asked for by tier {tier}: set long_term.tier to Standard or Bulk")
+        elif longest[0] > patience:
+            faults.append(
+                f"{name} by tier {tier} takes {longest[1]}, and a run that waits is ended after {show_duration(patience)}: raise "
+                "approvals.deadline, or choose a faster tier"
+            )
+    return faults
 
 
 __all__ = [
@@ -321,9 +332,9 @@ __all__ = [
     "choose",
     "cost",
     "expected_wait",
-    "not_offered",
     "periods",
     "read_long_term",
+    "retrieval_faults",
     "seed_of",
     "show_age",
     "to_its_end",

@@ -13,14 +13,14 @@ from drillbook.archive.long_term import (
     choose,
     cost,
     expected_wait,
-    not_offered,
+    retrieval_faults,
     seed_of,
     show_age,
     to_its_end,
 )
 from drillbook.archive.retrieval import Readable, ReadState
 from drillbook.engine.step import Context, Step
-from drillbook.errors import BaseBackupMissing, PreconditionError
+from drillbook.errors import BaseBackupMissing, NotReady
 from drillbook.evidence.facts import Facts
 from drillbook.model import Frozen, Instant, show_instant
 from drillbook.profile import LongTerm
@@ -102,7 +102,8 @@ class ChooseLongTermBackups(Step[ChosenBackups]):
 
     The seed is the parameter, or follows from the run's id: with it anybody can make the choice again. Sizes, classes,
     and which objects are readable or on their way already come from the store; the cost is an estimate by the profile.
-    BaseBackupMissing: none can be recovered. PreconditionError: the profile's tier or images don't fit a chosen backup.
+    BaseBackupMissing: none can be recovered. PreconditionError: no image for its major version. NotReady: the profile's
+    tier does not fit its classes.
     """
 
     cluster: SourceCluster
@@ -124,10 +125,8 @@ class ChooseLongTermBackups(Step[ChosenBackups]):
             states = look(store, both)
         ask, under_way, readable = still_to_ask(tuple(both.values()), states, until=needed_until(ctx, now))
         classes = [item.storage_class for item in ask]
-        if wrong := not_offered(classes, said.tier):
-            raise PreconditionError(
-                f"{', '.join(wrong)} can't be asked for by {said.tier}", todo="Set long_term.tier to Standard or Bulk."
-            )
+        if faults := retrieval_faults(classes, said.tier, ctx.site.approvals.deadline):
+            raise NotReady(faults, where=f"Site {ctx.site.name}")
         price = said.cost
         found = ChosenBackups(
             seed=seed,

@@ -62,11 +62,11 @@ class AskForArchivedObjects(Step[Asked]):
         size = sum(item.size for item in ask)
         return Plan(
             summary=f"RestoreObject on {len(ask)} objects, {show_bytes(size)}, by tier {said.tier}, readable for {said.days} days; "
-            f"about {self.chosen.cost}",
+            f"estimated cost {self.chosen.cost}",
             touches=tuple(Action("RestoreObject", item.storage_class, "", f"{where}/{item.key}") for item in ask),
             notes=(
                 f"expected wait: {self.chosen.wait}",
-                f"money is spent: {self.chosen.cost}, estimated by the profile's prices",
+                "money is spent; the cost is estimated by the profile's prices",
                 "the restored copies expire by themselves; the archived objects stay as they are",
             ),
         )
