@@ -1,4 +1,4 @@
-"""The lab's command line: `up down status env run fault writer reconciler`. Exit status: 0 ok, 1 failed, 4 bad usage."""
+"""The lab's command line: `up down status env run fault long-term writer reconciler`. Exit status: 0 ok, 1 failed, 4 bad usage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from drillbook_lab.faults import cluster as faultcluster
 from drillbook_lab.home import LabHome, default_home
 from drillbook_lab.node import supervise
 from drillbook_lab.node.pinning import write_site
+from drillbook_lab.site import long_term
 from drillbook_lab.site.site import load
+from drillbook_lab.store.retrieval import ARCHIVED
 from drillbook_lab.usage import UsageFault
 from drillbook_lab.view import Client
 
@@ -305,6 +307,24 @@ def fault(
         out.print(f"{name}: undone", markup=False)
     else:
         out.print(f"{name}: {faults.inject(lab, name)}", markup=False)
+
+
+@app.command(name="long-term")
+def long_term_(
+    years: Annotated[int, typer.Option(help="Of how many years one is made.", min=1, max=50)] = 7,
+    storage_class: Annotated[str, typer.Option(help="GLACIER, DEEP_ARCHIVE or STANDARD.")] = "GLACIER",
+    home: HomeOption = None,
+) -> None:
+    """Make long-term backups: the newest base backup, dated back year by year, in an archive class."""
+    if storage_class not in (*ARCHIVED, "STANDARD"):
+        raise UsageFault(
+            "there is no such storage class here", repr(storage_class), "GLACIER, DEEP_ARCHIVE or STANDARD"
+        )
+    lab = _home(home)
+    if not lab.is_running():
+        raise LabError("the lab is not up", str(lab.root), "drillbook lab up")
+    made = long_term.put(lab, years, storage_class)
+    out.print(f"{len(made)} long-term backups in {storage_class}: {', '.join(made)}", markup=False)
 
 
 def _show_faults(lab: LabHome) -> None:

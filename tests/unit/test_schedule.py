@@ -170,6 +170,17 @@ def test_i17_all_faults_at_once_and_nothing_is_written(tmp_path: Path, capsys: p
     assert set(ROLES) == {"check", "backup", "drill", "troubleshoot"}
 
 
+def test_i17_a_drill_that_stops_at_a_gate_is_owed_and_started_by_a_person(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schedules = [*SCHEDULES, {"runbook": "drill-annual-archive-restore", "every": "year"}]
+    code, to = rendered(tmp_path, schedules)
+    told = capsys.readouterr().out
+    assert code == 0 and "left out  drill-annual-archive-restore: it waits for a person" in told, told
+    names = [job["metadata"]["name"] for job in of_kind(to, "CronJob")]
+    assert len(names) == len(SCHEDULES) and not [name for name in names if "annual" in name]
+
+
 def test_i17_a_schedule_that_is_not_in_the_profile_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,8 @@
 `wal_files`, `scan`, `search`, `commits`: segments and history files, the chain, what a segment holds. `snapshot`: all
 of one server, listed once. `timelines`, `systems`: which one is the cluster's. `gaps`: what is broken, and why.
 `window`, `targets`, `reachability`: what recovery can reach. `retention`: what is deleted when. `sampling`, `survey`:
-what is wrong with an archive. `folder`: all of one server, read once. Everything is read by listing and getting;
+what is wrong with an archive. `folder`: all of one server, read once. `long_term`, `retrieval`: what is kept for years, and
+objects that have to be asked for. Everything is read by listing and getting;
 nothing is ever written.
 """
 

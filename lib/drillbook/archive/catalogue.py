@@ -100,21 +100,21 @@ def server_names(store: ObjectStore) -> list[str]:
     return [name for name in names if {base_prefix(name), wal_prefix(name)} & set(store.level(f"{name}/").folders)]
 
 
-def catalogue(store: ObjectStore, server_name: str, *, system_id: str = "") -> Catalogue:
+def catalogue(store: ObjectStore, server_name: str, *, system_id: str = "", cold: bool = False) -> Catalogue:
     """Read every ``backup.info`` and list every backup's objects, several backups at once.
 
     A backup is not usable if it is unfinished, failed, another system's (where ``system_id`` is given), a volume
-    snapshot, unreadable, or if objects that it must have are missing, empty or in a cold storage class. Encryption at
-    rest makes no difference: the store decrypts. ObjectStoreError: the store refused or did not answer; what one
+    snapshot, unreadable, or if objects that it must have are missing, empty or in a cold storage class (unless
+    ``cold``: then it is only listed). Encryption at rest makes no difference: the store decrypts. ObjectStoreError: the store refused or did not answer; what one
     backup's objects are refused for makes only that backup unreadable.
     """
     folders = store.level(base_prefix(server_name)).folders
     ids = [folder.removeprefix(base_prefix(server_name)).rstrip("/") for folder in folders]
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="catalogue") as pool:
-        return Catalogue(list(pool.map(lambda one: _entry(store, server_name, one, system_id), ids)))
+        return Catalogue(list(pool.map(lambda one: _entry(store, server_name, one, system_id, cold), ids)))
 
 
-def _entry(store: ObjectStore, server_name: str, backup_id: str, system_id: str) -> Entry:
+def _entry(store: ObjectStore, server_name: str, backup_id: str, system_id: str, cold: bool) -> Entry:
     prefix = f"{base_prefix(server_name)}{backup_id}/"
     objects = list(store.list(prefix))
     tars = tuple(
@@ -131,10 +131,12 @@ def _entry(store: ObjectStore, server_name: str, backup_id: str, system_id: str)
         tars=tars,
         kept=any(item.key == prefix + _KEEP for item in objects),
     )
-    return _judged(store, entry, prefix, objects, system_id)
+    return _judged(store, entry, prefix, objects, system_id, cold)
 
 
-def _judged(store: ObjectStore, entry: Entry, prefix: str, objects: Sequence[ObjectInfo], system_id: str) -> Entry:
+def _judged(
+    store: ObjectStore, entry: Entry, prefix: str, objects: Sequence[ObjectInfo], system_id: str, cold: bool
+) -> Entry:
     key = f"{prefix}backup.info"
 
     def unusable(state: BackupState, why: str, about: str = key) -> Entry:
@@ -166,9 +168,9 @@ def _judged(store: ObjectStore, entry: Entry, prefix: str, objects: Sequence[Obj
         return unusable(BackupState.SNAPSHOT, "its data is not in the bucket")
     if problem := _missing(info, prefix, entry.tars):
         return unusable(BackupState.MISSING_DATA, problem[0], problem[1])
-    if cold := _cold(store, entry.tars):
-        why = f"{cold.key.removeprefix(prefix)} is in {cold.storage_class}: restore it to a readable class first"
-        return unusable(BackupState.COLD, why, cold.key)
+    if not cold and (item := _cold(store, entry.tars)):
+        why = f"{item.key.removeprefix(prefix)} is in {item.storage_class}: restore it to a readable class first"
+        return unusable(BackupState.COLD, why, item.key)
     return replace(entry, backup=_base_backup(store, entry, info, prefix, said["status"]))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from drillbook import kube as k8s
 from drillbook.archive import ObjectStore, S3Store, not_s3
+from drillbook.archive.retrieval import LongTermStore, Retriever
 from drillbook.errors import KubernetesError, NotReady, PreconditionError, TargetOutsideWindow
 from drillbook.model import show_instant
-from drillbook.profile import EndpointCa, ServerPeriod, Site
+from drillbook.profile import ArchiveReader, EndpointCa, LongTerm, RetrievalSecret, ServerPeriod, Site
 from drillbook.profile.fields import store_settings
 
 BARMAN_PLUGIN = "barman-cloud.cloudnative-pg.io"
@@ -153,42 +154,100 @@ def endpoint_ca(site: Site, configuration: dict[str, Any]) -> EndpointCa | None:
     return EndpointCa(name=named["name"], key=named["key"])
 
 
+@dataclass(frozen=True)
+class StoreKey:
+    """A Secret with a key to an object store, and its namespace; the names of its keys are by `S3Store.open`'s arguments."""
+
+    namespace: str
+    name: str
+    keys: dict[str, str]
+
+    @classmethod
+    def of(cls, namespace: str, secret: ArchiveReader | RetrievalSecret | None) -> StoreKey | None:
+        """The profile's Secret in ``namespace``; None is boto3's default chain."""
+        if secret is None:
+            return None
+        keys = {name: key for name in _OF_KEY if (key := getattr(secret, name))}
+        return cls(namespace, secret.name, keys)
+
+
+_OF_KEY = ("access_key_id", "secret_access_key", "session_token", "region")
+S = TypeVar("S", bound=S3Store)
+
+
 def open_store(kube: k8s.Kube, site: Site, archive: SourceArchive) -> ObjectStore:
     """The source's archive by the read-only credentials of the drill namespace, or the default chain's.
 
     PreconditionError names every entry of a Secret that is missing. Asks nothing of the store yet.
     """
-    where = site.drill_namespace
+    key = StoreKey.of(site.drill_namespace, site.archive.reader_secret)
+    return open_by(S3Store, kube, site, archive, key, seen_at=site.archive.endpoint_url)
+
+
+def open_by(
+    kind: type[S], kube: k8s.Kube, site: Site, archive: SourceArchive, key: StoreKey | None, *, seen_at: str = ""
+) -> S:
+    """An archive as a store of this ``kind``, by this key; ``seen_at`` is its endpoint as seen from here, "" as the source's.
+
+    PreconditionError names every entry of a Secret that is missing. Asks nothing of the store yet.
+    """
     destination = archive.configuration
-    reader, ca = site.archive.reader_secret, endpoint_ca(site, destination)
-    wanted: list[tuple[str, str, str]] = []  # argument, Secret, key
-    if reader is not None:
-        keys = {
-            "access_key_id": reader.access_key_id,
-            "secret_access_key": reader.secret_access_key,
-            "session_token": reader.session_token,
-            "region": reader.region,
-        }
-        wanted += [(argument, reader.name, key) for argument, key in keys.items() if key]
+    ca = endpoint_ca(site, destination)
+    wanted: list[tuple[str, str, str, str]] = []  # argument, namespace, Secret, key
+    if key is not None:
+        wanted += [(argument, key.namespace, key.name, name) for argument, name in key.keys.items()]
     if ca is not None:
-        wanted.append(("ca_pem", ca.name, ca.key))
-    secrets = {name: _secret(kube, where, name) for name in dict.fromkeys(name for _, name, _ in wanted)}
-    missing = [f"Secret {where}/{name} has no key {key}" for _, name, key in wanted if key not in secrets[name]]
+        wanted.append(("ca_pem", site.drill_namespace, ca.name, ca.key))
+    places = dict.fromkeys((where, name) for _, where, name, _ in wanted)
+    secrets = {(where, name): _secret(kube, where, name) for where, name in places}
+    missing = [
+        f"Secret {where}/{name} has no key {entry}"
+        for _, where, name, entry in wanted
+        if entry not in secrets[where, name]
+    ]
     if missing:
         raise PreconditionError(
             "; ".join(missing),
-            todo="Add the read-only credentials of the archive, and its private CA, under the keys that are named.",
+            todo="Add the credentials of the archive, and its private CA, under the keys that are named.",
         )
     settings = archive.settings(site)
-    given = {argument: secrets[name][key] for argument, name, key in wanted}
+    given = {argument: secrets[where, name][entry] for argument, where, name, entry in wanted}
     # Without a region boto3 signs for us-east-1, and a store elsewhere says that the key is wrong.
     given.setdefault("region", settings.get("AWS_REGION") or settings.get("AWS_DEFAULT_REGION", ""))
-    return S3Store.open(
+    return kind.open(
         destination["destinationPath"],
-        endpoint_url=site.archive.endpoint_url or destination.get("endpointURL", ""),
-        default_chain=reader is None,
+        endpoint_url=seen_at or destination.get("endpointURL", ""),
+        default_chain=key is None,
         **given,
     )
+
+
+def long_term_archive(site: Site, archive: SourceArchive, long_term: LongTerm) -> SourceArchive:
+    """Where the long-term backups lie, in the terms of the source's own archive, from which the rest is taken."""
+    configuration = dict(archive.configuration)
+    if long_term.destination:
+        configuration["destinationPath"] = long_term.destination
+    if long_term.endpoint_url:
+        configuration["endpointURL"] = long_term.endpoint_url
+    return replace(
+        archive, configuration=configuration, server_name=long_term.server_name, retention_policy="", periods=()
+    )
+
+
+def open_long_term(kube: k8s.Kube, site: Site, archive: SourceArchive, long_term: LongTerm) -> LongTermStore:
+    """The long-term location by the archive's reader; raises what `open_by` raises."""
+    key = StoreKey.of(site.drill_namespace, site.archive.reader_secret)
+    return open_by(LongTermStore, kube, site, archive, key, seen_at=_seen_at(site, long_term))
+
+
+def open_retriever(kube: k8s.Kube, site: Site, archive: SourceArchive, long_term: LongTerm) -> Retriever:
+    """The long-term location by the key that may ask for objects; raises what `open_by` raises."""
+    key = StoreKey.of(site.drillbook_namespace, long_term.secret)
+    return open_by(Retriever, kube, site, archive, key, seen_at=_seen_at(site, long_term))
+
+
+def _seen_at(site: Site, long_term: LongTerm) -> str:
+    return "" if long_term.endpoint_url else site.archive.endpoint_url
 
 
 def _secret(kube: k8s.Kube, namespace: str, name: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from drillbook.engine.kinds import kind_of
 from drillbook.errors import ParameterError
 from drillbook.evidence.due import SealedRun, State, due, runs_of
 from drillbook.evidence.writing import write_whole
@@ -24,7 +25,8 @@ def write_schedules(console: Console, site: str, image: str, to: Path, size: str
     ParameterError, all faults at once: no schedules, a class that is never scheduled, a folder that is not empty, no image.
     """
     profile = load_site(site)
-    classes = sorted({one.runbook.partition("-")[0] for one in profile.schedules})
+    started = [one for one in profile.schedules if not _waits_at_a_gate(one)]
+    classes = sorted({one.runbook.partition("-")[0] for one in started})
     faults = [] if profile.schedules else [f"the profile {profile.name} has no schedules"]
     faults += [
         f"{one.runbook}: a runbook that waits for a person is not scheduled, only {', '.join(rendered.ROLES)}"
@@ -47,23 +49,32 @@ def write_schedules(console: Console, site: str, image: str, to: Path, size: str
         base["account.yaml"] = rendered.accounts(profile, "check", applications=applications)
     _folder(to / "base", base)
     for name in classes:
-        jobs = [
-            rendered.cron_job(profile, one, image) for one in profile.schedules if one.runbook.partition("-")[0] == name
-        ]
+        jobs = [rendered.cron_job(profile, one, image) for one in started if one.runbook.partition("-")[0] == name]
         _folder(
             to / name,
             {"account.yaml": rendered.accounts(profile, name, applications=applications), "schedules.yaml": jobs},
         )
     _write(to / "kustomization.yaml", [_kustomization(["base", *classes])])
     home = profile.drillbook_namespace
+    for one in profile.schedules:
+        if one not in started:
+            console.print(
+                f"left out  {one.runbook}: it waits for a person at a gate; `drillbook due` says when it is late",
+                markup=False,
+            )
     for line in (
-        f"written   {to}: {len(profile.schedules)} CronJobs of {', '.join(classes)}, the exporter, their accounts and bindings",
+        f"written   {to}: {len(started)} CronJobs of {', '.join(classes)}, the exporter, their accounts and bindings",
         f"before    kubectl -n {home} create configmap drillbook-site-{profile.name} --from-file=site.yaml=YOUR-PROFILE",
         f'before    kubectl -n {home} create secret generic {rendered.TOKEN_SECRET} --from-literal=token="$(openssl rand -hex 32)"',
         f"apply     kubectl apply -k {to}",
     ):
         console.print(line, markup=False)
     return 0
+
+
+def _waits_at_a_gate(one: Schedule) -> bool:
+    """Whether a runbook of a class that is scheduled stops at a gate all the same: it is owed, and started by a person."""
+    return one.runbook.partition("-")[0] in rendered.ROLES and kind_of(one.runbook).resumes
 
 
 def already_run(site: str, runbook: str, outputs: Path) -> str:

@@ -220,6 +220,8 @@ class Facts(Frozen):
     indexes_dropped: tuple[Json, ...] | None = None
     load_comparison: Json | None = None
     load_curve: Json | None = None
+    long_term: Json | None = None
+    long_term_rows: Json | None = None
     losses: tuple[TenantLoss, ...] | None = None
     no_backup_before_the_cut: str | None = None
     no_salvage_because: str | None = None

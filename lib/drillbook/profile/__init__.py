@@ -6,6 +6,7 @@ with file, line and key. No secret is in a profile, only the names of Secrets.
 
 from drillbook.profile.archive import Archive, ArchiveReader, EndpointCa, ServerPeriod
 from drillbook.profile.loading import DEFAULT_SITE, SITE_VARIABLE, load_site
+from drillbook.profile.long_term import LongTerm, RetrievalCost, RetrievalSecret
 from drillbook.profile.schema import (
     CheckSettings,
     CopySettings,
@@ -38,8 +39,11 @@ __all__ = [
     "Identity",
     "Kubernetes",
     "Limits",
+    "LongTerm",
     "Objectives",
     "Question",
+    "RetrievalCost",
+    "RetrievalSecret",
     "SecretRef",
     "ServerPeriod",
     "Site",

@@ -20,6 +20,7 @@ from pydantic import (
 from drillbook.model import ClusterRef, Frozen, Instant
 from drillbook.profile.archive import Archive
 from drillbook.profile.evidence import EvidenceSettings
+from drillbook.profile.long_term import LongTerm
 from drillbook.profile.texts import (
     ClusterName,
     Identifier,
@@ -467,6 +468,7 @@ class Site(Frozen):
     drillbook_namespace: NamespaceName = "drillbook"
     drill_namespace: NamespaceName = "drillbook-drills"
     archive: Archive = Archive()
+    long_term: LongTerm | None = None
     sql: Sql = Sql()
     announce: AnnounceSettings = AnnounceSettings()
     objectives: Objectives = Objectives()

@@ -12,6 +12,8 @@ from drillbook_lab.site.site import LabSite
 
 EVIDENCE = "drillbook-evidence"
 """The bucket with Object Lock, and the Secret in Drillbook's namespace with the one key to it besides the owner's."""
+RETRIEVAL = "drillbook-retrieval"
+"""The Secret in Drillbook's namespace with the key that may ask for archived objects, and do nothing else."""
 
 
 def _password() -> str:
@@ -33,6 +35,7 @@ class Credentials:
     cluster_key: StoreKey
     drill_key: StoreKey
     evidence_key: StoreKey
+    retrieval_key: StoreKey
     admin_key: StoreKey
     sql: str = field(repr=False)
     tenants: dict[str, str] = field(repr=False)
@@ -41,14 +44,15 @@ class Credentials:
     def draw(cls, site: LabSite) -> Credentials:
         """New credentials for a site."""
         owners = {tenant.owner: _password() for tenant in site.tenants}
-        return cls(StoreKey(), StoreKey(), StoreKey(), StoreKey(), _password(), owners)
+        return cls(StoreKey(), StoreKey(), StoreKey(), StoreKey(), StoreKey(), _password(), owners)
 
     def store_keys(self, site: LabSite) -> Object:
-        """The gate's `keys.json`: the cluster writes, the drill only reads, both below the site's path; evidence is apart."""
+        """The gate's `keys.json`: the cluster writes, the drill only reads, one key asks for archived objects; evidence is apart."""
         prefix = [f"{site.store.bucket}/{site.store.path}"]
         return {
             self.cluster_key.access: {"secret": self.cluster_key.secret, "policy": "readwrite", "prefixes": prefix},
             self.drill_key.access: {"secret": self.drill_key.secret, "policy": "readonly", "prefixes": prefix},
+            self.retrieval_key.access: {"secret": self.retrieval_key.secret, "policy": "retrieval", "prefixes": prefix},
             self.evidence_key.access: {
                 "secret": self.evidence_key.secret,
                 "policy": "readwrite",
@@ -112,6 +116,7 @@ def secret_objects(site: LabSite, credentials: Credentials) -> list[Object]:
         _key(site.store.reader_secret, site.drill_namespace, credentials.drill_key),
         _key(site.store.reader_secret, own, credentials.drill_key),
         _key(EVIDENCE, own, credentials.evidence_key),
+        _key(RETRIEVAL, own, credentials.retrieval_key),
         _login(site.sql_secret, source, "drillbook", credentials.sql),
         _login(site.sql_secret, own, "drillbook", credentials.sql),
     ]

@@ -344,9 +344,15 @@ class Gate:
 
 
 def allowed(grant: dict[str, Any], method: str, bucket: str, name: str, query: str) -> bool:
-    """Whether a key's policy lets it do this. `prefixes` are `bucket` or `bucket/prefix`; none means everywhere."""
+    """Whether a key's policy lets it do this. `prefixes` are `bucket` or `bucket/prefix`; none means everywhere.
+
+    `readwrite`, `readonly`, or `retrieval`: RestoreObject and nothing else.
+    """
     policy = grant.get("policy", "readwrite")
-    if policy not in ("readwrite", "readonly") or (policy == "readonly" and method not in _READS):
+    if policy == "retrieval":
+        if not (method == "POST" and name and "restore" in dict(parse_qsl(query, keep_blank_values=True))):
+            return False
+    elif policy not in ("readwrite", "readonly") or (policy == "readonly" and method not in _READS):
         return False
     prefixes = grant.get("prefixes")
     if not prefixes:

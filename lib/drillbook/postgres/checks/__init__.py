@@ -14,6 +14,7 @@ from drillbook.postgres.checks.catalogue import (
     matviews_filled,
     so_in_production_too,
 )
+from drillbook.postgres.checks.counts import row_counts
 from drillbook.postgres.checks.difference import Difference, difference, rows_of
 from drillbook.postgres.checks.login import app_login
 from drillbook.postgres.checks.moment import Moment, first_unseen
@@ -62,6 +63,7 @@ __all__ = [
     "patiently",
     "quarantined",
     "questions",
+    "row_counts",
     "rows_equal",
     "rows_of",
     "sequences_ahead",

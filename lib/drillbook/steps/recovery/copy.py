@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 from drillbook import kube as k8s
 from drillbook.archive import ResolvedTarget
+from drillbook.archive.location import SourceArchive
+from drillbook.archive.long_term import ChosenBackup
 from drillbook.engine.step import Context, Obligation, Plan, Step
 from drillbook.errors import Changed, RecoveryFailed, StillRunning, VerificationError
 from drillbook.evidence.facts import Facts, Reached
@@ -18,6 +20,7 @@ from drillbook.manifests import recovery as manifests
 from drillbook.manifests.recovery import Copy
 from drillbook.model import BaseBackup, ClusterRef, Effect, Frozen, Instant, show_instant, show_seconds
 from drillbook.postgres.recovery_log import RecoveryLog, failed_attempt
+from drillbook.profile import Site
 from drillbook.steps.archive.restore_point import RestoreStart
 from drillbook.steps.preflight.old_cluster import OldCluster, as_it_was
 from drillbook.steps.preflight.readiness import HEALTHY, SourceCluster
@@ -80,8 +83,16 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
     effect: ClassVar[Effect] = Effect.CREATES
     cluster: SourceCluster
     backup: BaseBackup
-    target: ProvenTarget | ArchiveEnd | ResolvedTarget | RestoreStart
+    target: ProvenTarget | ArchiveEnd | ResolvedTarget | RestoreStart | ChosenBackup
     instances: int = 1
+
+    def archive_of(self, ctx: Context) -> SourceArchive:
+        """The archive that the copy is recovered from."""
+        return ctx.archive
+
+    def site_of(self, ctx: Context) -> Site:
+        """The profile that the copy is made by."""
+        return ctx.site
 
     def check(self, ctx: Context) -> None:
         ctx.require_preconditions()
@@ -93,7 +104,7 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
         ]
         if self.unknown is not None:
             return Plan(summary=f"Cluster {copy.ref.name} (its target is {self.unknown})", notes=tuple(notes))
-        ways = ways_out(ctx.kube, ctx.site, ctx.archive)
+        ways = ways_out(ctx.kube, ctx.site, self.archive_of(ctx))
         objects, left_out = self._objects(ctx, copy, ways, owner_uid="")
         notes += [f"left out: {name} ({reason})" for name, reason in left_out]
         notes += [f"reaches {what}: {where}" for what, where in ways.said]
@@ -103,7 +114,6 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
         self, ctx: Context, copy: Copy, ways: Egress, owner_uid: str
     ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
         return copy_objects(
-            ctx,
             copy,
             ways,
             source=source_object(ctx, self.cluster),
@@ -111,6 +121,8 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
             target=self.target.target,
             owner_uid=owner_uid,
             instances=self.instances,
+            archive=self.archive_of(ctx),
+            site=self.site_of(ctx),
         )
 
     def do(self, ctx: Context) -> RecoveryCopy:
@@ -118,7 +130,7 @@ class CreateRecoveryCluster(Step[RecoveryCopy]):
         copy = Copy.named(ctx.site, ctx.run_id, now)
         self._remove_earlier(ctx)
         owner = manifests.owner_object(copy, source=self.cluster.ref, expires_at=now + ctx.site.limits.copy_expires)
-        ways = ways_out(ctx.kube, ctx.site, ctx.archive)
+        ways = ways_out(ctx.kube, ctx.site, self.archive_of(ctx))
         objects, _ = self._objects(ctx, copy, ways, owner_uid="")
         # Everything is tried as a dry run first, so that a refusal leaves nothing behind.
         for item in (owner, *objects):

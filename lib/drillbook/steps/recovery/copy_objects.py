@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from drillbook.archive.location import IN_TREE
-from drillbook.engine.step import Context
+from drillbook.archive.location import IN_TREE, SourceArchive
 from drillbook.manifests import recovery as manifests
 from drillbook.manifests.recovery import Copy
 from drillbook.model import BaseBackup, RecoveryTarget
+from drillbook.profile import Site
 from drillbook.profile.fields import Notes
 from drillbook.steps.recovery.egress import Egress
 
 
 def copy_objects(
-    ctx: Context,
     copy: Copy,
     ways: Egress,
     *,
@@ -23,20 +22,22 @@ def copy_objects(
     target: RecoveryTarget,
     owner_uid: str,
     instances: int,
+    archive: SourceArchive,
+    site: Site,
 ) -> tuple[list[dict[str, Any]], Notes]:
     """In the order in which they are made, the Cluster last; and what of the fields of ``source``, the Cluster, was left out."""
     cluster, left_out = manifests.recovery_cluster(
         copy,
-        ctx.site,
+        site,
         source,
-        archive=ctx.archive,
+        archive=archive,
         backup=backup,
         target=target,
         owner_uid=owner_uid,
         instances=instances,
     )
     policy = manifests.network_policy(copy, ways.rules, owner_uid=owner_uid, instances=instances)
-    if ctx.archive.method == IN_TREE:
+    if archive.method == IN_TREE:
         return [policy, cluster], left_out
-    store, more = manifests.object_store(copy, ctx.site, ctx.archive, owner_uid=owner_uid)
+    store, more = manifests.object_store(copy, site, archive, owner_uid=owner_uid)
     return [store, policy, cluster], left_out + more
