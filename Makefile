@@ -17,18 +17,17 @@ PATH="$$PATH:/usr/sbin:/sbin"; command -v pgbouncer >/dev/null || { \
 } || echo 'For Poolers in the lab: sudo apt-get install -y pgbouncer' >&2
 endef
 
-# Three at a time on two cores, because each waits for a third of its time; a file's tests together, since they share a
-# lab; in the order of the folders, which begins with the whole drills: sorted by number of tests these would come last,
-# and the others would be idle.
-WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+# Two at a time, a file's tests together, since they share a lab; in the order of the folders, which begins with the
+# whole drills: sorted by number of tests these would come last, and one of the two would be idle.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # The long ones begin with the two folders that are one file of many minutes, and end with the lab's, of a minute each.
 LONG := tests/library/ tests/oracle/ $(filter-out tests/library/ tests/oracle/,$(sort $(wildcard tests/*/)))
 
 export JUPYTER_PLATFORM_DIRS := 1
 # Where the tests' labs come from prepared images: the first of a kind builds one, the others start from it.
-test test-notebooks test-long test-soak: export DRILLBOOK_LAB_IMAGES := $(abspath $(VENV))/lab-images
+test test-quick test-notebooks test-long test-soak: export DRILLBOOK_LAB_IMAGES := $(abspath $(VENV))/lab-images
 
-.PHONY: help setup majors drill test test-notebooks test-long test-soak test-times lint style types lab bench conformance docs clean
+.PHONY: help setup majors drill test test-quick test-notebooks test-long test-soak test-times lint style types lab bench conformance docs clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -64,9 +63,11 @@ drill: setup ## the monthly verification, on the running lab or on one of its ow
 
 test: setup majors ## lint, every test that is not long, and the runbooks in plan mode
 	@begun=$$(date +%s); \
-	$(MAKE) --no-print-directory -j 2 --output-sync=line test-notebooks types style && \
-	$(BIN)/python -m pytest -m "not long and not soak" --junitxml outputs/bench/test.xml $(WORKERS) || exit 1; \
+	$(MAKE) --no-print-directory -j 3 --output-sync=line test-notebooks types style test-quick || exit 1; \
 	mkdir -p outputs/bench && echo "{\"seconds\": $$(( $$(date +%s) - begun ))}" > outputs/bench/last-test.json
+
+test-quick: setup majors
+	@$(BIN)/python -m pytest -m "not long and not soak" --junitxml outputs/bench/test.xml $(WORKERS)
 
 # What goes back from a recovery, or clears up after one, has nothing to find where there was none.
 PLANNED := $(filter-out runbooks/undo-% runbooks/change-drop-kept.ipynb,$(wildcard runbooks/*.ipynb))

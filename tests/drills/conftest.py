@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fix_drills import DrillLab
+from tests.standing import Standing
+
+STANDING = Standing(Path(__file__).parent)
 
 
-@pytest.fixture(scope="session")
-def drill_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrillLab]:
-    """The first site, its writer running."""
-    lab = DrillLab(tmp_path_factory.mktemp("drills"), "first", 2)
+def _lab(folder: Path, profile: str) -> Iterator[DrillLab]:
+    lab = DrillLab(folder, profile, 2)
     yield lab
     lab.down()
 
 
-@pytest.fixture(scope="session")
-def second_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrillLab]:
-    """The second site: other names, other namespaces, one tenant."""
-    lab = DrillLab(tmp_path_factory.mktemp("second"), "second", 2)
-    yield lab
-    lab.down()
+@pytest.fixture(scope="module")
+def drill_lab(tmp_path_factory: pytest.TempPathFactory) -> DrillLab:
+    """The first site, its writer running; one for all files of the folder."""
+    return STANDING.get("first", lambda: _lab(tmp_path_factory.mktemp("drills"), "first"))
+
+
+@pytest.fixture(scope="module")
+def second_lab(tmp_path_factory: pytest.TempPathFactory) -> DrillLab:
+    """The second site: other names, other namespaces, one tenant; one for all files of the folder."""
+    return STANDING.get("second", lambda: _lab(tmp_path_factory.mktemp("second"), "second"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    STANDING.left(nextitem)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from fix_apiserver import api, kubectl, listening
 from fix_clusters import small
-from fix_lab import lab
+from fix_lab import STANDING, lab
 from fix_workloads import backend
 
 __all__ = ["api", "backend", "kubectl", "lab", "listening", "small"]
@@ -17,3 +17,8 @@ def built_and_not_copied() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("DRILLBOOK_LAB_IMAGES", raising=False)
         yield
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    STANDING.left(nextitem)

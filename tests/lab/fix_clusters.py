@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from fix_lab import CNPG, CORE, RunningLab, condition, until
+from fix_lab import CNPG, CORE, STANDING, RunningLab, condition, until
 
 Object = dict[str, Any]
 HEALTHY = "Cluster in healthy state"
@@ -129,9 +129,13 @@ def as_json(lab: RunningLab, *arguments: str) -> Any:
     return json.loads(kubectl(lab, *arguments, "-o", "json").stdout)
 
 
-@pytest.fixture(scope="session")
-def small(lab: RunningLab) -> Iterator[SmallCluster]:
-    """One instance, made once a session; who changes it puts it back."""
+@pytest.fixture(scope="module")
+def small(lab: RunningLab) -> SmallCluster:
+    """One instance, for all files of the folder; a test that changes it puts it back."""
+    return STANDING.get("small", lambda: _small(lab))
+
+
+def _small(lab: RunningLab) -> Iterator[SmallCluster]:
     made = SmallCluster(lab, namespace(lab, "small"), "small").create()
     made.app("CREATE TABLE kept AS SELECT g FROM generate_series(1, 100) AS g")
     yield made

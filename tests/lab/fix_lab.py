@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 import yaml
+from tests.standing import Standing
 
 from drillbook_lab.home import LabHome
 from drillbook_lab.node import supervise
@@ -133,10 +134,16 @@ def condition(obj: Any, kind: str) -> str:
     return ""
 
 
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    """The first site with hardly any data; everything of it is gone at the end."""
-    home = LabHome(tmp_path_factory.mktemp("lab") / "home")
+STANDING = Standing(Path(__file__).parent)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> RunningLab:
+    """The first site with hardly any data, for all files of the folder; everything of it is gone at the end."""
+    return STANDING.get("lab", lambda: _running(LabHome(tmp_path_factory.mktemp("lab") / "home")))
+
+
+def _running(home: LabHome) -> Iterator[RunningLab]:
     argv = supervise.daemon_command(home, "first", 1.0, "--job-retry-seconds", "0.1")
     daemon = supervise.start(home, argv, detached=True)
     try:
