@@ -14,6 +14,7 @@ from fix_archive import BIN, Server, until
 
 from drillbook.archive import ArchiveSnapshot, ResolvedTarget, read_segment
 from drillbook.archive.compression import decompress
+from drillbook.model import RecoveryTarget
 from drillbook_lab import identity, pgbin
 
 UNREACHED = "recovery ended before configured recovery target was reached"
@@ -50,7 +51,16 @@ class Recovery:
 
     def reaches(self, found: ResolvedTarget, xid: int, *, refusal: str = UNREACHED) -> bool | None:
         """Whether transaction ``xid`` is there after recovery; ``None``: PostgreSQL refused with ``refusal``."""
-        target = found.target
+        there = self._recovered(found.target, refusal)
+        return None if there is None else xid in there
+
+    def to_the_end(self) -> set[int]:
+        """The transactions that are there after recovery of all that was fetched."""
+        there = self._recovered(RecoveryTarget(), "")
+        assert there is not None
+        return there
+
+    def _recovered(self, target: RecoveryTarget, refusal: str) -> set[int] | None:
         settings = {
             "recovery_target_time": f"{target.target_time:%Y-%m-%d %H:%M:%S.%f}+00" if target.target_time else "",
             "recovery_target_lsn": str(target.target_lsn or ""),
@@ -81,14 +91,11 @@ class Recovery:
         try:
             until("recovery ends", lambda: process.poll() is not None or self._promoted(), seconds=240)
             if process.poll() is not None:
-                assert refusal in log.read_text(), log.read_text()
+                assert refusal and refusal in log.read_text(), log.read_text()
                 return None
             with psycopg.connect(host=str(self.base), user="postgres", dbname="postgres") as connection:
-                row = connection.execute(
-                    "SELECT count(*) > 0 FROM load WHERE xid::text::numeric %% 4294967296 = %s", (xid,)
-                ).fetchone()
-                assert row is not None
-                return bool(row[0])
+                found = connection.execute("SELECT DISTINCT (xid::text::numeric % 4294967296)::bigint FROM load")
+                return {int(row[0]) for row in found}
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGQUIT)

@@ -6,13 +6,13 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from fix_archive import ACCESS_KEY, S3, SECRET_KEY, Server, running_s3
+from fix_archive import ACCESS_KEY, BUCKET, S3, SECRET_KEY, Server, running_s3
 from fix_recovery import Recovery
 
-from drillbook.archive import ArchiveSnapshot, S3Store, catalogue, resolve
+from drillbook.archive import ArchiveSnapshot, S3Store, catalogue, reachable, resolve
 from drillbook.errors import TargetOutsideWindow
 from drillbook.model import Lsn, RecoveryTarget
 
@@ -121,4 +121,59 @@ def test_the_newest_commit_is_the_border_of_what_can_be_reached(archived: tuple[
     finally:
         if recovery is not None:
             recovery.remove()
+        store.close()
+
+
+def snapshot(store: S3Store, name: str) -> ArchiveSnapshot:
+    backups = catalogue(store, name).usable
+    return ArchiveSnapshot.read(store, backups, name, system_id=backups[0].system_id)
+
+
+def leave(s3: S3, name: str, last: str) -> None:
+    """Another server's folder with what the archive held when ``last`` was its newest segment."""
+    pages = s3.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"recovered/{NAME}/")
+    for key in [item["Key"] for page in pages for item in page["Contents"]]:
+        if "/wals/" not in key or key.rpartition("/")[2][:24] <= last:
+            to = key.replace(f"recovered/{NAME}/", f"recovered/{name}/", 1)
+            s3.client.copy_object(Bucket=BUCKET, Key=to, CopySource={"Bucket": BUCKET, "Key": key})
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_i17_what_is_said_to_be_recoverable_is_what_a_restore_shows(archived: tuple[S3, Server]) -> None:
+    """The cluster is lost at twenty random moments: a restore has every commit until the one that is named, and no other."""
+    s3, server = archived
+    seed = random.SystemRandom().randrange(1 << 30)
+    chance = random.Random(seed)  # noqa: S311
+    server.sql("ALTER SYSTEM SET track_commit_timestamp = on")
+    server.stop()
+    server.start()
+    server.backup("--gzip")
+    for _ in range(12):
+        load(server, chance, chance.uniform(0.2, 0.6))
+        server.switch()
+    with server.connect() as connection:
+        asked = connection.execute("SELECT DISTINCT xid::text::bigint, pg_xact_commit_timestamp(xid::xid) FROM load")
+        committed = {int(xid): at for xid, at in asked}
+    store = S3Store.open(
+        DESTINATION, access_key_id=ACCESS_KEY, secret_access_key=SECRET_KEY, endpoint_url=s3.endpoint_url
+    )
+    try:
+        first = catalogue(store, NAME).usable[0]
+        names = [segment.name for segment in snapshot(store, NAME).listing.segments()]
+        for number in range(20):
+            last = chance.choice([name for name in names if name > first.end_wal])
+            leave(s3, f"lost-{number}", last)
+            held = snapshot(store, f"lost-{number}")
+            until = reachable(held, now=datetime.now(UTC)).newest
+            assert until is not None
+            recovery = Recovery.of(server, first.backup_id)
+            try:
+                recovery.fetch(held)
+                restored = recovery.to_the_end()
+            finally:
+                recovery.remove()
+            expected = {xid for xid, at in committed.items() if at <= until.committed_at}
+            assert restored == expected, f"seed {seed}, cut after {last}: {len(restored ^ expected)} commits off"
+    finally:
         store.close()
