@@ -63,7 +63,7 @@ drill: setup ## the monthly verification, on the running lab or on one of its ow
 
 test: setup majors ## lint, every test that is not long, and the runbooks in plan mode
 	@begun=$$(date +%s); \
-	$(MAKE) --no-print-directory -j 3 --output-sync=line test-notebooks types style test-quick || exit 1; \
+	$(MAKE) --no-print-directory -j 4 test-notebooks types style test-quick || exit 1; \
 	mkdir -p outputs/bench && echo "{\"seconds\": $$(( $$(date +%s) - begun ))}" > outputs/bench/last-test.json
 
 test-quick: setup majors
@@ -73,8 +73,10 @@ test-quick: setup majors
 PLANNED := $(filter-out runbooks/undo-% runbooks/change-drop-kept.ipynb,$(wildcard runbooks/*.ipynb))
 
 test-notebooks: setup ## every runbook as it is, in plan mode, against its own lab
-	@outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
-	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover --data-mb 2 -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider $(PLANNED)
+	@echo 'every runbook in plan mode: what it prints follows when it has ended'; \
+	outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
+	  DRILLBOOK_OUTPUTS="$$outputs" $(BIN)/drillbook lab run --recover --data-mb 2 -- $(abspath $(BIN))/pytest --nbval-lax -p no:cacheprovider $(PLANNED) \
+	  > "$$outputs/said" 2>&1; ended=$$?; cat "$$outputs/said"; exit $$ended
 
 test-long: setup majors ## whole recoveries, kills, the browser
 	$(BIN)/python -m pytest -m "long and not soak" --junitxml outputs/bench/test-long.xml --durations=25 $(WORKERS) $(LONG)

@@ -257,7 +257,7 @@ def to_its_end(chosen: LongTermBackup, backup: BaseBackup, images: Mapping[str, 
 
 
 def seed_of(run_id: str) -> int:
-    """The seed that a run takes where none is given: from its id, so that whoever knows the id can make the choice again."""
+    """The seed that a run takes where none is given: from its id, so that the choice can be repeated by anyone who knows the id."""
     return int(hashlib.sha256(run_id.encode()).hexdigest()[:7], 16)
 
 

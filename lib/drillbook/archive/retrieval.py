@@ -47,7 +47,7 @@ class Request(StrEnum):
 
     BEGUN = "requested"
     UNDER_WAY = "already under way"
-    EXTENDED = "already readable, its days counted anew"
+    EXTENDED = "already readable; its days count again from now"
 
 
 def readable(key: str, storage_class: str, restore: str) -> Readable:

@@ -17,7 +17,7 @@ FOLDER = "-long-term"  # appended to the cluster's own, as the lab's profile nam
 
 
 def put(home: LabHome, years: int, storage_class: str = "GLACIER") -> list[str]:
-    """Make one of each of the last ``years`` complete years; their ids, oldest first. Safe to repeat: each is made anew.
+    """Make one of each of the last ``years`` complete years; their ids, oldest first. Safe to repeat: each is made again.
 
     Data and WAL lie in ``storage_class``, ``backup.info`` and history files in STANDARD, where S3's lifecycle leaves
     small objects. LabError: no base backup is there yet, or its WAL is not archived.
