@@ -11,11 +11,23 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "drills"))
 
 from fix_drills import DrillLab
+from tests.standing import Standing
+
+STANDING = Standing(Path(__file__).parent)
 
 
-@pytest.fixture(scope="session")
-def browser_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrillLab]:
-    """The first site, its writer running, with little data."""
-    lab = DrillLab(tmp_path_factory.mktemp("browser"), "first", 2)
+def _lab(folder: Path) -> Iterator[DrillLab]:
+    lab = DrillLab(folder, "first", 2)
     yield lab
     lab.down()
+
+
+@pytest.fixture(scope="module")
+def browser_lab(tmp_path_factory: pytest.TempPathFactory) -> DrillLab:
+    """The first site, its writer running, with little data; one for all files of the folder."""
+    return STANDING.get("browser", lambda: _lab(tmp_path_factory.mktemp("browser")))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    STANDING.left(nextitem)
