@@ -129,6 +129,15 @@ def test_i17_each_cause_of_a_refused_connection_is_named_with_its_evidence_and_i
     assert found[0].seen and found[0].fix and symptoms(state)
 
 
+@pytest.mark.parametrize(
+    ("fenced", "left"), [('["*"]', None), ('["orders-1"]', None), ('["orders-2", "orders-1"]', '["orders-2"]')]
+)
+def test_i17_the_fence_of_the_primary_is_lifted_and_no_other(fenced: str, left: str | None) -> None:
+    (cause,) = [one for _, one in checked(seen(annotations={"cnpg.io/fencedInstances": fenced})) if one]
+    assert cause.patch is not None
+    assert cause.patch.merge == {"metadata": {"annotations": {"cnpg.io/fencedInstances": left}}}
+
+
 def test_i17_only_what_is_one_change_of_one_object_can_be_fixed_by_a_run() -> None:
     found = [next(cause for _, cause in checked(state) if cause) for state, _ in CAUSES.values()]
     kinds = {cause.name: cause.patch.kind for cause in found if cause.patch}

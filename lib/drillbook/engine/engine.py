@@ -261,12 +261,13 @@ class Run(Handle):
 
     def _require_alone(self, plan: Plan | None) -> None:
         """The Lease, before a change. What was opened next to other runs takes it here, and not for a plan without an effect."""
-        if not kind_of(self.runbook).alone:
-            if plan is not None and plan.harmless:
-                return
+        alone = kind_of(self.runbook).alone
+        if not alone and plan is not None and plan.harmless:
+            return
+        self._hold.require()
+        if not alone:  # asked with the Lease in hand: nobody can begin in between
             waiting_runs.require_none_stands(self.site, {self.run_id})
             require_none_waits(self.context.kube, self.site, {folder.name for folder in run_folders.run_dirs()})
-        self._hold.require()
 
     def _failed(self, step: Step[T], error: RunbookError, seconds: float) -> T:
         refused = error.verdict is None

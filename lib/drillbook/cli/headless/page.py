@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ _STYLE = """<style>
 </style>
 """
 
+_ONE = threading.Lock()  # the exporter keeps state while it renders, and `prepare` has a thread of its own
+
 
 def prepare() -> None:
     """Import what the page needs and compile its templates, ahead of time: over a second, which the notebook covers."""
     from nbformat.v4 import new_notebook
 
-    _exporter().from_notebook_node(new_notebook())  # type: ignore[no-untyped-call]
+    with _ONE:
+        _exporter().from_notebook_node(new_notebook())  # type: ignore[no-untyped-call]
 
 
 @cache
@@ -40,5 +44,6 @@ def write_page(path: Path) -> None:
         return
     folder = path.parent
     resources = {"metadata": {"name": folder.name}}
-    body, _ = _exporter().from_filename(str(path), resources=resources)
+    with _ONE:
+        body, _ = _exporter().from_filename(str(path), resources=resources)
     (folder / "executed.html").write_text(body.replace("</head>", f"{_STYLE}</head>", 1), encoding="utf-8")

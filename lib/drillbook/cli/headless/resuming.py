@@ -71,8 +71,8 @@ def resume(
     given = parameters | {"mode": mode} | ({"site": site} if site else {})
     past.require_same(profile=profile, notebook_sha256=notebook_digest(path), given=given, runbook=runbook)
     _keep_partial(folder, past.events)
-    told = {"DRILLBOOK_RESUME": past.run_id} | ({"DRILLBOOK_CONFIRM": phrase} if phrase else {})
-    return run_attempt(path, given, folder, profile, told, progress)
+    variables = {"DRILLBOOK_RESUME": past.run_id} | ({"DRILLBOOK_CONFIRM": phrase} if phrase else {})
+    return run_attempt(path, given, folder, profile, variables, progress)
 
 
 def _keep_partial(folder: Path, events: list[dict[str, Any]]) -> None:
@@ -84,8 +84,8 @@ def _keep_partial(folder: Path, events: list[dict[str, Any]]) -> None:
         partial.unlink(missing_ok=True)
     number = gates.attempt(events)
     if not any(event["n"] == number for event in of_type(events, "attempt")):
-        told = {"notebook": name, "how": "killed", "error": "no process of the attempt was left"}
-        Journal(folder / "journal.jsonl").note("attempt", n=number, **told)
+        ended = {"notebook": name, "how": "killed", "error": "no process of the attempt was left"}
+        Journal(folder / "journal.jsonl").note("attempt", n=number, **ended)
 
 
 def waits_at(folder: Path) -> Mapping[str, Any]:

@@ -91,15 +91,15 @@ def partial_notebook(run_id: str) -> Path:
 
 
 def run_attempt(
-    notebook: Path, parameters: dict[str, Any], folder: Path, site: Site, told: dict[str, str], progress: Progress
+    notebook: Path, parameters: dict[str, Any], folder: Path, site: Site, variables: dict[str, str], progress: Progress
 ) -> RunOutcome:
-    """One attempt: the kernel learns by the environment (``told``) which run it is."""
+    """One attempt: the kernel learns by ``variables`` of its environment which run it is."""
     partial = partial_notebook(folder.name)
     progress = _unheard(progress)
     before = len(events_of(folder)) if (folder / "journal.jsonl").exists() else 0
     with _Stops(progress) as stops:
         for _ in range(_STARTS):
-            how, message = _papermill(notebook, partial, parameters, folder, site, told, progress)
+            how, message = _papermill(notebook, partial, parameters, folder, site, variables, progress)
             if _DIED_STARTING not in message:  # else no cell was executed
                 break
         stops.settling()
@@ -125,7 +125,7 @@ def _papermill(
     parameters: dict[str, Any],
     folder: Path,
     site: Site,
-    told: dict[str, str],
+    variables: dict[str, str],
     progress: Progress,
 ) -> tuple[str, str]:
     """Returns how the notebook ended (completed, error, kernel died, timeout) and papermill's last words."""
@@ -139,7 +139,7 @@ def _papermill(
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
             UNATTENDED_ENV: "1",
         }
-        | told
+        | variables
     )
     command = [
         sys.executable,

@@ -154,13 +154,12 @@ def _no_primary(seen: Seen) -> Cause | None:
     primary = str(status.get("currentPrimary") or "")
     fenced = _fenced(seen.annotations.get("cnpg.io/fencedInstances", ""))
     if fenced & {"*", primary}:
-        fix = (
-            f'kubectl cnpg fencing off {seen.name} "*" -n {seen.namespace}, unless a run fenced it: see drillbook list'
-        )
-        words, patch = (
-            f"annotation cnpg.io/fencedInstances={sorted(fenced)}",
-            seen.annotate("cnpg.io/fencedInstances", None),
-        )
+        # A replica that somebody has fenced by name stays fenced.
+        others = [] if "*" in fenced else sorted(fenced - {primary})
+        which = "*" if "*" in fenced else primary
+        fix = f'kubectl cnpg fencing off {seen.name} "{which}" -n {seen.namespace}, unless a run fenced it: see drillbook list'
+        words = f"annotation cnpg.io/fencedInstances={sorted(fenced)}"
+        patch = seen.annotate("cnpg.io/fencedInstances", json.dumps(others) if others else None)
         return Cause(name="the primary is fenced", seen=words, fix=fix, patch=patch)
     if not primary or status.get("targetPrimary", primary) != primary:
         seen_now = f"phase {seen.phase or 'none'}, currentPrimary {primary or 'none'}, targetPrimary {status.get('targetPrimary') or 'none'}"

@@ -35,10 +35,10 @@ class Fixed(Frozen):
 class ApplyFix(Step[Fixed]):
     """Make the fix, where it is one change of one Kubernetes object.
 
-    Only if it is ``wanted``. Every other fix needs a password, a manifest or a decision, and stays a command for a person. Nothing is changed
-    while another run holds something on the cluster: what looks broken may be what that run has closed. Raises
-    ParameterError for a ``wanted`` that is neither true nor false, PreconditionError where a right is missing or the
-    object is gone.
+    Only if it is ``wanted``. Every other fix needs a password, a manifest or a decision, and stays a command for a
+    person. Nothing is changed while another run holds something on the cluster: what looks broken may be what that run
+    has closed. Raises ParameterError for a ``wanted`` that is neither true nor false, PreconditionError where a right
+    is missing or the object is gone.
     """
 
     effect: ClassVar[Effect] = Effect.CHANGES
