@@ -1,8 +1,9 @@
 """Names of Services inside pods: a hosts file of each namespace, laid over /etc/hosts in a mount namespace of the pod.
 
 `svc`, `svc.ns`, `svc.ns.svc` and `svc.ns.svc.cluster.local` resolve for every process of a pod and for nobody
-outside, as with cluster DNS. Where a process may not have its own mount namespace (no Linux, or a sandbox that
-refuses), names don't resolve, and Kubernetes' older way remains: `<SVC>_SERVICE_HOST` and `<SVC>_SERVICE_PORT`.
+outside, as with cluster DNS. Where a process may not have its own mount namespace (no Linux, a container or a chroot
+that refuses), names don't resolve by themselves: `HOSTS_VARIABLE` names the file to look in (`look_up`), and
+Kubernetes' older way remains, `<SVC>_SERVICE_HOST` and `<SVC>_SERVICE_PORT`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from drillbook_lab.api.errors import Object
+if TYPE_CHECKING:
+    from drillbook_lab.api.errors import Object
 
+HOSTS_VARIABLE = "DRILLBOOK_LAB_HOSTS"
 _HOSTS = Path("/etc/hosts")
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
@@ -63,10 +67,8 @@ class HostsFiles:
         for path in self._folder.glob("*"):
             self._fill(path)
 
-    def of(self, namespace: str) -> Path | None:
-        """The file of a namespace's pods; None where it can't be laid over theirs."""
-        if not available():
-            return None
+    def of(self, namespace: str) -> Path:
+        """The file of a namespace's pods."""
         path = self._folder / namespace
         if not path.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +95,15 @@ class HostsFiles:
                 os.ftruncate(handle, len(content))
         finally:
             os.close(handle)
+
+
+def look_up(hosts: Path, name: str) -> str:
+    """The address of a name in such a file; empty where it has none."""
+    try:
+        lines = hosts.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((address for address, *known in map(str.split, filter(None, lines)) if name in known), "")
 
 
 def enter(hosts: Path) -> Callable[[], None]:

@@ -44,7 +44,7 @@ def at(moment: datetime.datetime) -> TargetSpec:
     return TargetSpec(target_time=moment.isoformat().replace("+00:00", "Z"))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_point_in_time_recovery(site: Site, copies: Any) -> None:
     """The copy has what was committed before the target and nothing after it; the log tells each phase in order."""
     password = site.home / "new-password"
@@ -105,7 +105,7 @@ def test_point_in_time_recovery(site: Site, copies: Any) -> None:
     assert [name for name in site.store.names(f"{FOLDER}/source/wals/") if "/00000002" in name] == []
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_without_a_target_it_replays_all_and_promotes(site: Site, copies: Any) -> None:
     """No target: the end of the archive is silently the end; an earlier valid PGDATA is kept aside on the volume."""
     copy = copies(source=site.side(wal_max_parallel=1), database="orders", owner="orders")
@@ -124,7 +124,7 @@ def test_without_a_target_it_replays_all_and_promotes(site: Site, copies: Any) -
     assert copy.ask("select count(*) from pg_database where datname in ('app', 'orders')") == 2
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_the_restore_point_of_a_backup(site: Site, copies: Any) -> None:
     """`targetName` barman_<id> is the restore point that barman-cloud-backup leaves on a primary."""
     backup_id = site.backup["backupId"]
@@ -143,7 +143,7 @@ def test_the_restore_point_of_a_backup(site: Site, copies: Any) -> None:
         ("source", TargetSpec(backup_id="20200101T000000"), "no backup found with ID 20200101T000000"),
     ],
 )
-@pytest.mark.long
+@pytest.mark.soak
 def test_no_backup_for_the_target(site: Site, copies: Any, server: str, target: TargetSpec | None, reason: str) -> None:
     """Time before the first backup, wrong serverName, a timeline without one, an unknown ID."""
     copy = copies(source=site.side(server), target=target)
@@ -154,7 +154,7 @@ def test_no_backup_for_the_target(site: Site, copies: Any, server: str, target: 
     assert not Path(copy.spec.pgdata).exists()
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_target_after_the_last_commit(site: Site, copies: Any) -> None:
     """PostgreSQL itself says that it can't reach it."""
     copy = copies(target=at(datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)))
@@ -164,7 +164,7 @@ def test_target_after_the_last_commit(site: Site, copies: Any) -> None:
     assert done.error.startswith(HEAD + "while waiting for PostgreSQL to stop recovery mode: ")
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_target_before_the_named_backup_is_consistent(site: Site, copies: Any) -> None:
     """An explicit backup whose end is after the target can't serve it, if the WAL shows that in time.
 
@@ -178,7 +178,7 @@ def test_target_before_the_named_backup_is_consistent(site: Site, copies: Any) -
     assert done.error.startswith(HEAD + "while waiting for PostgreSQL to stop recovery mode: ")
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_time_before_the_named_backup_on_a_quiet_source_is_not_noticed(site: Site, copies: Any) -> None:
     """PostgreSQL compares times at commits only: with none during the backup it stops, consistent, before the next."""
     started = datetime.datetime.fromisoformat(site.backup["startedAt"].replace("Z", "+00:00"))
@@ -193,7 +193,7 @@ def test_a_time_before_the_named_backup_on_a_quiet_source_is_not_noticed(site: S
         assert connection.execute("select number from marker").fetchall() == [(0,)]
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_time_before_the_named_backup_on_a_busy_source(site: Site, copies: Any) -> None:
     """A commit during the backup shows it: the server stops there, before it is consistent."""
     with site.source.connect("app") as connection:
@@ -251,7 +251,7 @@ def test_a_volume_that_cant_hold_the_base_backup(site: Site, copies: Any) -> Non
     assert not processes_with(copy.spec.pgdata)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_volume_that_fills_up_stops_the_instance(site: Site, copies: Any) -> None:
     """No room for a WAL segment: PostgreSQL is stopped, the program ends with CNPG's code, and so does a new start."""
     pod = copies(source=None)
@@ -271,7 +271,7 @@ def test_a_volume_that_fills_up_stops_the_instance(site: Site, copies: Any) -> N
     assert pod.ask("select 1") == 1
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_first_wal_missing(site: Site, copies: Any) -> None:
     """The probe ends the job before anything is fetched."""
     server = site.broken("no-begin-wal")
@@ -287,7 +287,7 @@ def test_first_wal_missing(site: Site, copies: Any) -> None:
     assert not Path(copy.spec.pgdata).exists()
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_wal_gap_before_the_target(site: Site, copies: Any) -> None:
     """A segment lost between backup and target ends the replay early, and the job with it."""
     server = site.broken("gap")
@@ -303,7 +303,7 @@ def test_wal_gap_before_the_target(site: Site, copies: Any) -> None:
     assert Path(gap).name[:24] in told
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_without_a_target_a_gap_is_the_end_and_nobody_is_told(site: Site, copies: Any) -> None:
     """The silent shortfall: the job succeeds, and what was committed after the gap is missing."""
     server = site.broken("short")
@@ -323,7 +323,7 @@ def test_without_a_target_a_gap_is_the_end_and_nobody_is_told(site: Site, copies
         assert connection.execute("select max(number) from marker").fetchone() == (1,)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_without_a_target_a_store_that_goes_away_is_the_end_too(site: Site, copies: Any) -> None:
     """A network that fails midway is no failure either: PostgreSQL hears that the segment isn't there."""
     copy = copies(source=site.side(wal_max_parallel=1))

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from fix_apiserver import Api, Kubectl, cluster
 
+pytestmark = pytest.mark.soak
+
 Object = dict[str, Any]
 N = ("-n", "default")
 

@@ -8,6 +8,8 @@ import pytest
 from fix_clusters import SmallCluster, as_json, kubectl, namespace
 from fix_lab import BATCH, CORE, RunningLab, condition, until
 
+pytestmark = pytest.mark.soak
+
 VOLUMES = "/api/v1/persistentvolumes"
 
 
@@ -16,7 +18,6 @@ def home(lab: RunningLab) -> str:
     return namespace(lab, "adoption")
 
 
-@pytest.mark.soak
 def test_a_new_cluster_of_the_name_returns_the_old_data(lab: RunningLab, home: str) -> None:
     cluster = SmallCluster(lab, home, "heir").create(storage={"size": "1Gi", "storageClass": "lab-directory-retain"})
     cluster.app("CREATE TABLE legacy AS SELECT 42 AS answer")
@@ -73,7 +74,6 @@ def test_a_new_cluster_of_the_name_returns_the_old_data(lab: RunningLab, home: s
     until(lambda: lab.find(f"{VOLUMES}/{volume['metadata']['name']}") is None)
 
 
-@pytest.mark.soak
 def test_the_heir_knows_who_was_primary(lab: RunningLab, home: str) -> None:
     cluster = SmallCluster(lab, home, "pair").create(instances=2)
     until(lambda: cluster.status.get("readyInstances") == 2 and cluster.is_healthy())
@@ -114,7 +114,6 @@ def test_the_heir_knows_who_was_primary(lab: RunningLab, home: str) -> None:
     until(lambda: cluster.pod(1) is None and cluster.pod(2) is None)
 
 
-@pytest.mark.soak
 def test_a_claim_grows_and_does_not_shrink(lab: RunningLab, home: str) -> None:
     claim = {
         "apiVersion": "v1",

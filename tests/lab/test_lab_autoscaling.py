@@ -9,7 +9,7 @@ from fix_lab import CORE, RunningLab, condition, until
 from fix_workloads import Workload
 
 Object = dict[str, Any]
-pytestmark = pytest.mark.usefixtures("backend")
+pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("backend")]
 
 
 class Autoscaler:
@@ -49,7 +49,6 @@ def pool(value: str) -> Object:
     return {"type": "Pods", "pods": {"metric": {"name": "hikaricp_connections"}, "target": target}}
 
 
-@pytest.mark.soak
 def test_kubectl_autoscale_and_its_bounds(backend: Workload) -> None:
     scaler = Autoscaler(backend)
     said = backend.kubectl("autoscale", "deployment", backend.name, "--min=4", "--max=5", "--cpu-percent=1000")

@@ -36,7 +36,7 @@ def test_the_pod_of_a_fenced_instance_stays_without_a_server(fenced: SmallCluste
     assert metrics['cnpg_collector_up{cluster="small"}'] == 0
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_lifting_brings_the_same_data_back(small: SmallCluster) -> None:
     uid = (small.pod() or {})["metadata"]["uid"]
     small.annotate(fencedInstances='["*"]')

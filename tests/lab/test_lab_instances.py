@@ -23,7 +23,7 @@ from fix_lab import BATCH, CNPG, CORE, RunningLab, condition, until
 from drillbook_lab.node.processes import processes_under
 
 # One story, told in order: long as a whole, so that no part runs without what came before it.
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.soak
 
 NAMESPACE = "cnpg-system"
 NAME = "trio"
@@ -237,7 +237,6 @@ def test_a_primary_that_is_gone_is_succeeded_and_comes_back(trio: Trio, how: str
     assert trio.ask(old, "SELECT count(*) > 0 FROM numbers WHERE number = -2") is True
 
 
-@pytest.mark.soak
 def test_a_restart_by_annotation_begins_with_the_replicas(trio: Trio) -> None:
     primary = trio.primary
     started = {
@@ -256,7 +255,6 @@ def test_a_restart_by_annotation_begins_with_the_replicas(trio: Trio) -> None:
     assert [phase for phase in trio.phases if phase][-1] == HEALTHY
 
 
-@pytest.mark.soak
 def test_the_primary_restarts_in_place_when_its_phase_says_so(trio: Trio) -> None:
     primary, asked = trio.primary, "SELECT pg_postmaster_start_time()"
     before, uid = trio.ask(primary, asked), trio.pod(primary)["metadata"]["uid"]
@@ -268,7 +266,6 @@ def test_the_primary_restarts_in_place_when_its_phase_says_so(trio: Trio) -> Non
     assert trio.pod(primary)["metadata"]["uid"] == uid
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize(
     ("setting", "value"), [("work_mem", "7MB"), ("max_connections", "80"), ("max_connections", "50")]
 )
@@ -282,7 +279,6 @@ def test_a_parameter_reaches_every_instance(trio: Trio, setting: str, value: str
         assert trio.ask(name, "SELECT count(*) FROM pg_settings WHERE pending_restart") == 0
 
 
-@pytest.mark.soak
 def test_one_instance_fewer_takes_its_volume_along(trio: Trio) -> None:
     victim = max(name for name in ("trio-1", "trio-2", "trio-3") if name != trio.primary)
     trio.scale(2)

@@ -48,7 +48,7 @@ def healthy(lab: RunningLab, path: str, **wanted: Any) -> Any:
     return status if well and all(status.get(key) == value for key, value in wanted.items()) else None
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_restored_copy_gets_its_standbys(three: Three) -> None:
     lab = RunningLab(three.home)
     lab.create(f"{BARMAN}/{DRILLS}/objectstores", store(lab, "source"))

@@ -13,7 +13,7 @@ from drillbook_lab.node.processes import processes_under
 __all__ = ["origin"]
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_copy_is_restored_promoted_and_then_gone_without_a_trace(origin: RunningLab) -> None:
     lab = origin
     lab.create(f"{CNPG}/{DRILLS}/clusters", copy(lab, "once"))

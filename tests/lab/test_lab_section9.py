@@ -97,7 +97,7 @@ def wrong_stores(origin: RunningLab) -> Iterator[RunningLab]:
     lab.delete(f"{CORE}/{DRILLS}/secrets/wrong-key")
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_each_cause_is_told_in_the_jobs_log(wrong_stores: RunningLab) -> None:
     """None of them gets as far as PostgreSQL. Each is removed once it has failed: else it is tried six times more."""
     lab = wrong_stores
@@ -228,7 +228,7 @@ def journey(lab: RunningLab, name: str, since: str) -> list[Any]:
     raise AssertionError(f"it never was healthy: {seen[-1:]}")
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_recovery_goes_its_way_in_order(origin: RunningLab) -> None:
     """From an empty phase to the healthy one, with a standby; each state is consistent in itself."""
     lab = origin
@@ -314,7 +314,7 @@ def test_a_target_that_never_comes_fills_the_volume_and_ends_unrecoverable(origi
     assert bucket(lab.home).list_objects_v2(Bucket="synergyflow-backups", Prefix="postgres/full/")["KeyCount"] == 0
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_full_volume_stops_postgresql_until_there_is_room(origin: RunningLab) -> None:
     lab = origin
     lab.create(f"{CNPG}/{DRILLS}/clusters", copy(lab, "tight"))

@@ -14,6 +14,8 @@ from fix_workloads import APPS, Workload, owners
 
 from drillbook_lab.faults import catalogue as faults
 
+pytestmark = pytest.mark.soak
+
 Object = dict[str, Any]
 POOL = "SPRING_DATASOURCE_HIKARI_MAXIMUMPOOLSIZE"
 

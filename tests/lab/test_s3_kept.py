@@ -15,6 +15,8 @@ import pytest
 from botocore.exceptions import ClientError
 from fix_agent import BUCKET, Store, agent_home, processes_with, wait_for
 
+pytestmark = pytest.mark.soak
+
 __all__ = ["agent_home"]
 
 ODD = "a folder/../ä+=&~'(x)%2F"

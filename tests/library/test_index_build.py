@@ -172,13 +172,14 @@ WAITS = {
 KILLED = {"the process": (False, False), "the process and its psql": (True, False), "the backend as well": (True, True)}
 
 
-# The scan and one wait, with nothing left alive, are quick; every other place and way belongs to the long tests.
+# The scan and one wait, with nothing left alive, are quick; the other places so are long; the other ways are soaked.
+QUICK = ("while it scans", "for an older writer")
 MATRIX = [
     pytest.param(
         wait,
         how,
         id=f"{place}-{name}",
-        marks=[] if how[1] and place in ("while it scans", "for an older writer") else pytest.mark.long,
+        marks=[] if how[1] and place in QUICK else pytest.mark.long if how[1] else pytest.mark.soak,
     )
     for place, wait in WAITS.items()
     for name, how in KILLED.items()

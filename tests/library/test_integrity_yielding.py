@@ -123,15 +123,19 @@ def literal(text: str) -> SQL:
     [
         pytest.param(["alter table big add column extra int default 7"], id="alter table"),
         pytest.param(
-            ["alter table big alter column id type bigint"], id="rewriting alter table", marks=pytest.mark.long
+            ["alter table big alter column id type bigint"], id="rewriting alter table", marks=pytest.mark.soak
         ),
-        pytest.param(["truncate big"], id="truncate"),
+        pytest.param(["truncate big"], id="truncate", marks=pytest.mark.soak),
         pytest.param(["vacuum full big"], id="vacuum full"),
-        pytest.param(["reindex table big"], id="reindex", marks=pytest.mark.long),
-        pytest.param(["alter table big drop constraint big_pkey"], id="drop constraint", marks=pytest.mark.long),
-        pytest.param(["create index concurrently big_v on big (left(v, 8))"], id="create index concurrently"),
+        pytest.param(["reindex table big"], id="reindex", marks=pytest.mark.soak),
+        pytest.param(["alter table big drop constraint big_pkey"], id="drop constraint", marks=pytest.mark.soak),
         pytest.param(
-            ["begin", "lock table big in access exclusive mode", "commit"], id="lock table", marks=pytest.mark.long
+            ["create index concurrently big_v on big (left(v, 8))"],
+            id="create index concurrently",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(
+            ["begin", "lock table big in access exclusive mode", "commit"], id="lock table", marks=pytest.mark.soak
         ),
     ],
 )

@@ -115,6 +115,8 @@ class PodWorker:
             "TZ": "UTC",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+        if self._places.hosts is not None and not names.available():
+            env[names.HOSTS_VARIABLE] = str(self._places.hosts)
         if pod_role(self._pod) == "instance":
             own = {"PGHOST": str(self._places.socket_dir), "PGUSER": "postgres", "PGPORT": "5432"}
             env.update(own, POD_NAME=self.name, NAMESPACE=self.namespace)
@@ -176,7 +178,7 @@ class PodWorker:
 
     def _apart(self) -> Callable[[], None] | None:
         """What gives a process of the pod its own /etc/hosts."""
-        return names.enter(self._places.hosts) if self._places.hosts is not None else None
+        return names.enter(self._places.hosts) if self._places.hosts is not None and names.available() else None
 
     def _workdir(self) -> Path:
         return next(iter(self._places.volumes.values()), self._places.run_dir)

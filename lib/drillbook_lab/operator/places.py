@@ -18,7 +18,7 @@ class PodPlaces:
     socket_dir: Path
     address: str
     volumes: Mapping[str, Path]
-    hosts: Path | None = None  # what its processes see as /etc/hosts
+    hosts: Path | None = None  # what its processes see as /etc/hosts, where that can be
 
     @property
     def spec_file(self) -> Path:

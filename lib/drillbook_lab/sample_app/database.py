@@ -34,11 +34,7 @@ class Database:
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             "",
             connection_class=AsyncConnection[DictRow],
-            kwargs={
-                **settings.connection,
-                "row_factory": dict_row,
-                "prepare_threshold": 5 if settings.prepares else None,
-            },
+            kwargs=self._parameters,
             min_size=settings.minimum_idle,
             max_size=settings.pool_size,
             timeout=settings.connection_timeout,
@@ -50,11 +46,16 @@ class Database:
             open=False,
         )
 
+    async def _parameters(self) -> dict[str, Any]:
+        """What each connection is opened with."""
+        threshold = 5 if self._settings.prepares else None
+        return {**self._settings.dialled(), "row_factory": dict_row, "prepare_threshold": threshold}
+
     async def open(self) -> None:
         """Begin to connect; an app that needs its database at the start fails here without it."""
         if not self._settings.starts_without_database:
             # The pool would tell only that time has run out; a connection of our own says why.
-            async with await AsyncConnection.connect(**self._settings.connection):  # type: ignore[arg-type]
+            async with await AsyncConnection.connect(**self._settings.dialled()):  # type: ignore[arg-type]
                 pass
         await self._pool.open()
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import yaml
+
+from drillbook_lab.names import HOSTS_VARIABLE, look_up
 
 # The driver's parameter -> libpq's. What the driver keeps to itself (its cache sizes, say) has no counterpart.
 _PARAMETERS = {
@@ -51,6 +54,14 @@ class Settings:
     create: tuple[str, ...]
     find: str
     defaults: dict[str, Any]
+    hosts: Path | None = None  # where names are looked up, if they don't resolve by themselves
+
+    def dialled(self) -> dict[str, str]:
+        """The connection's parameters as of now, with the addresses of its hosts where names don't resolve."""
+        if self.hosts is None:
+            return self.connection
+        addresses = [look_up(self.hosts, host) for host in self.connection["host"].split(",")]
+        return {**self.connection, "hostaddr": ",".join(addresses)} if any(addresses) else self.connection
 
 
 def read(env: Mapping[str, str]) -> Settings:
@@ -100,6 +111,7 @@ def read(env: Mapping[str, str]) -> Settings:
         create=tuple(api.get("create") or ()),
         find=str(api.get("find", "")),
         defaults=dict(api.get("defaults") or {}),
+        hosts=Path(env[HOSTS_VARIABLE]) if env.get(HOSTS_VARIABLE) else None,
     )
 
 
