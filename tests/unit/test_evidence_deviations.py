@@ -47,6 +47,19 @@ def test_i16_what_deviates_is_read_from_the_record() -> None:
     events = verified()
     events[0] |= {"git": {"commit": "1", "dirty": True}}
     assert deviates(record(events)) == ("the working tree had changes that are in no commit",)
+    late = "not run: not known: step 4 (Choose a backup) failed"
+    reasons = [
+        "step 4: denied",
+        f"rows: {late}",
+        f"amcheck: {late}",
+        "login: not run: not known: step 9 (Log in) failed",
+    ]
+    stopped = record(unproven())
+    assert deviates({**stopped, "verdict": {**stopped["verdict"], "reasons": reasons}})[:3] == (
+        "step 4: denied",
+        "not run: rows, amcheck: step 4 (Choose a backup) failed",
+        "not run: login: step 9 (Log in) failed",
+    )
 
 
 def test_i16_a_retest_is_named_or_the_next_verified_run_of_the_runbook() -> None:

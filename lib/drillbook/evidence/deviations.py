@@ -7,7 +7,7 @@ stamped and archived with them. They are never part of a record.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,19 @@ def deviates(record: Mapping[str, Any]) -> tuple[str, ...]:
             for item in record["objectives"]["measured"]
             if item["met"] is False
         ]
-    return tuple(dict.fromkeys([*found, *record["deviations"]["findings"]]))
+    return tuple(dict.fromkeys([*_together(found), *record["deviations"]["findings"]]))
+
+
+def _together(reasons: Iterable[str]) -> list[str]:
+    """Checks that were not run for one and the same reason, as one line in the place of the first of them."""
+    apart: dict[str, list[str]] = {}
+    for reason in reasons:
+        check, waited, why = reason.partition(": not run: ")
+        apart.setdefault(why if waited else reason, []).append(check)
+    return [
+        f"not run: {', '.join(checks)}: {why.removeprefix('not known: ')}" if checks != [why] else why
+        for why, checks in apart.items()
+    ]
 
 
 def noted(ledger: Ledger) -> dict[str, list[Noted]]:
