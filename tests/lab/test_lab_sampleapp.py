@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import urllib.request
@@ -109,6 +110,7 @@ def test_without_its_database_it_is_not_ready_and_says_why(backend: Workload) ->
     until(lambda: http("GET", address(backend) + "/api/v1/health")[0] == 200)
 
 
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_it_is_reached_through_a_port_forward(backend: Workload) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

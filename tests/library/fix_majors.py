@@ -15,8 +15,9 @@ OLDEST, NEWEST = 14, 18
 
 
 def major_of(folder: Path) -> int:
-    told = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
-    return int(told.split()[2].split(".")[0])
+    """0 for one that doesn't start here: a library that it needs is not on this machine."""
+    done = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True)
+    return int(done.stdout.split()[2].split(".")[0]) if done.returncode == 0 else 0
 
 
 def found() -> dict[int, Path]:
@@ -30,4 +31,4 @@ def found() -> dict[int, Path]:
 
 
 def why_missing(major: int) -> str:
-    return f"PostgreSQL {major} is not on this machine: neither the wheel, nor in {PACKAGED}, nor from `make majors`"
+    return f"PostgreSQL {major} is not on this machine: neither the wheel, nor in {PACKAGED}, nor from `make majors` with the libraries that it needs"

@@ -173,13 +173,13 @@ KILLED = {"the process": (False, False), "the process and its psql": (True, Fals
 
 
 # The scan and one wait, with nothing left alive, are quick; the other places so are long; the other ways are soaked.
-QUICK = ("while it scans", "for an older writer")
+EVERYWHERE = ("while it scans", "for an older writer")
 MATRIX = [
     pytest.param(
         wait,
         how,
         id=f"{place}-{name}",
-        marks=[] if how[1] and place in QUICK else pytest.mark.long if how[1] else pytest.mark.soak,
+        marks=[] if how[1] and place in EVERYWHERE else pytest.mark.long if how[1] else pytest.mark.soak,
     )
     for place, wait in WAITS.items()
     for name, how in KILLED.items()

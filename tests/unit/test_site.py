@@ -177,6 +177,11 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
         load_site(tmp_path / "none.yaml")
 
 
+def test_a_path_that_can_not_even_be_looked_at_is_refused_by_its_cause(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"can't be read \(File name too long\)"):
+        load_site(tmp_path / f"{'n' * 300}.yaml")
+
+
 # -- extends ------------------------------------------------------------------------------------------------------
 
 

@@ -63,12 +63,12 @@ def validated(model: type[M], source: sources.Source) -> tuple[M | None, list[st
 def _find(wanted: str, start: Path) -> Path:
     if "/" in wanted or wanted.endswith((".yaml", ".yml")):
         path = (start / Path(wanted).expanduser()).resolve()
-        if path.is_file():
+        if sources.is_there(path):
             return path
         raise ParameterError([f"there is no file {wanted}"], where="site profile", todo="Give the path of a profile.")
     for folder in (start, *start.parents):
         path = folder / "sites" / f"{wanted}.yaml"
-        if path.is_file():
+        if sources.is_there(path):
             return path
     folders = (folder / "sites" for folder in (start, *start.parents))
     known = next((sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders if folder.is_dir()), [])

@@ -50,6 +50,14 @@ def read(path: Path) -> Source:
     return _read(path, ())
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file; also where this account can't look, which reading it then says."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True
+
+
 def _read(path: Path, below: tuple[Path, ...]) -> Source:
     source = Source()
     if path in below:
@@ -87,7 +95,7 @@ def _extended(source: Source, path: Path, below: tuple[Path, ...]) -> Source:
         source.faults.append(f"{place} extends: {named!r} is not the name of a file")
         return source
     base_path = (path.parent / Path(named).expanduser()).resolve()
-    if not base_path.is_file():
+    if not is_there(base_path):
         source.faults.append(f"{place} extends: there is no file {named}")
         return source
     base = _read(base_path, (*below, path))
