@@ -10,7 +10,7 @@ from drillbook.errors import PreconditionError, RunbookError
 from drillbook.evidence import Masker
 from drillbook.profile import Site, load_site
 from drillbook.profile.schema import Occasion
-from drillbook.steps.finish.webhook import post
+from drillbook.steps.finish.webhook import send
 
 WAITING, STOPPED_MIDWAY = 3, 6
 _OF_VERDICT = {"FAILED": Occasion.FAILED, "UNPROVEN": Occasion.UNPROVEN}
@@ -45,11 +45,11 @@ def _tell(console: Console, site: str, what: Occasion, text: str) -> None:
         if what not in profile.announce.on or profile.announce.webhook is None:
             return
         masker = Masker()
-        status = post(_address(profile, masker), masker.mask(f"[{profile.name}] {what.upper()}: {text}"))
+        answer = send(_address(profile, masker), masker.mask(f"[{profile.name}] {what.upper()}: {text}"))
     except RunbookError as error:
         console.print(f"nobody was informed: {error.what}", style="yellow", markup=False)
     else:
-        console.print(f"informed  the webhook answered {status}", markup=False)
+        console.print(f"informed  {answer}", markup=False)
 
 
 def _address(site: Site, masker: Masker) -> str:

@@ -96,10 +96,10 @@ class Announcement(CheckStep):
             ]
         secret = ctx.kube.secret(place.namespace, place.name)
         try:
-            status = notify.post(secret.get(ctx.site.announce.key, ""), text)
+            answer = notify.send(secret.get(ctx.site.announce.key, ""), text)
         except RunbookError as error:
             return [self.result(Verdict.UNPROVEN, expected="a success", observed=error.what, reason=error.todo)]
-        return [self.result(Verdict.VERIFIED, expected="a success", observed=f"HTTP {status}")]
+        return [self.result(Verdict.VERIFIED, expected="a success", observed=answer)]
 
 
 @dataclass(frozen=True)
