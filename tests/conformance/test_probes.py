@@ -93,6 +93,7 @@ def test_without_rights_a_question_can_not_be_asked(api: Api) -> None:
     assert all("forbidden" in one.seen.lower() for one in found.answers)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("option", "value"), [("--storage-size", "lots"), ("--image", "no image")])
 def test_f15_size_class_and_image_of_the_probes_can_be_given(api: Api, option: str, value: str) -> None:
     """A value that the API server refuses shows that it arrived; a class is not judged before a volume is asked for."""

@@ -13,6 +13,8 @@ from fix_workloads import Workload
 
 from drillbook_lab.faults import catalogue as faults
 
+pytestmark = pytest.mark.soak
+
 Object = dict[str, Any]
 APP = "/apis/argoproj.io/v1alpha1/namespaces/argocd/applications/synergyflow-backend"
 TRACKING = "argocd.argoproj.io/tracking-id"
@@ -56,7 +58,6 @@ def test_it_marks_what_it_holds_and_changes_nothing(backend: Workload, declared:
     until(lambda: status(backend)["health"]["status"] == "Healthy")
 
 
-@pytest.mark.soak
 def test_what_somebody_else_changes_is_undone_until_it_is_paused(backend: Workload, declared: Path) -> None:
     backend.scale(0)
     until(lambda: backend.object["spec"]["replicas"] == 3)
@@ -71,7 +72,6 @@ def test_what_somebody_else_changes_is_undone_until_it_is_paused(backend: Worklo
     until(lambda: backend.settled(3) and synced(backend))
 
 
-@pytest.mark.soak
 def test_the_folder_is_what_counts(backend: Workload, declared: Path) -> None:
     path = declared / "deployment.yaml"
     wanted = yaml.safe_load(path.read_text())
@@ -91,7 +91,6 @@ def test_the_folder_is_what_counts(backend: Workload, declared: Path) -> None:
     until(lambda: backend.settled(3))
 
 
-@pytest.mark.soak
 def test_by_hand_it_syncs_once(backend: Workload, declared: Path) -> None:
     automated(backend, None)
     until(lambda: "automated" not in backend.lab.get(APP)["spec"]["syncPolicy"])

@@ -16,6 +16,8 @@ from fix_workloads import Workload, http
 
 from drillbook_lab.site.site import load
 
+pytestmark = pytest.mark.soak
+
 Object = dict[str, Any]
 API = "/api/v1/incidents"
 
@@ -85,7 +87,6 @@ def test_the_pool_is_as_large_as_its_environment_says(backend: Workload) -> None
     assert password not in backend.kubectl("get", "deploy,rs,pods,events", "-o", "yaml")
 
 
-@pytest.mark.soak
 def test_without_its_database_it_is_not_ready_and_says_why(backend: Workload) -> None:
     """The role may no longer log in: sessions end, health is 503, no pod is behind the Service; then all comes back."""
     lab = backend.lab

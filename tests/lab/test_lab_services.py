@@ -10,6 +10,8 @@ import pytest
 from fix_clusters import SmallCluster, kubectl
 from fix_lab import CORE, until
 
+pytestmark = pytest.mark.soak
+
 NAMES = ("small-rw", "small-rw.small", "small-rw.small.svc", "small-rw.small.svc.cluster.local")
 
 
@@ -50,7 +52,6 @@ def test_every_name_leads_to_the_primary_from_inside_a_pod(small: SmallCluster) 
     raise AssertionError("a pod's name resolves outside of pods")
 
 
-@pytest.mark.soak
 def test_endpoints_follow_labels_and_readiness(small: SmallCluster) -> None:
     pod = small.pod()
     assert pod is not None
