@@ -188,3 +188,15 @@ def test_i17_without_its_section_or_its_key_the_run_is_refused(years: Years) -> 
     assert run.code == 4 and "the profile has no long_term" in run.said and not run.created, run.said
     run = years.lab.run(NOTEBOOK, site=years.site("no-key", secret={"name": "nowhere"}))
     assert run.code == 4 and "nowhere does not exist" in run.said and not run.created, run.said
+    said = years.lab.drillbook("doctor", "--site", str(years.site("no-key", secret={"name": "nowhere"})))
+    assert said.returncode == 4 and "nowhere does not exist" in said.stdout, said.stdout
+
+
+@pytest.mark.soak
+def test_i17_doctor_names_the_years_that_are_missing_and_none_where_all_are_there(years: Years) -> None:
+    years.make()
+    well = years.lab.drillbook("doctor", "--site", str(years.site("whole")))
+    assert well.returncode == 0 and re.search(r"long-term backups +2 in s3://", well.stdout), well.stdout
+    assert "one of each complete year that is owed" in re.sub(r"\s+", " ", well.stdout)
+    short = years.lab.drillbook("doctor", "--site", str(years.site("short", years=3)))
+    assert f"none of {LAST - 2}" in re.sub(r"\s+", " ", short.stdout), short.stdout

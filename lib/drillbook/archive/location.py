@@ -258,5 +258,5 @@ def _secret(kube: k8s.Kube, namespace: str, name: str) -> dict[str, str]:
             raise
         raise PreconditionError(
             f"Secret {namespace}/{name} does not exist",
-            todo="Make it there: the archive's read-only key, or a copy of the Secret with the store's private CA.",
+            todo="Make it there: the key of the store that the profile names by it, or a copy of the Secret with the store's private CA.",
         ) from error

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from drillbook import archive as objectstore
 from drillbook import kube as k8s
+from drillbook.archive.location import open_retriever
 from drillbook.engine.step import Context, NullRecorder
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.evidence_store import open_bucket
@@ -21,6 +22,8 @@ from drillbook.model import show_seconds
 from drillbook.profile import Site, load_site
 from drillbook.steps.archive.reading import read_archive
 from drillbook.steps.finish.remains import remains
+from drillbook.steps.long_term.audit import ReadLongTermBackups
+from drillbook.steps.long_term.location import place
 from drillbook.steps.preflight.readiness import CheckReadiness
 from drillbook.steps.recovery import known_faults
 from drillbook.steps.recovery.egress import ways_out
@@ -68,6 +71,7 @@ def examine(site: str, outputs: Path) -> Iterator[Item]:
         yield _archive(ctx)
         yield from _copys_reach(ctx)
         yield _damages(ctx)
+        yield from _long_term(ctx)
         yield _left_behind(ctx)
         yield from _on_production(ctx)
     finally:
@@ -251,6 +255,26 @@ def _damages(ctx: Context) -> Item:
     if doubt:
         return Item("archive: damages", None, f"none, but {len(doubt)} to know of: {doubt[0].what}", more)
     return Item("archive: damages", True, "none that listings and the ends of the base backups show")
+
+
+def _long_term(ctx: Context) -> Iterator[Item]:
+    """Where the profile names long-term backups: what retention promises, by listings and descriptions; nothing is asked for."""
+    if (section := ctx.site.long_term) is None:
+        return
+    try:
+        with open_retriever(ctx.kube, ctx.site, place(ctx), section):
+            pass  # its key is there; whether it may restore is seen by asking, behind the gate
+        found = ReadLongTermBackups().do(ctx)
+    except RunbookError as error:
+        yield Item("long-term backups", False, error.what, error.todo)
+        return
+    said = f"{len(found.backups)} in {found.location}"
+    if found.audit.gaps:
+        gaps = ", ".join(map(str, found.audit.gaps))
+        todo = f"drill-annual-archive-restore would be FAILED: find out where they went, or correct long_term.since and every ({section.every})."
+        yield Item("long-term backups", None, f"{said}; none of {gaps}", todo)
+    else:
+        yield Item("long-term backups", True, f"{said}; one of each complete {section.every} that is owed")
 
 
 def _left_behind(ctx: Context) -> Item:
