@@ -17,6 +17,8 @@ from drillbook.errors import KubernetesError
 from drillbook_lab.addresses import free_port
 
 MANY = 200
+# The default executor of an event loop starts a thread when it has none to spare, and keeps it.
+POOL = min(32, (os.cpu_count() or 1) + 4)
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 
 
@@ -60,7 +62,7 @@ def test_two_hundred_forwards_leave_no_descriptor_thread_or_process(drill_lab: D
     before = left(daemon)
     assert ask(MANY) >= MANY, "each is its own connection"
     until(lambda: descendants(daemon) < MANY, "the servers for them have ended")
-    until(lambda: left(daemon)[0] <= before[0] + 2 and left(daemon)[1] <= before[1] + 1, "the daemon is as it was")
+    until(lambda: left(daemon)[0] <= before[0] + 2 and left(daemon)[1] <= before[1] + POOL, "the daemon is as it was")
     until(lambda: left("self")[0] <= mine and threading.active_count() <= threads, "and so are we")
 
 
