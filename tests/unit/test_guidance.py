@@ -14,7 +14,11 @@ from drillbook.report import page as report
 from drillbook.report.guidance import KNOWN, KnownText, guide, guides
 
 RUNBOOKS = Path(__file__).parents[2] / "runbooks"
-RECOVERY, BACKUP = "troubleshoot-recovery-slow", "troubleshoot-backup-failed"
+RECOVERY, BACKUP, CONNECTION = (
+    "troubleshoot-recovery-slow",
+    "troubleshoot-backup-failed",
+    "troubleshoot-connection-changed",
+)
 TEXTS = {
     "the recovery of drills/c-1 failed: Expected empty archive; exit status 1": RECOVERY,
     "the recovery of drills/c-1 failed: An error occurred (AccessDenied) when calling ListObjectsV2": RECOVERY,
@@ -25,6 +29,11 @@ TEXTS = {
     "WAL archive check failed for server orders: Expected empty archive": BACKUP,
     "Backup ns/c-2 is walArchivingFailing: no message": BACKUP,
     "s3://b/p: An error occurred (AccessDenied) when calling the ListObjectsV2 operation": BACKUP,
+    'login as app: FATAL: password authentication failed for user "app"': CONNECTION,
+    'FATAL:  no pg_hba.conf entry for host "10.0.0.9", user "app", database "app", no encryption': CONNECTION,
+    'FATAL:  role "app" is not permitted to log in': CONNECTION,
+    'FATAL:  database "app" is not currently accepting connections': CONNECTION,
+    'FATAL:  permission denied for database "app"': CONNECTION,
 }
 
 

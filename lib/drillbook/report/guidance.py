@@ -7,7 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-RECOVERY, BACKUP = "troubleshoot-recovery-slow", "troubleshoot-backup-failed"
+RECOVERY, BACKUP, CONNECTION = (
+    "troubleshoot-recovery-slow",
+    "troubleshoot-backup-failed",
+    "troubleshoot-connection-changed",
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,12 @@ KNOWN = (
     KnownText(
         "AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|NoSuchBucket|Could not connect to the endpoint",
         BACKUP,
+        "2 Is this your problem?",
+    ),
+    KnownText(
+        r"password authentication failed|no pg_hba\.conf entry|pg_hba\.conf rejects|is not permitted to log in|"
+        r"is not currently accepting connections|permission denied for database",
+        CONNECTION,
         "2 Is this your problem?",
     ),
 )
