@@ -221,7 +221,7 @@ def test_i17_the_lab_runs_what_is_scheduled_and_what_is_missed_raises_the_alert(
     cluster.change("check-status", {"spec": {"suspend": True}})
     log = cluster.log(job)
     assert job["status"].get("succeeded") == 1, log
-    assert "VERIFIED" in log and "report    /evidence/check-status/" in log.splitlines()[-3]
+    assert "VERIFIED" in log and re.match("report .*/check-status/", log.splitlines()[-3])
     (run,) = (cluster.evidence / "check-status").iterdir()
     record = json.loads((run / "record.json").read_text())
     assert record["verdict"]["verdict"] == "VERIFIED" and (run / "SHA256SUMS").is_file()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from drillbook_lab import names
+from drillbook_lab.agent.procs import die_with_parent
 
 _MS_BIND, _MS_MOVE, _MS_REC, _MS_UNBINDABLE = 4096, 8192, 16384, 1 << 17
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _RDONLY = 442, -100, 0x8000, 1
@@ -126,6 +127,7 @@ def main() -> None:
     """Make the view and become the command."""
     file, _, *command = sys.argv[1:]
     enter(json.loads(Path(file).read_text(encoding="utf-8")))
+    die_with_parent()  # once more: a new user namespace unties
     os.execvp(command[0], command)  # noqa: S606 - the container's command, no shell
 
 

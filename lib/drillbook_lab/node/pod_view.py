@@ -80,9 +80,11 @@ class PodView:
     def variables(self, declared: Mapping[str, str]) -> dict[str, str]:
         """The environment that the container's spec declares, and what comes with the pod."""
         found = {**self.env, **declared}
-        if not self.mounts or names.available():
-            return found
-        found = {name: self._outside(value) for name, value in found.items()}
+        return found if not self.mounts or names.available() else self.outside(found)
+
+    def outside(self, env: Mapping[str, str]) -> dict[str, str]:
+        """The same environment, where the mount paths aren't there."""
+        found = {name: self._outside(value) for name, value in env.items()}
         own = self.folder / "kubeconfig"
         return {**found, "KUBECONFIG": str(own)} if own.exists() else found
 
