@@ -37,6 +37,7 @@ from drillbook_lab.home import LabHome, new_socket_dir, write_json
 from drillbook_lab.identity import identity
 from drillbook_lab.node.children import Child
 from drillbook_lab.node.kubelet import Kubelet
+from drillbook_lab.node.pod_view import access_to
 from drillbook_lab.node.processes import end_processes_under
 from drillbook_lab.operator.context import Settings
 from drillbook_lab.operator.manager import Manager
@@ -233,6 +234,7 @@ class Lab:
         except OSError as taken:
             log.warning("the API server's port %d is taken: %s", port, taken)
             self._serving = await serve(application, self.home.path("tls"))
+        self.kubelet.access = access_to(self.registry, tokens, self._serving.url, self._serving.tls.ca_pem)
         write_kubeconfig(
             self.home.kubeconfig,
             self._serving.url,

@@ -109,26 +109,31 @@ def look_up(hosts: Path, name: str) -> str:
 def enter(hosts: Path) -> Callable[[], None]:
     """A `preexec_fn`: the child sees that file as /etc/hosts. Needs `available()`."""
     source, target = os.fsencode(hosts), os.fsencode(_HOSTS)
-    uid, gid = os.geteuid(), os.getegid()
-    maps = (("setgroups", b"deny"), ("uid_map", b"%d %d 1" % (uid, uid)), ("gid_map", b"%d %d 1" % (gid, gid)))
 
     def apart() -> None:
         assert _libc is not None  # noqa: S101 - `available` has said so
-        if uid == 0:
-            done = _libc.unshare(_CLONE_NEWNS)
-        else:
-            # Who isn't root may mount in its own user namespace; there it stays who it is.
-            done = _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS)
-            for name, content in maps if done == 0 else ():
-                handle = os.open(f"/proc/self/{name}", os.O_WRONLY)
-                os.write(handle, content)
-                os.close(handle)
-        done = done or _libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
-        done = done or _libc.mount(source, target, None, _MS_BIND, None)
-        if done:
+        if not own_mounts() or _libc.mount(source, target, None, _MS_BIND, None):
             os._exit(71)
 
     return apart
+
+
+def own_mounts() -> bool:
+    """Give this process a mount namespace of its own; False where it may not have one. Fit for a `preexec_fn`."""
+    if _libc is None:
+        return False
+    uid, gid = os.geteuid(), os.getegid()
+    if uid == 0:
+        done = _libc.unshare(_CLONE_NEWNS)
+    else:
+        # Who isn't root may mount in its own user namespace; there it stays who it is.
+        done = _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS)
+        maps = (("setgroups", b"deny"), ("uid_map", b"%d %d 1" % (uid, uid)), ("gid_map", b"%d %d 1" % (gid, gid)))
+        for name, content in maps if done == 0 else ():
+            handle = os.open(f"/proc/self/{name}", os.O_WRONLY)
+            os.write(handle, content)
+            os.close(handle)
+    return not (done or _libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
 
 
 @functools.cache

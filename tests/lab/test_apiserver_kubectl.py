@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 
 import yaml
 from fix_apiserver import Api, Kubectl, cluster
+
+from drillbook.manifests.schedule import cron_job
+from drillbook.profile import load_site
+from drillbook.profile.schema import Every, Schedule
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_get_shows_the_printer_columns(api: Api, kubectl: Kubectl) -> None:
@@ -216,6 +223,18 @@ def test_workloads_are_created_imperatively(api: Api, kubectl: Kubectl) -> None:
     kubectl("delete", "quota", "q", *n)
     kubectl("run", "r", *n, "--image=x")
     assert api.do(api.registry.get, "Pod", "default", "r")["spec"]["containers"][0]["image"] == "x"
+
+
+def test_a_job_is_made_from_a_rendered_cron_job(api: Api, kubectl: Kubectl) -> None:
+    site = load_site(str(ROOT / "sites" / "synergyflow.yaml"))
+    rendered = cron_job(site, Schedule(runbook="check-status", every=Every.HOUR), "x:1")
+    api.do(api.registry.create, rendered | {"metadata": {"name": "rendered", "namespace": "default"}})
+    kubectl("create", "job", "by-hand", "-n", "default", "--from=cronjob/rendered")
+    made, wanted = api.do(api.registry.get, "Job", "default", "by-hand"), rendered["spec"]["jobTemplate"]["spec"]
+    assert made["metadata"]["ownerReferences"][0]["name"] == "rendered"
+    assert made["spec"]["activeDeadlineSeconds"] == wanted["activeDeadlineSeconds"]
+    pod = made["spec"]["template"]["spec"]
+    assert {part: pod[part] for part in wanted["template"]["spec"]} == wanted["template"]["spec"]
 
 
 def test_autoscale_sends_the_older_version(api: Api, kubectl: Kubectl) -> None:

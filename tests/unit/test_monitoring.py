@@ -18,8 +18,10 @@ from test_evidence_due import MONTHLY, YEAR
 from drillbook.cli.app import status
 from drillbook.cli.exporter import application
 from drillbook.cli.metrics import ArchiveState, Evidence, Readings, text
-from drillbook.evidence.due import due
+from drillbook.evidence.due import Due, SealedRun, due
+from drillbook.model import Verdict
 from drillbook.profile import Site, load_site
+from drillbook.profile.schema import Every, Schedule
 
 MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
 NOW = datetime(2026, 11, 9, tzinfo=UTC)
@@ -101,6 +103,23 @@ def asked(token: str, site: Site) -> Callable[..., tuple[str, bytes]]:
         return told[0], b"".join(body)
 
     return get
+
+
+def test_i17_a_period_without_a_run_is_missing_until_the_next_one_has_its_run(site: Site) -> None:
+    hourly = Schedule(runbook="check-status", every=Every.HOUR, since=NOW - timedelta(hours=3))
+    quiet = due([hourly], [], NOW + timedelta(minutes=5))
+    assert [item.state for item in quiet][-2:] == ["missing", "not due yet"]
+
+    def state(found: list[Due]) -> str:
+        served = samples(site, Readings(None, Evidence(tuple(found), (), 0), {}))
+        (name,) = [known["state"] for known, number in served["drillbook_due"] if number == 1]
+        return name
+
+    assert state(quiet) == "missing"
+    run = SealedRun(run_id="r", runbook="check-status", started_at=NOW + timedelta(minutes=6), verdict=Verdict.VERIFIED)
+    assert state(due([hourly], [run], NOW + timedelta(minutes=7))) == "done"
+    assert state(due([hourly], [run], NOW + timedelta(minutes=65))) == "not due yet"
+    assert state(due([hourly], [run], NOW + timedelta(minutes=125))) == "missing"
 
 
 def test_i17_a_token_is_demanded_where_one_is_set(site: Site) -> None:

@@ -107,9 +107,9 @@ def _of_archive(site: Site, found: ArchiveState) -> Iterable[Metric]:
 
 
 def _of_evidence(site: Site, found: Evidence) -> Iterable[Metric]:
-    current = {item.runbook: item for item in found.due}  # the newest period comes last
-    due = _family("due", "1 if a schedule is in this state in its current period.", "runbook", "every", "state")
-    for runbook, item in sorted(current.items()):
+    help_text = "1 if a schedule is in this state: in its current period; while that is not due yet, what is open of the one before."
+    due = _family("due", help_text, "runbook", "every", "state")
+    for runbook, item in sorted(_standing(found.due).items()):
         for state in State:
             due.add_metric([site.name, runbook, str(item.every), str(state)], float(item.state is state))
     yield due
@@ -133,6 +133,16 @@ def _of_evidence(site: Site, found: Evidence) -> Iterable[Metric]:
     if found.pending is not None:
         yield _gauge("archive_pending", "Sealed runs that are not locked away yet.", site, float(found.pending))
     yield _gauge("runs_waiting", "Runs that wait for an approval, or stopped midway.", site, float(found.waiting))
+
+
+def _standing(found: Sequence[Due]) -> dict[str, Due]:
+    """Each schedule as it stands. A period in which nothing ran is missing only once it is over: the next one must not hide it."""
+    known: dict[str, Due] = {}
+    for item in found:  # the newest period comes last
+        before = known.get(item.runbook)
+        if item.state is not State.WAITING or before is None or before.state in (State.DONE, State.DONE_LATE):
+            known[item.runbook] = item
+    return known
 
 
 def text(site: Site, found: Readings) -> bytes:

@@ -138,6 +138,15 @@ def parse(schedule: str) -> Schedule:
     return Slots(*(_field(text, *place) for text, place in zip(fields, _FIELDS, strict=True)))
 
 
+def parse_standard(schedule: str) -> Schedule:
+    """Read a CronJob's expression: the five fields of a crontab, or a descriptor."""
+    if schedule.startswith("@"):
+        return parse(schedule)
+    if count_fields(schedule) != 5:
+        raise BadSchedule(f"expected exactly 5 fields, found {count_fields(schedule)}: {schedule}")
+    return parse(f"0 {schedule}")
+
+
 def _descriptor(text: str) -> Schedule:
     if text in _DESCRIPTORS:
         return parse(_DESCRIPTORS[text])

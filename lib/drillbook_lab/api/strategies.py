@@ -12,7 +12,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from drillbook_lab.api import volume_rules
+from drillbook_lab.api import cron_rules, volume_rules
 from drillbook_lab.api.errors import Fault, Object
 from drillbook_lab.api.schema import bad_value
 
@@ -22,6 +22,8 @@ _PATH_SEGMENT = re.compile(r"^[^/%]+$")
 _LABEL_KEY = re.compile(r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
 _LABEL_VALUE = re.compile(r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")
 _DNS_1035 = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
+
+JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 
 # Vowels and look-alikes are left out, as upstream does, so that no name spells a word.
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
@@ -138,6 +140,14 @@ def prepare(obj: Object) -> None:
             spec.setdefault("completionMode", "NonIndexed")
             spec.setdefault("suspend", False)
             _prepare_pod(spec.get("template", {}).setdefault("spec", {}))
+            if not spec.get("manualSelector"):
+                spec.setdefault("selector", {"matchLabels": {JOB_UID_LABEL: obj["metadata"].get("uid", "")}})
+        case "CronJob":
+            spec = obj.setdefault("spec", {})
+            spec.setdefault("concurrencyPolicy", "Allow")
+            spec.setdefault("suspend", False)
+            spec.setdefault("successfulJobsHistoryLimit", 3)
+            spec.setdefault("failedJobsHistoryLimit", 1)
         case "Deployment":
             spec = obj.setdefault("spec", {})
             spec.setdefault("replicas", 1)
@@ -230,6 +240,8 @@ def built_in_faults(obj: Object, old: Object | None) -> list[Fault]:
             found.append(bad_value("roleRef", obj.get("roleRef"), "cannot change roleRef"))
     if kind == "PersistentVolumeClaim" and old is not None:
         found.extend(volume_rules.claim_faults(obj, old))
+    if kind == "CronJob":
+        found.extend(cron_rules.cron_job_faults(obj))
     if kind == "Job" and old is not None:
         before, after = old.get("spec", {}), obj.get("spec", {})
         found.extend(

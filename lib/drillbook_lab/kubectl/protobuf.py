@@ -111,7 +111,9 @@ def _message(known: Message, data: bytes, path: str) -> Object:
         elif isinstance(form, list):
             result.setdefault(name, []).append(_message(form[0], raw, f"{path}.{name}"))
         else:
-            inner = _message(form, raw, f"{path}.{name}")
-            if inner or name not in _EMPTY_IS_UNSET:
+            inner = _message(form, raw, f"{path}.{name}".rstrip("."))
+            if not name:  # embedded: in JSON its fields stand among those around it
+                result.update(inner)
+            elif inner or name not in _EMPTY_IS_UNSET:
                 result[name] = inner
     return result

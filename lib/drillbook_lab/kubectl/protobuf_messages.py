@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 # Field number → (name, form). A form ending in "[]" repeats; one with "?" is left out when it is zero; a dict is a
-# message of its own; None is a field that the server sets itself and so may drop.
+# message of its own, without a name an embedded one; None is a field that the server sets itself and so may drop.
 Message = dict[int, tuple[str, Any]]
 _META: Message = {
     1: ("name", "string"),
@@ -18,6 +18,19 @@ _META: Message = {
     8: ("creationTimestamp", None),
     11: ("labels", "map"),
     12: ("annotations", "map"),
+    13: (
+        "ownerReferences",
+        [
+            {
+                1: ("kind", "string"),
+                3: ("name", "string"),
+                4: ("uid", "string"),
+                5: ("apiVersion", "string"),
+                6: ("controller", "bool?"),
+                7: ("blockOwnerDeletion", "bool?"),
+            }
+        ],
+    ),
     14: ("finalizers", "string[]"),
     17: ("managedFields", None),
 }
@@ -57,6 +70,44 @@ _CONTAINER_PORT: Message = {
     4: ("protocol", "string"),
     5: ("hostIP", "string"),
 }
+_SECCOMP: Message = {1: ("type", "string"), 2: ("localhostProfile", "string")}
+_CONTAINER_SECURITY: Message = {
+    1: ("capabilities", {1: ("add", "string[]"), 2: ("drop", "string[]")}),
+    2: ("privileged", "bool"),
+    4: ("runAsUser", "int"),
+    5: ("runAsNonRoot", "bool"),
+    6: ("readOnlyRootFilesystem", "bool"),
+    7: ("allowPrivilegeEscalation", "bool"),
+    8: ("runAsGroup", "int"),
+    11: ("seccompProfile", _SECCOMP),
+}
+_POD_SECURITY: Message = {
+    2: ("runAsUser", "int"),
+    3: ("runAsNonRoot", "bool"),
+    5: ("fsGroup", "int"),
+    6: ("runAsGroup", "int"),
+    10: ("seccompProfile", _SECCOMP),
+}
+_NAMED: Message = {1: ("name", "string")}
+_VOLUME: Message = {
+    1: ("name", "string"),
+    2: (
+        "",
+        {
+            2: ("emptyDir", {1: ("medium", "string"), 2: ("sizeLimit", "quantity")}),
+            6: ("secret", {1: ("secretName", "string"), 3: ("defaultMode", "int"), 4: ("optional", "bool")}),
+            10: ("persistentVolumeClaim", {1: ("claimName", "string"), 2: ("readOnly", "bool?")}),
+            19: ("configMap", {1: ("", _NAMED), 3: ("defaultMode", "int"), 4: ("optional", "bool")}),
+        },
+    ),
+}
+_VOLUME_MOUNT: Message = {
+    1: ("name", "string"),
+    2: ("readOnly", "bool?"),
+    3: ("mountPath", "string"),
+    4: ("subPath", "string"),
+    6: ("subPathExpr", "string"),
+}
 _CONTAINER: Message = {
     1: ("name", "string"),
     2: ("image", "string"),
@@ -66,14 +117,17 @@ _CONTAINER: Message = {
     6: ("ports", [_CONTAINER_PORT]),
     7: ("env", [_ENV_VAR]),
     8: ("resources", {1: ("limits", "quantities"), 2: ("requests", "quantities")}),
+    9: ("volumeMounts", [_VOLUME_MOUNT]),
     13: ("terminationMessagePath", "string"),
     14: ("imagePullPolicy", "string"),
+    15: ("securityContext", _CONTAINER_SECURITY),
     16: ("stdin", "bool?"),
     17: ("stdinOnce", "bool?"),
     18: ("tty", "bool?"),
     20: ("terminationMessagePolicy", "string"),
 }
 _POD_SPEC: Message = {
+    1: ("volumes", [_VOLUME]),
     2: ("containers", [_CONTAINER]),
     3: ("restartPolicy", "string"),
     4: ("terminationGracePeriodSeconds", "int"),
@@ -86,7 +140,7 @@ _POD_SPEC: Message = {
     11: ("hostNetwork", "bool?"),
     12: ("hostPID", "bool?"),
     13: ("hostIPC", "bool?"),
-    14: ("securityContext", {}),
+    14: ("securityContext", _POD_SECURITY),
     16: ("hostname", "string"),
     17: ("subdomain", "string"),
     19: ("schedulerName", "string"),

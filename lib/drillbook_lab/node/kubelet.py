@@ -18,6 +18,7 @@ from drillbook_lab.api.registry import Registry
 from drillbook_lab.errors import LabError
 from drillbook_lab.identity import prepare_dir
 from drillbook_lab.names import HostsFiles
+from drillbook_lab.node import pod_view
 from drillbook_lab.node.pod_worker import PodWorker
 from drillbook_lab.node.volumes import FINALIZER, Volumes
 from drillbook_lab.operator.places import Attend, PodPlaces, Prepare, nothing_to_prepare, pod_role
@@ -47,6 +48,7 @@ class Kubelet:
         # By the pod's role. The controllers set the instances' own before any pod exists.
         self.preparers: dict[str, Prepare] = {"": nothing_to_prepare, "instance": _no_prepare}
         self.attendants: dict[str, Attend] = {}
+        self.access: pod_view.ApiAccess | None = None  # once the API server answers
         self._workers: dict[str, PodWorker] = {}  # by uid
         self.addresses = addresses or AddressBook()
         self._sockets = itertools.count(1)
@@ -82,7 +84,9 @@ class Kubelet:
         )
         prepare_dir(places.run_dir)
         prepare_dir(places.socket_dir)
-        self._workers[meta["uid"]] = PodWorker(self._registry, pod, places, self._prepare, self._attend, self._bin_dir)
+        self._workers[meta["uid"]] = PodWorker(
+            self._registry, pod, places, self._prepare, self._attend, self._view, self._bin_dir
+        )
         return None
 
     def _prepare(self, pod: Object, places: PodPlaces) -> None:
@@ -92,6 +96,10 @@ class Kubelet:
     def _attend(self, pod: Object, places: PodPlaces) -> AbstractAsyncContextManager[None]:
         attend = self.attendants.get(pod_role(pod))
         return contextlib.nullcontext() if attend is None else attend(pod, places)
+
+    def _view(self, pod: Object, places: PodPlaces) -> pod_view.PodView:
+        """Laid out anew at each start: what it is made of may have changed."""
+        return pod_view.lay_out(self._registry, pod, places, self.access, [self._bin_dir.parent])
 
     async def close(self, longest_grace: float = 2.0) -> None:
         """Stop every pod, all at once: the lab goes, and its data with it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 
@@ -30,6 +31,13 @@ def program(module: str) -> Program:
     return argv
 
 
+def drillbook(container: Object, places: PodPlaces) -> list[str]:
+    """This installation's own `drillbook`. Where it is to listen on every address of the pod, there is one: not the machine's."""
+    _, *rest = map(str, (*container["command"], *(container.get("args") or ())))
+    asked = [re.sub(r"^0\.0\.0\.0(?=:\d+$)", places.address, part) for part in rest]
+    return [sys.executable, "-m", "drillbook", *asked]
+
+
 # The beginning of a container's command; the longest match counts.
 PROGRAMS: dict[tuple[str, ...], Program] = {
     ("/controller/manager", "instance", "init"): agent("agent.initdb"),
@@ -37,6 +45,7 @@ PROGRAMS: dict[tuple[str, ...], Program] = {
     ("/controller/manager", "instance", "join"): agent("agent.join"),
     ("/controller/manager", "instance", "run"): agent("agent.instance"),
     ("/controller/manager", "pgbouncer", "run"): agent("agent.pgbouncer"),
+    ("drillbook",): drillbook,
 }
 
 # An image's name, without registry, tag and digest, for containers that leave the command to the image.

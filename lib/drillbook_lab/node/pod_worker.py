@@ -19,6 +19,7 @@ from drillbook_lab.api.errors import ApiError, Object
 from drillbook_lab.api.registry import Registry
 from drillbook_lab.identity import wrap
 from drillbook_lab.node import listeners, pod_env, pod_probes, pod_programs, pod_sidecars
+from drillbook_lab.node.pod_view import PodView
 from drillbook_lab.node.processes import end_processes_under, processes_under, signal_group, spawn, stop
 from drillbook_lab.operator import events
 from drillbook_lab.operator.places import Attend, NotReadyYet, PodPlaces, Prepare, pod_role
@@ -42,13 +43,22 @@ class PodWorker:
     """Runs one pod, from the first look at its volumes until its processes are gone."""
 
     def __init__(
-        self, registry: Registry, pod: Object, places: PodPlaces, prepare: Prepare, attend: Attend, bin_dir: Path
+        self,
+        registry: Registry,
+        pod: Object,
+        places: PodPlaces,
+        prepare: Prepare,
+        attend: Attend,
+        see: Callable[[Object, PodPlaces], PodView],
+        bin_dir: Path,
     ) -> None:
         self._registry = registry
         self._pod = pod
         self._places = places
         self._prepare = prepare
         self._attend = attend
+        self._see = see
+        self._view = PodView()
         self._bin_dir = bin_dir
         self._process: asyncio.subprocess.Process | None = None
         self._helpers: set[asyncio.subprocess.Process] = set()
@@ -124,11 +134,11 @@ class PodWorker:
             env.update(PGHOST=str(self._places.socket_dir), PGPORT="5432")
         if "pgdata" in self._places.volumes:
             env["PGDATA"] = str(self._places.pgdata)
-        return {**env, **self._env}
+        return {**env, **self._view.variables(self._env)}
 
     async def exec(self, argv: list[str], *, stdin: bool = False) -> asyncio.subprocess.Process:
         """Start a command in the container, as the database's own user."""
-        return await self._beside(wrap(argv), stdin=stdin)
+        return await self._beside(self._view.command(argv) if self._view.mounts else wrap(argv), stdin=stdin)
 
     async def run_agent(self, module: str, arguments: list[str]) -> asyncio.subprocess.Process:
         """Start another of the pod's programs next to the running one, with the same spec."""
@@ -152,8 +162,13 @@ class PodWorker:
         self._helpers.add(process)
         return process
 
-    async def end(self, longest_grace: float = _LONGEST_GRACE_SECONDS) -> None:
-        """Stop the pod as a deletion does; returns when nothing of it runs any more."""
+    async def end(self, longest_grace: float | None = None) -> None:
+        """Stop the pod as a deletion does; returns when nothing of it runs any more.
+
+        The grace that its spec asks for has a limit, but for a runbook's: that removes first what it has made.
+        """
+        if longest_grace is None:
+            longest_grace = float("inf") if self._view.mounts else _LONGEST_GRACE_SECONDS
         self._stopping = True
         for helper in self._helpers:
             signal_group(helper.pid, signal.SIGKILL)
@@ -193,6 +208,7 @@ class PodWorker:
         while not self._stopping:
             try:
                 self._prepare(self._pod, self._places)
+                self._view = self._see(self._pod, self._places)
                 self._env = pod_env.declared(self._registry, self._pod, container, self._places)
                 if self._pod["spec"].get("enableServiceLinks", True):
                     services = self._registry.peek("Service", self.namespace)
@@ -202,7 +218,7 @@ class PodWorker:
                 await asyncio.sleep(0.2)
                 continue
             async with self._attend(self._pod, self._places):
-                code, started = await self._run_once(argv)
+                code, started = await self._run_once(self._view.command(argv))
             reason = "Completed" if code == 0 else "Error"
             exit_code = code if code >= 0 else 128 - code  # a signal, as a shell counts it
             ended: Object = {

@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from drillbook_lab.api.errors import ApiError, Object
-from drillbook_lab.api.strategies import generated_name
+from drillbook_lab.api.strategies import JOB_UID_LABEL, generated_name
 from drillbook_lab.operator import objects
 from drillbook_lab.operator.context import Operator, holds, timestamp, with_condition
 
-_CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 _REFUSED_SECONDS = 1.0
 """Until a pod that the API server refused is asked for again; Kubernetes waits longer each time."""
+_ENDING_SECONDS = 0.5
+"""Until it is looked whether the pods of a Job that is stopped are gone."""
 
 
 class Jobs:
@@ -25,7 +26,7 @@ class Jobs:
         job = self._operator.find("Job", namespace, name)
         if job is None or job["metadata"].get("deletionTimestamp") or holds(job, "Complete") or holds(job, "Failed"):
             return None
-        pods = self._operator.owned(job, "Pod", f"{_CONTROLLER_UID}={job['metadata']['uid']}")
+        pods = self._operator.owned(job, "Pod", f"{JOB_UID_LABEL}={job['metadata']['uid']}")
         phases = [pod.get("status", {}).get("phase", "Pending") for pod in pods]
         failed = phases.count("Failed")
         active = [pod for pod, phase in zip(pods, phases, strict=True) if phase in ("Pending", "Running")]
@@ -34,6 +35,9 @@ class Jobs:
         if counts["succeeded"]:
             self._end(job, counts, "Complete", "CompletionsReached", "Reached expected number of succeeded pods")
             return None
+        left = _seconds_left(job)
+        if left is not None and left <= 0:
+            return self._stop(job, active, counts)
         limit = job["spec"]["backoffLimit"]
         if failed > limit:
             message = "Job has reached the specified backoff limit"
@@ -50,7 +54,20 @@ class Jobs:
             counts["active"] = 1
             wait = 0
         self._operator.set_status(job, counts)
-        return wait if wait > 0 and not active else None
+        looks = [wait if wait > 0 and not active else None, left]
+        return min((seconds for seconds in looks if seconds is not None), default=None)
+
+    def _stop(self, job: Object, active: list[Object], counts: dict[str, int]) -> float | None:
+        """Its time is over: its pods are ended, and once they are gone it has failed."""
+        message = "Job was active longer than specified deadline"
+        if not active:
+            self._end(job, {**counts, "failed": max(counts["failed"], 1)}, "Failed", "DeadlineExceeded", message)
+            return None
+        self._operator.set_condition(job, "FailureTarget", True, "DeadlineExceeded", message)
+        for pod in active:
+            if not pod["metadata"].get("deletionTimestamp"):
+                self._operator.registry.delete("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"])
+        return _ENDING_SECONDS
 
     def _wait(self, pods: list[Object], failed: int) -> float:
         """Seconds until the next attempt: the delay doubles with each failure, counted from the newest."""
@@ -73,7 +90,7 @@ class Jobs:
             "job-name": meta["name"],
             "batch.kubernetes.io/job-name": meta["name"],
             "controller-uid": meta["uid"],
-            _CONTROLLER_UID: meta["uid"],
+            JOB_UID_LABEL: meta["uid"],
         }
         pod = {
             "apiVersion": "v1",
@@ -103,3 +120,12 @@ class Jobs:
             self._operator.event(job, "Completed", "Job completed")
         else:
             self._operator.event(job, reason, message, kind="Warning")
+
+
+def _seconds_left(job: Object) -> float | None:
+    """Until the Job's deadline; None where it has none."""
+    limit, started = job["spec"].get("activeDeadlineSeconds"), (job.get("status") or {}).get("startTime")
+    if limit is None or not started:
+        return None
+    since = datetime.strptime(started, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    return float(limit) - (datetime.now(UTC) - since).total_seconds()

@@ -13,6 +13,7 @@ from drillbook_lab.operator.autoscaling import Autoscalers
 from drillbook_lab.operator.backup import Backups
 from drillbook_lab.operator.cluster import Clusters
 from drillbook_lab.operator.context import Operator, Settings
+from drillbook_lab.operator.cron_jobs import CronJobs
 from drillbook_lab.operator.databases import Databases
 from drillbook_lab.operator.deployments import Deployments
 from drillbook_lab.operator.jobs import Jobs
@@ -52,6 +53,7 @@ class Manager:
             "PersistentVolumeClaim": kubelet.volumes.reconcile,
             "Service": self._services.reconcile,
             "Pod": kubelet.reconcile,
+            "CronJob": CronJobs(self.operator).reconcile,
             "Job": Jobs(self.operator).reconcile,
             "Cluster": Clusters(self.operator, preparation).reconcile,
             "Backup": self._backups.reconcile,
