@@ -55,6 +55,8 @@ BROKEN = """
 })"""
 
 
+# The same in the titles of cards and their steps, at any width.
+IN_TITLES = BROKEN.replace("'th, td'", """'[style*="font-weight:650"]'""")
 SCROLLED = """
 () => [...document.querySelectorAll('.wide td')].filter(e => e.getClientRects().length
   && e.getBoundingClientRect().right > e.closest('.wide').getBoundingClientRect().right + 1).map(e => e.textContent.trim())"""
@@ -235,6 +237,13 @@ def test_users_d_a_page_is_readable(pages: Path, browser_page: Page, name: str, 
     assert width < 900 or page.evaluate(BROKEN) == []
     assert name != "summary.html" or page.evaluate(SCROLLED) == [], "a column has to be scrolled for"
     assert page.evaluate(LABELS) == [], "labels of a picture that are cut off or upon each other"
+
+
+def test_c17_no_title_of_a_card_is_squeezed_by_what_stands_at_its_right(pages: Path, browser_page: Page) -> None:
+    """Between the side bars of JupyterLab in a small window little is left for an output."""
+    browser_page.set_viewport_size({"width": 300, "height": 900})
+    browser_page.goto((pages / "executed.html").as_uri())
+    assert browser_page.evaluate(IN_TITLES) == []
 
 
 def test_users_a12_no_line_of_code_is_cut_on_the_page(pages: Path, browser_page: Page) -> None:

@@ -286,6 +286,20 @@ def test_a_table_holds_twelve_rows_and_says_how_many_more() -> None:
     assert f"and {len(checks()) - 12} more checks in the record" in page.words
 
 
+def test_c17_one_row_that_is_left_out_is_one_and_what_all_checks_prove_is_said_once() -> None:
+    many = [checks()[0] | {"name": f"cause: {n}", "proves": "this is not the cause"} for n in range(13)]
+    html = cards.step_card(n=1, title="Causes", checks=many)["text/html"]
+    assert "and 1 more check in the record" in html and html.count("this is not the cause") == 1
+
+
+@pytest.mark.parametrize("kind", ["text/html", "text/plain"])
+def test_c17_a_plan_that_says_no_more_than_its_step_is_not_shown_twice(kind: str) -> None:
+    same = cards.step_card(n=1, title="Look again", effect="reads", status="planned", plan={"summary": "Look again"})
+    assert same[kind].count("Look again") == 1
+    other = cards.step_card(n=1, title="Look again", effect="reads", status="planned", plan={"summary": "Read it"})
+    assert "Look again" in other[kind] and "Read it" in other[kind]
+
+
 def test_the_worst_checks_come_first_on_a_card() -> None:
     seen = checks()
     seen[-1] |= {"verdict": "FAILED"}

@@ -185,7 +185,10 @@ def step_card(
     text = [f"{n}  {title}: {status}" + (f" in {show_seconds(seconds)}" if seconds else ""), *plain_rows(shown)]
     text += [line for check in shown_checks for line in _plain_check(check)]
     if plan:
-        text += [f"  {plan['summary']}", *(f"    {line}" for line in plan.get("touches", ()))]
+        text += [
+            f"  {plan['summary']}" if plan["summary"] != title else "",
+            *(f"    {line}" for line in plan.get("touches", ())),
+        ]
         text += [f"  - {note}" for note in plan.get("notes", ())]
         text += [f"  lost: {line}" for line in plan.get("lost", ())]
     text += [f"  {line}" for line in _plain_error(error)] + [f"  {reason}" if reason else ""]

@@ -28,7 +28,8 @@ class Fixed(Frozen):
 
     def rows(self) -> Iterator[tuple[str, str]]:
         yield "Changed", self.where or "nothing"
-        yield "How", self.how
+        if self.where:
+            yield "How", self.how
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,14 @@ class AfterFix(CheckStep):
             reason = "the cause is gone, and the symptom is not: wait, or run this again for what lies behind it"
             return [self.result(Verdict.UNPROVEN, observed=symptoms[0], reason=reason, **says)]
         left = f"still: {symptoms[0]}" if symptoms else "no symptom is left"
+        self._claim(ctx)
         return [self.result(Verdict.VERIFIED, observed=f"the cause is gone; {left}", **says)]
+
+    def _claim(self, ctx: Context) -> None:
+        """The headline of a run that has fixed the cause says so; else it would still read as if it were there."""
+        said, fixed = ctx.recorder.facts.claim or "", f"; fixed: {self.fixed.where}"
+        if self.fixed.where and not said.endswith(fixed):
+            ctx.recorder.note(Facts(claim=f"{said}{fixed}"))
 
     def _when_gone(self, ctx: Context) -> tuple[list[str], list[str]]:
         """What is there in the end: at once where this run has fixed nothing."""
