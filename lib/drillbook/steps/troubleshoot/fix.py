@@ -16,6 +16,7 @@ from drillbook.evidence.facts import Facts, TestKind
 from drillbook.model import Check, Effect, Frozen, Verdict
 from drillbook.steps.preflight.readiness import denied
 from drillbook.steps.troubleshoot.answer import Named, ObjectPatch
+from drillbook.steps.troubleshoot.search import record_end
 
 _KINDS = {kind.kind: kind for kind in (k8s.CLUSTER, k8s.POOLER, k8s.SCHEDULED_BACKUP, k8s.DEPLOYMENT)}
 
@@ -125,6 +126,7 @@ class AfterFix(CheckStep):
     wanted: bool
     name: ClassVar[str] = "after the fix"
     required: ClassVar[bool] = False
+    looks_again: ClassVar[bool] = True
     waits: ClassVar[bool] = True
 
     def look(self, ctx: Context) -> tuple[list[str], list[str]]:
@@ -142,20 +144,19 @@ class AfterFix(CheckStep):
         causes, symptoms = self._when_gone(ctx)
         says: dict[str, Any] = {"required": bool(self.fixed.where), "expected": f"no longer: {cause}"}
         if cause in causes:
-            reason = "the cause is still there: run the fix, then run this cell again"
+            reason = (
+                "the cause is still there: see what has changed it back (Git, Argo CD, Flux), then open this runbook again"
+                if self.fixed.where
+                else "the cause is still there: run the fix, then run this cell again"
+            )
             return [self.result(Verdict.UNPROVEN, observed="still there", reason=reason, **says)]
         if symptoms and self.waits:
-            reason = "the cause is gone, and the symptom is not: wait, or run this again for what lies behind it"
+            wait = "" if self.fixed.where else "wait and run this cell again, or "
+            reason = f"the cause is gone, and the symptom is not: {wait}open this runbook again for what lies behind it"
             return [self.result(Verdict.UNPROVEN, observed=symptoms[0], reason=reason, **says)]
         left = f"still: {symptoms[0]}" if symptoms else "no symptom is left"
-        self._claim(ctx)
+        record_end(ctx, f"fixed: {self.fixed.where}" if self.fixed.where else "gone since")
         return [self.result(Verdict.VERIFIED, observed=f"the cause is gone; {left}", **says)]
-
-    def _claim(self, ctx: Context) -> None:
-        """The headline of a run that has fixed the cause says so; else it would still read as if it were there."""
-        said, fixed = ctx.recorder.facts.claim or "", f"; fixed: {self.fixed.where}"
-        if self.fixed.where and not said.endswith(fixed):
-            ctx.recorder.note(Facts(claim=f"{said}{fixed}"))
 
     def _when_gone(self, ctx: Context) -> tuple[list[str], list[str]]:
         """What is there in the end: at once where this run has fixed nothing."""
