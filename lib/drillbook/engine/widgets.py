@@ -31,7 +31,9 @@ class PhraseBox:
         self._answer = answer
         self._card = ipywidgets.HTML(_FRAME + card)
         self._typed = ipywidgets.Text(
-            placeholder="the phrase", description="Phrase", layout=ipywidgets.Layout(width="420px", max_width="100%")
+            placeholder="the phrase",
+            description="Phrase",
+            layout=ipywidgets.Layout(width="420px", max_width="calc(100% - 4px)"),
         )
         self._button = ipywidgets.Button(description="Confirm", button_style="danger")
         self._said = ipywidgets.HTML(str(escape(next_step)))

@@ -215,7 +215,7 @@ def step_card(
 def progress_card(title: str, text: str, *, fraction: float | None = None, rows: Rows = ()) -> Bundle:
     """What is going on now; ``fraction`` is from 0 to 1, None while the end isn't known."""
     share = None if fraction is None else min(1.0, max(0.0, fraction))
-    shown, _ = _cut(rows)
+    shown, _ = _cut([(show_name(name), value) for name, value in rows])
     percent = "" if share is None else f" {share:.0%}"
     return draw(
         "progress", [f"{title}: {text}{percent}", *plain_rows(shown)], title=title, text=text, share=share, rows=shown
