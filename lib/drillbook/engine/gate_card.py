@@ -54,7 +54,7 @@ def section_card(
         text += [f"    {line}" for line in step["plan"].get("touches") or ()]
         text += [f"    {line}" for line in step["plan"].get("sql") or ()]
         text += [f"    - {note}" for note in step["plan"].get("notes") or ()]
-    text += [f"  not asked for: {blocked}" if blocked else "", f"  {asks}" if asks else ""]
+    text += [f"  nobody is asked to confirm it, because of: {blocked}" if blocked else "", f"  {asks}" if asks else ""]
     text += [f"  phrase: {phrase}" if phrase else "", f"  {confirmed}" if confirmed else ""]
     return cards.draw(
         "section",

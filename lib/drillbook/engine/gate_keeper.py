@@ -298,7 +298,7 @@ class Gatekeeper:
         if section is None:
             return ""
         unmet = "; ".join(check.name for check in self._observations.unmet())
-        return f"{section.title!r} was not asked for: {section.blocked or unmet}"
+        return f"nobody was asked to confirm {section.title!r}, because of: {section.blocked or unmet}"
 
     def admit(self, step: Step[Any], plan: Plan | None, half_done: PreviousStep | None) -> Mapping[str, Any]:
         """Let a gated step pass, and answer its place in the section; its plan, made now, must be the confirmed one.
