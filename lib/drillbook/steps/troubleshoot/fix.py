@@ -13,7 +13,7 @@ from drillbook.engine import undo
 from drillbook.engine.step import Action, CheckStep, Context, Plan, Step
 from drillbook.errors import Changed, ParameterError, PreconditionError, VerificationError
 from drillbook.evidence.facts import Facts, TestKind
-from drillbook.model import Check, Effect, Frozen, Verdict
+from drillbook.model import Check, Effect, Frozen, Verdict, show_seconds
 from drillbook.steps.preflight.readiness import denied
 from drillbook.steps.troubleshoot.answer import Named, ObjectPatch
 from drillbook.steps.troubleshoot.search import record_end
@@ -145,7 +145,8 @@ class AfterFix(CheckStep):
         says: dict[str, Any] = {"required": bool(self.fixed.where), "expected": f"no longer: {cause}"}
         if cause in causes:
             reason = (
-                "the cause is still there: see what has changed it back (Git, Argo CD, Flux), then open this runbook again"
+                "the cause is still there although the fix was made: see whether Git, Argo CD or Flux has put it back, and read its "
+                "evidence in a new run"
                 if self.fixed.where
                 else "the cause is still there: run the fix, then run this cell again"
             )
@@ -160,13 +161,16 @@ class AfterFix(CheckStep):
 
     def _when_gone(self, ctx: Context) -> tuple[list[str], list[str]]:
         """What is there in the end: at once where this run has fixed nothing."""
-        deadline = time.monotonic() + (ctx.site.limits.step.total_seconds() if self.fixed.where else 0)
+        limit = ctx.site.limits.step.total_seconds() if self.fixed.where else 0.0
+        started = time.monotonic()
         while True:
             causes, symptoms = self.look(ctx)
             left = [self.named.cause] if self.named.cause in causes else symptoms if self.waits else []
-            if not left or time.monotonic() > deadline:
+            waited = time.monotonic() - started
+            if not left or waited > limit:
                 return causes, symptoms
-            ctx.recorder.progress(f"waiting for this to end: {left[0]}")
+            rows = (("waited", f"{show_seconds(waited)}, at most {show_seconds(limit)}"),)
+            ctx.recorder.progress(f"waiting for this to end: {left[0]}", rows=rows)
             ctx.pause(1.0)
 
 
