@@ -211,6 +211,8 @@ def test_c17_an_annual_restore_shows_how_long_each_backup_took_and_tables_under_
     assert "Oldest backup restored in 1 h 01 min" in words and "retrieval 1 h, recovery 1 min" in words
     assert "shop_audit.audit_events 12" in words and "2024-12-30 02:00:00 UTC" in words
     assert "Claim" not in words and "restored in" not in page_of(verified()).words
+    alone = found | {"facts": found["facts"] | facts, "phases": [], "objectives": {"measured": [], "enforced": False}}
+    assert "was not seen to end" not in Tags(report.html(alone)).words
 
 
 def test_long_details_are_folded_unless_the_check_did_not_hold() -> None:

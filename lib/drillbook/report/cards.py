@@ -27,7 +27,7 @@ MOST_ROWS = 12
 RECOVERY_PHASES = ("provision", "fetch", "replay", "promote")
 # One in quotes is there to be pasted: all of its digits count.
 _INSTANT = re.compile(r"(?<!\")\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
-_COLON = re.compile(r":(?=[a-z])")
+_PARTS = re.compile(r":(?=[a-z])|[_.](?=[A-Za-z])")
 _WHOLE = re.compile(r"\d{4}-\d\d-\d\d(?: [\d:.]+(?: UTC)?)?|\d+(?:\.\d+)? (?:s|min|h|d)\b(?: \d+ (?:s|min|h)\b)?")
 _RANK = {"FAILED": 0, "UNPROVEN": 1}
 _ACRONYMS = {
@@ -359,8 +359,8 @@ def readable(text: str) -> str:
 
 
 def _breakable(text: object) -> Markup:
-    """An identity such as ``system:serviceaccount:…``, which may be broken behind a colon, not only anywhere; a time stays whole."""
-    return Markup(_COLON.sub(":<wbr>", str(escape(str(text)))))  # noqa: S704
+    """A name of parts (``system:serviceaccount:…``, ``shop_audit.events``), which may be broken between them; a time stays whole."""
+    return Markup(_PARTS.sub(lambda part: f"{part[0]}<wbr>", str(escape(str(text)))))  # noqa: S704
 
 
 def _together(text: object) -> Markup:
