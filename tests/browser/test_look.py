@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from fix_contrast import CONTRAST
 from fix_jupyter import ARGUMENTS, CHROMIUM, NEEDS_CHROMIUM
+from measured import FACTS
 from playwright.sync_api import Page, sync_playwright
 
 from drillbook.cli.headless.page import write_page
@@ -55,6 +56,8 @@ BROKEN = """
 })"""
 
 
+# The same in the titles of cards and their steps, at any width.
+IN_TITLES = BROKEN.replace("'th, td'", """'[style*="font-weight:650"]'""")
 SCROLLED = """
 () => [...document.querySelectorAll('.wide td')].filter(e => e.getClientRects().length
   && e.getBoundingClientRect().right > e.closest('.wide').getBoundingClientRect().right + 1).map(e => e.textContent.trim())"""
@@ -210,6 +213,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nbformat.write(notebook, folder / "executed.ipynb")
     write_page(folder / "executed.ipynb")
     (folder / "report.html").write_text(report.html(with_forecast()), encoding="utf-8")
+    found = record(verified())
+    measured = report.html(found | {"facts": found["facts"] | FACTS})
+    (folder / "measured.html").write_text(measured, encoding="utf-8")
     (folder / "summary.html").write_text(summary_page(), encoding="utf-8")
     return folder
 
@@ -223,7 +229,7 @@ def browser_page() -> Iterator[Page]:
 
 
 @pytest.mark.parametrize("width", [1280, 900, 420])
-@pytest.mark.parametrize("name", ["executed.html", "report.html", "summary.html"])
+@pytest.mark.parametrize("name", ["executed.html", "report.html", "measured.html", "summary.html"])
 def test_users_d_a_page_is_readable(pages: Path, browser_page: Page, name: str, width: int) -> None:
     page = browser_page
     page.set_viewport_size({"width": width, "height": 900})
@@ -233,8 +239,31 @@ def test_users_d_a_page_is_readable(pages: Path, browser_page: Page, name: str, 
     assert page.evaluate(HEADERS) == 0
     assert page.evaluate(CUT) == []
     assert width < 900 or page.evaluate(BROKEN) == []
-    assert name != "summary.html" or page.evaluate(SCROLLED) == [], "a column has to be scrolled for"
+    assert name not in ("summary.html", "measured.html") or page.evaluate(SCROLLED) == [], (
+        "a column has to be scrolled for"
+    )
     assert page.evaluate(LABELS) == [], "labels of a picture that are cut off or upon each other"
+
+
+def test_c17_no_title_of_a_card_is_squeezed_by_what_stands_at_its_right(pages: Path, browser_page: Page) -> None:
+    """Between the side bars of JupyterLab in a small window little is left for an output."""
+    browser_page.set_viewport_size({"width": 300, "height": 900})
+    browser_page.goto((pages / "executed.html").as_uri())
+    assert browser_page.evaluate(IN_TITLES) == []
+
+
+def test_c17_on_paper_no_verdict_is_broken_or_stands_in_the_next_column(pages: Path, browser_page: Page) -> None:
+    browser_page.set_viewport_size({"width": 688, "height": 900})  # A4 within its margins
+    browser_page.goto((pages / "measured.html").as_uri())
+    browser_page.emulate_media(media="print")
+    outside = """
+() => [...document.querySelectorAll('td')].filter(e => /^(VERIFIED|UNPROVEN|FAILED)$/.test(e.textContent.trim())).filter(e => {
+  const range = document.createRange(); range.selectNodeContents(e)
+  return range.getBoundingClientRect().right > e.getBoundingClientRect().right + 1 || range.getBoundingClientRect().height > 24
+}).map(e => e.textContent.trim())"""
+    found = browser_page.evaluate(outside)
+    browser_page.emulate_media(media="screen")
+    assert found == []
 
 
 def test_users_a12_no_line_of_code_is_cut_on_the_page(pages: Path, browser_page: Page) -> None:

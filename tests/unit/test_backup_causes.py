@@ -142,6 +142,16 @@ def test_i17_each_cause_is_named_with_its_evidence_and_its_fix(case: str) -> Non
     assert found[0].seen and found[0].fix and symptoms(state)
 
 
+@pytest.mark.parametrize("case", CAUSES)
+def test_c17_a_command_names_the_namespace(case: str) -> None:
+    state, _ = CAUSES[case]
+    known = state.model_copy(
+        update={"cluster": state.cluster | {"metadata": state.cluster["metadata"] | {"namespace": "db"}}}
+    )
+    for fix in (cause.fix for _, cause in checked(known) if cause):
+        assert "kubectl" not in fix or " -n db" in fix, fix
+
+
 def test_i17_only_what_is_one_change_of_one_object_can_be_fixed_by_a_run() -> None:
     found = [next(cause for _, cause in checked(state) if cause) for state, _ in CAUSES.values()]
     merges = [cause.patch.merge for cause in found if cause.patch]

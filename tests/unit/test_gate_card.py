@@ -132,6 +132,22 @@ def test_users_b_what_matters_stands_above_the_folded_plan() -> None:
     assert "<details open" in card(unfolded=True)["text/html"], "a plan that is only looked at is not folded"
 
 
+def test_c17_a_gate_of_one_step_says_above_its_fold_what_is_changed() -> None:
+    """Its step's title may be as general as "make the fix": what is confirmed must be in sight."""
+    above = card(phrase="shared 0123abcd", asks="waiting for you")["text/html"].partition("</summary>")[0]
+    assert "The exact plan: 1 step" in above and "Scale it" in above
+    once = card(unfolded=True)["text/html"]
+    assert once.count("Scale it") == 1, "unfolded it stands in the plan itself"
+
+
+def test_c17_a_gate_at_which_there_is_nothing_to_do_is_not_called_destructive() -> None:
+    plan = plan_json(Plan(summary="Nothing: there is nothing to fix", harmless=True))
+    steps = [{"title": "Make the fix", "why": "", "effect": "changes", "plan": plan, "begun": False}]
+    for kind, text in section_card(title="Fix the cause", steps=steps, confirmed=who_confirmed([])).items():
+        assert "destructive" not in text.lower() and "lost" not in text, kind
+        assert "Nothing: there is nothing to fix" in text and "nothing here has to be confirmed" in text, kind
+
+
 def test_users_b_the_card_says_who_confirmed_it_and_when() -> None:
     given = [
         {"actor": {"username": name}, "at": f"2026-11-28T02:1{n}:00.123456Z"} for n, name in enumerate(("kim", "lee"))

@@ -15,6 +15,7 @@ from drillbook.archive.retrieval import ReadState, readable
 from drillbook.errors import ObjectStoreError, ParameterError, PreconditionError
 from drillbook.model import BaseBackup, parse_instant
 from drillbook.profile import load_site
+from drillbook.steps.long_term.audit import _span
 from drillbook.steps.long_term.checks import earlier_rows
 from drillbook.steps.long_term.choice import still_to_ask
 
@@ -347,3 +348,10 @@ def test_i17_every_fault_of_the_section_is_named_at_once(tmp_path: Path) -> None
     said = "\n".join(caught.value.faults)
     for key in ("server_name", "years", "every", "tier", "per_gb", "images"):
         assert f"long_term.{key}" in said or key in said, said
+
+
+@pytest.mark.parametrize(
+    ("owed", "said"), [((), "none yet"), (("2025",), "2025"), (("2024", "2025"), "2024 to 2025, 2 in all")]
+)
+def test_c17_periods_are_named_before_they_are_counted(owed: tuple[str, ...], said: str) -> None:
+    assert _span(owed) == said

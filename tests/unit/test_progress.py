@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from drillbook.engine.observations import Observations
+from drillbook.engine.observations import Observations, with_time
 from drillbook.engine.progress import doing
 from drillbook.engine.show import Display
 from drillbook.evidence import Masker
@@ -64,3 +64,11 @@ def test_users_a5_a_folder_that_can_not_be_written_stops_no_step(told: Observati
     (told.folder.parent.parent / ".progress").write_text("a file where a folder should be")
     told.progress("replaying")
     assert doing(told.folder, [STARTED]).startswith("step 3")
+
+
+def test_c17_a_progress_says_how_long_its_step_takes_so_far() -> None:
+    rows = (("segment", "000000010000000000000004"),)
+    assert with_time(rows, 0.5) == [*rows], "a short step needs no time"
+    assert with_time(rows, 75.4) == [*rows, ("running for", "1 min 15 s")]
+    waits = (("waited", "12 s, at most 3 min"),)
+    assert with_time(waits, 75.4) == [*waits], "said once"

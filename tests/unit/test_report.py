@@ -199,6 +199,22 @@ def test_a_target_of_ones_own_shows_the_commits_around_it() -> None:
     assert "Marker after" not in labels and labels[-1] == "Newest archived commit"
 
 
+def test_c17_an_annual_restore_shows_how_long_each_backup_took_and_tables_under_their_own_names() -> None:
+    found = record(verified())
+    took = {"backup_id": "20241230T020000", "retrieval_seconds": 3600.0, "recovery_seconds": 60.0, "size_bytes": 1024}
+    facts = {
+        "long_term": {"achieved": {"oldest": took}, "ended": {"20241230T020000": "2024-12-30T02:00:00Z"}},
+        "long_term_rows": {"20241230T020000": {"shop": {"shop_audit.audit_events": 12}}},
+        "claim": "The backups were restored",
+    }
+    words = Tags(report.html(found | {"facts": found["facts"] | facts})).words
+    assert "Oldest backup restored in 1 h 01 min" in words and "retrieval 1 h, recovery 1 min" in words
+    assert "shop_audit.audit_events 12" in words and "2024-12-30 02:00:00 UTC" in words
+    assert "Claim" not in words and "restored in" not in page_of(verified()).words
+    alone = found | {"facts": found["facts"] | facts, "phases": [], "objectives": {"measured": [], "enforced": False}}
+    assert "was not seen to end" not in Tags(report.html(alone)).words
+
+
 def test_long_details_are_folded_unless_the_check_did_not_hold() -> None:
     events = verified()
     seen = [event for event in events if event["type"] == "check"][:2]
@@ -284,6 +300,25 @@ def test_a_table_holds_twelve_rows_and_says_how_many_more() -> None:
     page = Tags(all_cards()["step"]["text/html"])
     assert "and 8 more rows in the record" in page.words
     assert f"and {len(checks()) - 12} more checks in the record" in page.words
+
+
+def test_c17_one_row_that_is_left_out_is_one_and_what_all_checks_prove_is_said_once() -> None:
+    many = [checks()[0] | {"name": f"cause: {n}", "proves": "this is not the cause"} for n in range(13)]
+    html = cards.step_card(n=1, title="Causes", checks=many)["text/html"]
+    assert "and 1 more check in the record" in html and html.count("this is not the cause") == 1
+
+
+def test_c17_a_progress_names_its_rows_as_a_step_does() -> None:
+    bundle = cards.progress_card("T", "waiting", rows=[("waited", "3 s")])
+    assert all("Waited" in text for text in bundle.values())
+
+
+@pytest.mark.parametrize("kind", ["text/html", "text/plain"])
+def test_c17_a_plan_that_says_no_more_than_its_step_is_not_shown_twice(kind: str) -> None:
+    same = cards.step_card(n=1, title="Look again", effect="reads", status="planned", plan={"summary": "Look again"})
+    assert same[kind].count("Look again") == 1
+    other = cards.step_card(n=1, title="Look again", effect="reads", status="planned", plan={"summary": "Read it"})
+    assert "Look again" in other[kind] and "Read it" in other[kind]
 
 
 def test_the_worst_checks_come_first_on_a_card() -> None:

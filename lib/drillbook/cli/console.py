@@ -86,7 +86,7 @@ class ProgressPrinter:
 
     def _tell_confirmed(self, event: Mapping[str, Any]) -> None:
         names = ", ".join(str(approval["actor"]["username"]) for approval in event["approvals"])
-        who = f"by {names}" if names else "nothing in it that anybody would have to confirm"
+        who = f"by {names}" if names else "nothing here has to be confirmed"
         self._say((f"{'confirmed':<13}", "green"), f"{event['section']}: {who}")
 
     def _tell_abandoned(self, event: Mapping[str, Any]) -> None:

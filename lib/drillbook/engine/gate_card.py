@@ -41,19 +41,20 @@ def section_card(
 
     The plan is folded unless ``unfolded``; ``framed``: False inside a frame that is drawn by others.
     """
+    harmless = bool(steps) and all(step["plan"].get("harmless") for step in steps)
     text = [
-        f"DESTRUCTIVE: {title}",
+        f"{'Nothing to do' if harmless else 'DESTRUCTIVE'}: {title}",
         *cards.plain_rows([(cards.show_name(name), value) for name, value in top]),
         f"  asked for by {asked_by}" if asked_by else "",
     ]
-    text += [f"  lost: {line}" for line in lost] or ["  lost: nothing"]
+    text += [] if harmless else [f"  lost: {line}" for line in lost] or ["  lost: nothing"]
     text += [f"  out of service: {line}" for line in outage]
     for step in steps:
         text.append(f"  {step['title']} ({step['effect']}): {step['plan'].get('summary', '')}")
         text += [f"    {line}" for line in step["plan"].get("touches") or ()]
         text += [f"    {line}" for line in step["plan"].get("sql") or ()]
         text += [f"    - {note}" for note in step["plan"].get("notes") or ()]
-    text += [f"  not asked for: {blocked}" if blocked else "", f"  {asks}" if asks else ""]
+    text += [f"  nobody is asked to confirm it, because of: {blocked}" if blocked else "", f"  {asks}" if asks else ""]
     text += [f"  phrase: {phrase}" if phrase else "", f"  {confirmed}" if confirmed else ""]
     return cards.draw(
         "section",
@@ -70,6 +71,7 @@ def section_card(
         confirmed=confirmed,
         unfolded=unfolded,
         framed=framed,
+        harmless=harmless,
         effect_words=cards.EFFECT_WORDS,
     )
 
@@ -138,7 +140,7 @@ class GateCards:
             phrase=section.phrase if asks else "",
             asks=asks,
             confirmed=confirmed,
-            unfolded=self._context.mode == "plan",
+            unfolded=self._context.mode == "plan" or bool(section.blocked),  # there is nothing to confirm, but to read
             framed=framed,
         )
 
@@ -146,7 +148,7 @@ class GateCards:
 def who_confirmed(given: Sequence[Mapping[str, Any]]) -> str:
     """``confirmed by NAME at TIME``, of each who did."""
     if not given:
-        return "nothing in it that anybody would have to confirm"
+        return "nothing here has to be confirmed"
     named = [
         f"{one['actor'].get('username') or 'somebody'} at {cards.show_instant(str(one['at'])[:19] + 'Z')}"
         for one in given

@@ -64,7 +64,7 @@ class Gatekeeper:
                 plan = self._make_plan(step, unknown)
             except RunbookError as error:
                 blocked = blocked or error.what
-                plan = Plan(summary=f"{step.title}: {error.what}")
+                plan = Plan(summary=error.what, notes=(error.todo,) if error.todo else ())
             blocked = blocked or (str(unknown) if unknown is not None else "")
             parts.append(Part(step, plan_json(plan), part_digest(step, plan)))
         same = [step["digest"] for step in before.get("steps") or ()] == [part.digest for part in parts]
@@ -194,7 +194,7 @@ class Gatekeeper:
             }
             for namespace in sorted({site.drill_namespace, *notes}):
                 keep_until(kube, namespace, run_id, deadline)
-        kept = f"What was made is kept until {deadline:%Y-%m-%d %H:%M} UTC." if made else "Nothing was made so far."
+        kept = f" What was made is kept until {deadline:%Y-%m-%d %H:%M} UTC." if made else ""
         error = self._waits_here if attended() else self._waits_anywhere
         stands = waiting_runs.of(self._observations.folder, journal.events())
         self._give_back(f"Run {str(stands).removeprefix('run ')}; on {socket.gethostname()}" if made else "")
@@ -209,7 +209,7 @@ class Gatekeeper:
         return self._error(
             "waiting for you: type the phrase in the card's text box and press Enter or Confirm"
             + ("" if reason == _MISSING else f" ({reason})"),
-            f"Then run this cell again (Shift+Enter). Or in a terminal: `drillbook approve {run_id}`. {kept}",
+            f"Then run this cell again (Shift+Enter). Or in a terminal: `drillbook approve {run_id}`.{kept}",
         )
 
     def _waits_anywhere(self, section: Section, reason: str, kept: str) -> ConfirmationRequired:
@@ -219,7 +219,7 @@ class Gatekeeper:
         return self._error(
             f"{section.title}: {reason}. The phrase of this plan: {section.phrase}",
             f'`drillbook approve {run_id} --phrase "{section.phrase}"`, then `drillbook resume {run_id}`; '
-            f'or `drillbook resume {run_id} --confirm "{section.phrase}"`. {kept}',
+            f'or `drillbook resume {run_id} --confirm "{section.phrase}"`.{kept}',
         )
 
     def _error(self, what: str, todo: str) -> ConfirmationRequired:
@@ -298,7 +298,7 @@ class Gatekeeper:
         if section is None:
             return ""
         unmet = "; ".join(check.name for check in self._observations.unmet())
-        return f"{section.title!r} was not asked for: {section.blocked or unmet}"
+        return f"nobody was asked to confirm {section.title!r}, because of: {section.blocked or unmet}"
 
     def admit(self, step: Step[Any], plan: Plan | None, half_done: PreviousStep | None) -> Mapping[str, Any]:
         """Let a gated step pass, and answer its place in the section; its plan, made now, must be the confirmed one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,8 +17,16 @@ from drillbook.errors import PreconditionError
 from drillbook.evidence import Journal, Masker, gates, plain
 from drillbook.evidence.facts import Facts
 from drillbook.evidence.judge import unsettled
-from drillbook.model import Check, show_instant
+from drillbook.model import Check, show_instant, show_seconds
 from drillbook.report import cards
+
+_WORTH_SAYING_SECONDS = 2.0
+
+
+def with_time(rows: Sequence[tuple[str, str]], seconds: float) -> list[tuple[str, str]]:
+    """What a progress shows, with how long its step takes so far where it does not say that itself: else it seems to hang."""
+    said = any(name == "waited" for name, _ in rows)
+    return [*rows] if said or seconds < _WORTH_SAYING_SECONDS else [*rows, ("running for", show_seconds(int(seconds)))]
 
 
 class Observations:
@@ -39,11 +48,13 @@ class Observations:
         self.accepted: dict[str, str] = {}
         self._checks: list[Check] = []
         self.facts = Facts()
+        self._begun = time.monotonic()
 
     def begin(self, n: int, title: str, display: Display, *, undoing: bool = False) -> None:
         """A step begins: what is reported from now on is its own. One that undoes goes on though the journal can't be written."""
         self.write = self.journal.note if undoing else self.journal.append
         self.n, self.title, self.display, self.step_checks = n, title, display, []
+        self._begun = time.monotonic()
         self.doing.begin()
 
     def remember(self, past: PreviousAttempts, step: PreviousStep | None = None) -> None:
@@ -125,7 +136,8 @@ class Observations:
     def progress(self, text: str, *, fraction: float | None = None, rows: Sequence[tuple[str, str]] = ()) -> None:
         if self.display is not None:
             self.doing.say(self.n, self.title, text, fraction, rows)
-            bundle = cards.progress_card(self.title, text, fraction=fraction, rows=list(rows))
+            shown = with_time(rows, time.monotonic() - self._begun)
+            bundle = cards.progress_card(self.title, text, fraction=fraction, rows=shown)
             self.display.draw(bundle, at_most_every_seconds=0.4)
 
     def unmet(self) -> list[Check]:

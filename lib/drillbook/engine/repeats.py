@@ -1,4 +1,7 @@
-"""A cell that is run again: the step is done already, so its recorded result is returned and nothing is done twice."""
+"""A cell that is run again: the step is done already, so its recorded result is returned and nothing is done twice.
+
+One that is there to look again, after a person's fix, looks again as long as what it looks for is not there.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 from drillbook.engine.show import cell
 from drillbook.engine.step import Plan, Step
-from drillbook.model import Check
+from drillbook.model import Check, Verdict
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,12 @@ class Done:
     seconds: float
     at: datetime
     section: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing to look for again. What a required check has said stays so for the run."""
+        unmet = [check for check in self.checks if check.verdict in (Verdict.FAILED, Verdict.UNPROVEN)]
+        return not (self.step.looks_again and unmet and not any(check.required for check in unmet))
 
     @property
     def says(self) -> str:
@@ -58,13 +67,14 @@ class Repeats:
         self._done = [one for one in self._done if one.n < since]
 
     def find(self, step: Step[Any], section: str = "") -> Done | None:
-        """The same step of the same cell, if it is done; of the same destructive ``section``, by its title."""
+        """The same step of the same cell, if it is done and over; of the same destructive ``section``, by its title."""
         here = cell()
-        return next(
+        last = next(
             (
                 one
-                for one in self._done
+                for one in reversed(self._done)
                 if one.cell == here and one.section == section and (one.step is step or one.step == step)
             ),
             None,
         )
+        return last if last is not None and last.over else None

@@ -295,6 +295,8 @@ class Step(Generic[T]):
     """Whether the step only removes what this run made, so that it also runs after a failure."""
     serves: ClassVar[bool] = False
     """Whether it brings service back, although it settles: behind the point of no return its failure halts the run."""
+    looks_again: ClassVar[bool] = False
+    """Whether its cell, run again, looks again while a check that isn't required does not hold: a person may have fixed it."""
     gated: ClassVar[bool] = False
     """Whether the step is in a destructive section and is done only after that section was confirmed."""
     point_of_no_return: ClassVar[bool] = False

@@ -41,11 +41,22 @@ def of(folder: Path, events: Sequence[Event]) -> Standing:
         sections = list(dict.fromkeys(str(event["section"]) for event in of_type(events, "waiting")))
         where = f"waits at gate {sections.index(str(gate['section'])) + 1} ({gate['section']}) since {_clock(gate)}"
     else:
-        steps = of_type(events, "step_started")
-        at = f" at step {steps[-1]['n']} ({steps[-1]['title']})" if steps else ""
+        step = _last_begun(events)
+        at = f" at step {step['n']} ({step['title']})" if step else ""
         where = f"{'is open in a kernel' if living else 'stopped midway'}{at}, last heard of {_clock(events[-1])},"
     holds = tuple(f"{event['id']} ({event['what']})" for event in unsettled(events))
     return Standing(str(events[0]["run_id"]), str(events[0]["runbook"]), where, holds, living)
+
+
+def _last_begun(events: Sequence[Event]) -> Event | None:
+    """The step at which a run is: cells behind it that were run and did nothing are not meant."""
+    before = at = None
+    for event in events:
+        if event["type"] == "step_started":
+            before, at = at, event
+        elif event["type"] == "step_finished" and event["status"] == "not run":
+            at = before
+    return at
 
 
 def _clock(event: Event) -> str:

@@ -31,14 +31,16 @@ class PhraseBox:
         self._answer = answer
         self._card = ipywidgets.HTML(_FRAME + card)
         self._typed = ipywidgets.Text(
-            placeholder="the phrase", description="Phrase", layout=ipywidgets.Layout(width="420px")
+            placeholder="the phrase",
+            description="Phrase",
+            layout=ipywidgets.Layout(width="420px", max_width="calc(100% - 4px)"),
         )
         self._button = ipywidgets.Button(description="Confirm", button_style="danger")
         self._said = ipywidgets.HTML(str(escape(next_step)))
         # Not the observed value: that would take a phrase as confirmed when the box only loses the focus.
         self._typed.on_msg(self._on_message)
         self._button.on_click(self._collect)
-        self._line = ipywidgets.HBox([self._typed, self._button])
+        self._line = ipywidgets.HBox([self._typed, self._button], layout=ipywidgets.Layout(flex_flow="row wrap"))
         self._box = ipywidgets.VBox([self._card, self._line, self._said])
         self._box.add_class("drillbook-gate")
 

@@ -212,5 +212,6 @@ class RecoveryLog:
         if self.redo_ended_at:
             return "promoting"
         if self.server_started_at:
-            return f"replaying WAL: {self.segments} segments, {self.last_segment or 'the first one is being fetched'}"
+            count = "1 segment" if self.segments == 1 else f"{self.segments} segments"
+            return f"replaying WAL: {count}, {self.last_segment or 'the first one is being fetched'}"
         return "fetching the base backup" if self.first_at else "waiting for the recovery job's pod"

@@ -27,7 +27,7 @@ MOST_ROWS = 12
 RECOVERY_PHASES = ("provision", "fetch", "replay", "promote")
 # One in quotes is there to be pasted: all of its digits count.
 _INSTANT = re.compile(r"(?<!\")\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
-_COLON = re.compile(r":(?=[a-z])")
+_PARTS = re.compile(r":(?=[a-z])|[_.](?=[A-Za-z])")
 _WHOLE = re.compile(r"\d{4}-\d\d-\d\d(?: [\d:.]+(?: UTC)?)?|\d+(?:\.\d+)? (?:s|min|h|d)\b(?: \d+ (?:s|min|h)\b)?")
 _RANK = {"FAILED": 0, "UNPROVEN": 1}
 _ACRONYMS = {
@@ -185,7 +185,10 @@ def step_card(
     text = [f"{n}  {title}: {status}" + (f" in {show_seconds(seconds)}" if seconds else ""), *plain_rows(shown)]
     text += [line for check in shown_checks for line in _plain_check(check)]
     if plan:
-        text += [f"  {plan['summary']}", *(f"    {line}" for line in plan.get("touches", ()))]
+        text += [
+            f"  {plan['summary']}" if plan["summary"] != title else "",
+            *(f"    {line}" for line in plan.get("touches", ())),
+        ]
         text += [f"  - {note}" for note in plan.get("notes", ())]
         text += [f"  lost: {line}" for line in plan.get("lost", ())]
     text += [f"  {line}" for line in _plain_error(error)] + [f"  {reason}" if reason else ""]
@@ -212,7 +215,7 @@ def step_card(
 def progress_card(title: str, text: str, *, fraction: float | None = None, rows: Rows = ()) -> Bundle:
     """What is going on now; ``fraction`` is from 0 to 1, None while the end isn't known."""
     share = None if fraction is None else min(1.0, max(0.0, fraction))
-    shown, _ = _cut(rows)
+    shown, _ = _cut([(show_name(name), value) for name, value in rows])
     percent = "" if share is None else f" {share:.0%}"
     return draw(
         "progress", [f"{title}: {text}{percent}", *plain_rows(shown)], title=title, text=text, share=share, rows=shown
@@ -356,8 +359,8 @@ def readable(text: str) -> str:
 
 
 def _breakable(text: object) -> Markup:
-    """An identity such as ``system:serviceaccount:…``, which may be broken behind a colon, not only anywhere; a time stays whole."""
-    return Markup(_COLON.sub(":<wbr>", str(escape(str(text)))))  # noqa: S704
+    """A name of parts (``system:serviceaccount:…``, ``shop_audit.events``), which may be broken between them; a time stays whole."""
+    return Markup(_PARTS.sub(lambda part: f"{part[0]}<wbr>", str(escape(str(text)))))  # noqa: S704
 
 
 def _together(text: object) -> Markup:

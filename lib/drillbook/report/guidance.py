@@ -58,9 +58,10 @@ KNOWN = (
 def guide(text: str, *, run_id: str, asked_by: str) -> str:
     """Where a known text is explained, as a sentence; "" for a text that is not known.
 
-    ``asked_by`` is the run's own runbook: a troubleshooting one has looked already, and says so itself.
+    ``asked_by`` is the run's own runbook: a troubleshooting one has looked already, and says so itself; what
+    check-git-rebuild quotes would come true only if the cluster were made again.
     """
-    for known in () if asked_by.startswith("troubleshoot-") else KNOWN:
+    for known in () if asked_by.startswith(("troubleshoot-", "check-git-rebuild")) else KNOWN:
         if re.search(known.pattern, text, re.IGNORECASE):
             with_run = f', with failed_run = "{run_id}" once the copy is gone' if known.failed_run else ""
             return f"The runbook {known.runbook} looks for the cause: open it at “{known.heading}”{with_run}."

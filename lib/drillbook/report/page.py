@@ -34,6 +34,9 @@ _MEANING = {
 _WORDS = {"planned": "PLAN", "refused": "REFUSED", "waiting": "WAITING"}
 _SIGNS = {"planned": "planned", "refused": "refused", "waiting": "open"}
 LONG_TEXT = 160  # a list longer than this is folded
+_SHOWN_ELSEWHERE = frozenset(
+    {"achieved", "answer", "claim", "index_claims", "load_comparison", "load_curve", "reach", "test"}
+)
 
 Section = tuple[str, list[tuple[str, str]]]
 
@@ -89,7 +92,7 @@ def html(found: Mapping[str, Any], *, ledger: tuple[Mapping[str, Any], str] | No
             runbook=str(found["test"]["runbook"]).replace("-", " ").capitalize(),
             where=_where(found),
             tally=_tally(found),
-            figures=[cards.figure(item) for item in found["objectives"]["measured"]],
+            figures=[*(cards.figure(item) for item in found["objectives"]["measured"]), *_long_term_figures(found)],
             bars=cards.phase_bars(found["when"]["phases"]),
             forecast=compared_forecast(found),
             marks=cards.marks(boundary(found)),
@@ -202,6 +205,21 @@ def _load(learned: Facts) -> list[str]:
     return found + ([load.curve_html(learned.load_curve)] if learned.load_curve else [])
 
 
+def _long_term_figures(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What an annual restore is for: how long it takes until each of its backups can be used; nothing for another run."""
+    achieved = ((found["facts"].get("long_term") or {}).get("achieved") or {}).items()
+    tile = {"objective": None, "met": None, "share": None}
+    return [
+        {
+            "name": {"oldest": "oldest backup restored in", "random": "random one restored in"}.get(name, name),
+            "value": show_seconds(one["retrieval_seconds"] + one["recovery_seconds"]),
+            "says": f"retrieval {show_seconds(one['retrieval_seconds'])}, recovery {show_seconds(one['recovery_seconds'])}",
+        }
+        | tile
+        for name, one in achieved
+    ]
+
+
 def _result(found: Mapping[str, Any], step: str) -> Mapping[str, Any]:
     """What a step of this name answered; nothing if it did not run or did not end well."""
     return next((item["result"] for item in found["steps"] if item.get("step") == step and item["result"]), {})
@@ -243,11 +261,7 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         ("Controls", {"references": found["controls"]["references"]} if found["controls"]["references"] else None),
         ("Clocks", around["clocks"]),
         ("Git", around["git"]),
-        *(
-            (_name(name), value)
-            for name, value in found["facts"].items()
-            if name not in ("achieved", "reach", "index_claims", "load_comparison", "load_curve")
-        ),
+        *((_name(name), value) for name, value in found["facts"].items() if name not in _SHOWN_ELSEWHERE),
     ]
     return [(heading, rows) for heading, value in pages if (rows := rows_of(value))]
 
@@ -281,6 +295,8 @@ def rows_of(value: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _name(key: str) -> str:
+    if "." in key:  # the name of a table or a package
+        return key
     return cards.show_name({"seconds": "duration", "segment_bytes": "segment_size"}.get(key, key))
 
 
@@ -299,7 +315,7 @@ def _text(key: str, value: Any) -> str:
         plain = [": ".join(map(str, item)) if isinstance(item, list) else _flat(item) for item in value]
         line = "; ".join(plain)
         return line if len(line) <= LONG_TEXT else "\n".join(plain)
-    return str(value)
+    return cards.readable(str(value))
 
 
 def _flat(item: Any) -> str:

@@ -311,7 +311,7 @@ class NameRebuild(Step[Rebuild]):
 
     def do(self, ctx: Context) -> Rebuild:
         said = judge(self.declared, self.found.asks, self.found.world)
-        claim = f"Git would bring {ctx.source_ref.name} back: {said.outcome}, its archiving: {said.archiving}"
+        claim = f"Git would bring {ctx.source_ref.name} back: {said.outcome}; WAL archiving: {said.archiving}"
         ctx.recorder.note(Facts(answer=said.answer, claim=claim))
         return said
 

@@ -40,7 +40,9 @@ class LongTermReading(Frozen):
 
 
 def _span(owed: Sequence[object]) -> str:
-    return f"{len(owed)}, {owed[0]} to {owed[-1]}" if owed else "none yet"
+    if len(owed) < 2:
+        return str(owed[0]) if owed else "none yet"
+    return f"{owed[0]} to {owed[-1]}, {len(owed)} in all"
 
 
 def _of(one: LongTermBackup) -> str:

@@ -187,7 +187,7 @@ class RowsAsBefore(OfACopy):
             return self.result(Verdict.NOT_APPLICABLE, reason=reason, details=details)
         run_id, before = earlier
         differ = [
-            f"{table}: {'not there' if rows is None else rows}, then {before[table]}"
+            f"{table}: {'not there' if rows is None else f'{rows} rows'} now, {before[table]} rows in that run"
             for table, rows in counts.items()
             if table in before and before[table] != rows
         ]

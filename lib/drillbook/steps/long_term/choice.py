@@ -60,7 +60,8 @@ class ChosenBackups(Frozen):
             ("at random", "the same: it is the only one" if self._single else _shown(self.random, self.chosen_at)),
             ("seed", str(self.seed)),
             ("to be asked for", asked),
-            ("under way, readable", f"{self.under_way}, {self.already_readable}"),
+            ("on their way", f"{self.under_way} objects"),
+            ("readable already", f"{self.already_readable} objects"),
         ]
         return rows + ([("estimated cost", str(self.cost)), ("expected wait", self.wait)] if self.to_ask else [])
 

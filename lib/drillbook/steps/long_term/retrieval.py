@@ -33,7 +33,7 @@ class Asked(Frozen):
         """As a card shows it."""
         return [
             ("asked for", f"{self.requested} objects, {show_bytes(self.size_bytes)}"),
-            ("on its way or readable already", str(self.adopted)),
+            ("on its way or readable already", f"{self.adopted} objects"),
         ]
 
 
@@ -120,7 +120,11 @@ class NowReadable(Frozen):
     def rows(self) -> list[tuple[str, str]]:
         """As a card shows it."""
         until = show_instant(self.until) if self.until else "no limit: nothing was archived"
-        return [("objects", str(self.objects)), ("waited", show_seconds(self.seconds)), ("readable until", until)]
+        return [
+            ("readable", f"{self.objects} objects"),
+            ("waited", show_seconds(self.seconds)),
+            ("readable until", until),
+        ]
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,11 @@ class WaitUntilReadable(Step[NowReadable]):
                     raise self._late(ctx, left, len(objects))
                 if left:
                     ready = len(objects) - len(left)
-                    rows = (("readable", f"{ready} of {len(objects)}"), ("expected", self.chosen.wait or "soon"))
+                    rows = (
+                        ("readable", f"{ready} of {len(objects)} objects"),
+                        ("expected", self.chosen.wait or "soon"),
+                        ("waited", f"{show_seconds(waited)}; the run stops after {show_seconds(limit)}, to be resumed"),
+                    )
                     ctx.recorder.progress("waiting for the archive", fraction=ready / len(objects), rows=rows)
                     ctx.pause(min(_SLOWEST, max(0.5, waited / 20), max(0.5, limit - waited)))
         seconds = (datetime.now(UTC) - self.asked.asked_at).total_seconds() if objects else 0.0

@@ -43,6 +43,15 @@ class RecoveryCopy(Frozen):
     objects: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]
 
+    def rows(self) -> list[tuple[str, str]]:
+        """As a card shows it."""
+        return [
+            ("cluster", str(self.ref)),
+            ("UID", self.uid),
+            ("created at", show_instant(self.created_at)),
+            ("objects", str(len(self.objects))),
+        ]
+
 
 class Recovered(Frozen):
     """How the copy came up. Times in seconds; ``recovery_seconds`` from creation to accepting connections again."""
@@ -65,6 +74,26 @@ class Recovered(Frozen):
         ""  # the LSN of the last record replayed: as the log says it, else (timeline 0) by the own history file
     )
     last_segment: str = ""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """As a card shows it; what did not happen is left out."""
+        stopped = f"{self.stopped} transaction {self.stopped_xid}" if self.stopped else ""
+        at = f" of {show_instant(self.stopped_at)}" if stopped and self.stopped_at else ""
+        shown = [
+            ("cluster", str(self.ref)),
+            ("timeline", str(self.timeline)),
+            ("stopped", stopped + at),
+            ("last commit replayed", show_instant(self.last_completed_at) if self.last_completed_at else ""),
+            ("segments replayed", str(self.segments)),
+            ("provision", show_seconds(self.provision_seconds)),
+            ("fetch", show_seconds(self.fetch_seconds)),
+            ("replay", show_seconds(self.replay_seconds)),
+            ("promote", show_seconds(self.promote_seconds)),
+            ("replicas", show_seconds(self.replicas_seconds) if self.replicas_seconds else ""),
+            ("recovery", show_seconds(self.recovery_seconds)),
+            ("log", self.log),
+        ]
+        return [(name, value) for name, value in shown if value]
 
 
 def source_object(ctx: Context, cluster: SourceCluster) -> dict[str, Any]:

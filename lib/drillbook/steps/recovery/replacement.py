@@ -34,6 +34,10 @@ class ReplacementCluster(RecoveryCopy):
     secret: str
     in_service: bool = False  # made under the old name: it is production from its first second
 
+    def rows(self) -> list[tuple[str, str]]:
+        """As a card shows it."""
+        return [*super().rows(), ("server name", self.server_name), ("instances", str(self.instances))]
+
 
 @dataclass(frozen=True)
 class CreateReplacementCluster(Step[ReplacementCluster]):

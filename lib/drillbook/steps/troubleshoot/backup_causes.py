@@ -10,7 +10,7 @@ from typing import Any
 
 from drillbook.model import Frozen, parse_instant, show_instant, show_seconds
 from drillbook.steps.archive.weekly import schedule_faults
-from drillbook.steps.troubleshoot.answer import Cause, ObjectPatch
+from drillbook.steps.troubleshoot.answer import SIDECAR, Cause, ObjectPatch
 
 DONE = {"completed", "failed", "invalid backup definition"}
 WAITS_FOR_WAL = "walArchivingFailing"
@@ -70,7 +70,7 @@ def symptoms(seen: Seen) -> list[str]:
     if seen.phase.startswith((UNKNOWN_PLUGIN, NO_DISK)):
         found.append(f"the Cluster is in phase {seen.phase!r}")
     # What is broken and has not failed yet will: the next Backup, the next segment.
-    return found or [f"nothing has failed yet, and will: {cause.name}" for _, cause in checked(seen) if cause]
+    return found or [f"nothing has failed yet, but will: {cause.name}" for _, cause in checked(seen) if cause]
 
 
 def checked(seen: Seen) -> list[tuple[str, Cause | None]]:
@@ -82,7 +82,7 @@ def _hibernated(seen: Seen) -> Cause | None:
     annotations = seen.cluster["metadata"].get("annotations") or {}
     if annotations.get("cnpg.io/hibernation") != "on":
         return None
-    fix = f"kubectl annotate cluster {seen.name} --overwrite cnpg.io/hibernation=off"
+    fix = f"kubectl annotate cluster {seen.name} -n {seen.namespace} --overwrite cnpg.io/hibernation=off"
     merge = {"metadata": {"annotations": {"cnpg.io/hibernation": "off"}}}
     patch = ObjectPatch(kind="Cluster", namespace=seen.namespace, name=seen.name, merge=merge)
     return Cause(name="the cluster is hibernated", seen="annotation cnpg.io/hibernation=on", fix=fix, patch=patch)
@@ -141,7 +141,9 @@ def _archiving(seen: Seen) -> Cause | None:
     said = str(seen.archiving.get("message", "no reason given"))
     waiting = [_name(one) for one in seen.backups if _phase(one) == WAITS_FOR_WAL]
     words = said + (f"; waiting for it: {', '.join(waiting)}" if waiting else "")
-    fix = f"read why: kubectl logs {seen.name}-1 -c plugin-barman-cloud (or -c postgres where archiving is in-tree)"
+    primary = (seen.cluster.get("status") or {}).get("currentPrimary") or f"{seen.name}-1"
+    container = SIDECAR if seen.object_store else "postgres"
+    fix = f"read why: kubectl logs {primary} -n {seen.namespace} -c {container}"
     return Cause(name="WAL archiving fails", seen=words, fix=fix)
 
 
@@ -152,7 +154,8 @@ def _queue(seen: Seen) -> Cause | None:
     behind = [_name(one) for one in seen.backups if _phase(one) in ("", "pending") and one is not stuck[0]]
     words = f"{_name(stuck[0])} is {_phase(stuck[0]) or 'pending'} since {_since(stuck[0])}, while archiving works"
     words += f"; behind it: {', '.join(behind)}" if behind else ""
-    return Cause(name="a Backup blocks those after it", seen=words, fix=f"kubectl delete backup {_name(stuck[0])}")
+    fix = f"kubectl delete backup {_name(stuck[0])} -n {seen.namespace}"
+    return Cause(name="a Backup blocks those after it", seen=words, fix=fix)
 
 
 def _schedule(seen: Seen) -> Cause | None:

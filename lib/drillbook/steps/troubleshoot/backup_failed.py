@@ -31,7 +31,8 @@ class BackupState(Frozen):
     def rows(self) -> Iterator[tuple[str, str]]:
         seen = self.seen
         yield "Cluster", f"{seen.name}: {seen.phase or 'no phase'}"
-        yield "Archiving", f"{seen.archiving.get('status', 'not known')} {seen.archiving.get('message', '')}".strip()
+        said = seen.archiving.get("message") or "no message"
+        yield "Archiving", f"{said} (ContinuousArchiving is {seen.archiving.get('status', 'not known')})"
         yield (
             "ObjectStore",
             f"{seen.object_store or 'in-tree'}{'' if seen.object_store_there or not seen.object_store else ': NOT FOUND'}",
@@ -110,7 +111,10 @@ class NameBackupCause(Step[Named]):
 
 @dataclass(frozen=True)
 class BackupAfterFix(AfterFix):
-    """Look again, after the fix: the cause is gone, or still there. That a backup is made again backup-manual proves."""
+    """Look again, after the fix: the cause is gone, or still there.
+
+    Whether a backup can be made again, only a backup shows: run backup-manual.
+    """
 
     proves: ClassVar[str] = "what kept backups from being made is gone"
     waits: ClassVar[bool] = False
@@ -164,7 +168,7 @@ def _words(ctx: Context, cluster: dict[str, object]) -> tuple[str, str]:
                 "",
                 "not read: the right is missing, and barman's words would say more; apply deploy/rbac/troubleshoot.yaml",
             )
-        return "", f"nothing to read: {error.what}"
+        return "", f"not read: {error.what.partition(': ')[2] or error.what}"
     return sidecar_cause("\n".join(text.splitlines()[-200:])), f"read, of {primary}"
 
 

@@ -123,7 +123,7 @@ def symptoms(seen: Seen) -> list[str]:
     if seen.unreachable:
         found.append(f"PostgreSQL can't be asked: {seen.unreachable}")
     # Sessions that are open live on: what refuses the next one has not failed yet.
-    return found or [f"nothing has failed yet, and will: {cause.name}" for _, cause in checked(seen) if cause]
+    return found or [f"nothing has failed yet, but will: {cause.name}" for _, cause in checked(seen) if cause]
 
 
 def checked(seen: Seen) -> list[tuple[str, Cause | None]]:
@@ -323,7 +323,7 @@ def _says(pattern: str, name: str, fix: str) -> Callable[[Seen], Cause | None]:
 
 def _certificates(seen: Seen) -> Cause | None:
     if seen.expired:
-        fix = f"delete the Secret that is named, if CloudNativePG made it (it makes a new one); else renew it; kubectl cnpg status {seen.name}"
+        fix = f"delete the Secret that is named, if CloudNativePG made it (it makes a new one); else renew it; kubectl cnpg status {seen.name} -n {seen.namespace}"
         return Cause(name="a certificate has expired", seen="; ".join(seen.expired), fix=fix)
     return _says(
         r"certificate (expired|verify failed|unknown)|unknown ca|SSL error",

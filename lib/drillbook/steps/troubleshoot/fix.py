@@ -13,9 +13,10 @@ from drillbook.engine import undo
 from drillbook.engine.step import Action, CheckStep, Context, Plan, Step
 from drillbook.errors import Changed, ParameterError, PreconditionError, VerificationError
 from drillbook.evidence.facts import Facts, TestKind
-from drillbook.model import Check, Effect, Frozen, Verdict
+from drillbook.model import Check, Effect, Frozen, Verdict, show_seconds
 from drillbook.steps.preflight.readiness import denied
 from drillbook.steps.troubleshoot.answer import Named, ObjectPatch
+from drillbook.steps.troubleshoot.search import record_end
 
 _KINDS = {kind.kind: kind for kind in (k8s.CLUSTER, k8s.POOLER, k8s.SCHEDULED_BACKUP, k8s.DEPLOYMENT)}
 
@@ -28,7 +29,8 @@ class Fixed(Frozen):
 
     def rows(self) -> Iterator[tuple[str, str]]:
         yield "Changed", self.where or "nothing"
-        yield "How", self.how
+        if self.where:
+            yield "How", self.how
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class AfterFix(CheckStep):
     wanted: bool
     name: ClassVar[str] = "after the fix"
     required: ClassVar[bool] = False
+    looks_again: ClassVar[bool] = True
     waits: ClassVar[bool] = True
 
     def look(self, ctx: Context) -> tuple[list[str], list[str]]:
@@ -141,23 +144,33 @@ class AfterFix(CheckStep):
         causes, symptoms = self._when_gone(ctx)
         says: dict[str, Any] = {"required": bool(self.fixed.where), "expected": f"no longer: {cause}"}
         if cause in causes:
-            reason = "the cause is still there: run the fix, then run this cell again"
+            reason = (
+                "the cause is still there although the fix was made: see whether Git, Argo CD or Flux has put it back, and read its "
+                "evidence in a new run"
+                if self.fixed.where
+                else "the cause is still there: run the fix, then run this cell again"
+            )
             return [self.result(Verdict.UNPROVEN, observed="still there", reason=reason, **says)]
         if symptoms and self.waits:
-            reason = "the cause is gone, and the symptom is not: wait, or run this again for what lies behind it"
+            wait = "" if self.fixed.where else "wait and run this cell again, or "
+            reason = f"the cause is gone, and the symptom is not: {wait}open this runbook again for what lies behind it"
             return [self.result(Verdict.UNPROVEN, observed=symptoms[0], reason=reason, **says)]
         left = f"still: {symptoms[0]}" if symptoms else "no symptom is left"
+        record_end(ctx, f"fixed: {self.fixed.where}" if self.fixed.where else "gone since")
         return [self.result(Verdict.VERIFIED, observed=f"the cause is gone; {left}", **says)]
 
     def _when_gone(self, ctx: Context) -> tuple[list[str], list[str]]:
         """What is there in the end: at once where this run has fixed nothing."""
-        deadline = time.monotonic() + (ctx.site.limits.step.total_seconds() if self.fixed.where else 0)
+        limit = ctx.site.limits.step.total_seconds() if self.fixed.where else 0.0
+        started = time.monotonic()
         while True:
             causes, symptoms = self.look(ctx)
             left = [self.named.cause] if self.named.cause in causes else symptoms if self.waits else []
-            if not left or time.monotonic() > deadline:
+            waited = time.monotonic() - started
+            if not left or waited > limit:
                 return causes, symptoms
-            ctx.recorder.progress(f"waiting for this to end: {left[0]}")
+            rows = (("waited", f"{show_seconds(waited)}, at most {show_seconds(limit)}"),)
+            ctx.recorder.progress(f"waiting for this to end: {left[0]}", rows=rows)
             ctx.pause(1.0)
 
 

@@ -104,7 +104,7 @@ def symptoms(seen: RecoverySeen) -> list[str]:
         took, wanted = show_seconds(seen.age.total_seconds()), show_seconds(seen.expected.total_seconds())
         found.append(f"it takes {took}, and was to take at most {wanted} ({seen.expected_by})")
     # What is broken and has not failed yet will.
-    return found or [f"nothing has failed yet, and will: {cause.name}" for _, cause in checked(seen) if cause]
+    return found or [f"nothing has failed yet, but will: {cause.name}" for _, cause in checked(seen) if cause]
 
 
 def checked(seen: RecoverySeen) -> list[tuple[str, Cause | None]]:

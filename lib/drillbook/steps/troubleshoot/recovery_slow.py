@@ -16,7 +16,7 @@ from drillbook.steps.preflight.readiness import HEALTHY
 from drillbook.steps.troubleshoot.answer import Named
 from drillbook.steps.troubleshoot.recovery_causes import RecoverySeen, checked, symptoms
 from drillbook.steps.troubleshoot.recovery_state import Reader, made_by_runs, names_of, of_ended_run, recovery_cluster
-from drillbook.steps.troubleshoot.search import cause_checks, record_answer, symptom_checks
+from drillbook.steps.troubleshoot.search import cause_checks, record_answer, record_end, symptom_checks
 
 NONE_THERE = "no run of Drillbook has a recovery cluster here; name one by recovery_namespace and recovery_cluster"
 
@@ -141,6 +141,7 @@ class RecoveryAfterFix(CheckStep):
     name: ClassVar[str] = "after the fix"
     proves: ClassVar[str] = "what kept the recovery from ending is gone"
     required: ClassVar[bool] = False
+    looks_again: ClassVar[bool] = True
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         before = self.state.seen
@@ -152,11 +153,13 @@ class RecoveryAfterFix(CheckStep):
             return [self.result(Verdict.NOT_APPLICABLE, expected=expected, reason="the Cluster was removed")]
         now = Reader(ctx, there).read(before.expected)
         if now.phase == HEALTHY:
+            record_end(ctx, "gone since")
             return [self.result(Verdict.VERIFIED, expected=expected, observed="the Cluster is healthy")]
         left = [cause.name for _, cause in checked(now) if cause]
         if self.named.cause in left:
             reason = "the cause is still there: apply the fix, then run this cell again"
             return [self.result(Verdict.UNPROVEN, expected=expected, observed=now.progress.doing, reason=reason)]
+        record_end(ctx, "gone since")
         observed = f"{now.progress.doing}; {f'now: {left[0]}' if left else 'nothing else is wrong'}"
         return [self.result(Verdict.VERIFIED, expected=expected, observed=observed)]
 

@@ -51,7 +51,8 @@ def record_answer(
             proves=proves,
             verdict=Verdict.VERIFIED if known else Verdict.UNPROVEN,
             expected="one cause, or nothing wrong",
-            observed=named.answer,
+            observed=named.cause
+            or (named.answer if wrong else "nothing wrong"),  # the answer stands above it, with the evidence
             reason="" if known else unread,
         )
     )
@@ -59,4 +60,11 @@ def record_answer(
     return named
 
 
-__all__ = ["cause_checks", "record_answer", "symptom_checks"]
+def record_end(ctx: Context, words: str) -> None:
+    """Add to the run's claim how the cause has ended: else the headline would still read as if it were there."""
+    said = ctx.recorder.facts.claim or ""
+    if not said.endswith(words):
+        ctx.recorder.note(Facts(claim=f"{said}; {words}"))
+
+
+__all__ = ["cause_checks", "record_answer", "record_end", "symptom_checks"]
