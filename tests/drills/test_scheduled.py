@@ -237,7 +237,7 @@ def test_i17_the_lab_runs_what_is_scheduled_and_what_is_missed_raises_the_alert(
     pod = cluster.exporter()
     raised = until(lambda: firing(pod, "DrillbookTestFailedOrMissing"), "an alert is raised")
     assert raised == {"check-readiness"}, "its CronJob is suspended"
-    later = f"{begun + timedelta(hours=2):%FT%TZ}"
+    later = f"{begun + timedelta(hours=3):%FT%TZ}"
     asked = ["drillbook", "due", "--at", later]
     owed = cluster.lab.admin.exec(cluster.home, pod["metadata"]["name"], "exporter", asked, timeout_seconds=60)
     assert owed.exit_code == 1 and re.search(r"check-status \(each hour\).*missing", owed.text), owed.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from drillbook_lab.api.token_requests import looks_up
 from drillbook_lab.api.tokens import TokenDirectory
 from drillbook_lab.node.pod_programs import command_line
 from drillbook_lab.node.pod_view import ACCOUNT_PATH, PodView, access_to, lay_out
+from drillbook_lab.node.processes import processes_under
 from drillbook_lab.operator.places import NotReadyYet, PodPlaces
 
 apart = pytest.mark.skipif(not names.available(), reason="a process may not have a mount namespace of its own here")
@@ -108,15 +108,27 @@ def test_an_installation_below_a_volume_is_still_there(node: Node, tmp_path: Pat
 
 @apart
 def test_its_processes_are_found_by_where_they_work_and_end_with_who_started_them(node: Node) -> None:
-    argv = node.view().command(["sleep", "600"])
-    starter = f"import subprocess; p = subprocess.Popen({argv!r}); print(p.pid, flush=True); p.wait()"
-    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
-        assert os.readlink(f"/proc/{pid}/cwd") == str(node.places.run_dir)
+    def at_work() -> list[int]:
+        return processes_under([node.places.run_dir])
+
+    # One of them leaves the session of the first, as a notebook's kernel does.
+    argv = node.view().command(["sh", "-c", "setsid sleep 600 & exec sleep 600"])
+    tied = f"from drillbook_lab.node.processes import dies_with_parent; p = subprocess.Popen({argv!r}, preexec_fn=dies_with_parent())"
+    starter = f"import subprocess; {tied}; p.wait()"
+    with subprocess.Popen([sys.executable, "-c", starter]) as parent:
+        until(lambda: sum(Path(f"/proc/{pid}/comm").read_text() == "sleep\n" for pid in at_work()) == 2)
         parent.kill()
-    until(lambda: not Path(f"/proc/{pid}/cwd").exists())
+    until(lambda: not at_work())
+
+
+@apart
+def test_it_ends_by_a_signal_and_as_its_command_does(node: Node) -> None:
+    assert subprocess.run(node.view().command(["sh", "-c", "exit 4"]), check=False).returncode == 4
+    argv = node.view().command(["sh", "-c", "trap 'exit 7' TERM; echo begun; while :; do sleep 0.05; done"])
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None and running.stdout.readline() == "begun\n"
+        running.terminate()
+        assert running.wait(30) == 7
 
 
 def test_its_account_is_who_it_is_until_the_pod_is_gone(node: Node) -> None:

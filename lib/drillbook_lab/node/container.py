@@ -1,7 +1,7 @@
 """A container's own view of the files: its volumes where its spec mounts them, its root read-only where that is asked.
 
 `python -m drillbook_lab.node.container VIEW.json -- COMMAND…` makes the view for itself, in a mount namespace of its own,
-and becomes the command. Under a new root lies what the machine has; a folder that lacks a mount point (`/evidence` is
+and runs the command in it. Under a new root lies what the machine has; a folder that lacks a mount point (`/evidence` is
 nowhere on a machine) is laid out anew, its entries one by one. Needs `names.available()`.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from drillbook_lab.agent.procs import die_with_parent
 
 _MS_BIND, _MS_MOVE, _MS_REC, _MS_UNBINDABLE = 4096, 8192, 16384, 1 << 17
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _RDONLY = 442, -100, 0x8000, 1
+_CLONE_NEWPID = 0x20000000
 _ALIVE = ("dev", "proc")  # stay writable, as a container has its own
 
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -123,12 +125,26 @@ def enter(view: dict[str, Any]) -> None:
     root.enter(Path(view["cwd"]))
 
 
+def run(command: list[str]) -> int:
+    """The command as the first of a PID namespace: with it all that it has started ends. Its exit status, as a shell's."""
+    die_with_parent()  # once more: a new user namespace unties
+    if _libc is not None:
+        _libc.unshare(_CLONE_NEWPID)  # where that is refused, it runs all the same
+    child = os.fork()
+    if child == 0:
+        die_with_parent()
+        os.execvp(command[0], command)  # noqa: S606 - the container's command, no shell
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda number, _: os.kill(child, number))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code if code >= 0 else 128 - code
+
+
 def main() -> None:
-    """Make the view and become the command."""
+    """Make the view, run the command in it, and end as it does."""
     file, _, *command = sys.argv[1:]
     enter(json.loads(Path(file).read_text(encoding="utf-8")))
-    die_with_parent()  # once more: a new user namespace unties
-    os.execvp(command[0], command)  # noqa: S606 - the container's command, no shell
+    sys.exit(run(command))
 
 
 if __name__ == "__main__":
