@@ -56,6 +56,30 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return to
 
 
+def test_i17_the_config_map_has_every_file_of_the_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rendered(tmp_path, SCHEDULES[:1])
+    far = ROOT / "sites" / "synergyflow.yaml"
+    said = capsys.readouterr().out
+    assert f"--from-file=site.yaml={tmp_path}/site.yaml --from-file={far}\n" in said
+    assert f"a ConfigMap is one folder: {far} must lie next to site.yaml" in said
+    near = shutil.copy(far, tmp_path / "base.yaml")
+    (tmp_path / "site.yaml").write_text(
+        yaml.safe_dump({"extends": "base.yaml", "name": SITE, "schedules": SCHEDULES[:1]})
+    )
+    argv = [
+        "schedule",
+        "--site",
+        str(tmp_path / "site.yaml"),
+        "--image",
+        "x.example/d:1",
+        "--out",
+        str(tmp_path / "two"),
+    ]
+    assert status(argv) == 0
+    said = capsys.readouterr().out
+    assert f"--from-file=site.yaml={tmp_path}/site.yaml --from-file={near}\n" in said and "one folder" not in said
+
+
 def objects(to: Path) -> list[dict[str, Any]]:
     return [
         item

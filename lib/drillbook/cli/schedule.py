@@ -15,7 +15,7 @@ from drillbook.errors import ParameterError
 from drillbook.evidence.due import SealedRun, State, due, runs_of
 from drillbook.evidence.writing import write_whole
 from drillbook.manifests import schedule as rendered
-from drillbook.profile import load_site
+from drillbook.profile import files_of, load_site
 from drillbook.profile.schema import Schedule
 
 
@@ -62,13 +62,22 @@ def write_schedules(console: Console, site: str, image: str, to: Path, size: str
                 f"left out  {one.runbook}: it waits for a person at a gate; `drillbook due` says when it is late",
                 markup=False,
             )
+    own, *others = files_of(site)
+    files = "".join(f" --from-file={file}" for file in others)
+    far = [str(file) for file in others if file.parent != own.parent]
+    if far:
+        console.print(
+            f"note      a ConfigMap is one folder: {', '.join(far)} must lie next to {own.name}, and be named so in it",
+            markup=False,
+            soft_wrap=True,
+        )
     for line in (
         f"written   {to}: {len(started)} CronJobs of {', '.join(classes)}, the exporter, their accounts and bindings",
-        f"before    kubectl -n {home} create configmap drillbook-site-{profile.name} --from-file=site.yaml=YOUR-PROFILE",
+        f"before    kubectl -n {home} create configmap drillbook-site-{profile.name} --from-file=site.yaml={own}{files}",
         f'before    kubectl -n {home} create secret generic {rendered.TOKEN_SECRET} --from-literal=token="$(openssl rand -hex 32)"',
         f"apply     kubectl apply -k {to}",
     ):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     return 0
 
 

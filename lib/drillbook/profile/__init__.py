@@ -5,7 +5,7 @@ with file, line and key. No secret is in a profile, only the names of Secrets.
 """
 
 from drillbook.profile.archive import Archive, ArchiveReader, EndpointCa, ServerPeriod
-from drillbook.profile.loading import DEFAULT_SITE, SITE_VARIABLE, load_site
+from drillbook.profile.loading import DEFAULT_SITE, SITE_VARIABLE, files_of, load_site
 from drillbook.profile.long_term import LongTerm, RetrievalCost, RetrievalSecret
 from drillbook.profile.schema import (
     CheckSettings,
@@ -49,6 +49,7 @@ __all__ = [
     "Site",
     "Sql",
     "Tenant",
+    "files_of",
     "load_site",
     "parse_duration",
     "show_duration",

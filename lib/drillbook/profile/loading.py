@@ -51,6 +51,25 @@ def load_site(
     return site
 
 
+def files_of(path_or_name: str | Path = "") -> tuple[Path, ...]:
+    """The files that make up a profile: its own first, those that it extends, and the trust file and authority that it names.
+
+    What `load_site` finds, which says what is wrong with them. Raises ParameterError where there is no such profile.
+    """
+    path = _find(str(path_or_name) or os.environ.get(SITE_VARIABLE) or DEFAULT_SITE, Path.cwd().resolve())
+    source = sources.read(path)
+    named = set()
+    for key in _FILES[2:]:
+        _locate(source, key)
+        section = source.values
+        for part in key[:-1]:
+            section = section.get(part) or {}
+        if section.get(key[-1]):
+            named.add(Path(section[key[-1]]))
+    others = ({place.file for place in source.places.values()} | named) - {path}
+    return (path, *sorted(others))
+
+
 def validated(model: type[M], source: sources.Source) -> tuple[M | None, list[str]]:
     """The values of ``source`` as ``model``, or None and what is wrong with them, each with file, line and key."""
     try:

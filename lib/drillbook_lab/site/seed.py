@@ -135,6 +135,21 @@ class Seeding:
             if time.monotonic() > deadline:
                 raise LabError("the lab's cluster does not archive", "archive_command is unchanged")
             await asyncio.sleep(_GLANCE_SECONDS)
+        if not self.site.in_tree:
+            await self._take_sidecar()
+
+    async def _take_sidecar(self) -> None:
+        """Make the pod anew: a plugin that comes later is not in it yet, and CloudNativePG rolls it out, too."""
+        namespace, name = self.site.source_namespace, f"{self.site.cluster}-1"
+        before = self.operator.registry.get("Pod", namespace, name)["metadata"]["uid"]
+        self.operator.registry.delete("Pod", namespace, name)
+        deadline = time.monotonic() + self._patience
+        while (pod := self.operator.find("Pod", namespace, name)) is None or (
+            pod["metadata"]["uid"] == before or not holds(pod, "Ready")
+        ):
+            if time.monotonic() > deadline:
+                raise LabError(f"Pod {name} is not there in time", json.dumps(pod and pod.get("status"))[:400])
+            await asyncio.sleep(_GLANCE_SECONDS)
 
     async def first_backup(self) -> str:
         """Ask for a base backup and wait for its end; its id."""
