@@ -18,6 +18,8 @@ from drillbook.steps.backup import manual_backup
 from drillbook_lab.faults.store import bucket
 from drillbook_lab.home import LabHome
 
+pytestmark = pytest.mark.long
+
 NOTEBOOK = ROOT / "runbooks" / "backup-manual.ipynb"
 SECRET_PATH = "/hooks/T00000000-do-not-tell"
 
@@ -72,7 +74,6 @@ def backups(lab: DrillLab) -> set[str]:
     return {item["metadata"]["name"] for item in lab.admin.list(k8s.BACKUP, lab.site.cluster.namespace)}
 
 
-@pytest.mark.long
 def test_a_backup_is_read_back_from_the_bucket_and_announced(drill_lab: DrillLab) -> None:
     known = backups(drill_lab)
     with webhook(drill_lab, 200) as (told, section):
@@ -96,7 +97,6 @@ def test_a_backup_is_read_back_from_the_bucket_and_announced(drill_lab: DrillLab
     assert not [path for path in run.folder.rglob("*") if path.is_file() and SECRET_PATH.encode() in path.read_bytes()]
 
 
-@pytest.mark.long
 def test_a_plan_asks_for_no_backup(drill_lab: DrillLab) -> None:
     known = backups(drill_lab)
     run = drill_lab.run(NOTEBOOK, mode="plan")
@@ -111,7 +111,6 @@ def test_bad_parameters_are_told_together(drill_lab: DrillLab) -> None:
     assert "ticket: not one line" in run.said
 
 
-@pytest.mark.long
 def test_no_backup_is_asked_for_while_archiving_fails(drill_lab: DrillLab) -> None:
     known = backups(drill_lab)
     with drill_lab.failing_archiver():
@@ -122,7 +121,6 @@ def test_no_backup_is_asked_for_while_archiving_fails(drill_lab: DrillLab) -> No
     assert run.check("backup in the bucket")["verdict"] == "UNPROVEN"
 
 
-@pytest.mark.long
 def test_a_webhook_that_fails_is_told_and_costs_no_verdict(drill_lab: DrillLab) -> None:
     with webhook(drill_lab, 500) as (told, section):
         run = drill_lab.run(NOTEBOOK, site=drill_lab.profile_with("not-announcing", announce=section))
@@ -132,7 +130,6 @@ def test_a_webhook_that_fails_is_told_and_costs_no_verdict(drill_lab: DrillLab) 
     assert "answered 500" in run.check("announced")["observed"]
 
 
-@pytest.mark.long
 def test_completed_is_not_believed_when_the_bucket_lacks_an_object_or_half_of_it(
     drill_lab: DrillLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,8 @@ from test_drain_pooler import address, tell
 from drillbook import kube as k8s
 from drillbook_lab.operator import pooler_config
 
+pytestmark = pytest.mark.long
+
 NOTEBOOK = ROOT / "runbooks" / "check-connections.ipynb"
 POOLER = "synergyflow-pool"
 
@@ -51,7 +53,6 @@ def limited(lab: DrillLab, limit: int) -> Iterator[None]:
         lab.sql("postgres", f"alter role {role} connection limit {before}")
 
 
-@pytest.mark.long
 def test_enough_room_is_green_and_says_what_binds_at_more_users(drill_lab: DrillLab) -> None:
     with limited(drill_lab, 100):
         run = drill_lab.run(NOTEBOOK, watch_seconds="0")
@@ -83,7 +84,6 @@ def pooler(lab: DrillLab, **spec: Any) -> Iterator[None]:
         lab.admin.delete(k8s.POOLER, namespace, POOLER, uid=made["metadata"]["uid"])
 
 
-@pytest.mark.long
 @pytest.mark.skipif(pooler_config.binary() is None, reason=pooler_config.NO_BINARY)
 def test_a_pooler_counts_once_the_address_leads_there(drill_lab: DrillLab) -> None:
     sizes = {"default_pool_size": "10", "max_client_conn": "80"}
@@ -114,7 +114,6 @@ def test_a_pooler_counts_once_the_address_leads_there(drill_lab: DrillLab) -> No
     assert 0 < limits["default_pool_size"]["used"] <= 10 and 0 < limits["max_client_conn"]["used"] <= 80
 
 
-@pytest.mark.long
 def test_another_site_is_judged_by_its_own_names(second_lab: DrillLab) -> None:
     run = second_lab.run(NOTEBOOK, watch_seconds="0")
     assert run.code in (0, 1), run.said
@@ -124,7 +123,6 @@ def test_another_site_is_judged_by_its_own_names(second_lab: DrillLab) -> None:
     assert set(run.verdicts("limits at ")) == {f"limits at {n} users" for n in ("500", "1,000", "5,000")}
 
 
-@pytest.mark.long
 def test_a_database_without_an_application_is_said(drill_lab: DrillLab) -> None:
     run = drill_lab.run(NOTEBOOK, database="gitlab")
     assert run.code not in (0, 1), run.said

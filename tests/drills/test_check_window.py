@@ -7,6 +7,8 @@ import json
 import pytest
 from fix_drills import ROOT, Drill, DrillLab
 
+pytestmark = pytest.mark.long
+
 NOTEBOOK = ROOT / "runbooks" / "check-recovery-window.ipynb"
 
 
@@ -50,7 +52,6 @@ def test_a_healthy_archive_is_green_and_nothing_is_written(drill_lab: DrillLab) 
     assert "<svg" in (run.folder / "report.html").read_text()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "code", "state"),
     [
@@ -79,7 +80,6 @@ def test_each_damage_is_named_with_its_object_or_segment(
     assert run.record["facts"].get("answer", "NO, OR ONLY PARTLY").startswith("NO, OR ONLY PARTLY")
 
 
-@pytest.mark.long
 def test_a_target_that_cannot_be_reached_is_refused_with_the_nearest(drill_lab: DrillLab) -> None:
     run = drill_lab.run(NOTEBOOK, target_time="2020-01-01T00:00:00Z")
     assert (run.code, run.verdict) == (4, None), run.said

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from fix_drills import DrillLab
 
+pytestmark = pytest.mark.long
+
 
 def lines(lab: DrillLab, **changes: object) -> tuple[int, str]:
     site = lab.profile_with("asked", **changes) if changes else lab.profile
@@ -58,7 +60,6 @@ def test_what_would_be_unproven_is_predicted(drill_lab: DrillLab) -> None:
 
 
 @pytest.mark.parametrize("table", ['"Weird Name"."T x"', '"we""ird".t', "s.t", '"ü".ü'])
-@pytest.mark.long
 def test_a_table_may_be_named_as_sql_names_it(drill_lab: DrillLab, table: str) -> None:
     """Blanks, quotes, dots and letters beyond ASCII."""
     tenants = [tenant.model_dump(mode="json", exclude_defaults=True) for tenant in drill_lab.site.tenants]

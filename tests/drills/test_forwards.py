@@ -10,11 +10,14 @@ import struct
 import threading
 from pathlib import Path
 
+import pytest
 from fix_drills import DrillLab, until
 
 from drillbook import kube as k8s
 from drillbook.errors import KubernetesError
 from drillbook_lab.addresses import free_port
+
+pytestmark = pytest.mark.long
 
 MANY = 200
 # The default executor of an event loop starts a thread when it has none to spare, and keeps it.

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from fix_drills import DrillLab
 
+pytestmark = pytest.mark.long
+
 Kubectl = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -50,7 +52,6 @@ def test_exec_runs_psql_as_superuser_and_gives_its_exit_status(kubectl: Kubectl,
     assert kubectl("exec", pod, "-c", "postgres", "--", "sh", "-c", "exit 7").returncode == 7
 
 
-@pytest.mark.long
 def test_a_backup_is_watched_to_its_end_and_deleted(kubectl: Kubectl, drill_lab: DrillLab) -> None:
     manifest = {
         "apiVersion": "postgresql.cnpg.io/v1",

@@ -11,6 +11,8 @@ from fix_drills import DrillLab, until
 
 from drillbook import kube as k8s
 
+pytestmark = pytest.mark.long
+
 
 class Publisher:
     """Something to connect to, and a watch on which processes try: by their sockets, not by their word."""
@@ -56,7 +58,6 @@ def _data_directory(process: Path) -> str:
     return str((process / "cwd").readlink())
 
 
-@pytest.mark.long
 def test_the_copy_opens_no_connection(drill_lab: DrillLab) -> None:
     database = drill_lab.site.tenants[0].database
     publisher = Publisher()

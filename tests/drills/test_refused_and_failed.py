@@ -14,6 +14,8 @@ from fix_drills import ROOT, DrillLab
 from drillbook import kube as k8s
 from drillbook.model import show_instant
 
+pytestmark = pytest.mark.long
+
 
 def test_plan_changes_nothing(drill_lab: DrillLab) -> None:
     tenant = drill_lab.site.tenants[0]
@@ -54,7 +56,6 @@ def test_plan_changes_nothing(drill_lab: DrillLab) -> None:
     assert started <= datetime.now(UTC)
 
 
-@pytest.mark.long
 def test_a_removed_wal_segment_fails_before_anything_is_created(drill_lab: DrillLab) -> None:
     drill_lab.archive_segments(3)
     with drill_lab.fault("wal-removed"):
@@ -83,7 +84,6 @@ def test_the_window_is_shown_and_names_a_removed_segment(drill_lab: DrillLab, tm
     assert gap["broken"]["first_segment"] in found["todo"][-1]
 
 
-@pytest.mark.long
 def test_a_torn_base_backup_fails_as_soon_as_the_job_fails(drill_lab: DrillLab) -> None:
     with drill_lab.fault("backup-torn"):
         drill = drill_lab.drill()
@@ -103,7 +103,6 @@ def test_a_torn_base_backup_fails_as_soon_as_the_job_fails(drill_lab: DrillLab) 
     assert looked.record["facts"]["answer"].startswith("THE BASE BACKUP IS DAMAGED. "), looked.said
 
 
-@pytest.mark.long
 def test_a_broken_archiver_fails_at_the_precondition(drill_lab: DrillLab) -> None:
     with drill_lab.failing_archiver():
         drill = drill_lab.drill()
@@ -113,7 +112,6 @@ def test_a_broken_archiver_fails_at_the_precondition(drill_lab: DrillLab) -> Non
     assert drill.check("archiving live")["verdict"] == "FAILED"
 
 
-@pytest.mark.long
 def test_denied_keys_leave_it_unproven(drill_lab: DrillLab) -> None:
     with drill_lab.fault("drill-denied"):
         drill = drill_lab.drill()
@@ -124,7 +122,6 @@ def test_denied_keys_leave_it_unproven(drill_lab: DrillLab) -> None:
     assert {check["verdict"] for check in drill.of("check") if "not run" in check["reason"]} == {"UNPROVEN"}
 
 
-@pytest.mark.long
 def test_a_wrong_answer_fails_and_an_error_leaves_unproven(drill_lab: DrillLab) -> None:
     tenants = [tenant.model_dump(mode="json", exclude_unset=True) for tenant in drill_lab.site.tenants]
     tenants[0]["questions"] = [
@@ -213,7 +210,6 @@ def test_identity_rights_and_storage_class_are_told_at_once(drill_lab: DrillLab)
     assert drill.created == []
 
 
-@pytest.mark.long
 def test_amcheck_names_a_damaged_index_of_the_source(drill_lab: DrillLab) -> None:
     # An index whose order no longer fits its comparison: what a changed collation does to an index in life.
     database = drill_lab.site.tenants[0].database
