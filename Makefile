@@ -17,7 +17,7 @@ PATH="$$PATH:/usr/sbin:/sbin"; command -v pgbouncer >/dev/null || { \
 } || echo 'For Poolers in the lab: sudo apt-get install -y pgbouncer' >&2
 endef
 
-# Two at a time, a file's tests together, since they share a lab; in the order of the folders, which begins with the
+# Two at a time (three of the quick ones, which wait more than they compute), a file's tests together, since they share a lab; in the order of the folders, which begins with the
 # whole drills: sorted by number of tests these would come last, and one of the two would be idle.
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # The long ones begin with the two folders that are one file of many minutes, and end with the lab's, of a minute each.
@@ -72,7 +72,7 @@ test: ## lint, every test that is not long, and the runbooks in plan mode
 	mkdir -p outputs/bench && echo "{\"seconds\": $$(( $$(date +%s) - begun ))}" > outputs/bench/last-test.json
 
 test-quick: setup majors
-	@$(BIN)/python -m pytest -m "not long and not soak" --junitxml outputs/bench/test.xml $(WORKERS)
+	@$(BIN)/python -m pytest -m "not long and not soak" --junitxml outputs/bench/test.xml $(WORKERS:2=3)
 
 # What goes back from a recovery, or clears up after one, has nothing to find where there was none.
 PLANNED := $(filter-out runbooks/undo-% runbooks/change-drop-kept.ipynb,$(wildcard runbooks/*.ipynb))
