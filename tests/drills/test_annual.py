@@ -61,6 +61,7 @@ class Years:
         for key in self.objects():
             self.store.remove(key)
         (self.s3 / "retrieval.json").unlink(missing_ok=True)
+        (self.s3 / "retrievals.json").unlink(missing_ok=True)  # the same objects may be made again by another test
 
 
 @pytest.fixture

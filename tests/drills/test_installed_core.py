@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from fix_drills import ROOT, DrillLab
+from test_annual import Years, years
+
+__all__ = ["years"]
 
 pytestmark = [pytest.mark.long, pytest.mark.soak]
 # As `make test-notebooks`: what goes back from a recovery, or clears up after one, has nothing to find where there was none.
@@ -19,7 +22,10 @@ PLANNED = [
 ]
 
 
-def test_i17_the_installed_core_has_no_lab_and_plans_every_runbook(drill_lab: DrillLab, tmp_path: Path) -> None:
+def test_i17_the_installed_core_has_no_lab_and_plans_every_runbook(
+    drill_lab: DrillLab, years: Years, tmp_path: Path
+) -> None:
+    years.make(7)
     prefix = tmp_path / "core"
     subprocess.run(["sh", str(ROOT / "deploy" / "image" / "install.sh"), str(ROOT), str(prefix)], check=True)
     bare = {name: value for name, value in drill_lab.env.items() if name.startswith("DRILLBOOK_")}

@@ -21,14 +21,17 @@ CLUSTER = "/apis/postgresql.cnpg.io/v1/namespaces/cnpg-system/clusters/shared-po
 def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[LabHome, LabHome]]:
     monkeypatch.setenv(image.VARIABLE, str(tmp_path / "images"))
     homes = LabHome(tmp_path / "one"), LabHome(tmp_path / "two")
+    daemons = []
     try:
         for home in homes:
-            daemon = supervise.start(home, supervise.daemon_command(home, "first", 1.0), detached=True)
-            supervise.follow(home, daemon, lambda line: None)
+            daemons.append(supervise.start(home, supervise.daemon_command(home, "first", 1.0), detached=True))
+            supervise.follow(home, daemons[-1], lambda line: None)
         yield homes
     finally:
         for home in homes:
             supervise.down(home)
+        for daemon in daemons:
+            daemon.wait(30)
 
 
 @pytest.mark.soak
