@@ -2,7 +2,7 @@
 
 `python -m drillbook_lab.node.container VIEW.json -- COMMAND…` makes the view for itself, in a mount namespace of its own,
 and runs the command in it. Under a new root lies what the machine has; a folder that lacks a mount point (`/evidence` is
-nowhere on a machine) is laid out anew, its entries one by one. Needs `names.available()`.
+nowhere on a machine) is laid out again, its entries one by one. Needs `names.available()`.
 """
 
 from __future__ import annotations

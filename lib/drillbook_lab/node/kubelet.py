@@ -98,7 +98,7 @@ class Kubelet:
         return contextlib.nullcontext() if attend is None else attend(pod, places)
 
     def _view(self, pod: Object, places: PodPlaces) -> pod_view.PodView:
-        """Laid out anew at each start: what it is made of may have changed."""
+        """Laid out again at each start: what it is made of may have changed."""
         return pod_view.lay_out(self._registry, pod, places, self.access, [self._bin_dir.parent])
 
     async def close(self, longest_grace: float = 2.0) -> None:

@@ -139,7 +139,7 @@ class Seeding:
             await self._take_sidecar()
 
     async def _take_sidecar(self) -> None:
-        """Make the pod anew: a plugin that comes later is not in it yet, and CloudNativePG rolls it out, too."""
+        """Recreate the pod: a plugin that comes later is not in it yet, and CloudNativePG rolls it out, too."""
         namespace, name = self.site.source_namespace, f"{self.site.cluster}-1"
         before = self.operator.registry.get("Pod", namespace, name)["metadata"]["uid"]
         self.operator.registry.delete("Pod", namespace, name)
