@@ -8,7 +8,7 @@ from drillbook_lab.operator.context import Operator, holds
 
 
 def choose(operator: Operator, cluster: Object, backup: Object) -> tuple[str, Object | None]:
-    """The name of the instance, and its pod if there is one."""
+    """The name of the instance, and its pod if there is one; nobody's before the Cluster has its first primary."""
     primary = replication.current_primary(cluster)
     default = (cluster["spec"].get("backup") or {}).get("target") or "prefer-standby"
     if primary and (backup["spec"].get("target") or default) == "prefer-standby":
@@ -18,5 +18,6 @@ def choose(operator: Operator, cluster: Object, backup: Object) -> tuple[str, Ob
             name = str(pod["metadata"]["name"])
             if name != primary and holds(pod, "Ready") and not pod["metadata"].get("deletionTimestamp"):
                 return name, pod
-    primary = primary or replication.target_primary(cluster)
-    return primary, operator.find("Pod", cluster["metadata"]["namespace"], primary) if primary else None
+    if not primary:
+        return replication.target_primary(cluster), None
+    return primary, operator.find("Pod", cluster["metadata"]["namespace"], primary)
