@@ -24,6 +24,8 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 LONG := tests/library/ tests/oracle/ $(filter-out tests/library/ tests/oracle/,$(sort $(wildcard tests/*/)))
 
 export JUPYTER_PLATFORM_DIRS := 1
+# A run of the tests starts hundreds of Python processes: what the first one compiles is kept for the others.
+export PYTHONDONTWRITEBYTECODE :=
 # Where the tests' labs come from prepared images: the first of a kind builds one, the others start from it.
 test test-quick test-notebooks test-long test-soak: export DRILLBOOK_LAB_IMAGES := $(abspath $(VENV))/lab-images
 
@@ -33,7 +35,9 @@ test test-quick test-notebooks test-long test-soak: export DRILLBOOK_LAB_IMAGES 
 help: ## show the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "%-22s%s\n", $$1, $$2 }'
 
+# Pods of the lab may not write what they compile.
 setup: $(STAMP) ## install everything, pinned and with hashes, into .venv
+	@$(BIN)/python -m compileall -qq -j 0 lib
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -161,6 +161,7 @@ def test_g01_g13_s23_one_refused_call_after_the_deletion_lets_nobody_in_and_remo
     owes_nothing(lab, done)
 
 
+@pytest.mark.soak
 def test_g03_a_restore_that_stopped_after_its_first_client_moved_goes_back_by_an_undo(cut_lab: CutLab) -> None:
     lab = cut_lab
     address, schedules = lab.address(), lab.schedules()
@@ -235,6 +236,7 @@ def test_s10_one_database_comes_back_a_week_later_with_another_machine_and_the_l
         assert databases(lab) == {database}
 
 
+@pytest.mark.soak
 def test_s10_a_swap_that_stopped_midway_is_undone_with_another_machine(cut_lab: CutLab, tmp_path: Path) -> None:
     """The application is at 0 replicas and the old database is read-only: what the cut noted brings both back."""
     lab, database = cut_lab, cut_lab.site.tenants[0].database

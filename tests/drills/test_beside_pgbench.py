@@ -79,7 +79,7 @@ def verified(lab: DrillLab) -> None:
     assert rows["verdict"] == "VERIFIED" and rows["observed"].startswith("10 of 10 tables equal")
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_g09_a_drill_beside_pgbench_is_verified(benched: DrillLab) -> None:
     """At full speed there is hardly a moment without a commit; each of pgbench's tables is proven all the same."""
     verified(benched)

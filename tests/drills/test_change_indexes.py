@@ -119,7 +119,8 @@ def killed_while_it_waits(lab: DrillLab, run: Drill) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("ending", ["resumed", pytest.param("abandoned", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("ending", ["resumed", "abandoned"])
 def test_i14_killed_while_a_build_waits_no_invalid_index_is_left(drill_lab: DrillLab, ending: str) -> None:
     lab = drill_lab
     before = indexes(lab)

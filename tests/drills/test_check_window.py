@@ -57,7 +57,7 @@ def test_a_healthy_archive_is_green_and_nothing_is_written(drill_lab: DrillLab) 
     [
         ("wal-removed", 2, "delayed"),  # its successor has only just come
         pytest.param("wal-empty", 1, "zero-length", marks=pytest.mark.soak),
-        ("wal-damaged", 1, "damaged"),
+        pytest.param("wal-damaged", 1, "damaged", marks=pytest.mark.soak),
         ("backup-torn", 1, "cut"),
         pytest.param("backup-data-removed", 1, "missing data", marks=pytest.mark.soak),
     ],

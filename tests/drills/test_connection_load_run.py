@@ -111,7 +111,7 @@ def lab_without_pgbouncer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     lab.down()
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_c15_without_pgbouncer_only_that_part_is_unproven_and_the_command_is_named(
     lab_without_pgbouncer: DrillLab,
 ) -> None:

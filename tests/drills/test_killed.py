@@ -48,9 +48,12 @@ def test_a_killed_kernel_is_settled_by_its_runner(drill_lab: DrillLab) -> None:
     assert drill_lab.drillbook("verify", folder.name).returncode == 0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
-    "signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)], ids=["terminated", "Ctrl-C twice"]
+    "signals",
+    [
+        pytest.param((signal.SIGTERM,), marks=pytest.mark.soak, id="terminated"),
+        pytest.param((signal.SIGINT, signal.SIGINT), marks=pytest.mark.long, id="Ctrl-C twice"),
+    ],
 )
 def test_a_runner_that_is_told_to_stop_settles_first(drill_lab: DrillLab, signals: tuple[signal.Signals, ...]) -> None:
     runner, folder = _start(drill_lab)

@@ -21,8 +21,8 @@ FOUND = found()
 
 
 def marked(major: int) -> ParameterSet:
-    """The oldest and the newest are run each time, those between them in the soak."""
-    mark = pytest.mark.long if major in (OLDEST, NEWEST) else pytest.mark.soak
+    """The newest is run each time, the others in the soak."""
+    mark = pytest.mark.long if major == NEWEST else pytest.mark.soak
     return pytest.param(major, marks=mark, id=f"PostgreSQL {major}")
 
 

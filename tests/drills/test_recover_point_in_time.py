@@ -226,6 +226,7 @@ def copies(lab: DrillLab) -> list[str]:
     return [item["metadata"]["name"] for item in lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace)]
 
 
+@pytest.mark.soak
 def test_another_target_is_another_attempt_and_an_abandoned_run_puts_everything_back(drill_lab: DrillLab) -> None:
     lab, as_it_was, target = drill_lab, held(drill_lab), drill_lab.sql("postgres", NOW)
     waiting = again(lab, lab.run(NOTEBOOK))

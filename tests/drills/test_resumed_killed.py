@@ -18,7 +18,7 @@ from drillbook.engine.alive import alive
 pytestmark = pytest.mark.timeout(1800)
 
 # Killed inside these in every run of CI; in the others too in `make test-soak`.
-SAMPLE = ("MakeThing after", "Replace", "ScaleUp after")
+SAMPLE = ("MakeThing after", "Replace")
 BEFORE_THE_GATE = ("LookAround", "MakeThing", "MakeThing after")
 BEHIND_THE_GATE = (
     "Drain",

@@ -58,7 +58,7 @@ def test_a_full_restore_brings_three_instances_back(three: DrillLab) -> None:
     assert three.left() == []
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_the_drill_is_verified_after_a_switchover(three: DrillLab) -> None:
     name, namespace = three.site.cluster.name, three.site.cluster.namespace
     status = {

@@ -201,7 +201,7 @@ def two_timelines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningL
         daemon.wait(PATIENCE_SECONDS)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("fault", "state"), [("history-removed", "history missing"), ("history-damaged", "history damaged")]
 )

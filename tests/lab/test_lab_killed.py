@@ -155,7 +155,7 @@ def events_about(lab: RunningLab, name: str) -> dict[str, str]:
     return {event["reason"]: event["message"] for event in found if event["involvedObject"]["name"] == name}
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_idle(killable: Killable) -> None:
     """The same objects, addresses and credentials; the server recovers from its volume; archiving and writer go on."""
     lab = RunningLab(killable.home)

@@ -37,8 +37,13 @@ def ctx(api: Api, tmp_path: Path) -> Iterator[Context]:
     made.close()
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("draining", [False, True], ids=["connections are broken", "nobody new is let in"])
+@pytest.mark.parametrize(
+    "draining",
+    [
+        pytest.param(False, marks=pytest.mark.long, id="connections are broken"),
+        pytest.param(True, marks=pytest.mark.soak, id="nobody new is let in"),
+    ],
+)
 def test_g02_a_session_waits_for_a_control_plane_that_is_away(
     api: Api, kube: Kube, ctx: Context, server: Server, draining: bool
 ) -> None:

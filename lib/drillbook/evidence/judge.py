@@ -157,9 +157,8 @@ def _judge_plan(events: Sequence[Event]) -> Judgement:
         return Judgement(None, "refused", f"The plan stops at step {broken[0]['n']}: {_first_line(error)}")
     planned = sum(event["status"] == "planned" for event in finished)
     over = "".join(f"; {_superseded(event)}" for event in of_type(events, "superseded")[-1:])
-    return Judgement(
-        None, "planned", f"{len(finished)} steps, {planned} of them planned only; nothing was changed{over}"
-    )
+    only = f", {planned} of them planned only" if planned else ""
+    return Judgement(None, "planned", f"{len(finished)} steps{only}; nothing was changed{over}")
 
 
 def _superseded(event: Event) -> str:
