@@ -51,6 +51,7 @@ def site(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     tiny.clear()
 
 
+@pytest.mark.long
 def test_every_step_can_be_the_last_before_a_kill(tiny: Tiny, site: str) -> None:
     run = begin(site)
     phrase = confirmed(run)

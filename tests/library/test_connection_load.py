@@ -144,6 +144,8 @@ from drillbook.connections.latency import Latencies
 from drillbook.connections.load import Pods
 from drillbook.postgres.client import Address
 from drillbook.postgres.pool import PoolTarget
+
+pytestmark = pytest.mark.long
 given = json.loads(sys.stdin.readline())
 target = PoolTarget(Address(*given["address"]), *given["who"])
 with Pods(2, target, ["SELECT pg_sleep(60)"]) as pods:

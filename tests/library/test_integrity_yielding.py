@@ -16,6 +16,8 @@ from drillbook.postgres.checks import AtBoundary, Watch, digest_tables, digests_
 from drillbook.postgres.checks.boundary import ROUNDS
 from drillbook.postgres.client import SQL, Database
 
+pytestmark = pytest.mark.long
+
 KEY = bytes(range(32))
 ROLE = "drillbook_six"
 # So many that a digest of them takes some seconds.
@@ -156,7 +158,6 @@ def test_g08_a_migration_goes_first_and_the_digest_succeeds_later(
     nothing_is_left(server, database)
 
 
-@pytest.mark.long
 def test_g08_a_table_that_is_always_blocked_is_unproven_alone(server: Server, template: str) -> None:
     """Somebody takes the lock and keeps it: that table is given up after some tries, and the others have their digests."""
     database = server.new_database(like=template)

@@ -74,6 +74,7 @@ def test_fifty_megabytes_of_output(kube: Kube, pod: str) -> None:
     assert hashlib.sha256(found.stdout).hexdigest() == expected
 
 
+@pytest.mark.long
 def test_a_command_that_does_not_end(kube: Kube, pod: str) -> None:
     """The time limit ends the wait; the error says how much was seen and that the state is unknown."""
     with pytest.raises(StepTimeoutError, match=r"sh in Pod default/streams did not end within 3 s \(6 bytes"):
@@ -326,6 +327,7 @@ def test_a_followed_log_can_be_closed_from_another_thread(kube: Kube, growing: s
     assert seen == ["begun"]
 
 
+@pytest.mark.long
 def test_a_silent_log_ends_at_its_limit(kube: Kube, growing: str) -> None:
     """A stream that died silently does not hold anyone indefinitely."""
     with kube.follow_log("default", growing, "main", timeout_seconds=3) as log:
@@ -363,6 +365,7 @@ def test_a_reader_that_fails_ends_the_writer_and_is_named(kube: Kube, pod: str) 
     assert (found.reader_exit_code, found.reader_error, found.writer_exit_code) == (5, "full\n", None)
 
 
+@pytest.mark.long
 def test_a_slow_reader_slows_the_writer(kube: Kube, pod: str, tmp_path: Path) -> None:
     """Nothing piles up on the way: a writer of 500 MB gets only as far as what the sockets hold."""
     noted = tmp_path / "pid"
