@@ -46,9 +46,11 @@ $(BIN)/python:
 	  { echo 'Python lacks its venv module. On Debian: sudo apt-get install -y make python3-venv' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# pip compiles with one core; afterwards all of them do (templates among the packages are no Python: not an error).
+# pip fetches and unpacks one package at a time: two of them share the list. They compile nothing: afterwards all cores
+# do (templates among the packages are no Python: not an error).
 $(STAMP): requirements.txt pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r requirements.txt
+	@awk '/^[A-Za-z0-9]/ { n++ } { print > ("$(VENV)/half" n % 2 ".txt") }' requirements.txt
+	ls $(VENV)/half?.txt | xargs -P 2 -n 1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@$(POOLER)
