@@ -118,10 +118,10 @@ def verify_seconds(outputs: Path, trust: Path | None = None) -> float:
     return seconds
 
 
-def last_test_seconds() -> float | None:
-    """How long the last `make test` took, as it wrote itself down; None if none did."""
+def last_seconds(name: str) -> float | None:
+    """How long the last run of the tests took, as it wrote itself down; None if none did."""
     try:
-        found = json.loads((ROOT / "outputs" / "bench" / "last-test.json").read_text(encoding="utf-8"))
+        found = json.loads((ROOT / "outputs" / "bench" / f"last-{name}.json").read_text(encoding="utf-8"))
         return float(found["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -91,9 +91,10 @@ def down(home: Path) -> None:
 
 
 def _lab(home: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        _python("drillbook_lab", *arguments, "--home", str(home)), cwd=ROOT, capture_output=True, text=True
-    )
+    # Every lab is built here: one that is copied from an image has pods of another day.
+    env = {name: value for name, value in os.environ.items() if name != "DRILLBOOK_LAB_IMAGES"}
+    command = _python("drillbook_lab", *arguments, "--home", str(home))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
     if done.returncode:
         raise RuntimeError(f"drillbook lab {arguments[0]}: {(done.stderr or done.stdout).strip()[-400:]}")
     return done.stdout

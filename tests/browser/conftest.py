@@ -28,6 +28,9 @@ def browser_lab(tmp_path_factory: pytest.TempPathFactory) -> DrillLab:
     return STANDING.get("browser", lambda: _lab(tmp_path_factory.mktemp("browser")))
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    STANDING.left(nextitem)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Iterator[None]:
+    try:
+        yield
+    finally:  # also after a teardown that failed
+        STANDING.left(nextitem)

@@ -30,9 +30,12 @@ def second_lab(tmp_path_factory: pytest.TempPathFactory) -> DrillLab:
     return STANDING.get("second", lambda: _lab(tmp_path_factory.mktemp("second"), "second"))
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    STANDING.left(nextitem)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Iterator[None]:
+    try:
+        yield
+    finally:  # also after a teardown that failed
+        STANDING.left(nextitem)
 
 
 @pytest.fixture(autouse=True)

@@ -36,9 +36,9 @@ pytestmark = [
 Compare = Callable[..., LoadCompared]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def compare(drill_lab: DrillLab) -> Iterator[Compare]:
-    """The comparison on a copy with a Pooler in front of it, which stays for the module."""
+    """The comparison on a copy with a Pooler in front of it, which stays for the test."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in drill_lab.env.items():
             patched.setenv(name, value)

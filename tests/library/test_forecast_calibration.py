@@ -95,9 +95,17 @@ def test_what_is_not_there_gives_a_note_and_an_unknown_forecast_and_no_error(
     assert "nothing of the base backup could be read" in forecast.unknown
 
 
-@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize(
+    ("restarts", "ready", "expected"),
+    [
+        pytest.param(0, "2026-11-01T10:00:12Z", (7.0, 5.0), id="has run since it was made"),
+        pytest.param(1, "2026-11-01T10:00:12Z", (None, None), id="its container was restarted"),
+        # The kubelet was away for a while, and the node's pods were not ready meanwhile.
+        pytest.param(0, "2026-11-09T03:20:00Z", (7.0, None), id="was not ready for a while"),
+    ],
+)
 def test_pods_tell_how_long_a_start_takes_unless_they_were_restarted(
-    archive: tuple[S3Store, BaseBackup, BaseBackup], restarts: int
+    archive: tuple[S3Store, BaseBackup, BaseBackup], restarts: int, ready: str, expected: tuple[float, float | None]
 ) -> None:
     store, plain, _ = archive
     pod = {
@@ -106,9 +114,9 @@ def test_pods_tell_how_long_a_start_takes_unless_they_were_restarted(
             "containerStatuses": [
                 {"restartCount": restarts, "state": {"running": {"startedAt": "2026-11-01T10:00:07Z"}}}
             ],
-            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-01T10:00:12Z"}],
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": ready}],
         },
     }
     found = calibrate(store, plain, [], [pod], most_bytes=1)
-    expected = (7.0, 5.0) if not restarts else (None, None)
     assert (found.pod_started_seconds, found.pod_ready_seconds) == expected
+    assert all((phase.high or 0) < 3600 for phase in predict(work(plain), [], found).phases)

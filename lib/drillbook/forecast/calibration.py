@@ -19,6 +19,7 @@ from drillbook.model import BaseBackup
 MOST_BYTES = 96 << 20
 MOST_SECONDS = 8.0
 MOST_SEGMENTS = 4
+LONGEST_START_SECONDS = 600.0
 _PIECE = 1 << 20
 
 
@@ -119,7 +120,11 @@ def _wal(store: ObjectStore, segments: Sequence[ArchivedSegment], notes: list[st
 
 
 def _starts(pods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The slowest start among pods that have run since they were made; a restarted container tells nothing."""
+    """The slowest start among pods that have run since they were made; a restarted container tells nothing.
+
+    A pod that became Ready later than `LONGEST_START_SECONDS` after its start has lost it and had it again, as all pods
+    of a node do whose kubelet was away for a while: how long it took at first is no longer known.
+    """
     starts: list[float] = []
     readies: list[float] = []
     for pod in pods:
@@ -135,7 +140,8 @@ def _starts(pods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             item for item in status.get("conditions") or [] if item["type"] == "Ready" and item["status"] == "True"
         ]
         if since and since[0].get("lastTransitionTime"):
-            readies.append(max(0.0, (_at(since[0]["lastTransitionTime"]) - started).total_seconds()))
+            ready = max(0.0, (_at(since[0]["lastTransitionTime"]) - started).total_seconds())
+            readies += [ready] if ready <= LONGEST_START_SECONDS else []
     return {
         "pod_started_seconds": max(starts) if starts else None,
         "pod_ready_seconds": max(readies) if readies else None,
@@ -146,4 +152,4 @@ def _at(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-__all__ = ["MOST_BYTES", "MOST_SECONDS", "MOST_SEGMENTS", "calibrate"]
+__all__ = ["LONGEST_START_SECONDS", "MOST_BYTES", "MOST_SECONDS", "MOST_SEGMENTS", "calibrate"]
