@@ -25,6 +25,8 @@ from drillbook.postgres.client import Database
 from drillbook.postgres.pool import PoolTarget
 from drillbook.steps.connections.load_path import look_ups
 
+pytestmark = pytest.mark.long
+
 ROLE, PASSWORD, TABLE = "loaded", secrets.token_hex(8), "load_rows"
 STATEMENTS = [f"SELECT * FROM {TABLE} WHERE id = {number}" for number in range(1, 20)]
 BLOCK = Block(pool=4, idle=4, timeout_seconds=5, seconds=1, seed=7, hold_seconds=0.005, rate=80)
@@ -144,8 +146,6 @@ from drillbook.connections.latency import Latencies
 from drillbook.connections.load import Pods
 from drillbook.postgres.client import Address
 from drillbook.postgres.pool import PoolTarget
-
-pytestmark = pytest.mark.long
 given = json.loads(sys.stdin.readline())
 target = PoolTarget(Address(*given["address"]), *given["who"])
 with Pods(2, target, ["SELECT pg_sleep(60)"]) as pods:
