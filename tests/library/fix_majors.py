@@ -6,12 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from drillbook_lab import pgbin
 from drillbook_lab.errors import LabError
 
 PACKAGED = Path("/usr/lib/postgresql")
 UNPACKED = Path(sys.prefix) / "majors"
 OLDEST, NEWEST = 14, 18
+# For a fixture: `make test` runs the newest, the long tests the others.
+MAJORS = [
+    pytest.param(major, marks=() if major == NEWEST else pytest.mark.long, id=f"PostgreSQL {major}")
+    for major in range(OLDEST, NEWEST + 1)
+]
 
 
 def major_of(folder: Path) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from tests.library.fix_integrity import PASSWORD, READER, Server, running
-from tests.library.fix_majors import NEWEST, OLDEST, found, why_missing
+from tests.library.fix_majors import MAJORS, found, why_missing
 from tests.library.fix_pgbouncer import NO_PROGRAM, PATIENCE_SECONDS, PROGRAM, Client, instances
 
 from drillbook.connections.arrivals import all_on_one, first_trouble
@@ -27,10 +27,6 @@ needs_pgbouncer = pytest.mark.skipif(PROGRAM is None, reason=NO_PROGRAM)
 
 
 # The words changed with 16; the majors between are repetitions.
-MAJORS = [
-    pytest.param(major, marks=() if major in (OLDEST, 16, NEWEST) else pytest.mark.soak, id=f"PostgreSQL {major}")
-    for major in range(OLDEST, NEWEST + 1)
-]
 
 
 @pytest.fixture(scope="module", params=MAJORS)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 from fix_integrity import Server, running
-from fix_majors import NEWEST, OLDEST, found, why_missing
+from fix_majors import MAJORS, found, why_missing
 from psycopg.sql import SQL
 
 from drillbook.postgres.wal import Runs, read_run
 from drillbook.steps.archive.damage import Files, Relation, candidates
 
 
-@pytest.fixture(scope="module", params=range(OLDEST, NEWEST + 1), ids=lambda major: f"PostgreSQL {major}")
+@pytest.fixture(scope="module", params=MAJORS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     programs = found().get(request.param)
     if programs is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.library.fix_integrity import Server, run, running
-from tests.library.fix_majors import NEWEST, OLDEST, found, why_missing
+from tests.library.fix_majors import MAJORS, found, why_missing
 
 from drillbook.model import Verdict
 from drillbook.postgres.checks import catalogue_checks, quarantined
@@ -15,7 +15,7 @@ FOUND = found()
 QUIET = {"max_logical_replication_workers": "0", "archive_mode": "off"}
 
 
-@pytest.fixture(scope="module", params=range(OLDEST, NEWEST + 1), ids=lambda one: f"PostgreSQL {one}")
+@pytest.fixture(scope="module", params=MAJORS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if request.param not in FOUND:
         pytest.skip(why_missing(request.param))

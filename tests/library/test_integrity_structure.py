@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.library.fix_integrity import READER, Server, running
-from tests.library.fix_majors import NEWEST, OLDEST, found, why_missing
+from tests.library.fix_majors import MAJORS, found, why_missing
 
 from drillbook.model import Verdict
 from drillbook.postgres.checks import Structure, amcheck, cluster_structure, structure, structure_equal
@@ -327,7 +327,7 @@ SINCE = {
 }
 
 
-@pytest.fixture(scope="module", params=range(OLDEST, NEWEST + 1), ids=lambda major: f"PostgreSQL {major}")
+@pytest.fixture(scope="module", params=MAJORS)
 def any_major(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of each major at hand."""
     programs = found().get(request.param)

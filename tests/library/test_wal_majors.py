@@ -16,6 +16,8 @@ from fix_majors import NEWEST, OLDEST, found, major_of, why_missing
 from drillbook.postgres.wal import ChangeReader, File, WalReader, segment_header
 from drillbook_lab import pgbin
 
+pytestmark = pytest.mark.long
+
 OWN = major_of(pgbin.bin_dir())
 FOUND = found()
 
