@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Standing:
-    """The shared things of ``folder``. Its conftest's `pytest_runtest_teardown` calls :meth:`left`, last of all."""
+    """The shared things of ``folder``. Its conftest takes over `pytest_runtest_teardown`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,9 +29,13 @@ class Standing:
         found: T = self._kept[name][0]
         return found
 
-    def left(self, following: pytest.Item | None) -> None:
-        """End everything, the newest first, unless the next test is of this folder too."""
-        if following is None or following.path.parent != self._folder:
-            while self._kept:
-                _, (_, made) = self._kept.popitem()
-                next(made, None)
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, nextitem: pytest.Item | None) -> Iterator[None]:
+        """End everything, the newest first and also after a teardown that failed, unless the next test is of this folder too."""
+        try:
+            yield
+        finally:
+            if nextitem is None or nextitem.path.parent != self._folder:
+                while self._kept:
+                    _, (_, made) = self._kept.popitem()
+                    next(made, None)

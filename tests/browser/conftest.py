@@ -28,9 +28,4 @@ def browser_lab(tmp_path_factory: pytest.TempPathFactory) -> DrillLab:
     return STANDING.get("browser", lambda: _lab(tmp_path_factory.mktemp("browser")))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Iterator[None]:
-    try:
-        yield
-    finally:  # also after a teardown that failed
-        STANDING.left(nextitem)
+pytest_runtest_teardown = STANDING.pytest_runtest_teardown

@@ -30,12 +30,7 @@ def second_lab(tmp_path_factory: pytest.TempPathFactory) -> DrillLab:
     return STANDING.get("second", lambda: _lab(tmp_path_factory.mktemp("second"), "second"))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Iterator[None]:
-    try:
-        yield
-    finally:  # also after a teardown that failed
-        STANDING.left(nextitem)
+pytest_runtest_teardown = STANDING.pytest_runtest_teardown
 
 
 @pytest.fixture(autouse=True)

@@ -28,9 +28,4 @@ def built_and_not_copied() -> Iterator[None]:
         yield
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Iterator[None]:
-    try:
-        yield
-    finally:  # also after a teardown that failed
-        STANDING.left(nextitem)
+pytest_runtest_teardown = STANDING.pytest_runtest_teardown
