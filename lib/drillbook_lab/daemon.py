@@ -330,11 +330,14 @@ class Lab:
         return {"rules": [{"done": rule.done, "last": rule.last} for rule in rules]}
 
     async def _interfere(self, asked: dict[str, Any]) -> None:
-        """Let the API server be away, for some seconds or until it is called back; or disturb requests by rules."""
+        """Let the API server be away, for some seconds or until it is called back; or disturb requests by rules, or pause these."""
         if self._serving is None:
             return
+        interference = self._serving.app[INTERFERENCE]
+        if "paused" in asked:
+            interference.paused = bool(asked["paused"])
         if "rules" in asked:
-            self._serving.app[INTERFERENCE].rules = [Rule(**rule) for rule in asked["rules"]]
+            interference.rules = [Rule(**rule) for rule in asked["rules"]]
         if asked.get("away") is True:
             await self._serving.go_away()
         elif asked.get("away") is False:

@@ -63,7 +63,7 @@ def jupyter(folder: Path, env: dict[str, str], notebook: str) -> Iterator[str]:
         "--ServerApp.port_retries=0",
         f"--IdentityProvider.token={token}",
         "--LabApp.extension_manager=readonly",
-        "--LabApp.expose_app_in_browser=True",  # so that a test can change the theme
+        "--LabApp.expose_app_in_browser=True",  # so that a test can change the theme and save
     ]
     with (folder / "jupyter.log").open("wb") as log:
         server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
@@ -102,6 +102,11 @@ def opened(address: str) -> Iterator[Page]:
             yield page
         finally:
             browser.close()
+
+
+def save(page: Page) -> None:
+    """Save the notebook: a key would go to the text box of a gate, if that has the focus."""
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
 
 
 def environment(lab: DrillLab, **more: str) -> dict[str, str]:

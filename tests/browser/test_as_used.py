@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fix_drills import DrillLab, until
-from fix_jupyter import NEEDS_CHROMIUM, jupyter, opened, shown
+from fix_jupyter import NEEDS_CHROMIUM, jupyter, opened, save, shown
 from fix_tiny_page import cell_with, pictures, run_words, tiny_environment, tiny_for
 from playwright.sync_api import Page, expect
 
@@ -46,7 +46,7 @@ def test_users_a5_a7_a8_opened_twice_reloaded_restarted_and_resumed_in_the_noteb
         cell_with(page, "MakeThing").locator(".cm-content").click()
         page.keyboard.press("Shift+Enter")
         until(lambda: len(events(run, "step_started")) == 2, "the step has begun")
-        page.keyboard.press("Control+s")
+        save(page)
         page.wait_for_timeout(1000)
         page.reload(wait_until="domcontentloaded", timeout=240_000)
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=240_000)
@@ -100,7 +100,7 @@ def test_users_a5_a7_a8_opened_twice_reloaded_restarted_and_resumed_in_the_noteb
         end = run_words(page, "run.close")
         assert "UNSEALED" in " ".join(shown(end))
         pictures(page, end, tmp_path, "end")
-        page.keyboard.press("Control+s")
+        save(page)
         until(lambda: "UNSEALED" in tiny.notebook.read_text(), "the notebook is saved")
 
     assert tiny.state() == {"value": "new", "replicas": 3, "own": 0}
@@ -119,7 +119,7 @@ def test_users_a9_a_run_that_is_given_up_keeps_its_notebook(browser_lab: DrillLa
         for words in ("site =", "open_run", "LookAround", "MakeThing", "run.plan", "run.confirm"):
             run_words(page, words)
         (run,) = set(tiny.folders()) - before
-        page.keyboard.press("Control+s")
+        save(page)
         until(lambda: "Waiting for you" in tiny.notebook.read_text(), "the notebook is saved")
         refused = browser_lab.drillbook("abandon", run.name)
         assert refused.returncode == 4 and "can't be abandoned while its kernel runs" in refused.stderr

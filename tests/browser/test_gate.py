@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fix_drills import DrillLab, until
-from fix_jupyter import NEEDS_CHROMIUM, jupyter, opened, shown
+from fix_jupyter import NEEDS_CHROMIUM, jupyter, opened, save, shown
 from fix_tiny_page import cell_with, pictures, run_words, tiny_environment, tiny_for
 from playwright.sync_api import expect
 
@@ -57,7 +57,7 @@ def test_a_gate_is_confirmed_in_the_text_box_of_its_card(browser_lab: DrillLab, 
         end = " ".join(shown(run_words(page, "run.close")))
         line = f"drillbook finish {run.name} --notebook {tiny.notebook}"
         assert line in end and "UNSEALED" in end and "VERIFIED" not in end
-        page.keyboard.press("Control+s")
+        save(page)
         until(lambda: "UNSEALED" in tiny.notebook.read_text(), "the notebook is saved")
 
     assert tiny.state() == {"value": "new", "replicas": 3, "own": 0}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fix_drills import NOTEBOOK, ROOT, DrillLab, until
-from fix_jupyter import CELL_SECONDS, NEEDS_CHROMIUM, environment, jupyter, opened, shown
+from fix_jupyter import CELL_SECONDS, NEEDS_CHROMIUM, environment, jupyter, opened, save, shown
 from playwright.sync_api import Page, expect
 
 pytestmark = [
@@ -98,7 +98,7 @@ def test_a_drill_can_be_stepped_through_by_hand_and_sealed(browser_lab: DrillLab
                 name, words = CARDS[len(cells) - 1]
                 assert name in source
                 assert not [word for word in words if word not in card], f"{name} shows: {card}"
-        page.keyboard.press("Control+s")
+        save(page)
         until(lambda: "Achieved recovery time" in copy.read_text(), "the notebook is saved")
 
     assert len(cells) == len(CARDS)

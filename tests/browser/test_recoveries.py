@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from fix_drills import ROOT, DrillLab, until
-from fix_jupyter import NEEDS_CHROMIUM, environment, jupyter, opened, run_cell
+from fix_jupyter import NEEDS_CHROMIUM, environment, jupyter, opened, run_cell, save
 from nbformat.reader import NotJSONError
 from playwright.sync_api import Locator, Page, expect
 
@@ -68,7 +68,7 @@ def step_through(lab: DrillLab, notebook: Path) -> tuple[int, str]:
                 said = run_cell(page, cell, source)
             assert "Traceback" not in said and "ConfirmationRequired" not in said, said
         page.screenshot(path=str(notebook.with_name("end.png")))
-        page.keyboard.press("Control+s")
+        save(page)
         until(lambda: ended(notebook), "the notebook is saved")
     return gates, said
 

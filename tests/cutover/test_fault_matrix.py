@@ -192,7 +192,9 @@ def spoil_each(lab: CutLab, runbook: str, what: str, kind: str, skip: int) -> tu
     story.control(rules=[{**CALLS[what], **SPOILT[kind], "times": 0, "once_each": True, "skip": skip}])
     for stops in range(80):
         spoilt = story.again(run)
+        story.control(paused=True)  # the oracle asks the same servers
         judge(story, spoilt, copies)
+        story.control(paused=False)
         print(f"{runbook}, {what} {kind}, skip {skip}, stop {stops}: exit {spoilt.code}, {story.spoilt()}", flush=True)  # noqa: T201 - hours
         if spoilt.code not in (4, 6):
             break

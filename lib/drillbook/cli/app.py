@@ -35,7 +35,6 @@ from drillbook.cli.console import (
     say_where_it_is,
     show_outcome,
 )
-from drillbook.cli.flyway import write_flyway_files
 from drillbook.cli.notify import tell_of_run
 from drillbook.cli.window import SAMPLES, show_window
 from drillbook.errors import ParameterError, RunbookError
@@ -653,6 +652,8 @@ def flyway_files(
     ] = "",
 ) -> int:
     """Write the file by which Flyway adopts the indexes that change-indexes has built, and fails unless they are as defined."""
+    from drillbook.cli.flyway import write_flyway_files  # what parses SQL takes a tenth of a second to import
+
     return write_flyway_files(out, migration, to, build=build, version=version)
 
 

@@ -21,6 +21,8 @@ from drillbook_lab.node import volume_capacity
 EXIT_CODE = volume_capacity.NO_SPACE_EXIT_CODE
 NO_SPACE = "no space left on device"
 LOOK_SECONDS = 1.0
+_LONGEST_LOOK_SECONDS = 4.0
+_FILLS_BYTES_PER_SECOND = 2**28  # faster than a server writes: a volume with room is looked at less often
 _DEFAULT_SEGMENT = 16 * 2**20
 
 T = TypeVar("T")
@@ -57,9 +59,12 @@ def enough_for_wal(spec: PodSpec, log: Log) -> bool:
 async def stop_when_full(spec: PodSpec, server: Postmaster, log: Log) -> bool:
     """Watch the volume while the server runs; true when it had to be stopped. Cancel it with the server."""
     segment = wal_segment_bytes(spec)
+    pause = LOOK_SECONDS
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(pause)
         account = volume_capacity.account(volume(spec))
+        room = _LONGEST_LOOK_SECONDS if account.free is None else account.free / _FILLS_BYTES_PER_SECOND
+        pause = min(max(room, LOOK_SECONDS), _LONGEST_LOOK_SECONDS)
         if server.running.returncode is None and not account.has_room(segment):
             log.error(
                 "Stopping PostgreSQL", "no free disk space for WALs", capacity=account.capacity, used=account.used

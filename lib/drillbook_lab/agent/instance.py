@@ -1,9 +1,9 @@
 """The instance: PostgreSQL until SIGTERM. `python -m drillbook_lab.agent.instance --spec FILE`.
 
 The spec file is followed while it runs: it says whether this is the primary, a standby and of whom, and what is
-configured. SIGTERM is a fast shutdown, SIGHUP reads the spec at once. Two more files in the pod's directory are
-obeyed: `fenced` keeps the server down as long as it is there, `restart` has it restarted once. The server's own
-exit is the program's exit; a server that ends unasked is never a success.
+configured. SIGTERM is a fast shutdown. Two more files in the pod's directory are obeyed: `fenced` keeps the server
+down as long as it is there, `restart` has it restarted once. The server's own exit is the program's exit; a server
+that ends unasked is never a success.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from drillbook_lab.agent import conf, disk_space, main, rejoin, sql
@@ -40,7 +41,6 @@ class Instance:
         self._spec_file = spec_file
         self._log = log
         self._asked = asyncio.Event()
-        self._again = asyncio.Event()  # the spec is to be read now
         self._seen = _version(spec_file)
         self._run_dir = Path(spec.run_dir)
 
@@ -50,7 +50,6 @@ class Instance:
             (self._run_dir / name).unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._asked.set)
-        loop.add_signal_handler(signal.SIGHUP, self._again.set)
         while not self._asked.is_set():
             if not await self._may_start():
                 await self._glance()
@@ -163,20 +162,17 @@ class Instance:
         return (self._run_dir / "fenced").exists()
 
     async def _glance(self) -> None:
-        """A short wait, which a signal ends."""
-        asked = asyncio.create_task(self._asked.wait())
-        again = asyncio.create_task(self._again.wait())
-        await asyncio.wait({asked, again}, timeout=_GLANCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        for task in (asked, again):
-            task.cancel()
+        """A short wait, which SIGTERM ends."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GLANCE_SECONDS):
+                await self._asked.wait()
 
     def _reread(self) -> bool:
-        """Read the spec if it was written, or a signal says so; whether it was read."""
+        """Read the spec if it was written; whether it was."""
         version = _version(self._spec_file)
-        if version == self._seen and not self._again.is_set():
+        if version == self._seen:
             return False
         self._seen = version
-        self._again.clear()
         self._spec = PodSpec.read(self._spec_file)
         main.prepare(self._spec, self._spec_file)
         return True

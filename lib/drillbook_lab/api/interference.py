@@ -68,13 +68,16 @@ class Rule:
 
 
 class Interference:
-    """The rules in force; the first that takes a request decides."""
+    """The rules in force; the first that takes a request decides. ``paused``: none does, and nothing is counted."""
 
     def __init__(self) -> None:
         self.rules: list[Rule] = []
+        self.paused = False
 
     async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Handle the request, or disturb it."""
+        if self.paused:
+            return await handler(request)
         body = await request.read() if any(rule.once_each for rule in self.rules) else b""
         rule = next((rule for rule in self.rules if rule.takes(request, body)), None)
         if rule is None:

@@ -103,7 +103,7 @@ class Maintenance:
         """Look until cancelled."""
         try:
             while True:
-                for cluster in self._operator.registry.list("Cluster"):
+                for cluster in self._operator.registry.peek("Cluster"):
                     try:
                         self._look(cluster)
                     except Exception:
