@@ -104,7 +104,9 @@ class Story:
 
     def again(self, run: Drill) -> Drill:
         phrase = ["--confirm", run.of("waiting")[-1]["phrase"]] if run.code == 3 else []
-        done = self.lab.lab.drillbook("resume", run.folder.name, *phrase)
+        done = self.lab.lab.drillbook(
+            "resume", run.folder.name, *phrase, seconds=3600
+        )  # twenty late answers are 15 min
         return Drill(done.returncode, run.folder, done.stdout + done.stderr)
 
     def control(self, **asked: Any) -> None:

@@ -128,11 +128,13 @@ class DrillLab:
 
     # -- running -------------------------------------------------------------------------------
 
-    def drillbook(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def drillbook(
+        self, *arguments: str, env: dict[str, str] | None = None, seconds: float = 540
+    ) -> subprocess.CompletedProcess[str]:
         """The product's command line, as a user runs it."""
         command = [sys.executable, "-m", "drillbook", *arguments]
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=540, cwd=ROOT, env=self.env | (env or {})
+            command, capture_output=True, text=True, timeout=seconds, cwd=ROOT, env=self.env | (env or {})
         )
 
     def drill(self, *, mode: str = "apply", site: Path | None = None, **parameters: str) -> Drill:
