@@ -415,20 +415,24 @@ class AnnounceUndoneRestore(Announcement):
     found: RestoreFound
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        old, new, unmet = self.found.old.ref, self.found.serving.ref, ctx.recorder.unmet()
+        old, new, run = self.found.old.ref, self.found.serving.ref, self.found.run
         serves = ctx.recorder.facts.old_cluster_serves
-        state = "is in service again" if serves and not unmet else "is NOT PROVEN to be in service again"
-        lines = [
-            f"{old}: {state}; run {self.found.run} is undone.",
-            f"What was written to {new.name} stays there: it is fenced, with its volumes, until somebody deletes it.",
-            *(
-                []
-                if serves is not False
-                else [f"{old.name} was fenced before the restore by somebody else, and still is."]
-            ),
-            f"If run {self.found.run} stopped midway, end it where its evidence lies: drillbook abandon {self.found.run} --as-it-stands.",
-            f"Git and the profile must name {old.name} again, before anything syncs. Run {ctx.run_id}.",
-        ]
+        proven = serves and not ctx.recorder.unmet()
+        state = "is in service again" if proven else "is NOT PROVEN to be in service again"
+        lines = [f"{old}: {state} in place of {new.name}."]
+        if serves is not None:  # the replacement is fenced before
+            lines.append(
+                f"What was written to {new.name} stays there: it is fenced, with its volumes, until somebody deletes it."
+            )
+        if serves is False:
+            lines.append(f"{old.name} was fenced before the restore by somebody else, and still is.")
+        if proven:
+            lines += [
+                f"If run {run} stopped midway, end it where its evidence lies: drillbook abandon {run} --as-it-stands.",
+                f"Git and the profile must name {old.name} again, before anything syncs. Run {ctx.run_id}.",
+            ]
+        else:
+            lines.append(f"The report of run {ctx.run_id} says what is where.")
         return self.publish(ctx, lines, claim=f"{old.name} is in service again in place of {new.name}")
 
 
