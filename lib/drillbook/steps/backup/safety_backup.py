@@ -204,7 +204,7 @@ class BackUpReplacement(CheckStep):
     proves: ClassVar[str] = "what is in service now can be recovered"
     old: OldCluster
     replacement: ReplacementCluster
-    in_service: Any = None
+    in_service: Any
 
     def plan(self, ctx: Context) -> Plan:
         return Plan(
@@ -224,11 +224,11 @@ class BackUpNewTimeline(_BackUp):
 
     name: ClassVar[str] = "backup after the cut"
     proves: ClassVar[str] = "what is in service now can be recovered"
-    in_service: Any = None
+    in_service: Any
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         line = getattr(self.in_service, "line", None)
-        if self.in_service is not None and line is None and not ctx.recorder.facts.cut:
+        if line is None and not ctx.recorder.facts.cut:
             return [self.result(Verdict.NOT_APPLICABLE, reason="nothing was cut: no new line of WAL began")]
         return backed_up(ctx, line or self.cluster, self.name)
 

@@ -18,7 +18,7 @@ from drillbook.errors import KubernetesError, NotReady
 from drillbook.evidence.facts import Facts
 from drillbook.manifests.replacement import MADE_BY
 from drillbook.model import Check, ClusterRef, Effect, Frozen, Instant, Verdict, parse_instant, show_instant
-from drillbook.steps.backup.safety_backup import BackUpNewTimeline
+from drillbook.steps.backup.safety_backup import BackUpNewTimeline, backed_up
 from drillbook.steps.cutover import schedules
 from drillbook.steps.cutover.application import addressed, promises, readdress, rolled_out
 from drillbook.steps.cutover.fence import FenceOldCluster, lift_fence
@@ -396,14 +396,16 @@ class BackUpOldTimeline(BackUpNewTimeline):
     """The first backup after the way back, and the WAL after it, are in the archive.
 
     Where the profile still names the replacement, the old cluster's archive is not its to judge: take a backup once it
-    names the old one again.
+    names the old one again. Of a cluster that is still fenced there is none: the operator would leave it pending.
     """
 
     def observe(self, ctx: Context) -> Sequence[Check]:
         if ctx.source_ref != self.cluster.ref:
             reason = f"the profile names {ctx.source_ref}: put it back as it was, then run backup-manual"
             return [self.result(Verdict.NOT_APPLICABLE, reason=reason)]
-        return super().observe(ctx)
+        if not ctx.recorder.facts.old_cluster_serves:
+            return self.not_run(f"{self.cluster.ref} is still fenced: lift the fence, then run backup-manual")
+        return backed_up(ctx, self.cluster, self.name)
 
 
 @dataclass(frozen=True)
@@ -413,16 +415,24 @@ class AnnounceUndoneRestore(Announcement):
     found: RestoreFound
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        old, new, unmet = self.found.old.ref, self.found.serving.ref, ctx.recorder.unmet()
+        old, new, run = self.found.old.ref, self.found.serving.ref, self.found.run
         serves = ctx.recorder.facts.old_cluster_serves
-        state = "is in service again" if serves and not unmet else "is NOT PROVEN to be in service again"
-        lines = [
-            f"{old}: {state}; run {self.found.run} is undone.",
-            f"What was written to {new.name} stays there: it is fenced, with its volumes, until somebody deletes it.",
-            *([] if serves else [f"{old.name} was fenced before the restore by somebody else, and still is."]),
-            f"If run {self.found.run} stopped midway, end it where its evidence lies: drillbook abandon {self.found.run} --as-it-stands.",
-            f"Git and the profile must name {old.name} again, before anything syncs. Run {ctx.run_id}.",
-        ]
+        proven = serves and not ctx.recorder.unmet()
+        state = "is in service again" if proven else "is NOT PROVEN to be in service again"
+        lines = [f"{old}: {state} in place of {new.name}."]
+        if serves is not None:  # the replacement is fenced before
+            lines.append(
+                f"What was written to {new.name} stays there: it is fenced, with its volumes, until somebody deletes it."
+            )
+        if serves is False:
+            lines.append(f"{old.name} was fenced before the restore by somebody else, and still is.")
+        if proven:
+            lines += [
+                f"If run {run} stopped midway, end it where its evidence lies: drillbook abandon {run} --as-it-stands.",
+                f"Git and the profile must name {old.name} again, before anything syncs. Run {ctx.run_id}.",
+            ]
+        else:
+            lines.append(f"The report of run {ctx.run_id} says what is where.")
         return self.publish(ctx, lines, claim=f"{old.name} is in service again in place of {new.name}")
 
 

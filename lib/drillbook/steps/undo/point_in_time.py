@@ -194,15 +194,20 @@ class AnnounceUndoneSwap(Announcement):
     database: str
 
     def observe(self, ctx: Context) -> Sequence[Check]:
-        done = ctx.recorder.facts.cut
-        state = "is in service again" if done and not ctx.recorder.unmet() else "is NOT PROVEN to be in service again"
-        lines = [
-            f"{self.cluster.ref}, database {self.database}: what run {self.cut.run} had put aside {state}.",
-            f"What was written since {show_instant(self.cut.cut_at)} is kept as {self.cut.names.later}.",
-            f"When nobody needs it any more: drillbook drop-kept {ctx.run_id}.",
-            f"If run {self.cut.run} stopped midway, end it where its evidence lies: drillbook abandon {self.cut.run} --as-it-stands.",
-            f"Run {ctx.run_id}.",
-        ]
+        run, cut = self.cut.run, ctx.recorder.facts.cut
+        proven = cut and not ctx.recorder.unmet()
+        state = "is in service again" if proven else "is NOT PROVEN to be in service again"
+        lines = [f"{self.cluster.ref}, database {self.database}: what run {run} had put aside {state}."]
+        if cut:
+            lines += [
+                f"What was written since {show_instant(self.cut.cut_at)} is kept as {self.cut.names.later}.",
+                f"When nobody needs it any more: drillbook drop-kept {ctx.run_id}.",
+            ]
+        if proven:
+            lines.append(
+                f"If run {run} stopped midway, end it where its evidence lies: drillbook abandon {run} --as-it-stands."
+            )
+        lines.append(f"Run {ctx.run_id}." if proven else f"The report of run {ctx.run_id} says what is where.")
         return self.publish(
             ctx,
             lines,
