@@ -150,6 +150,9 @@ def judge(story: Story, run: Drill, copies: int) -> None:
             assert len(lab.admin.list(k8s.CLUSTER, lab.site.drill_namespace)) == copies, (
                 "the copy stays until it is verified"
             )
+    announced = run.folder / "logs" / "announcement.txt"
+    if run.code and announced.exists():
+        assert "is in service again" not in announced.read_text(), "announced, and not proven"
     if run.code == 0 and story.runbook in RECOVERIES:
         assert story.rows(story.serving()) >= set(story.before), "an acknowledged row from before the target is lost"
 
