@@ -71,10 +71,10 @@ drill: setup ## the monthly verification, on the running lab or on one of its ow
 	  exec $(BIN)/drillbook lab run -- $(abspath $(BIN))/drillbook run $(RUNBOOK) --mode apply; \
 	fi
 
-test: ## lint, every test that is not long, and the runbooks in plan mode
+test: ## lint, and every test that is not long
 	@$(MAKE) --no-print-directory -j 2 setup majors
 	@begun=$$(date +%s); \
-	$(MAKE) --no-print-directory -j 4 test-notebooks types style test-quick || exit 1; \
+	$(MAKE) --no-print-directory -j 3 types style test-quick || exit 1; \
 	mkdir -p outputs/bench && echo "{\"seconds\": $$(( $$(date +%s) - begun ))}" > outputs/bench/last-test.json
 
 test-quick: setup majors
