@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,11 +21,8 @@ from typer.exceptions import TyperException
 
 from drillbook import conformance as probes
 from drillbook import engine, evidence
+from drillbook.archive.sampling import SAMPLES
 from drillbook.cli import arguments, headless
-from drillbook.cli import doctor as readiness
-from drillbook.cli import init as site_init
-from drillbook.cli import plan_recovery as recoveries
-from drillbook.cli.conformance import conformance_report
 from drillbook.cli.console import (
     VERDICT_STYLES,
     ProgressPrinter,
@@ -36,12 +33,14 @@ from drillbook.cli.console import (
     show_outcome,
 )
 from drillbook.cli.notify import tell_of_run
-from drillbook.cli.window import SAMPLES, show_window
 from drillbook.errors import ParameterError, RunbookError
 from drillbook.evidence_store import noted_pending
 from drillbook.kube import Kube
 from drillbook.model import parse_instant
 from drillbook.report.cards import show_instant
+
+if TYPE_CHECKING:
+    from drillbook.cli.headless.undoing import WayBack
 
 BAD_USAGE = 4
 STOPPED_MIDWAY = 6
@@ -273,7 +272,9 @@ def undo(
     site: SiteOption = "",
 ) -> int:
     """Go back from a recovery that was put into service, or from changed indexes: show what it means, and wait at a gate."""
-    return _go(headless.way_back(run_id, site), mode)
+    from drillbook.cli.headless import undoing  # the steps take a while to import
+
+    return _go(undoing.way_back(run_id, site), mode)
 
 
 @app.command(name="drop-kept")
@@ -290,10 +291,12 @@ def drop_kept(
     site: SiteOption = "",
 ) -> int:
     """Drop the database or the cluster that a recovery, or its undo, has put aside: behind its own gate."""
-    return _go(headless.drop_kept(run_id, site), mode)
+    from drillbook.cli.headless import undoing  # the steps take a while to import
+
+    return _go(undoing.drop_kept(run_id, site), mode)
 
 
-def _go(way: headless.WayBack, mode: Mode) -> int:
+def _go(way: WayBack, mode: Mode) -> int:
     given: dict[str, Any] = dict(way.parameters)
     outcome = headless.execute(way.notebook, given, mode=str(mode), site=way.site, progress=ProgressPrinter(out).tell)
     show_outcome(out, outcome)
@@ -617,6 +620,8 @@ def window(
     ] = SAMPLES,
 ) -> int:
     """Show what can be recovered now, from the archive alone: base backups, window, gaps, damages, and what to do. Changes nothing."""
+    from drillbook.cli.window import show_window  # the steps take a while to import
+
     return show_window(out, site, as_json=as_json, svg=svg, samples=samples)
 
 
@@ -637,6 +642,8 @@ def plan_recovery(
     site: SiteOption = "",
 ) -> int:
     """Show which of the three recoveries fit now, with outage, loss and room, from cluster and archive. Changes nothing."""
+    from drillbook.cli import plan_recovery as recoveries  # the steps take a while to import
+
     return recoveries.plan_recovery(out, site, database, arguments.parameters(parameter or []))
 
 
@@ -676,6 +683,8 @@ def init(
     It reads with your own rights: Cluster, Deployments, Secrets (for names and addresses) and, by psql in the primary's
     pod, the databases' catalogues. No Secret's value is written or shown.
     """
+    from drillbook.cli import init as site_init  # the steps take a while to import
+
     if not yes and not sys.stdin.isatty():
         raise ParameterError(
             ["there is no terminal to ask on"], where="drillbook init", todo="Give --yes to take the defaults."
@@ -732,6 +741,9 @@ def doctor(
 
     With --conformance it asks the cluster in the current kubeconfig context instead, and removes what it made.
     """
+    from drillbook.cli import doctor as readiness  # the steps take a while to import
+    from drillbook.cli.conformance import conformance_report
+
     if conformance:
         options = probes.Options(namespace, object_store, endpoint_url, storage_size, storage_class, image)
         return conformance_report(out, options, probe or [], write)

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -15,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from drillbook.cli.headless import RunOutcome
-from drillbook.cli.init import Check
 from drillbook.model import show_seconds
 from drillbook.report.cards import show_instant
+
+if TYPE_CHECKING:
+    from drillbook.cli.init import Check
 
 VERDICT_STYLES = {"VERIFIED": "bold green", "FAILED": "bold red", "UNPROVEN": "bold yellow"}
 _STATUS_STYLES = {"done": "green", "failed": "red", "refused": "red", "planned": "cyan"}

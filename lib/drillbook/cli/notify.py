@@ -10,7 +10,6 @@ from drillbook.errors import PreconditionError, RunbookError
 from drillbook.evidence import Masker
 from drillbook.profile import Site, load_site
 from drillbook.profile.schema import Occasion
-from drillbook.steps.finish.webhook import send
 
 WAITING, STOPPED_MIDWAY = 3, 6
 _OF_VERDICT = {"FAILED": Occasion.FAILED, "UNPROVEN": Occasion.UNPROVEN}
@@ -44,6 +43,8 @@ def _tell(console: Console, site: str, what: Occasion, text: str) -> None:
         profile = load_site(site)
         if what not in profile.announce.on or profile.announce.webhook is None:
             return
+        from drillbook.steps.finish.webhook import send  # the steps take a while to import
+
         masker = Masker()
         answer = send(_address(profile, masker), masker.mask(f"[{profile.name}] {what.upper()}: {text}"))
     except RunbookError as error:

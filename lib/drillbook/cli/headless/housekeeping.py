@@ -23,7 +23,6 @@ from drillbook.manifests import cleanup as removal
 from drillbook.manifests.recovery import RUN_LABEL
 from drillbook.model import show_instant
 from drillbook.profile import Site, load_site
-from drillbook.steps.finish.remains import remains
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,8 @@ def cleanup(site: str, *, now: datetime | None = None, say: Callable[[str], None
     Returns a line for each run that was settled, or that was left alone and why. A run that holds its Lease lives,
     wherever that is. What has expired is given by the API server's clock, not by this machine's.
     """
+    from drillbook.steps.finish.remains import remains  # the steps take a while to import
+
     profile = load_site(site)
     masker = Masker()
     with k8s.Kube.open(profile.kubernetes.kubeconfig, profile.kubernetes.context, mask=masker.register) as kube:
