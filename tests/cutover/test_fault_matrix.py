@@ -104,9 +104,8 @@ class Story:
 
     def again(self, run: Drill) -> Drill:
         phrase = ["--confirm", run.of("waiting")[-1]["phrase"]] if run.code == 3 else []
-        done = self.lab.lab.drillbook(
-            "resume", run.folder.name, *phrase, seconds=3600
-        )  # twenty late answers are 15 min
+        # Twenty late answers are a quarter of an hour.
+        done = self.lab.lab.drillbook("resume", run.folder.name, *phrase, seconds=3600)
         return Drill(done.returncode, run.folder, done.stdout + done.stderr)
 
     def control(self, **asked: Any) -> None:

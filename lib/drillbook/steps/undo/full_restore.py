@@ -426,13 +426,12 @@ class AnnounceUndoneRestore(Announcement):
             )
         if serves is False:
             lines.append(f"{old.name} was fenced before the restore by somebody else, and still is.")
-        if proven:
+        if serves:  # Git above all where it is what was not proven
             lines += [
                 f"If run {run} stopped midway, end it where its evidence lies: drillbook abandon {run} --as-it-stands.",
-                f"Git and the profile must name {old.name} again, before anything syncs. Run {ctx.run_id}.",
+                f"Git and the profile must name {old.name} again, before anything syncs.",
             ]
-        else:
-            lines.append(f"The report of run {ctx.run_id} says what is where.")
+        lines.append(f"Run {ctx.run_id}." if proven else f"The report of run {ctx.run_id} says what is where.")
         return self.publish(ctx, lines, claim=f"{old.name} is in service again in place of {new.name}")
 
 

@@ -202,11 +202,8 @@ class AnnounceUndoneSwap(Announcement):
             lines += [
                 f"What was written since {show_instant(self.cut.cut_at)} is kept as {self.cut.names.later}.",
                 f"When nobody needs it any more: drillbook drop-kept {ctx.run_id}.",
+                f"If run {run} stopped midway, end it where its evidence lies: drillbook abandon {run} --as-it-stands.",
             ]
-        if proven:
-            lines.append(
-                f"If run {run} stopped midway, end it where its evidence lies: drillbook abandon {run} --as-it-stands."
-            )
         lines.append(f"Run {ctx.run_id}." if proven else f"The report of run {ctx.run_id} says what is where.")
         return self.publish(
             ctx,
